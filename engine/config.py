@@ -1,0 +1,240 @@
+"""The one schema of a run: form fields, CLI flags, TOML keys and stored records all come from :class:`RunConfig`.
+
+Every constant that the DSFedMed paper (arXiv 2601.16073) or its authors' code does not give is marked "(ours)" in its
+description. All models are frozen and refuse unknown keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from engine.errors import UserError
+
+PRESETS_DIR = Path(__file__).parent / "presets"
+
+
+class Section(BaseModel):
+    """Base of every part of a configuration: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class DataConfig(Section):
+    """Where the sites' images come from and how they are cut into training, validation and test."""
+
+    source: Literal["phantom", "folder"] = Field("phantom", description="Built-in phantoms, or a folder of real images")
+    root: Path | None = Field(None, description="Dataset folder (source = folder)")
+    task: str = Field("fundus", description="Phantom task: fundus, prostate, nuclei, skin, liver or polyp")
+    images_per_site: PositiveInt = Field(40, description="Phantom images at each site")
+    sites: tuple[str, ...] | None = Field(None, description="Sites that take part; all of them when left out")
+    classes: tuple[str, ...] | None = Field(None, description="Classes to segment; all of them when left out")
+    protocol: Literal["leave-one-site-out", "fixed-test"] = Field("leave-one-site-out", description="What is held out")
+    held_out: str | None = Field(None, description="Site that no training sees; the last one when left out")
+    test_root: Path | None = Field(None, description="Dataset folder of the fixed test set (protocol = fixed-test)")
+    image_px: Annotated[int, Field(ge=32, le=2048)] = Field(128, description="Side of the square model input, pixels")
+    validation_fraction: Fraction = Field(0.15, description="Share of each site's patients kept for validation (ours)")
+    normalise: Literal["none", "per_image"] = Field(
+        "none",
+        description="none: uint8/255 as in the paper; per_image: its 0.5-99.5 percentiles to [0, 1] (ours)",
+    )
+    augment: Literal["none", "flips", "flips_colour"] = Field("none", description="none as in the paper; others ours")
+
+
+class ModelConfig(Section):
+    """One segmentation model: architecture, size and where its first weights come from."""
+
+    name: Literal["tinysam", "sam", "unet"]
+    size: str = Field("mini", description="mini, 5m (TinySAM), vit_b or vit_l (SAM), paper (U-Net)")
+    weights: str | None = Field(None, description="Registry name or file of the first weights; random when left out")
+
+
+class FederationConfig(Section):
+    """Federated training of the student (Eq. 3-4)."""
+
+    rounds: PositiveInt = Field(100, description="Communication rounds [P: 100]")
+    local_epochs: PositiveInt = Field(1, description="Epochs at each site in a round [C: 1]")
+    batch_size: PositiveInt = Field(10, description="Images in a batch [C: 10]")
+    learning_rate: float = Field(1e-4, gt=0, description="Adam step size [C: 1e-4]")
+    aggregation_weights: Literal["exact", "rounded"] = Field("exact", description="n_k/n, or at 2 decimals [C]")
+    average_buffers: bool = Field(True, description="Average BatchNorm statistics, as the reference does")
+    patience: int | None = Field(
+        None, ge=1, description="Stop after so many rounds without a better validation Dice; never when left out (ours)"
+    )
+
+
+class GeneratorConfig(Section):
+    """ControlNet training at each site (Eq. 1)."""
+
+    backbone: str = Field("ldm-mini", description="Registry name or folder of the frozen latent diffusion model")
+    controlnet: str | None = Field(
+        "controlnet-mini", description="Mask-conditioned ControlNet to start from; zero convolutions when left out"
+    )
+    steps: PositiveInt = Field(150, description="Optimiser steps at a site (ours)")
+    batch_size: PositiveInt = Field(4, description="Images in a batch [D: 4]")
+    accumulation: PositiveInt = Field(1, description="Batches summed before an optimiser step")
+    learning_rate: float = Field(1e-5, gt=0, description="AdamW step size [D: 1e-5]")
+    image_px: Annotated[int, Field(ge=32, le=1024)] = Field(128, description="Side of the generated image, pixels")
+    gradient_checkpointing: bool = Field(False, description="Less memory, slower")
+    optimiser_8bit: bool = Field(False, description="8-bit AdamW; needs bitsandbytes and a CUDA GPU")
+    empty_prompt_fraction: Fraction = Field(0.1, description="Share of batches with an empty prompt (ours)")
+    prompt: str | None = Field(None, description="Text prompt; the dataset's modality when left out")
+
+
+class GenerationConfig(Section):
+    """The synthetic set (Eq. 2)."""
+
+    mask_sharing: Literal["real", "deformed"] = Field(
+        "real", description="What the server draws masks from: the sites' real masks (paper) or deformed copies (ours)"
+    )
+    images_per_mask: PositiveInt = Field(1, description="Synthetic images for each shared mask (ours)")
+    max_masks_per_site: int | None = Field(None, ge=1, description="Upper limit of masks that a site shares")
+    sampler_steps: PositiveInt = Field(20, description="UniPC steps [D: 20]")
+    guidance_scale: float = Field(7.5, ge=1.0, description="Classifier-free guidance; 1 turns it off (ours)")
+    batch_size: PositiveInt = Field(8, description="Images generated at once")
+
+
+class FoundationConfig(Section):
+    """Fine-tuning of SAM on the synthetic set at the server (Eq. 5)."""
+
+    epochs: PositiveInt = Field(20, description="Passes over the synthetic set (ours)")
+    batch_size: PositiveInt = Field(4, description="Images in a batch [C: 4]")
+    learning_rate: float = Field(1e-4, gt=0, description="Adam step size [C: 1e-4]")
+    freeze_encoder: bool = Field(False, description="Train the decoder only, on cached features (ours)")
+
+
+class DistillationConfig(Section):
+    """Mutual distillation by learnability (Eq. 6-8)."""
+
+    mode: Literal["paper", "reference"] = Field("paper", description="Pool-level Eq. 6, or what the authors' code does")
+    epochs: PositiveInt = Field(20, description="Distillation epochs [C: 20]")
+    batch_size: PositiveInt = Field(4, description="Images in a batch [C: 4]")
+    student_learning_rate: float = Field(1e-4, gt=0, description="Adam [C: 1e-4]")
+    teacher_learning_rate: float = Field(1e-4, gt=0, description="Adam [C: 1e-4]")
+    learnability_lambda: Fraction = Field(0.5, description="Weight of reliability against dispute, Eq. 6 [P: near 0.5]")
+    selector: Literal["top_k", "sample", "in_batch_quantile"] = Field(
+        "top_k", description="Best scores; drawn without replacement by exp(s); or the reference's in-batch rule"
+    )
+    selection_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Share trained on [C: 0.5]")
+    score_scaling: Literal["raw", "zscore"] = Field("raw", description="Eq. 6 terms as they are, or z-scored (ours)")
+    scoring: Literal["reuse", "exact"] = Field(
+        "reuse", description="reuse: training's own forward passes refresh scores; exact: rescore the whole pool"
+    )
+    refresh_fraction: Fraction = Field(0.1, description="reuse: share of unselected samples rescored an epoch (ours)")
+    temperature: float = Field(1.0, gt=0, description="KL temperature [C: 1.0]")
+    supervision_weight: Fraction = Field(0.9, description="w of w*BCE + (1-w)*KL [C: 0.9]")
+    reliable_quantile: Fraction = Field(0.7, description="in_batch_quantile: reliability threshold [C: 0.7]")
+    mutual: bool = Field(True, description="Both models learn; off: one-way, SAM to TinySAM")
+    feature_weight: float = Field(0.0, ge=0, description="Weight of the encoder feature loss [C: off]")
+    freeze_teacher_encoder: bool = Field(False, description="As the authors' code does; off in the paper")
+
+
+class EvaluationConfig(Section):
+    """Measures on the held-out images."""
+
+    batch_size: PositiveInt = Field(8, description="Images in a batch")
+    mask_px: int | None = Field(None, ge=16, description="Side of the scored grid; the decoder's own when left out")
+    bootstrap_samples: PositiveInt = Field(1000, description="Resamples of the 95 % interval (ours)")
+
+
+class ExportConfig(Section):
+    """The model bundle that sites deploy."""
+
+    opset: Annotated[int, Field(ge=17, le=23)] = 18
+    parity_tolerance: float = Field(1e-4, gt=0, description="Largest accepted |ONNX - torch| of the logits")
+
+
+class RunConfig(Section):
+    """Everything that decides a run's numbers; equal configuration, seed and machine give equal numbers."""
+
+    name: str = Field("run", min_length=1, max_length=80, description="A name for people")
+    seed: int = Field(1337, ge=0, description="Root of every random stream [C: 1337]")
+    method: Literal["dsfedmed", "fedtinysam"] = Field("dsfedmed", description="Compared system to run")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on CUDA, fp32 on CPU")
+    threads: int | None = Field(None, ge=1, description="CPU threads; all cores when left out")
+    pos_weight: float = Field(2.0, gt=0, description="Weight of foreground pixels in BCE [C: 2]")
+    dice_weight: float = Field(0.0, ge=0, description="Weight of an added soft Dice loss (ours; the paper has none)")
+    data: DataConfig = DataConfig()
+    student: ModelConfig = ModelConfig(name="tinysam", weights="tinysam-mini")
+    teacher: ModelConfig = ModelConfig(name="sam", weights="sam-mini")
+    federation: FederationConfig = FederationConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    generation: GenerationConfig = GenerationConfig()
+    foundation: FoundationConfig = FoundationConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    export: ExportConfig = ExportConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        if self.data.source == "folder" and self.data.root is None:
+            raise ValueError("data.root is needed when data.source is 'folder'")
+        if self.data.protocol == "fixed-test" and self.data.test_root is None:
+            raise ValueError("data.test_root is needed when data.protocol is 'fixed-test'")
+        if self.distillation.mode == "reference" and self.distillation.selector != "in_batch_quantile":
+            raise ValueError("distillation.selector must be 'in_batch_quantile' when distillation.mode is 'reference'")
+        return self
+
+    def content_hash(self) -> str:
+        """Return 16 hex digits that identify everything but the name; a checkpoint carries them."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"name"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def parse_config(values: dict[str, Any]) -> RunConfig:
+    """Return the configuration in ``values``, or raise ``UserError`` that names every key at fault."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']}" for e in error.errors())
+        raise UserError(
+            "config.invalid",
+            what=f"The configuration has {error.error_count()} fault(s): {faults}.",
+            why="A run is started only from a configuration in which every key is known and possible.",
+            fix="Correct the named keys; `python -m engine plan --preset NAME --json` prints a complete valid example.",
+        ) from error
+
+
+def preset_names() -> list[str]:
+    """Return the names of the shipped presets, sorted."""
+    return sorted(path.stem for path in PRESETS_DIR.glob("*.toml"))
+
+
+def load_config(path_or_preset: str | Path, *, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Return the configuration of a preset name or a TOML file, with dotted-key ``overrides`` applied on top."""
+    path = PRESETS_DIR / f"{path_or_preset}.toml"
+    if not path.is_file():
+        path = Path(path_or_preset)
+    if not path.is_file():
+        raise UserError(
+            "config.not_found",
+            what=f"There is neither a preset nor a file called '{path_or_preset}'.",
+            why="A run needs a complete configuration.",
+            fix=f"Use one of the presets ({', '.join(preset_names())}) or the path of a TOML file.",
+        )
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            "config.not_toml",
+            what=f"{path} is not valid TOML: {error}.",
+            why="Configurations are TOML files.",
+            fix="Mend the named line, or start from a copy of a file in engine/presets.",
+        ) from error
+    for key, value in (overrides or {}).items():
+        section = values
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[leaf] = value
+    return parse_config(values)

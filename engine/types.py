@@ -1,0 +1,145 @@
+"""Records that cross module borders, and the legend of array shapes. Torch-free.
+
+Shape letters: N images of a set, B batch, 3 colour channels, K classes, H W image side in pixels, h w side of the
+decoder's grid, C feature channels, D embedding width. ``image_B3HW`` is float32 in [0, 1]; ``mask_BKHW`` is uint8 in
+{0, 1}, classes may overlap; ``logits_BKhw`` is float32 before the sigmoid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+Direction = Literal["up", "down"]
+STAGES = (
+    "federated_training",
+    "generator_training",
+    "generation",
+    "foundation_finetuning",
+    "mutual_distillation",
+    "evaluation",
+    "export",
+)
+
+
+class RunCancelled(Exception):
+    """Raised at a step boundary when the person who started the run has asked for it to stop."""
+
+
+@dataclass(frozen=True)
+class SyntheticSample:
+    """One generated pair. Paths are relative to the run's folder; ``seed`` and ``source_mask`` reproduce it."""
+
+    sample_id: str
+    site: str
+    index: int
+    seed: int
+    source_mask: str
+    mask_sharing: str
+    image_path: Path
+    mask_path: Path
+    faithfulness_dice: float | None = None
+    """Dice of the federated student on the pair, in [0, 1]."""
+    teacher_path: Path | None = None
+    """Probability map of SAM after distillation, 8-bit grey PNG (class 0)."""
+    student_path: Path | None = None
+    """Probability map of TinySAM after distillation, 8-bit grey PNG (class 0)."""
+
+
+@dataclass(frozen=True)
+class SampleScore:
+    """Learnability of one sample at one distillation epoch (Eq. 6-7)."""
+
+    sample_id: str
+    epoch: int
+    l_gt: float
+    l_kl: float
+    score: float
+    rank: int
+    selected: bool
+    fresh: bool = True
+    """Whether the score was computed in this epoch (else carried over from an earlier one)."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that crossed one site's border in one message."""
+
+    site: str
+    direction: Direction
+    kind: str
+    """student, generator, masks or metrics."""
+    payload_bytes: int
+    round: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """One line of the results table: one model on one site's images."""
+
+    model: str
+    """fedavg_student, finetuned_teacher, distilled_teacher or distilled_student."""
+    site: str
+    split: Literal["validation", "test"]
+    class_name: str
+    num_images: int
+    dice: float
+    dice_low: float
+    dice_high: float
+    """Ends of the bootstrap 95 % interval of the mean."""
+    iou: float
+    dice_five_thresholds: float
+    """Mean over logit thresholds .1 .3 .5 .7 .9, as the authors' code measures."""
+    iou_five_thresholds: float
+    hd95_px: float | None
+    """95 % Hausdorff distance in pixels of the scored grid; mean over images where both masks are non-empty."""
+
+
+class Reporter(Protocol):
+    """Where a stage tells what it does. Calls are cheap; every record is keyed, so repeating one replaces it."""
+
+    def progress(self, step: int, total: int, *, message: str = "") -> None:
+        """Tell how far the current stage is; also the heartbeat. Raises RunCancelled when a stop was asked for."""
+
+    def check_cancelled(self) -> None:
+        """Raise RunCancelled when a stop was asked for; call it at least every two seconds of work."""
+
+    def metric(self, name: str, value: float, *, step: int, site: str | None = None) -> None:
+        """Record one point of a curve of the current stage (``step`` is the round or epoch)."""
+
+    def traffic(self, record: Traffic) -> None:
+        """Record bytes that crossed a site's border."""
+
+    def samples(self, records: Sequence[SyntheticSample]) -> None:
+        """Record (or replace, by sample_id) generated pairs."""
+
+    def scores(self, records: Sequence[SampleScore]) -> None:
+        """Record one epoch's learnability scores."""
+
+    def evaluation(self, rows: Sequence[EvaluationRow]) -> None:
+        """Record lines of the results table."""
+
+    def artefact(self, kind: str, path: Path) -> None:
+        """Record a file or folder below the run's folder (kinds: bundle, model, generator, report)."""
+
+    def log(self, level: Literal["info", "warning", "error"], text: str) -> None:
+        """Record one line for people."""
+
+
+@dataclass(frozen=True)
+class SitePreview:
+    """What the partition preview shows of one site."""
+
+    site: str
+    role: Literal["source", "test"]
+    num_train: int
+    num_validation: int
+    num_test: int
+    num_groups: int
+    foreground_share: dict[str, float]
+    """Mean share of foreground pixels per class, in [0, 1]."""
+    mean_intensity: float
+    """Mean of uint8 pixels / 255 before normalisation."""
+    extra: dict[str, Any] = field(default_factory=dict)
