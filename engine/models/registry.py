@@ -1,0 +1,109 @@
+"""The models by name and size: one table of presets a family, one builder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import torch
+
+from engine.errors import UserError
+from engine.models.sam import SAM_PRESETS, build_sam
+from engine.models.segmenter import Segmenter
+from engine.models.tinysam import TINYSAM_PRESETS, build_tinysam
+from engine.models.unet import UNET_PRESETS, UNet
+from engine.seeding import derive_seed
+
+_PRESETS = {"sam": SAM_PRESETS, "tinysam": TINYSAM_PRESETS, "unet": UNET_PRESETS}
+_BUILDERS: dict[str, Callable[..., Segmenter | UNet]] = {"sam": build_sam, "tinysam": build_tinysam, "unet": UNet}
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """One row of the model table: parameters for one class at the native side."""
+
+    name: str
+    size: str
+    image_px: int
+    feature_stride: int
+    mask_stride: int
+    parameters: int
+
+
+def build_model(
+    name: str, *, size: str, num_classes: int = 1, image_px: int | None = None, seed: int
+) -> Segmenter | UNet:
+    """Return a randomly initialised model, equal for equal ``seed``; the process-wide random state is untouched.
+
+    Parameters
+    ----------
+    name, size : str
+        A row of :func:`model_sizes`, for instance ``"tinysam"`` and ``"mini"``.
+    num_classes : int
+        K, the channels of the logits.
+    image_px : int or None
+        Native side in pixels (positional embeddings are made for it); the preset's own when None.
+    seed : int
+        Names the stream of the initial weights.
+
+    Raises
+    ------
+    UserError
+        ``model.unknown``, ``model.num_classes`` or ``model.image_size``.
+    """
+    make = _recipe(name, size=size, num_classes=num_classes, image_px=image_px)
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would reseed GPUs too, which fork_rng(devices=[]) does not restore.
+        torch.random.default_generator.manual_seed(derive_seed(seed, "model", name, size, num_classes))
+        return make()
+
+
+@lru_cache(maxsize=1)
+def model_sizes() -> tuple[ModelSize, ...]:
+    """Return every model and size with its parameter count (built without memory, on the meta device)."""
+    rows = []
+    for name, presets in _PRESETS.items():
+        for size in presets:
+            with torch.device("meta"):
+                model = _recipe(name, size=size, num_classes=1, image_px=None)()
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            rows.append(ModelSize(name, size, model.image_px, model.feature_stride, model.mask_stride, parameters))
+    return tuple(rows)
+
+
+def _recipe(name: str, *, size: str, num_classes: int, image_px: int | None) -> Callable[[], Segmenter | UNet]:
+    if name not in _PRESETS or size not in _PRESETS[name]:
+        known = ", ".join(f"{family}/{row}" for family, presets in _PRESETS.items() for row in presets)
+        raise UserError(
+            "model.unknown",
+            what=f"There is no model {name!r} of size {size!r}.",
+            why=f"The known models are {known}.",
+            fix="Choose a name and a size from that list.",
+        )
+    if num_classes < 1:
+        raise UserError(
+            "model.num_classes",
+            what=f"A model was asked for with {num_classes} classes.",
+            why="Every class has one channel of logits, and the background has none.",
+            fix="Declare at least one class in the data set.",
+        )
+    preset = _PRESETS[name][size]
+    side_px = preset.image_px if image_px is None else image_px
+    multiple = _multiple_of(name, size=size)
+    if side_px < multiple or side_px % multiple:
+        raise UserError(
+            "model.image_size",
+            what=f"The model {name}/{size} cannot take images of {side_px} pixels.",
+            why=f"Its strides need a side that is a multiple of {multiple}.",
+            fix=f"Set image_px to a multiple of {multiple}.",
+        )
+    return partial(_BUILDERS[name], preset, num_classes=num_classes, image_px=side_px)
+
+
+def _multiple_of(name: str, *, size: str) -> int:
+    if name == "sam":
+        return SAM_PRESETS[size].patch_px
+    if name == "tinysam":
+        return TINYSAM_PRESETS[size].feature_stride
+    return 2 ** (len(UNET_PRESETS[size].channels) - 1)
