@@ -1,0 +1,110 @@
+"""Learnability of synthetic samples (Eq. 6-7) and the table that remembers it over the epochs.
+
+A sample is worth training on where SAM is reliable (small L_GT) and the two models still dispute it (large L_KL).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.distillation.losses import symmetric_kl
+from engine.models.objective import pixel_loss
+from engine.types import SampleScore
+
+
+@dataclass(frozen=True)
+class SampleTerms:
+    """The two terms of Eq. 7 for the images of a batch; float64 numpy, shape (B,)."""
+
+    l_gt: np.ndarray
+    """L_GT: SAM's own loss against the mask, >= 0."""
+    l_kl: np.ndarray
+    """L_KL: symmetric KL between SAM and TinySAM, >= 0."""
+
+
+def sample_terms(
+    teacher_BKhw: Tensor, student_BKhw: Tensor, mask_BKhw: Tensor, *, pos_weight: float, temperature: float
+) -> SampleTerms:
+    """Return L_GT and L_KL (Eq. 7) of each image from logits that training has already computed; no gradient."""
+    with torch.no_grad():
+        l_gt = pixel_loss(teacher_BKhw.detach(), mask_BKhw, pos_weight=pos_weight)
+        l_kl = symmetric_kl(teacher_BKhw.detach(), student_BKhw.detach(), temperature=temperature)
+    return SampleTerms(l_gt.double().cpu().numpy(), l_kl.double().cpu().numpy())
+
+
+def learnability(
+    l_gt: np.ndarray, l_kl: np.ndarray, *, weight: float, scaling: Literal["raw", "zscore"] = "raw"
+) -> np.ndarray:
+    """Return s = lambda * (-L_GT) + (1 - lambda) * L_KL (Eq. 6), shape (N,); ``weight`` is lambda.
+
+    ``zscore`` first brings both terms to zero mean and unit variance over the pool (ours), so that lambda weighs terms
+    of equal spread; a term without spread contributes nothing.
+    """
+    if scaling == "zscore":
+        l_gt, l_kl = _standardise(l_gt), _standardise(l_kl)
+    return weight * -l_gt + (1.0 - weight) * l_kl
+
+
+def _standardise(values: np.ndarray) -> np.ndarray:
+    spread = values.std()
+    return (values - values.mean()) / spread if spread > 0 else np.zeros_like(values)
+
+
+class ScoreTable:
+    """L_GT and L_KL of every sample of the pool, with the epoch in which each was last computed (-1: before the first).
+
+    Invariant: every sample has a finite value of both terms, because the table is made from a complete first scoring.
+    """
+
+    def __init__(self, sample_ids: Sequence[str], terms: SampleTerms) -> None:
+        if len(terms.l_gt) != len(sample_ids) or len(terms.l_kl) != len(sample_ids):
+            raise ValueError("one L_GT and one L_KL are needed for every sample of the pool")
+        self.sample_ids = tuple(sample_ids)
+        self.l_gt = terms.l_gt.astype(np.float64, copy=True)
+        self.l_kl = terms.l_kl.astype(np.float64, copy=True)
+        self.scored_epoch = np.full(len(sample_ids), -1, dtype=np.int64)
+
+    def update(self, indices: np.ndarray, terms: SampleTerms, *, epoch: int) -> None:
+        """Replace the terms of the samples at ``indices`` (B,) by those computed in ``epoch``."""
+        self.l_gt[indices] = terms.l_gt
+        self.l_kl[indices] = terms.l_kl
+        self.scored_epoch[indices] = epoch
+
+    def scores(self, *, weight: float, scaling: Literal["raw", "zscore"]) -> np.ndarray:
+        """Return Eq. 6 for the whole pool, (N,)."""
+        return learnability(self.l_gt, self.l_kl, weight=weight, scaling=scaling)
+
+    def records(self, scores: np.ndarray, selected: np.ndarray, *, epoch: int) -> list[SampleScore]:
+        """Return one stored record a sample; rank 1 is the most learnable, ties in pool order."""
+        ranks = np.empty(len(scores), dtype=np.int64)
+        ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+        chosen = np.zeros(len(scores), dtype=bool)
+        chosen[selected] = True
+        return [
+            SampleScore(
+                sample_id=sample_id,
+                epoch=epoch,
+                l_gt=float(self.l_gt[i]),
+                l_kl=float(self.l_kl[i]),
+                score=float(scores[i]),
+                rank=int(ranks[i]),
+                selected=bool(chosen[i]),
+                fresh=bool(self.scored_epoch[i] >= epoch - 1),
+            )
+            for i, sample_id in enumerate(self.sample_ids)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that a checkpoint has to keep."""
+        return {"l_gt": self.l_gt.copy(), "l_kl": self.l_kl.copy(), "scored_epoch": self.scored_epoch.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state made by :meth:`state_dict`."""
+        self.l_gt, self.l_kl = np.array(state["l_gt"]), np.array(state["l_kl"])
+        self.scored_epoch = np.array(state["scored_epoch"])

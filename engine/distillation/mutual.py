@@ -1,0 +1,278 @@
+"""Mutual distillation of SAM and TinySAM on the synthetic pool: one step, one epoch, the whole loop (Eq. 6-8).
+
+How scoring stays cheap (``scoring = "reuse"``): the first scores come from logits that earlier stages computed anyway;
+after that every training step's own forward pass renews the scores of its samples, and only ``refresh_fraction`` of the
+samples that were not trained on, the stalest first, is scored anew. ``exact`` rescores the pool before every epoch.
+Every random choice is drawn from a stream named by epoch, so a resumed loop equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.config import DistillationConfig, RunConfig
+from engine.distillation.learnability import SampleTerms, ScoreTable, sample_terms
+from engine.distillation.losses import directed_kl, feature_loss, reference_kl, symmetric_kl
+from engine.distillation.selection import select_in_batch, select_pool
+from engine.errors import UserError
+from engine.models.execution import autocast, place_images, place_masks
+from engine.models.objective import pixel_loss, supervised_loss
+from engine.seeding import numpy_generator
+from engine.types import SampleScore
+
+
+class Pool(Protocol):
+    """The pairs that both models learn from: synthetic ones, or any set of images with masks."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Identifier of each pair, in pool order."""
+
+    def __len__(self) -> int: ...
+
+    def grid_batch(
+        self, indices: np.ndarray, *, grid_px: int, rng: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return image_B3HW float32 [0, 1] and mask_BKhw uint8 on the decoder's grid; augmented when rng is given."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Mean losses of one step; ``terms`` are Eq. 7 for the step's samples."""
+
+    teacher_loss: float
+    student_loss: float
+    divergence: float
+    terms: SampleTerms
+
+
+class MutualDistillation:
+    """Both models, both Adam optimisers, the score table and the position in the loop.
+
+    Parameters
+    ----------
+    teacher, student : torch.nn.Module
+        SAM and TinySAM on one device, with logits on one grid of ``grid_px``.
+    pool : Pool
+        The pairs; ``initial_terms`` (L_GT and L_KL of every pair, in pool order) saves the first scoring pass.
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher: torch.nn.Module,
+        student: torch.nn.Module,
+        pool: Pool,
+        config: RunConfig,
+        grid_px: int,
+        device: torch.device,
+        initial_terms: SampleTerms | None = None,
+    ) -> None:
+        self.teacher, self.student, self.pool = teacher, student, pool
+        self.run_config, self.config = config, config.distillation
+        self.grid_px, self.device = grid_px, device
+        if self.config.freeze_teacher_encoder or self.config.mode == "reference":
+            teacher.image_encoder.requires_grad_(False)
+        if not self.config.mutual:
+            teacher.requires_grad_(False)
+        self.optimisers = {
+            "teacher": _adam(teacher, self.config.teacher_learning_rate),
+            "student": _adam(student, self.config.student_learning_rate),
+        }
+        self.epoch, self.step = 0, 0
+        self.selected: np.ndarray | None = None
+        self.table: ScoreTable | None = None
+        if initial_terms is not None:
+            self.table = ScoreTable(pool.names, initial_terms)
+
+    # -- scoring -----------------------------------------------------------------------------------------------------
+
+    def score(self, indices: np.ndarray, *, on_batch: Callable[[], None]) -> SampleTerms:
+        """Return Eq. 7 for the samples at ``indices``, both models in eval mode, without augmentation or gradient."""
+        self.teacher.eval()
+        self.student.eval()
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(indices), self.config.batch_size * 2):
+                on_batch()
+                chosen = indices[start : start + self.config.batch_size * 2]
+                image, mask = self._batch(chosen, rng=None)
+                with autocast(self.device, self.run_config.precision):
+                    teacher_logits, student_logits = self.teacher(image), self.student(image)
+                parts.append(self._terms(teacher_logits, student_logits, mask))
+        return SampleTerms(np.concatenate([p.l_gt for p in parts]), np.concatenate([p.l_kl for p in parts]))
+
+    def _terms(self, teacher_logits: Tensor, student_logits: Tensor, mask: Tensor) -> SampleTerms:
+        return sample_terms(
+            teacher_logits,
+            student_logits,
+            mask,
+            pos_weight=self.run_config.pos_weight,
+            temperature=self.config.temperature,
+        )
+
+    # -- one epoch ---------------------------------------------------------------------------------------------------
+
+    def begin_epoch(self, *, on_batch: Callable[[], None]) -> list[SampleScore]:
+        """Score as configured, choose this epoch's samples, and return a record of every sample's score."""
+        everything = np.arange(len(self.pool))
+        if self.table is None:
+            self.table = ScoreTable(self.pool.names, self.score(everything, on_batch=on_batch))
+        elif self.config.scoring == "exact" and self.epoch > 0:
+            self.table.update(everything, self.score(everything, on_batch=on_batch), epoch=self.epoch)
+        scores = self.table.scores(weight=self.config.learnability_lambda, scaling=self.config.score_scaling)
+        rng = numpy_generator(self.run_config.seed, "distillation", "selection", self.epoch)
+        self.selected = select_pool(scores, config=self.config, rng=rng)
+        return self.table.records(scores, self.selected, epoch=self.epoch)
+
+    def batches(self) -> list[np.ndarray]:
+        """Return this epoch's batches of pool indices, shuffled by the epoch's own stream."""
+        assert self.selected is not None, "begin_epoch comes first"
+        rng = numpy_generator(self.run_config.seed, "distillation", "order", self.epoch)
+        order = rng.permutation(self.selected)
+        size = self.config.batch_size
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def end_epoch(self, *, on_batch: Callable[[], None]) -> None:
+        """Refresh the stalest of the samples that were not trained on (reuse), and move on to the next epoch."""
+        assert self.selected is not None and self.table is not None
+        idle = np.setdiff1d(np.arange(len(self.pool)), self.selected)
+        last = self.epoch + 1 >= self.config.epochs
+        if self.config.scoring == "reuse" and len(idle) and not last:
+            count = math.ceil(self.config.refresh_fraction * len(idle))
+            stalest = idle[np.argsort(self.table.scored_epoch[idle], kind="stable")][:count]
+            if len(stalest):
+                self.table.update(stalest, self.score(stalest, on_batch=on_batch), epoch=self.epoch)
+        self.epoch, self.step, self.selected = self.epoch + 1, 0, None
+
+    def train_step(self, indices: np.ndarray) -> StepReport:
+        """Take one joint optimiser step on the samples at ``indices`` (B,); both models in train mode.
+
+        paper: w (L_sup(SAM) + L_sup(Tiny)) + (1 - w) J, J the symmetric KL averaged over the batch.
+        reference: the same with J averaged over the in-batch selection only, and the SAM encoder frozen.
+        """
+        self.teacher.train()
+        self.student.train()
+        rng = numpy_generator(self.run_config.seed, "distillation", "augment", self.epoch, self.step)
+        image, mask = self._batch(indices, rng=rng)
+        teacher_logits, student_logits, feature_term = self._forward(image)
+        supervised = {"pos_weight": self.run_config.pos_weight, "dice_weight": self.run_config.dice_weight}
+        student_loss = supervised_loss(student_logits, mask, **supervised)
+        teacher_loss = supervised_loss(teacher_logits, mask, **supervised)
+        divergence = self._divergence(teacher_logits, student_logits, mask)
+        weight = self.config.supervision_weight
+        loss = weight * student_loss + (1 - weight) * divergence + self.config.feature_weight * feature_term
+        if self.config.mutual:
+            loss = loss + weight * teacher_loss
+        self._check_finite(loss, indices)
+        self._update(loss)
+        terms = self._terms(teacher_logits, student_logits, mask)
+        if self.table is not None:
+            self.table.update(indices, terms, epoch=self.epoch)
+        self.step += 1
+        return StepReport(float(teacher_loss.detach()), float(student_loss.detach()), float(divergence.detach()), terms)
+
+    def _forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with autocast(self.device, self.run_config.precision):
+            if not self.config.feature_weight:
+                with torch.set_grad_enabled(self.config.mutual):
+                    teacher_logits = self.teacher(image)
+                return teacher_logits, self.student(image), image.new_zeros(())
+            with torch.set_grad_enabled(self.config.mutual):
+                teacher_features = self.teacher.encode(image)
+                teacher_logits = self.teacher.decode(teacher_features)
+            student_features = self.student.encode(image)
+            return (
+                teacher_logits,
+                self.student.decode(student_features),
+                feature_loss(student_features, teacher_features),
+            )
+
+    def _divergence(self, teacher_logits: Tensor, student_logits: Tensor, mask: Tensor) -> Tensor:
+        temperature = self.config.temperature
+        if self.config.selector == "in_batch_quantile":
+            both = reference_kl(teacher_logits, student_logits, temperature=temperature) + reference_kl(
+                student_logits, teacher_logits, temperature=temperature
+            )
+            chosen = select_in_batch(
+                _numpy(pixel_loss(teacher_logits, mask, pos_weight=self.run_config.pos_weight)),
+                _numpy(pixel_loss(student_logits, mask, pos_weight=self.run_config.pos_weight)),
+                _numpy(both),
+                quantile=self.config.reliable_quantile,
+                rate=self.config.selection_rate,
+            )
+            return both[torch.from_numpy(chosen).to(both.device)].mean()
+        if self.config.mutual:
+            return symmetric_kl(teacher_logits, student_logits, temperature=temperature).mean()
+        return directed_kl(teacher_logits.detach(), student_logits, temperature=temperature).mean()
+
+    def _batch(self, indices: np.ndarray, *, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
+        image, mask = self.pool.grid_batch(indices, grid_px=self.grid_px, rng=rng)
+        return place_images(image, self.device), place_masks(mask, self.device)
+
+    def _update(self, loss: Tensor) -> None:
+        for optimiser in self.optimisers.values():
+            if optimiser is not None:
+                optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimiser in self.optimisers.values():
+            if optimiser is not None:
+                optimiser.step()
+
+    def _check_finite(self, loss: Tensor, indices: np.ndarray) -> None:
+        if bool(torch.isfinite(loss.detach())):
+            return
+        names = ", ".join(self.pool.names[i] for i in indices)
+        raise UserError(
+            "training.nan",
+            what=f"The distillation loss is not a number at epoch {self.epoch + 1}, step {self.step + 1} ({names}).",
+            why="Weights updated by such a loss would be lost for good.",
+            fix="Fork the run with lower distillation learning rates, or with precision 'fp32'.",
+        )
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state, ready for a checkpoint."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "selected": self.selected,
+            "table": None if self.table is None else self.table.state_dict(),
+            "teacher": self.teacher.state_dict(),
+            "student": self.student.state_dict(),
+            "optimisers": {name: o.state_dict() for name, o in self.optimisers.items() if o is not None},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state made by :meth:`state_dict`."""
+        self.epoch, self.step, self.selected = state["epoch"], state["step"], state["selected"]
+        if state["table"] is not None:
+            empty = np.zeros(len(self.pool))
+            self.table = ScoreTable(self.pool.names, SampleTerms(empty, empty))
+            self.table.load_state_dict(state["table"])
+        self.teacher.load_state_dict(state["teacher"])
+        self.student.load_state_dict(state["student"])
+        for name, values in state["optimisers"].items():
+            optimiser = self.optimisers[name]
+            assert optimiser is not None
+            optimiser.load_state_dict(values)
+
+
+def _adam(model: torch.nn.Module, learning_rate: float) -> torch.optim.Adam | None:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.Adam(parameters, lr=learning_rate) if parameters else None
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.detach().double().cpu().numpy()
+
+
+__all__ = ["DistillationConfig", "MutualDistillation", "Pool", "StepReport"]

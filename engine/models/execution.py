@@ -1,0 +1,47 @@
+"""Where and in which precision models run: the device, autocast and the way arrays get there."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import numpy as np
+import torch
+
+from engine.errors import UserError
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def resolve_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device to run on; ``auto`` takes CUDA where it is. UserError when CUDA is asked for and absent."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError(
+            "device.no_cuda",
+            what="The configuration asks for device 'cuda', but PyTorch sees no CUDA GPU on this machine.",
+            why="Nothing can be placed on a device that is not there.",
+            fix="Set device to 'auto' or 'cpu', or run on a machine with an NVIDIA GPU and its driver.",
+        )
+    return torch.device("cuda" if name != "cpu" and available else "cpu")
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Return the autocast context: bfloat16 where asked for, or on CUDA with ``auto``; float32 elsewhere."""
+    enabled = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def place_model(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """Move ``model`` to ``device`` in the channels-last layout that its convolutions run fastest in; returns it."""
+    return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def place_images(image_B3HW: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return float32 images (B,3,H,W) on ``device``, channels-last."""
+    return torch.from_numpy(image_B3HW).to(device, memory_format=torch.channels_last)
+
+
+def place_masks(mask_BKhw: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return masks (B,K,h,w) as float32 on ``device``."""
+    return torch.from_numpy(mask_BKhw).to(device, torch.float32)
