@@ -1,0 +1,278 @@
+"""Colonoscopy: a folded mucosal tube with a polyp, lit from the camera.
+
+Folds, polyps and distracting bulges form one height field; its slopes give shading and specular highlights, so a polyp
+is
+told from a fold by shape and slight colour, as in the real thing. Style keys: ``red/green/blue`` (mucosa), ``folds``,
+``vessels``, ``gloss``, ``stool``, ``bulges``, ``size`` (log2 of the polyp's radius), ``flat``, ``polyp_red`` and
+``polyp_pale`` (colour change), ``frame`` (0 none, 1 octagon, 2 rounded), ``frame_aspect``, ``inset``, ``dye`` (blue).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.data.phantoms.base import PhantomTask, Recipe, Streams, Style, present
+from engine.data.phantoms.camera import expose
+from engine.data.phantoms.canvas import (
+    Blob,
+    blob,
+    curve,
+    depth,
+    fractal,
+    grid,
+    local_depth,
+    noise,
+    raster,
+    relief,
+    strokes,
+    tint,
+    wide_blur,
+)
+
+
+@dataclass(frozen=True)
+class Colon:
+    """Field of view (centre and half-axes), lumen, polyps and bulges that are not polyps."""
+
+    view: tuple[float, float, float, float]
+    lumen: tuple[float, float, float]
+    polyps: tuple[Blob, ...]
+    bulges: tuple[Blob, ...]
+
+
+def anatomy(style: Style, streams: Streams, position: float) -> Colon:
+    """Choose the view, the lumen and one polyp (two in a tenth of the images) inside the view."""
+    rng = streams.rng("colon")
+    half_x = 1.0 if style["frame"] < 0.5 else float(np.clip(style["frame_aspect"], 0.4, 1.02))
+    half_y = 1.0 if style["frame"] < 0.5 else float(rng.uniform(0.92, 1.05))
+    view = (float(rng.uniform(-0.1, 1.0) * (1 - min(1, half_x))), float(rng.uniform(-0.03, 0.03)), half_x, half_y)
+    lumen_angle, lumen_far = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 1.1)
+    lumen = (
+        view[0] + lumen_far * np.cos(lumen_angle) * half_x,
+        lumen_far * np.sin(lumen_angle),
+        rng.uniform(0.15, 0.4),
+    )
+    polyps = []
+    for _ in range(2 if rng.random() < 0.1 else 1):
+        radius = float(np.clip(2.0 ** style["size"] * rng.uniform(0.85, 1.15), 0.09, 0.75))
+        reach = max(0.05, 0.85 - radius * 0.8)
+        angle, far = rng.uniform(0, 2 * np.pi), np.sqrt(rng.uniform(0, 1)) * reach
+        x, y = view[0] + far * np.cos(angle) * half_x, view[1] + far * np.sin(angle) * half_y
+        squeeze = rng.uniform(0.6, 1.0)
+        polyps.append(
+            blob(
+                rng,
+                x,
+                y,
+                radius * half_x**0.5,
+                radius * squeeze,
+                angle=rng.uniform(0, np.pi),
+                rough=rng.uniform(0.02, 0.14),
+            )
+        )
+    bulges = tuple(
+        blob(
+            rng,
+            *rng.uniform(-0.9, 0.9, 2),
+            rng.uniform(0.15, 0.5),
+            rng.uniform(0.1, 0.3),
+            angle=rng.uniform(0, 3.1),
+            rough=0.12,
+        )
+        for _ in range(round(present(style, "bulges") * 4))
+    )
+    return Colon(view, lumen, tuple(polyps), bulges)
+
+
+def field_of_view(scene: Colon, style: Style, px: int) -> np.ndarray:
+    """Return the (px, px) coverage 0..1 of the endoscope's window; ones without a frame."""
+    if style["frame"] < 0.5:
+        return np.ones((px, px), np.float32)
+    y, x = grid(px)
+    u, v = np.abs(x - scene.view[0]) / scene.view[2], np.abs(y - scene.view[1]) / scene.view[3]
+    corner = style["corner"]
+    if style["frame"] < 1.5:
+        edge = 1.0 - np.maximum(np.maximum(u, v), (u + v) / np.float32(2 - corner))
+    else:
+        power = np.float32(2 + 6 * (1 - corner))
+        edge = 1.0 - (u**power + v**power) ** (1 / power)
+    return np.clip(edge * np.float32(px / 3), 0, 1)
+
+
+def masks(scene: Colon, px: int) -> np.ndarray:
+    """Return the polyps, clipped to the window, (1, px, px) uint8."""
+    y, x = grid(px)
+    seen = (np.abs(x - scene.view[0]) < scene.view[2]) & (np.abs(y - scene.view[1]) < scene.view[3])
+    union = np.zeros((px, px), np.uint8)
+    for shape in scene.polyps:
+        union |= raster(shape, px)
+    return (union * seen)[None]
+
+
+def height_field(scene: Colon, style: Style, streams: Streams, px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the height without fine texture, the distance from the lumen, and the polyps' soft coverage."""
+    rng = streams.rng("height")
+    y, x = grid(px)
+    warp = noise(rng, px, 4)
+    distance = np.sqrt((x - scene.lumen[0]) ** 2 + (y - scene.lumen[1]) ** 2) + 0.22 * warp * np.float32(style["warp"])
+    distance = np.maximum(distance, 0.02)
+    ring = np.log(distance) * np.float32(style["fold_rate"]) + np.float32(rng.uniform(0, 6.3)) + 0.6 * noise(rng, px, 3)
+    fold = (0.5 + 0.5 * np.sin(ring)) ** 2
+    height = fold * np.float32(0.14 * style["folds"]) * np.minimum(distance, 1.0) + 0.04 * fractal(
+        rng, px, cells=4, octaves=3
+    )
+    for shape in scene.bulges:
+        where, inside = local_depth(shape, px)
+        height[where] += np.float32(0.16) * np.clip(inside, 0, 1) ** 1.5
+    soft = np.zeros((px, px), np.float32)
+    for shape in scene.polyps:
+        where, inside = local_depth(shape, px)
+        size = min(shape.rx, shape.ry)
+        dome = np.clip(inside * (2 - inside), 0, 1)
+        height[where] += dome * np.float32(size * style["dome"])
+        soft[where] = np.maximum(
+            soft[where], np.clip(0.5 + inside * np.float32(size * px * 0.5 / (1 + style["edge"])), 0, 1)
+        )
+    return height, distance, soft
+
+
+def mucosa(style: Style, streams: Streams, px: int) -> np.ndarray:
+    """Return the unlit tissue colour (3, px, px): mottling, vessels and stool."""
+    rng = streams.rng("mucosa")
+    image = np.empty((3, px, px), np.float32)
+    mottle = fractal(rng, px, cells=4, octaves=5)
+    for channel, (name, swing) in enumerate((("red", 0.05), ("green", 0.1), ("blue", 0.1))):
+        image[channel] = np.float32(style[name]) * (1 + np.float32(swing * style["mottle"]) * mottle)
+    ridge = np.exp(-((fractal(rng, px, cells=5, octaves=3, gain=0.5) * np.float32(11)) ** 2))
+    ridge += np.exp(-((noise(rng, px, 14) * np.float32(6)) ** 2)) * 0.5
+    tint(
+        image,
+        (style["red"] * 0.8, style["green"] * 0.45, style["blue"] * 0.5),
+        np.clip(ridge * present(style, "vessels"), 0, 0.8),
+    )
+    stool = np.clip((noise(rng, px, 9) - 2.2 + 0.7 * present(style, "stool")) * 4, 0, 1) * (present(style, "stool") > 0)
+    tint(image, (0.75, 0.58, 0.18), stool * 0.85)
+    if present(style, "dye") > 0:
+        tint(image, (0.12, 0.42, 0.55), np.clip(0.5 + 0.5 * noise(rng, px, 3), 0, 1) * np.float32(style["dye"]))
+    return image
+
+
+def paint(scene: Colon, mask: np.ndarray, style: Style, streams: Streams, px: int) -> np.ndarray:
+    """Shade the tube, colour the polyps, add highlights, frame and overlays."""
+    rng = streams.rng("paint")
+    height, distance, soft = height_field(scene, style, streams, px)
+    image = mucosa(style, streams, px)
+    tone = np.array([style["red"], style["green"], style["blue"]])
+    shade = tone * (1 + np.array([0.12, -0.25, -0.22]) * style["polyp_red"]) + style["polyp_pale"] * (0.95 - tone)
+    texture = fractal(rng, px, cells=16, octaves=3, gain=0.7)
+    tint(image, np.clip(shade, 0, 1), soft * np.float32(0.85))
+    image *= 1 + soft * texture * np.float32(0.14 * style["polyp_texture"])
+    bumps = height + fractal(rng, px, cells=12, octaves=3, gain=0.6) * np.float32(0.004)
+    lambert, facing = relief(bumps, light=tuple(rng.uniform(-0.5, 0.5, 2)))
+    y, x = grid(px)
+    lit = 1.25 - np.float32(style["falloff"]) * ((x - scene.view[0]) ** 2 + (y - scene.view[1]) ** 2) * 0.5
+    deep = np.clip((distance - np.float32(scene.lumen[2] * 0.3)) / np.float32(scene.lumen[2] * 1.4), 0, 1)
+    lit *= np.float32(1 - style["lumen"]) + np.float32(style["lumen"]) * np.maximum(deep, soft * 0.8)
+    image *= lambert**1.3 * lit
+    shadow = wide_blur(soft, 0.05)
+    image *= 1 - np.clip(shadow - soft, 0, 1) * np.float32(style["shadow"])
+    wet = np.clip((facing - 0.93) * 12, 0, 1) * lit
+    spark = np.clip(
+        (fractal(rng, px, cells=10, octaves=4, gain=0.8) + 0.5 * soft + 0.6 * lit - 3.1 + style["gloss"]) * 4, 0, 1
+    )
+    tint(image, (1.0, 0.98, 0.94), np.clip(spark * (0.3 + wet), 0, 1))
+    instrument(image, style, rng, px)
+    window = field_of_view(scene, style, px)
+    image = image * window + np.float32(style["border"]) * (1 - window)
+    overlays(image, scene, style, rng, px)
+    return expose(image, style, streams)
+
+
+def instrument(image: np.ndarray, style: Style, rng: np.random.Generator, px: int) -> None:
+    """Draw a grey snare or forceps from the edge towards the middle, in place, in some images."""
+    start = np.array([rng.uniform(-1, 1), 1.1]) * rng.choice([-1, 1])
+    end = rng.uniform(-0.4, 0.4, 2)
+    width = rng.uniform(0.03, 0.1)
+    if present(style, "instrument") > 0:
+        path = curve(start, (start + end) / 2 + rng.uniform(-0.1, 0.1, 2), end)
+        tint(image, (0.25, 0.25, 0.27), strokes([(path, width, 0.9)], px))
+        tint(image, (0.8, 0.8, 0.82), strokes([(path, width * 0.25, 0.9)], px))
+
+
+def overlays(image: np.ndarray, scene: Colon, style: Style, rng: np.random.Generator, px: int) -> None:
+    """Draw the processor's insets (a coloured box, a thumbnail) outside the tissue, in place."""
+    width, tall = (int(px * value) for value in rng.uniform([0.18, 0.25], [0.3, 0.4]))
+    colour = np.array([[0.16, 0.7, 0.55], [0.3, 0.4, 0.8], [0.1, 0.1, 0.6]])[int(rng.integers(3))] * rng.uniform(
+        0.7, 1.1
+    )
+    margin = int(rng.uniform(0, 0.06) * px)
+    if present(style, "inset") > 0:
+        rows, columns = slice(px - tall - margin, px - margin), slice(margin, margin + width)
+        free = (
+            depth(
+                Blob(scene.view[0], scene.view[1], scene.view[2], scene.view[3]), *(g[rows, columns] for g in grid(px))
+            )
+            < 0.12
+        )
+        for channel in range(3):
+            plane = image[channel, rows, columns]
+            plane[free] = colour[channel]
+
+
+BASE = {
+    "red": (0.5, 0.85), "green": (0.28, 0.58), "blue": (0.2, 0.48), "mottle": (0.3, 1.4), "vessels": (-0.4, 0.5),
+    "stool": (-1.0, 1.2),
+    "dye": (-5.0, 0.9), "folds": (0.2, 1.4), "fold_rate": (3.0, 9.0), "warp": (0.2, 1.4), "bulges": (-0.5, 1.0),
+    "size": (-3.2, -0.45),
+    "dome": (0.2, 0.9), "edge": (0.2, 4.0), "polyp_red": (-0.5, 1.2), "polyp_pale": (-0.05, 0.45),
+    "polyp_texture": (0.1, 1.6),
+    "falloff": (0.2, 1.0), "lumen": (0.3, 0.95), "shadow": (0.2, 0.9), "gloss": (-0.6, 0.9), "instrument": (-1.0, 0.12),
+    "frame": (-0.49, 2.4), "frame_aspect": (0.5, 1.02), "corner": (0.2, 0.75), "border": (0.0, 0.07),
+    "inset": (-1, 0.25),
+    "gain_r": (0.85, 1.15), "gain_g": (0.85, 1.1), "gain_b": (0.8, 1.1), "contrast": (0.8, 1.3),
+    "brightness": (-0.1, 0.1),
+    "gamma": (0.75, 1.35), "saturation": (0.6, 1.4), "blur": (-0.004, 0.009), "motion": (-0.03, 0.022),
+    "noise": (-0.02, 0.035),
+    "colour_noise": (-0.02, 0.012), "grain": (0.7, 2.0), "jpeg": (35, 130),
+}  # fmt: skip
+
+LOOKS = {
+    "tower_hd": BASE | {
+        "red": (0.68, 0.8), "green": (0.42, 0.52), "blue": (0.28, 0.38), "frame": (-0.4, 0.4), "vessels": (0.1, 0.5),
+        "gloss": (0.2, 0.8),
+        "saturation": (1.0, 1.2), "noise": (0, 0.015), "blur": (-0.003, 0.002), "motion": (-0.03, 0.0),
+        "gamma": (0.8, 0.95), "inset": (-1, -0.5),
+    },
+    "scope_octagon": BASE | {
+        "red": (0.62, 0.75), "green": (0.32, 0.42), "blue": (0.28, 0.38), "frame": (1, 1),
+        "frame_aspect": (0.75, 0.85), "corner": (0.5, 0.65),
+        "gamma": (1.2, 1.5), "folds": (0.7, 1.4), "noise": (0.01, 0.03), "inset": (-1, -0.5),
+        "polyp_pale": (0.1, 0.45), "size": (-2.6, -0.6),
+    },
+    "guided_inset": BASE | {
+        "red": (0.6, 0.75), "green": (0.42, 0.52), "blue": (0.38, 0.5), "frame": (2, 2), "frame_aspect": (0.5, 0.62),
+        "corner": (0.4, 0.6),
+        "inset": (0.2, 1), "border": (0.05, 0.07), "gloss": (0.3, 0.9), "saturation": (0.6, 0.85),
+        "size": (-3.2, -1.2), "dye": (-5, -1),
+        "polyp_pale": (-0.05, 0.15),
+    },
+    "portable_yellow": BASE | {
+        "red": (0.65, 0.8), "green": (0.42, 0.5), "blue": (0.12, 0.2), "frame": (2, 2), "frame_aspect": (0.7, 1.0),
+        "corner": (0.0, 0.2),
+        "gain_b": (0.6, 0.8), "blur": (0.003, 0.009), "motion": (-0.01, 0.03), "noise": (0.025, 0.05),
+        "colour_noise": (0.005, 0.015),
+        "jpeg": (25, 45), "vessels": (-0.5, 0.2), "polyp_red": (0.5, 1.2), "inset": (-1, -0.5), "dye": (-5, -1),
+        "stool": (0.2, 1.2),
+    },
+}  # fmt: skip
+
+RECIPE = Recipe(
+    task=PhantomTask("polyp", "colonoscopy video frame", ("polyp",), tuple(LOOKS)),
+    looks=LOOKS,
+    generic=((1.0, BASE),),
+    anatomy=anatomy,
+    masks=masks,
+    paint=paint,
+)
