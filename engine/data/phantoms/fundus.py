@@ -66,9 +66,9 @@ def vessel_tree(
     lines = []
     for upward in (-1, 1):
         for temporal in (True, False):
-            heading = np.pi / 2 * upward + rng.normal(0, 0.25)
+            heading = np.pi / 2 * upward + rng.normal(0, 0.2) + (-0.35 if temporal == (side * upward > 0) else 0.35)
             turn = (-side if temporal else side) * -upward * rng.uniform(0.03, 0.09 if temporal else 0.06)
-            start = np.array([disc.x, disc.y]) + rng.normal(0, 0.12 * disc.rx, 2)
+            start = np.array([disc.x, disc.y]) + rng.normal(0, 0.06 * disc.rx, 2)
             lines.extend(
                 branch(rng, start, heading, turn, step=disc.ry * 0.5, width=width * rng.uniform(0.8, 1.2), level=0)
             )
@@ -126,9 +126,9 @@ def lesions(image: np.ndarray, retina: Retina, style: Style, rng: np.random.Gene
     scale = style["zoom"]
     for name, colour, largest in (("exudates", (0.95, 0.85, 0.5), 0.3), ("bleeds", (0.35, 0.06, 0.04), 0.35)):
         centre = rng.uniform(-0.9, 0.9, 2)
-        for _ in range(round(present(style, name) * 9)):
-            at = centre + rng.normal(0, 1.2 * scale + 0.1, 2)
-            size = scale * rng.uniform(0.05, largest)
+        for _ in range(round(present(style, name) * 14)):
+            at = centre + rng.normal(0, 0.9 * scale + 0.05, 2)
+            size = scale * largest * rng.uniform(0.15, 1) ** 2
             shape = blob(rng, at[0], at[1], size, size * rng.uniform(0.6, 1), rough=0.12)
             tint(image, colour, cover(shape, px, soft=0.4) * np.float32(rng.uniform(0.4, 0.85)))
 
@@ -208,7 +208,7 @@ LOOKS = {
         "blur": (0.005, 0.012),
         "noise": (0.02, 0.04), "colour_noise": (0.004, 0.012), "ghost": (0, 1.0), "reflex": (0, 1.0),
         "disc_soft": (0.15, 0.4),
-        "disc_light": (0.3, 0.6), "cup_light": (0.15, 0.4), "jpeg": (25, 50), "saturation": (0.5, 0.8),
+        "disc_light": (0.4, 0.65), "cup_light": (0.25, 0.5), "jpeg": (25, 50), "saturation": (0.5, 0.8),
     },
     "myopia_centre": BASE | {
         "zoom": (0.28, 0.42), "cdr": (0.35, 0.7), "tessellation": (0.6, 1.0), "atrophy": (0.35, 0.9),

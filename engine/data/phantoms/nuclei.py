@@ -193,7 +193,7 @@ STAINED = {
     "stain": (1, 1), "radius": (0.018, 0.085), "spread": (0.1, 0.4), "ratio": (0.45, 0.9), "spacing": (0.85, 2.2),
     "fill": (0.15, 0.95), "clump": (0.0, 0.9), "align": (0.0, 1.0), "rough": (0.02, 0.09), "glow_spread": (0.05, 0.45),
     "softness": (0, 3.0), "chromatin": (0.05, 0.4), "dome": (0.0, 1.0), "lumen": (-0.6, 0.9), "fibre": (0, 1.2),
-    "ghosts": (-0.5, 1.0), "blood": (-1.5, 1.0), "basophilia": (0.0, 1.0), "haematoxylin": (0.7, 1.7),
+    "ghosts": (-0.5, 1.0), "blood": (-3, 0.9), "basophilia": (0.0, 1.0), "haematoxylin": (0.7, 1.7),
     "eosin": (0.1, 1.1),
     "h_red": (0.45, 1.1), "h_green": (0.6, 1.3), "h_blue": (0.12, 0.5), "e_green": (0.3, 0.9), "e_blue": (0.08, 0.55),
     "white": (0.82, 1.0), "gain_r": (0.9, 1.05), "gain_b": (0.9, 1.05), "gamma": (0.8, 1.2), "saturation": (0.6, 1.4),
@@ -226,7 +226,7 @@ LOOKS = {
         "h_red": (0.55, 0.75),
         "h_green": (0.8, 1.1), "h_blue": (0.12, 0.22), "basophilia": (0.4, 0.9), "white": (0.82, 0.9),
         "align": (0.4, 1.0),
-        "blood": (-1, 0), "jpeg": (100, 100),
+        "blood": (-3, 0.4), "jpeg": (100, 100),
     },
     "brightfield_grey": GREY | {
         "radius": (0.03, 0.05), "background": (0.6, 0.8), "peak": (0.14, 0.3), "grime": (0.02, 0.05),

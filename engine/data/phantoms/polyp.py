@@ -2,7 +2,8 @@
 
 Folds, polyps and distracting bulges form one height field; its slopes give shading and specular highlights, so a polyp
 is
-told from a fold by shape and slight colour, as in the real thing. Style keys: ``red/green/blue`` (mucosa), ``folds``,
+told from a fold by shape and slight colour, as in the real thing. Style keys: ``red`` (mucosa), ``green`` and ``blue``
+(shares of red), ``folds``,
 ``vessels``, ``gloss``, ``stool``, ``bulges``, ``size`` (log2 of the polyp's radius), ``flat``, ``polyp_red`` and
 ``polyp_pale`` (colour change), ``frame`` (0 none, 1 octagon, 2 rounded), ``frame_aspect``, ``inset``, ``dye`` (blue).
 """
@@ -118,11 +119,11 @@ def height_field(scene: Colon, style: Style, streams: Streams, px: int) -> tuple
     warp = noise(rng, px, 4)
     distance = np.sqrt((x - scene.lumen[0]) ** 2 + (y - scene.lumen[1]) ** 2) + 0.22 * warp * np.float32(style["warp"])
     distance = np.maximum(distance, 0.02)
-    ring = np.log(distance) * np.float32(style["fold_rate"]) + np.float32(rng.uniform(0, 6.3)) + 0.6 * noise(rng, px, 3)
-    fold = (0.5 + 0.5 * np.sin(ring)) ** 2
-    height = fold * np.float32(0.14 * style["folds"]) * np.minimum(distance, 1.0) + 0.04 * fractal(
-        rng, px, cells=4, octaves=3
-    )
+    ring = np.log(distance) * np.float32(style["fold_rate"]) + np.float32(rng.uniform(0, 6.3)) + 0.5 * noise(rng, px, 3)
+    # Skewed towards the lumen (a fold hides what lies behind it) and fading around the ring: crescents, not circles.
+    fold = (0.5 + 0.5 * np.sin(ring + 0.7 * np.sin(ring))) ** 2 * np.clip(0.4 + 0.6 * noise(rng, px, 3), 0, 1.2)
+    height = fold * np.float32(0.16 * style["folds"]) * np.minimum(distance, 1.0)
+    height += fractal(rng, px, cells=3, octaves=3, gain=0.4) * np.float32(0.035)
     for shape in scene.bulges:
         where, inside = local_depth(shape, px)
         height[where] += np.float32(0.16) * np.clip(inside, 0, 1) ** 1.5
@@ -138,18 +139,24 @@ def height_field(scene: Colon, style: Style, streams: Streams, px: int) -> tuple
     return height, distance, soft
 
 
+def mucosa_colour(style: Style) -> np.ndarray:
+    """Return the mean tissue colour, RGB 0..1."""
+    return style["red"] * np.array([1.0, style["green"], style["blue"]])
+
+
 def mucosa(style: Style, streams: Streams, px: int) -> np.ndarray:
     """Return the unlit tissue colour (3, px, px): mottling, vessels and stool."""
     rng = streams.rng("mucosa")
+    base = mucosa_colour(style)
     image = np.empty((3, px, px), np.float32)
     mottle = fractal(rng, px, cells=4, octaves=5)
-    for channel, (name, swing) in enumerate((("red", 0.05), ("green", 0.1), ("blue", 0.1))):
-        image[channel] = np.float32(style[name]) * (1 + np.float32(swing * style["mottle"]) * mottle)
+    for channel, swing in enumerate((0.04, 0.09, 0.09)):
+        image[channel] = np.float32(base[channel]) * (1 + np.float32(swing * style["mottle"]) * mottle)
     ridge = np.exp(-((fractal(rng, px, cells=5, octaves=3, gain=0.5) * np.float32(11)) ** 2))
     ridge += np.exp(-((noise(rng, px, 14) * np.float32(6)) ** 2)) * 0.5
     tint(
         image,
-        (style["red"] * 0.8, style["green"] * 0.45, style["blue"] * 0.5),
+        base * [0.8, 0.5, 0.55],
         np.clip(ridge * present(style, "vessels"), 0, 0.8),
     )
     stool = np.clip((noise(rng, px, 9) - 2.2 + 0.7 * present(style, "stool")) * 4, 0, 1) * (present(style, "stool") > 0)
@@ -164,24 +171,24 @@ def paint(scene: Colon, mask: np.ndarray, style: Style, streams: Streams, px: in
     rng = streams.rng("paint")
     height, distance, soft = height_field(scene, style, streams, px)
     image = mucosa(style, streams, px)
-    tone = np.array([style["red"], style["green"], style["blue"]])
+    tone = mucosa_colour(style)
     shade = tone * (1 + np.array([0.12, -0.25, -0.22]) * style["polyp_red"]) + style["polyp_pale"] * (0.95 - tone)
     texture = fractal(rng, px, cells=16, octaves=3, gain=0.7)
     tint(image, np.clip(shade, 0, 1), soft * np.float32(0.85))
-    image *= 1 + soft * texture * np.float32(0.14 * style["polyp_texture"])
+    image *= 1 + soft * texture * np.float32(0.14 * present(style, "polyp_texture"))
     bumps = height + fractal(rng, px, cells=12, octaves=3, gain=0.6) * np.float32(0.004)
-    lambert, facing = relief(bumps, light=tuple(rng.uniform(-0.5, 0.5, 2)))
+    lambert, facing = relief(bumps, light=tuple(rng.uniform(-0.4, 0.4, 2)))
     y, x = grid(px)
-    lit = 1.25 - np.float32(style["falloff"]) * ((x - scene.view[0]) ** 2 + (y - scene.view[1]) ** 2) * 0.5
-    deep = np.clip((distance - np.float32(scene.lumen[2] * 0.3)) / np.float32(scene.lumen[2] * 1.4), 0, 1)
+    lit = 1.2 - np.float32(style["falloff"]) * ((x - scene.view[0]) ** 2 + (y - scene.view[1]) ** 2) * 0.45
+    deep = np.clip((distance - np.float32(scene.lumen[2] * 0.3)) / np.float32(scene.lumen[2] * 2.2), 0, 1)
     lit *= np.float32(1 - style["lumen"]) + np.float32(style["lumen"]) * np.maximum(deep, soft * 0.8)
-    image *= lambert**1.3 * lit
+    ambient = np.float32(style["ambient"])
+    image *= (ambient + (1 - ambient) * lambert) * lit
     shadow = wide_blur(soft, 0.05)
     image *= 1 - np.clip(shadow - soft, 0, 1) * np.float32(style["shadow"])
-    wet = np.clip((facing - 0.93) * 12, 0, 1) * lit
-    spark = np.clip(
-        (fractal(rng, px, cells=10, octaves=4, gain=0.8) + 0.5 * soft + 0.6 * lit - 3.1 + style["gloss"]) * 4, 0, 1
-    )
+    wet = np.clip((facing - 0.9) * 10, 0, 1) * lit
+    glint = noise(rng, px, 40, stretch=float(rng.uniform(0.6, 1.8))) + fractal(rng, px, cells=6, octaves=2) + 0.4 * soft
+    spark = np.clip((glint + 0.7 * lit - 4.1 + style["gloss"]) * 3, 0, 1)
     tint(image, (1.0, 0.98, 0.94), np.clip(spark * (0.3 + wet), 0, 1))
     instrument(image, style, rng, px)
     window = field_of_view(scene, style, px)
@@ -222,46 +229,47 @@ def overlays(image: np.ndarray, scene: Colon, style: Style, rng: np.random.Gener
 
 
 BASE = {
-    "red": (0.5, 0.85), "green": (0.28, 0.58), "blue": (0.2, 0.48), "mottle": (0.3, 1.4), "vessels": (-0.4, 0.5),
-    "stool": (-1.0, 1.2),
-    "dye": (-5.0, 0.9), "folds": (0.2, 1.4), "fold_rate": (3.0, 9.0), "warp": (0.2, 1.4), "bulges": (-0.5, 1.0),
+    "red": (0.55, 0.92), "green": (0.5, 0.82), "blue": (0.3, 0.7), "ambient": (0.25, 0.65), "mottle": (0.3, 1.4),
+    "vessels": (-0.4, 0.5),
+    "stool": (-1.6, 1.2),
+    "dye": (-8.0, 0.9), "folds": (0.2, 1.4), "fold_rate": (3.0, 9.0), "warp": (0.2, 1.4), "bulges": (-0.5, 1.0),
     "size": (-3.2, -0.45),
-    "dome": (0.2, 0.9), "edge": (0.2, 4.0), "polyp_red": (-0.5, 1.2), "polyp_pale": (-0.05, 0.45),
-    "polyp_texture": (0.1, 1.6),
+    "dome": (0.3, 1.2), "edge": (0.2, 4.0), "polyp_red": (-0.5, 1.2), "polyp_pale": (-0.05, 0.45),
+    "polyp_texture": (-0.4, 0.8),
     "falloff": (0.2, 1.0), "lumen": (0.3, 0.95), "shadow": (0.2, 0.9), "gloss": (-0.6, 0.9), "instrument": (-1.0, 0.12),
     "frame": (-0.49, 2.4), "frame_aspect": (0.5, 1.02), "corner": (0.2, 0.75), "border": (0.0, 0.07),
     "inset": (-1, 0.25),
-    "gain_r": (0.85, 1.15), "gain_g": (0.85, 1.1), "gain_b": (0.8, 1.1), "contrast": (0.8, 1.3),
+    "gain_r": (0.9, 1.12), "gain_g": (0.9, 1.08), "gain_b": (0.85, 1.12), "contrast": (0.8, 1.3),
     "brightness": (-0.1, 0.1),
-    "gamma": (0.75, 1.35), "saturation": (0.6, 1.4), "blur": (-0.004, 0.009), "motion": (-0.03, 0.022),
+    "gamma": (0.75, 1.35), "saturation": (0.65, 1.25), "blur": (-0.004, 0.009), "motion": (-0.03, 0.022),
     "noise": (-0.02, 0.035),
     "colour_noise": (-0.02, 0.012), "grain": (0.7, 2.0), "jpeg": (35, 130),
 }  # fmt: skip
 
 LOOKS = {
     "tower_hd": BASE | {
-        "red": (0.68, 0.8), "green": (0.42, 0.52), "blue": (0.28, 0.38), "frame": (-0.4, 0.4), "vessels": (0.1, 0.5),
+        "red": (0.68, 0.8), "green": (0.58, 0.68), "blue": (0.38, 0.48), "frame": (-0.4, 0.4), "vessels": (0.1, 0.5),
         "gloss": (0.2, 0.8),
         "saturation": (1.0, 1.2), "noise": (0, 0.015), "blur": (-0.003, 0.002), "motion": (-0.03, 0.0),
         "gamma": (0.8, 0.95), "inset": (-1, -0.5),
     },
     "scope_octagon": BASE | {
-        "red": (0.62, 0.75), "green": (0.32, 0.42), "blue": (0.28, 0.38), "frame": (1, 1),
+        "red": (0.62, 0.75), "green": (0.48, 0.58), "blue": (0.42, 0.52), "frame": (1, 1),
         "frame_aspect": (0.75, 0.85), "corner": (0.5, 0.65),
         "gamma": (1.2, 1.5), "folds": (0.7, 1.4), "noise": (0.01, 0.03), "inset": (-1, -0.5),
         "polyp_pale": (0.1, 0.45), "size": (-2.6, -0.6),
     },
     "guided_inset": BASE | {
-        "red": (0.6, 0.75), "green": (0.42, 0.52), "blue": (0.38, 0.5), "frame": (2, 2), "frame_aspect": (0.5, 0.62),
+        "red": (0.6, 0.75), "green": (0.68, 0.8), "blue": (0.6, 0.72), "frame": (2, 2), "frame_aspect": (0.5, 0.62),
         "corner": (0.4, 0.6),
         "inset": (0.2, 1), "border": (0.05, 0.07), "gloss": (0.3, 0.9), "saturation": (0.6, 0.85),
         "size": (-3.2, -1.2), "dye": (-5, -1),
         "polyp_pale": (-0.05, 0.15),
     },
     "portable_yellow": BASE | {
-        "red": (0.65, 0.8), "green": (0.42, 0.5), "blue": (0.12, 0.2), "frame": (2, 2), "frame_aspect": (0.7, 1.0),
+        "red": (0.65, 0.8), "green": (0.6, 0.72), "blue": (0.25, 0.36), "frame": (2, 2), "frame_aspect": (0.7, 1.0),
         "corner": (0.0, 0.2),
-        "gain_b": (0.6, 0.8), "blur": (0.003, 0.009), "motion": (-0.01, 0.03), "noise": (0.025, 0.05),
+        "gain_b": (0.7, 0.85), "blur": (0.003, 0.009), "motion": (-0.01, 0.03), "noise": (0.025, 0.05),
         "colour_noise": (0.005, 0.015),
         "jpeg": (25, 45), "vessels": (-0.5, 0.2), "polyp_red": (0.5, 1.2), "inset": (-1, -0.5), "dye": (-5, -1),
         "stool": (0.2, 1.2),
