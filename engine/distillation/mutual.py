@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from engine.config import DistillationConfig, RunConfig
+from engine.config import RunConfig
 from engine.distillation.learnability import SampleTerms, ScoreTable, sample_terms
 from engine.distillation.losses import directed_kl, feature_loss, reference_kl, symmetric_kl
 from engine.distillation.selection import select_in_batch, select_pool
@@ -44,13 +44,12 @@ class Pool(Protocol):
 
 
 @dataclass(frozen=True)
-class StepReport:
-    """Mean losses of one step; ``terms`` are Eq. 7 for the step's samples."""
+class LossReport:
+    """Mean losses of a step or an epoch: L_sup of SAM and of TinySAM, and the divergence between them."""
 
     teacher_loss: float
     student_loss: float
     divergence: float
-    terms: SampleTerms
 
 
 class MutualDistillation:
@@ -87,6 +86,7 @@ class MutualDistillation:
             "student": _adam(student, self.config.student_learning_rate),
         }
         self.epoch, self.step = 0, 0
+        self.reports: list[LossReport] = []
         self.selected: np.ndarray | None = None
         self.table: ScoreTable | None = None
         if initial_terms is not None:
@@ -140,8 +140,8 @@ class MutualDistillation:
         size = self.config.batch_size
         return [order[start : start + size] for start in range(0, len(order), size)]
 
-    def end_epoch(self, *, on_batch: Callable[[], None]) -> None:
-        """Refresh the stalest of the samples that were not trained on (reuse), and move on to the next epoch."""
+    def end_epoch(self, *, on_batch: Callable[[], None]) -> LossReport:
+        """Refresh the stalest of the samples that were not trained on (reuse); return the epoch's mean losses."""
         assert self.selected is not None and self.table is not None
         idle = np.setdiff1d(np.arange(len(self.pool)), self.selected)
         last = self.epoch + 1 >= self.config.epochs
@@ -150,9 +150,11 @@ class MutualDistillation:
             stalest = idle[np.argsort(self.table.scored_epoch[idle], kind="stable")][:count]
             if len(stalest):
                 self.table.update(stalest, self.score(stalest, on_batch=on_batch), epoch=self.epoch)
-        self.epoch, self.step, self.selected = self.epoch + 1, 0, None
+        means = np.mean([astuple(report) for report in self.reports], axis=0)
+        self.epoch, self.step, self.selected, self.reports = self.epoch + 1, 0, None, []
+        return LossReport(*map(float, means))
 
-    def train_step(self, indices: np.ndarray) -> StepReport:
+    def train_step(self, indices: np.ndarray) -> LossReport:
         """Take one joint optimiser step on the samples at ``indices`` (B,); both models in train mode.
 
         paper: w (L_sup(SAM) + L_sup(Tiny)) + (1 - w) J, J the symmetric KL averaged over the batch.
@@ -177,7 +179,9 @@ class MutualDistillation:
         if self.table is not None:
             self.table.update(indices, terms, epoch=self.epoch)
         self.step += 1
-        return StepReport(float(teacher_loss.detach()), float(student_loss.detach()), float(divergence.detach()), terms)
+        losses = (float(value.detach()) for value in (teacher_loss, student_loss, divergence))
+        self.reports.append(LossReport(*losses))
+        return self.reports[-1]
 
     def _forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with autocast(self.device, self.run_config.precision):
@@ -245,6 +249,7 @@ class MutualDistillation:
             "epoch": self.epoch,
             "step": self.step,
             "selected": self.selected,
+            "reports": [astuple(report) for report in self.reports],
             "table": None if self.table is None else self.table.state_dict(),
             "teacher": self.teacher.state_dict(),
             "student": self.student.state_dict(),
@@ -254,6 +259,7 @@ class MutualDistillation:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state made by :meth:`state_dict`."""
         self.epoch, self.step, self.selected = state["epoch"], state["step"], state["selected"]
+        self.reports = [LossReport(*values) for values in state["reports"]]
         if state["table"] is not None:
             empty = np.zeros(len(self.pool))
             self.table = ScoreTable(self.pool.names, SampleTerms(empty, empty))
@@ -273,6 +279,3 @@ def _adam(model: torch.nn.Module, learning_rate: float) -> torch.optim.Adam | No
 
 def _numpy(values: Tensor) -> np.ndarray:
     return values.detach().double().cpu().numpy()
-
-
-__all__ = ["DistillationConfig", "MutualDistillation", "Pool", "StepReport"]

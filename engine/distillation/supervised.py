@@ -1,0 +1,105 @@
+"""Supervised training of one model on a pool (Eq. 5), with its whole state in reach of a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.config import RunConfig
+from engine.distillation.mutual import Pool
+from engine.errors import UserError
+from engine.models.execution import autocast, place_images, place_masks
+from engine.models.objective import supervised_loss
+from engine.seeding import numpy_generator
+
+
+class SupervisedTraining:
+    """One model, its Adam optimiser and the position in the loop; streams are named by ``stage`` and epoch.
+
+    The last epoch is not augmented: its logits are kept, so that the first learnability scores cost no extra pass.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        *,
+        pool: Pool,
+        config: RunConfig,
+        stage: str,
+        epochs: int,
+        batch_size: int,
+        learning_rate: float,
+        grid_px: int,
+        device: torch.device,
+    ) -> None:
+        self.model, self.pool, self.config, self.stage = model, pool, config, stage
+        self.epochs, self.batch_size, self.grid_px, self.device = epochs, batch_size, grid_px, device
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.Adam(trainable, lr=learning_rate)
+        self.epoch, self.step = 0, 0
+        self.epoch_losses: list[float] = []
+        self.last_logits: torch.Tensor | None = None
+
+    def batches(self) -> list[np.ndarray]:
+        """Return this epoch's batches of pool indices."""
+        order = numpy_generator(self.config.seed, self.stage, "order", self.epoch).permutation(len(self.pool))
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+    def train_step(self, indices: np.ndarray) -> float:
+        """Take one optimiser step on the samples at ``indices`` (B,) and return the loss."""
+        self.model.train()
+        last_epoch = self.epoch + 1 == self.epochs
+        rng = None if last_epoch else numpy_generator(self.config.seed, self.stage, "augment", self.epoch, self.step)
+        image, mask = self.pool.grid_batch(indices, grid_px=self.grid_px, rng=rng)
+        mask_BKhw = place_masks(mask, self.device)
+        with autocast(self.device, self.config.precision):
+            logits = self.model(place_images(image, self.device))
+        loss = supervised_loss(
+            logits, mask_BKhw, pos_weight=self.config.pos_weight, dice_weight=self.config.dice_weight
+        )
+        if not bool(torch.isfinite(loss.detach())):
+            raise UserError(
+                "training.nan",
+                what=f"The loss of {self.stage} is not a number at epoch {self.epoch + 1}, step {self.step + 1}.",
+                why="Weights updated by such a loss would be lost for good.",
+                fix="Fork the run with a lower learning rate, or with precision 'fp32'.",
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        if last_epoch:
+            self._remember(indices, logits.detach())
+        self.step += 1
+        self.epoch_losses.append(float(loss.detach()))
+        return self.epoch_losses[-1]
+
+    def end_epoch(self) -> float:
+        """Move on to the next epoch and return the mean loss of the one that ends."""
+        mean_loss = float(np.mean(self.epoch_losses))
+        self.epoch, self.step, self.epoch_losses = self.epoch + 1, 0, []
+        return mean_loss
+
+    def _remember(self, indices: np.ndarray, logits_BKhw: torch.Tensor) -> None:
+        if self.last_logits is None:
+            self.last_logits = torch.zeros((len(self.pool), *logits_BKhw.shape[1:]), dtype=torch.float16)
+        self.last_logits[torch.from_numpy(indices)] = logits_BKhw.clamp(-1e4, 1e4).to("cpu", torch.float16)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state, ready for a checkpoint."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "epoch_losses": list(self.epoch_losses),
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "last_logits": self.last_logits,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state made by :meth:`state_dict`."""
+        self.epoch, self.step, self.last_logits = state["epoch"], state["step"], state["last_logits"]
+        self.epoch_losses = list(state["epoch_losses"])
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])

@@ -1,0 +1,60 @@
+"""Stage: SAM learns the task from the synthetic set at the server (Eq. 5)."""
+
+from __future__ import annotations
+
+from engine.distillation.supervised import SupervisedTraining
+from engine.stages.context import RunContext
+from engine.stages.pace import Pace
+from engine.stages.synthetic_set import load_pool
+
+TEACHER_LOGITS = "teacher_logits"
+"""Checkpoint with SAM's logits of every pair, from the last epoch's own forward passes."""
+
+
+class FoundationFinetuning:
+    """Eq. 5: minimise L_sup(f_SAM(x~), m) over the synthetic set."""
+
+    name = "foundation_finetuning"
+    describe = "The server fine-tunes SAM on the synthetic images."
+
+    def run(self, context: RunContext) -> None:
+        """Train for ``foundation.epochs`` and save the model as ``finetuned_teacher``."""
+        config = context.config.foundation
+        teacher = context.new_model("teacher")
+        if config.freeze_encoder:
+            teacher.image_encoder.requires_grad_(False)
+        training = SupervisedTraining(
+            teacher,
+            pool=load_pool(context),
+            config=context.config,
+            stage=self.name,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            grid_px=context.grid_px,
+            device=context.device,
+        )
+        state = context.checkpoints.load(self.name)
+        if state is not None:
+            training.load_state_dict(state)
+        self._train(context, training)
+        context.checkpoints.save(TEACHER_LOGITS, {"logits": training.last_logits})
+        context.save_model(teacher, "finetuned_teacher")
+
+    def _train(self, context: RunContext, training: SupervisedTraining) -> None:
+        steps_per_epoch = len(training.batches())
+        pace = Pace(
+            context.reporter,
+            checkpoints=context.checkpoints,
+            name=self.name,
+            total=steps_per_epoch * training.epochs,
+            state=training.state_dict,
+        )
+        while training.epoch < training.epochs:
+            for indices in training.batches()[training.step :]:
+                training.train_step(indices)
+                done = training.epoch * steps_per_epoch + training.step
+                pace.step(done, message=f"epoch {training.epoch + 1} of {training.epochs}")
+            mean_loss = training.end_epoch()
+            context.reporter.metric("loss", mean_loss, step=training.epoch)
+        pace.save()

@@ -1,0 +1,119 @@
+"""Stage: SAM and TinySAM teach each other on the most learnable synthetic samples (Eq. 6-8)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from engine.distillation.learnability import SampleTerms, sample_terms
+from engine.distillation.mutual import MutualDistillation
+from engine.distillation.pool import SyntheticPool
+from engine.models.execution import autocast, place_images
+from engine.stages.context import RunContext
+from engine.stages.foundation_finetuning import TEACHER_LOGITS
+from engine.stages.generation import STUDENT_LOGITS
+from engine.stages.pace import Pace
+from engine.stages.synthetic_set import load_pool, read_samples, write_samples
+
+
+class MutualDistillationStage:
+    """Eq. 6-8 in the mode, with the selector and at the rate that the configuration names."""
+
+    name = "mutual_distillation"
+    describe = "SAM and TinySAM teach each other on the synthetic samples that are worth most."
+
+    def run(self, context: RunContext) -> None:
+        """Distil for ``distillation.epochs``; save ``distilled_student`` and ``distilled_teacher``."""
+        pool = load_pool(context)
+        loop = MutualDistillation(
+            teacher=context.load_model("teacher", "finetuned_teacher"),
+            student=context.load_model("student", "fedavg_student"),
+            pool=pool,
+            config=context.config,
+            grid_px=context.grid_px,
+            device=context.device,
+            initial_terms=self._initial_terms(context, pool),
+        )
+        state = context.checkpoints.load(self.name)
+        if state is not None:
+            loop.load_state_dict(state)
+        self._train(context, loop)
+        self._store_predictions(context, loop, pool)
+        context.save_model(loop.student, "distilled_student")
+        context.save_model(loop.teacher, "distilled_teacher")
+
+    def _initial_terms(self, context: RunContext, pool: SyntheticPool) -> SampleTerms | None:
+        """Return the first scores from logits that earlier stages kept; None asks the loop for a pass of its own."""
+        config = context.config
+        teacher, student = context.checkpoints.load(TEACHER_LOGITS), context.checkpoints.load(STUDENT_LOGITS)
+        if config.distillation.scoring == "exact" or teacher is None or student is None:
+            return None
+        parts = []
+        for start in range(0, len(pool), 64):
+            rows = slice(start, min(start + 64, len(pool)))
+            _, mask = pool.grid_batch(np.arange(rows.start, rows.stop), grid_px=context.grid_px)
+            parts.append(
+                sample_terms(
+                    teacher["logits"][rows].float(),
+                    student["logits"][rows].float(),
+                    torch.from_numpy(mask),
+                    pos_weight=config.pos_weight,
+                    temperature=config.distillation.temperature,
+                )
+            )
+        return SampleTerms(np.concatenate([p.l_gt for p in parts]), np.concatenate([p.l_kl for p in parts]))
+
+    def _train(self, context: RunContext, loop: MutualDistillation) -> None:
+        epochs = context.config.distillation.epochs
+        pace = Pace(
+            context.reporter,
+            checkpoints=context.checkpoints,
+            name=self.name,
+            total=epochs * 100,
+            state=loop.state_dict,
+        )
+        check = context.reporter.check_cancelled
+        while loop.epoch < epochs:
+            if loop.selected is None:
+                context.reporter.scores(loop.begin_epoch(on_batch=check))
+            batches = loop.batches()
+            for indices in batches[loop.step :]:
+                loop.train_step(indices)
+                done = loop.epoch * 100 + 100 * loop.step // len(batches)
+                pace.step(done, message=f"epoch {loop.epoch + 1} of {epochs}, {len(loop.selected)} samples selected")
+            means = loop.end_epoch(on_batch=check)
+            for name, value in asdict(means).items():
+                context.reporter.metric(name, value, step=loop.epoch)
+        pace.save()
+
+    def _store_predictions(self, context: RunContext, loop: MutualDistillation, pool: SyntheticPool) -> None:
+        """Store both models' probability maps of every sample, for the page; and L_GT and L_KL after the last epoch."""
+        samples = read_samples(context.run_dir)
+        loop.teacher.eval()
+        loop.student.eval()
+        for start in range(0, len(pool), 16):
+            context.reporter.check_cancelled()
+            indices = np.arange(start, min(start + 16, len(pool)))
+            image, _ = pool.grid_batch(indices, grid_px=context.grid_px)
+            with torch.no_grad(), autocast(context.device, context.config.precision):
+                images = place_images(image, context.device)
+                maps = {"sam": loop.teacher(images), "tinysam": loop.student(images)}
+            for row, index in enumerate(indices):
+                paths = {
+                    name: _write_map(context.run_dir, samples[index].image_path, name, logits[row, 0])
+                    for name, logits in maps.items()
+                }
+                samples[index] = replace(samples[index], teacher_path=paths["sam"], student_path=paths["tinysam"])
+        write_samples(context.run_dir, samples)
+        context.reporter.samples(samples)
+
+
+def _write_map(run_dir: Path, image_path: Path, name: str, logits_hw: torch.Tensor) -> Path:
+    path = image_path.with_name(f"{image_path.stem}_{name}.png")
+    probability = logits_hw.float().sigmoid().mul(255).round().to(torch.uint8).cpu().numpy()
+    Image.fromarray(probability).save(run_dir / path)
+    return path
