@@ -1,0 +1,204 @@
+"""Asking sites over any Flower Grid: who they are, one message each, replies as they come, failures by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import monotonic, sleep
+
+import numpy as np
+from flwr.app import ArrayRecord, Error, Message, RecordDict
+from flwr.serverapp import Grid
+
+from engine.errors import UserError
+from engine.federation.client_app import WHO_ACTION, WHO_TASK, SiteError
+from engine.federation.grid import InProcessGrid, LocalError
+from engine.federation.payload import check_dtype, content_bytes, read_reply, request_content, to_payload
+from engine.federation.tasks import Arrays, SiteReply, SiteRequest
+from engine.types import Direction, RunCancelled, Traffic
+
+POLL_S = 0.5
+OnTraffic = Callable[[Traffic], None]
+
+
+def no_check() -> None:
+    """Stand in for ``check_cancelled`` where nobody can ask for a stop."""
+
+
+def find_sites(grid: Grid, *, sites: Sequence[str], wait_s: float = 0.0) -> dict[str, int]:
+    """Return the node id of each of ``sites``, asking every node for its name; nodes may appear for ``wait_s``.
+
+    Raises ``UserError`` ``federation.site_absent`` when a site has no node by then, ``federation.site_twice`` when
+    two nodes give one name.
+    """
+    started = monotonic()
+    names: dict[int, str] = {}
+    while True:
+        new = [node_id for node_id in grid.get_node_ids() if node_id not in names]
+        messages = [Message(RecordDict(), dst_node_id=node_id, message_type=WHO_TASK) for node_id in new]
+        for reply in grid.send_and_receive(messages, timeout=wait_s or None) if messages else ():
+            if reply.has_error():
+                raise failure_of(reply.error, site=f"node {reply.metadata.src_node_id}")
+            names[reply.metadata.src_node_id] = str(reply.content[WHO_ACTION]["name"])
+        nodes = {name: node_id for node_id, name in names.items()}
+        _refuse_twins(names)
+        absent = [site for site in sites if site not in nodes]
+        if not absent:
+            return {site: nodes[site] for site in sites}
+        if monotonic() - started >= wait_s:
+            raise UserError(
+                "federation.site_absent",
+                what=f"No node answers for {', '.join(absent)}; nodes: {', '.join(sorted(nodes)) or 'none'}.",
+                why="Every site of the run has to be there before the first round.",
+                fix="Start the missing nodes, or leave these sites out of data.sites.",
+            )
+        sleep(POLL_S)
+
+
+def ask(
+    grid: Grid,
+    requests: Sequence[SiteRequest],
+    *,
+    nodes: Mapping[str, int],
+    kind: str,
+    deadline_s: float | None = None,
+    on_traffic: OnTraffic | None = None,
+    check_cancelled: Callable[[], None] = no_check,
+) -> Iterator[tuple[str, SiteReply | Exception]]:
+    """Send the requests and yield (site, reply or failure) as each arrives; stop after ``deadline_s`` seconds.
+
+    ``kind`` names what the arrays are (``payload.DECLARED_KINDS``) in the traffic records, which are made for what
+    is sent and for what comes back. RunCancelled is raised, never yielded.
+    """
+    encoded: dict[int, ArrayRecord] = {}
+    messages = []
+    for request in requests:
+        if id(request.arrays) not in encoded:
+            encoded[id(request.arrays)] = to_payload(request.arrays)
+        content = request_content(request, arrays=encoded[id(request.arrays)])
+        group_id = str(request.round)
+        messages.append(Message(content, nodes[request.site], request.task, group_id=group_id))
+        _count(on_traffic, content, site=request.site, direction="down", kind=kind, round_number=request.round)
+    started = monotonic()
+    waiting = dict(zip(grid.push_messages(messages), requests, strict=True))
+    del messages, encoded
+    while waiting and (deadline_s is None or monotonic() - started < deadline_s):
+        check_cancelled()
+        replies = list(grid.pull_messages(list(waiting)))
+        for reply in replies:
+            # An error for a lost node comes from the SuperLink, so the source does not tell the site.
+            request = waiting.pop(reply.metadata.reply_to_message_id)
+            if reply.has_error():
+                yield request.site, failure_of(reply.error, site=request.site)
+                continue
+            _count(on_traffic, reply.content, site=request.site, direction="up", kind=kind, round_number=request.round)
+            yield request.site, read_reply(reply)
+        if not replies and not isinstance(grid, InProcessGrid):
+            sleep(POLL_S)
+
+
+def failure_of(error: Error, *, site: str) -> Exception:
+    """Return the exception for an error reply: a UserError as it was raised at the site, else one that names it.
+
+    Raises RunCancelled when that is what the error reports.
+    """
+    if isinstance(error, LocalError):
+        cause: BaseException = error.cause
+        if isinstance(cause, SiteError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            return cause
+        failure = _site_failed(site, reason=f"{type(cause).__name__}: {cause}")
+        failure.__cause__ = cause
+        return failure
+    reason = error.reason or f"error code {error.code}"
+    if RunCancelled.__name__ in reason.split(":<")[0]:
+        raise RunCancelled(f"cancelled at site {site}")
+    record = _record_in(reason)
+    if "code" in record:
+        what = record["what"] if site in record["what"] else f"Site {site}: {record['what']}"
+        return UserError(record["code"], what=what, why=record["why"], fix=record["fix"])
+    return _site_failed(site, reason=record.get("what", reason))
+
+
+def check_reply(reply: SiteReply, *, site: str, round_number: int, sent: Arrays | None = None) -> None:
+    """Raise ``UserError`` ``federation.bad_reply``, naming the site, unless a reply can be used.
+
+    Floats must be finite, ``num_examples`` > 0, and, where ``sent`` is given, names, shapes and dtypes must equal
+    those of ``sent``.
+    """
+    problem = None
+    bad_metrics = [name for name, value in reply.metrics.items() if not np.isfinite(value)]
+    if reply.num_examples <= 0:
+        problem = f"it counts {reply.num_examples} examples"
+    elif bad_metrics:
+        problem = f"{bad_metrics[0]} is {reply.metrics[bad_metrics[0]]}"
+    elif sent is not None:
+        problem = _difference(reply.arrays, sent=sent)
+    if problem is None:
+        problem = next((f"'{k}' has values that are not finite" for k, v in reply.arrays.items() if _broken(v)), None)
+    if problem is not None:
+        raise UserError(
+            "federation.bad_reply",
+            what=f"The reply of site {site} in round {round_number} cannot be used: {problem}.",
+            why="One bad reply would spoil the model of all sites.",
+            fix=f"Look at the data and the log of {site}; a lower learning rate helps when numbers overflow.",
+        )
+    for name, array in reply.arrays.items():
+        check_dtype(name, array)
+
+
+def _difference(arrays: Arrays, *, sent: Arrays) -> str | None:
+    if arrays.keys() != sent.keys():
+        odd = sorted(arrays.keys() ^ sent.keys())
+        return f"{len(odd)} arrays are missing or unknown, the first is '{odd[0]}'"
+    for name, array in arrays.items():
+        expected = sent[name]
+        if array.shape != expected.shape or array.dtype != expected.dtype:
+            return f"'{name}' is {array.dtype}{array.shape}, not {expected.dtype}{expected.shape}"
+    return None
+
+
+def _broken(array: np.ndarray) -> bool:
+    return array.dtype.kind == "f" and not bool(np.isfinite(array).all())
+
+
+def _site_failed(site: str, *, reason: str) -> UserError:
+    return UserError(
+        "federation.site_failed",
+        what=f"Site {site} failed: {reason}.",
+        why="Its part of the round is missing.",
+        fix=f"Mend the cause at {site}, then resume the run.",
+    )
+
+
+def _record_in(reason: str) -> dict[str, str]:
+    # Flower wraps an exception's text as "<class '...'>:<'TEXT'>"; SiteError's text is one JSON object.
+    start, end = reason.find("{"), reason.rfind("}")
+    try:
+        record = json.loads(reason[start : end + 1])
+    except json.JSONDecodeError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _count(
+    on_traffic: OnTraffic | None, content: RecordDict, *, site: str, direction: Direction, kind: str, round_number: int
+) -> None:
+    if on_traffic is None:
+        return
+    arrays, scalars = content_bytes(content)
+    if arrays:
+        on_traffic(Traffic(site, direction, kind, arrays, round_number))
+    on_traffic(Traffic(site, direction, "metrics", scalars, round_number))
+
+
+def _refuse_twins(names: Mapping[int, str]) -> None:
+    twins = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
+    if twins:
+        raise UserError(
+            "federation.site_twice",
+            what=f"Two nodes both say that they are {', '.join(twins)}.",
+            why="A site's images must count once.",
+            fix="Give every node a site name of its own.",
+        )

@@ -1,0 +1,203 @@
+"""What a site does with the student in a round: local epochs on its own images (Eq. 3), and its own validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.config import FederationConfig
+from engine.data.transforms import mask_to_grid
+from engine.errors import UserError
+from engine.federation.site_state import load_optimiser, save_optimiser
+from engine.models.objective import supervised_loss
+from engine.seeding import derive_seed, numpy_generator
+
+ADAM_BETAS = (0.9, 0.999)
+"""[C FL:417-421]"""
+_DICE_SMOOTH = 1e-4
+"""The authors' smoothing: an empty prediction of an empty mask scores 1 [C sam_utils.py:501-538]."""
+
+
+class ImageSource(Protocol):
+    """The part of ``engine.data.datasets.ImageSet`` that training needs."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def batch(self, indices: np.ndarray, *, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return (image_B3HW float32 in [0, 1], mask_BKHW uint8), augmented only when ``rng`` is given."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The weights of L_sup: foreground pixels in BCE, and the soft Dice term (0 in the paper)."""
+
+    pos_weight: float = 2.0
+    dice_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a model computes: device, ``fp32`` or ``bf16`` autocast (weights stay float32), memory layout."""
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    channels_last: bool = False
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context of a forward pass."""
+        if self.precision == "bf16":
+            return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Return ``model`` on the device in the chosen layout."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+
+    def batch(self, image_B3HW: np.ndarray) -> Tensor:
+        """Return images as a tensor on the device in the chosen layout."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return torch.from_numpy(image_B3HW).to(self.device, memory_format=layout)
+
+
+@dataclass(frozen=True)
+class ValidationScore:
+    """A model on a site's validation images: mean Dice at probability 0.5 and mean L_sup, both over images."""
+
+    dice: float
+    loss: float
+
+
+OnStep = Callable[[int, int], None]
+
+
+def train_site(
+    model: nn.Module,
+    image_set: ImageSource,
+    *,
+    config: FederationConfig,
+    objective: Objective,
+    seed: int,
+    site: str,
+    round_number: int,
+    state_dir: Path,
+    placement: Placement,
+    check_cancelled: Callable[[], None],
+    on_step: OnStep | None = None,
+) -> float:
+    """Run ``config.local_epochs`` of Adam on L_sup (Eq. 3) and return the mean loss over images and epochs.
+
+    The batch order is the stream ("federation", site, round, epoch) and dropout draws from ("federation", site,
+    round, "torch"), so a round that is run again, in another process or after a kill, gives the same weights. Adam's
+    state is read from ``state_dir`` (the newest from before this round) and written there at the end.
+    ``on_step(step, total)`` is told each step of the round, after ``check_cancelled``.
+
+    Raises
+    ------
+    UserError
+        ``federation.loss_not_finite``, with site, round and step.
+    """
+    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, betas=ADAM_BETAS)
+    load_optimiser(optimiser, model=model, folder=state_dir, round_number=round_number)
+    total_steps = config.local_epochs * math.ceil(len(image_set) / config.batch_size)
+    summed = 0.0
+    model.train()
+    with _named_randomness(seed, "federation", site, round_number, "torch", device=placement.device):
+        batches = _batches(image_set, config=config, seed=seed, site=site, round_number=round_number)
+        for step, (image_B3HW, mask_BKHW) in enumerate(batches, start=1):
+            check_cancelled()
+            optimiser.zero_grad(set_to_none=True)
+            loss = _loss(model, image_B3HW, mask_BKHW=mask_BKHW, objective=objective, placement=placement)[0]
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise _not_finite(value, site=site, round_number=round_number, step=step)
+            loss.backward()
+            optimiser.step()
+            summed += value * len(image_B3HW)
+            if on_step is not None:
+                on_step(step, total_steps)
+    save_optimiser(optimiser, model=model, folder=state_dir, round_number=round_number)
+    return summed / (len(image_set) * config.local_epochs)
+
+
+@torch.no_grad()
+def evaluate_site(
+    model: nn.Module,
+    image_set: ImageSource,
+    *,
+    batch_size: int,
+    objective: Objective,
+    placement: Placement,
+    check_cancelled: Callable[[], None],
+) -> ValidationScore | None:
+    """Return Dice at p = 0.5 on the decoder's grid (mean over classes, then images) and L_sup; None without images."""
+    model.eval()
+    dice: list[Tensor] = []
+    summed = 0.0
+    for start in range(0, len(image_set), batch_size):
+        check_cancelled()
+        image_B3HW, mask_BKHW = image_set.batch(np.arange(start, min(start + batch_size, len(image_set))))
+        loss, logits_BKhw, mask_BKhw = _loss(
+            model, image_B3HW, mask_BKHW=mask_BKHW, objective=objective, placement=placement
+        )
+        summed += float(loss) * len(image_B3HW)
+        dice.append(_dice_per_image(logits_BKhw > 0, mask_BKhw > 0).cpu())
+    if not dice:
+        return None
+    return ValidationScore(float(torch.cat(dice).mean()), summed / len(image_set))
+
+
+def _batches(
+    image_set: ImageSource, *, config: FederationConfig, seed: int, site: str, round_number: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for epoch in range(config.local_epochs):
+        rng = numpy_generator(seed, "federation", site, round_number, epoch)
+        order = rng.permutation(len(image_set))
+        for start in range(0, len(order), config.batch_size):
+            yield image_set.batch(order[start : start + config.batch_size], rng=rng)
+
+
+def _loss(
+    model: nn.Module, image_B3HW: np.ndarray, *, mask_BKHW: np.ndarray, objective: Objective, placement: Placement
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (L_sup, logits_BKhw, mask_BKhw on the decoder's grid)."""
+    with placement.autocast():
+        logits_BKhw = model(placement.batch(image_B3HW)).float()
+    mask_BKhw = torch.from_numpy(mask_to_grid(mask_BKHW, logits_BKhw.shape[-1])).to(placement.device)
+    loss = supervised_loss(logits_BKhw, mask_BKhw, pos_weight=objective.pos_weight, dice_weight=objective.dice_weight)
+    return loss, logits_BKhw, mask_BKhw
+
+
+def _dice_per_image(predicted_BKhw: Tensor, mask_BKhw: Tensor) -> Tensor:
+    overlap_BK = (predicted_BKhw & mask_BKhw).flatten(2).sum(dim=2, dtype=torch.float64)
+    areas_BK = predicted_BKhw.flatten(2).sum(dim=2) + mask_BKhw.flatten(2).sum(dim=2)
+    return ((2 * overlap_BK + _DICE_SMOOTH) / (areas_BK + _DICE_SMOOTH)).mean(dim=1)
+
+
+@contextmanager
+def _named_randomness(seed: int, *names: str | int, device: str) -> Iterator[None]:
+    # Dropout and stochastic depth draw from torch's global generators: lend them a named seed and put them back.
+    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.random.default_generator.manual_seed(derive_seed(seed, *names))
+        if cuda:
+            torch.cuda.manual_seed(derive_seed(seed, *names))
+        yield
+
+
+def _not_finite(value: float, *, site: str, round_number: int, step: int) -> UserError:
+    return UserError(
+        "federation.loss_not_finite",
+        what=f"The loss at site {site} is {value} in round {round_number}, step {step}.",
+        why="Weights trained on it would spoil the model of all sites.",
+        fix="Lower federation.learning_rate, or use precision fp32; then look at that site's images.",
+    )

@@ -1,0 +1,125 @@
+"""What crosses a site's border: named arrays and scalars as Flower records, counted to the byte.
+
+Nothing is pickled. Arrays travel as ``.npy`` bytes in sorted key order, so equal contents are equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+from typing import cast
+
+import numpy as np
+from flwr.app import Array as FlowerArray
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from engine.errors import UserError
+from engine.federation.tasks import Arrays, Scalar, SiteReply, SiteRequest
+
+WIRE_DTYPES = ("float32", "float16", "int64", "uint8", "bool")
+
+DECLARED_KINDS: dict[str, str] = {
+    "student": "All weights and normalisation statistics of the student model (TinySAM); no image and no mask.",
+    "generator": "The weights of the ControlNet that the site trained on its images and masks; sent up once.",
+    "masks": "Binary masks that the site shares for generation, one bit a pixel; no image.",
+    "metrics": "Numbers that go with a message: round and settings down; loss, Dice and image counts up.",
+}
+"""Every kind of content that a message may carry, in words for the plan and the page."""
+
+_ARRAYS, _SETTINGS, _METRICS, _EXAMPLES = "arrays", "settings", "metrics", "num-examples"
+
+
+def to_payload(arrays: Arrays) -> ArrayRecord:
+    """Return ``arrays`` as an ArrayRecord with sorted keys; raises ``UserError`` for a dtype outside WIRE_DTYPES."""
+    record = ArrayRecord()
+    for name in sorted(arrays):
+        check_dtype(name, arrays[name])
+        # order="C" also undoes channels_last, which numpy would otherwise write in its own order.
+        record[name] = FlowerArray(np.asarray(arrays[name], order="C"))
+    return record
+
+
+def from_payload(record: ArrayRecord) -> dict[str, np.ndarray]:
+    """Return the arrays of a record, writable and owned by the caller."""
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def check_dtype(name: str, array: np.ndarray) -> None:
+    """Raise ``UserError`` ``federation.dtype`` unless the array may cross a site's border."""
+    if str(array.dtype) not in WIRE_DTYPES:
+        raise UserError(
+            "federation.dtype",
+            what=f"The array '{name}' is of type {array.dtype}.",
+            why=f"Only {', '.join(WIRE_DTYPES)} cross a site's border.",
+            fix="Cast the array before it is sent.",
+        )
+
+
+def payload_bytes(arrays: Arrays) -> int:
+    """Return the bytes of ``to_payload(arrays)`` on the wire: names, ``.npy`` headers and data, without encoding it.
+
+    Transport framing (HTTP, TLS) is not counted.
+    """
+    return sum(len(name.encode()) + _header_bytes(array) + array.nbytes for name, array in arrays.items())
+
+
+def _header_bytes(array: np.ndarray) -> int:
+    # The header that np.save writes, made from the shape alone: no data is touched.
+    descr = np.lib.format.dtype_to_descr(array.dtype)
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": array.shape})
+    return buffer.tell()
+
+
+def request_content(request: SiteRequest, *, arrays: ArrayRecord) -> RecordDict:
+    """Return a request's content; ``arrays`` is its encoded payload, shared by all sites of a round."""
+    settings = ConfigRecord({**request.settings, "round": request.round, "site": request.site})
+    return RecordDict({_ARRAYS: arrays, _SETTINGS: settings})
+
+
+def read_request(message: Message, *, site: str) -> SiteRequest:
+    """Return the request in a message that has reached ``site``."""
+    settings = cast(dict[str, Scalar], dict(message.content.config_records[_SETTINGS]))
+    settings.pop("site", None)
+    number = int(settings.pop("round", 0))
+    arrays = from_payload(message.content.array_records[_ARRAYS])
+    return SiteRequest(site, message.metadata.message_type, number, settings, arrays)
+
+
+def reply_content(reply: SiteReply) -> RecordDict:
+    """Return a reply's content; the key ``num-examples`` is the one that Flower's own strategies weigh by."""
+    metrics = MetricRecord({name: float(value) for name, value in reply.metrics.items()})
+    metrics[_EXAMPLES] = int(reply.num_examples)
+    return RecordDict({_ARRAYS: to_payload(reply.arrays), _METRICS: metrics})
+
+
+def read_reply(message: Message) -> SiteReply:
+    """Return the reply in a message that carries content."""
+    metrics = cast(dict[str, float], dict(message.content.metric_records[_METRICS]))
+    num_examples = int(metrics.pop(_EXAMPLES, 0))
+    return SiteReply(from_payload(message.content.array_records[_ARRAYS]), metrics, num_examples)
+
+
+def content_bytes(content: RecordDict) -> tuple[int, int]:
+    """Return (bytes of arrays, bytes of scalars) of a message's content."""
+    arrays = sum(record.count_bytes() for record in content.array_records.values())
+    settings = sum(len(record.deflate()) for record in content.config_records.values())
+    return arrays, settings + sum(len(record.deflate()) for record in content.metric_records.values())
+
+
+def pack_masks(mask_NKHW: np.ndarray) -> dict[str, np.ndarray]:
+    """Return {0, 1} masks of any shape as bits: ``bits`` uint8 (ceil(size / 8),) and ``shape`` int64."""
+    if mask_NKHW.size and int(mask_NKHW.max()) > 1:
+        raise UserError(
+            "federation.mask_values",
+            what=f"Masks to be shared have values up to {int(mask_NKHW.max())}.",
+            why="Masks cross a site's border as one bit a pixel.",
+            fix="Share masks of 0 and 1 only.",
+        )
+    return {"bits": np.packbits(mask_NKHW, axis=None), "shape": np.asarray(mask_NKHW.shape, dtype=np.int64)}
+
+
+def unpack_masks(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the uint8 masks that :func:`pack_masks` packed, in their shape."""
+    shape = tuple(int(side) for side in arrays["shape"])
+    return np.unpackbits(arrays["bits"], count=int(np.prod(shape))).reshape(shape)

@@ -1,0 +1,63 @@
+"""A site's own disk: the optimiser's state after each round, which never crosses the border.
+
+One safetensors file a round, written to a temporary name and renamed. The newest three are kept: the server may fall
+back to the checkpoint before its last, and the site then needs the state before that.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+KEPT_ROUNDS = 3
+_PATTERN = "adam_round_*.safetensors"
+
+
+def save_optimiser(optimiser: torch.optim.Optimizer, *, model: nn.Module, folder: Path, round_number: int) -> None:
+    """Write the state after ``round_number`` atomically; drop states of later rounds and all but the newest three."""
+    tensors = {
+        f"{field}/{name}": torch.as_tensor(value).detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for field, value in optimiser.state.get(parameter, {}).items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = _path(folder, round_number)
+    temporary = path.with_suffix(".part")
+    with temporary.open("wb") as file:
+        file.write(save(tensors))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    for number in _saved_rounds(folder):
+        if number > round_number or number <= round_number - KEPT_ROUNDS:
+            _path(folder, number).unlink()
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, *, model: nn.Module, folder: Path, round_number: int) -> int:
+    """Give ``optimiser`` the newest state from before ``round_number``; return its round, 0 where there is none.
+
+    Looking before ``round_number`` only makes a round that is run again start as it did the first time.
+    """
+    earlier = [number for number in _saved_rounds(folder) if number < round_number]
+    if not earlier:
+        return 0
+    state: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in load_file(_path(folder, max(earlier))).items():
+        field, name = key.split("/", 1)
+        state.setdefault(name, {})[field] = tensor
+    parameters = [name for name, _ in model.named_parameters()]
+    indexed = {index: state[name] for index, name in enumerate(parameters) if name in state}
+    optimiser.load_state_dict({"state": indexed, "param_groups": optimiser.state_dict()["param_groups"]})
+    return max(earlier)
+
+
+def _path(folder: Path, round_number: int) -> Path:
+    return folder / _PATTERN.replace("*", f"{round_number:06d}")
+
+
+def _saved_rounds(folder: Path) -> list[int]:
+    return sorted(int(path.stem.rsplit("_", 1)[1]) for path in folder.glob(_PATTERN))

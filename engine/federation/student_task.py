@@ -1,0 +1,119 @@
+"""The student's two tasks at a site: ``train.student`` (a round) and ``query.student`` (validation only)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+import torch
+from torch import nn
+
+from engine.config import FederationConfig
+from engine.federation.local_training import (
+    ImageSource,
+    Objective,
+    Placement,
+    ValidationScore,
+    evaluate_site,
+    train_site,
+)
+from engine.federation.tasks import Arrays, SiteReply, SiteRequest, SiteTask
+
+TRAIN_TASK = "train.student"
+EVALUATE_TASK = "query.student"
+
+OnSiteStep = Callable[[str, int, int, int], None]
+
+
+def model_arrays(model: nn.Module) -> dict[str, np.ndarray]:
+    """Return a copy of the whole state dict as numpy arrays: parameters, float buffers and integer counters."""
+    return {name: np.array(tensor.detach().cpu().numpy()) for name, tensor in model.state_dict().items()}
+
+
+def load_arrays(model: nn.Module, arrays: Arrays) -> None:
+    """Give ``model`` the weights and buffers in ``arrays``, keeping its device and memory layout."""
+    model.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()})
+
+
+def buffer_names(model: nn.Module) -> frozenset[str]:
+    """Return the names of the state dict's buffers, for ``aggregation.federated_average``."""
+    return frozenset(model.state_dict()) - {name for name, _ in model.named_parameters()}
+
+
+def make_student_tasks(
+    build: Callable[[], nn.Module],
+    *,
+    train: Mapping[str, ImageSource],
+    validation: Mapping[str, ImageSource],
+    config: FederationConfig,
+    objective: Objective,
+    seed: int,
+    state_root: Path,
+    placement: Placement,
+    check_cancelled: Callable[[], None],
+    on_step: OnSiteStep | None = None,
+) -> dict[str, SiteTask]:
+    """Return the tasks for ``client_app.build_client_app``.
+
+    Parameters
+    ----------
+    build : callable
+        Makes the student with its architecture; called once a process, and not before the first message.
+    train, validation : mapping
+        Images by site; a SuperNode's process has its own site alone.
+    state_root : Path
+        Adam's states are kept under ``state_root/<site>``.
+    on_step : callable
+        (site, round, step, steps in the round) after every optimiser step.
+
+    The reply of ``train.student`` has the whole state dict, n_k, and the metrics ``loss`` (mean L_sup while
+    training), ``val_dice``, ``val_loss`` (the local model on the site's own validation images; absent without any)
+    and ``wall_s``. ``query.student`` has no arrays and ``val_dice``, ``val_loss``, ``wall_s`` of the arrays sent,
+    with the number of validation images (1 without any) as its examples.
+    """
+    model_once = cache(lambda: placement.place(build()))
+
+    def validate(site: str) -> ValidationScore | None:
+        return evaluate_site(
+            model_once(),
+            validation[site],
+            batch_size=config.batch_size,
+            objective=objective,
+            placement=placement,
+            check_cancelled=check_cancelled,
+        )
+
+    def train_round(request: SiteRequest) -> SiteReply:
+        started = monotonic()
+        site, model = request.site, model_once()
+        load_arrays(model, request.arrays)
+        loss = train_site(
+            model,
+            train[site],
+            config=config,
+            objective=objective,
+            seed=seed,
+            site=site,
+            round_number=request.round,
+            state_dir=state_root / site,
+            placement=placement,
+            check_cancelled=check_cancelled,
+            on_step=None if on_step is None else lambda step, total: on_step(site, request.round, step, total),
+        )
+        metrics = {"loss": loss, **_score_metrics(validate(site)), "wall_s": monotonic() - started}
+        return SiteReply(model_arrays(model), metrics, len(train[site]))
+
+    def evaluate(request: SiteRequest) -> SiteReply:
+        started = monotonic()
+        load_arrays(model_once(), request.arrays)
+        metrics = {**_score_metrics(validate(request.site)), "wall_s": monotonic() - started}
+        return SiteReply({}, metrics, max(1, len(validation[request.site])))
+
+    return {TRAIN_TASK: train_round, EVALUATE_TASK: evaluate}
+
+
+def _score_metrics(score: ValidationScore | None) -> dict[str, float]:
+    return {} if score is None else {"val_dice": score.dice, "val_loss": score.loss}
