@@ -1,0 +1,91 @@
+"""Which stages a method has, and which part of a configuration each stage depends on. Torch-free.
+
+A stage's checkpoint and outputs depend on the sections that it and the stages before it read. Their hash is the
+stage's identity: an edit of a later section leaves it unchanged, which is what makes *extend* and *fork* safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from engine.config import RunConfig
+from engine.types import STAGES
+
+METHOD_STAGES: dict[str, tuple[str, ...]] = {
+    "dsfedmed": STAGES,
+    "fedtinysam": ("federated_training", "evaluation", "export"),
+}
+"""Stage names of every method; a test holds them equal to ``engine.methods``."""
+
+STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
+    "federated_training": ("data", "student", "federation"),
+    "generator_training": ("generator",),
+    "generation": ("generation",),
+    "foundation_finetuning": ("teacher", "foundation"),
+    "mutual_distillation": ("distillation",),
+    "evaluation": ("evaluation",),
+    "export": ("export",),
+}
+"""Sections that each stage is the first to read."""
+
+WHOLE_RUN_KEYS = ("seed", "method", "precision", "pos_weight", "dice_weight")
+"""Keys outside the sections that change every stage's numbers."""
+
+FREE_KEYS = ("name", "device", "threads")
+"""Keys that say what a run is called and where it runs; a run may be resumed with others."""
+
+
+def stage_hash(config: RunConfig, stages: Sequence[str], stage: str, *, ignore_rounds: bool = False) -> str:
+    """Return 16 hex digits that identify everything on which ``stage``'s result depends.
+
+    ``stages`` are the method's stages in order. With ``ignore_rounds`` the number of rounds is left out: the state
+    after round r is the same whatever the total, so federated training goes on from it when a run is extended.
+    """
+    values = config.model_dump(mode="json")
+    wanted: dict[str, Any] = {key: values[key] for key in WHOLE_RUN_KEYS}
+    for name in stages[: stages.index(stage) + 1]:
+        for section in STAGE_SECTIONS.get(name, ()):
+            wanted[section] = values[section]
+    if ignore_rounds:
+        wanted["federation"] = {k: v for k, v in wanted["federation"].items() if k != "rounds"}
+    return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def checkpoint_hash(config: RunConfig, stages: Sequence[str], name: str, *, running: str) -> str:
+    """Return the identity that the checkpoint ``name`` carries.
+
+    A checkpoint belongs to the stage whose name it is or begins with (``generator_training/site_a``), any other one
+    to the stage ``running``.
+    """
+    first = name.split("/")[0]
+    stage = next((known for known in stages if first == known or first.startswith(f"{known}-")), running)
+    return stage_hash(config, stages, stage, ignore_rounds=stage == "federated_training")
+
+
+def changed_keys(before: RunConfig, after: RunConfig) -> tuple[str, ...]:
+    """Return the dotted keys whose values differ, in the schema's order."""
+    return tuple(_differences(before.model_dump(mode="json"), after.model_dump(mode="json"), prefix=""))
+
+
+def first_stage_of(key: str, stages: Sequence[str]) -> str | None:
+    """Return the first stage whose result the dotted ``key`` changes; ``None`` where it changes none."""
+    top = key.split(".")[0]
+    if top in FREE_KEYS:
+        return None
+    if top in WHOLE_RUN_KEYS:
+        return stages[0]
+    return next((stage for stage in stages if top in STAGE_SECTIONS.get(stage, ())), None)
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], *, prefix: str) -> list[str]:
+    keys: list[str] = []
+    for key, value in before.items():
+        other = after.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            keys += _differences(value, other, prefix=f"{prefix}{key}.")
+        elif value != other:
+            keys.append(prefix + key)
+    return keys

@@ -1,0 +1,159 @@
+"""Frozen records that the runs store gives out. Torch-free; times are seconds since 1970 UTC."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from engine.config import RunConfig, parse_config
+from engine.types import SampleScore, SyntheticSample
+
+RunStatus = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
+StageStatus = Literal["pending", "running", "finished", "failed", "cancelled"]
+SampleOrder = Literal["score", "rank", "l_gt", "l_kl", "faithfulness", "index"]
+Item = TypeVar("Item")
+
+ACTIVE: tuple[RunStatus, ...] = ("queued", "running")
+RESUMABLE: tuple[RunStatus, ...] = ("failed", "cancelled", "interrupted")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run as the list and the page's header show it."""
+
+    run_id: str
+    name: str
+    status: RunStatus
+    method: str
+    config_json: str
+    config_hash: str
+    created_at: float
+    queued_at: float | None
+    started_at: float | None
+    """When the first worker began; a resumed run keeps it."""
+    finished_at: float | None
+    parent: str | None
+    fork_stage: str | None
+    error: dict[str, str] | None
+    """What stopped the run, in the four fields of a UserError."""
+    stage: str | None
+    """The stage that runs now or ran last."""
+    attempt: int
+    """How many workers have begun this run; only the latest may write to it."""
+    pid: int | None
+    pid_started: float | None
+    host: str | None
+    heartbeat_at: float | None
+    cancel_requested: bool
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's configuration; raises ``UserError`` where the schema has moved on since."""
+        return parse_config(json.loads(self.config_json))
+
+    @property
+    def active(self) -> bool:
+        """Whether the run waits in the queue or has a worker."""
+        return self.status in ACTIVE
+
+    @property
+    def resumable(self) -> bool:
+        """Whether ``resume`` accepts the run."""
+        return self.status in RESUMABLE
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage of one run."""
+
+    name: str
+    position: int
+    status: StageStatus
+    step: int
+    total: int
+    message: str
+    started_at: float | None
+    finished_at: float | None
+    wall_s: float
+    """Seconds of work, summed over every worker that had a part in it."""
+    eta_s: float | None
+    """Expected seconds of work left; ``None`` while nothing is known. 0 when finished."""
+    planned_s: float | None
+    """What the plan expected for the whole stage."""
+
+    @property
+    def fraction(self) -> float:
+        """Share of the stage's steps that is done, in [0, 1]."""
+        if self.status == "finished":
+            return 1.0
+        return min(1.0, self.step / self.total) if self.total > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run with its stages in order and the expected seconds until its end."""
+
+    run: RunRecord
+    stages: tuple[StageRecord, ...]
+    eta_s: float | None
+
+
+@dataclass(frozen=True)
+class MetricSeries:
+    """One curve: ``steps[i]`` is the round or epoch of ``values[i]``, steps ascend."""
+
+    stage: str
+    name: str
+    site: str | None
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TrafficTotal:
+    """Bytes of one kind that crossed one site's border in one direction during one stage."""
+
+    site: str
+    direction: Literal["up", "down"]
+    kind: str
+    stage: str
+    payload_bytes: int
+    num_messages: int
+
+
+@dataclass(frozen=True)
+class ScoredSample:
+    """A generated pair and its learnability at one epoch (``None`` where it was not scored)."""
+
+    sample: SyntheticSample
+    score: SampleScore | None
+
+
+@dataclass(frozen=True)
+class Page(Generic[Item]):
+    """One page of a longer list; ``total`` counts the whole list."""
+
+    items: tuple[Item, ...]
+    total: int
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line for people; ``id`` ascends over all runs of a store."""
+
+    id: int
+    at: float
+    stage: str | None
+    level: Literal["info", "warning", "error"]
+    text: str
+
+
+@dataclass(frozen=True)
+class ArtefactRecord:
+    """A file or folder that a run made; ``path`` is relative to the run's folder."""
+
+    kind: str
+    path: str
+    stage: str
+    created_at: float
