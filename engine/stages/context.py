@@ -15,6 +15,7 @@ import torch
 from engine.config import ModelConfig, RunConfig
 from engine.data.datasets import Federation, load_federation
 from engine.errors import UserError
+from engine.federation.local_training import Objective, Placement
 from engine.models.execution import place_model, resolve_device
 from engine.models.registry import build_model
 from engine.models.weights import load_weights, save_weights
@@ -52,6 +53,19 @@ class RunContext:
     def device(self) -> torch.device:
         """The device that the configuration asks for."""
         return resolve_device(self.config.device)
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Device, precision and memory layout of every model of the run."""
+        precision = self.config.precision
+        if precision == "auto":
+            precision = "bf16" if self.device.type == "cuda" else "fp32"
+        return Placement(device=self.device.type, precision=precision, channels_last=True)
+
+    @property
+    def objective(self) -> Objective:
+        """The weights of L_sup."""
+        return Objective(pos_weight=self.config.pos_weight, dice_weight=self.config.dice_weight)
 
     @property
     def grid_px(self) -> int:
