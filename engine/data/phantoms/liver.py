@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from engine.data.phantoms.base import PhantomTask, Recipe, Streams, Style
-from engine.data.phantoms.canvas import Blob, blob
-from engine.data.phantoms.section import Layer, Section, masks, paint_section
+from engine.data.phantoms.canvas import Blob
+from engine.data.phantoms.section import Layer, Pen, Section, masks, paint_section
 
 TISSUES = (
     "air", "fat", "muscle", "cavity", "bone", "cord", "lung", "liver", "liver_vessel", "liver_lesion", "spleen",
@@ -27,28 +27,19 @@ SOFT = (CAVITY, STOMACH, GAS, BOWEL, SPLEEN)
 
 def anatomy(style: Style, streams: Streams, position: float) -> Section:
     """Return one slice; ``position`` runs from the dome (-1) to the lower edge (1)."""
-    rng = streams.rng("abdomen")
-    unit, x0, y0 = style["zoom"], rng.normal(0, 0.03), rng.normal(0, 0.03)
-    depth = style["body_depth"]
-    layers: list[Layer] = []
-
-    def add(
-        label: int, x: float, y: float, rx: float, ry: float, *, angle: float = 0.0, rough: float = 0.05, over=None
-    ) -> Blob:
-        shape = blob(rng, x0 + x * unit, y0 + y * depth * unit, rx * unit, ry * depth * unit, angle=angle, rough=rough)
-        layers.append(Layer(shape, label, over))
-        return shape
-
+    rng = streams.rng("body")
+    pen = Pen([], rng, rng.normal(0, 0.03), rng.normal(0, 0.03), style["zoom"], style["body_depth"])
     rind = style["fat_rind"]
-    body = add(FAT, 0, 0, 1.0, 1.0, rough=0.025)
-    layers.append(Layer(body.scaled(1 - rind), MUSCLE))
-    layers.append(Layer(body.scaled(1 - rind - 0.07), CAVITY))
-    ribs(layers, rng, body.scaled(1 - rind - 0.04))
-    upper_organs(add, rng, position)
-    liver(add, rng, position, style)
-    lower_organs(add, rng, position)
-    spine(add, rng)
-    return Section(tuple(layers), ORGAN)
+    body = pen.add(FAT, 0, 0, 1.0, 1.0, rough=0.025)
+    pen.layers.append(Layer(body.scaled(1 - rind), MUSCLE))
+    pen.layers.append(Layer(body.scaled(1 - rind - 0.07), CAVITY))
+    ribs(pen.layers, rng, body.scaled(1 - rind - 0.04))
+    upper_organs(pen.part(streams.rng("upper")), position)
+    bowel(pen.part(streams.rng("bowel")), position)
+    liver(pen.part(streams.rng("liver")), position, style)
+    lower_organs(pen.part(streams.rng("lower")), position)
+    spine(pen.part(streams.rng("spine")))
+    return Section(tuple(pen.layers), ORGAN)
 
 
 def ribs(layers: list[Layer], rng: np.random.Generator, wall: Blob) -> None:
@@ -60,27 +51,37 @@ def ribs(layers: list[Layer], rng: np.random.Generator, wall: Blob) -> None:
             layers.append(Layer(Blob(x, y, 0.05, 0.022, angle + np.pi / 2), BONE, (MUSCLE, CAVITY)))
 
 
-def upper_organs(add, rng: np.random.Generator, position: float) -> None:
-    """Add what the liver may overlap: lungs, stomach, spleen, bowel."""
+def upper_organs(pen: Pen, position: float) -> None:
+    """Add what the liver may overlap: lungs, stomach, spleen."""
+    rng, add = pen.rng, pen.add
     if position < -0.4:
         for side in (-1, 1):
-            add(LUNG, side * 0.55, 0.35, 0.3 * -position, 0.4 * -position, angle=side * 0.4, over=(CAVITY,))
+            shape = Blob(
+                pen.x0 + side * 0.55 * pen.unit, pen.y0 + 0.3 * pen.unit, 0.25 * -position, 0.28 * -position, side * 0.4
+            )
+            pen.layers.append(Layer(shape, LUNG, (CAVITY,)))
     big = rng.uniform(0.7, 1.15)
     stomach = (rng.uniform(0.25, 0.45), rng.uniform(-0.4, -0.2), 0.3 * big, 0.28 * big)
+    tilt, spleen_y = rng.uniform(-0.5, 0.5), rng.uniform(0.15, 0.3)
     if position < 0.6:
-        add(STOMACH, *stomach, angle=rng.uniform(-0.5, 0.5), over=(CAVITY,), rough=0.1)
+        add(STOMACH, *stomach, angle=tilt, over=(CAVITY,), rough=0.1)
         add(GAS, stomach[0], stomach[1] - 0.12, stomach[2] * 0.6, stomach[3] * 0.35, over=(STOMACH,))
     grow = 1 - 0.5 * max(0.0, position)
     add(
         SPLEEN,
         0.66,
-        rng.uniform(0.15, 0.3),
+        spleen_y,
         0.17 * grow * big,
         0.34 * grow,
         angle=-0.25,
         over=(CAVITY, LUNG),
         rough=0.08,
     )
+
+
+def bowel(pen: Pen, position: float) -> None:
+    """Add loops of bowel, more of them lower down."""
+    rng, add = pen.rng, pen.add
     for _ in range(int(3 + 7 * max(0.0, position + 0.3))):
         x, y = rng.uniform(-0.6, 0.65), rng.uniform(-0.6, 0.15)
         radius = rng.uniform(0.08, 0.15)
@@ -89,8 +90,9 @@ def upper_organs(add, rng: np.random.Generator, position: float) -> None:
             add(GAS, x, y - 0.02, radius * 0.5, radius * 0.4, over=(BOWEL,))
 
 
-def liver(add, rng: np.random.Generator, position: float, style: Style) -> None:
+def liver(pen: Pen, position: float, style: Style) -> None:
     """Add right and left lobe, fissure, vessels and lesions."""
+    rng, add = pen.rng, pen.add
     size = style["liver_size"] * (1 - 0.4 * max(0.0, position) ** 1.5 - 0.2 * max(0.0, -position - 0.3))
     right = (-0.42 - 0.04 * position, 0.02 + 0.1 * position)
     over = (*SOFT, LUNG)
@@ -133,8 +135,9 @@ def liver(add, rng: np.random.Generator, position: float, style: Style) -> None:
         )
 
 
-def lower_organs(add, rng: np.random.Generator, position: float) -> None:
+def lower_organs(pen: Pen, position: float) -> None:
     """Add what lies in front of or notches the liver: gall bladder, kidneys, great vessels."""
+    rng, add = pen.rng, pen.add
     if position > 0.0:
         add(BILE, rng.uniform(-0.35, -0.2), -0.2, 0.1, 0.15, angle=0.5, over=(*ORGAN, *SOFT))
     for side in (-1, 1):
@@ -146,8 +149,9 @@ def lower_organs(add, rng: np.random.Generator, position: float) -> None:
     add(VESSEL, 0.09, 0.3, 0.07, 0.09)
 
 
-def spine(add, rng: np.random.Generator) -> None:
+def spine(pen: Pen) -> None:
     """Add vertebra, spinal canal and back muscles."""
+    add = pen.add
     for side in (-1, 1):
         add(MUSCLE, side * 0.22, 0.78, 0.2, 0.17, rough=0.08)
         add(BONE, side * 0.12, 0.66, 0.12, 0.04, angle=side * 0.3)
@@ -169,13 +173,14 @@ SHAPE = {
     "grain": (0.8, 1.8),
 }  # fmt: skip
 CT = SHAPE | {
-    "air": (0, 0), "fat": (0.1, 0.35), "muscle": (0.42, 0.58), "cavity": (0.12, 0.38), "bone": (0.85, 1.0),
-    "cord": (0.4, 0.5), "lung": (0, 0.05),
+    "air": (-0.4, -0.3), "fat": (0.1, 0.35), "muscle": (0.42, 0.58), "cavity": (0.12, 0.38), "bone": (0.85, 1.0),
+    "cord": (0.4, 0.5), "lung": (-0.3, 0.05),
     "liver": (0.48, 0.72), "liver_vessel": (0.45, 0.85), "liver_lesion": (0.35, 0.55), "spleen": (0.45, 0.78),
     "kidney": (0.42, 0.9),
-    "pelvis": (0.3, 0.9), "stomach": (0.38, 0.6), "gas": (0, 0.05), "vessel": (0.45, 0.95), "bile": (0.35, 0.45),
+    "pelvis": (0.3, 0.9), "stomach": (0.38, 0.6), "gas": (-0.4, -0.2), "vessel": (0.45, 0.95), "bile": (0.35, 0.45),
     "bowel": (0.35, 0.65),
-    "texture": (0.0, 0.06), "bias": (0.0, 0.03), "streaks": (-0.5, 1.0), "noise": (0.005, 0.08),
+    "texture": (0.0, 0.06), "bias": (0.0, 0.03), "streaks": (-0.5, 1.0), "quantum": (0.005, 0.09),
+    "quantum_grain": (1.0, 2.0),
 }  # fmt: skip
 T1 = SHAPE | {
     "air": (0, 0.02), "fat": (0.5, 1.0), "muscle": (0.25, 0.5), "cavity": (0.45, 0.95), "bone": (0.3, 0.6),
@@ -199,17 +204,17 @@ LOOKS = {
     "ct_venous": CT | {
         "liver": (0.62, 0.7), "liver_vessel": (0.74, 0.84), "spleen": (0.66, 0.74), "kidney": (0.78, 0.88),
         "vessel": (0.76, 0.86), "fat": (0.15, 0.22),
-        "cavity": (0.18, 0.25), "noise": (0.02, 0.05), "contrast": (0.95, 1.1), "gamma": (0.95, 1.05),
+        "cavity": (0.18, 0.25), "quantum": (0.01, 0.035), "contrast": (0.95, 1.1), "gamma": (0.95, 1.05),
         "blur": (-0.003, 0.001), "zoom": (0.85, 1.0),
     },
     "ct_low_dose": CT | {
         "liver": (0.5, 0.58), "liver_vessel": (0.45, 0.52), "spleen": (0.48, 0.54), "kidney": (0.44, 0.52),
         "vessel": (0.45, 0.52), "pelvis": (0.4, 0.45),
-        "noise": (0.07, 0.11), "streaks": (0.3, 1.0), "grain": (1.3, 1.9), "zoom": (0.78, 0.92),
+        "quantum": (0.06, 0.1), "streaks": (0.3, 1.0), "quantum_grain": (1.3, 1.9), "zoom": (0.78, 0.92),
         "fat_rind": (0.1, 0.18), "contrast": (0.75, 0.9),
     },
     "mr_t1_in": T1 | {
-        "liver": (0.5, 0.62), "fat": (0.8, 1.0), "cavity": (0.7, 0.85), "spleen": (0.32, 0.42), "bias": (0.1, 0.25),
+        "liver": (0.42, 0.54), "fat": (0.85, 1.0), "cavity": (0.78, 0.95), "spleen": (0.32, 0.42), "bias": (0.1, 0.25),
         "rician": (0.01, 0.04),
         "zoom": (0.8, 0.95), "gamma": (0.95, 1.2),
     },

@@ -132,6 +132,8 @@ def height_field(scene: Colon, style: Style, streams: Streams, px: int) -> tuple
         where, inside = local_depth(shape, px)
         size = min(shape.rx, shape.ry)
         dome = np.clip(inside * (2 - inside), 0, 1)
+        # A fold ends at the polyp's foot: it does not run on over the polyp.
+        height[where] *= 1 - 0.85 * np.clip(inside * 4, 0, 1)
         height[where] += dome * np.float32(size * style["dome"])
         soft[where] = np.maximum(
             soft[where], np.clip(0.5 + inside * np.float32(size * px * 0.5 / (1 + style["edge"])), 0, 1)
@@ -237,7 +239,7 @@ BASE = {
     "dome": (0.3, 1.2), "edge": (0.2, 4.0), "polyp_red": (-0.5, 1.2), "polyp_pale": (-0.05, 0.45),
     "polyp_texture": (-0.4, 0.8),
     "falloff": (0.2, 1.0), "lumen": (0.3, 0.95), "shadow": (0.2, 0.9), "gloss": (-0.6, 0.9), "instrument": (-1.0, 0.12),
-    "frame": (-0.49, 2.4), "frame_aspect": (0.5, 1.02), "corner": (0.2, 0.75), "border": (0.0, 0.07),
+    "frame": (-0.49, 2.4), "frame_aspect": (0.5, 1.02), "corner": (0.15, 0.6), "border": (0.0, 0.07),
     "inset": (-1, 0.25),
     "gain_r": (0.9, 1.12), "gain_g": (0.9, 1.08), "gain_b": (0.85, 1.12), "contrast": (0.8, 1.3),
     "brightness": (-0.1, 0.1),

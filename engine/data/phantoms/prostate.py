@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from engine.data.phantoms.base import PhantomTask, Recipe, Streams, Style, present
-from engine.data.phantoms.canvas import Blob, blob
-from engine.data.phantoms.section import Layer, Section, masks, paint_section
+from engine.data.phantoms.canvas import blob
+from engine.data.phantoms.section import Layer, Pen, Section, masks, paint_section
 
 TISSUES = (
     "air", "fat", "muscle", "marrow", "urine", "wall", "lumen", "peripheral", "transition", "bright_nodule",
@@ -23,16 +23,8 @@ ORGAN = (PERIPHERAL, TRANSITION, BRIGHT, DARK)
 def anatomy(style: Style, streams: Streams, position: float) -> Section:
     """Return one slice; ``position`` runs from base (-1) to apex (1)."""
     rng = streams.rng("pelvis")
-    unit, x0, y0 = style["zoom"], rng.normal(0, 0.05), rng.normal(0.02, 0.06)
-    layers: list[Layer] = []
-
-    def add(
-        label: int, x: float, y: float, rx: float, ry: float, *, angle: float = 0.0, rough: float = 0.05, over=None
-    ) -> Blob:
-        shape = blob(rng, x0 + x * unit, y0 + y * unit, rx * unit, ry * unit, angle=angle, rough=rough)
-        layers.append(Layer(shape, label, over))
-        return shape
-
+    pen = Pen([], rng, rng.normal(0, 0.05), rng.normal(0.02, 0.06), style["zoom"])
+    add = pen.add
     width = rng.uniform(5.2, 6.4)
     add(FAT, 0, 0.2, width, width * rng.uniform(0.62, 0.75), rough=0.03)
     add(MUSCLE, 0, 0.2, width * 0.86, width * 0.55, rough=0.05)
@@ -49,17 +41,19 @@ def anatomy(style: Style, streams: Streams, position: float) -> Section:
         )
         add(MUSCLE, side * 1.5, 2.7, 1.1, 0.7, angle=side * 0.6, rough=0.08)
         add(VEINS, side * rng.uniform(1.15, 1.3), rng.uniform(0.1, 0.4), 0.2, 0.3, rough=0.2)
-        if position > -0.4:
-            add(LEVATOR, side * rng.uniform(1.12, 1.25), 0.75, 0.12, 0.8, angle=-side * 0.3)
     add(MARROW, 0, -2.3 + 0.1 * position, 1.1, 0.5, rough=0.1)
+    levator = pen.part(streams.rng("levator"))
+    for side in (-1, 1) if position > -0.4 else ():
+        levator.add(LEVATOR, side * levator.rng.uniform(1.12, 1.25), 0.75, 0.12, 0.8, angle=-side * 0.3)
     size = float(np.sqrt(1 - (0.8 * position) ** 2)) * style["gland"]
-    pelvic_organs(add, rng, style, position, size)
-    gland(layers, rng, style, unit, x0, y0, size)
-    return Section(tuple(layers), ORGAN)
+    pelvic_organs(pen.part(streams.rng("pelvic")), style, position, size)
+    gland(pen.part(streams.rng("gland")), style, size)
+    return Section(tuple(pen.layers), ORGAN)
 
 
-def pelvic_organs(add, rng: np.random.Generator, style: Style, position: float, size: float) -> None:
+def pelvic_organs(pen: Pen, style: Style, position: float, size: float) -> None:
     """Add bladder, seminal vesicles and rectum around the gland."""
+    rng, add = pen.rng, pen.add
     full = max(0.0, 0.25 - position) * style["bladder"]
     wide, tall, shift = rng.uniform(0.9, 1.5), rng.uniform(0.6, 0.9), rng.normal(0, 0.15)
     if full > 0.1:
@@ -75,10 +69,9 @@ def pelvic_organs(add, rng: np.random.Generator, style: Style, position: float, 
     add(LUMEN, swing, down, radius * gas * 1.1, radius * gas, rough=0.08)
 
 
-def gland(
-    layers: list[Layer], rng: np.random.Generator, style: Style, unit: float, x0: float, y0: float, size: float
-) -> None:
+def gland(pen: Pen, style: Style, size: float) -> None:
     """Append capsule, peripheral and transition zone and nodules; only the gland's own tissue is covered by nodules."""
+    rng, layers, unit, x0, y0 = pen.rng, pen.layers, pen.unit, pen.x0, pen.y0
     wide, tall = unit * size, unit * size * rng.uniform(0.72, 0.88)
     outline = blob(rng, x0, y0, wide, tall, angle=rng.normal(0, 0.08), rough=0.05)
     layers.append(Layer(outline.scaled(1.07), MUSCLE))

@@ -4,19 +4,19 @@ label.
 The mask is a set of labels of the rasterised stack, so it is exact whatever lies in front of the organ.
 Style keys used here: one brightness a tissue name, ``texture``, ``bias`` (slow shading, log units), ``ghosting``
 (phase ghosts),
-``streaks`` (CT), and the camera's.
+``streaks``, ``quantum`` and ``quantum_grain`` (CT), ``rician`` (MR), and the camera's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from engine.data.phantoms.base import Streams, Style, present
 from engine.data.phantoms.camera import expose
-from engine.data.phantoms.canvas import Blob, fractal, grid, noise, soften, stamp
+from engine.data.phantoms.canvas import Blob, blob, fractal, grid, noise, soften, stamp
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,45 @@ class Layer:
     shape: Blob
     label: int
     over: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Pen:
+    """Adds blobs to ``layers`` in body units: ``unit`` is one length in picture units, ``tall`` squeezes the vertical.
+
+    Every part of the body has its own stream (:meth:`part`), so that an organ missing in one slice does not change the
+    others.
+    """
+
+    layers: list[Layer]
+    rng: np.random.Generator
+    x0: float
+    y0: float
+    unit: float
+    tall: float = 1.0
+
+    def part(self, rng: np.random.Generator) -> Pen:
+        """Return a pen on the same layers that draws from ``rng``."""
+        return replace(self, rng=rng)
+
+    def add(
+        self,
+        label: int,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        *,
+        angle: float = 0.0,
+        rough: float = 0.05,
+        over: tuple[int, ...] | None = None,
+    ) -> Blob:
+        """Append a blob of ``label`` at (x, y) with radii (rx, ry) in body units; return it."""
+        step = self.unit * self.tall
+        centre = (self.x0 + x * self.unit, self.y0 + y * step)
+        shape = blob(self.rng, *centre, rx * self.unit, ry * step, angle=angle, rough=rough)
+        self.layers.append(Layer(shape, label, over))
+        return shape
 
 
 @dataclass(frozen=True)
@@ -91,6 +130,9 @@ def paint_section(
         image += (
             np.float32(0.03 * style["streaks"]) * np.sin(along * np.float32(rng.uniform(40, 90))) * noise(rng, px, 5)
         )
+    if present(style, "quantum") > 0:
+        # CT: the noise comes before the display window, which clips it away where air lies below the window.
+        image = image + noise(rng, px, int(px / style["quantum_grain"])) * np.float32(style["quantum"])
     sigma = np.float32(present(style, "rician"))
     if sigma > 0:
         # Magnitude of a complex signal: the noise floor of air is raised, as in MR.
