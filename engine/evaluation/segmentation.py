@@ -1,0 +1,215 @@
+"""Evaluation of a segmentation model on a set of images: measures per image, and the results table's rows.
+
+Shape legend: B images, 3 colour channels, K classes, H and W image side, h and w side of the scored grid in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engine.config import EvaluationConfig
+from engine.data.transforms import mask_to_grid
+from engine.errors import UserError
+from engine.evaluation import measures
+from engine.evaluation.bootstrap import mean_interval
+from engine.seeding import numpy_generator
+from engine.types import EvaluationRow
+
+MEAN_CLASS = "mean"
+"""Class name of the row (and of the per-image record) that averages over the classes, when there are several."""
+
+
+class Images(Protocol):
+    """The part of ``engine.data.datasets.ImageSet`` that evaluation reads."""
+
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return N."""
+
+    def batch(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return float32 images (B, 3, H, W) in [0, 1] and uint8 masks (B, K, H, W) in {0, 1}."""
+
+
+def evaluate_model(
+    model: nn.Module,
+    image_set: Images,
+    *,
+    classes: Sequence[str],
+    model_name: str,
+    site: str,
+    split: Literal["validation", "test"],
+    config: EvaluationConfig,
+    seed: int,
+    device: torch.device | str = "cpu",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    check_cancelled: Callable[[], None] = lambda: None,
+) -> tuple[list[EvaluationRow], list[dict[str, Any]]]:
+    """Return one row a class (and their mean, if there are several), and one record an image and class.
+
+    The model is moved to ``device``, evaluated without gradients in eval mode, and left in the modes it had. Logits
+    are float32, bilinearly resized to ``config.mask_px`` when that is set, else scored on the decoder's own grid;
+    masks are nearest-resized to the same grid. ``dice`` and ``iou`` cut at probability 0.5; the five-threshold
+    measures follow the authors' code (methods 1.7). Intervals resample ``image_set.groups`` (patients).
+
+    Returns
+    -------
+    rows : list of EvaluationRow
+    images : list of dict
+        Keys ``name``, ``group``, ``site``, ``model``, ``class_name``, ``dice``, ``iou``, ``dice_five_thresholds``,
+        ``iou_five_thresholds``, ``hd95_px`` (None where undefined), ``predicted_px`` and ``true_px`` (areas in pixels
+        of the grid). JSON-ready.
+
+    Raises
+    ------
+    UserError
+        ``evaluation.empty`` without images, ``evaluation.classes`` when the model and the data disagree on K,
+        ``evaluation.not_finite`` when the model answers NaN or infinity.
+    """
+    if not len(image_set):
+        raise UserError(
+            "evaluation.empty",
+            what=f"There is no image in the {split} set of '{site}'.",
+            why="A measure needs at least one image.",
+            fix="Give the site images, or leave it out of the evaluation.",
+        )
+    images: list[dict[str, Any]] = []
+    model.to(device)
+    with _eval_mode(model), torch.inference_mode():
+        for start in range(0, len(image_set), config.batch_size):
+            check_cancelled()
+            indices = range(start, min(start + config.batch_size, len(image_set)))
+            image_B3HW, mask_BKHW = image_set.batch(list(indices))
+            logits_BKhw = _predict(model, image_B3HW, device=device, precision=precision)
+            _check_logits(logits_BKhw, num_classes=len(classes), model_name=model_name, site=site)
+            if config.mask_px is not None:
+                logits_BKhw = resize_logits(logits_BKhw, side_px=config.mask_px)
+            mask_BKhw = torch.from_numpy(mask_to_grid(mask_BKHW, logits_BKhw.shape[-1])).to(device)
+            scores = _score_batch(logits_BKhw, mask_BKhw.bool(), classes=classes)
+            for index, per_class in zip(indices, scores, strict=True):
+                whose = {"name": image_set.names[index], "group": image_set.groups[index], "site": site}
+                images += [{**whose, "model": model_name, **score} for score in per_class]
+    return summarise(images, split=split, config=config, seed=seed), images
+
+
+def resize_logits(logits_BKhw: Tensor, *, side_px: int) -> Tensor:
+    """Return logits bilinearly resized to (B, K, side, side), pixel centres aligned (``align_corners=False``)."""
+    if logits_BKhw.shape[-2:] == (side_px, side_px):
+        return logits_BKhw
+    return functional.interpolate(logits_BKhw, size=(side_px, side_px), mode="bilinear", align_corners=False)
+
+
+def summarise(
+    images: Sequence[dict[str, Any]], *, split: Literal["validation", "test"], config: EvaluationConfig, seed: int
+) -> list[EvaluationRow]:
+    """Return one row for each model, site and class among the per-image records, in the order they first appear."""
+    parts: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for image in images:
+        parts.setdefault((image["model"], image["site"], image["class_name"]), []).append(image)
+    rows = []
+    for (model_name, site, class_name), part in parts.items():
+        dice = [image["dice"] for image in part]
+        # The stream does not depend on the model: models are compared on the same resamples.
+        rng = numpy_generator(seed, "bootstrap", site, split, class_name)
+        low, high = mean_interval(
+            dice, groups=[image["group"] for image in part], num_samples=config.bootstrap_samples, rng=rng
+        )
+        distances = [image["hd95_px"] for image in part if image["hd95_px"] is not None]
+        rows.append(
+            EvaluationRow(
+                model=model_name,
+                site=site,
+                split=split,
+                class_name=class_name,
+                num_images=len(part),
+                dice=_mean(dice),
+                dice_low=low,
+                dice_high=high,
+                iou=_mean([image["iou"] for image in part]),
+                dice_five_thresholds=_mean([image["dice_five_thresholds"] for image in part]),
+                iou_five_thresholds=_mean([image["iou_five_thresholds"] for image in part]),
+                hd95_px=_mean(distances) if distances else None,
+            )
+        )
+    return rows
+
+
+def _predict(
+    model: nn.Module, image_B3HW: np.ndarray, *, device: torch.device | str, precision: Literal["fp32", "bf16"]
+) -> Tensor:
+    device_type = torch.device(device).type
+    with torch.autocast(device_type=device_type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        return model(torch.from_numpy(image_B3HW).to(device)).float()
+
+
+def _check_logits(logits_BKhw: Tensor, *, num_classes: int, model_name: str, site: str) -> None:
+    if logits_BKhw.shape[1] != num_classes:
+        raise UserError(
+            "evaluation.classes",
+            what=f"The model '{model_name}' predicts {logits_BKhw.shape[1]} class(es), the data has {num_classes}.",
+            why="Every predicted class is compared with the mask of the same class.",
+            fix="Evaluate the model on the classes that it was trained for (data.classes).",
+        )
+    if not torch.isfinite(logits_BKhw).all():
+        raise UserError(
+            "evaluation.not_finite",
+            what=f"The model '{model_name}' answered NaN or infinity for an image of '{site}'.",
+            why="Such an answer has no mask, so no measure of it would mean anything.",
+            fix="Look for a diverged training (lower the learning rate) or a corrupted weight file.",
+        )
+
+
+def _score_batch(logits_BKhw: Tensor, true_BKhw: Tensor, *, classes: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """Return, for each image, one record a class and one of their mean when there are several classes."""
+    predicted_BKhw = logits_BKhw > 0  # probability 0.5
+    table: dict[str, list[list[Any]]] = {
+        "dice": measures.dice(predicted_BKhw, true_BKhw).tolist(),
+        "iou": measures.iou(predicted_BKhw, true_BKhw).tolist(),
+        "dice_five_thresholds": measures.dice_five_thresholds(logits_BKhw, true_BKhw).tolist(),
+        "iou_five_thresholds": measures.iou_five_thresholds(logits_BKhw, true_BKhw).tolist(),
+        "hd95_px": measures.hd95_px(predicted_BKhw, true_BKhw),
+        "predicted_px": predicted_BKhw.sum(dim=(2, 3)).tolist(),
+        "true_px": true_BKhw.sum(dim=(2, 3)).tolist(),
+    }
+    scores = []
+    for b in range(len(logits_BKhw)):
+        per_class = [
+            {"class_name": name, **{key: values[b][k] for key, values in table.items()}}
+            for k, name in enumerate(classes)
+        ]
+        scores.append(per_class if len(classes) == 1 else [*per_class, _mean_record(per_class)])
+    return scores
+
+
+def _mean_record(per_class: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the mean over classes of every measure; distances over the classes that have one."""
+    record: dict[str, Any] = {"class_name": MEAN_CLASS}
+    for key in per_class[0].keys() - {"class_name"}:
+        values = [score[key] for score in per_class if score[key] is not None]
+        record[key] = _mean(values) if values else None
+    return record
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module into eval mode and give each its own former mode back (parts may be frozen in eval)."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,160 @@
+"""What a model bundle says about itself: ``manifest.json`` beside ``model.onnx``. Torch-free.
+
+A bundle is a folder of plain files that a hospital can copy: the ONNX model, this manifest, and a model card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine.errors import UserError
+
+FORMAT = "dsfedmed-bundle"
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "model.onnx"
+CARD_FILE = "MODEL_CARD.md"
+INPUT_NAME = "image"
+OUTPUT_NAME = "logits"
+LICENCE = "Apache-2.0"
+NOTICE = (
+    "For research use only. This model is not a medical device, has not been validated for clinical use, and must not "
+    "be used for diagnosis or treatment."
+)
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", description="A name, never a path")]
+
+
+class Record(BaseModel):
+    """Base of every part of a manifest: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BundledFile(Record):
+    """One file of the bundle, by content."""
+
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class BundledModel(Record):
+    """Which model this is."""
+
+    name: str
+    size: str
+    role: str
+    """distilled_student, distilled_teacher, fedavg_student or finetuned_teacher."""
+    parameters: int
+
+
+class Parity(Record):
+    """How far the ONNX model's logits are from the PyTorch model's on seeded images."""
+
+    max_abs_difference: float
+    mean_abs_difference: float
+    mask_disagreement: float
+    """Share of pixels whose side of probability 0.5 differs, in [0, 1]."""
+    tolerance: float
+    num_images: int
+
+
+class Manifest(Record):
+    """Everything that a site needs to run the model, and to know where it comes from."""
+
+    format: Literal["dsfedmed-bundle"]
+    format_version: Literal[1]
+    name: str
+    task: str
+    modality: str
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    image_px: Annotated[int, Field(ge=1)]
+    """Side of the square model input in pixels."""
+    mask_stride: Annotated[int, Field(ge=1)]
+    """Input pixels per logit."""
+    normalise: Literal["none", "per_image"]
+    model: BundledModel
+    opset: int
+    parity: Parity
+    metrics: tuple[dict[str, Any], ...]
+    """Rows of the results table (fields of ``engine.types.EvaluationRow``)."""
+    files: dict[FileName, BundledFile]
+    config: dict[str, Any]
+    """The complete RunConfig."""
+    config_hash: str
+    run_id: str
+    created: str
+    """UTC, ISO 8601."""
+    versions: dict[str, str]
+    licence: str
+    notice: str
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a bundle folder without reading its model.
+
+    Raises ``UserError`` ``bundle.missing``, ``bundle.corrupted`` or ``bundle.format``.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise UserError(
+            "bundle.missing",
+            what=f"There is no model bundle in '{folder}' ({MANIFEST_FILE} is not there).",
+            why="A model is served from a bundle folder that an export has written.",
+            fix="Give the bundle folder of a finished run, or export the run again.",
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _corrupted(f"'{path}' is not valid JSON: {error}") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise _corrupted(f"'{path}' is not the manifest of a {FORMAT}")
+    if values.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            "bundle.format",
+            what=f"The bundle in '{folder}' has format version {values.get('format_version')!r}.",
+            why=f"This version reads format version {FORMAT_VERSION}.",
+            fix="Use the version of DSFedMed Studio that wrote the bundle, or export the run again with this one.",
+        )
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise _corrupted(f"'{path}' has {error.error_count()} fault(s): {faults}") from error
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Raise ``UserError`` ``bundle.corrupted`` unless every file of the bundle has the size and SHA-256 it should."""
+    if MODEL_FILE not in manifest.files:
+        raise _corrupted(f"The manifest in '{folder}' does not list {MODEL_FILE}")
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise _corrupted(f"'{path}' is missing")
+        found = describe_file(path)
+        if found != expected:
+            raise _corrupted(
+                f"'{path}' has {found.size_bytes} bytes and SHA-256 {found.sha256[:12]}..., "
+                f"the manifest says {expected.size_bytes} and {expected.sha256[:12]}..."
+            )
+
+
+def describe_file(path: Path) -> BundledFile:
+    """Return the size and SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return BundledFile(sha256=hashlib.file_digest(stream, "sha256").hexdigest(), size_bytes=path.stat().st_size)
+
+
+def _corrupted(what: str) -> UserError:
+    return UserError(
+        "bundle.corrupted",
+        what=f"{what}.",
+        why="A model is only served when its files are exactly those that the export wrote.",
+        fix="Copy the bundle again from where it was made, or export the run again.",
+    )

@@ -1,0 +1,156 @@
+"""Writes a model bundle: ONNX model, manifest and model card in one folder, all or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from torch import nn
+
+from engine.config import ModelConfig, RunConfig
+from engine.types import EvaluationRow
+from export.card import card_text
+from export.manifest import (
+    CARD_FILE,
+    FORMAT_VERSION,
+    LICENCE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    NOTICE,
+    BundledModel,
+    Manifest,
+    Parity,
+    describe_file,
+)
+from export.onnx_export import export_model
+from export.parity import check_parity
+
+RECORDED_PACKAGES = ("torch", "onnx", "numpy", "timm", "segment-anything")
+
+
+@dataclass(frozen=True)
+class BundleContent:
+    """What the caller knows about the model that goes into a bundle.
+
+    ``role`` is an ``EvaluationRow.model`` name; ``metrics`` are the rows of the results table that belong to it.
+    """
+
+    name: str
+    role: str
+    task: str
+    modality: str
+    classes: tuple[str, ...]
+    model: ModelConfig
+    config: RunConfig
+    metrics: Sequence[EvaluationRow]
+    run_id: str
+
+
+def write_bundle(folder: Path, model: nn.Module, *, content: BundleContent) -> Manifest:
+    """Export ``model`` with its parity checked, and write the bundle ``folder``; return its manifest.
+
+    The folder appears complete or not at all: files are written and synchronised under a temporary name beside it,
+    which is then renamed. An older bundle of that name is replaced.
+
+    Raises
+    ------
+    UserError
+        ``export.failed`` or ``export.parity``; an older bundle is then untouched.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    try:
+        manifest = _fill(partial, model, content=content)
+        # mkdtemp makes folders for the owner alone; a bundle is for everyone who may read its parent.
+        partial.chmod(0o755)
+        _replace(folder, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def _fill(folder: Path, model: nn.Module, *, content: BundleContent) -> Manifest:
+    config = content.config
+    model_path = folder / MODEL_FILE
+    export_model(model, model_path, image_px=config.data.image_px, opset=config.export.opset)
+    parity = check_parity(
+        model,
+        model_path,
+        image_px=config.data.image_px,
+        tolerance=config.export.parity_tolerance,
+        seed=config.seed,
+    )
+    manifest = _describe(model, content=content, parity=parity)
+    (folder / CARD_FILE).write_text(card_text(manifest), encoding="utf-8")
+    manifest = manifest.model_copy(
+        update={"files": {name: describe_file(folder / name) for name in (MODEL_FILE, CARD_FILE)}}
+    )
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
+    for name in (MODEL_FILE, CARD_FILE, MANIFEST_FILE, "."):
+        _synchronise(folder / name)
+    return manifest
+
+
+def _describe(model: nn.Module, *, content: BundleContent, parity: Parity) -> Manifest:
+    config = content.config
+    return Manifest(
+        format="dsfedmed-bundle",
+        format_version=FORMAT_VERSION,
+        name=content.name,
+        task=content.task,
+        modality=content.modality,
+        classes=content.classes,
+        image_px=config.data.image_px,
+        mask_stride=model.mask_stride,
+        normalise=config.data.normalise,
+        model=BundledModel(
+            name=content.model.name,
+            size=content.model.size,
+            role=content.role,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+        ),
+        opset=config.export.opset,
+        parity=parity,
+        metrics=tuple(asdict(row) for row in content.metrics),
+        files={},
+        config=config.model_dump(mode="json"),
+        config_hash=config.content_hash(),
+        run_id=content.run_id,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={"python": platform.python_version(), **{name: version(name) for name in RECORDED_PACKAGES}},
+        licence=LICENCE,
+        notice=NOTICE,
+    )
+
+
+def _replace(folder: Path, partial: Path) -> None:
+    """Rename ``partial`` to ``folder``; an existing folder is moved away first and deleted last."""
+    retired = partial.with_suffix(".retired")
+    if folder.exists():
+        folder.rename(retired)
+    try:
+        partial.rename(folder)
+    except OSError:
+        if retired.exists():
+            retired.rename(folder)
+        raise
+    _synchronise(folder.parent)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _synchronise(path: Path) -> None:
+    """Flush a file or a folder to the disk, so that a power cut cannot leave a named but empty bundle."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,187 @@
+"""Runs a model bundle with ONNX Runtime. Never imports torch: this is what the page and a site's machine load.
+
+Shape legend: H and W the input image's own side in pixels, K classes, h and w the model's logit grid.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+from engine.data.transforms import prepare_image
+from engine.errors import UserError
+from export.manifest import INPUT_NAME, MODEL_FILE, OUTPUT_NAME, Manifest, read_manifest, verify_files
+
+MAX_IMAGE_PIXELS = 64_000_000
+"""Largest accepted H x W: 768 MB of working memory at one class; a whole-slide image must be tiled first."""
+NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """One image's answer, at the image's own size.
+
+    ``probability_KHW`` is float32 in [0, 1]; ``mask_KHW`` is uint8 in {0, 1}, probability above 0.5. Times are wall
+    clock milliseconds; ``provider`` is the ONNX Runtime execution provider that ran the model.
+    """
+
+    probability_KHW: np.ndarray
+    mask_KHW: np.ndarray
+    preprocess_ms: float
+    inference_ms: float
+    postprocess_ms: float
+    provider: str
+
+    @property
+    def wall_ms(self) -> float:
+        """Return the whole time from image to mask, in milliseconds."""
+        return self.preprocess_ms + self.inference_ms + self.postprocess_ms
+
+
+class BundleSession:
+    """A loaded bundle; safe to call from several threads (ONNX Runtime's ``run`` is)."""
+
+    def __init__(self, manifest: Manifest, session: onnxruntime.InferenceSession) -> None:
+        self.manifest = manifest
+        self._session = session
+
+    @property
+    def provider(self) -> str:
+        """Return the execution provider, ``CUDAExecutionProvider`` or ``CPUExecutionProvider``."""
+        return self._session.get_providers()[0]
+
+    def predict(self, image_HW3: np.ndarray) -> Prediction:
+        """Return the probabilities and masks of one image at its own size.
+
+        Parameters
+        ----------
+        image_HW3 : numpy.ndarray
+            (H, W, 3) uint8, uint16, or float in [0, 1], as ``engine.data.readers.read_image`` returns it.
+
+        Raises
+        ------
+        UserError
+            ``image.shape``, ``image.too_large`` or ``image.values``.
+        """
+        check_image(image_HW3)
+        started = time.perf_counter()
+        image_13HW = self.preprocess(image_HW3)
+        prepared = time.perf_counter()
+        logits_Khw = self._session.run([OUTPUT_NAME], {INPUT_NAME: image_13HW})[0][0]
+        answered = time.perf_counter()
+        logits_KHW = resize_logits(logits_Khw, size_hw=image_HW3.shape[:2])
+        mask_KHW = (logits_KHW > 0).astype(np.uint8)
+        probability_KHW = sigmoid(logits_KHW)
+        finished = time.perf_counter()
+        return Prediction(
+            probability_KHW=probability_KHW,
+            mask_KHW=mask_KHW,
+            preprocess_ms=1000 * (prepared - started),
+            inference_ms=1000 * (answered - prepared),
+            postprocess_ms=1000 * (finished - answered),
+            provider=self.provider,
+        )
+
+    def preprocess(self, image_HW3: np.ndarray) -> np.ndarray:
+        """Return the model input (1, 3, image_px, image_px), float32 in [0, 1], exactly as training prepares it."""
+        prepared_HW3 = prepare_image(image_HW3, self.manifest.image_px, self.manifest.normalise)
+        return np.ascontiguousarray(prepared_HW3.transpose(2, 0, 1)[None])
+
+
+def load_bundle(
+    folder: Path, *, device: Literal["auto", "cpu", "cuda"] = "auto", threads: int | None = None
+) -> BundleSession:
+    """Return a session for the bundle in ``folder`` after checking its format and the hash of every file.
+
+    ``auto`` runs on CUDA when a GPU and a working CUDA provider are there, else on the CPU; ``threads`` limits the
+    CPU threads of one prediction (all cores when None).
+
+    Raises
+    ------
+    UserError
+        ``bundle.missing``, ``bundle.format``, ``bundle.corrupted``, or ``bundle.no_cuda`` when ``cuda`` was asked for
+        and is not there.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    verify_files(folder, manifest)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(folder / MODEL_FILE), options, providers=_providers(device))
+    except Exception as error:  # onnxruntime's exceptions share no base class but this
+        raise UserError(
+            "bundle.corrupted",
+            what=f"ONNX Runtime {onnxruntime.__version__} cannot load '{folder / MODEL_FILE}': {error}",
+            why="The model is run with ONNX Runtime.",
+            fix="Update onnxruntime, or export the run again with a lower export.opset.",
+        ) from error
+    if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise UserError(
+            "bundle.no_cuda",
+            what="The model was asked to run on CUDA, and ONNX Runtime has no working CUDA provider here.",
+            why="It needs an NVIDIA GPU, its driver, and onnxruntime-gpu with the CUDA libraries.",
+            fix="Choose device 'auto' or 'cpu', or mend the CUDA installation.",
+        )
+    return BundleSession(manifest, session)
+
+
+def resize_logits(logits_Khw: np.ndarray, *, size_hw: tuple[int, int]) -> np.ndarray:
+    """Return logits resized to (K, H, W), float32, bilinearly with pixel centres aligned.
+
+    Upwards this equals torch's ``interpolate(mode="bilinear", align_corners=False)``; downwards it is antialiased.
+    """
+    height, width = size_hw
+    planes = [Image.fromarray(np.asarray(plane, dtype=np.float32)) for plane in logits_Khw]
+    return np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) for plane in planes])
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(-x)) without overflow, float32."""
+    return (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)
+
+
+def check_image(image_HW3: np.ndarray) -> None:
+    """Raise ``UserError`` unless the array is an (H, W, 3) image of acceptable size, type and values."""
+    if image_HW3.ndim != 3 or image_HW3.shape[2] != 3 or 0 in image_HW3.shape:
+        raise UserError(
+            "image.shape",
+            what=f"The image is an array of shape {image_HW3.shape}.",
+            why="The model takes (height, width, 3): red, green and blue, or a grey channel three times.",
+            fix="Repeat a grey channel three times, or drop the alpha channel.",
+        )
+    height, width = image_HW3.shape[:2]
+    if height * width > MAX_IMAGE_PIXELS:
+        raise UserError(
+            "image.too_large",
+            what=f"The image has {width} x {height} pixels.",
+            why=f"Above {MAX_IMAGE_PIXELS // 1_000_000} million pixels an answer does not fit the memory set aside.",
+            fix="Crop the image, tile it, or scale it down.",
+        )
+    if image_HW3.dtype in (np.uint8, np.uint16):
+        return
+    # min and max see NaN and infinity too, in two passes without a copy
+    if image_HW3.dtype.kind != "f" or not (image_HW3.min() >= 0 and image_HW3.max() <= 1):
+        raise UserError(
+            "image.values",
+            what=f"The image holds {image_HW3.dtype} values that are not all in [0, 1].",
+            why="Pixels are 8-bit or 16-bit unsigned integers, or floats from 0 to 1; other values have no brightness.",
+            fix="Scale the values to [0, 1], or read the file with engine.data.readers.read_image.",
+        )
+
+
+def _providers(device: Literal["auto", "cpu", "cuda"]) -> list[str]:
+    """Return the providers to try. Without a GPU device file CUDA is not tried: it would only log its failure."""
+    wanted = device == "cuda" or (device == "auto" and any(path.exists() for path in NVIDIA_DEVICES))
+    if not wanted or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return ["CPUExecutionProvider"]
+    # Finds the CUDA libraries among the installed nvidia-* packages, as torch would if it were imported.
+    onnxruntime.preload_dlls()
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
