@@ -64,7 +64,7 @@ def ask(
     deadline_s: float | None = None,
     on_traffic: OnTraffic | None = None,
     check_cancelled: Callable[[], None] = no_check,
-) -> Iterator[tuple[str, SiteReply | Exception]]:
+) -> Iterator[tuple[str, SiteReply | UserError]]:
     """Send the requests and yield (site, reply or failure) as each arrives; stop after ``deadline_s`` seconds.
 
     ``kind`` names what the arrays are (``payload.DECLARED_KINDS``) in the traffic records, which are made for what
@@ -97,7 +97,7 @@ def ask(
             sleep(POLL_S)
 
 
-def failure_of(error: Error, *, site: str) -> Exception:
+def failure_of(error: Error, *, site: str) -> UserError:
     """Return the exception for an error reply: a UserError as it was raised at the site, else one that names it.
 
     Raises RunCancelled when that is what the error reports.

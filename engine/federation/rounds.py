@@ -30,7 +30,7 @@ class RoundResult:
     arrays: Arrays
     metrics: dict[str, dict[str, float]]
     num_examples: dict[str, int]
-    failures: dict[str, Exception]
+    failures: dict[str, UserError]
     """Sites without a usable reply; always empty unless a quorum was given."""
     wall_s: float
 
@@ -66,10 +66,10 @@ class _Round:
 
     def collect(
         self, sites: Sequence[str], *, completed: Mapping[str, SiteReply]
-    ) -> tuple[dict[str, SiteReply], dict[str, Exception]]:
+    ) -> tuple[dict[str, SiteReply], dict[str, UserError]]:
         """Return (replies sorted by site, failures); raise when they do not suffice."""
         replies = {site: completed[site] for site in sites if site in completed}
-        failures: dict[str, Exception] = {}
+        failures: dict[str, UserError] = {}
         for site, reply in replies.items():
             self._check(reply, site=site)
         task = message_type(self.task)
@@ -87,7 +87,7 @@ class _Round:
         )
         for site, answer in answers:
             try:
-                if isinstance(answer, Exception):
+                if isinstance(answer, UserError):
                     raise answer
                 self._check(answer, site=site)
             except UserError as error:
@@ -185,7 +185,7 @@ def _check_enough(
     replies: Mapping[str, SiteReply],
     *,
     sites: Sequence[str],
-    failures: Mapping[str, Exception],
+    failures: Mapping[str, UserError],
     quorum: int | None,
     round_number: int,
 ) -> None:

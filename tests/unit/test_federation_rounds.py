@@ -281,7 +281,7 @@ def test_a_quorum_goes_on_without_a_failed_site_and_says_so() -> None:
 
 def test_too_few_replies_for_the_quorum() -> None:
     grid = InProcessGrid(build_client_app({"student": failing_south}), sites=SITES)
-    with pytest.raises(UserError, match="has 2 of the 3 replies.*south: Site south failed") as caught:
+    with pytest.raises(UserError, match=r"has 2 of the 3 replies.*south: Site south failed") as caught:
         run_rounds(grid, arrays=WEIGHT, sites=SITES, rounds=1, quorum=3)
     assert caught.value.code == "federation.quorum"
 
