@@ -1,0 +1,249 @@
+"""The federation's data: which images each site trains and validates on, and which nobody trains on. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config import DataConfig
+from engine.data.imagesets import ImageSet, PixelCache, pool_sets
+from engine.data.layout import dataset_sites, scan_dataset
+from engine.data.partition import partition_preview, split_by_group
+from engine.data.phantoms import TASKS
+from engine.data.phantoms.registry import MAX_PX, recipe_for
+from engine.data.problems import raise_problems
+from engine.data.sources import Item, PhantomItem
+from engine.data.transforms import mask_to_grid, normalise_image
+from engine.data.validation import check_shared_patients, check_sites
+from engine.errors import UserError
+from engine.seeding import numpy_generator
+
+CACHE_BYTES = 1 << 30
+"""Memory that decoded images may take; 1 GiB holds 4,000 colour images at 256 pixels, 300 at 1024."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One hospital: a source site has an empty ``test``, the held-out one nothing but ``test``."""
+
+    name: str
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Everything a run learns from and is measured on. ``sites`` are the sources, sorted by name."""
+
+    name: str
+    task: str
+    modality: str
+    classes: tuple[str, ...]
+    sites: Mapping[str, Site]
+    test: Site
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset before it is cut: its description and its images by site (sorted)."""
+
+    name: str
+    task: str
+    modality: str
+    classes: tuple[str, ...]
+    items: Mapping[str, tuple[Item, ...]]
+
+
+def load_federation(
+    config: DataConfig, *, seed: int, thorough: bool = False, cache_bytes: int = CACHE_BYTES
+) -> Federation:
+    """Return the sites' images, cut by patient with the stream ("split", site) of ``seed``.
+
+    Headers, names, patients and one mask with foreground a site are checked here, pixels when they are read, or all of
+    them now with ``thorough``. Faults are collected and raised together as one ``UserError``. Decoded images are kept
+    in memory up to ``cache_bytes``.
+    """
+    source = _phantom_source(config, seed) if config.source == "phantom" else _folder_source(config, thorough)
+    planes, classes = _chosen_classes(config, source)
+    cache = PixelCache(budget_bytes=cache_bytes)
+
+    def image_set(items: tuple[Item, ...]) -> ImageSet:
+        return ImageSet(items, config.image_px, planes, config.normalise, config.augment, cache)
+
+    if config.protocol == "leave-one-site-out":
+        held_out = _held_out(config, source)
+        test_name, test_items = held_out, source.items[held_out]
+        training = {name: items for name, items in source.items.items() if name != held_out}
+    else:
+        test_name, test_items = _fixed_test(config, source, thorough)
+        training = dict(source.items)
+    test = Site(test_name, image_set(()), image_set(()), image_set(test_items))
+    sites = {}
+    for name, items in sorted(training.items()):
+        train, validation = _split(name, items, fraction=config.validation_fraction, seed=seed)
+        sites[name] = Site(name, image_set(train), image_set(validation), image_set(()))
+    return Federation(source.name, source.task, source.modality, classes, sites, test)
+
+
+def _split(
+    site: str, items: tuple[Item, ...], *, fraction: float, seed: int
+) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    if any(item.split is not None for item in items):  # the authors' layout comes cut
+        return (
+            tuple(item for item in items if item.split == "train"),
+            tuple(item for item in items if item.split == "validation"),
+        )
+    groups = [item.group for item in items]
+    if fraction > 0 and len(set(groups)) < 2:
+        raise UserError(
+            "data.site_one_group",
+            what=f"All {len(items)} images of site '{site}' show one patient ('{groups[0]}').",
+            why="Training and validation are cut between patients, so at least two are needed.",
+            fix="Add images of another patient, leave the site out (data.sites), or set data.validation_fraction = 0.",
+        )
+    train, validation = split_by_group(groups, validation_fraction=fraction, rng=numpy_generator(seed, "split", site))
+    return tuple(items[k] for k in train), tuple(items[k] for k in validation)
+
+
+def _held_out(config: DataConfig, source: Source) -> str:
+    if len(source.items) < 2:
+        raise UserError(
+            "data.too_few_sites",
+            what=f"The dataset {source.name} takes part with {len(source.items)} site ({', '.join(source.items)}).",
+            why="Leave-one-site-out needs one site to train on and one to hold out.",
+            fix="Add a site, or use data.protocol = 'fixed-test' with a data.test_root.",
+        )
+    return config.held_out or sorted(source.items)[-1]
+
+
+def _refuse_unknown_held_out(config: DataConfig, *, dataset: str, sites: list[str]) -> None:
+    if config.protocol == "leave-one-site-out" and config.held_out is not None and config.held_out not in sites:
+        raise UserError(
+            "data.held_out_unknown",
+            what=f"The dataset {dataset} has no site called '{config.held_out}' to hold out.",
+            why="The configuration's data.held_out names the site on which the models are measured.",
+            fix=f"Use one of its sites: {', '.join(sites)}.",
+        )
+
+
+def _participants(config: DataConfig) -> tuple[str, ...] | None:
+    if config.sites is None:
+        return None
+    held_out = (config.held_out,) if config.protocol == "leave-one-site-out" and config.held_out else ()
+    return tuple(dict.fromkeys((*config.sites, *held_out)))
+
+
+def _chosen_classes(config: DataConfig, source: Source) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    names = source.classes if config.classes is None else tuple(dict.fromkeys(config.classes))
+    unknown = [name for name in names if name not in source.classes]
+    if unknown or not names:
+        raise UserError(
+            "data.class_unknown",
+            what=f"The dataset {source.name} has no class called {', '.join(unknown) or '(none given)'}.",
+            why="The configuration's data.classes names what is segmented.",
+            fix=f"Use some of its classes: {', '.join(source.classes)}.",
+        )
+    return tuple(source.classes.index(name) for name in names), names
+
+
+def _phantom_source(config: DataConfig, seed: int) -> Source:
+    image_px = min(config.image_px, MAX_PX)
+    count = recipe_for(config.task, image_px=image_px, index=0).slices_per_patient
+    task = TASKS[config.task]
+    _refuse_unknown_held_out(config, dataset=f"phantom {task.name}", sites=sorted(task.sites))
+    wanted = _participants(config) or task.sites
+    unknown = sorted(set(wanted) - set(task.sites))
+    if unknown:
+        raise UserError(
+            "data.site_unknown",
+            what=f"The phantom task {task.name} has no site called {', '.join(unknown)}.",
+            why="The configuration's data.sites names it.",
+            fix=f"Use sites that exist: {', '.join(sorted(task.sites))}.",
+        )
+    if config.images_per_site < 2:
+        raise UserError(
+            "data.site_one_image",
+            what=f"data.images_per_site is {config.images_per_site}.",
+            why="A site trains on some of its images and validates on others.",
+            fix="Ask for at least 2, better 20 or more.",
+        )
+    items: dict[str, tuple[Item, ...]] = {
+        site: tuple(
+            PhantomItem(task.name, site, index, f"{site}-p{index // count:04d}", image_px, seed)
+            for index in range(config.images_per_site)
+        )
+        for site in sorted(wanted)
+    }
+    return Source(f"phantom_{task.name}", task.name, task.modality, task.classes, items)
+
+
+def _folder_source(config: DataConfig, thorough: bool) -> Source:
+    if config.root is None:
+        raise UserError(
+            "data.root_missing",
+            what="data.root is not set.",
+            why="data.source = 'folder' reads the dataset from there.",
+            fix="Set data.root to the dataset's folder.",
+        )
+    _refuse_unknown_held_out(config, dataset=str(config.root), sites=dataset_sites(config.root))
+    return _read_folder(config.root, thorough=thorough, participants=_participants(config))
+
+
+def _read_folder(
+    root: Path, *, thorough: bool, participants: tuple[str, ...] | None = None, min_images: int = 2
+) -> Source:
+    scan = scan_dataset(root, sites=participants)
+    check_sites(scan, thorough=thorough, min_images=min_images)
+    raise_problems(scan.problems, dataset=str(root))
+    about = scan.description
+    items: dict[str, tuple[Item, ...]] = {site: tuple(found) for site, found in scan.items.items()}
+    return Source(about.name, about.task or about.name, about.modality, about.classes, items)
+
+
+def _fixed_test(config: DataConfig, source: Source, thorough: bool) -> tuple[str, tuple[Item, ...]]:
+    if config.test_root is None:
+        raise UserError(
+            "data.test_root_missing",
+            what="data.test_root is not set.",
+            why="data.protocol = 'fixed-test' measures on the dataset that lies there.",
+            fix="Set data.test_root, or use data.protocol = 'leave-one-site-out'.",
+        )
+    if config.root is not None and config.test_root.resolve() == config.root.resolve():
+        raise UserError(
+            "data.test_is_training",
+            what=f"data.root and data.test_root are the same folder, {config.test_root}.",
+            why="A test set that was trained on measures nothing.",
+            fix="Set data.test_root to another dataset, or use data.protocol = 'leave-one-site-out'.",
+        )
+    test = _read_folder(config.test_root, thorough=thorough, min_images=1)
+    if test.classes != source.classes:
+        raise UserError(
+            "data.classes_differ",
+            what=f"The test set {test.name} has the classes {', '.join(test.classes)}, "
+            f"the training set {source.name} has {', '.join(source.classes)}.",
+            why="What is measured must be what was learned, in the same order.",
+            fix="Give both dataset.toml files the same classes.",
+        )
+    raise_problems(check_shared_patients({**source.items, **_prefixed(test)}), dataset=str(config.test_root))
+    name = next(iter(test.items)) if len(test.items) == 1 else test.name
+    while name in source.items:
+        name = f"{name}_test"
+    return name, tuple(item for items in test.items.values() for item in items)
+
+
+def _prefixed(test: Source) -> dict[str, tuple[Item, ...]]:
+    return {f"test set {test.name}, {site}": items for site, items in test.items.items()}
+
+
+__all__ = [
+    "Federation",
+    "ImageSet",
+    "Site",
+    "load_federation",
+    "mask_to_grid",
+    "normalise_image",
+    "partition_preview",
+    "pool_sets",
+]

@@ -1,0 +1,162 @@
+"""Batches of images and masks at the model's size, read when first asked for and kept as 8 bits within a budget."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from engine.data.augmentation import Augment, Change, draw_change, place, tone_curve
+from engine.data.sources import Item
+from engine.data.transforms import Normalise, apply_window, intensity_window, resize_image, resize_mask, to_levels
+
+LEVELS = np.arange(256, dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """One image at the model's size: levels (1 or 3, H, W) uint8, its window, and its mask's bits."""
+
+    levels: np.ndarray
+    window: tuple[float, float]
+    mask_bits: np.ndarray
+    mask_shape: tuple[int, int, int]
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the memory it takes."""
+        return self.levels.nbytes + self.mask_bits.nbytes
+
+    def mask(self) -> np.ndarray:
+        """Return the mask (K, H, W) uint8 in {0, 1}."""
+        count = int(np.prod(self.mask_shape))
+        return np.unpackbits(self.mask_bits, count=count).reshape(self.mask_shape)
+
+
+class PixelCache:
+    """Keeps decoded images until ``budget_bytes`` are full; what comes later is read each time.
+
+    Nothing is ever thrown out: an epoch visits every image once, and under such a visit the last-used rule would throw
+    out each image just before it is needed again.
+    """
+
+    def __init__(self, *, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self.used_bytes = 0
+        self._kept: dict[Item, Pixels] = {}
+        self._lock = threading.Lock()
+
+    def get(self, item: Item, *, image_px: int, normalise: Normalise, planes: tuple[int, ...]) -> Pixels:
+        """Return the pixels of ``item``, from memory where they are; one cache serves one set of settings."""
+        pixels = self._kept.get(item)
+        if pixels is None:
+            pixels = read_pixels(item, image_px=image_px, normalise=normalise, planes=planes)
+            with self._lock:
+                if item not in self._kept and self.used_bytes + pixels.num_bytes <= self.budget_bytes:
+                    self._kept[item] = pixels
+                    self.used_bytes += pixels.num_bytes
+        return pixels
+
+
+def read_pixels(item: Item, *, image_px: int, normalise: Normalise, planes: tuple[int, ...]) -> Pixels:
+    """Read ``item`` and bring it to the model's size; ``planes`` picks and orders the mask's classes."""
+    image, mask = item.read()
+    levels = to_levels(resize_image(image, image_px), normalise)
+    window = intensity_window(levels, normalise)
+    is_grey = np.array_equal(levels[..., 0], levels[..., 1]) and np.array_equal(levels[..., 0], levels[..., 2])
+    channels = levels[..., :1] if is_grey else levels
+    mask = resize_mask(mask[list(planes)], image_px)
+    return Pixels(np.ascontiguousarray(channels.transpose(2, 0, 1)), window, np.packbits(mask), mask.shape)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with masks of one site and one purpose.
+
+    Attributes
+    ----------
+    items : where each image comes from.
+    image_px : side of what ``batch`` returns.
+    planes : indices of the dataset's classes that are used, in order.
+    cache : shared by the sets of a federation.
+    """
+
+    items: tuple[Item, ...]
+    image_px: int
+    planes: tuple[int, ...]
+    normalise: Normalise = "none"
+    augment: Augment = "none"
+    cache: PixelCache = field(default_factory=lambda: PixelCache(budget_bytes=0), repr=False, compare=False)
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.items)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Return the images' names, unique within a site."""
+        return tuple(item.name for item in self.items)
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """Return the patient of each image."""
+        return tuple(item.group for item in self.items)
+
+    @property
+    def num_classes(self) -> int:
+        """Return K."""
+        return len(self.planes)
+
+    def batch(
+        self, indices: Sequence[int] | np.ndarray, *, rng: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return image_B3HW float32 in [0, 1] and mask_BKHW uint8 in {0, 1}, H = W = image_px.
+
+        Normalised as the configuration says; augmented only when ``rng`` is given, with draws in the order of
+        ``indices``. Raises ``UserError`` that names site and file where a file cannot be used.
+        """
+        side = self.image_px
+        image = np.empty((len(indices), 3, side, side), np.float32)
+        mask = np.empty((len(indices), len(self.planes), side, side), np.uint8)
+        for slot, index in enumerate(indices):
+            pixels = self._pixels(int(index))
+            change = None if rng is None else draw_change(rng, self.augment)
+            if change is None:
+                apply_window(pixels.levels, pixels.window, out=image[slot, : len(pixels.levels)])
+                image[slot, len(pixels.levels) :] = image[slot, 0]
+                mask[slot] = pixels.mask()
+            else:
+                image[slot], mask[slot] = _changed(pixels, change)
+        return image, mask
+
+    def read_mask(self, index: int) -> np.ndarray:
+        """Return one mask (K, image_px, image_px) uint8 in {0, 1}."""
+        return self._pixels(index).mask()
+
+    def read_levels(self, index: int) -> np.ndarray:
+        """Return one image (3, image_px, image_px) uint8 before normalisation (read-only view where it is grey)."""
+        levels = self._pixels(index).levels
+        return np.broadcast_to(levels, (3, *levels.shape[1:]))
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
+        """Return the set of ``indices`` in that order, on the same cache."""
+        return replace(self, items=tuple(self.items[int(index)] for index in indices))
+
+    def _pixels(self, index: int) -> Pixels:
+        return self.cache.get(self.items[index], image_px=self.image_px, normalise=self.normalise, planes=self.planes)
+
+
+def pool_sets(sets: Sequence[ImageSet]) -> ImageSet:
+    """Return one set of all images of ``sets`` (of one federation), in order; names may repeat across sites."""
+    return replace(sets[0], items=tuple(item for one in sets for item in one.items))
+
+
+def _changed(pixels: Pixels, change: Change) -> tuple[np.ndarray, np.ndarray]:
+    # 256 levels pass through the window and the tone curve once, not every pixel
+    curve = apply_window(LEVELS, pixels.window)
+    if change.is_tonal:
+        curve = tone_curve(curve, change)
+    return place(np.take(curve, pixels.levels), pixels.mask(), change)

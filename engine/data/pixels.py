@@ -1,0 +1,64 @@
+"""What every decoder agrees on: the record of a picture's geometry, and how stored numbers become a known depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from engine.data.transforms import percentile_range
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a picture's pixels lie: (height, width) in pixels, and in mm where the file says so.
+
+    ``num_slices`` is above 1 for a volume; ``spacing_mm`` is (row, column) distance; ``channels`` as stored.
+    """
+
+    height_px: int
+    width_px: int
+    num_slices: int = 1
+    channels: int = 1
+    spacing_mm: tuple[float, float] | None = None
+
+
+class Format(Protocol):
+    """A decoder: a file's size without its pixels, a picture, and a mask's stored numbers."""
+
+    @staticmethod
+    def header(path: Path, slice_axis: int) -> Geometry:
+        """Return the size from the header alone."""
+
+    @staticmethod
+    def image(path: Path, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
+        """Return one picture, (H, W) or (H, W, C), uint8, uint16, or float32 in [0, 1]."""
+
+    @staticmethod
+    def labels(path: Path, slice_index: int, slice_axis: int) -> np.ndarray:
+        """Return one picture's stored numbers, (H, W) or (H, W, C)."""
+
+
+def scale_to_unit(values: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
+    """Return ``values`` as float32 in [0, 1]: ``value_range`` (default: 0.5-99.5 percentiles) mapped and clipped."""
+    values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are not finite")
+    low, high = percentile_range(values) if value_range is None else value_range
+    if high <= low:
+        return np.zeros(values.shape, np.float32)
+    return np.clip((values - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+
+
+def known_depth(values: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
+    """Return uint8 and uint16 as they are, bool as 0/255, floats in [0, 1] as float32, and all else scaled."""
+    if value_range is None:
+        if values.dtype == bool:
+            return values.astype(np.uint8) * np.uint8(255)
+        if values.dtype in (np.uint8, np.uint16):
+            return values
+        if values.dtype.kind == "f" and values.size and values.min() >= 0 and values.max() <= 1:
+            return values.astype(np.float32)
+    return scale_to_unit(values, value_range)

@@ -1,0 +1,154 @@
+"""Decoders of the everyday formats: PNG, JPEG and BMP (Pillow), TIFF (tifffile, else Pillow), npy (numpy)."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image, ImageOps
+
+from engine.data.pixels import Geometry, known_depth
+
+EXIF_ORIENTATION = 0x0112
+
+
+class PillowFormat:
+    """PNG, JPEG, BMP. A camera's EXIF orientation is applied, so that rows are what a viewer shows."""
+
+    @staticmethod
+    def header(path: Path, slice_axis: int) -> Geometry:
+        """Return the size from the header; no pixel is decoded."""
+        with _open(path) as image:
+            width, height = image.size
+            if image.getexif().get(EXIF_ORIENTATION, 1) >= 5:  # 5 to 8 turn the picture by 90 degrees
+                width, height = height, width
+            return Geometry(height, width, channels=len(image.getbands()))
+
+    @staticmethod
+    def image(path: Path, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
+        """Return (H, W) or (H, W, 3); palettes become RGB, alpha is dropped."""
+        with _open(path) as stored:
+            image = ImageOps.exif_transpose(stored)
+            return known_depth(_decoded(image), value_range)
+
+    @staticmethod
+    def labels(path: Path, slice_index: int, slice_axis: int) -> np.ndarray:
+        """Return the stored numbers; a palette picture gives its indices."""
+        with _open(path) as stored:
+            image = ImageOps.exif_transpose(stored)
+            return single_label_plane(np.array(image))
+
+
+class TiffFormat:
+    """TIFF, single or multi-page; several pages are the slices of a volume."""
+
+    @staticmethod
+    def header(path: Path, slice_axis: int) -> Geometry:
+        """Return the size from the first series' tags."""
+        with tifffile.TiffFile(path) as file:
+            shape, _ = _tiff_layout(file)
+            return Geometry(shape[1], shape[2], num_slices=shape[0], channels=shape[3])
+
+    @staticmethod
+    def image(path: Path, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
+        """Return one page, (H, W) or (H, W, C)."""
+        return known_depth(_tiff_page(path, slice_index, as_labels=False), value_range)
+
+    @staticmethod
+    def labels(path: Path, slice_index: int, slice_axis: int) -> np.ndarray:
+        """Return one page's stored numbers."""
+        return _tiff_page(path, slice_index, as_labels=True)
+
+
+class NpyFormat:
+    """npy: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); a mask may have a channel per class. Never unpickled."""
+
+    @staticmethod
+    def header(path: Path, slice_axis: int) -> Geometry:
+        """Return the size from the header, after checking that the file is as long as it claims."""
+        shape = _npy_map(path).shape
+        return Geometry(shape[0], shape[1], channels=shape[2] if len(shape) == 3 else 1)
+
+    @staticmethod
+    def image(path: Path, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
+        """Return the array."""
+        return known_depth(np.array(_npy_map(path)), value_range)
+
+    @staticmethod
+    def labels(path: Path, slice_index: int, slice_axis: int) -> np.ndarray:
+        """Return the array."""
+        return np.array(_npy_map(path))
+
+
+def single_label_plane(labels: np.ndarray) -> np.ndarray:
+    """Return (H, W) of a mask that was saved as grey RGB or with alpha; colours that differ raise ``ValueError``."""
+    if labels.ndim == 2:
+        return labels
+    colours = labels[..., :1] if labels.shape[2] == 2 else labels[..., :3]
+    if (colours != colours[..., :1]).any():
+        raise ValueError("a mask is grey or a palette picture, this one is coloured")
+    return np.ascontiguousarray(colours[..., 0])
+
+
+def _open(path: Path) -> Image.Image:
+    with warnings.catch_warnings():  # image_info refuses what Pillow only warns about
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path)
+
+
+def _decoded(image: Image.Image) -> np.ndarray:
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA").convert("RGB")
+    elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
+        image = image.convert("RGB")
+    pixels = np.array(image)
+    if image.mode.startswith("I") and pixels.min() >= 0 and pixels.max() <= 65535:
+        pixels = pixels.astype(np.uint16)  # Pillow widens 16-bit grey to 32 bits on some paths
+    return pixels
+
+
+def _tiff_layout(file: tifffile.TiffFile) -> tuple[tuple[int, int, int, int], str]:
+    """Return ((slices, H, W, channels), axes) of the first series."""
+    series = file.series[0]
+    axes, shape = series.axes, series.shape
+    if "Y" not in axes or "X" not in axes:
+        raise ValueError(f"its axes {axes} show no picture")
+    sizes = dict(zip(axes, shape, strict=True))
+    slices = int(np.prod([size for axis, size in sizes.items() if axis not in "YXS"], dtype=np.int64))
+    return (slices, sizes["Y"], sizes["X"], sizes.get("S", 1)), axes
+
+
+def _tiff_page(path: Path, slice_index: int, *, as_labels: bool) -> np.ndarray:
+    with tifffile.TiffFile(path) as file:
+        (slices, *_), axes = _tiff_layout(file)
+        page = file.series[0].pages[slice_index] if len(file.series[0].pages) == slices else None
+        coded = page is not None and page.photometric in (3, 6)  # palette and YCbCr: Pillow knows the colours
+        if page is not None and not (coded and not as_labels) and _tifffile_decodes(page):
+            pixels = page.asarray()
+            if page.photometric == 0 and not as_labels:  # MinIsWhite
+                pixels = np.invert(pixels) if pixels.dtype.kind in "ub" else pixels
+            if pixels.ndim == 3 and page.planarconfig == 2:  # channels stored one after the other
+                pixels = np.moveaxis(pixels, 0, -1)
+            return single_label_plane(pixels) if as_labels and pixels.ndim == 3 and pixels.shape[2] <= 4 else pixels
+        if page is None:
+            volume = file.series[0].asarray()
+            order = [axes.index(a) for a in "YX"] + ([axes.index("S")] if "S" in axes else [])
+            rest = [i for i in range(volume.ndim) if i not in order]
+            moved = np.transpose(volume, rest + order)
+            return moved.reshape(slices, *moved.shape[len(rest) :])[slice_index]
+    with _open(path) as image:
+        image.seek(slice_index)
+        return single_label_plane(np.array(image)) if as_labels else _decoded(image)
+
+
+def _tifffile_decodes(page: tifffile.TiffPage) -> bool:
+    return page.compression in (1, 8, 32773, 32946) and page.predictor in (1, 2, 3)
+
+
+def _npy_map(path: Path) -> np.ndarray:
+    pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    if pixels.ndim not in (2, 3):
+        raise ValueError(f"its shape {pixels.shape} is neither (H, W) nor (H, W, C)")
+    return pixels

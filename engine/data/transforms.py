@@ -1,0 +1,138 @@
+"""From a picture of any size and depth to what a model sees. Torch-free: training and the served model share it.
+
+The order is fixed and the same everywhere: resize, then cut to 256 levels, then to float32 in [0, 1]. A picture that a
+site trains on and the same picture sent to the exported model therefore give the same numbers, bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from engine.data.augmentation import augment_batch
+
+Normalise = Literal["none", "per_image"]
+
+LOW_PERMILLE, HIGH_PERMILLE = 5, 995
+"""Ends of the per-image window (ours): 0.5 and 99.5 %, wide enough for lamps and dead pixels to fall outside."""
+
+
+def percentile_range(image: np.ndarray) -> tuple[float, float]:
+    """Return the 0.5 and 99.5 % values over all pixels and channels; the extremes where the two coincide.
+
+    The value at a share q is the smallest one that at least q of the pixels do not exceed, so a grey picture has the
+    same range with one channel as with three equal ones.
+    """
+    flat = image.reshape(-1)
+    ranks = [-(-permille * flat.size // 1000) - 1 for permille in (LOW_PERMILLE, HIGH_PERMILLE)]
+    if flat.dtype == np.uint8:
+        cumulated = np.cumsum(np.bincount(flat, minlength=256))
+        low, high = (int(np.searchsorted(cumulated, rank, side="right")) for rank in ranks)
+    else:
+        low, high = np.partition(flat, ranks)[ranks]
+    if low >= high:  # e.g. a black field with a few cells: nearly all pixels share one value
+        low, high = flat.min(), flat.max()
+    return float(low), float(high)
+
+
+def intensity_window(levels: np.ndarray, mode: Normalise) -> tuple[float, float]:
+    """Return the uint8 levels (low, high) that become 0 and 1 in ``mode``."""
+    return (0.0, 255.0) if mode == "none" else percentile_range(levels)
+
+
+def apply_window(levels: np.ndarray, window: tuple[float, float], *, out: np.ndarray | None = None) -> np.ndarray:
+    """Return ``(levels - low) / (high - low)`` clipped to [0, 1] as float32; zeros where the window is empty."""
+    low, high = window
+    if out is None:
+        out = np.empty(levels.shape, np.float32)
+    if high <= low:
+        out[...] = 0.0
+        return out
+    if (low, high) == (0.0, 255.0):
+        return np.divide(levels, np.float32(255), out=out, dtype=np.float32)
+    np.subtract(levels, np.float32(low), out=out, dtype=np.float32)
+    np.divide(out, np.float32(high - low), out=out)
+    return np.clip(out, 0.0, 1.0, out=out)
+
+
+def to_levels(image: np.ndarray, mode: Normalise = "none") -> np.ndarray:
+    """Return ``image`` (uint8, uint16, or float in [0, 1]; any shape) with 256 levels as uint8.
+
+    With ``per_image`` a deep picture is stretched by its own 0.5-99.5 percentiles before it is cut to 8 bits, so a dark
+    12-bit picture in a 16-bit file keeps its detail. uint8 passes through unchanged.
+    """
+    if image.dtype == np.uint8:
+        return image
+    scaled = image.astype(np.float32) / np.float32(65535) if image.dtype == np.uint16 else image.astype(np.float32)
+    low, high = (0.0, 1.0) if mode == "none" else percentile_range(scaled)
+    if high <= low:
+        return np.zeros(image.shape, np.uint8)
+    return np.rint(np.clip((scaled - low) / (high - low), 0.0, 1.0) * 255).astype(np.uint8)
+
+
+def normalise_image(image_HW3: np.ndarray, mode: Normalise = "none") -> np.ndarray:
+    """Return ``image_HW3`` (uint8, uint16, or float in [0, 1]) as float32 in [0, 1] of the same shape.
+
+    ``none`` divides by the depth's largest value, as the paper does (methods.md 1.2: uint8/255, no mean or standard
+    deviation). ``per_image`` maps the picture's 0.5-99.5 percentiles over all channels to [0, 1] (ours).
+    """
+    levels = to_levels(image_HW3, mode)
+    return apply_window(levels, intensity_window(levels, mode))
+
+
+def resize_image(image_HW3: np.ndarray, image_px: int) -> np.ndarray:
+    """Return ``image_HW3`` as (image_px, image_px, 3): bilinear, antialiased, aspect ratio not kept (as the paper).
+
+    uint8 stays uint8; uint16 and float come back as float32 in [0, 1].
+    """
+    if image_HW3.dtype != np.uint8:
+        divisor = np.float32(65535 if image_HW3.dtype == np.uint16 else 1)
+        image_HW3 = image_HW3.astype(np.float32) / divisor
+    if image_HW3.shape[:2] == (image_px, image_px):
+        return image_HW3
+    size = (image_px, image_px)
+    if image_HW3.dtype == np.uint8:
+        return np.asarray(Image.fromarray(image_HW3).resize(size, Image.Resampling.BILINEAR))
+    planes = [Image.fromarray(np.ascontiguousarray(image_HW3[..., c])) for c in range(image_HW3.shape[2])]
+    return np.stack([np.asarray(plane.resize(size, Image.Resampling.BILINEAR)) for plane in planes], axis=-1)
+
+
+def prepare_image(image_HW3: np.ndarray, image_px: int, mode: Normalise = "none") -> np.ndarray:
+    """Return the model's input (image_px, image_px, 3) float32 in [0, 1] of a picture of any size and depth."""
+    return normalise_image(resize_image(image_HW3, image_px), mode)
+
+
+def resize_mask(mask_KHW: np.ndarray, height_px: int, width_px: int | None = None) -> np.ndarray:
+    """Return ``mask`` (..., H, W) on another grid, nearest pixel centre, same dtype; square without ``width_px``."""
+    width_px = height_px if width_px is None else width_px
+    rows, columns = (_nearest(mask_KHW.shape[axis], size) for axis, size in ((-2, height_px), (-1, width_px)))
+    return np.ascontiguousarray(mask_KHW[..., rows, :][..., columns])
+
+
+def mask_to_grid(mask_BKHW: np.ndarray, grid_px: int) -> np.ndarray:
+    """Return ``mask_BKHW`` (uint8) on the decoder's grid (B, K, grid_px, grid_px), nearest pixel centre."""
+    return resize_mask(mask_BKHW, grid_px)
+
+
+def _nearest(old_px: int, new_px: int) -> slice | np.ndarray:
+    if old_px % new_px == 0:  # a stride is a view: several times cheaper than an index list
+        stride = old_px // new_px
+        return slice(stride // 2, None, stride)
+    return np.minimum((np.arange(new_px) * 2 + 1) * old_px // (2 * new_px), old_px - 1)
+
+
+__all__ = [
+    "Normalise",
+    "apply_window",
+    "augment_batch",
+    "intensity_window",
+    "mask_to_grid",
+    "normalise_image",
+    "percentile_range",
+    "prepare_image",
+    "resize_image",
+    "resize_mask",
+    "to_levels",
+]
