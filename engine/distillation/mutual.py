@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from engine.config import RunConfig
+from engine.data.transforms import mask_to_grid
 from engine.distillation.learnability import SampleTerms, ScoreTable, sample_terms
 from engine.distillation.losses import directed_kl, feature_loss, reference_kl, symmetric_kl
 from engine.distillation.selection import select_in_batch, select_pool
@@ -37,10 +38,8 @@ class Pool(Protocol):
 
     def __len__(self) -> int: ...
 
-    def grid_batch(
-        self, indices: np.ndarray, *, grid_px: int, rng: np.random.Generator | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return image_B3HW float32 [0, 1] and mask_BKhw uint8 on the decoder's grid; augmented when rng is given."""
+    def batch(self, indices: np.ndarray, *, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return image_B3HW float32 [0, 1] and mask_BKHW uint8 {0, 1}; augmented only when rng is given."""
 
 
 @dataclass(frozen=True)
@@ -218,8 +217,8 @@ class MutualDistillation:
         return directed_kl(teacher_logits.detach(), student_logits, temperature=temperature).mean()
 
     def _batch(self, indices: np.ndarray, *, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
-        image, mask = self.pool.grid_batch(indices, grid_px=self.grid_px, rng=rng)
-        return place_images(image, self.device), place_masks(mask, self.device)
+        image, mask = self.pool.batch(indices, rng=rng)
+        return place_images(image, self.device), place_masks(mask_to_grid(mask, self.grid_px), self.device)
 
     def _update(self, loss: Tensor) -> None:
         for optimiser in self.optimisers.values():

@@ -1,21 +1,22 @@
-"""The pairs that SAM and TinySAM learn from: the synthetic set, or real images for the bound of the benchmark."""
+"""The synthetic set as a pool: generated pairs read, resized, normalised and augmented like real images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from engine.config import DataConfig
-from engine.data.datasets import ImageSet, mask_to_grid
-from engine.data.transforms import augment_batch, normalise_image
+from engine.data.imagesets import ImageSet, PixelCache
 from engine.errors import UserError
 from engine.types import SyntheticSample
 
 MAX_MASK_CLASSES = 3
-"""Classes that one mask file (and one ControlNet condition image) can carry: its red, green and blue planes."""
+"""Classes that one mask picture (and one ControlNet condition image) can carry: its red, green and blue planes."""
+POOL_CACHE_BYTES = 1 << 30
 
 
 def encode_mask(mask_KHW: np.ndarray) -> Image.Image:
@@ -41,61 +42,38 @@ def decode_mask(picture: Image.Image, *, num_classes: int) -> np.ndarray:
     return (planes > 127).astype(np.uint8)
 
 
-class SyntheticPool:
-    """Generated pairs read from the run's folder, at the size that the models take.
+@dataclass(frozen=True)
+class SyntheticItem:
+    """A generated pair on disk, in the form that ``ImageSet`` reads; the pair is its own patient."""
 
-    Images are resized bilinearly to ``data.image_px`` (methods 1.11) and normalised like real ones; they stay in memory
-    as uint8: 3 * image_px^2 bytes each.
-    """
+    site: str
+    name: str
+    image: Path
+    mask: Path
+    num_classes: int
+    split: None = None
 
-    def __init__(
-        self, samples: Sequence[SyntheticSample], *, run_dir: Path, data: DataConfig, num_classes: int
-    ) -> None:
-        self.names = tuple(sample.sample_id for sample in samples)
-        self._data = data
-        size = (data.image_px, data.image_px)
-        self._images = np.empty((len(samples), *size, 3), dtype=np.uint8)
-        self._masks = []
-        for i, sample in enumerate(samples):
-            with Image.open(run_dir / sample.image_path) as picture:
-                self._images[i] = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BILINEAR))
-            with Image.open(run_dir / sample.mask_path) as picture:
-                self._masks.append(decode_mask(picture, num_classes=num_classes))
+    @property
+    def group(self) -> str:
+        """Return the pair's own name: no patient is behind it."""
+        return self.name
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def grid_batch(
-        self, indices: np.ndarray, *, grid_px: int, rng: np.random.Generator | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return image_B3HW float32 [0, 1] and mask_BKhw uint8 on the grid; augmented when ``rng`` is given."""
-        images = np.stack([normalise_image(self._images[i], mode=self._data.normalise) for i in indices])
-        image_B3HW = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        mask_BKHW = np.stack([self._masks[i] for i in indices])
-        if rng is not None:
-            mask_BKHW = mask_to_grid(mask_BKHW, self._data.image_px)
-            image_B3HW, mask_BKHW = augment_batch(image_B3HW, mask_BKHW, mode=self._data.augment, rng=rng)
-        return image_B3HW, mask_to_grid(mask_BKHW, grid_px)
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return image (H, W, 3) uint8 and mask (K, H, W) uint8 in {0, 1}."""
+        with Image.open(self.image) as picture:
+            image = np.asarray(picture.convert("RGB"))
+        with Image.open(self.mask) as picture:
+            mask = decode_mask(picture, num_classes=self.num_classes)
+        return image, mask
 
 
-class RealPool:
-    """Several sites' real images as one pool: the bound that tells the generator's share of what is missing."""
-
-    def __init__(self, image_sets: Sequence[ImageSet]) -> None:
-        self._sets = tuple(image_sets)
-        self._places = [(s, i) for s, image_set in enumerate(self._sets) for i in range(len(image_set))]
-        self.names = tuple(f"{s}/{self._sets[s].names[i]}" for s, i in self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def grid_batch(
-        self, indices: np.ndarray, *, grid_px: int, rng: np.random.Generator | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return image_B3HW float32 [0, 1] and mask_BKhw uint8 on the grid; augmented when ``rng`` is given."""
-        pairs = []
-        for index in indices:
-            image_set, i = self._places[index]
-            pairs.append(self._sets[image_set].batch(np.array([i]), rng=rng))
-        images, masks = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        return images, mask_to_grid(masks, grid_px)
+def synthetic_pool(
+    samples: Sequence[SyntheticSample], *, run_dir: Path, data: DataConfig, num_classes: int
+) -> ImageSet:
+    """Return the generated pairs as an ``ImageSet``: bilinear to ``data.image_px`` (methods 1.11), names = sample ids."""
+    items = tuple(
+        SyntheticItem(s.site, s.sample_id, run_dir / s.image_path, run_dir / s.mask_path, num_classes) for s in samples
+    )
+    planes = tuple(range(num_classes))
+    cache = PixelCache(budget_bytes=POOL_CACHE_BYTES)
+    return ImageSet(items, data.image_px, planes, data.normalise, data.augment, cache)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from engine.config import RunConfig
+from engine.data.transforms import mask_to_grid
 from engine.distillation.mutual import Pool
 from engine.errors import UserError
 from engine.models.execution import autocast, place_images, place_masks
@@ -52,8 +53,8 @@ class SupervisedTraining:
         self.model.train()
         last_epoch = self.epoch + 1 == self.epochs
         rng = None if last_epoch else numpy_generator(self.config.seed, self.stage, "augment", self.epoch, self.step)
-        image, mask = self.pool.grid_batch(indices, grid_px=self.grid_px, rng=rng)
-        mask_BKhw = place_masks(mask, self.device)
+        image, mask = self.pool.batch(indices, rng=rng)
+        mask_BKhw = place_masks(mask_to_grid(mask, self.grid_px), self.device)
         with autocast(self.device, self.config.precision):
             logits = self.model(place_images(image, self.device))
         loss = supervised_loss(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from engine.distillation.mutual import Pool
 from engine.distillation.supervised import SupervisedTraining
 from engine.stages.context import RunContext
 from engine.stages.pace import Pace
@@ -17,6 +20,9 @@ class FoundationFinetuning:
     name = "foundation_finetuning"
     describe = "The server fine-tunes SAM on the synthetic images."
 
+    def __init__(self, *, pool: Callable[[RunContext], Pool] = load_pool) -> None:
+        self._load_pool = pool
+
     def run(self, context: RunContext) -> None:
         """Train for ``foundation.epochs`` and save the model as ``finetuned_teacher``."""
         config = context.config.foundation
@@ -25,7 +31,7 @@ class FoundationFinetuning:
             teacher.image_encoder.requires_grad_(False)
         training = SupervisedTraining(
             teacher,
-            pool=load_pool(context),
+            pool=self._load_pool(context),
             config=context.config,
             stage=self.name,
             epochs=config.epochs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from engine.data.transforms import mask_to_grid
 from engine.distillation.learnability import SampleTerms, sample_terms
-from engine.distillation.mutual import MutualDistillation
-from engine.distillation.pool import SyntheticPool
+from engine.distillation.mutual import MutualDistillation, Pool
 from engine.models.execution import autocast, place_images
 from engine.stages.context import RunContext
 from engine.stages.foundation_finetuning import TEACHER_LOGITS
@@ -26,9 +27,13 @@ class MutualDistillationStage:
     name = "mutual_distillation"
     describe = "SAM and TinySAM teach each other on the synthetic samples that are worth most."
 
+    def __init__(self, *, pool: Callable[[RunContext], Pool] = load_pool) -> None:
+        self._load_pool = pool
+        self._is_synthetic = pool is load_pool
+
     def run(self, context: RunContext) -> None:
         """Distil for ``distillation.epochs``; save ``distilled_student`` and ``distilled_teacher``."""
-        pool = load_pool(context)
+        pool = self._load_pool(context)
         loop = MutualDistillation(
             teacher=context.load_model("teacher", "finetuned_teacher"),
             student=context.load_model("student", "fedavg_student"),
@@ -42,11 +47,12 @@ class MutualDistillationStage:
         if state is not None:
             loop.load_state_dict(state)
         self._train(context, loop)
-        self._store_predictions(context, loop, pool)
+        if self._is_synthetic:
+            self._store_predictions(context, loop, pool)
         context.save_model(loop.student, "distilled_student")
         context.save_model(loop.teacher, "distilled_teacher")
 
-    def _initial_terms(self, context: RunContext, pool: SyntheticPool) -> SampleTerms | None:
+    def _initial_terms(self, context: RunContext, pool: Pool) -> SampleTerms | None:
         """Return the first scores from logits that earlier stages kept; None asks the loop for a pass of its own."""
         config = context.config
         teacher, student = context.checkpoints.load(TEACHER_LOGITS), context.checkpoints.load(STUDENT_LOGITS)
@@ -55,12 +61,12 @@ class MutualDistillationStage:
         parts = []
         for start in range(0, len(pool), 64):
             rows = slice(start, min(start + 64, len(pool)))
-            _, mask = pool.grid_batch(np.arange(rows.start, rows.stop), grid_px=context.grid_px)
+            _, mask = pool.batch(np.arange(rows.start, rows.stop))
             parts.append(
                 sample_terms(
                     teacher["logits"][rows].float(),
                     student["logits"][rows].float(),
-                    torch.from_numpy(mask),
+                    torch.from_numpy(mask_to_grid(mask, context.grid_px)),
                     pos_weight=config.pos_weight,
                     temperature=config.distillation.temperature,
                 )
@@ -90,7 +96,7 @@ class MutualDistillationStage:
                 context.reporter.metric(name, value, step=loop.epoch)
         pace.save()
 
-    def _store_predictions(self, context: RunContext, loop: MutualDistillation, pool: SyntheticPool) -> None:
+    def _store_predictions(self, context: RunContext, loop: MutualDistillation, pool: Pool) -> None:
         """Store both models' probability maps of every sample, for the page; and L_GT and L_KL after the last epoch."""
         samples = read_samples(context.run_dir)
         loop.teacher.eval()
@@ -98,7 +104,7 @@ class MutualDistillationStage:
         for start in range(0, len(pool), 16):
             context.reporter.check_cancelled()
             indices = np.arange(start, min(start + 16, len(pool)))
-            image, _ = pool.grid_batch(indices, grid_px=context.grid_px)
+            image, _ = pool.batch(indices)
             with torch.no_grad(), autocast(context.device, context.config.precision):
                 images = place_images(image, context.device)
                 maps = {"sam": loop.teacher(images), "tinysam": loop.student(images)}

@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from engine.distillation.pool import SyntheticPool
+from engine.data.imagesets import ImageSet
+from engine.distillation.pool import synthetic_pool
 from engine.stages.context import RunContext
 from engine.types import SyntheticSample
 
@@ -31,9 +32,9 @@ def read_samples(run_dir: Path) -> list[SyntheticSample]:
     ]
 
 
-def load_pool(context: RunContext) -> SyntheticPool:
+def load_pool(context: RunContext) -> ImageSet:
     """Return the generated pairs as the pool that foundation fine-tuning and distillation train on."""
-    return SyntheticPool(
+    return synthetic_pool(
         read_samples(context.run_dir),
         run_dir=context.run_dir,
         data=context.config.data,

@@ -38,9 +38,8 @@ class ToyPool:
     def __len__(self) -> int:
         return 8
 
-    def grid_batch(self, indices, *, grid_px, rng=None):
-        stride = self.mask.shape[-1] // grid_px
-        return self.image[indices], self.mask[indices][..., ::stride, ::stride]
+    def batch(self, indices, *, rng=None):
+        return self.image[indices], self.mask[indices]
 
 
 def _config(**distillation) -> RunConfig:
