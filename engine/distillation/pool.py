@@ -70,7 +70,7 @@ class SyntheticItem:
 def synthetic_pool(
     samples: Sequence[SyntheticSample], *, run_dir: Path, data: DataConfig, num_classes: int
 ) -> ImageSet:
-    """Return the generated pairs as an ``ImageSet``: bilinear to ``data.image_px`` (methods 1.11), names = sample ids."""
+    """Return the generated pairs as a set named by sample id, bilinear to ``data.image_px`` (methods 1.11)."""
     items = tuple(
         SyntheticItem(s.site, s.sample_id, run_dir / s.image_path, run_dir / s.mask_path, num_classes) for s in samples
     )

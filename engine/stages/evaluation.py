@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
 from engine.evaluation.segmentation import evaluate_model
 from engine.stages.context import Role, RunContext
+from engine.stages.files import write_json
 from engine.types import EvaluationRow
 
 MODELS: tuple[tuple[str, Role], ...] = (
@@ -12,6 +17,10 @@ MODELS: tuple[tuple[str, Role], ...] = (
     ("distilled_teacher", "teacher"),
     ("distilled_student", "student"),
 )
+
+
+ROWS_FILE = Path("evaluation") / "rows.json"
+IMAGES_FILE = Path("evaluation") / "images.json"
 
 
 class Evaluation:
@@ -26,14 +35,15 @@ class Evaluation:
         sets = [("test", context.federation.test.name, context.federation.test.test)]
         sets += [("validation", site.name, site.validation) for site in context.federation.sites.values()]
         sets = [entry for entry in sets if len(entry[2])]
+        rows: list[EvaluationRow] = []
+        images: list[dict[str, Any]] = []
         for number, (name, role) in enumerate(models):
             model = context.load_model(role, name)
-            rows: list[EvaluationRow] = []
             for place, (split, site, image_set) in enumerate(sets):
                 context.reporter.progress(
                     number * len(sets) + place, len(models) * len(sets), message=f"{name}, {site}"
                 )
-                found, _ = evaluate_model(
+                found, per_image = evaluate_model(
                     model,
                     image_set,
                     classes=context.federation.classes,
@@ -47,5 +57,8 @@ class Evaluation:
                     check_cancelled=context.reporter.check_cancelled,
                 )
                 rows += found
-            context.reporter.evaluation(rows)
+                images += per_image
+        write_json(context.run_dir / ROWS_FILE, [asdict(row) for row in rows])
+        write_json(context.run_dir / IMAGES_FILE, images)
+        context.reporter.evaluation(rows)
         context.reporter.progress(len(models) * len(sets), len(models) * len(sets))

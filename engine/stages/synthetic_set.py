@@ -9,6 +9,7 @@ from pathlib import Path
 from engine.data.imagesets import ImageSet
 from engine.distillation.pool import synthetic_pool
 from engine.stages.context import RunContext
+from engine.stages.files import write_json
 from engine.types import SyntheticSample
 
 LIST_FILE = Path("samples") / "samples.json"
@@ -16,12 +17,9 @@ _PATHS = ("image_path", "mask_path", "teacher_path", "student_path")
 
 
 def write_samples(run_dir: Path, samples: list[SyntheticSample]) -> None:
-    """Write the list of pairs (temporary name, then renamed)."""
+    """Write the list of pairs."""
     rows = [{k: str(v) if isinstance(v, Path) else v for k, v in asdict(sample).items()} for sample in samples]
-    temporary = run_dir / LIST_FILE.with_suffix(".tmp")
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    temporary.replace(run_dir / LIST_FILE)
+    write_json(run_dir / LIST_FILE, rows)
 
 
 def read_samples(run_dir: Path) -> list[SyntheticSample]:
