@@ -70,8 +70,8 @@ def make_student_tasks(
         (site, round, step, steps in the round) after every optimiser step.
 
     The reply of ``train.student`` has the whole state dict, n_k, and the metrics ``loss`` (mean L_sup while
-    training), ``val_dice``, ``val_loss`` (the local model on the site's own validation images; absent without any)
-    and ``wall_s``. ``query.student`` has no arrays and ``val_dice``, ``val_loss``, ``wall_s`` of the arrays sent,
+    training), ``val_dice``, ``val_loss`` (the received average on the site's own validation images, before training on it;
+    absent without any) and ``wall_s``. ``query.student`` has no arrays and ``val_dice``, ``val_loss``, ``wall_s`` of the arrays sent,
     with the number of validation images (1 without any) as its examples.
     """
     model_once = cache(lambda: placement.place(build()))
@@ -90,6 +90,7 @@ def make_student_tasks(
         started = monotonic()
         site, model = request.site, model_once()
         load_arrays(model, request.arrays)
+        received = validate(site)
         loss = train_site(
             model,
             train[site],
@@ -103,7 +104,7 @@ def make_student_tasks(
             check_cancelled=check_cancelled,
             on_step=None if on_step is None else lambda step, total: on_step(site, request.round, step, total),
         )
-        metrics = {"loss": loss, **_score_metrics(validate(site)), "wall_s": monotonic() - started}
+        metrics = {"loss": loss, **_score_metrics(received), "wall_s": monotonic() - started}
         return SiteReply(model_arrays(model), metrics, len(train[site]))
 
     def evaluate(request: SiteRequest) -> SiteReply:

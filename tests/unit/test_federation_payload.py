@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, MetricRecord
+from flwr.app import Array as FlowerArray
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -50,6 +51,35 @@ def test_arrays_come_back_bit_for_bit_and_are_counted_exactly(arrays: dict[str, 
     assert list(record) == sorted(arrays)
     assert all(same(returned[name], array) for name, array in arrays.items())
     assert payload_bytes(arrays) == sum(len(name.encode()) + len(array.data) for name, array in record.items())
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays=ARRAYS)
+def test_the_wire_format_is_flowers_own(arrays: dict[str, np.ndarray]) -> None:
+    for name, array in to_payload(arrays).items():
+        theirs = FlowerArray(arrays[name])
+        assert (array.dtype, array.shape, array.stype, array.data) == (
+            theirs.dtype,
+            theirs.shape,
+            theirs.stype,
+            theirs.data,
+        )
+        assert same(array.numpy(), arrays[name])
+
+
+def test_arrays_written_in_another_layout_are_read_too() -> None:
+    weight = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
+    returned = from_payload(ArrayRecord({"w": FlowerArray(weight)}))
+    assert np.array_equal(returned["w"], weight)
+
+
+def test_arrays_of_foreign_types_or_lengths_are_refused_on_arrival() -> None:
+    with pytest.raises(UserError, match="'w' is of type float64"):
+        from_payload(ArrayRecord({"w": FlowerArray(np.zeros(3))}))
+    whole = FlowerArray(np.zeros(3, np.float32))
+    cut = FlowerArray(whole.dtype, whole.shape, whole.stype, whole.data[:-1])
+    with pytest.raises(ValueError, match="bytes"):
+        from_payload(ArrayRecord({"w": cut}))
 
 
 def test_count_agrees_with_flower() -> None:
