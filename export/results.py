@@ -12,8 +12,7 @@ import zipfile
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
-from scipy import ndimage
+from PIL import Image, ImageFilter
 
 from engine.errors import UserError
 
@@ -119,8 +118,9 @@ def overlay(
 def outline(mask_HW: np.ndarray, *, width_px: int = 1) -> np.ndarray:
     """Return the inner border of a mask as a boolean (H, W): foreground within ``width_px`` of the background."""
     inside = np.asarray(mask_HW) > 0
-    # The image's edge is not a border of the region: it goes on outside.
-    return inside & ~ndimage.binary_erosion(inside, iterations=width_px, border_value=1)
+    # Pillow repeats the outermost pixels, so the image's edge is not a border: the region goes on outside.
+    eroded = Image.fromarray(inside.astype(np.uint8)).filter(ImageFilter.MinFilter(2 * width_px + 1))
+    return inside & (np.asarray(eroded) == 0)
 
 
 def probability_png(probability_HW: np.ndarray) -> bytes:

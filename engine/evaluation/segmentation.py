@@ -20,6 +20,7 @@ from engine.data.transforms import mask_to_grid
 from engine.errors import UserError
 from engine.evaluation import measures
 from engine.evaluation.bootstrap import mean_interval
+from engine.models.execution import Precision, autocast, place_images, place_model
 from engine.seeding import numpy_generator
 from engine.types import EvaluationRow
 
@@ -50,15 +51,16 @@ def evaluate_model(
     split: Literal["validation", "test"],
     config: EvaluationConfig,
     seed: int,
-    device: torch.device | str = "cpu",
-    precision: Literal["fp32", "bf16"] = "fp32",
+    device: torch.device,
+    precision: Precision = "auto",
     check_cancelled: Callable[[], None] = lambda: None,
 ) -> tuple[list[EvaluationRow], list[dict[str, Any]]]:
     """Return one row a class (and their mean, if there are several), and one record an image and class.
 
     The model is moved to ``device``, evaluated without gradients in eval mode, and left in the modes it had. Logits
-    are float32, bilinearly resized to ``config.mask_px`` when that is set, else scored on the decoder's own grid;
-    masks are nearest-resized to the same grid. ``dice`` and ``iou`` cut at probability 0.5; the five-threshold
+    are float32 (the forward pass runs under bf16 autocast when ``precision`` says so, and with ``auto`` on CUDA),
+    bilinearly resized to ``config.mask_px`` when that is set, else scored on the decoder's own grid; masks are
+    nearest-resized to the same grid. ``dice`` and ``iou`` cut at probability 0.5; the five-threshold
     measures follow the authors' code (methods 1.7). Intervals resample ``image_set.groups`` (patients).
 
     Returns
@@ -83,13 +85,14 @@ def evaluate_model(
             fix="Give the site images, or leave it out of the evaluation.",
         )
     images: list[dict[str, Any]] = []
-    model.to(device)
+    place_model(model, device)
     with _eval_mode(model), torch.inference_mode():
         for start in range(0, len(image_set), config.batch_size):
             check_cancelled()
             indices = range(start, min(start + config.batch_size, len(image_set)))
             image_B3HW, mask_BKHW = image_set.batch(list(indices))
-            logits_BKhw = _predict(model, image_B3HW, device=device, precision=precision)
+            with autocast(device, precision):
+                logits_BKhw = model(place_images(image_B3HW, device)).float()
             _check_logits(logits_BKhw, num_classes=len(classes), model_name=model_name, site=site)
             if config.mask_px is not None:
                 logits_BKhw = resize_logits(logits_BKhw, side_px=config.mask_px)
@@ -141,14 +144,6 @@ def summarise(
             )
         )
     return rows
-
-
-def _predict(
-    model: nn.Module, image_B3HW: np.ndarray, *, device: torch.device | str, precision: Literal["fp32", "bf16"]
-) -> Tensor:
-    device_type = torch.device(device).type
-    with torch.autocast(device_type=device_type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        return model(torch.from_numpy(image_B3HW).to(device)).float()
 
 
 def _check_logits(logits_BKhw: Tensor, *, num_classes: int, model_name: str, site: str) -> None:
