@@ -1,0 +1,81 @@
+# DSFedMed Studio. `make demo` and `make test` need Python 3.11 and nothing else.
+#
+#   make setup          .venv with the pinned requirements (seconds when they are installed)
+#   make demo           the page on http://localhost:7860, with the demo run starting in the background
+#   make demo-headless  the demo run in this terminal, ending with the results table
+#   make test           lint and every test but the slow ones; browser tests drive a real Chromium
+#   make test-all       the slow tests too
+#   make lint           ruff and mypy
+#   make clean          remove .venv and caches
+#
+# Variables: PYTHON (a Python 3.11), PORT (of the page), TESTS (what pytest runs), and TORCH_INDEX, a package index
+# whose torch and torchvision are taken instead of PyPI's: for CPU-only wheels, which are 2 GB smaller.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-headless test test-all lint chromium clean
+
+PYTHON ?= python3.11
+PORT ?= 7860
+TESTS ?= tests
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-stamp
+
+# One test process with two threads: the tests' models are too small to fill more.
+export OMP_NUM_THREADS ?= 2
+PYTEST := $(BIN)/python -m pytest --timeout=300 --durations=10
+
+help:
+	@sed -n 's/^# \{0,1\}//; 1,/^$$/p' Makefile
+
+setup: $(STAMP)
+
+# uv installs several times faster than pip and is pinned like the rest; where it cannot be had, pip does the same.
+$(STAMP): requirements.txt
+	@command -v $(PYTHON) > /dev/null || { echo "make: Python 3.11 is needed; name it with PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"; then \
+	  install=("$(BIN)/uv" pip install --python "$(BIN)/python"); \
+	else \
+	  echo "make: uv could not be installed, going on with pip" >&2; \
+	  install=("$(BIN)/python" -m pip install --disable-pip-version-check); \
+	fi; \
+	if [ -n "$(TORCH_INDEX)" ]; then \
+	  "$${install[@]}" --no-deps --index-url "$(TORCH_INDEX)" $$(grep -E '^(torch|torchvision)==' requirements.txt); \
+	fi; \
+	"$${install[@]}" -r requirements.txt
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m app.main --demo --port $(PORT)
+
+demo-headless: setup
+	$(BIN)/python -m engine run --preset phantom_cpu_demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup lint chromium
+	$(PYTEST) -m "not slow" $(TESTS)
+
+test-all: setup lint chromium
+	$(PYTEST) $(TESTS)
+
+# Browser tests drive the system's Chromium; Playwright's own download is the last resort.
+chromium: setup
+	@if command -v chromium chromium-browser google-chrome google-chrome-stable > /dev/null; then \
+	  true; \
+	elif command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	else \
+	  $(BIN)/playwright install chromium; \
+	fi
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
