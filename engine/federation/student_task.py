@@ -69,10 +69,10 @@ def make_student_tasks(
     on_step : callable
         (site, round, step, steps in the round) after every optimiser step.
 
-    The reply of ``train.student`` has the whole state dict, n_k, and the metrics ``loss`` (mean L_sup while
-    training), ``val_dice``, ``val_loss`` (the received average on the site's own validation images, before training on it;
-    absent without any) and ``wall_s``. ``query.student`` has no arrays and ``val_dice``, ``val_loss``, ``wall_s`` of the arrays sent,
-    with the number of validation images (1 without any) as its examples.
+    The reply of ``train.student`` has the whole state dict, n_k, and the metrics ``loss`` (mean L_sup while training),
+    ``val_dice`` and ``val_loss`` (the received average on the site's own validation images, before it trains; absent
+    without any) and ``wall_s``. ``query.student`` has no arrays and ``val_dice``, ``val_loss``, ``wall_s`` of the arrays
+    sent, with the number of validation images (1 without any) as its examples.
     """
     model_once = cache(lambda: placement.place(build()))
 
