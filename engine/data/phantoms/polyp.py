@@ -235,7 +235,7 @@ BASE = {
     "vessels": (-0.4, 0.5),
     "stool": (-1.6, 1.2),
     "dye": (-8.0, 0.9), "folds": (0.2, 1.4), "fold_rate": (3.0, 9.0), "warp": (0.2, 1.4), "bulges": (-0.5, 1.0),
-    "size": (-3.2, -0.45),
+    "size": (-3.0, -0.45),
     "dome": (0.3, 1.2), "edge": (0.2, 4.0), "polyp_red": (-0.5, 1.2), "polyp_pale": (-0.05, 0.45),
     "polyp_texture": (-0.4, 0.8),
     "falloff": (0.2, 1.0), "lumen": (0.3, 0.95), "shadow": (0.2, 0.9), "gloss": (-0.6, 0.9), "instrument": (-1.0, 0.12),
@@ -250,6 +250,7 @@ BASE = {
 
 LOOKS = {
     "tower_hd": BASE | {
+        "size": (-2.4, -0.6), "polyp_red": (0.3, 1.2),
         "red": (0.68, 0.8), "green": (0.58, 0.68), "blue": (0.38, 0.48), "frame": (-0.4, 0.4), "vessels": (0.1, 0.5),
         "gloss": (0.2, 0.8),
         "saturation": (1.0, 1.2), "noise": (0, 0.015), "blur": (-0.003, 0.002), "motion": (-0.03, 0.0),
@@ -259,21 +260,22 @@ LOOKS = {
         "red": (0.62, 0.75), "green": (0.48, 0.58), "blue": (0.42, 0.52), "frame": (1, 1),
         "frame_aspect": (0.75, 0.85), "corner": (0.5, 0.65),
         "gamma": (1.2, 1.5), "folds": (0.7, 1.4), "noise": (0.01, 0.03), "inset": (-1, -0.5),
-        "polyp_pale": (0.1, 0.45), "size": (-2.6, -0.6),
+        "polyp_pale": (0.2, 0.5), "size": (-2.3, -0.6),
     },
     "guided_inset": BASE | {
         "red": (0.6, 0.75), "green": (0.68, 0.8), "blue": (0.6, 0.72), "frame": (2, 2), "frame_aspect": (0.5, 0.62),
         "corner": (0.4, 0.6),
         "inset": (0.2, 1), "border": (0.05, 0.07), "gloss": (0.3, 0.9), "saturation": (0.6, 0.85),
-        "size": (-3.2, -1.2), "dye": (-5, -1),
-        "polyp_pale": (-0.05, 0.15),
+        "size": (-2.6, -1.1), "dye": (-5, -1),
+        "polyp_red": (0.5, 1.3), "polyp_pale": (-0.05, 0.1),
     },
     "portable_yellow": BASE | {
         "red": (0.65, 0.8), "green": (0.6, 0.72), "blue": (0.25, 0.36), "frame": (2, 2), "frame_aspect": (0.7, 1.0),
         "corner": (0.0, 0.2),
         "gain_b": (0.7, 0.85), "blur": (0.003, 0.009), "motion": (-0.01, 0.03), "noise": (0.025, 0.05),
         "colour_noise": (0.005, 0.015),
-        "jpeg": (25, 45), "vessels": (-0.5, 0.2), "polyp_red": (0.5, 1.2), "inset": (-1, -0.5), "dye": (-5, -1),
+        "jpeg": (25, 45), "vessels": (-0.5, 0.2), "polyp_red": (0.5, 1.2), "size": (-2.4, -0.8), "inset": (-1, -0.5),
+        "dye": (-5, -1),
         "stool": (0.2, 1.2),
     },
 }  # fmt: skip

@@ -4,7 +4,8 @@ Style keys: ``tone`` (0 light .. 1 dark skin), ``warmth``, ``lesion`` (pigment d
 ``ragged``,
 ``soft`` (border), ``network``, ``patches`` (several colours), ``veil`` (blue-white), ``hair``, ``hair_dark``,
 ``ruler``,
-``ink``, ``bubbles``, ``circle`` (black surround), ``lines`` (skin relief), ``flush`` (redness), ``naevi`` (small
+``ink``, ``bubbles``, ``circle`` (black surround), ``lines`` (skin relief), ``flush`` (redness), ``pale`` (lighter than
+the skin), ``shine``, ``naevi`` (small
 distractors).
 """
 
@@ -79,6 +80,9 @@ def paint(lesion: Lesion, mask: np.ndarray, style: Style, streams: Streams, px: 
     inside = lesion_depth(lesion, px)
     paint_lesion(image, base, inside, style, rng, px)
     on_top(image, style, rng, px)
+    if present(style, "shine") > 0:
+        gloss = np.clip(noise(rng, px, 26) + noise(rng, px, 4) - 1.9, 0, 1)
+        tint(image, (0.97, 0.96, 0.98), gloss * np.float32(style["shine"]))
     y, x = grid(px)
     tilt = rng.uniform(-1, 1, 2) * style["uneven"]
     image *= 1 + x * np.float32(tilt[0]) + y * np.float32(tilt[1])
@@ -104,6 +108,9 @@ def paint_lesion(
     pigment = base * np.array([0.62, 0.45, 0.38]) * (1.15 - 0.75 * style["lesion"]) + style["rosy"] * np.array(
         [0.25, 0.05, 0.06]
     )
+    # Hypopigmented or inflamed lesions are lighter and pinker than dark skin around them.
+    light = np.clip(base * 1.25 + np.array([0.16, 0.07, 0.07]), 0, 1)
+    pigment = pigment + (light - pigment) * min(1.0, 2 * present(style, "pale"))
     variety = fractal(rng, px, cells=4, octaves=4)
     strength = (
         np.float32(style["lesion"]) * (0.75 + 0.25 * np.clip(inside * 2.5, -1, 1)) * (1 + np.float32(0.22) * variety)
@@ -161,7 +168,8 @@ def on_top(image: np.ndarray, style: Style, rng: np.random.Generator, px: int) -
 BASE = {
     "tone": (0.0, 1.0), "warmth": (-0.6, 1.2), "lesion": (0.25, 0.95), "size": (-2.5, -0.35), "ragged": (0.02, 0.16),
     "soft": (0.03, 0.4),
-    "network": (-0.5, 1.0), "patches": (-0.3, 0.9), "veil": (-0.8, 0.9), "rosy": (-0.1, 0.7), "hair": (-0.8, 1.0),
+    "network": (-0.5, 1.0), "patches": (-0.3, 0.9), "veil": (-0.8, 0.9), "pale": (-1.5, 0.6), "shine": (-1.0, 0.8),
+    "rosy": (-0.1, 0.7), "hair": (-0.8, 1.0),
     "hair_dark": (0.2, 1.0),
     "ruler": (-1.0, 0.3), "ink": (-1.0, 0.15), "sticker": (-1.0, 0.15), "bubbles": (-1.0, 0.6),
     "circle": (-1.0, 0.5), "lines": (0.1, 1.5),
@@ -175,26 +183,29 @@ BASE = {
 
 LOOKS = {
     "dermoscope_polarised": BASE | {
-        "tone": (0.05, 0.3), "network": (0.3, 1.0), "gain_b": (0.95, 1.05), "saturation": (1.1, 1.4),
+        "tone": (0.05, 0.3), "pale": (-1, -0.5), "size": (-1.3, -0.2), "rosy": (0.2, 0.9), "lesion": (0.2, 0.6),
+        "network": (0.3, 1.0), "gain_b": (0.95, 1.05), "saturation": (1.1, 1.4),
         "circle": (-1, -0.5), "hair": (-0.5, 0.7),
         "bubbles": (-1, -0.5), "blur": (-0.004, 0.001), "noise": (0, 0.01), "ruler": (-1, -0.5), "ink": (-1, -0.5),
         "jpeg": (80, 120),
     },
     "dermoscope_immersion": BASE | {
-        "tone": (0.15, 0.45), "gain_r": (0.9, 1.0), "gain_b": (1.15, 1.3), "bubbles": (0.1, 1.0),
+        "tone": (0.15, 0.45), "pale": (-1, -0.5), "gain_r": (0.9, 1.0), "gain_b": (1.15, 1.3), "bubbles": (0.1, 1.0),
         "circle": (0.1, 0.5), "saturation": (0.6, 0.85),
         "veil": (0, 0.9), "vignette": (0.3, 0.8), "hair": (-0.2, 0.6), "ruler": (-0.5, 0.5), "size": (-1.6, -0.35),
         "ink": (-1, -0.5),
     },
     "clinic_phone": BASE | {
-        "tone": (0.25, 0.6), "warmth": (0.3, 1.2), "network": (-1, -0.5), "soft": (0.15, 0.5), "size": (-2.6, -1.2),
+        "tone": (0.25, 0.6), "pale": (-1, -0.3), "warmth": (0.3, 1.2), "network": (-1, -0.5), "soft": (0.15, 0.5),
+        "size": (-2.6, -1.2),
         "naevi": (0, 1.0),
         "flush": (0.2, 1.0), "blur": (0.002, 0.007), "noise": (0.02, 0.045), "colour_noise": (0, 0.012),
         "circle": (-1, -0.5), "jpeg": (25, 50),
         "sticker": (-1, 0.8), "ink": (-1, 0.5), "lesion": (0.2, 0.6), "gain_b": (0.8, 0.9), "bubbles": (-1, -0.5),
     },
     "dark_skin_clinic": BASE | {
-        "tone": (0.72, 1.0), "lesion": (0.4, 0.85), "hair": (0.2, 1.0), "hair_dark": (0.8, 1.0), "gamma": (0.8, 1.1),
+        "tone": (0.72, 1.0), "pale": (-0.5, 0.6), "shine": (0.2, 1.0), "naevi": (0.2, 1.0), "size": (-2.3, -0.9),
+        "lesion": (0.3, 0.7), "hair": (0.2, 1.0), "hair_dark": (0.8, 1.0), "gamma": (0.8, 1.1),
         "lines": (0.6, 1.5),
         "rosy": (-0.1, 0.3), "circle": (-1, -0.3), "ruler": (-0.5, 0.5), "contrast": (0.85, 1.1),
     },
