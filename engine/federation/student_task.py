@@ -71,8 +71,8 @@ def make_student_tasks(
 
     The reply of ``train.student`` has the whole state dict, n_k, and the metrics ``loss`` (mean L_sup while training),
     ``val_dice`` and ``val_loss`` (the received average on the site's own validation images, before it trains; absent
-    without any) and ``wall_s``. ``query.student`` has no arrays, ``val_dice``, ``val_loss`` and ``wall_s`` of the arrays
-    sent, with the number of validation images (1 without any) as its examples.
+    without any) and ``wall_s``. ``query.student`` has no arrays; its metrics are ``val_dice``, ``val_loss`` and
+    ``wall_s`` of the arrays sent, its examples the validation images (1 without any).
     """
     model_once = cache(lambda: placement.place(build()))
 
