@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ from engine.config import FederationConfig
 from engine.data.transforms import mask_to_grid
 from engine.errors import UserError
 from engine.federation.site_state import load_optimiser, save_optimiser
+from engine.models.execution import Precision, autocast, place_images, place_model
 from engine.models.objective import supervised_loss
 from engine.seeding import derive_seed, numpy_generator
 
@@ -49,24 +50,22 @@ class Placement:
     """Where and how a model computes: device, ``fp32`` or ``bf16`` autocast (weights stay float32), memory layout."""
 
     device: str = "cpu"
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     channels_last: bool = False
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context of a forward pass."""
-        if self.precision == "bf16":
-            return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
-        return nullcontext()
+        return autocast(torch.device(self.device), self.precision)
 
     def place(self, model: nn.Module) -> nn.Module:
         """Return ``model`` on the device in the chosen layout."""
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        device = torch.device(self.device)
+        return place_model(model, device) if self.channels_last else model.to(device)
 
     def batch(self, image_B3HW: np.ndarray) -> Tensor:
         """Return images as a tensor on the device in the chosen layout."""
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return torch.from_numpy(image_B3HW).to(self.device, memory_format=layout)
+        device = torch.device(self.device)
+        return place_images(image_B3HW, device) if self.channels_last else torch.from_numpy(image_B3HW).to(device)
 
 
 @dataclass(frozen=True)
