@@ -1,0 +1,178 @@
+"""The run form, generated from the RunConfig schema: field descriptions out, nested configuration values back. Pure.
+
+Nothing here is written by hand for one field: a setting that is added to ``engine/config.py`` appears in the form.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from app import text
+from engine.config import PRESETS_DIR, RunConfig, load_config
+from engine.errors import UserError
+
+Kind = Literal["integer", "number", "choice", "switch", "text", "names"]
+SOURCE_TAGS = {"P": text.SOURCE_PAPER, "C": text.SOURCE_CODE, "D": text.SOURCE_DIFFUSERS}
+MAIN_SECTION = "run"
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """One control of the form. ``key`` is the dotted path in RunConfig, ``info`` the sentence below the label."""
+
+    key: str
+    section: str
+    label: str
+    info: str
+    kind: Kind
+    default: Any
+    optional: bool
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+def form_fields() -> tuple[FieldSpec, ...]:
+    """Return every field of RunConfig in the order of the schema; top-level fields have the section ``run``."""
+    schema = RunConfig.model_json_schema()
+    defaults = RunConfig().model_dump(mode="json")
+    fields: list[FieldSpec] = []
+    for name, property_schema in schema["properties"].items():
+        reference = property_schema.get("$ref")
+        if reference is None:
+            fields.append(_field(name, MAIN_SECTION, property_schema, default=defaults[name]))
+            continue
+        section = schema["$defs"][reference.rsplit("/", 1)[1]]
+        for key, value in section["properties"].items():
+            fields.append(_field(f"{name}.{key}", name, value, default=defaults[name][key]))
+    return tuple(fields)
+
+
+def sections(fields: tuple[FieldSpec, ...]) -> dict[str, tuple[FieldSpec, ...]]:
+    """Return the fields grouped by section, in order."""
+    names = dict.fromkeys(field.section for field in fields)
+    return {name: tuple(field for field in fields if field.section == name) for name in names}
+
+
+def to_values(config: RunConfig, fields: tuple[FieldSpec, ...]) -> list[Any]:
+    """Return the form's values of ``config`` in the order of ``fields``."""
+    nested = config.model_dump(mode="json")
+    return [_shown(_lookup(nested, field.key), field) for field in fields]
+
+
+def from_values(values: list[Any], fields: tuple[FieldSpec, ...]) -> dict[str, Any]:
+    """Return nested values for ``parse_config``; an empty optional control is None, an empty required one left out."""
+    nested: dict[str, Any] = {}
+    for field, value in zip(fields, values, strict=True):
+        parsed = _parsed(value, field)
+        if parsed is None and not field.optional:
+            continue
+        *parents, leaf = field.key.split(".")
+        section = nested
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[leaf] = parsed
+    return nested
+
+
+def preset_note(name: str) -> str:
+    """Return the first comment paragraph of a shipped preset: what it is for, in its author's words."""
+    lines = (PRESETS_DIR / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+    words: list[str] = []
+    for line in lines:
+        stripped = line.strip()
+        if not stripped.startswith("#") or stripped == "#":
+            if words:
+                break
+            continue
+        words.append(stripped.lstrip("# ").strip())
+    return " ".join(words)
+
+
+def preset_values(name: str, fields: tuple[FieldSpec, ...]) -> list[Any]:
+    """Return the form's values of a shipped preset. Keys that need the reader's own data (``root``) stay empty."""
+    try:
+        return to_values(load_config(name), fields)
+    except UserError:
+        # A preset for real data names no folder, so on its own it is not a valid configuration: show what it says.
+        raw = tomllib.loads((PRESETS_DIR / f"{name}.toml").read_text(encoding="utf-8"))
+        return [_shown(_lookup(raw, field.key, field.default), field) for field in fields]
+
+
+def _field(key: str, section: str, schema: dict[str, Any], *, default: Any) -> FieldSpec:
+    variants = schema.get("anyOf", [schema])
+    typed = next(variant for variant in variants if variant.get("type") != "null")
+    minimum = typed.get("minimum", typed.get("exclusiveMinimum"))
+    return FieldSpec(
+        key=key,
+        section=section,
+        label=text.FIELD_LABELS.get(key, _label(key)),
+        info=_info(schema.get("description", ""), typed),
+        kind=_kind(typed),
+        default=default,
+        optional=len(variants) > 1,
+        minimum=minimum,
+        maximum=typed.get("maximum"),
+        choices=tuple(typed.get("enum", ())),
+    )
+
+
+def _label(key: str) -> str:
+    """Return a key's last part as words: ``mask_px`` is ``Mask (pixels)``."""
+    return key.rsplit(".", 1)[-1].replace("_px", " (pixels)").replace("_", " ").capitalize()
+
+
+def _kind(schema: dict[str, Any]) -> Kind:
+    if "enum" in schema:
+        return "choice"
+    kinds: dict[str, Kind] = {"integer": "integer", "number": "number", "boolean": "switch", "array": "names"}
+    return kinds.get(schema["type"], "text")
+
+
+def _info(description: str, schema: dict[str, Any]) -> str:
+    """Return the schema's description with its source tags spelt out and its bounds added."""
+    for tag, words in SOURCE_TAGS.items():
+        description = re.sub(rf"\[{tag}: ([^\]]*)\]", rf"({words}: \1)", description)
+        description = description.replace(f"[{tag}]", f"({words})")
+    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
+    bounds = ""
+    if low is not None and high is not None:
+        bounds = text.BOUNDS_BOTH.format(low=_plain(low), high=_plain(high))
+    elif low is not None:
+        bounds = (text.BOUNDS_ABOVE if "exclusiveMinimum" in schema else text.BOUNDS_LOW).format(low=_plain(low))
+    return f"{description.rstrip('.')}. {bounds}".strip(". ").strip() + ("." if description or bounds else "")
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}"
+
+
+def _lookup(nested: dict[str, Any], key: str, default: Any = None) -> Any:
+    for part in key.split("."):
+        if not isinstance(nested, dict) or part not in nested:
+            return default
+        nested = nested[part]
+    return nested
+
+
+def _shown(value: Any, field: FieldSpec) -> Any:
+    if field.kind == "names":
+        return ", ".join(value or ())
+    if field.kind == "text":
+        return "" if value is None else str(value)
+    return value
+
+
+def _parsed(value: Any, field: FieldSpec) -> Any:
+    if isinstance(value, str):
+        value = value.strip()
+    if value in ("", None):
+        return None
+    if field.kind == "names":
+        return [name.strip() for name in str(value).split(",") if name.strip()]
+    if field.kind == "integer" and float(value).is_integer():
+        return int(value)
+    return value

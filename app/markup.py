@@ -1,0 +1,184 @@
+"""The page's own pieces of HTML: stepper, status, tables, boxes. Pure; what comes from outside is escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from app import text, viewmodels
+from engine.errors import UserError
+from engine.runs.records import LogLine, RunRecord, RunView, StageRecord
+from engine.types import EvaluationRow
+
+Figure = tuple[str, np.ndarray, str]
+"""Caption, picture (H, W, 3) uint8 and the words that a screen reader says."""
+
+
+def header() -> str:
+    """Return the page's heading."""
+    return f"<h1>{text.TITLE}</h1><p class='lead'>{text.LEAD}</p>"
+
+
+def notice(sentence: str) -> str:
+    """Return a quiet strip with one sentence."""
+    return f"<p class='notice' role='note'>{escape(sentence)}</p>"
+
+
+def quiet(sentence: str) -> str:
+    """Return a sentence in small grey print; nothing for none."""
+    return f"<p class='quiet'>{escape(sentence)}</p>" if sentence else ""
+
+
+def error_box(what: str, why: str, fix: str) -> str:
+    """Return a visible box that says what is wrong, why it matters and what to do."""
+    return (
+        f"<div class='error-box' role='alert'><p class='what'>{escape(what)}</p>"
+        f"<p><b>{text.ERROR_WHY}:</b> {escape(why)}</p><p><b>{text.ERROR_FIX}:</b> {escape(fix)}</p></div>"
+    )
+
+
+def user_error(error: UserError) -> str:
+    """Return the box of a ``UserError``."""
+    return error_box(error.what, error.why, error.fix)
+
+
+def unexpected(error: Exception) -> str:
+    """Return the box of an exception that nobody foresaw; the trace goes to the server's log, not to the page."""
+    return error_box(text.UNEXPECTED_WHAT.format(kind=type(error).__name__), text.UNEXPECTED_WHY, text.UNEXPECTED_FIX)
+
+
+def empty(title: str, step: str) -> str:
+    """Return an empty state: what is missing and the next step (``step`` is our own HTML)."""
+    return f"<div class='empty'><p class='title'>{escape(title)}</p><p>{step}</p></div>"
+
+
+def status(view: RunView) -> str:
+    """Return the run's status, overall progress and what comes next."""
+    run, fraction = view.run, viewmodels.overall_fraction(view.stages)
+    percent = 100 if run.status == "finished" else min(99, int(100 * fraction))
+    facts = [f"<span class='badge {run.status}'>{text.STATUS[run.status]}</span>", f"<span>{percent} %</span>"]
+    if run.status == "running" and view.eta_s is not None:
+        facts.append(f"<span>{text.ETA_LEFT.format(time=viewmodels.duration(view.eta_s))}</span>")
+    if run.status == "finished":
+        facts.append(f"<span>{text.TOOK.format(time=viewmodels.duration(sum(s.wall_s for s in view.stages)))}</span>")
+    cancelling = run.active and run.cancel_requested
+    coming = text.CANCELLING if cancelling else text.STATUS_NEXT[run.status]
+    return (
+        f"<section class='status' aria-label='{escape(run.name)}'><h2>{escape(run.name)}"
+        f" <code>{escape(run.run_id)}</code></h2><p class='facts'>{''.join(facts)}</p>"
+        f"<div class='bar' role='progressbar' aria-label='{text.RUN_LABEL}' aria-valuemin='0' aria-valuemax='100'"
+        f" aria-valuenow='{percent}'><span style='width:{percent}%'></span></div>"
+        f"<p class='next'>{coming}</p>{_run_error(run)}</section>"
+    )
+
+
+def stepper(stages: Sequence[StageRecord]) -> str:
+    """Return the stages as an ordered list with their state, progress and expected time."""
+    items = "".join(_step(stage) for stage in stages)
+    return f"<ol class='stepper' aria-label='{text.STAGES_HEADING}'>{items}</ol>"
+
+
+def results_table(rows: Sequence[EvaluationRow]) -> str:
+    """Return the results table: test images first, validation images folded."""
+    tested = viewmodels.result_rows(rows, "test")
+    validated = viewmodels.result_rows(rows, "validation")
+    if not tested and not validated:
+        return f"<h3>{text.RESULTS_HEADING}</h3><p class='quiet'>{text.RESULTS_EMPTY}</p>"
+    parts = [f"<h3>{text.RESULTS_HEADING}</h3><p class='quiet'>{text.RESULTS_NOTE}</p>"]
+    if tested:
+        parts.append(table(text.RESULT_COLUMNS, tested, label=text.RESULTS_HEADING))
+    if validated:
+        inner = table(text.RESULT_COLUMNS, validated, label=text.RESULTS_VALIDATION)
+        parts.append(f"<details><summary>{text.RESULTS_VALIDATION}</summary>{inner}</details>")
+    return "".join(parts)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, label: str) -> str:
+    """Return a table that scrolls on its own where the screen is narrow; the first column heads its line."""
+    head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in columns)
+    body = "".join(
+        f"<tr><th scope='row'>{escape(row[0])}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
+        for row in rows
+    )
+    return (
+        f"<div class='table-scroll' tabindex='0' role='region' aria-label='{escape(label)}'>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def log(lines: Sequence[LogLine]) -> str:
+    """Return the tail of the log, newest last."""
+    if not lines:
+        return f"<p class='quiet'>{text.LOG_EMPTY}</p>"
+    rows = "".join(
+        f"<div class='{line.level}'><time>{time.strftime('%H:%M:%S', time.localtime(line.at))}</time> "
+        f"{escape(line.text)}</div>"
+        for line in lines
+    )
+    return f"<div class='log' role='log' tabindex='0' aria-label='{text.LOG_HEADING}'>{rows}</div>"
+
+
+def figures(pictures: Sequence[Figure]) -> str:
+    """Return pictures with captions side by side, wrapped on narrow screens."""
+    items = "".join(
+        f"<figure><img src='{data_uri(picture)}' alt='{escape(alt, quote=True)}'>"
+        f"<figcaption>{caption}</figcaption></figure>"
+        for caption, picture, alt in pictures
+    )
+    return f"<div class='figures'>{items}</div>"
+
+
+def facts(pairs: Sequence[tuple[str, str]]) -> str:
+    """Return labels and values as a description list."""
+    items = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in pairs)
+    return f"<dl class='facts'>{items}</dl>"
+
+
+def swatch(colour: str, label: str) -> str:
+    """Return one entry of a legend."""
+    return f"<span class='swatch'><i style='background:{colour}'></i>{escape(label)}</span>"
+
+
+def data_uri(picture: np.ndarray) -> str:
+    """Return an (H, W, 3) uint8 picture as a PNG data address."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _run_error(run: RunRecord) -> str:
+    if not run.error or run.active:
+        return ""
+    error = {"what": "", "why": "", "fix": ""} | run.error
+    return error_box(error["what"], error["why"], error["fix"])
+
+
+def _step(stage: StageRecord) -> str:
+    label, meaning = text.STAGES.get(stage.name, (stage.name, ""))
+    state = text.STAGE_STATE[stage.status]
+    percent = int(100 * stage.fraction)
+    notes = [state]
+    if stage.status == "running":
+        notes.append(f"{percent} %")
+        if stage.eta_s is not None:
+            notes.append(text.ETA_LEFT.format(time=viewmodels.duration(stage.eta_s)))
+    elif stage.status != "pending":
+        notes.append(viewmodels.duration(stage.wall_s))
+    current = " aria-current='step'" if stage.status == "running" else ""
+    message = f"<small>{escape(stage.message)}</small>" if stage.message and stage.status == "running" else ""
+    return (
+        f"<li class='{stage.status}'{current}><b>{escape(label)}</b><small>{escape(meaning)}</small>"
+        f"<div class='bar' aria-hidden='true'><span style='width:{percent}%'></span></div>"
+        f"<span class='note'>{escape(' · '.join(notes))}</span>{message}</li>"
+    )
+
+
+def unknown_run(run_id: str) -> str:
+    """Return the box for an address that names a run of another store."""
+    return error_box(text.RUN_UNKNOWN_WHAT.format(run_id=run_id), text.RUN_UNKNOWN_WHY, text.RUN_UNKNOWN_FIX)

@@ -1,0 +1,60 @@
+"""Predictions and their disagreement as pictures, for the page. Pure numpy; pictures are (H, W, 3) uint8 RGB.
+
+Masks over images are drawn by ``export.results``, which the command line uses too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+Colour = tuple[int, int, int]
+BOTH: Colour = (255, 255, 255)
+TEACHER_ONLY: Colour = (230, 159, 0)
+STUDENT_ONLY: Colour = (86, 180, 233)
+
+
+def heat(probability_HW: np.ndarray) -> np.ndarray:
+    """Return a probability map in [0, 1] as a grey picture: black 0, white 1."""
+    grey = (np.clip(probability_HW, 0.0, 1.0) * 255.0).round().astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def disagreement(
+    image_HW3: np.ndarray, teacher_HW: np.ndarray, student_HW: np.ndarray, *, threshold: float = 0.5
+) -> np.ndarray:
+    """Return the darkened image with white where both models see foreground, orange SAM alone, blue TinySAM alone.
+
+    ``teacher_HW`` and ``student_HW`` are probabilities in [0, 1] on the image's grid.
+    """
+    teacher, student = teacher_HW >= threshold, student_HW >= threshold
+    canvas = image_HW3.astype(np.float32) * 0.45
+    for region, colour, opacity in (
+        (teacher & student, BOTH, 0.45),
+        (teacher & ~student, TEACHER_ONLY, 0.9),
+        (student & ~teacher, STUDENT_ONLY, 0.9),
+    ):
+        canvas[region] = (1.0 - opacity) * canvas[region] + opacity * np.asarray(colour, np.float32)
+    return canvas.round().astype(np.uint8)
+
+
+def resize_nearest(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return an (H, W) or (H, W, C) array on a (height, width) grid by nearest neighbour (pixel centres)."""
+    rows = ((np.arange(height) + 0.5) * array.shape[0] / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * array.shape[1] / width).astype(int)
+    return array[rows][:, columns]
+
+
+def fit(height: int, width: int, *, longest_px: int) -> tuple[int, int]:
+    """Return the (height, width) of a picture whose longest side is at most ``longest_px``, aspect kept."""
+    scale = min(1.0, longest_px / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def area_shares(mask_KHW: np.ndarray) -> tuple[float, ...]:
+    """Return each class's share of the image's pixels, in [0, 1]."""
+    return tuple(float(plane.astype(bool).mean()) for plane in mask_KHW)
+
+
+def hex_colour(colour: Colour) -> str:
+    """Return ``#rrggbb``."""
+    return "#" + "".join(f"{channel:02x}" for channel in colour)

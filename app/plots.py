@@ -1,0 +1,176 @@
+"""Plotly figures of a run's records. Pure: records in, figure out; colours are told apart without colour vision too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from app import text
+from engine.runs.records import MetricSeries, ScoredSample, TrafficTotal
+from engine.types import EvaluationRow
+
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
+"""Okabe and Ito's colours, which people with any colour vision tell apart."""
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+INK = "#64748b"
+GRID = "rgba(100, 116, 139, 0.25)"
+MEGABYTE = 1e6
+
+
+def curves(series: Sequence[MetricSeries], *, title: str, empty: str, unit_range: bool = False) -> go.Figure:
+    """Return one line for each curve. ``unit_range`` fixes the vertical axis to [0, 1] (a Dice)."""
+    figure = _figure(title)
+    for index, curve in enumerate(series):
+        colour = PALETTE[index % len(PALETTE)]
+        figure.add_scatter(
+            x=list(curve.steps),
+            y=[_finite(value) for value in curve.values],
+            name=curve_name(curve, series),
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 6},
+        )
+    if not series:
+        return _say(figure, empty)
+    figure.update_xaxes(title_text=text.EPOCH_AXIS, rangemode="tozero")
+    figure.update_yaxes(range=[0, 1]) if unit_range else figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def curve_name(curve: MetricSeries, series: Sequence[MetricSeries]) -> str:
+    """Return the shortest name that tells ``curve`` apart: its site, its measure, or both."""
+    measure = curve.name.replace("_", " ")
+    if len({other.site for other in series}) == 1:
+        return measure
+    site = curve.site or text.MEAN_OF_SITES
+    return site if len({other.name for other in series}) == 1 else f"{site}: {measure}"
+
+
+def traffic(totals: Sequence[TrafficTotal]) -> go.Figure:
+    """Return stacked bars: megabytes of every kind and direction for each site."""
+    figure = _figure(text.TRAFFIC_PLOT)
+    if not totals:
+        return _say(figure, text.TRAFFIC_EMPTY)
+    sites = sorted({total.site for total in totals})
+    groups = sorted({(total.kind, total.direction) for total in totals})
+    for index, (kind, direction) in enumerate(groups):
+        amounts = [
+            sum(t.payload_bytes for t in totals if (t.site, t.kind, t.direction) == (site, kind, direction)) / MEGABYTE
+            for site in sites
+        ]
+        figure.add_bar(
+            x=sites,
+            y=amounts,
+            name=f"{text.KINDS.get(kind, kind)} {text.DIRECTION[direction]}",
+            marker={"color": PALETTE[index % len(PALETTE)], "pattern": {"shape": "/" if direction == "down" else ""}},
+            hovertemplate="%{y:.2f} MB<extra>%{fullData.name}</extra>",
+        )
+    figure.update_layout(barmode="stack", hovermode="closest")
+    figure.update_yaxes(title_text=text.TRAFFIC_AXIS, rangemode="tozero")
+    figure.update_xaxes(type="category")
+    return figure
+
+
+def results(rows: Sequence[EvaluationRow]) -> go.Figure:
+    """Return one horizontal bar for each model on the test images, with its 95 % interval; classes side by side."""
+    figure = _figure(text.RESULTS_PLOT)
+    tested = [row for row in rows if row.split == "test"]
+    if not tested:
+        return _say(figure, text.RESULTS_EMPTY)
+    several_sites = len({row.site for row in tested}) > 1
+    for index, name in enumerate(dict.fromkeys(row.class_name for row in tested)):
+        of_class = [row for row in tested if row.class_name == name][::-1]
+        figure.add_bar(
+            y=[_bar_label(row, with_site=several_sites) for row in of_class],
+            x=[_finite(row.dice) for row in of_class],
+            name=name,
+            orientation="h",
+            marker={"color": PALETTE[index % len(PALETTE)]},
+            error_x={
+                "type": "data",
+                "array": [_finite(row.dice_high - row.dice) for row in of_class],
+                "arrayminus": [_finite(row.dice - row.dice_low) for row in of_class],
+                "color": INK,
+                "thickness": 1.5,
+            },
+            hovertemplate="%{y}: Dice %{x:.3f}<extra>%{fullData.name}</extra>",
+        )
+    figure.update_layout(barmode="group", hovermode="closest", height=140 + 34 * len(tested))
+    figure.update_xaxes(range=[0, 1])
+    figure.update_yaxes(automargin=True, type="category")
+    return figure
+
+
+def learnability(scored: Sequence[ScoredSample], *, chosen: str | None = None) -> go.Figure:
+    """Return L_GT against L_KL, selected samples filled, others hollow; ``customdata`` holds the sample's id."""
+    figure = _figure(text.SCATTER_PLOT)
+    points = [item for item in scored if item.score is not None]
+    if not points:
+        return _say(figure, text.SCATTER_EMPTY)
+    for selected, name, colour, symbol in (
+        (False, text.REJECTED, INK, "circle-open"),
+        (True, text.SELECTED, PALETTE[0], "circle"),
+    ):
+        group = [item for item in points if item.score is not None and item.score.selected is selected]
+        _add_points(figure, group, name=name, marker={"color": colour, "symbol": symbol, "size": 8})
+    ring = [item for item in points if item.sample.sample_id == chosen]
+    if ring:
+        marker = {"color": PALETTE[1], "symbol": "circle-open", "size": 18, "line": {"width": 3}}
+        _add_points(figure, ring, name=ring[0].sample.sample_id, marker=marker)
+    figure.update_layout(hovermode="closest", height=420)
+    figure.update_xaxes(title_text=text.L_GT_AXIS)
+    figure.update_yaxes(title_text=text.L_KL_AXIS)
+    return figure
+
+
+def _add_points(figure: go.Figure, group: Sequence[ScoredSample], *, name: str, marker: dict[str, object]) -> None:
+    figure.add_scatter(
+        x=[_finite(item.score.l_gt) for item in group if item.score],
+        y=[_finite(item.score.l_kl) for item in group if item.score],
+        customdata=[item.sample.sample_id for item in group],
+        name=name,
+        mode="markers",
+        marker=marker,
+        hovertemplate="%{customdata}<br>L_GT %{x:.4f}<br>L_KL %{y:.4f}<extra></extra>",
+    )
+
+
+def _bar_label(row: EvaluationRow, *, with_site: bool) -> str:
+    label = text.MODELS.get(row.model, row.model).replace(", ", ",<br>")
+    return f"{label} · {row.site}" if with_site else label
+
+
+def _figure(title: str) -> go.Figure:
+    """Return an empty figure in the page's dress; ``uirevision`` keeps a reader's zoom while data arrive."""
+    axis = {"gridcolor": GRID, "linecolor": GRID, "zerolinecolor": GRID, "automargin": True}
+    layout = go.Layout(
+        template=go.layout.Template(),
+        title={"text": title, "font": {"size": 15}, "x": 0, "xref": "paper", "xanchor": "left"},
+        height=320,
+        margin={"l": 8, "r": 12, "t": 44, "b": 8},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "color": INK, "size": 12},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0},
+        hovermode="x unified",
+        showlegend=True,
+        uirevision="kept",
+        xaxis=axis,
+        yaxis=axis,
+    )
+    return go.Figure(layout=layout)
+
+
+def _say(figure: go.Figure, sentence: str) -> go.Figure:
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    figure.update_layout(height=140)
+    place = {"x": 0.0, "y": 0.6, "xref": "paper", "yref": "paper", "xanchor": "left"}
+    figure.add_annotation(text=sentence, showarrow=False, **place)
+    return figure
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,250 @@
+"""What the tabs ask for: the runs store, sample pictures, model bundles, and actions on runs. Torch-free.
+
+One :class:`Studio` serves every browser; it keeps no state of any of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from app import markup, overlays, text
+from app.settings import Settings
+from engine.config import load_config, parse_config
+from engine.errors import UserError
+from engine.runs import lifecycle
+from engine.runs.records import RunRecord, ScoredSample
+from engine.runs.store import RunStore
+from engine.types import SyntheticSample
+
+if TYPE_CHECKING:
+    from engine.planning import Plan
+
+    from export.manifest import Manifest
+    from export.runtime import BundleSession
+
+Result = TypeVar("Result")
+LOG = logging.getLogger(__name__)
+THUMBNAIL_PX = 192
+DETAIL_PX = 384
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """One bundle that the Segment tab offers; ``key`` is its folder."""
+
+    key: str
+    label: str
+
+
+@dataclass(frozen=True, eq=False)
+class SamplePictures:
+    """One synthetic pair as the detail shows it: (H, W, 3) uint8 pictures; predictions once they are stored."""
+
+    image: np.ndarray
+    outlined: np.ndarray
+    mask: np.ndarray
+    teacher: np.ndarray | None
+    student: np.ndarray | None
+    dispute: np.ndarray | None
+
+
+def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
+    """Return (result, "") or (None, the error's box); only a ``UserError`` is expected, others are logged in full."""
+    try:
+        return action(), ""
+    except UserError as error:
+        return None, markup.user_error(error)
+    except Exception as error:
+        LOG.exception("unforeseen error in the page")
+        return None, markup.unexpected(error)
+
+
+class Studio:
+    """Reads and acts on the home folder of ``settings``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = RunStore(settings.home)
+        self._scratch = TemporaryDirectory(prefix="dsfedmed-")
+        self._lock = threading.Lock()
+
+    # Samples
+
+    def thumbnail(self, run_id: str, sample: SyntheticSample) -> np.ndarray:
+        """Return a synthetic image with its mask outlined, (192, 192, 3) uint8 for a square image."""
+        return sample_pictures(self.store.run_dir(run_id), sample, longest_px=THUMBNAIL_PX, predictions=False).outlined
+
+    def sample(self, run_id: str, sample_id: str, epoch: int | None) -> ScoredSample | None:
+        """Return one pair with its score at ``epoch`` (without one where it was not scored)."""
+        found = self.store.sample(run_id, sample_id)
+        if found is None:
+            return None
+        scores = self.store.scores(run_id, epoch=epoch, sample_id=sample_id) if epoch is not None else ()
+        return ScoredSample(found, scores[-1] if scores else None)
+
+    # Models
+
+    def models(self) -> list[ModelChoice]:
+        """Return the bundles of finished runs, newest first, then the shipped ones; broken folders are left out."""
+        choices = []
+        for run in self.store.list(status=["finished"]):
+            for artefact in self.store.artefacts(run.run_id, kind="bundle"):
+                label = text.MODEL_RUN.format(name=run.name, run_id=run.run_id)
+                choices += self._choice(self.store.run_dir(run.run_id) / artefact.path, label)
+        if self.settings.models_dir.is_dir():
+            for folder in sorted(path for path in self.settings.models_dir.iterdir() if path.is_dir()):
+                choices += self._choice(folder, text.MODEL_SHIPPED.format(name=folder.name))
+        return choices
+
+    def manifest(self, key: str) -> Manifest:
+        """Return the manifest of an offered bundle."""
+        from export.manifest import read_manifest
+
+        return read_manifest(self._bundle_folder(key))
+
+    def session(self, key: str) -> BundleSession:
+        """Return the loaded bundle; the last few stay in memory, by folder and time of writing."""
+        folder = self._bundle_folder(key)
+        with self._lock:
+            return _load_session(folder, (folder / "manifest.json").stat().st_mtime)
+
+    def _bundle_folder(self, key: str) -> Path:
+        """Return the folder behind ``key``; a browser may only name bundles that this page offers."""
+        if key not in {choice.key for choice in self.models()}:
+            raise UserError(
+                "app.model_unknown",
+                what="The chosen model is not there any more.",
+                why="A model is read from its run's folder.",
+                fix="Choose another model from the list.",
+            )
+        return Path(key)
+
+    def _choice(self, folder: Path, label: str) -> list[ModelChoice]:
+        return [ModelChoice(str(folder), label)] if (folder / "manifest.json").is_file() else []
+
+    # Files to download
+
+    def save(self, name: str, content: bytes) -> str:
+        """Write ``content`` for download and return its path; the folder goes when the page's process ends."""
+        folder = Path(self._scratch.name) / hashlib.sha256(content).hexdigest()[:16]
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+        return str(folder / name)
+
+    # Runs
+
+    def runs(self) -> Sequence[RunRecord]:
+        """Return the newest runs."""
+        return self.store.list(limit=200)
+
+    def plan(self, values: dict[str, Any]) -> Plan:
+        """Return what a run of these nested form values needs and sends; ``UserError`` where it cannot run."""
+        from engine.planning import plan
+
+        return plan(parse_config(values))
+
+    def launch(self, values: dict[str, Any]) -> str:
+        """Plan and queue a run of these nested form values and return its id."""
+        self._refuse_read_only()
+        return lifecycle.submit(self.store, parse_config(values))
+
+    def cancel(self, run_id: str) -> None:
+        """Ask a run to stop at its next step."""
+        self._refuse_read_only()
+        lifecycle.cancel(self.store, run_id)
+
+    def resume(self, run_id: str) -> None:
+        """Put a stopped run back in the queue."""
+        self._refuse_read_only()
+        lifecycle.resume(self.store, run_id)
+
+    def start_demo(self) -> str | None:
+        """Queue the demo run unless the home has one; return its id when it was queued."""
+        if any(run.name == text.DEMO_NAME for run in self.store.list()):
+            return None
+        return lifecycle.submit(self.store, load_config(text.DEMO_NAME))
+
+    def keep_queue_moving(self, stop: threading.Event, *, every_s: float = 2.0) -> None:
+        """Start waiting runs and mark those whose worker died, until ``stop`` is set; runs in a thread of its own."""
+        while not stop.wait(every_s):
+            _, box = attempt(lambda: lifecycle.advance_queue(self.store))
+            if box:
+                LOG.error("the queue of runs could not be moved on")
+
+    def _refuse_read_only(self) -> None:
+        if self.settings.read_only:
+            raise UserError("app.read_only", what=text.READ_ONLY_WHAT, why=text.READ_ONLY_NOTE, fix=text.READ_ONLY_FIX)
+
+
+@lru_cache(maxsize=4)
+def _load_session(folder: Path, _written: float) -> BundleSession:
+    from export.runtime import load_bundle
+
+    return load_bundle(folder)
+
+
+def sample_pictures(
+    run_dir: Path, sample: SyntheticSample, *, longest_px: int = DETAIL_PX, predictions: bool = True
+) -> SamplePictures:
+    """Read one pair of a run and return its pictures, enlarged or reduced to ``longest_px``.
+
+    Raises ``UserError`` ``app.sample_unreadable`` where a file is missing or damaged.
+    """
+    from export.results import class_colour, overlay
+
+    try:
+        with Image.open(run_dir / sample.image_path) as picture:
+            scale = longest_px / max(picture.size)
+            size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+            image = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC))
+        with Image.open(run_dir / sample.mask_path) as picture:
+            mask_KHW = read_mask_planes(picture.resize(size, Image.Resampling.NEAREST))
+        maps = [_read_map(run_dir / path, size) if path and predictions else None for path in _map_paths(sample)]
+    except OSError as error:
+        raise UserError(
+            "app.sample_unreadable",
+            what=f"The files of sample {sample.sample_id} cannot be read ({error}).",
+            why="Pictures are shown from the run's own folder.",
+            fix="Run the generation stage again if the files are gone: fork the run from it.",
+        ) from error
+    teacher, student = maps
+    flat = np.zeros_like(image)
+    for index, plane in enumerate(mask_KHW):
+        flat[plane > 0] = class_colour(index)
+    return SamplePictures(
+        image=image,
+        outlined=overlay(image, mask_KHW, opacity=0.0, outline_px=2),
+        mask=flat,
+        teacher=None if teacher is None else overlays.heat(teacher),
+        student=None if student is None else overlays.heat(student),
+        dispute=None if teacher is None or student is None else overlays.disagreement(image, teacher, student),
+    )
+
+
+def read_mask_planes(picture: Image.Image) -> np.ndarray:
+    """Return a stored mask as (K, H, W) uint8 {0, 1}: grey for one class, else a colour plane a class."""
+    values = np.asarray(picture)
+    planes = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+    used = [plane for index, plane in enumerate(planes) if index < 2 or plane.any()]
+    return (np.stack(used) > 127).astype(np.uint8)
+
+
+def _map_paths(sample: SyntheticSample) -> tuple[Path | None, Path | None]:
+    return sample.teacher_path, sample.student_path
+
+
+def _read_map(path: Path, size: tuple[int, int]) -> np.ndarray:
+    with Image.open(path) as picture:
+        grey = picture.convert("L").resize(size, Image.Resampling.BILINEAR)
+        return np.asarray(grey, dtype=np.float32) / 255.0

@@ -1,0 +1,247 @@
+"""The Samples tab: the run's synthetic images by learnability, and one of them in full."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from app import markup, overlays, plots, text, viewmodels
+from app.studio import Studio, attempt
+from engine.runs.records import Page, ScoredSample
+
+MAX_POINTS = 4000
+SCROLL_TO_DETAIL = "() => document.getElementById('detail')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The tab's components that its handlers read or write."""
+
+    epoch: gr.Slider
+    site: gr.Dropdown
+    show: gr.Radio
+    order: gr.Dropdown
+    gallery: gr.Gallery
+    previous: gr.Button
+    position: gr.HTML
+    following: gr.Button
+    scatter: gr.Plot
+    picked: gr.Textbox
+    message: gr.HTML
+    detail: gr.HTML
+    body: gr.Column
+    page: gr.State
+    shown_ids: gr.State
+    seen: gr.State
+
+
+def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks) -> Parts:
+    """Place the tab's components and wire them to the run picker; call it inside the tab of ``page``."""
+    gr.HTML(f"<p class='lead'>{text.SAMPLES_LEAD}</p>")
+    message = gr.HTML(markup.empty(text.SAMPLES_EMPTY_TITLE, text.SAMPLES_NO_RUN), elem_id="samples-message")
+    with gr.Column(visible=False, elem_id="samples-body") as body:
+        with gr.Row(elem_classes="filters"):
+            epoch = gr.Slider(0, 1, 0, step=1, label=text.EPOCH_LABEL, info=text.EPOCH_INFO, elem_id="epoch")
+            site = gr.Dropdown([(text.SITE_ALL, "")], value="", label=text.SITE_LABEL, elem_id="site")
+            show = gr.Radio(_pairs(text.SHOW_CHOICES), value="all", label=text.SHOW_LABEL, elem_id="show")
+            order = gr.Dropdown(_pairs(text.ORDER_CHOICES), value="score", label=text.ORDER_LABEL, elem_id="order")
+        with gr.Row(elem_classes="columns"):
+            with gr.Column(scale=3, min_width=300):
+                gallery = gr.Gallery(
+                    label=text.GALLERY_LABEL,
+                    columns=6,
+                    height="auto",
+                    allow_preview=False,
+                    interactive=False,
+                    format="png",
+                    buttons=[],
+                    object_fit="cover",
+                    elem_id="gallery",
+                )
+                with gr.Row(elem_classes="pager"):
+                    previous = gr.Button(text.PREVIOUS, size="sm", elem_id="previous")
+                    position = gr.HTML(elem_id="position")
+                    following = gr.Button(text.NEXT, size="sm", elem_id="next")
+            with gr.Column(scale=2, min_width=300):
+                scatter = gr.Plot(label=text.SCATTER_PLOT, show_label=False, elem_id="scatter")
+        picked = gr.Textbox(label=text.GALLERY_LABEL, visible="hidden", elem_id="picked")
+        detail = gr.HTML(f"<p class='quiet'>{text.DETAIL_EMPTY}</p>", elem_id="detail")
+    parts = Parts(
+        epoch, site, show, order, gallery, previous, position, following, scatter, picked, message, detail, body,
+        gr.State(0), gr.State(()), gr.State({}),
+    )  # fmt: skip
+    _wire(studio, run, parts, page)
+    return parts
+
+
+def _pairs(choices: dict[str, str]) -> list[tuple[str, str]]:
+    return [(label, value) for value, label in choices.items()]
+
+
+def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> None:
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    controls = [run, parts.epoch, parts.site, parts.show, parts.order]
+    listing = [parts.gallery, parts.position, parts.previous, parts.following, parts.page, parts.shown_ids]
+    whole = [parts.message, parts.body, parts.epoch, parts.site, *listing, parts.scatter, parts.seen]
+
+    def refresh(run_id: str | None, epoch: float, site: str, show: str, order: str, page: int, seen: dict) -> Any:
+        """Show what the run has now; nothing is sent while nothing has changed."""
+        summary, box = attempt(lambda: _summary(studio, run_id))
+        if summary is None:
+            return box, *[gr.skip()] * (len(whole) - 2), {}
+        now = viewmodels.signature((run_id, summary))
+        if seen.get("summary") == now:
+            return [gr.skip()] * len(whole)
+        fresh = seen.get("run") != run_id
+        state = {"summary": now, "run": run_id, "last": summary.epochs[-1] if summary.epochs else None}
+        if not summary.total:
+            return summary.note, gr.Column(visible=False), *[gr.skip()] * (len(whole) - 3), state
+        follows = fresh or int(epoch) == seen.get("last") or int(epoch) not in summary.epochs
+        at = state["last"] if follows else int(epoch)
+        kept_site = site if site in summary.sites else ""
+        listed = _listing(studio, run_id, at, kept_site, show, order, 0 if fresh else page)
+        return (
+            "",
+            gr.Column(visible=True),
+            _epoch_slider(summary.epochs, at),
+            gr.Dropdown([(text.SITE_ALL, ""), *((name, name) for name in summary.sites)], value=kept_site),
+            *listed,
+            _scatter(studio, run_id, at, kept_site),
+            state,
+        )
+
+    def turn(step: int) -> Any:
+        def handler(run_id: str, epoch: float, site: str, show: str, order: str, page: int) -> Any:
+            return _listing(studio, run_id, int(epoch), site, show, order, page + step)
+
+        return handler
+
+    def filtered(run_id: str, epoch: float, site: str, show: str, order: str) -> Any:
+        return *_listing(studio, run_id, int(epoch), site, show, order, 0), _scatter(studio, run_id, int(epoch), site)
+
+    def choose(shown_ids: tuple[str, ...], event: gr.SelectData) -> str:
+        return shown_ids[int(event.index)]
+
+    def detail(run_id: str | None, sample_id: str, epoch: float, site: str) -> Any:
+        if not run_id or not sample_id:
+            return f"<p class='quiet'>{text.DETAIL_EMPTY}</p>", gr.skip()
+        found, box = attempt(lambda: detail_html(studio, run_id, sample_id, int(epoch)))
+        return box or found, _scatter(studio, run_id, int(epoch), site, chosen=sample_id)
+
+    for event in (page.load, gr.Timer(2.0).tick, run.change):
+        event(refresh, [*controls, parts.page, parts.seen], whole, **quiet)
+    gr.on(
+        [parts.epoch.release, parts.site.input, parts.show.input, parts.order.input],
+        filtered, controls, [*listing, parts.scatter], **quiet,
+    )  # fmt: skip
+    parts.previous.click(turn(-1), [*controls, parts.page], listing, **quiet)
+    parts.following.click(turn(+1), [*controls, parts.page], listing, **quiet)
+    parts.gallery.select(choose, parts.shown_ids, parts.picked, **quiet)
+    run.change(lambda: "", None, parts.picked, **quiet)
+    chosen = [run, parts.picked, parts.epoch, parts.site]
+    parts.picked.change(detail, chosen, [parts.detail, parts.scatter], **quiet).then(js=SCROLL_TO_DETAIL)
+    parts.epoch.release(detail, chosen, [parts.detail, parts.scatter], **quiet)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run has to show; compared between two reads."""
+
+    total: int
+    predictions: bool
+    sites: tuple[str, ...]
+    epochs: tuple[int, ...]
+    note: str
+
+
+def _summary(studio: Studio, run_id: str | None) -> Summary:
+    if not run_id:
+        return Summary(0, False, (), (), markup.empty(text.SAMPLES_EMPTY_TITLE, text.SAMPLES_NO_RUN))
+    everything = studio.store.samples(run_id, limit=MAX_POINTS)
+    makes_samples = any(stage.name == "generation" for stage in studio.store.stages(run_id))
+    step = text.SAMPLES_EMPTY_STEP if makes_samples else text.SAMPLES_NO_GENERATION
+    return Summary(
+        total=everything.total,
+        predictions=any(item.sample.teacher_path for item in everything.items),
+        sites=tuple(sorted({item.sample.site for item in everything.items})),
+        epochs=studio.store.epochs(run_id),
+        note=markup.empty(text.SAMPLES_EMPTY_TITLE, step),
+    )
+
+
+def _epoch_slider(epochs: tuple[int, ...], at: int | None) -> gr.Slider:
+    if not epochs:
+        return gr.Slider(visible=False)
+    return gr.Slider(epochs[0], max(epochs[-1], epochs[0] + 1), at, visible=len(epochs) > 1)
+
+
+def _listing(
+    studio: Studio, run_id: str | None, epoch: int | None, site: str, show: str, order: str, page: int
+) -> tuple[Any, ...]:
+    """Return the values of the gallery, the pager and its states."""
+    size = studio.settings.page_size
+    wanted = viewmodels.sample_filter(site, show, order)
+
+    def read(offset: int) -> Page[ScoredSample]:
+        return studio.store.samples(
+            run_id or "", epoch=epoch, site=wanted.site, selected=wanted.selected, order=wanted.order,
+            descending=wanted.descending, offset=offset, limit=size,
+        )  # fmt: skip
+
+    def pictures() -> tuple[Any, ...]:
+        total = read(0).total
+        pages = viewmodels.num_pages(total, size)
+        at = min(max(0, page), pages - 1)
+        found = read(at * size)
+        shown = [(studio.thumbnail(run_id or "", i.sample), viewmodels.sample_caption(i)) for i in found.items]
+        words = text.PAGE_OF.format(page=at + 1, pages=pages, total=total)
+        note = (
+            f"<p class='quiet'>{words}</p>" if total else markup.empty(text.SAMPLES_NONE_TITLE, text.SAMPLES_NONE_STEP)
+        )
+        ids = tuple(item.sample.sample_id for item in found.items)
+        gallery = gr.Gallery(value=shown, selected_index=None)
+        return gallery, note, gr.Button(interactive=at > 0), gr.Button(interactive=at < pages - 1), at, ids
+
+    values, box = attempt(pictures)
+    return values or (gr.skip(), box, gr.skip(), gr.skip(), page, ())
+
+
+def _scatter(studio: Studio, run_id: str | None, epoch: int | None, site: str, *, chosen: str | None = None) -> Any:
+    scored = studio.store.samples(run_id or "", epoch=epoch, site=site or None, limit=MAX_POINTS).items
+    return plots.learnability(scored, chosen=chosen)
+
+
+def detail_html(studio: Studio, run_id: str, sample_id: str, epoch: int | None) -> str:
+    """Return one sample in full: pictures, both predictions where they are stored, and its numbers."""
+    from app.studio import sample_pictures
+
+    item = studio.sample(run_id, sample_id, epoch)
+    if item is None:
+        return f"<p class='quiet'>{text.DETAIL_EMPTY}</p>"
+    pictures = sample_pictures(studio.store.run_dir(run_id), item.sample)
+    name = viewmodels.sample_alt(item)
+    shown: list[markup.Figure] = [
+        (text.DETAIL_IMAGE, pictures.image, name),
+        (text.DETAIL_MASK, pictures.mask, f"{text.DETAIL_MASK}: {name}"),
+    ]
+    if pictures.teacher is not None and pictures.student is not None and pictures.dispute is not None:
+        shown += [
+            (text.DETAIL_TEACHER, pictures.teacher, f"{text.DETAIL_TEACHER}: {name}"),
+            (text.DETAIL_STUDENT, pictures.student, f"{text.DETAIL_STUDENT}: {name}"),
+            (text.DETAIL_DISPUTE, pictures.dispute, f"{text.DETAIL_DISPUTE}: {name}"),
+        ]
+        key = "".join(
+            markup.swatch(overlays.hex_colour(colour), words)
+            for colour, words in (
+                (overlays.BOTH, text.DISPUTE_BOTH),
+                (overlays.TEACHER_ONLY, text.DISPUTE_TEACHER),
+                (overlays.STUDENT_ONLY, text.DISPUTE_STUDENT),
+            )
+        )
+        note = f"<p class='key'>{text.DETAIL_DISPUTE}: {key}</p>"
+    else:
+        note = f"<p class='quiet'>{text.DETAIL_NOT_YET}</p>"
+    heading = f"<h3>{viewmodels.sample_alt(item)}</h3>"
+    return f"{heading}{markup.figures(shown)}{note}{markup.facts(viewmodels.sample_facts(item))}"

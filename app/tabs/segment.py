@@ -1,0 +1,274 @@
+"""The Segment tab: choose a model, give an image, see and save its mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from app import markup, overlays, text, viewmodels
+from app.studio import Studio, attempt
+from engine.errors import UserError
+
+SHOWN_PX = 1400
+NUM_EXAMPLES = 4
+EXAMPLE_PX = 256
+FIRST_EXAMPLE = 9000
+"""Index of the first example phantom: far beyond the indices that runs train and test on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """One answered image, kept for a browser: a new opacity needs no inference, a new model no upload."""
+
+    name: str
+    source_HW3: np.ndarray
+    """The image as it was read: uint8, uint16 or float."""
+    image_HW3: np.ndarray
+    """The image as it is shown, uint8."""
+    mask_KHW: np.ndarray
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The tab's components that its handlers read or write."""
+
+    model: gr.Dropdown
+    upload: gr.File
+    slice_index: gr.Slider
+    examples: gr.Gallery
+    overlay: gr.Image
+    opacity: gr.Slider
+    legend: gr.HTML
+    download: gr.DownloadButton
+    message: gr.HTML
+    result: gr.State
+    seen: gr.State
+
+
+def build(studio: Studio, page: gr.Blocks) -> Parts:
+    """Place the tab's components and wire them; call it inside the tab of ``page``."""
+    gr.HTML(f"<p class='lead'>{text.SEGMENT_LEAD}</p>")
+    gr.HTML(markup.notice(text.RESEARCH_USE))
+    with gr.Row(elem_classes="columns"):
+        with gr.Column(scale=2, min_width=300):
+            gr.HTML(f"<h2>{text.STEP_MODEL}</h2>")
+            model = gr.Dropdown(label=text.MODEL_LABEL, info=text.MODEL_INFO, choices=[], elem_id="model")
+            gr.HTML(f"<h2>{text.STEP_IMAGE}</h2>")
+            label = text.UPLOAD_LABEL.format(megabytes=studio.settings.max_upload_mb)
+            upload = gr.File(label=label, type="filepath", height=140, elem_id="upload")
+            slice_index = gr.Slider(
+                0, 1, 0, step=1, label=text.SLICE_LABEL, info=text.SLICE_INFO, visible=False, elem_id="slice"
+            )
+            examples = gr.Gallery(
+                label=text.SAMPLE_IMAGES,
+                columns=NUM_EXAMPLES,
+                height="auto",
+                allow_preview=False,
+                interactive=False,
+                format="png",
+                buttons=[],
+                visible=False,
+                elem_id="examples",
+            )
+        with gr.Column(scale=3, min_width=300):
+            gr.HTML(f"<h2>{text.STEP_RESULT}</h2>")
+            message = gr.HTML(markup.empty(text.TAB_SEGMENT, text.SEGMENT_EMPTY), elem_id="segment-message")
+            overlay = gr.Image(
+                label=text.OVERLAY_LABEL,
+                interactive=False,
+                format="png",
+                buttons=["fullscreen"],
+                visible=False,
+                elem_id="overlay",
+            )
+            opacity = gr.Slider(
+                0,
+                1,
+                0.35,
+                step=0.05,
+                label=text.OPACITY_LABEL,
+                info=text.OPACITY_INFO,
+                visible=False,
+                elem_id="opacity",
+            )
+            legend = gr.HTML(elem_id="legend")
+            download = gr.DownloadButton(text.DOWNLOAD_LABEL, variant="primary", visible=False, elem_id="download")
+    result, seen = gr.State(None), gr.State(0)
+    parts = Parts(model, upload, slice_index, examples, overlay, opacity, legend, download, message, result, seen)
+    _wire(studio, parts, page)
+    return parts
+
+
+def _wire(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
+    shown = [parts.overlay, parts.opacity, parts.legend, parts.download, parts.message, parts.result]
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+    def refresh(chosen: str | None, seen: int) -> tuple[Any, ...]:
+        choices = [(choice.label, choice.key) for choice in studio.models()]
+        now = viewmodels.signature(choices)
+        if now == seen:
+            return gr.skip(), gr.skip(), seen
+        if not choices:
+            return gr.Dropdown(choices=[], value=None), markup.empty(text.NO_MODEL_TITLE, text.NO_MODEL_STEP), now
+        kept = chosen if chosen in {key for _, key in choices} else choices[0][1]
+        note = gr.skip() if seen else markup.empty(text.TAB_SEGMENT, text.SEGMENT_EMPTY)
+        return gr.Dropdown(choices=choices, value=kept), note, now
+
+    def examples(chosen: str | None) -> Any:
+        pictures = attempt(lambda: example_images(studio, chosen))[0] if chosen else None
+        return gr.Gallery(value=pictures or [], visible=bool(pictures))
+
+    def look(path: str | None) -> Any:
+        """Offer the slices of a volume; a picture has none."""
+        count = attempt(lambda: num_slices(Path(path)))[0] if path else None
+        many = bool(count and count > 1)
+        return gr.Slider(maximum=max(1, (count or 1) - 1), value=(count or 1) // 2 if many else 0, visible=many)
+
+    def segment_file(chosen: str | None, path: str | None, slice_index: int, opacity: float) -> tuple[Any, ...]:
+        if not path:
+            return tuple(gr.skip() for _ in shown)
+        file = Path(path)
+        return _answer(studio, chosen, opacity, lambda: read_upload(studio, file, int(slice_index)), file.name)
+
+    def segment_example(chosen: str | None, opacity: float, event: gr.SelectData) -> tuple[Any, ...]:
+        number = int(event.index)
+        return _answer(
+            studio, chosen, opacity, lambda: example_image(studio, chosen or "", number), f"example_{number + 1}.png"
+        )
+
+    def segment_again(chosen: str | None, result: Segmented | None, opacity: float) -> tuple[Any, ...]:
+        if result is None:
+            return tuple(gr.skip() for _ in shown)
+        return _answer(studio, chosen, opacity, lambda: result.source_HW3, result.name)
+
+    def reblend(result: Segmented | None, opacity: float) -> Any:
+        return gr.skip() if result is None else picture(result, opacity)
+
+    parts.model.change(examples, parts.model, parts.examples, **quiet)
+    file_inputs = [parts.model, parts.upload, parts.slice_index, parts.opacity]
+    visible: dict[str, Any] = {"api_visibility": "private", "show_progress_on": parts.message}
+    parts.upload.change(look, parts.upload, parts.slice_index, **quiet).then(
+        segment_file, file_inputs, shown, **visible
+    )
+    parts.model.input(segment_again, [parts.model, parts.result, parts.opacity], shown, **visible)
+    parts.slice_index.release(segment_file, file_inputs, shown, **visible)
+    parts.examples.select(segment_example, [parts.model, parts.opacity], shown, **visible)
+    parts.opacity.input(reblend, [parts.result, parts.opacity], parts.overlay, trigger_mode="always_last", **quiet)
+    for event in (page.load, gr.Timer(5.0).tick):
+        event(refresh, [parts.model, parts.seen], [parts.model, parts.message, parts.seen], **quiet)
+
+
+def _answer(studio: Studio, chosen: str | None, opacity: float, read: Any, name: str) -> tuple[Any, ...]:
+    """Return the values of overlay, opacity, legend, download, message and result for one image."""
+
+    def work() -> tuple[Segmented, str, str]:
+        if not chosen:
+            raise UserError(
+                "app.no_model",
+                what="No model is chosen.",
+                why="An image is segmented by a trained model.",
+                fix="Choose one under step 1, or launch a run on the Train tab first.",
+            )
+        from export.results import displayable, mask_file
+
+        session = studio.session(chosen)
+        image = read()
+        answer = session.predict(image)
+        classes = session.manifest.classes
+        stem = name.split(".")[0]
+        path = studio.save(*mask_file(answer.mask_KHW, classes=classes, stem=stem))
+        provider = text.PROVIDERS.get(answer.provider, answer.provider)
+        time = text.RESULT_TIME.format(wall_ms=answer.wall_ms, provider=provider)
+        segmented = Segmented(name, image, displayable(image), answer.mask_KHW)
+        return segmented, legend(classes, answer.mask_KHW, time=time), path
+
+    found, box = attempt(work)
+    if found is None:
+        hidden = gr.update(visible=False)
+        return hidden, hidden, "", hidden, box, None
+    segmented, words, path = found
+    return (
+        gr.Image(value=picture(segmented, opacity), visible=True),
+        gr.Slider(visible=True),
+        words,
+        gr.DownloadButton(value=path, visible=True),
+        "" if segmented.mask_KHW.any() else markup.notice(text.RESULT_NOTHING),
+        segmented,
+    )
+
+
+def picture(result: Segmented, opacity: float) -> np.ndarray:
+    """Return the image with its outlined mask, reduced to what a screen shows, (H, W, 3) uint8."""
+    from export.results import overlay
+
+    height, width = overlays.fit(*result.image_HW3.shape[:2], longest_px=SHOWN_PX)
+    image = overlays.resize_nearest(result.image_HW3, height, width)
+    masks = np.stack([overlays.resize_nearest(plane, height, width) for plane in result.mask_KHW])
+    return overlay(image, masks, opacity=opacity, outline_px=max(1, round(max(height, width) / 300)))
+
+
+def legend(classes: tuple[str, ...], mask_KHW: np.ndarray, *, time: str) -> str:
+    """Return each class with its colour and its share of the image, and the time taken."""
+    from export.results import class_colour
+
+    rows = "".join(
+        f"<tr><th scope='row'>{markup.swatch(overlays.hex_colour(class_colour(index)), name)}</th>"
+        f"<td>{100 * share:.1f} %</td></tr>"
+        for index, (name, share) in enumerate(zip(classes, overlays.area_shares(mask_KHW), strict=True))
+    )
+    head = f"<tr><th scope='col'>{text.RESULT_CLASS}</th><th scope='col'>{text.RESULT_AREA}</th></tr>"
+    return f"<table class='legend'><thead>{head}</thead><tbody>{rows}</tbody></table><p class='quiet'>{time}</p>"
+
+
+def num_slices(path: Path) -> int:
+    """Return how many slices the file holds; 1 for a picture."""
+    from engine.data.readers import image_info
+
+    return image_info(path).num_slices
+
+
+def read_upload(studio: Studio, path: Path, slice_index: int) -> np.ndarray:
+    """Return one picture of an uploaded file, (H, W, 3); raises ``UserError`` that names the file, not its folder."""
+    from engine.data.readers import image_info, read_image
+
+    limit = studio.settings.max_image_px
+    try:
+        geometry = image_info(path)
+        if max(geometry.height_px, geometry.width_px) > limit:
+            raise UserError(
+                "app.image_too_large",
+                what=f"The image has {geometry.width_px} x {geometry.height_px} pixels.",
+                why=f"This page takes images of up to {limit} pixels a side.",
+                fix=text.TOO_LARGE_FIX,
+            )
+        return read_image(path, slice_index=min(slice_index, geometry.num_slices - 1))[0]
+    except UserError as error:
+        what = error.what.replace(str(path), path.name)
+        raise UserError(error.code, what=what, why=error.why, fix=error.fix) from error
+
+
+def example_images(studio: Studio, key: str) -> list[tuple[np.ndarray, str]]:
+    """Return (picture, caption) of the model's example images; none where its images are not built-in phantoms."""
+    from engine.data.phantoms import TASKS
+
+    if studio.manifest(key).task not in TASKS:
+        return []
+    return [
+        (example_image(studio, key, number), text.SAMPLE_BUTTON.format(number=number + 1))
+        for number in range(NUM_EXAMPLES)
+    ]
+
+
+def example_image(studio: Studio, key: str, number: int) -> np.ndarray:
+    """Return a phantom of the site that the model's training did not see, (H, W, 3) uint8, drawn now."""
+    from engine.data.phantoms import TASKS, render
+
+    manifest = studio.manifest(key)
+    sites = TASKS[manifest.task].sites
+    site = manifest.config.get("data", {}).get("held_out") or sites[-1]
+    drawn = render(manifest.task, site=site, index=FIRST_EXAMPLE + number, image_px=EXAMPLE_PX)
+    return drawn.image

@@ -1,0 +1,179 @@
+"""The Train tab: start a run, watch it live, stop it, go on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from app import forms, markup, plots, text, viewmodels
+from app.studio import Studio, attempt
+from app.tabs import run_form
+from engine.runs.records import RunView
+
+LOG_LINES = 200
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The components of the live view, in the order in which :func:`live_values` fills them."""
+
+    message: gr.HTML
+    status: gr.HTML
+    cancel: gr.Button
+    resume: gr.Button
+    stepper: gr.HTML
+    curves: gr.Dropdown
+    loss: gr.Plot
+    dice: gr.Plot
+    traffic_note: gr.HTML
+    traffic: gr.Plot
+    results: gr.HTML
+    results_plot: gr.Plot
+    log: gr.HTML
+    live: gr.Column
+
+    def listed(self) -> list[Any]:
+        """Return the components in order."""
+        return list(self.__dict__.values())
+
+
+def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks) -> gr.Accordion:
+    """Place the tab's components and wire them to the run picker; return the accordion of the new run."""
+    accordion = gr.Accordion(text.NEW_RUN, open=False, elem_id="new-run", visible=not studio.settings.read_only)
+    with accordion:
+        form = run_form.build(studio)
+    parts = _place_live()
+    seen = gr.State({})
+    _wire_form(studio, form, run, accordion)
+    _wire_live(studio, run, parts, seen, page)
+    return accordion
+
+
+def _place_live() -> Parts:
+    message = gr.HTML(elem_id="train-message")
+    with gr.Column(visible=False, elem_id="live") as live:
+        with gr.Row(elem_classes="status-row"):
+            status = gr.HTML(elem_id="status")
+            with gr.Column(min_width=160, scale=0, elem_classes="actions"):
+                cancel = gr.Button(text.CANCEL_BUTTON, variant="stop", visible=False, elem_id="cancel")
+                resume = gr.Button(text.RESUME_BUTTON, variant="primary", visible=False, elem_id="resume")
+        with gr.Row(elem_classes="columns"):
+            with gr.Column(scale=2, min_width=280):
+                stepper = gr.HTML(elem_id="stepper")
+            with gr.Column(scale=5, min_width=300):
+                curves = gr.Dropdown(
+                    [(text.CURVES_FOLLOW, viewmodels.FOLLOW)], value=viewmodels.FOLLOW, label=text.CURVES_LABEL,
+                    info=text.CURVES_INFO, elem_id="curves",
+                )  # fmt: skip
+                with gr.Row(elem_classes="columns"):
+                    loss = gr.Plot(label=text.LOSS_PLOT, show_label=False, min_width=280, elem_id="loss")
+                    dice = gr.Plot(label=text.DICE_PLOT, show_label=False, min_width=280, elem_id="dice")
+                traffic = gr.Plot(label=text.TRAFFIC_PLOT, show_label=False, elem_id="traffic")
+                traffic_note = gr.HTML(elem_id="traffic-note")
+        results = gr.HTML(elem_id="results")
+        results_plot = gr.Plot(label=text.RESULTS_PLOT, show_label=False, visible=False, elem_id="results-plot")
+        gr.HTML(f"<h3>{text.LOG_HEADING}</h3>")
+        log = gr.HTML(elem_id="log", autoscroll=True, max_height=280)
+    return Parts(
+        message, status, cancel, resume, stepper, curves, loss, dice, traffic_note, traffic, results, results_plot, log,
+        live,
+    )  # fmt: skip
+
+
+def _wire_form(studio: Studio, form: run_form.RunForm, run: gr.Dropdown, accordion: gr.Accordion) -> None:
+    def plan(*values: Any) -> str:
+        found, box = attempt(lambda: studio.plan(forms.from_values(list(values), form.fields)))
+        return box or markup.plan(found)
+
+    def launch(*values: Any) -> tuple[Any, ...]:
+        run_id, box = attempt(lambda: studio.launch(forms.from_values(list(values), form.fields)))
+        if run_id is None:
+            return box, gr.skip(), gr.skip()
+        choices = viewmodels.run_choices(studio.runs())
+        return markup.notice(text.LAUNCHED), gr.Dropdown(choices=choices, value=run_id), gr.Accordion(open=False)
+
+    form.plan.click(plan, form.controls, form.message, api_visibility="private", show_progress_on=form.message)
+    form.launch.click(
+        launch, form.controls, [form.message, run, accordion], api_visibility="private", trigger_mode="once"
+    ).then(js="() => document.getElementById('live')?.scrollIntoView({behavior: 'smooth'})")
+
+
+def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State, page: gr.Blocks) -> None:
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    outputs = [*parts.listed(), run, seen]
+
+    def refresh(run_id: str | None, chosen: str, before: dict[str, int]) -> list[Any]:
+        after = dict(before)
+        values, box = attempt(lambda: live_values(studio, run_id, chosen, after))
+        if values is None:
+            return [box, *[gr.skip()] * (len(outputs) - 2), {}]
+        choices = viewmodels.run_choices(studio.runs())
+        picker = gr.Dropdown(choices=choices) if changed(after, "runs", choices) else gr.skip()
+        return [*values, picker, after]
+
+    def act(action: Callable[[str], None]) -> Any:
+        def handler(run_id: str | None, chosen: str, before: dict[str, int]) -> list[Any]:
+            _, box = attempt(lambda: action(run_id or ""))
+            values = refresh(run_id, chosen, before)
+            return [box, *values[1:]] if box else values
+
+        return handler
+
+    inputs = [run, parts.curves, seen]
+    for event in (gr.Timer(studio.settings.refresh_s).tick, run.change, parts.curves.input, page.load):
+        event(refresh, inputs, outputs, **quiet)
+    parts.cancel.click(act(studio.cancel), inputs, outputs, **quiet)
+    parts.resume.click(act(studio.resume), inputs, outputs, **quiet)
+
+
+def changed(seen: dict[str, int], part: str, value: Any) -> bool:
+    """Return whether ``part`` shows something else than ``value``, and note that it is going to show it."""
+    now = viewmodels.signature(value)
+    if seen.get(part) == now:
+        return False
+    seen[part] = now
+    return True
+
+
+def live_values(studio: Studio, run_id: str | None, chosen: str, seen: dict[str, int]) -> list[Any]:
+    """Return a value for every component of :class:`Parts`; ``gr.skip()`` for what a browser shows already."""
+
+    def part(name: str, value: Any, show: Callable[[], Any]) -> Any:
+        return show() if changed(seen, name, (run_id, value)) else gr.skip()
+
+    if not run_id:
+        step = text.NO_RUN_READ_ONLY if studio.settings.read_only else text.NO_RUN_STEP
+        nothing = part("message", "none", lambda: markup.empty(text.NO_RUN_TITLE, step))
+        return [nothing, *[gr.skip()] * 12, part("live", False, lambda: gr.Column(visible=False))]
+    store = studio.store
+    view = store.view(run_id)
+    series, traffic, rows = store.metrics(run_id), store.traffic(run_id), store.evaluation(run_id)
+    lines = store.events(run_id, limit=LOG_LINES)
+    may = viewmodels.actions(view.run, read_only=studio.settings.read_only)
+    status, stepper = markup.status(view), markup.stepper(view.stages)
+    choices = viewmodels.curve_choices(series, view.stages)
+    loss, dice = _curves(series, chosen, view)
+    return [
+        part("message", "", lambda: ""),
+        part("status", status, lambda: status),
+        part("cancel", may.cancel, lambda: gr.Button(visible=may.cancel)),
+        part("resume", may.resume, lambda: gr.Button(visible=may.resume)),
+        part("stepper", stepper, lambda: stepper),
+        part("curves", choices, lambda: gr.Dropdown(choices=choices)),
+        part("loss", loss, lambda: plots.curves(loss, title=text.LOSS_PLOT, empty=text.CURVES_EMPTY)),
+        part("dice", dice, lambda: plots.curves(dice, title=text.DICE_PLOT, empty=text.DICE_EMPTY, unit_range=True)),
+        part("traffic_note", traffic, lambda: markup.quiet(viewmodels.traffic_summary(traffic))),
+        part("traffic", traffic, lambda: plots.traffic(traffic)),
+        part("results", rows, lambda: markup.results_table(rows)),
+        part("results_plot", rows, lambda: gr.Plot(value=plots.results(rows), visible=bool(rows))),
+        part("log", lines, lambda: markup.log(lines)),
+        part("live", True, lambda: gr.Column(visible=True)),
+    ]
+
+
+def _curves(series: Any, chosen: str, view: RunView) -> tuple[Any, Any]:
+    stage = viewmodels.curve_stage(chosen, series, view)
+    return viewmodels.loss_curves(series, stage), viewmodels.dice_curves(series, stage)

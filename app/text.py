@@ -1,0 +1,234 @@
+"""Every string that a person sees on the page, in one place. Records and the schema bring their own words."""
+
+from __future__ import annotations
+
+TITLE = "DSFedMed Studio"
+LEAD = "Train a small segmentation model over several hospitals without moving their images, then use it."
+RESEARCH_USE = "For research only. Not a medical device: do not use it for diagnosis or treatment."
+READ_ONLY_NOTE = (
+    "This page is a read-only demonstration: you can look at its runs and segment images, but not start or stop runs."
+)
+READ_ONLY_WHAT = "Runs cannot be started, stopped or resumed here."
+READ_ONLY_FIX = "Install the program on your own machine to run it there."
+
+TAB_TRAIN, TAB_SAMPLES, TAB_SEGMENT = "Train", "Samples", "Segment"
+
+# Run picker
+RUN_LABEL = "Run"
+RUN_INFO = "Train and Samples show this run. Its address can be shared."
+RUN_UNKNOWN_WHAT = "This address names the run {run_id}, which is not in this store."
+RUN_UNKNOWN_WHY = "The page can only show runs of the home folder that it was started with."
+RUN_UNKNOWN_FIX = "Choose a run from the list, or start the page with that run's home folder (--home)."
+
+# New run
+NEW_RUN = "Start a new run"
+STEP_PRESET = "1. Choose what to run"
+PRESET_LABEL, PRESET_INFO = "Preset", "A complete configuration. You can change any part of it below."
+STEP_DATA = "2. Choose the images"
+SOURCE_LABEL = "Images"
+SOURCE_CHOICES = {"phantom": "Built-in phantoms", "folder": "A folder on this server"}
+STEP_SETTINGS = "3. Change settings (optional)"
+STEP_START = "4. Check the plan, then launch"
+PLAN_BUTTON, LAUNCH_BUTTON = "Plan", "Launch"
+PLAN_EMPTY = "Press Plan to see how long the run takes, how much memory it needs and what leaves each site."
+PLAN_BUSY = "Working out the plan …"
+LAUNCHED = "Launched. The run is shown below."
+SECTION_LABELS = {
+    "run": "Run and device",
+    "data": "Data",
+    "student": "Student model (stays at the sites)",
+    "teacher": "Teacher model (at the server)",
+    "federation": "Federated training",
+    "generator": "Generator at each site",
+    "generation": "Synthetic images",
+    "foundation": "Foundation fine-tuning",
+    "distillation": "Mutual distillation",
+    "evaluation": "Evaluation",
+    "export": "Export",
+}
+FIELD_LABELS = {
+    "name": "Name of the run",
+    "pos_weight": "Weight of foreground pixels",
+    "dice_weight": "Weight of the Dice loss",
+    "threads": "CPU threads",
+    "data.task": "Phantom task",
+    "data.root": "Dataset folder on this server",
+    "data.held_out": "Held-out site",
+    "data.source": SOURCE_LABEL,
+    "data.image_px": "Image side (pixels)",
+    "data.test_root": "Folder of the fixed test set",
+    "data.normalise": "Intensity normalisation",
+    "data.augment": "Augmentation",
+    "generator.optimiser_8bit": "8-bit optimiser",
+    "generator.controlnet": "ControlNet to start from",
+    "distillation.learnability_lambda": "Learnability lambda",
+    "export.opset": "ONNX opset",
+}
+CHOICE_INFO = {"export.opset": "Version of the ONNX operator set.", "device": "auto takes the GPU when there is one."}
+SOURCE_PAPER, SOURCE_CODE, SOURCE_DIFFUSERS = "paper", "authors' code", "diffusers"
+BOUNDS_BOTH, BOUNDS_LOW, BOUNDS_ABOVE = "{low} to {high}", "At least {low}", "Above {low}"
+OPTIONAL = "May stay empty"
+
+# Plan
+PLAN_MINUTES, PLAN_MEMORY, PLAN_TRAFFIC, PLAN_LEAVES = (
+    "Expected time",
+    "Peak memory",
+    "Bytes per site",
+    "What leaves a site",
+)
+PLAN_STAGES, PLAN_SITES, PLAN_WARNINGS = "Stages", "Sites", "Please note"
+PLAN_DISK, PLAN_DEVICE = "Disk", "Device"
+
+# Live run
+NO_RUN_TITLE = "No run yet"
+NO_RUN_STEP = "Choose a preset above, press <b>Plan</b> to see what it costs, then <b>Launch</b>."
+NO_RUN_READ_ONLY = "This store holds no run. Segment an image with a shipped model on the <b>Segment</b> tab instead."
+STATUS = {
+    "queued": "Waiting",
+    "running": "Running",
+    "finished": "Finished",
+    "failed": "Stopped by an error",
+    "cancelled": "Cancelled",
+    "interrupted": "Interrupted",
+}
+STATUS_NEXT = {
+    "queued": "It starts by itself when the run before it ends.",
+    "running": "You may close this page: the run goes on. Its address brings you back.",
+    "finished": "See the results below, its synthetic images on the Samples tab, and use its model on the Segment tab.",
+    "failed": "Mend what is named below, then press Resume: it goes on from its last checkpoint.",
+    "cancelled": "What it had done is kept. Press Resume to go on from there.",
+    "interrupted": "Its worker is gone. Press Resume to go on from its last checkpoint.",
+}
+CANCELLING = "Stopping at the next step …"
+STAGES = {
+    "federated_training": ("Federated training", "The student learns at every site; only weights travel."),
+    "generator_training": ("Generator training", "Each site trains its own image generator."),
+    "generation": ("Generation", "The server draws synthetic images from masks."),
+    "foundation_finetuning": ("Foundation fine-tuning", "SAM learns from the synthetic images."),
+    "mutual_distillation": ("Mutual distillation", "SAM and TinySAM teach each other."),
+    "evaluation": ("Evaluation", "All models on the site that no training saw."),
+    "export": ("Export", "The small model as an ONNX bundle."),
+}
+STAGE_STATE = {
+    "pending": "to do",
+    "running": "running",
+    "finished": "done",
+    "failed": "stopped by an error",
+    "cancelled": "cancelled",
+}
+STAGES_HEADING = "Stages"
+ETA_LEFT = "about {time} left"
+TOOK = "took {time}"
+CANCEL_BUTTON, RESUME_BUTTON = "Cancel", "Resume"
+CURVES_LABEL, CURVES_INFO = "Curves of", "Loss and validation Dice of one stage"
+CURVES_FOLLOW = "the stage that runs now"
+LOSS_PLOT, DICE_PLOT, TRAFFIC_PLOT, RESULTS_PLOT = "Loss", "Dice", "Traffic of each site", "Dice on unseen images"
+CURVES_EMPTY = "No curve yet. The first point comes with the first round or epoch."
+DICE_EMPTY = "This stage has no Dice curve yet."
+TRAFFIC_EMPTY = "Nothing has left or reached a site yet."
+RESULTS_HEADING = "Results"
+RESULTS_EMPTY = "The results table appears when the evaluation stage has run."
+RESULTS_NOTE = "Mean over images with its bootstrap 95 % interval. The test site took no part in any training."
+RESULTS_VALIDATION = "Validation images of the training sites"
+LOG_HEADING = "Log"
+LOG_EMPTY = "Nothing logged yet."
+MEAN_OF_SITES = "mean of the sites"
+DIRECTION = {"up": "to the server", "down": "from the server"}
+KINDS = {"student": "student weights", "generator": "generator weights", "masks": "masks", "metrics": "numbers"}
+MODELS = {
+    "fedavg_student": "TinySAM, FedAvg only",
+    "finetuned_teacher": "SAM, fine-tuned",
+    "distilled_teacher": "SAM, mutual distillation",
+    "distilled_student": "TinySAM, mutual distillation",
+}
+RESULT_COLUMNS = ("Model", "Site", "Class", "Images", "Dice (95 % interval)", "IoU", "Dice, 5 thresholds", "HD95 (px)")
+NOT_MEASURED = "–"
+TRAFFIC_AXIS, ROUND_AXIS, EPOCH_AXIS = "megabytes", "round", "round or epoch"
+
+# Samples
+SAMPLES_LEAD = (
+    "The synthetic images of the run and how much the two models can still learn from each of them. "
+    "Each score is λ·(−L<sub>GT</sub>) + (1−λ)·L<sub>KL</sub>: reliable, and in dispute."
+)
+EPOCH_LABEL, EPOCH_INFO = "Distillation epoch", "Scores change as the models learn"
+SITE_LABEL, SITE_ALL = "Site", "All sites"
+SHOW_LABEL = "Show"
+SHOW_CHOICES = {"all": "All", "selected": "Selected", "rejected": "Not selected"}
+ORDER_LABEL = "Order by"
+ORDER_CHOICES = {
+    "score": "Learnability, highest first",
+    "l_gt": "L_GT, lowest first",
+    "l_kl": "L_KL, highest first",
+    "faithfulness": "Faithfulness, lowest first",
+    "index": "Number",
+}
+GALLERY_LABEL = "Synthetic images (mask outlined)"
+SCATTER_PLOT = "L_GT against L_KL"
+SCATTER_EMPTY = "No scores yet. They come with the mutual distillation stage."
+L_GT_AXIS, L_KL_AXIS = "L_GT (error of SAM)", "L_KL (dispute of SAM and TinySAM)"
+SELECTED, REJECTED = "selected", "not selected"
+PREVIOUS, NEXT = "Previous page", "Next page"
+PAGE_OF = "Page {page} of {pages} · {total} images"
+SAMPLES_EMPTY_TITLE = "No synthetic images yet"
+SAMPLES_EMPTY_STEP = "They appear when the run reaches the <b>Generation</b> stage. Watch it on the <b>Train</b> tab."
+SAMPLES_NO_RUN = "Start a run on the <b>Train</b> tab; its synthetic images appear here."
+SAMPLES_NONE_TITLE = "No image matches"
+SAMPLES_NONE_STEP = "Show all sites and all images, or choose another epoch."
+SAMPLES_NO_GENERATION = "This method makes no synthetic images. Choose a run of the method dsfedmed."
+DETAIL_EMPTY = "Choose an image above, or a point in the plot, to see it in full with both models' predictions."
+DETAIL_IMAGE, DETAIL_MASK, DETAIL_DISPUTE = "Synthetic image", "Its mask", "Where they disagree"
+DETAIL_TEACHER, DETAIL_STUDENT = "SAM's prediction", "TinySAM's prediction"
+DETAIL_NOT_YET = "Predictions are stored when mutual distillation ends."
+DISPUTE_BOTH, DISPUTE_TEACHER, DISPUTE_STUDENT = "both", "SAM only", "TinySAM only"
+DETAIL_FIELDS = {
+    "rank": "Rank",
+    "score": "Learnability",
+    "l_gt": "L_GT",
+    "l_kl": "L_KL",
+    "faithfulness": "Faithfulness (Dice)",
+    "state": "In this epoch",
+    "site": "Site",
+    "seed": "Seed",
+    "source_mask": "Source mask",
+    "mask_sharing": "Mask sharing",
+}
+CARRIED_OVER = "score from an earlier epoch"
+
+# Segment
+SEGMENT_LEAD = "Outline structures in an image with a trained model. The image stays on this server."
+STEP_MODEL, STEP_IMAGE, STEP_RESULT = "1. Choose a model", "2. Choose an image", "3. See the result"
+MODEL_LABEL, MODEL_INFO = "Model", "Models of finished runs, and those that came with the program"
+MODEL_RUN, MODEL_SHIPPED = "{name} (run {run_id})", "{name} (shipped)"
+NO_MODEL_TITLE = "No model yet"
+NO_MODEL_STEP = "Launch a run on the <b>Train</b> tab. When it has finished, its model can be chosen here."
+UPLOAD_LABEL = "Image file: PNG, JPEG, TIFF, DICOM or NIfTI, up to {megabytes} MB"
+SLICE_LABEL, SLICE_INFO = "Slice", "Which slice of the volume to segment"
+SAMPLE_IMAGES = "Or try an example of what this model was made for"
+SAMPLE_BUTTON = "Example {number}"
+SEGMENT_EMPTY = "Choose an image file, or press an example. The result appears here."
+OPACITY_LABEL, OPACITY_INFO = "Opacity", "0 shows outlines only"
+OVERLAY_LABEL = "Image with the outlined structures"
+INPUT_LABEL = "Image"
+DOWNLOAD_LABEL = "Save the mask (PNG)"
+RESULT_TIME = "{wall_ms:.0f} ms on {provider}"
+RESULT_CLASS, RESULT_AREA = "Class", "Share of the image"
+RESULT_NOTHING = (
+    "The model found none of its classes in this image. Is it the kind of image that the model was made for?"
+)
+PROVIDERS = {"CPUExecutionProvider": "CPU", "CUDAExecutionProvider": "GPU (CUDA)"}
+TOO_LARGE_FIX = "Cut or shrink the image, or raise DSFEDMED_MAX_UPLOAD_MB or DSFEDMED_MAX_IMAGE_PX."
+
+# Errors
+ERROR_WHY, ERROR_FIX = "Why it matters", "What to do"
+UNEXPECTED_WHAT = "Something went wrong that the program did not foresee ({kind})."
+UNEXPECTED_WHY = "The step was not done; nothing that was stored is lost."
+UNEXPECTED_FIX = "Try again. If it happens again, send the lines that the server printed to its maintainers."
+PORT_WHAT = "Port {port} on {host} is already in use."
+PORT_WHY = "Two programs cannot serve a page on one port."
+PORT_FIX = "Stop the other program, or choose another port with --port."
+NO_FOLDER_RUN = "Enter the dataset's folder first."
+
+# Start
+SERVING = "DSFedMed Studio: http://{host}:{port}  (runs in {home})"
+DEMO_STARTED = "The demo run {run_id} has been started; the page shows it live."
+DEMO_NAME = "phantom_cpu_demo"

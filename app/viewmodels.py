@@ -1,0 +1,189 @@
+"""Engine records in, values of components out. Pure: nothing here reads a file, the store or the clock."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app import text
+from engine.runs.records import MetricSeries, RunRecord, RunView, ScoredSample, StageRecord, TrafficTotal
+from engine.types import EvaluationRow
+
+Choices = list[tuple[str, str]]
+FOLLOW = "follow"
+
+
+@dataclass(frozen=True)
+class Actions:
+    """Which of the run's buttons may be pressed."""
+
+    cancel: bool
+    resume: bool
+
+
+@dataclass(frozen=True)
+class SampleFilter:
+    """What the gallery shows, in the terms of ``RunStore.samples``."""
+
+    site: str | None
+    selected: bool | None
+    order: str
+    descending: bool
+
+
+def run_choices(runs: Sequence[RunRecord]) -> Choices:
+    """Return (label, run id) of every run, in the given order."""
+    return [(f"{run.name} · {text.STATUS[run.status]} · {moment(run.created_at)}", run.run_id) for run in runs]
+
+
+def first_run(runs: Sequence[RunRecord]) -> str | None:
+    """Return the run that a page without an address shows: the newest active one, else the newest."""
+    active = [run for run in runs if run.status == "running"] or [run for run in runs if run.active]
+    return (active or list(runs))[0].run_id if runs else None
+
+
+def actions(run: RunRecord, *, read_only: bool) -> Actions:
+    """Return what a person may do to the run now."""
+    return Actions(
+        cancel=run.active and not run.cancel_requested and not read_only, resume=run.resumable and not read_only
+    )
+
+
+def overall_fraction(stages: Sequence[StageRecord]) -> float:
+    """Return the share of the run that is done, in [0, 1]: of expected time where known, else of stages."""
+    if not stages:
+        return 0.0
+    known = [stage.eta_s for stage in stages]
+    if all(eta is not None for eta in known):
+        spent, left = sum(stage.wall_s for stage in stages), sum(eta for eta in known if eta is not None)
+        if spent + left > 0:
+            return spent / (spent + left)
+    return sum(stage.fraction for stage in stages) / len(stages)
+
+
+def curve_choices(series: Sequence[MetricSeries], stages: Sequence[StageRecord]) -> Choices:
+    """Return (label, stage) of every stage with a curve; the first choice follows the run."""
+    present = {curve.stage for curve in series}
+    named = [(text.STAGES.get(s.name, (s.name, ""))[0], s.name) for s in stages if s.name in present]
+    return [(text.CURVES_FOLLOW, FOLLOW), *named]
+
+
+def curve_stage(chosen: str, series: Sequence[MetricSeries], view: RunView) -> str | None:
+    """Return the stage whose curves are shown: the chosen one, else the running one, else the last with curves."""
+    present = {curve.stage for curve in series}
+    if chosen in present:
+        return chosen
+    ordered = [stage.name for stage in view.stages if stage.name in present]
+    if view.run.stage in present:
+        return view.run.stage
+    return ordered[-1] if ordered else None
+
+
+def loss_curves(series: Sequence[MetricSeries], stage: str | None) -> list[MetricSeries]:
+    """Return the stage's curves of what training lowers: all but its Dice, times and shares."""
+    return [c for c in series if c.stage == stage and not c.name.endswith(("dice", "_s", "share", "fraction"))]
+
+
+def dice_curves(series: Sequence[MetricSeries], stage: str | None) -> list[MetricSeries]:
+    """Return the stage's Dice curves."""
+    return [curve for curve in series if curve.stage == stage and "dice" in curve.name]
+
+
+def traffic_summary(totals: Sequence[TrafficTotal]) -> str:
+    """Return a sentence with the bytes of the whole run in each direction; empty where nothing has crossed."""
+    parts = []
+    for direction, words in text.DIRECTION.items():
+        payload_bytes = sum(total.payload_bytes for total in totals if total.direction == direction)
+        if payload_bytes:
+            parts.append(f"{megabytes(payload_bytes)} {words}")
+    return " · ".join(parts)
+
+
+def result_rows(rows: Sequence[EvaluationRow], split: str) -> list[list[str]]:
+    """Return the lines of the results table of one split, in the order of ``text.RESULT_COLUMNS``."""
+    return [
+        [
+            text.MODELS.get(row.model, row.model),
+            row.site,
+            row.class_name,
+            str(row.num_images),
+            f"{number(row.dice)} ({number(row.dice_low)} to {number(row.dice_high)})",
+            number(row.iou),
+            number(row.dice_five_thresholds),
+            number(row.hd95_px, digits=1),
+        ]
+        for row in rows
+        if row.split == split
+    ]
+
+
+def sample_filter(site: str | None, show: str, order: str) -> SampleFilter:
+    """Return the store's terms for the controls' values."""
+    selected = {"selected": True, "rejected": False}.get(show)
+    return SampleFilter(site or None, selected, order, descending=order in ("score", "l_kl"))
+
+
+def sample_caption(item: ScoredSample) -> str:
+    """Return the line below a picture of the gallery."""
+    if item.score is None:
+        return f"{item.sample.site} #{item.sample.index}"
+    state = text.SELECTED if item.score.selected else text.REJECTED
+    return f"rank {item.score.rank} · {number(item.score.score)} · {state} · {item.sample.site}"
+
+
+def sample_alt(item: ScoredSample) -> str:
+    """Return what a screen reader says of the picture."""
+    return f"Synthetic image {item.sample.index} of {item.sample.site}, mask outlined"
+
+
+def sample_facts(item: ScoredSample) -> list[tuple[str, str]]:
+    """Return (label, value) of a sample's numbers for its detail."""
+    score, sample = item.score, item.sample
+    facts: dict[str, str] = {}
+    if score is not None:
+        state = text.SELECTED if score.selected else text.REJECTED
+        facts |= {"rank": str(score.rank), "score": number(score.score, digits=4)}
+        facts |= {"l_gt": number(score.l_gt, digits=4), "l_kl": number(score.l_kl, digits=4)}
+        facts["state"] = state if score.fresh else f"{state}, {text.CARRIED_OVER}"
+    facts |= {"faithfulness": number(sample.faithfulness_dice), "site": sample.site, "seed": str(sample.seed)}
+    facts |= {"source_mask": sample.source_mask, "mask_sharing": sample.mask_sharing}
+    return [(label, facts[key]) for key, label in text.DETAIL_FIELDS.items() if key in facts]
+
+
+def num_pages(total: int, page_size: int) -> int:
+    """Return the number of gallery pages, at least 1."""
+    return max(1, math.ceil(total / page_size))
+
+
+def signature(value: Any) -> int:
+    """Return a number that changes when what a part of the page shows changes (within this process)."""
+    return hash(repr(value))
+
+
+def number(value: float | None, *, digits: int = 3) -> str:
+    """Return a measure as text; a dash where it was not measured."""
+    return text.NOT_MEASURED if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def megabytes(payload_bytes: float) -> str:
+    """Return bytes in the unit that reads best (decimal, as networks count)."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if payload_bytes >= size:
+            return f"{payload_bytes / size:.1f} {unit}"
+    return f"{payload_bytes:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span for people: ``45 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 90:
+        return f"{max(0, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def moment(at: float) -> str:
+    """Return a time as the server's clock shows it."""
+    return time.strftime("%d %b %H:%M", time.localtime(at))

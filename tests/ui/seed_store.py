@@ -1,0 +1,147 @@
+"""Fills a real RunStore with plausible records, so that layouts can be looked at and tested without a long run.
+
+Only tests and screenshots use it: ``python -m tests.ui.seed_store HOME``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from engine.config import load_config
+from engine.data.phantoms import TASKS, render
+from engine.runs.events import StoreReporter
+from engine.runs.store import RunStore
+from engine.types import STAGES, EvaluationRow, SampleScore, SyntheticSample, Traffic
+
+TASK = "fundus"
+SITES = TASKS[TASK].sites[:3]
+NUM_SAMPLES = 60
+EPOCHS = 4
+
+
+def fill(home: Path, *, status: str = "finished", until: str = "export") -> str:
+    """Make a run whose stages are done up to ``until`` and return its id."""
+    store = RunStore(home)
+    config = load_config("phantom_cpu_smoke").model_copy(update={"name": f"layout {status}"})
+    run_id = store.create_run(config, planned_s=dict.fromkeys(STAGES, 60.0)).run_id
+    rng = np.random.default_rng(3)
+    store.update_run(run_id, status="running", attempt=1, started_at=1.8e9, heartbeat_at=1.8e9)
+    done = STAGES[: STAGES.index(until) + 1]
+    for stage in done:
+        reporter = StoreReporter(store, run_id, stage, attempt=1)
+        store.set_stage_status(run_id, stage, "running")
+        _WRITERS.get(stage, _curve)(reporter, store.run_dir(run_id), rng)
+        reporter.log("info", f"{stage} has run on {len(SITES)} sites.")
+        reporter.flush()
+        store.update_stage(run_id, stage, wall_s=42.0)
+        if stage != until or status == "finished":
+            store.set_stage_status(run_id, stage, "finished")
+        else:
+            store.update_stage(run_id, stage, step=55, total=100, eta_s=75.0, message="round 11 of 20, " + SITES[0])
+    error = {"what": "The loss is not a number at step 12, site " + SITES[0] + ".", "why": "w", "fix": "f"}
+    store.set_status(run_id, status, error=error if status == "failed" else None)
+    store.close()
+    return run_id
+
+
+def _federated(reporter: StoreReporter, run_dir: Path, rng: np.random.Generator) -> None:
+    for step in range(1, 21):
+        for offset, site in enumerate(SITES):
+            reporter.metric("loss", float(0.9 / step + 0.05 * rng.random()), step=step, site=site)
+            reporter.metric("val_dice", float(0.85 - 0.6 / step - 0.03 * offset), step=step, site=site)
+            for direction in ("up", "down"):
+                reporter.traffic(Traffic(site, direction, "student", 4_200_000, step))
+        reporter.metric("val_dice", float(0.82 - 0.6 / step), step=step)
+
+
+def _generator(reporter: StoreReporter, run_dir: Path, rng: np.random.Generator) -> None:
+    for site in SITES:
+        for step in range(10, 101, 10):
+            reporter.metric("loss", float(0.3 + 0.4 / step + 0.05 * rng.random()), step=step, site=site)
+        reporter.traffic(Traffic(site, "up", "generator", 18_000_000))
+        reporter.traffic(Traffic(site, "up", "masks", 240_000))
+
+
+def _generation(reporter: StoreReporter, run_dir: Path, rng: np.random.Generator) -> None:
+    reporter.samples([_sample(run_dir, index, rng, predicted=False) for index in range(NUM_SAMPLES)])
+
+
+def _sample(run_dir: Path, index: int, rng: np.random.Generator, *, predicted: bool) -> SyntheticSample:
+    site = SITES[index % len(SITES)]
+    drawn = render(TASK, site=site, index=index, image_px=128)
+    folder = Path("samples") / site
+    (run_dir / folder).mkdir(parents=True, exist_ok=True)
+    planes = np.zeros((128, 128, 3), np.uint8)
+    planes[..., : len(drawn.mask)] = drawn.mask.transpose(1, 2, 0) * 255
+    Image.fromarray(drawn.image).save(run_dir / folder / f"{index:04d}.png")
+    Image.fromarray(planes).save(run_dir / folder / f"{index:04d}_mask.png")
+    paths: dict[str, Path] = {}
+    for name in ("teacher", "student") if predicted else ():
+        shift = int(rng.integers(-3, 4))
+        grid = np.roll(drawn.mask[0][::2, ::2] * 230, (shift, -shift), (0, 1)).astype(np.uint8)
+        paths[f"{name}_path"] = folder / f"{index:04d}_{name}.png"
+        Image.fromarray(grid).save(run_dir / paths[f"{name}_path"])
+    return SyntheticSample(
+        sample_id=f"{site}/{index:04d}", site=site, index=index, seed=int(rng.integers(1 << 30)),
+        source_mask=f"{site}/train/{index:03d}", mask_sharing="real", image_path=folder / f"{index:04d}.png",
+        mask_path=folder / f"{index:04d}_mask.png", faithfulness_dice=float(rng.uniform(0.6, 0.95)), **paths,
+    )  # fmt: skip
+
+
+def _distillation(reporter: StoreReporter, run_dir: Path, rng: np.random.Generator) -> None:
+    samples = [_sample(run_dir, index, rng, predicted=True) for index in range(NUM_SAMPLES)]
+    reporter.samples(samples)
+    for epoch in range(EPOCHS):
+        l_gt, l_kl = rng.gamma(2.0, 0.2, NUM_SAMPLES), rng.gamma(2.0, 0.1, NUM_SAMPLES)
+        score = 0.5 * (l_kl - l_gt)
+        rank = np.empty(NUM_SAMPLES, int)
+        rank[np.argsort(-score)] = np.arange(1, NUM_SAMPLES + 1)
+        reporter.scores(
+            [
+                SampleScore(
+                    s.sample_id, epoch, l_gt[i], l_kl[i], score[i], int(rank[i]), bool(rank[i] <= NUM_SAMPLES // 2)
+                )
+                for i, s in enumerate(samples)
+            ]
+        )
+        for name in ("teacher_loss", "student_loss", "kl"):
+            reporter.metric(name, float(0.5 / (epoch + 1)), step=epoch + 1)
+
+
+def _evaluation(reporter: StoreReporter, run_dir: Path, rng: np.random.Generator) -> None:
+    site = TASKS[TASK].sites[-1]
+    models = ("fedavg_student", "finetuned_teacher", "distilled_teacher", "distilled_student")
+    reporter.evaluation(
+        [
+            EvaluationRow(
+                model, split_site, split, name, 40, dice, dice - 0.04, dice + 0.03, dice - 0.1, dice - 0.02, dice - 0.12,
+                7.3 - index,
+            )
+            for split, split_site in (("test", site), ("validation", SITES[0]))
+            for index, model in enumerate(models)
+            for name, dice in zip(TASKS[TASK].classes, (0.7 + 0.05 * index, 0.6 + 0.04 * index), strict=False)
+        ]
+    )  # fmt: skip
+
+
+def _curve(reporter: StoreReporter, run_dir: Path, rng: np.random.Generator) -> None:
+    for step in range(1, 6):
+        reporter.metric("loss", 0.4 / step, step=step)
+
+
+_WRITERS = {
+    "federated_training": _federated,
+    "generator_training": _generator,
+    "generation": _generation,
+    "mutual_distillation": _distillation,
+    "evaluation": _evaluation,
+}
+
+
+if __name__ == "__main__":
+    print(fill(Path(sys.argv[1]), status="failed", until="generator_training"))
+    print(fill(Path(sys.argv[1])))
