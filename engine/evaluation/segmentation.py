@@ -77,13 +77,7 @@ def evaluate_model(
         ``evaluation.empty`` without images, ``evaluation.classes`` when the model and the data disagree on K,
         ``evaluation.not_finite`` when the model answers NaN or infinity.
     """
-    if not len(image_set):
-        raise UserError(
-            "evaluation.empty",
-            what=f"There is no image in the {split} set of '{site}'.",
-            why="A measure needs at least one image.",
-            fix="Give the site images, or leave it out of the evaluation.",
-        )
+    _check_images(image_set, split=split, site=site)
     images: list[dict[str, Any]] = []
     place_model(model, device)
     with _eval_mode(model), torch.inference_mode():
@@ -144,6 +138,16 @@ def summarise(
             )
         )
     return rows
+
+
+def _check_images(image_set: Images, *, split: str, site: str) -> None:
+    if not len(image_set):
+        raise UserError(
+            "evaluation.empty",
+            what=f"There is no image in the {split} set of '{site}'.",
+            why="A measure needs at least one image.",
+            fix="Give the site images, or leave it out of the evaluation.",
+        )
 
 
 def _check_logits(logits_BKhw: Tensor, *, num_classes: int, model_name: str, site: str) -> None:

@@ -1,0 +1,41 @@
+"""What every test runs under: no network, no telemetry, no home folder of a person, repeatable property tests."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Set before anything of the project is imported, and inherited by the processes that tests start.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    GRADIO_ANALYTICS_ENABLED="False",
+    FLWR_TELEMETRY_ENABLED="0",
+    PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+)
+os.environ.setdefault("DSFEDMED_HOME", tempfile.mkdtemp(prefix="dsfedmed-tests-"))
+
+# Examples follow from the test itself: a failure on one machine is a failure on all; no deadline on a busy machine.
+settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("repeatable")
+
+
+def real_data_root() -> Path | None:
+    """Return the folder of the real multi-site data sets, or None where it is not."""
+    root = Path(os.environ.get("DSFEDMED_DATA", ROOT.parent / "shared" / "data"))
+    return root if root.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Give the folder of the real data sets; the test is skipped without it."""
+    root = real_data_root()
+    if root is None:
+        pytest.skip("the real multi-site images are not here (DSFEDMED_DATA)")
+    return root
