@@ -1,0 +1,43 @@
+# DSFedMed Studio as a container: the page, its worker processes and the command line.
+#
+#   docker build -t dsfedmed .                                   for CPUs (no CUDA libraries, about 5 GB smaller)
+#   docker build -t dsfedmed --build-arg VARIANT=cuda .          for NVIDIA GPUs (run with --gpus all)
+#   docker run -p 7860:7860 -v dsfedmed:/data dsfedmed           the page on http://localhost:7860
+#   docker run dsfedmed python -m engine plan --preset phantom_cpu_demo
+#
+# Runs, checkpoints and models are kept in the volume /data.
+
+FROM python:3.11-slim
+
+ARG VARIANT=cpu
+# Where VARIANT=cpu takes torch and torchvision from; any index with CPU builds of the pinned versions will do.
+ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
+
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 UV_NO_CACHE=1 UV_SYSTEM_PYTHON=1
+
+WORKDIR /srv/dsfedmed
+COPY requirements.txt .
+# The last section of requirements.txt is for development only. One layer, so that nothing is stored twice.
+RUN set -eu; \
+    sed '/^# Checks$/,$d' requirements.txt > /tmp/requirements.txt; \
+    pip install --no-cache-dir "$(grep '^uv==' requirements.txt)"; \
+    case "$VARIANT" in \
+      cpu) uv pip install --no-deps --index-url "$TORCH_CPU_INDEX" $(grep -E '^(torch|torchvision)==' requirements.txt) ;; \
+      cuda) ;; \
+      *) echo "VARIANT is cpu or cuda, not '$VARIANT'" >&2; exit 1 ;; \
+    esac; \
+    uv pip install -r /tmp/requirements.txt; \
+    rm /tmp/requirements.txt
+
+# User 1000, as Hugging Face Spaces expects; the program's own files stay root's and unwritable.
+RUN useradd --create-home --uid 1000 studio && install -d -o studio -g studio /data
+COPY . .
+USER studio
+
+ENV DSFEDMED_HOME=/data/studio_home DSFEDMED_HOST=0.0.0.0 DSFEDMED_PORT=7860 GRADIO_ANALYTICS_ENABLED=False
+VOLUME /data
+EXPOSE 7860
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['DSFEDMED_PORT'], timeout=4)"]
+
+CMD ["python", "-m", "app.main"]
