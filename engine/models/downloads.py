@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
 
 from engine.errors import UserError
@@ -131,7 +132,7 @@ def _transfer(asset: Asset, *, part: Path, progress: Progress | None) -> None:
         raise http.client.IncompleteRead(b"", total - present)
 
 
-def _total_of_range(headers: http.client.HTTPMessage) -> int | None:
+def _total_of_range(headers: Message) -> int | None:
     """Return N of ``Content-Range: bytes */N``."""
     total = (headers.get("Content-Range") or "").rpartition("/")[2]
     return int(total) if total.isdigit() else None

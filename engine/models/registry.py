@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import torch
 
 from engine.errors import UserError
-from engine.models.sam import SAM_PRESETS, build_sam
+from engine.models.sam import SAM_PRESETS, SamPreset, build_sam
 from engine.models.segmenter import Segmenter
-from engine.models.tinysam import TINYSAM_PRESETS, build_tinysam
-from engine.models.unet import UNET_PRESETS, UNet
+from engine.models.tinysam import TINYSAM_PRESETS, TinySamPreset, build_tinysam
+from engine.models.unet import UNET_PRESETS, UNet, UNetPreset
 from engine.seeding import derive_seed
 
-_PRESETS = {"sam": SAM_PRESETS, "tinysam": TINYSAM_PRESETS, "unet": UNET_PRESETS}
+_PRESETS: dict[str, Mapping[str, SamPreset | TinySamPreset | UNetPreset]] = {
+    "sam": SAM_PRESETS,
+    "tinysam": TINYSAM_PRESETS,
+    "unet": UNET_PRESETS,
+}
 _BUILDERS: dict[str, Callable[..., Segmenter | UNet]] = {"sam": build_sam, "tinysam": build_tinysam, "unet": UNet}
 
 
@@ -90,7 +94,7 @@ def _recipe(name: str, *, size: str, num_classes: int, image_px: int | None) -> 
         )
     preset = _PRESETS[name][size]
     side_px = preset.image_px if image_px is None else image_px
-    multiple = _multiple_of(name, size=size)
+    multiple = preset.feature_stride
     if side_px < multiple or side_px % multiple:
         raise UserError(
             "model.image_size",
@@ -99,11 +103,3 @@ def _recipe(name: str, *, size: str, num_classes: int, image_px: int | None) -> 
             fix=f"Set image_px to a multiple of {multiple}.",
         )
     return partial(_BUILDERS[name], preset, num_classes=num_classes, image_px=side_px)
-
-
-def _multiple_of(name: str, *, size: str) -> int:
-    if name == "sam":
-        return SAM_PRESETS[size].patch_px
-    if name == "tinysam":
-        return TINYSAM_PRESETS[size].feature_stride
-    return 2 ** (len(UNET_PRESETS[size].channels) - 1)

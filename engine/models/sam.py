@@ -27,6 +27,11 @@ class SamPreset:
     window_size: int = 14
     decoder: DecoderPreset = field(default_factory=DecoderPreset)
 
+    @property
+    def feature_stride(self) -> int:
+        """Return pixels per feature cell, which is the patch."""
+        return self.patch_px
+
 
 SAM_PRESETS: dict[str, SamPreset] = {
     "mini": SamPreset(

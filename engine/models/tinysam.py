@@ -65,6 +65,8 @@ class LiveBiasAttention(Attention):
     are then ignored, and training in eval mode gives the biases no gradient (methods.md 1.10 and 5, trap 2).
     """
 
+    attention_bias_idxs: Tensor
+
     def get_attention_biases(self, device: torch.device) -> Tensor:
         """Return the biases (heads, N, N) with their gradient, in either mode."""
         return self.attention_biases[:, self.attention_bias_idxs]
@@ -87,9 +89,11 @@ class TinyVitEncoder(nn.Module):
             window_sizes=preset.window_sizes,
             drop_path_rate=0.0,
         )
-        self.trunk.head = nn.Identity()
+        self.trunk.head = nn.Identity()  # type: ignore[assignment]
         for stage, stride in zip(list(self.trunk.stages)[1:], preset.merge_strides, strict=True):
-            stage.downsample.conv2.conv.stride = (stride, stride)
+            convolution = stage.get_submodule("downsample.conv2.conv")
+            assert isinstance(convolution, nn.Conv2d)
+            convolution.stride = (stride, stride)
         for block in self.trunk.modules():
             if isinstance(block, TinyVitBlock):
                 block.attn = _with_live_biases(block.attn)

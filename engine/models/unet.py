@@ -18,6 +18,11 @@ class UNetPreset:
     num_res_units: int
     image_px: int
 
+    @property
+    def feature_stride(self) -> int:
+        """Return pixels per cell of the deepest level, which the image's sides must be multiples of."""
+        return 2 ** (len(self.channels) - 1)
+
 
 UNET_PRESETS: dict[str, UNetPreset] = {
     "mini": UNetPreset(channels=(16, 32, 64, 128, 256), num_res_units=2, image_px=128),
@@ -36,7 +41,7 @@ class UNet(nn.Module):
         super().__init__()
         self.image_px = image_px
         self.num_classes = num_classes
-        self.feature_stride = 2 ** (len(preset.channels) - 1)
+        self.feature_stride = preset.feature_stride
         self.mask_stride = 1
         self.net = MonaiUNet(
             spatial_dims=2,
