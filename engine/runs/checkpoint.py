@@ -13,7 +13,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +45,12 @@ class CheckpointStore:
     folder : Path
         Where the files lie; made when it is missing.
     config_hash : str or callable
-        Identity of the configuration that a state depends on, or a function from a checkpoint's name to it (stages
-        depend on different sections of a configuration).
+        Identity of the configuration that a state depends on, or a function from a scope to it: stages depend on
+        different sections of a configuration, and a stage may read what an earlier one saved.
     warn : callable
         Told one sentence when a damaged file was passed over.
+    scope : str
+        The stage that writes; kept in the file, so that it is compared with that stage's identity ever after.
     before_save : callable, optional
         Called before a file is written: what a reporter still buffers must be durable before the step that produced it.
     """
@@ -57,12 +61,25 @@ class CheckpointStore:
         config_hash: str | Callable[[str], str],
         *,
         warn: Callable[[str], None],
+        scope: str = "",
         before_save: Callable[[], None] | None = None,
     ) -> None:
         self._folder = Path(folder)
-        self._hash_of: Callable[[str], str] = config_hash if callable(config_hash) else lambda _name: config_hash
+        self._hash_of: Callable[[str], str] = config_hash if callable(config_hash) else lambda _scope: config_hash
+        self._scope = scope
         self._warn = warn
         self._before_save = before_save
+        self._writing = threading.Lock()
+
+    @contextmanager
+    def quiet(self, *, timeout_s: float) -> Iterator[bool]:
+        """Hold back new writes; gives whether none is under way after at most ``timeout_s`` seconds."""
+        held = self._writing.acquire(timeout=timeout_s)
+        try:
+            yield held
+        finally:
+            if held:
+                self._writing.release()
 
     def path(self, name: str) -> Path:
         """Return the file of the checkpoint ``name`` (letters, digits, ``.``, ``_``, ``-``, and ``/`` for folders)."""
@@ -81,16 +98,14 @@ class CheckpointStore:
         ``run.disk_full`` or ``run.not_writable``, with the former checkpoint untouched; ``TypeError`` for a value that
         cannot be stored, named by its place in the state.
         """
-        path = self.path(name)
+        with self._writing:
+            return self._save(self.path(name), name, state)
+
+    def _save(self, path: Path, name: str, state: Any) -> Path:
         tensors: dict[str, torch.Tensor] = {}
         tree = json.dumps(_encode(state, tensors, where=name), separators=(",", ":"))
-        config_hash = self._hash_of(name)
-        metadata = {
-            "format": FORMAT,
-            "config_hash": config_hash,
-            "tree": tree,
-            "sha256": _digest(tree, config_hash, tensors.items()),
-        }
+        identity = {"format": FORMAT, "scope": self._scope, "config_hash": self._hash_of(self._scope)}
+        metadata = {**identity, "tree": tree, "sha256": _digest(tree, identity, tensors.items())}
         if self._before_save is not None:
             self._before_save()
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -119,7 +134,7 @@ class CheckpointStore:
             if not path.exists():
                 continue
             try:
-                state = _read(path, self._hash_of(name))
+                state = _read(path, self._hash_of)
             except _Damaged as damage:
                 faults.append(f"{path.name}: {damage}")
                 continue
@@ -218,15 +233,15 @@ def _own_storage(tensor: torch.Tensor) -> torch.Tensor:
     return moved.clone() if moved.data_ptr() == plain.data_ptr() else moved
 
 
-def _digest(tree: str, config_hash: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    digest = hashlib.sha256(f"{FORMAT}\x1f{config_hash}\x1f{tree}".encode())
+def _digest(tree: str, identity: dict[str, str], tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    digest = hashlib.sha256("\x1f".join([*identity.values(), tree]).encode())
     for key, tensor in sorted(tensors):
         digest.update(f"\x1f{key}:{tensor.dtype}:{tuple(tensor.shape)}\x1f".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _read(path: Path, config_hash: str) -> Any:
+def _read(path: Path, hash_of: Callable[[str], str]) -> Any:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -234,11 +249,13 @@ def _read(path: Path, config_hash: str) -> Any:
     except (SafetensorError, OSError, ValueError) as error:
         raise _Damaged(str(error)) from error
     try:
-        tree, written_hash, sha256 = metadata["tree"], metadata["config_hash"], metadata["sha256"]
+        tree, sha256 = metadata["tree"], metadata["sha256"]
+        identity = {key: metadata[key] for key in ("format", "scope", "config_hash")}
     except KeyError as error:
         raise _Damaged(f"it has no {error}") from error
-    if _digest(tree, written_hash, tensors.items()) != sha256:
+    if _digest(tree, identity, tensors.items()) != sha256:
         raise _Damaged("its SHA-256 differs from the one it was written with")
+    written_hash, config_hash = identity["config_hash"], hash_of(identity["scope"])
     if written_hash != config_hash:
         raise UserError(
             "run.checkpoint_foreign",

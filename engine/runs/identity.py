@@ -54,14 +54,10 @@ def stage_hash(config: RunConfig, stages: Sequence[str], stage: str, *, ignore_r
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def checkpoint_hash(config: RunConfig, stages: Sequence[str], name: str, *, running: str) -> str:
-    """Return the identity that the checkpoint ``name`` carries.
-
-    A checkpoint belongs to the stage whose name it is or begins with (``generator_training/site_a``), any other one
-    to the stage ``running``.
-    """
-    first = name.split("/")[0]
-    stage = next((known for known in stages if first == known or first.startswith(f"{known}-")), running)
+def checkpoint_hash(config: RunConfig, stages: Sequence[str], stage: str) -> str:
+    """Return the identity that the checkpoints which ``stage`` writes carry; the whole configuration's if unknown."""
+    if stage not in stages:
+        return config.content_hash()
     return stage_hash(config, stages, stage, ignore_rounds=stage == "federated_training")
 
 

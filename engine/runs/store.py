@@ -148,6 +148,51 @@ class RunStore(ResultStore):
             values |= {"finished_at": time.time(), "queued_at": None}
         return self.update_run(run_id, owner=owner, **values)
 
+    def claim(self, *, max_running: int, run_id: str | None = None) -> RunRecord | None:
+        """Give the oldest waiting run (or ``run_id``, if it waits) to the caller, who must start a worker for it.
+
+        One transaction: of two callers only one gets a run. ``None`` where nothing waits or ``max_running`` run.
+        """
+        table = schema.runs
+        waiting = sa.select(table.c.run_id).where(table.c.status == "queued", table.c.queued_at.is_not(None))
+        waiting = waiting if run_id is None else waiting.where(table.c.run_id == run_id)
+        running = sa.select(sa.func.count()).where(table.c.status == "running")
+        now = time.time()
+        with schema.database_errors(self._path), schema.writing(self._database) as connection:
+            if (connection.scalar(running) or 0) >= max_running:
+                return None
+            chosen = connection.scalar(waiting.order_by(table.c.queued_at, table.c.run_id).limit(1))
+            if chosen is None:
+                return None
+            connection.execute(
+                sa.update(table)
+                .where(table.c.run_id == chosen)
+                .values(
+                    status="running",
+                    attempt=table.c.attempt + 1,
+                    queued_at=None,
+                    started_at=sa.func.coalesce(table.c.started_at, now),
+                    finished_at=None,
+                    heartbeat_at=now,
+                    pid=None,
+                    pid_started=None,
+                    host=None,
+                )
+            )
+        return self.get(chosen)
+
+    def enqueue(self, run_id: str) -> None:
+        """Put the run at the end of the queue, its errors and requests to stop forgotten."""
+        self.update_run(run_id, status="queued", queued_at=time.time(), error=None, cancel_requested=False)
+
+    def withdraw(self, run_id: str) -> bool:
+        """Cancel the run if it still waits in the queue; return whether it did."""
+        table = schema.runs
+        query = sa.update(table).where(table.c.run_id == run_id, table.c.status == "queued")
+        query = query.values(status="cancelled", queued_at=None, finished_at=time.time())
+        with schema.database_errors(self._path), schema.writing(self._database) as connection:
+            return connection.execute(query).rowcount == 1
+
     def request_cancel(self, run_id: str) -> None:
         """Ask the run's worker to stop at its next step boundary."""
         self.update_run(run_id, cancel_requested=True)
@@ -209,6 +254,9 @@ class RunStore(ResultStore):
                 query = sa.select(*columns).where(table.c.run_id == source)
                 query = query if key is None else query.where(key.in_(stages))
                 connection.execute(table.insert().from_select([c.name for c in table.c], query))
+            if "mutual_distillation" not in stages:
+                maps = sa.update(schema.samples).where(schema.samples.c.run_id == target)
+                connection.execute(maps.values(teacher_path=None, student_path=None))
 
     def delete(self, run_id: str) -> None:
         """Remove a run that is not active, with its folder. Raises ``UserError`` ``run.active`` for one that is."""

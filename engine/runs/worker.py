@@ -1,0 +1,226 @@
+"""The process that works on one run: ``python -m engine.runs.worker RUN_ID --home PATH``.
+
+It runs the stages of the run's method in order, skips finished ones, and leaves the store and the run's folder such
+that a SIGKILL at any moment costs at most the work since the last checkpoint. SIGTERM means cancel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from contextlib import nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.runs import lifecycle
+from engine.runs.events import StoreReporter, WorkerSuperseded
+from engine.runs.identity import checkpoint_hash
+from engine.runs.outputs import CHECKPOINTS
+from engine.runs.records import RunStatus
+from engine.runs.report import write_report
+from engine.runs.store import RunStore
+from engine.types import RunCancelled
+
+if TYPE_CHECKING:
+    from engine.methods import Method, RunContext
+    from engine.runs.checkpoint import CheckpointStore
+
+BEAT_EVERY_S = 1.0
+STOP_GRACE_S = 3.0
+"""A stage that has not come to a step boundary so long after a stop was asked for is ended where it stands: whatever it
+saved is whole, as after a SIGKILL. Cancelling thus never takes more than 5 s."""
+SAVING_GRACE_S = 120.0
+METHODS_ENTRY = "engine.methods:METHODS"
+
+
+class Worker:
+    """One attempt at one run."""
+
+    def __init__(self, store: RunStore, run_id: str, *, attempt: int, methods: str) -> None:
+        self.store, self.run_id, self.attempt, self._methods_entry = store, run_id, attempt, methods
+        self._ending = threading.Lock()
+        self.stop = threading.Event()
+        self.over = threading.Event()
+        self.checkpoints: CheckpointStore | None = None
+        self._superseded = False
+
+    def run(self) -> int:
+        """Do what is left of the run; return the process's exit status (0 unless the run failed)."""
+        threading.Thread(target=self._watch, daemon=True).start()
+        try:
+            self._run_stages()
+        except WorkerSuperseded:
+            return 0
+        except RunCancelled:
+            self._end("cancelled")
+            return 0
+        except UserError as error:
+            self._fail(error)
+            return 1
+        except Exception as error:
+            traceback.print_exc()
+            self._fail(_crash(error, self.run_id))
+            return 1
+        self._end("finished")
+        return 0
+
+    def on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        """Treat SIGTERM and SIGINT as a request to stop."""
+        self.stop.set()
+
+    def _run_stages(self) -> None:
+        config = self.store.get(self.run_id).config
+        _set_threads(config.threads)
+        module, _, name = self._methods_entry.partition(":")
+        methods = importlib.import_module(module)
+        method: Method = getattr(methods, name)[config.method]
+        finished = {stage.name for stage in self.store.stages(self.run_id) if stage.status == "finished"}
+        names = [stage.name for stage in method.stages]
+        context: RunContext | None = None
+        for stage in method.stages:
+            if stage.name in finished:
+                continue
+            reporter = StoreReporter(self.store, self.run_id, stage.name, attempt=self.attempt, stop=self.stop)
+            reporter.check_cancelled()
+            self.checkpoints = self._checkpoint_store(config, names, stage.name, reporter)
+            if context is None:
+                run_dir = self.store.run_dir(self.run_id)
+                context = methods.RunContext(
+                    config=config, run_dir=run_dir, reporter=reporter, checkpoints=self.checkpoints
+                )
+            context.reporter, context.checkpoints = reporter, self.checkpoints
+            self.store.update_run(self.run_id, owner=self.attempt, stage=stage.name)
+            self.store.set_stage_status(self.run_id, stage.name, "running")
+            reporter.log("info", f"{stage.name}: {stage.describe}")
+            try:
+                stage.run(context)
+            finally:
+                reporter.flush()
+            self.store.set_stage_status(self.run_id, stage.name, "finished", wall_s=reporter.wall_s)
+            reporter.log("info", f"{stage.name}: finished after {reporter.wall_s:.1f} s.")
+
+    def _checkpoint_store(
+        self, config: RunConfig, names: list[str], stage: str, reporter: StoreReporter
+    ) -> CheckpointStore:
+        from engine.runs.checkpoint import CheckpointStore
+
+        return CheckpointStore(
+            self.store.run_dir(self.run_id) / CHECKPOINTS,
+            lambda scope: checkpoint_hash(config, names, scope),
+            warn=lambda text: reporter.log("warning", text),
+            scope=stage,
+            before_save=reporter.flush,
+        )
+
+    def _watch(self) -> None:
+        """Beat every second; pass a stop on to the stage, and end the process where it does not listen."""
+        asked_at: float | None = None
+        while not self.over.wait(BEAT_EVERY_S if asked_at is None else 0.2):
+            try:
+                asked = self.store.beat(self.run_id, attempt=self.attempt)
+            except UserError as error:  # a full disk: the stage meets it too and says so; the beat must not die of it
+                print(error, file=sys.stderr)
+                continue
+            self._superseded = asked is None
+            if asked or asked is None:
+                self.stop.set()
+            if self.stop.is_set() and asked_at is None:
+                asked_at = time.monotonic()
+            if asked_at is not None and time.monotonic() - asked_at > STOP_GRACE_S:
+                self._end_here()
+
+    def _end_here(self) -> None:
+        """Cancel without the stage, but not in the middle of a checkpoint that it is just writing."""
+        quiet = nullcontext() if self.checkpoints is None else self.checkpoints.quiet(timeout_s=SAVING_GRACE_S)
+        with quiet:
+            if not self._ending.acquire(blocking=False):
+                return  # the stage came to its step boundary in the meantime
+            if not self._superseded:
+                self._record_end("cancelled")
+            sys.stdout.flush()
+            os._exit(0)
+
+    def _fail(self, error: UserError) -> None:
+        stage = self.store.get(self.run_id).stage
+        self.store.write_log(self.run_id, "error", str(error), stage=stage)
+        self._end("failed", error=error)
+
+    def _end(self, status: RunStatus, *, error: UserError | None = None) -> None:
+        with self._ending:  # whoever ends the run first is the only one: the watcher never gives the lock back
+            self.over.set()
+            self._record_end(status, error=error)
+
+    def _record_end(self, status: RunStatus, *, error: UserError | None = None) -> None:
+        """Write the report, then record how the run ended, and let the next run in the queue begin."""
+        lifecycle.stop_stages(self.store, self.run_id, failed=status == "failed")
+        torch = sys.modules.get("torch")
+        device = None if torch is None else "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            path = write_report(self.store, self.run_id, status=status, device=device)
+            self.store.write_artefact(self.run_id, "", "report", path.name)
+        except (OSError, UserError) as fault:  # the end of the run must be recorded even where the report cannot be
+            print(f"no report: {fault}", file=sys.stderr)
+        self.store.set_status(self.run_id, status, owner=self.attempt, error=error.as_dict() if error else None)
+        lifecycle.advance_queue(self.store)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line, take the run, work on it; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m engine.runs.worker", description="Work on one run.")
+    parser.add_argument("run_id")
+    parser.add_argument("--home", type=Path, default=None, help="home folder (else DSFEDMED_HOME, else ./studio_home)")
+    parser.add_argument("--attempt", type=int, default=None, help="given by whoever took the run out of the queue")
+    parser.add_argument("--methods", default=os.environ.get("DSFEDMED_METHODS", METHODS_ENTRY), help="module:NAME")
+    chosen = parser.parse_args(arguments)
+    store = RunStore(chosen.home)
+    attempt = chosen.attempt
+    if attempt is None:
+        store.get(chosen.run_id)
+        record = store.claim(max_running=sys.maxsize, run_id=chosen.run_id)
+        if record is None:
+            print(f"run {chosen.run_id} does not wait in the queue", file=sys.stderr)
+            return 1
+        attempt = record.attempt
+    if not lifecycle.register_worker(store, chosen.run_id, attempt=attempt, pid=os.getpid()):
+        return 0
+    worker = Worker(store, chosen.run_id, attempt=attempt, methods=chosen.methods)
+    signal.signal(signal.SIGTERM, worker.on_signal)
+    signal.signal(signal.SIGINT, worker.on_signal)
+    return worker.run()
+
+
+def _set_threads(threads: int | None) -> None:
+    """Fix the number of CPU threads of torch and its libraries (all cores when left out)."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _crash(error: Exception, run_id: str) -> UserError:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return UserError(
+            "run.out_of_memory",
+            what=f"The memory was not enough: {error}.",
+            why="The stage stopped; everything up to its last checkpoint is kept.",
+            fix="Lower the stage's batch size, turn on generator.gradient_checkpointing, or use a machine with more.",
+        )
+    return UserError(
+        "run.crashed",
+        what=f"{type(error).__name__}: {error}",
+        why="This is a fault of the program; the stage stopped, everything up to its last checkpoint is kept.",
+        fix=f"See {lifecycle.WORKER_LOG} in the folder of the run {run_id} for the place; resume after mending it.",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

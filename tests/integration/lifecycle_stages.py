@@ -1,0 +1,108 @@
+"""A method of three small stages for the tests of the worker: a random walk whose state is checkpointed every step.
+
+``data.task`` steers the first stage: ``bad`` raises a UserError, ``crash`` any other error, ``deaf`` never comes to a
+step boundary. ``data.images_per_site`` is its pause between two steps in milliseconds, ``federation.rounds`` their
+number.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.runs.checkpoint import CheckpointStore
+from engine.seeding import torch_generator
+from engine.types import EvaluationRow, Reporter, RunCancelled, Traffic
+
+
+@dataclass
+class RunContext:
+    """The part of the real context that these stages use."""
+
+    config: RunConfig
+    run_dir: Path
+    reporter: Reporter
+    checkpoints: CheckpointStore
+
+
+class Walk:
+    """Adds a random number per round; the generator's state is part of the checkpoint."""
+
+    name = "federated_training"
+    describe = "A random walk."
+
+    def run(self, context: RunContext) -> None:
+        """Walk ``federation.rounds`` steps and write the place reached to ``walk.txt``."""
+        config = context.config
+        self._misbehave(config.data.task, context)
+        draws = torch_generator(config.seed, "walk")
+        state: dict[str, Any] = context.checkpoints.load(self.name) or {"step": 0, "x": torch.zeros(3)}
+        if "draws" in state:
+            draws.set_state(state["draws"])
+        while state["step"] < config.federation.rounds:
+            state = {"step": state["step"] + 1, "x": state["x"] + torch.randn(3, generator=draws)}
+            state["draws"] = draws.get_state()
+            context.reporter.metric("x", float(state["x"][0]), step=state["step"])
+            context.reporter.traffic(Traffic("a", "up", "student", 12, round=state["step"]))
+            context.checkpoints.save(self.name, state)
+            context.reporter.progress(state["step"], config.federation.rounds, message=f"step {state['step']}")
+            time.sleep(config.data.images_per_site / 1000)
+        (context.run_dir / "walk.txt").write_text(" ".join(value.hex() for value in state["x"].tolist()))
+        context.reporter.artefact("model", context.run_dir / "walk.txt")
+
+    @staticmethod
+    def _misbehave(task: str, context: RunContext) -> None:
+        if task == "bad":
+            raise UserError("data.bad", what="The data are bad.", why="They cannot be read.", fix="Mend them.")
+        if task == "crash":
+            raise ZeroDivisionError("one over nothing")
+        while task == "deaf":
+            context.checkpoints.load("nothing")
+            time.sleep(0.1)
+
+
+class Judge:
+    """Writes one line of the results table."""
+
+    name = "evaluation"
+    describe = "One line."
+
+    def run(self, context: RunContext) -> None:
+        """Record the number of bootstrap samples as Dice."""
+        if context.config.data.task == "stubborn":
+            raise RunCancelled("never asked")
+        dice = context.config.evaluation.bootstrap_samples / 1000
+        context.reporter.evaluation([EvaluationRow("m", "z", "test", "c", 3, dice, 0.1, 0.9, 0.4, 0.5, 0.3, None)])
+        context.checkpoints.save(self.name, {"dice": dice})
+
+
+class Pack:
+    """Copies the walk's result."""
+
+    name = "export"
+    describe = "A file."
+
+    def run(self, context: RunContext) -> None:
+        """Write ``bundle/walk.txt``."""
+        target = context.run_dir / "bundle" / "walk.txt"
+        target.parent.mkdir(exist_ok=True)
+        target.write_text((context.run_dir / "walk.txt").read_text())
+        context.reporter.artefact("bundle", target.parent)
+
+
+@dataclass(frozen=True)
+class Method:
+    """As engine.methods has it."""
+
+    name: str
+    describe: str
+    stages: tuple[Any, ...]
+
+
+METHODS = {"fedtinysam": Method("fedtinysam", "For tests", (Walk(), Judge(), Pack()))}
