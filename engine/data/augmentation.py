@@ -64,14 +64,15 @@ def tone_curve(values: np.ndarray, change: Change) -> np.ndarray:
 
 
 def turn_hue(image_3HW: np.ndarray, angle_rad: float) -> np.ndarray:
-    """Return ``image_3HW`` (float32 in [0, 1]) with its chroma turned about the grey axis; grey stays grey."""
+    """Return ``image_3HW`` (float32 in [0, 1]) with its chroma turned about the grey axis; luma and grey stay."""
     grey = np.tile(LUMA, (3, 1))
     axis = np.float32(1 / np.sqrt(3))
     cross = axis * np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], np.float32)
     even = np.full((3, 3), 1 / 3, np.float32)
     cosine, sine = np.float32(np.cos(angle_rad)), np.float32(np.sin(angle_rad))
     rotation = cosine * np.eye(3, dtype=np.float32) + sine * cross + (1 - cosine) * even
-    matrix = (grey + rotation @ (np.eye(3, dtype=np.float32) - grey)).astype(np.float32)
+    chroma = np.eye(3, dtype=np.float32) - grey
+    matrix = grey + chroma @ rotation @ chroma
     turned = matrix @ image_3HW.reshape(3, -1)
     return np.clip(turned, 0.0, 1.0, out=turned).reshape(image_3HW.shape)
 

@@ -15,14 +15,14 @@ EXIF_ORIENTATION = 0x0112
 
 
 class PillowFormat:
-    """PNG, JPEG, BMP. A camera's EXIF orientation is applied, so that rows are what a viewer shows."""
+    """PNG, JPEG, BMP. A JPEG's EXIF orientation is applied, so that rows are what a viewer shows."""
 
     @staticmethod
     def header(path: Path, slice_axis: int) -> Geometry:
         """Return the size from the header; no pixel is decoded."""
         with _open(path) as image:
             width, height = image.size
-            if image.getexif().get(EXIF_ORIENTATION, 1) >= 5:  # 5 to 8 turn the picture by 90 degrees
+            if _has_orientation(image) and image.getexif().get(EXIF_ORIENTATION, 1) >= 5:  # 5 to 8 turn by 90 degrees
                 width, height = height, width
             return Geometry(height, width, channels=len(image.getbands()))
 
@@ -30,14 +30,14 @@ class PillowFormat:
     def image(path: Path, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
         """Return (H, W) or (H, W, 3); palettes become RGB, alpha is dropped."""
         with _open(path) as stored:
-            image = ImageOps.exif_transpose(stored)
+            image = _upright(stored)
             return known_depth(_decoded(image), value_range)
 
     @staticmethod
     def labels(path: Path, slice_index: int, slice_axis: int) -> np.ndarray:
         """Return the stored numbers; a palette picture gives its indices."""
         with _open(path) as stored:
-            image = ImageOps.exif_transpose(stored)
+            image = _upright(stored)
             return single_label_plane(np.array(image))
 
 
@@ -96,6 +96,14 @@ def _open(path: Path) -> Image.Image:
     with warnings.catch_warnings():  # image_info refuses what Pillow only warns about
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(path)
+
+
+def _has_orientation(image: Image.Image) -> bool:
+    return image.format in ("JPEG", "MPO")  # only cameras set it; asking a PNG would decode all of it
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image) if _has_orientation(image) else image
 
 
 def _decoded(image: Image.Image) -> np.ndarray:

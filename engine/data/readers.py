@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.data import medical, raster
+from engine.data import raster
 from engine.data.pixels import Format, Geometry
 from engine.errors import UserError
 
@@ -124,16 +124,16 @@ def reading(path: Path) -> Iterator[None]:
 
 def _format(path: Path) -> type[Format]:
     suffix = file_suffix(path)
+    if suffix in NIFTI_SUFFIXES or suffix in DICOM_SUFFIXES:
+        from engine.data import medical  # nibabel and pydicom take longest to import: the page starts without them
+
+        return medical.NiftiFormat if suffix in NIFTI_SUFFIXES else medical.DicomFormat
     if suffix in RASTER_SUFFIXES:
         return raster.PillowFormat
     if suffix in TIFF_SUFFIXES:
         return raster.TiffFormat
     if suffix in NPY_SUFFIXES:
         return raster.NpyFormat
-    if suffix in NIFTI_SUFFIXES:
-        return medical.NiftiFormat
-    if suffix in DICOM_SUFFIXES:
-        return medical.DicomFormat
     raise UserError(
         "data.format_unknown",
         what=f"The file {path} has an ending that no reader knows.",

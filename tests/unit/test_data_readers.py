@@ -1,0 +1,378 @@
+"""Real files of every format, written by the formats' own libraries, sound and damaged."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import tifffile
+from PIL import Image
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from engine.data.readers import MAX_PIXELS, image_info, read_image, read_mask
+from engine.errors import UserError
+
+H, W = 6, 10
+GREY = (np.arange(H * W, dtype=np.uint8) * 4).reshape(H, W)
+RGB = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)
+DEEP = GREY.astype(np.uint16) * 257 + 3
+
+
+def grey3(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def write_dicom(path: Path, pixels: np.ndarray, **tags: object) -> Path:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = pydicom.Dataset()
+    dataset.file_meta = meta
+    dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
+    dataset.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
+    if pixels.ndim == 3:
+        dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated = dataset.BitsStored = pixels.dtype.itemsize * 8
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.PixelData = pixels.tobytes()
+    for tag, value in tags.items():
+        setattr(dataset, tag, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def palette(path: Path) -> None:
+    image = Image.fromarray((GREY > 100).astype(np.uint8), mode="P")
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.save(path)
+
+
+def npy(values: np.ndarray) -> Callable[[Path], None]:
+    return lambda path: np.save(path, values)
+
+
+def pillow(values: np.ndarray, **options: object) -> Callable[[Path], None]:
+    return lambda path: Image.fromarray(values).save(path, **options)
+
+
+def tiff(values: np.ndarray, **options: object) -> Callable[[Path], None]:
+    return lambda path: tifffile.imwrite(path, values, **options)
+
+
+PALETTE_RGB = np.where((GREY > 100)[..., None], [200, 100, 50], [10, 20, 30]).astype(np.uint8)
+CASES = [  # name, writer, (H, W, 3) expected
+    ("grey.png", pillow(GREY), grey3(GREY)),
+    ("rgb.png", pillow(RGB), RGB),
+    ("rgba.png", pillow(np.dstack([RGB, GREY])), RGB),
+    ("grey_alpha.png", lambda p: Image.merge("LA", [Image.fromarray(GREY)] * 2).save(p), grey3(GREY)),
+    ("one_bit.png", lambda p: Image.fromarray(GREY > 100).save(p), grey3((GREY > 100) * np.uint8(255))),
+    ("deep.png", pillow(DEEP), grey3(DEEP)),
+    ("palette.png", palette, PALETTE_RGB),
+    ("UPPER.PNG", lambda p: Image.fromarray(RGB).save(p, format="png"), RGB),
+    ("rgb.bmp", pillow(RGB), RGB),
+    ("grey.tif", tiff(GREY), grey3(GREY)),
+    ("rgb.tiff", tiff(RGB, photometric="rgb"), RGB),
+    ("planar.tif", tiff(np.moveaxis(RGB, -1, 0), photometric="rgb", planarconfig="separate"), RGB),
+    ("deep.tif", tiff(DEEP, compression="zlib"), grey3(DEEP)),
+    ("lzw.tif", lambda p: Image.fromarray(RGB).save(p, compression="tiff_lzw"), RGB),
+    ("white_is_zero.tif", tiff(GREY, photometric="miniswhite"), grey3(255 - GREY)),
+    ("unit_float.tif", tiff((GREY / 255).astype(np.float32)), grey3((GREY / 255).astype(np.float32))),
+    ("rgb.npy", npy(RGB), RGB),
+    ("one_channel.npy", npy(GREY[..., None]), grey3(GREY)),
+    ("deep.npy", npy(DEEP), grey3(DEEP)),
+    ("bool.npy", npy(GREY > 100), grey3((GREY > 100) * np.uint8(255))),
+    ("unit_float.npy", npy(GREY / 255), grey3((GREY / 255).astype(np.float32))),
+]
+
+
+@pytest.mark.parametrize(("name", "write", "expected"), CASES, ids=[case[0] for case in CASES])
+def test_each_everyday_format_gives_the_stored_pixels(tmp_path: Path, name: str, write, expected) -> None:
+    write(tmp_path / name)
+    image, geometry = read_image(tmp_path / name)
+    assert image.dtype == expected.dtype
+    np.testing.assert_array_equal(image, expected)
+    assert (geometry.height_px, geometry.width_px, geometry.num_slices) == (H, W, 1)
+
+
+def test_jpeg_is_close_and_turned_as_its_camera_says(tmp_path: Path) -> None:
+    smooth = np.tile(np.linspace(0, 255, 32, dtype=np.uint8), (16, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the top of the scene is on the right: a viewer turns it clockwise
+    Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    image, geometry = read_image(tmp_path / "a.jpg")
+    assert image.shape == (32, 16, 3) and (geometry.height_px, geometry.width_px) == (32, 16)
+    assert np.abs(image[..., 0].astype(int) - np.rot90(smooth, -1)).max() < 6
+
+
+def test_pages_of_a_tiff_are_slices(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "stack.tif", np.stack([GREY, GREY + 1, GREY + 2]), photometric="minisblack")
+    assert image_info(tmp_path / "stack.tif").num_slices == 3
+    image, _ = read_image(tmp_path / "stack.tif", slice_index=2)
+    np.testing.assert_array_equal(image, grey3(GREY + 2))
+
+
+def test_floats_of_unknown_range_are_windowed_and_declared_ones_mapped(tmp_path: Path) -> None:
+    np.save(tmp_path / "hu.npy", np.linspace(-1000, 1000, 2001, dtype=np.float32).reshape(3, 667))
+    free, _ = read_image(tmp_path / "hu.npy")
+    assert free.min() == 0 and free.max() == 1 and abs(float(np.median(free)) - 0.5) < 0.01
+    window = read_image(tmp_path / "hu.npy", value_range=(0, 500))[0][..., 0]
+    assert window.flat[1000] == 0 and window.flat[1250] == pytest.approx(0.5) and window.flat[2000] == 1
+
+
+# ----------------------------------------------------------------------------------------------- NIfTI
+
+
+def volume(*, dtype: type = np.int16) -> np.ndarray:
+    """Return (X=5, Y=7, Z=3) with a bright mark at the right, front, top corner in RAS axes."""
+    voxels = np.zeros((5, 7, 3), dtype)
+    voxels[4, 6, 2] = 100
+    voxels[0, 0, 0] = 50
+    return voxels
+
+
+def save_nifti(path: Path, voxels: np.ndarray, *, flips: tuple[int, ...] = (1, 1, 1)) -> Path:
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([0.5 * flips[0], 0.8 * flips[1], 3.0 * flips[2], 1])), path)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_nifti_slices_show_right_to_the_right_and_front_upwards(tmp_path: Path, ending: str) -> None:
+    path = save_nifti(tmp_path / f"v{ending}", volume())
+    geometry = image_info(path)
+    assert (geometry.height_px, geometry.width_px, geometry.num_slices) == (7, 5, 3)
+    assert geometry.spacing_mm == pytest.approx((0.8, 0.5))
+    top, _ = read_image(path, slice_index=2, value_range=(0, 100))
+    assert top.shape == (7, 5, 3) and top.dtype == np.float32
+    assert top[0, 4, 0] == 1 and top.sum() == 3
+    bottom = read_mask(path, slice_index=0)
+    assert bottom[6, 0] == 50 and bottom.sum() == 50
+
+
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (-1, -1, 1), (1, 1, -1)])
+def test_nifti_shows_the_same_whatever_way_it_is_stored(tmp_path: Path, flips: tuple[int, ...]) -> None:
+    stored = volume()[:: flips[0], :: flips[1], :: flips[2]]
+    path = save_nifti(tmp_path / "v.nii", stored, flips=flips)
+    np.testing.assert_array_equal(read_mask(path, slice_index=2)[0, 4], 100)
+
+
+def test_nifti_with_permuted_axes_reports_the_size_that_it_gives(tmp_path: Path) -> None:
+    affine = np.zeros((4, 4))
+    affine[0, 1], affine[1, 2], affine[2, 0], affine[3, 3] = 1, 2, 3, 1  # stored axes: superior, right, anterior
+    nibabel.save(nibabel.Nifti1Image(np.moveaxis(volume(), (0, 1, 2), (1, 2, 0)), affine), tmp_path / "v.nii")
+    geometry = image_info(tmp_path / "v.nii")
+    assert (geometry.height_px, geometry.width_px, geometry.num_slices) == (7, 5, 3)
+    assert geometry.spacing_mm == (2.0, 1.0)
+    assert read_mask(tmp_path / "v.nii", slice_index=2)[0, 4] == 100
+
+
+@pytest.mark.parametrize(("axis", "shape", "slices"), [(0, (3, 7), 5), (1, (3, 5), 7), (2, (7, 5), 3)])
+def test_nifti_can_be_cut_across_any_axis(tmp_path: Path, axis: int, shape: tuple, slices: int) -> None:
+    path = save_nifti(tmp_path / "v.nii", volume())
+    geometry = image_info(path, slice_axis=axis)
+    assert (geometry.height_px, geometry.width_px, geometry.num_slices) == (*shape, slices)
+    assert read_mask(path, slice_axis=axis).shape == shape
+
+
+def test_flat_nifti_is_one_picture_and_a_volume_shares_one_window(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.eye(4, 6, dtype=np.float32), np.eye(4)), tmp_path / "flat.nii")
+    image, geometry = read_image(tmp_path / "flat.nii")
+    assert image.shape == (6, 4, 3) and geometry.num_slices == 1
+    ramp = np.repeat(np.arange(10, dtype=np.float32), 100).reshape(10, 10, 10).transpose(1, 2, 0)  # slice k holds k
+    path = save_nifti(tmp_path / "ramp.nii", np.ascontiguousarray(ramp))
+    levels = [float(read_image(path, slice_index=k)[0].mean()) for k in range(10)]
+    np.testing.assert_allclose(levels, np.arange(10) / 9, atol=1e-6)
+
+
+# ----------------------------------------------------------------------------------------------- DICOM
+
+
+def test_dicom_applies_rescale_and_window(tmp_path: Path) -> None:
+    stored = np.array([[0, 1024], [1024 + 40, 4000]], np.uint16)
+    path = write_dicom(
+        tmp_path / "ct.dcm",
+        stored,
+        RescaleSlope=1,
+        RescaleIntercept=-1024,
+        WindowCenter=40,
+        WindowWidth=400,
+        PixelSpacing=[0.7, 0.6],
+    )
+    image, geometry = read_image(path)
+    assert geometry.spacing_mm == (0.7, 0.6)
+    # DICOM PS3.3 C.11.2.1.2.1: y = (x - (c - .5)) / (w - 1) + .5
+    np.testing.assert_allclose(image[..., 0], [[0, (0 - 39.5) / 399 + 0.5], [(40 - 39.5) / 399 + 0.5, 1]], atol=1e-6)
+    declared, _ = read_image(path, value_range=(-1024, 1024))
+    np.testing.assert_allclose(declared[..., 0], [[0, 0.5], [1064 / 2048, 1]], atol=1e-6)
+    np.testing.assert_array_equal(read_mask(path), stored)
+
+
+def test_dicom_monochrome1_is_turned_so_that_dark_is_zero(tmp_path: Path) -> None:
+    two, one = (
+        read_image(write_dicom(tmp_path / f"{kind}.dcm", DEEP, PhotometricInterpretation=kind))[0]
+        for kind in ("MONOCHROME2", "MONOCHROME1")
+    )
+    np.testing.assert_allclose(one, 1 - two, atol=1e-6)
+    assert two[0, 0, 0] == 0
+
+
+def test_dicom_takes_the_first_of_several_windows_and_signed_values(tmp_path: Path) -> None:
+    values = np.array([[-100, 0, 100]], np.int16)
+    tags = {"WindowCenter": [0, 50], "WindowWidth": [201, 10]}
+    image, _ = read_image(write_dicom(tmp_path / "s.dcm", values, **tags))
+    np.testing.assert_allclose(image[0, :, 0], [0.0025, 0.5025, 1], atol=1e-6)
+
+
+def test_dicom_colour(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read_image(write_dicom(tmp_path / "rgb.dcm", RGB))[0], RGB)
+    ybr = np.asarray(Image.fromarray(RGB).convert("YCbCr"))
+    image, _ = read_image(write_dicom(tmp_path / "ybr.dcm", ybr, PhotometricInterpretation="YBR_FULL"))
+    assert np.abs(image.astype(int) - RGB).max() <= 2
+
+
+def test_dicom_with_several_frames_is_refused(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "m.dcm", GREY, NumberOfFrames=2, PixelData=GREY.tobytes() * 2)
+    with pytest.raises(UserError, match="2 frames"):
+        read_image(path)
+
+
+# ----------------------------------------------------------------------------------------------- masks
+
+
+def test_masks_keep_their_numbers(tmp_path: Path) -> None:
+    palette(tmp_path / "p.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "p.png"), GREY > 100)
+    Image.fromarray(np.dstack([GREY] * 3)).save(tmp_path / "rgb.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "rgb.png"), GREY)
+    Image.fromarray(RGB).save(tmp_path / "coloured.png")
+    with pytest.raises(UserError, match="coloured"):
+        read_mask(tmp_path / "coloured.png")
+    np.save(tmp_path / "f.npy", np.array([[0.0, 1.0]]))
+    assert read_mask(tmp_path / "f.npy").dtype == np.int64
+    np.save(tmp_path / "half.npy", np.array([[0.0, 0.5]]))
+    with pytest.raises(UserError, match="fractions"):
+        read_mask(tmp_path / "half.npy")
+
+
+# ----------------------------------------------------------------------------------------------- damage
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+BIG_RGB = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+SOUND: list[tuple[str, Callable[[Path], object]]] = [
+    ("a.png", pillow(BIG_RGB)),
+    ("a.jpg", pillow(BIG_RGB)),
+    ("a.bmp", pillow(BIG_RGB)),
+    ("a.tif", tiff(BIG_RGB, photometric="rgb")),
+    ("lzw.tif", pillow(BIG_RGB, compression="tiff_lzw")),
+    ("a.npy", npy(BIG_RGB)),
+    ("a.nii", lambda p: save_nifti(p, BIG_RGB.astype(np.int16))),
+    ("a.nii.gz", lambda p: save_nifti(p, BIG_RGB.astype(np.int16))),
+    ("a.dcm", lambda p: write_dicom(p, BIG_RGB[..., 0].astype(np.uint16))),
+]
+
+
+@pytest.mark.parametrize("damage", [cut, lambda p: p.write_bytes(b""), lambda p: p.write_bytes(b"not an image" * 90)])
+@pytest.mark.parametrize(("name", "write"), SOUND, ids=[name for name, _ in SOUND])
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, write, damage) -> None:
+    path = tmp_path / name
+    write(path)
+    assert read_image(path)[0].shape[2] == 3
+    damage(path)
+    with pytest.raises(UserError) as caught:
+        read_image(path)
+    assert caught.value.code == "data.image_unreadable"
+    assert str(path) in caught.value.what
+
+
+def bomb_png(path: Path) -> Path:
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    body = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(10**6))), (b"IEND", b"")):
+        body += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    path.write_bytes(body)
+    return path
+
+
+def bomb_between_pillows_bounds(path: Path) -> Path:
+    side = int(MAX_PIXELS**0.5) + 100  # Pillow itself would only warn here
+    Image.new("1", (side, side)).save(path)
+    return path
+
+
+def bomb_npy(path: Path) -> Path:
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(20_000, 20_000)).flush()  # sparse on disk
+    return path
+
+
+def bomb_tiff(path: Path) -> Path:
+    tifffile.imwrite(
+        path, shape=(40_000, 40_000), dtype=np.uint8, data=None, compression=None, tile=None, contiguous=True
+    )
+    return path
+
+
+def bomb_nifti(path: Path) -> Path:
+    save_nifti(path, volume())
+    raw = bytearray(path.read_bytes())
+    raw[40:48] = struct.pack("<4h", 3, 32_000, 32_000, 100)
+    path.write_bytes(bytes(raw))
+    return path
+
+
+def bomb_dicom(path: Path) -> Path:
+    return write_dicom(path, GREY, Rows=65_535, Columns=65_535)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("b.png", bomb_png),
+        ("c.png", bomb_between_pillows_bounds),
+        ("b.npy", bomb_npy),
+        ("b.tif", bomb_tiff),
+        ("b.nii", bomb_nifti),
+        ("b.dcm", bomb_dicom),
+    ],
+)
+@pytest.mark.parametrize("read", [image_info, read_image, read_mask])
+def test_a_bomb_is_refused_before_its_pixels_are_decoded(tmp_path: Path, name: str, write, read) -> None:
+    path = write(tmp_path / name)
+    with pytest.raises(UserError) as caught:
+        read(path)
+    assert caught.value.code == "data.image_too_large"
+    assert str(path) in caught.value.what
+
+
+def test_a_pickle_in_npy_is_never_opened(tmp_path: Path) -> None:
+    np.save(tmp_path / "o.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError) as caught:
+        read_image(tmp_path / "o.npy")
+    assert caught.value.code == "data.image_unreadable"
+
+
+@pytest.mark.parametrize("values", [np.full((4, 4), np.nan), np.array([[0.0, np.inf]])])
+def test_values_that_are_not_finite_are_refused(tmp_path: Path, values: np.ndarray) -> None:
+    np.save(tmp_path / "n.npy", values)
+    with pytest.raises(UserError, match="not finite"):
+        read_image(tmp_path / "n.npy")
+
+
+def test_an_unknown_ending_and_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "a.xyz").write_text("?")
+    for path, code in ((tmp_path / "a.xyz", "data.format_unknown"), (tmp_path / "no.png", "data.file_missing")):
+        with pytest.raises(UserError) as caught:
+            read_image(path)
+        assert caught.value.code == code
