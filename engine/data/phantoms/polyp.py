@@ -184,12 +184,18 @@ def paint(scene: Colon, mask: np.ndarray, style: Style, streams: Streams, px: in
     lit = 1.2 - np.float32(style["falloff"]) * ((x - scene.view[0]) ** 2 + (y - scene.view[1]) ** 2) * 0.45
     deep = np.clip((distance - np.float32(scene.lumen[2] * 0.3)) / np.float32(scene.lumen[2] * 2.2), 0, 1)
     lit *= np.float32(1 - style["lumen"]) + np.float32(style["lumen"]) * np.maximum(deep, soft * 0.8)
+    # Near light: what rises towards the camera is brighter, most of all on its summit.
+    lit *= 1 + np.float32(style["near"]) * (np.clip(height, 0, 0.6) - 0.1) * 1.5
     ambient = np.float32(style["ambient"])
     image *= (ambient + (1 - ambient) * lambert) * lit
     shadow = wide_blur(soft, 0.05)
     image *= 1 - np.clip(shadow - soft, 0, 1) * np.float32(style["shadow"])
     wet = np.clip((facing - 0.9) * 10, 0, 1) * lit
-    glint = noise(rng, px, 40, stretch=float(rng.uniform(0.6, 1.8))) + fractal(rng, px, cells=6, octaves=2) + 0.4 * soft
+    glint = (
+        noise(rng, px, 40, stretch=float(rng.uniform(0.6, 1.8)))
+        + fractal(rng, px, cells=6, octaves=2)
+        + np.clip(height, 0, 0.4) * 2
+    )
     spark = np.clip((glint + 0.7 * lit - 4.1 + style["gloss"]) * 3, 0, 1)
     tint(image, (1.0, 0.98, 0.94), np.clip(spark * (0.3 + wet), 0, 1))
     instrument(image, style, rng, px)
@@ -231,7 +237,8 @@ def overlays(image: np.ndarray, scene: Colon, style: Style, rng: np.random.Gener
 
 
 BASE = {
-    "red": (0.55, 0.92), "green": (0.5, 0.82), "blue": (0.3, 0.7), "ambient": (0.25, 0.65), "mottle": (0.3, 1.4),
+    "red": (0.55, 0.92), "green": (0.5, 0.82), "blue": (0.3, 0.7), "ambient": (0.25, 0.65), "near": (0.0, 1.2),
+    "mottle": (0.2, 1.1),
     "vessels": (-0.4, 0.5),
     "stool": (-1.6, 1.2),
     "dye": (-8.0, 0.9), "folds": (0.2, 1.4), "fold_rate": (3.0, 9.0), "warp": (0.2, 1.4), "bulges": (-0.5, 1.0),
@@ -243,8 +250,8 @@ BASE = {
     "inset": (-1, 0.25),
     "gain_r": (0.9, 1.12), "gain_g": (0.9, 1.08), "gain_b": (0.85, 1.12), "contrast": (0.8, 1.3),
     "brightness": (-0.1, 0.1),
-    "gamma": (0.75, 1.35), "saturation": (0.65, 1.25), "blur": (-0.004, 0.009), "motion": (-0.03, 0.022),
-    "noise": (-0.02, 0.035),
+    "gamma": (0.75, 1.35), "saturation": (0.65, 1.25), "blur": (-0.006, 0.008), "motion": (-0.03, 0.022),
+    "noise": (-0.03, 0.025),
     "colour_noise": (-0.02, 0.012), "grain": (0.7, 2.0), "jpeg": (35, 130),
 }  # fmt: skip
 

@@ -81,7 +81,7 @@ def paint(lesion: Lesion, mask: np.ndarray, style: Style, streams: Streams, px: 
     paint_lesion(image, base, inside, style, rng, px)
     on_top(image, style, rng, px)
     if present(style, "shine") > 0:
-        gloss = np.clip(noise(rng, px, 26) + noise(rng, px, 4) - 1.9, 0, 1)
+        gloss = np.clip((noise(rng, px, 40) + noise(rng, px, 5) - 2.6) * 0.8, 0, 1)
         tint(image, (0.97, 0.96, 0.98), gloss * np.float32(style["shine"]))
     y, x = grid(px)
     tilt = rng.uniform(-1, 1, 2) * style["uneven"]
@@ -109,8 +109,8 @@ def paint_lesion(
         [0.25, 0.05, 0.06]
     )
     # Hypopigmented or inflamed lesions are lighter and pinker than dark skin around them.
-    light = np.clip(base * 1.25 + np.array([0.16, 0.07, 0.07]), 0, 1)
-    pigment = pigment + (light - pigment) * min(1.0, 2 * present(style, "pale"))
+    if present(style, "pale") > 0:
+        pigment = np.clip(base * (1.2 + 0.5 * style["pale"]) + np.array([0.16, 0.07, 0.07]), 0, 1)
     variety = fractal(rng, px, cells=4, octaves=4)
     strength = (
         np.float32(style["lesion"]) * (0.75 + 0.25 * np.clip(inside * 2.5, -1, 1)) * (1 + np.float32(0.22) * variety)
