@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 Augment = Literal["none", "flips", "flips_colour"]
 
@@ -80,13 +81,10 @@ def turn_hue(image_3HW: np.ndarray, angle_rad: float) -> np.ndarray:
 def crop_image(image_CHW: np.ndarray, crop: tuple[float, float, float]) -> np.ndarray:
     """Return the crop of ``image_CHW`` (float32) stretched back to H x W, bilinear."""
     top, left, side = crop
-    low, high, weight = _taps(image_CHW.shape[1], top, side)
-    rows = image_CHW[:, low]
-    rows += (image_CHW[:, high] - rows) * weight[:, None]
-    low, high, weight = _taps(image_CHW.shape[2], left, side)
-    columns = np.take(rows, low, axis=2)
-    columns += (np.take(rows, high, axis=2) - columns) * weight
-    return columns
+    height, width = image_CHW.shape[1:]
+    box = (left * width, top * height, (left + side) * width, (top + side) * height)
+    planes = [Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR, box=box) for plane in image_CHW]
+    return np.stack([np.asarray(plane) for plane in planes])
 
 
 def crop_mask(mask_KHW: np.ndarray, crop: tuple[float, float, float]) -> np.ndarray:
@@ -132,9 +130,3 @@ def place(image_CHW: np.ndarray, mask_KHW: np.ndarray, change: Change) -> tuple[
 def _positions(size_px: int, start: float, side: float) -> np.ndarray:
     centres = start * size_px + (np.arange(size_px) + 0.5) * side - 0.5
     return np.clip(centres, 0, size_px - 1)
-
-
-def _taps(size_px: int, start: float, side: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    positions = _positions(size_px, start, side)
-    low = positions.astype(int)
-    return low, np.minimum(low + 1, size_px - 1), (positions - low).astype(np.float32)

@@ -120,7 +120,7 @@ def _folder_pairs(scan: Scan, site: str) -> list[tuple[Path, tuple[Path, ...], S
     mask_folders = _mask_folders(scan, site)
     if mask_folders is None:
         return [(path, (), None) for path in images.values()]
-    pairs = []
+    pairs: list[tuple[Path, tuple[Path, ...], Split | None]] = []
     by_folder = [_files(scan, site, mask_folder) for mask_folder in mask_folders]
     for stem, image in images.items():
         masks = []

@@ -12,6 +12,8 @@ from PIL import Image, ImageOps
 from engine.data.pixels import Geometry, known_depth
 
 EXIF_ORIENTATION = 0x0112
+TIFF_PLAIN = (1, 8, 32773, 32946)
+"""TIFF compressions that need no library beyond Python's own: none, deflate, PackBits."""
 
 
 class PillowFormat:
@@ -129,30 +131,30 @@ def _tiff_layout(file: tifffile.TiffFile) -> tuple[tuple[int, int, int, int], st
 
 
 def _tiff_page(path: Path, slice_index: int, *, as_labels: bool) -> np.ndarray:
+    """Return one page; what tifffile cannot decode by itself (LZW, JPEG) or colour (palette, YBR), Pillow does."""
     with tifffile.TiffFile(path) as file:
         (slices, *_), axes = _tiff_layout(file)
-        page = file.series[0].pages[slice_index] if len(file.series[0].pages) == slices else None
-        coded = page is not None and page.photometric in (3, 6)  # palette and YCbCr: Pillow knows the colours
-        if page is not None and not (coded and not as_labels) and _tifffile_decodes(page):
-            pixels = page.asarray()
-            if page.photometric == 0 and not as_labels:  # MinIsWhite
-                pixels = np.invert(pixels) if pixels.dtype.kind in "ub" else pixels
-            if pixels.ndim == 3 and page.planarconfig == 2:  # channels stored one after the other
-                pixels = np.moveaxis(pixels, 0, -1)
+        series = file.series[0]
+        first = series.keyframe  # carries the tags of all pages of the series
+        needs_pillow = first.compression not in TIFF_PLAIN or (first.photometric in (3, 6) and not as_labels)
+        if not needs_pillow:
+            pixels = series.pages[slice_index].asarray() if len(series.pages) == slices else None
+            if pixels is not None and pixels.ndim == 3 and first.planarconfig == 2:
+                pixels = np.moveaxis(pixels, 0, -1)  # channels stored one after the other
+            elif pixels is None:
+                pixels = _one_slice(series.asarray(), axes, slice_index)
+            if first.photometric == 0 and not as_labels and pixels.dtype.kind in "ub":  # white is zero
+                pixels = np.invert(pixels)
             return single_label_plane(pixels) if as_labels and pixels.ndim == 3 and pixels.shape[2] <= 4 else pixels
-        if page is None:
-            volume = file.series[0].asarray()
-            order = [axes.index(a) for a in "YX"] + ([axes.index("S")] if "S" in axes else [])
-            rest = [i for i in range(volume.ndim) if i not in order]
-            moved = np.transpose(volume, rest + order)
-            return moved.reshape(slices, *moved.shape[len(rest) :])[slice_index]
     with _open(path) as image:
         image.seek(slice_index)
         return single_label_plane(np.array(image)) if as_labels else _decoded(image)
 
 
-def _tifffile_decodes(page: tifffile.TiffPage) -> bool:
-    return page.compression in (1, 8, 32773, 32946) and page.predictor in (1, 2, 3)
+def _one_slice(volume: np.ndarray, axes: str, slice_index: int) -> np.ndarray:
+    last = [axes.index(axis) for axis in "YXS" if axis in axes]
+    moved = np.transpose(volume, [axis for axis in range(volume.ndim) if axis not in last] + last)
+    return moved.reshape(-1, *moved.shape[-len(last) :])[slice_index]
 
 
 def _npy_map(path: Path) -> np.ndarray:

@@ -114,11 +114,26 @@ def test_jpeg_is_close_and_turned_as_its_camera_says(tmp_path: Path) -> None:
     assert np.abs(image[..., 0].astype(int) - np.rot90(smooth, -1)).max() < 6
 
 
-def test_pages_of_a_tiff_are_slices(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "stack.tif", np.stack([GREY, GREY + 1, GREY + 2]), photometric="minisblack")
-    assert image_info(tmp_path / "stack.tif").num_slices == 3
-    image, _ = read_image(tmp_path / "stack.tif", slice_index=2)
-    np.testing.assert_array_equal(image, grey3(GREY + 2))
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda p, pages: tifffile.imwrite(p, pages, photometric="minisblack"),
+        lambda p, pages: tifffile.imwrite(p, pages, photometric="minisblack", compression="zlib", metadata=None),
+        lambda p, pages: tifffile.imwrite(p, pages, photometric="miniswhite", compression="zlib"),
+        lambda p, pages: tifffile.imwrite(p, pages[:, None], imagej=True),
+        lambda p, pages: Image.fromarray(pages[0]).save(
+            p, save_all=True, append_images=[Image.fromarray(page) for page in pages[1:]], compression="tiff_lzw"
+        ),
+    ],
+    ids=["contiguous", "deflate", "white_is_zero", "imagej", "lzw"],
+)
+def test_pages_of_a_tiff_are_slices(tmp_path: Path, write, request: pytest.FixtureRequest) -> None:
+    path = tmp_path / "stack.tif"
+    write(path, np.stack([GREY, GREY + 1, GREY + 2]))
+    assert image_info(path).num_slices == 3
+    expected = GREY + 2 if "white" not in request.node.name else 255 - (GREY + 2)
+    np.testing.assert_array_equal(read_image(path, slice_index=2)[0], grey3(expected))
+    np.testing.assert_array_equal(read_mask(path, slice_index=2), GREY + 2)
 
 
 def test_floats_of_unknown_range_are_windowed_and_declared_ones_mapped(tmp_path: Path) -> None:
