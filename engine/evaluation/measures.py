@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass
 
 import torch
 from monai.metrics import compute_hausdorff_distance
@@ -18,28 +19,40 @@ DICE_SMOOTHING = 1e-4
 IOU_SMOOTHING = 1e-6
 
 
-def dice(predicted_BKhw: Tensor, true_BKhw: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Return Dice (B, K), float64 in [0, 1], of boolean masks: (2 |P and G| + s) / (|P| + |G| + s); both empty is 1."""
-    overlap_BK, sizes_BK = _overlap_and_sizes(predicted_BKhw, true_BKhw)
-    return _ratio(2 * overlap_BK, sizes_BK, smoothing=smoothing)
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """How many pixels two masks share and have, each (B, K) float64 on the CPU: exact counts."""
+
+    shared_BK: Tensor
+    predicted_BK: Tensor
+    true_BK: Tensor
+
+    def dice(self, *, smoothing: float = 0.0) -> Tensor:
+        """Return Dice (B, K), float64 in [0, 1]: (2 |P and G| + s) / (|P| + |G| + s); both empty is 1."""
+        return _ratio(2 * self.shared_BK, self.predicted_BK + self.true_BK, smoothing=smoothing)
+
+    def iou(self, *, smoothing: float = 0.0) -> Tensor:
+        """Return intersection over union (B, K), float64 in [0, 1], smoothed in the same way; both empty is 1."""
+        return _ratio(self.shared_BK, self.predicted_BK + self.true_BK - self.shared_BK, smoothing=smoothing)
 
 
-def iou(predicted_BKhw: Tensor, true_BKhw: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Return intersection over union (B, K), float64 in [0, 1], of boolean masks; both empty is 1."""
-    overlap_BK, sizes_BK = _overlap_and_sizes(predicted_BKhw, true_BKhw)
-    return _ratio(overlap_BK, sizes_BK - overlap_BK, smoothing=smoothing)
+def measure_overlap(predicted_BKhw: Tensor, true_BKhw: Tensor) -> Overlap:
+    """Return the overlap of boolean masks (B, K, h, w)."""
+    shared_BKhw = predicted_BKhw & true_BKhw
+    return Overlap(_count(shared_BKhw), _count(predicted_BKhw), _count(true_BKhw))
 
 
-def dice_five_thresholds(logits_BKhw: Tensor, true_BKhw: Tensor) -> Tensor:
-    """Return (B, K), float64: Dice as in the authors' code, the mean over five cuts of the raw logits (methods 1.7)."""
-    cuts = [dice(logits_BKhw > cut, true_BKhw, smoothing=DICE_SMOOTHING) for cut in LOGIT_THRESHOLDS]
-    return torch.stack(cuts).mean(dim=0)
+def dice(predicted_BKhw: Tensor, true_BKhw: Tensor) -> Tensor:
+    """Return Dice (B, K), float64 in [0, 1], of boolean masks; both empty is 1."""
+    return measure_overlap(predicted_BKhw, true_BKhw).dice()
 
 
-def iou_five_thresholds(logits_BKhw: Tensor, true_BKhw: Tensor) -> Tensor:
-    """Return (B, K), float64: IoU as in the authors' code, the mean over five cuts of the raw logits (methods 1.7)."""
-    cuts = [iou(logits_BKhw > cut, true_BKhw, smoothing=IOU_SMOOTHING) for cut in LOGIT_THRESHOLDS]
-    return torch.stack(cuts).mean(dim=0)
+def five_thresholds(logits_BKhw: Tensor, true_BKhw: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Dice and IoU (B, K), float64, as the authors measure: means over five cuts of raw logits (methods 1.7)."""
+    overlaps = [measure_overlap(logits_BKhw > cut, true_BKhw) for cut in LOGIT_THRESHOLDS]
+    dice_TBK = torch.stack([overlap.dice(smoothing=DICE_SMOOTHING) for overlap in overlaps])
+    iou_TBK = torch.stack([overlap.iou(smoothing=IOU_SMOOTHING) for overlap in overlaps])
+    return dice_TBK.mean(dim=0), iou_TBK.mean(dim=0)
 
 
 def hd95_px(predicted_BKhw: Tensor, true_BKhw: Tensor) -> list[list[float | None]]:
@@ -57,11 +70,9 @@ def hd95_px(predicted_BKhw: Tensor, true_BKhw: Tensor) -> list[list[float | None
     return [[value if math.isfinite(value) else None for value in row] for row in distance_BK.tolist()]
 
 
-def _overlap_and_sizes(predicted_BKhw: Tensor, true_BKhw: Tensor) -> tuple[Tensor, Tensor]:
-    """Return pixel counts (B, K) of the intersection, and of both masks together, in float64 (exact)."""
-    overlap_BK = (predicted_BKhw & true_BKhw).sum(dim=(2, 3))
-    sizes_BK = predicted_BKhw.sum(dim=(2, 3)) + true_BKhw.sum(dim=(2, 3))
-    return overlap_BK.cpu().double(), sizes_BK.cpu().double()
+def _count(mask_BKhw: Tensor) -> Tensor:
+    # 32-bit sums of a flat view are twice as fast on a CPU as count_nonzero, and exact up to 2^31 pixels.
+    return mask_BKhw.flatten(2).sum(dim=-1, dtype=torch.int32).cpu().double()
 
 
 def _ratio(numerator_BK: Tensor, denominator_BK: Tensor, *, smoothing: float) -> Tensor:

@@ -170,14 +170,16 @@ def _check_logits(logits_BKhw: Tensor, *, num_classes: int, model_name: str, sit
 def _score_batch(logits_BKhw: Tensor, true_BKhw: Tensor, *, classes: Sequence[str]) -> list[list[dict[str, Any]]]:
     """Return, for each image, one record a class and one of their mean when there are several classes."""
     predicted_BKhw = logits_BKhw > 0  # probability 0.5
+    overlap = measures.measure_overlap(predicted_BKhw, true_BKhw)
+    five_dice_BK, five_iou_BK = measures.five_thresholds(logits_BKhw, true_BKhw)
     table: dict[str, list[list[Any]]] = {
-        "dice": measures.dice(predicted_BKhw, true_BKhw).tolist(),
-        "iou": measures.iou(predicted_BKhw, true_BKhw).tolist(),
-        "dice_five_thresholds": measures.dice_five_thresholds(logits_BKhw, true_BKhw).tolist(),
-        "iou_five_thresholds": measures.iou_five_thresholds(logits_BKhw, true_BKhw).tolist(),
+        "dice": overlap.dice().tolist(),
+        "iou": overlap.iou().tolist(),
+        "dice_five_thresholds": five_dice_BK.tolist(),
+        "iou_five_thresholds": five_iou_BK.tolist(),
         "hd95_px": measures.hd95_px(predicted_BKhw, true_BKhw),
-        "predicted_px": predicted_BKhw.sum(dim=(2, 3)).tolist(),
-        "true_px": true_BKhw.sum(dim=(2, 3)).tolist(),
+        "predicted_px": overlap.predicted_BK.long().tolist(),
+        "true_px": overlap.true_BK.long().tolist(),
     }
     scores = []
     for b in range(len(logits_BKhw)):

@@ -68,8 +68,9 @@ OVERLAP_TABLE = [
 
 @pytest.mark.parametrize(("predicted", "true", "dice", "iou"), OVERLAP_TABLE)
 def test_overlap(predicted: torch.Tensor, true: torch.Tensor, dice: float, iou: float) -> None:
-    assert measures.dice(predicted, true).item() == pytest.approx(dice)
-    assert measures.iou(predicted, true).item() == pytest.approx(iou)
+    overlap = measures.measure_overlap(predicted, true)
+    assert overlap.dice().item() == pytest.approx(dice)
+    assert overlap.iou().item() == pytest.approx(iou)
 
 
 def test_dice_equals_monai_on_random_masks() -> None:
@@ -87,11 +88,11 @@ def test_five_thresholds_cut_raw_logits_with_the_authors_smoothing() -> None:
     # Cut .1: 3 pixels predicted; .3 and .5: 2; .7 and .9: only the true one.
     dice = [(2 + 1e-4) / (n + 1 + 1e-4) for n in (3, 2, 2, 1, 1)]
     iou = [(1 + 1e-6) / (n + 1e-6) for n in (3, 2, 2, 1, 1)]
-    assert measures.dice_five_thresholds(logits, true).item() == pytest.approx(np.mean(dice), abs=1e-12)
-    assert measures.iou_five_thresholds(logits, true).item() == pytest.approx(np.mean(iou), abs=1e-12)
+    found_dice, found_iou = measures.five_thresholds(logits, true)
+    assert found_dice.item() == pytest.approx(np.mean(dice), abs=1e-12)
+    assert found_iou.item() == pytest.approx(np.mean(iou), abs=1e-12)
     empty = torch.full((1, 1, 4, 4), -1.0)
-    assert measures.dice_five_thresholds(empty, empty > 0).item() == 1.0
-    assert measures.iou_five_thresholds(empty, empty > 0).item() == 1.0
+    assert [value.item() for value in measures.five_thresholds(empty, empty > 0)] == [1.0, 1.0]
 
 
 def test_hd95_is_the_shift_of_a_square_and_undefined_when_empty() -> None:
