@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 
 import numpy as np
@@ -45,7 +46,7 @@ class RoundResult:
 OnRound = Callable[[RoundResult], bool | None]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Round:
     """One round's questions: to whom, what, and how long to wait."""
 
@@ -137,11 +138,23 @@ def run_rounds(
     ``federation.{bad_reply,site_failed,deadline,quorum,site_absent}``.
     """
     nodes = find_sites(grid, sites=sites, wait_s=wait_s)
-    ends = (on_reply, on_traffic, quorum, deadline_s, check_cancelled)
+    questions = partial(
+        _Round,
+        grid=grid,
+        nodes=nodes,
+        task=task,
+        kind=kind,
+        settings=settings or {},
+        on_reply=on_reply,
+        on_traffic=on_traffic,
+        quorum=quorum,
+        deadline_s=deadline_s,
+        check_cancelled=check_cancelled,
+    )
     for number in range(start_round, rounds + 1):
         started = monotonic()
-        questions = _Round(grid, nodes, task, kind, number, settings or {}, arrays, *ends)
-        replies, failures = questions.collect(sites, completed=(completed or {}) if number == start_round else {})
+        known = completed if completed is not None and number == start_round else {}
+        replies, failures = questions(number=number, arrays=arrays).collect(sites, completed=known)
         arrays = aggregate(replies, arrays)
         metrics = {site: dict(reply.metrics) for site, reply in replies.items()}
         counts = {site: reply.num_examples for site, reply in replies.items()}
@@ -173,8 +186,21 @@ def call_once(
     not asked again. Other arguments and errors as in :func:`run_rounds`, without a quorum.
     """
     nodes = find_sites(grid, sites=sites, wait_s=wait_s)
-    ends = (on_reply, on_traffic, None, deadline_s, check_cancelled, False)
-    questions = _Round(grid, nodes, task, kind, round_number, settings or {}, arrays or {}, *ends)
+    questions = _Round(
+        grid=grid,
+        nodes=nodes,
+        task=task,
+        kind=kind,
+        number=round_number,
+        settings=settings or {},
+        arrays=arrays or {},
+        on_reply=on_reply,
+        on_traffic=on_traffic,
+        quorum=None,
+        deadline_s=deadline_s,
+        check_cancelled=check_cancelled,
+        same_arrays=False,
+    )
     replies = {site: reply for site, reply in (completed or {}).items() if site in sites}
     for site in sites:
         replies |= questions.collect([site], completed=replies)[0]

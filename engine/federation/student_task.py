@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from time import monotonic
 
@@ -74,46 +75,74 @@ def make_student_tasks(
     without any) and ``wall_s``. ``query.student`` has no arrays; its metrics are ``val_dice``, ``val_loss`` and
     ``wall_s`` of the arrays sent, its examples the validation images (1 without any).
     """
-    model_once = cache(lambda: placement.place(build()))
+    student = _Student(
+        model_once=cache(lambda: placement.place(build())),
+        train=train,
+        validation=validation,
+        config=config,
+        objective=objective,
+        seed=seed,
+        state_root=state_root,
+        placement=placement,
+        check_cancelled=check_cancelled,
+        on_step=on_step,
+    )
+    return {TRAIN_TASK: student.train_round, EVALUATE_TASK: student.evaluate}
 
-    def validate(site: str) -> ValidationScore | None:
-        return evaluate_site(
-            model_once(),
-            validation[site],
-            batch_size=config.batch_size,
-            objective=objective,
-            placement=placement,
-            check_cancelled=check_cancelled,
-        )
 
-    def train_round(request: SiteRequest) -> SiteReply:
+@dataclass(frozen=True, kw_only=True)
+class _Student:
+    """The student at whichever sites this process serves: one model, given each request's weights in turn."""
+
+    model_once: Callable[[], nn.Module]
+    train: Mapping[str, ImageSource]
+    validation: Mapping[str, ImageSource]
+    config: FederationConfig
+    objective: Objective
+    seed: int
+    state_root: Path
+    placement: Placement
+    check_cancelled: Callable[[], None]
+    on_step: OnSiteStep | None
+
+    def train_round(self, request: SiteRequest) -> SiteReply:
+        """Validate what was sent, train on it, and reply with the whole state dict."""
         started = monotonic()
-        site, model = request.site, model_once()
+        site, model = request.site, self.model_once()
         load_arrays(model, request.arrays)
-        received = validate(site)
+        received = self._validate(site)
         loss = train_site(
             model,
-            train[site],
-            config=config,
-            objective=objective,
-            seed=seed,
+            self.train[site],
+            config=self.config,
+            objective=self.objective,
+            seed=self.seed,
             site=site,
             round_number=request.round,
-            state_dir=state_root / site,
-            placement=placement,
-            check_cancelled=check_cancelled,
-            on_step=None if on_step is None else lambda step, total: on_step(site, request.round, step, total),
+            state_dir=self.state_root / site,
+            placement=self.placement,
+            check_cancelled=self.check_cancelled,
+            on_step=None if self.on_step is None else partial(self.on_step, site, request.round),
         )
         metrics = {"loss": loss, **_score_metrics(received), "wall_s": monotonic() - started}
-        return SiteReply(model_arrays(model), metrics, len(train[site]))
+        return SiteReply(model_arrays(model), metrics, len(self.train[site]))
 
-    def evaluate(request: SiteRequest) -> SiteReply:
+    def evaluate(self, request: SiteRequest) -> SiteReply:
+        """Validate what was sent; nothing but figures goes back."""
         started = monotonic()
-        load_arrays(model_once(), request.arrays)
-        metrics = {**_score_metrics(validate(request.site)), "wall_s": monotonic() - started}
-        return SiteReply({}, metrics, max(1, len(validation[request.site])))
+        load_arrays(self.model_once(), request.arrays)
+        metrics = {**_score_metrics(self._validate(request.site)), "wall_s": monotonic() - started}
+        return SiteReply({}, metrics, max(1, len(self.validation[request.site])))
 
-    return {TRAIN_TASK: train_round, EVALUATE_TASK: evaluate}
+    def _validate(self, site: str) -> ValidationScore | None:
+        return evaluate_site(
+            self.model_once(),
+            self.validation[site],
+            batch_size=self.config.batch_size,
+            objective=self.objective,
+            placement=self.placement,
+            check_cancelled=self.check_cancelled,
+        )
 
 
 def _score_metrics(score: ValidationScore | None) -> dict[str, float]:
