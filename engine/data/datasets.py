@@ -15,7 +15,7 @@ from engine.data.phantoms.registry import MAX_PX, recipe_for
 from engine.data.problems import raise_problems
 from engine.data.sources import Item, PhantomItem
 from engine.data.transforms import mask_to_grid, normalise_image
-from engine.data.validation import check_shared_patients, check_sites
+from engine.data.validation import check_copies, check_shared_patients, check_sites
 from engine.errors import UserError
 from engine.seeding import numpy_generator
 
@@ -226,15 +226,13 @@ def _fixed_test(config: DataConfig, source: Source, thorough: bool) -> tuple[str
             why="What is measured must be what was learned, in the same order.",
             fix="Give both dataset.toml files the same classes.",
         )
-    raise_problems(check_shared_patients({**source.items, **_prefixed(test)}), dataset=str(config.test_root))
+    both = {**source.items, **{f"test set {test.name}, {site}": items for site, items in test.items.items()}}
+    copies = check_copies(both) if thorough else []
+    raise_problems([*check_shared_patients(both), *copies], dataset=str(config.test_root))
     name = next(iter(test.items)) if len(test.items) == 1 else test.name
     while name in source.items:
         name = f"{name}_test"
     return name, tuple(item for items in test.items.values() for item in items)
-
-
-def _prefixed(test: Source) -> dict[str, tuple[Item, ...]]:
-    return {f"test set {test.name}, {site}": items for site, items in test.items.items()}
 
 
 __all__ = [

@@ -99,7 +99,7 @@ def _scan_site(scan: Scan, site: str) -> None:
         )
         return
     images = [image for image, _, _ in pairs]
-    groups = read_groups(scan.root, site, images, scan.problems)
+    groups = read_groups(scan.root, site=site, images=images, problems=scan.problems)
     for image, masks, split in pairs:
         scan.items[site].extend(_items(scan, site, image, masks, split, groups.get(file_stem(image), "")))
     repeated = [name for name, count in Counter(item.name for item in scan.items[site]).items() if count > 1]
@@ -287,7 +287,9 @@ def _description(root: Path) -> DatasetDescription:
     if not root.is_dir():
         raise UserError(
             "data.root_missing",
-            what=f"The dataset folder {root} does not exist.",
+            what=f"The dataset folder {root} does not exist."
+            if not root.exists()
+            else f"{root} is a file, not a folder.",
             why="The configuration's data.root names it.",
             fix="Correct the path; relative paths start at the folder in which the command runs.",
         )

@@ -28,7 +28,7 @@ class NiftiFormat:
     """NIfTI-1 and -2, 2-D or 3-D (a fourth axis of length 1 is dropped)."""
 
     @staticmethod
-    def header(path: Path, slice_axis: int) -> Geometry:
+    def header(path: Path, *, slice_axis: int) -> Geometry:
         """Return a slice's size and the number of slices from the header."""
         image = nibabel.load(path)
         shape = _three_axes(image.shape)
@@ -46,7 +46,7 @@ class NiftiFormat:
         )
 
     @staticmethod
-    def image(path: Path, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
+    def image(path: Path, *, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
         """Return one slice as float32 in [0, 1], scaled by the whole volume's range; uint8 volumes as they are."""
         volume = _volume(path, path.stat().st_mtime_ns)
         pixels = _cut(volume.voxels, slice_index, slice_axis)
@@ -55,7 +55,7 @@ class NiftiFormat:
         return scale_to_unit(pixels, value_range or volume.value_range)
 
     @staticmethod
-    def labels(path: Path, slice_index: int, slice_axis: int) -> np.ndarray:
+    def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
         """Return one slice's stored numbers."""
         return _cut(_volume(path, path.stat().st_mtime_ns).voxels, slice_index, slice_axis)
 
@@ -64,7 +64,7 @@ class DicomFormat:
     """DICOM, one frame a file; rescale, window, MONOCHROME1, palettes and YBR are applied to images."""
 
     @staticmethod
-    def header(path: Path, slice_axis: int) -> Geometry:
+    def header(path: Path, *, slice_axis: int) -> Geometry:
         """Return the size from the tags; several frames are refused."""
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
@@ -79,7 +79,7 @@ class DicomFormat:
         )
 
     @staticmethod
-    def image(path: Path, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
+    def image(path: Path, *, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
         """Return (H, W) float32 in [0, 1] with dark as 0, or (H, W, 3) uint8."""
         dataset = pydicom.dcmread(path)
         photometric = str(dataset.PhotometricInterpretation)
@@ -93,7 +93,7 @@ class DicomFormat:
         return np.float32(1) - scaled if photometric == "MONOCHROME1" else scaled
 
     @staticmethod
-    def labels(path: Path, slice_index: int, slice_axis: int) -> np.ndarray:
+    def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
         """Return the stored numbers, without rescale or window."""
         pixels = pixel_array(pydicom.dcmread(path))
         return pixels

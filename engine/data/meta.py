@@ -12,7 +12,7 @@ from engine.data.readers import file_stem
 FILE_NAME = "meta.csv"
 
 
-def read_groups(root: Path, site: str, images: Sequence[Path], problems: list[Problem]) -> dict[str, str]:
+def read_groups(root: Path, *, site: str, images: Sequence[Path], problems: list[Problem]) -> dict[str, str]:
     """Return the group of each image by the image's stem; blank or unlisted images are absent.
 
     The column ``file`` holds the image's file name (or stem); other columns than ``file`` and ``group`` are ignored.

@@ -29,15 +29,15 @@ class Format(Protocol):
     """A decoder: a file's size without its pixels, a picture, and a mask's stored numbers."""
 
     @staticmethod
-    def header(path: Path, slice_axis: int) -> Geometry:
+    def header(path: Path, *, slice_axis: int) -> Geometry:
         """Return the size from the header alone."""
 
     @staticmethod
-    def image(path: Path, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
+    def image(path: Path, *, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
         """Return one picture, (H, W) or (H, W, C), uint8, uint16, or float32 in [0, 1]."""
 
     @staticmethod
-    def labels(path: Path, slice_index: int, slice_axis: int) -> np.ndarray:
+    def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
         """Return one picture's stored numbers, (H, W) or (H, W, C)."""
 
 

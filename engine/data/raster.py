@@ -20,7 +20,7 @@ class PillowFormat:
     """PNG, JPEG, BMP. A JPEG's EXIF orientation is applied, so that rows are what a viewer shows."""
 
     @staticmethod
-    def header(path: Path, slice_axis: int) -> Geometry:
+    def header(path: Path, *, slice_axis: int) -> Geometry:
         """Return the size from the header; no pixel is decoded."""
         with _open(path) as image:
             width, height = image.size
@@ -29,14 +29,14 @@ class PillowFormat:
             return Geometry(height, width, channels=len(image.getbands()))
 
     @staticmethod
-    def image(path: Path, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
+    def image(path: Path, *, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
         """Return (H, W) or (H, W, 3); palettes become RGB, alpha is dropped."""
         with _open(path) as stored:
             image = _upright(stored)
             return known_depth(_decoded(image), value_range)
 
     @staticmethod
-    def labels(path: Path, slice_index: int, slice_axis: int) -> np.ndarray:
+    def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
         """Return the stored numbers; a palette picture gives its indices."""
         with _open(path) as stored:
             image = _upright(stored)
@@ -47,39 +47,39 @@ class TiffFormat:
     """TIFF, single or multi-page; several pages are the slices of a volume."""
 
     @staticmethod
-    def header(path: Path, slice_axis: int) -> Geometry:
+    def header(path: Path, *, slice_axis: int) -> Geometry:
         """Return the size from the first series' tags."""
         with tifffile.TiffFile(path) as file:
             shape, _ = _tiff_layout(file)
             return Geometry(shape[1], shape[2], num_slices=shape[0], channels=shape[3])
 
     @staticmethod
-    def image(path: Path, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
+    def image(path: Path, *, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
         """Return one page, (H, W) or (H, W, C)."""
-        return known_depth(_tiff_page(path, slice_index, as_labels=False), value_range)
+        return known_depth(_tiff_page(path, slice_index=slice_index, as_labels=False), value_range)
 
     @staticmethod
-    def labels(path: Path, slice_index: int, slice_axis: int) -> np.ndarray:
+    def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
         """Return one page's stored numbers."""
-        return _tiff_page(path, slice_index, as_labels=True)
+        return _tiff_page(path, slice_index=slice_index, as_labels=True)
 
 
 class NpyFormat:
     """npy: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); a mask may have a channel per class. Never unpickled."""
 
     @staticmethod
-    def header(path: Path, slice_axis: int) -> Geometry:
+    def header(path: Path, *, slice_axis: int) -> Geometry:
         """Return the size from the header, after checking that the file is as long as it claims."""
         shape = _npy_map(path).shape
         return Geometry(shape[0], shape[1], channels=shape[2] if len(shape) == 3 else 1)
 
     @staticmethod
-    def image(path: Path, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
+    def image(path: Path, *, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
         """Return the array."""
         return known_depth(np.array(_npy_map(path)), value_range)
 
     @staticmethod
-    def labels(path: Path, slice_index: int, slice_axis: int) -> np.ndarray:
+    def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
         """Return the array."""
         return np.array(_npy_map(path))
 
@@ -130,7 +130,7 @@ def _tiff_layout(file: tifffile.TiffFile) -> tuple[tuple[int, int, int, int], st
     return (slices, sizes["Y"], sizes["X"], sizes.get("S", 1)), axes
 
 
-def _tiff_page(path: Path, slice_index: int, *, as_labels: bool) -> np.ndarray:
+def _tiff_page(path: Path, *, slice_index: int, as_labels: bool) -> np.ndarray:
     """Return one page; what tifffile cannot decode by itself (LZW, JPEG) or colour (palette, YBR), Pillow does."""
     with tifffile.TiffFile(path) as file:
         (slices, *_), axes = _tiff_layout(file)

@@ -52,7 +52,7 @@ def image_info(path: str | Path, *, slice_axis: int = 2) -> Geometry:
     """Return the size of a picture or volume from its header, refusing what is too large to decode safely."""
     path = Path(path)
     with reading(path):
-        geometry = _format(path).header(path, slice_axis)
+        geometry = _format(path).header(path, slice_axis=slice_axis)
     _refuse_bombs(path, geometry)
     return geometry
 
@@ -70,7 +70,7 @@ def read_image(
     path = Path(path)
     geometry = image_info(path, slice_axis=slice_axis)
     with reading(path):
-        pixels = _format(path).image(path, slice_index, slice_axis, value_range)
+        pixels = _format(path).image(path, slice_index=slice_index, slice_axis=slice_axis, value_range=value_range)
         return _three_channels(pixels), geometry
 
 
@@ -79,7 +79,7 @@ def read_mask(path: str | Path, *, slice_index: int = 0, slice_axis: int = 2) ->
     path = Path(path)
     image_info(path, slice_axis=slice_axis)
     with reading(path):
-        labels = np.asarray(_format(path).labels(path, slice_index, slice_axis))
+        labels = np.asarray(_format(path).labels(path, slice_index=slice_index, slice_axis=slice_axis))
         if labels.dtype == bool:
             return labels.astype(np.uint8)
         if labels.dtype.kind == "f":

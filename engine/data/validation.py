@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def check_dataset(root: str | Path) -> list[Problem]:
 def check_sites(scan: Scan, *, thorough: bool, min_images: int = 2) -> None:
     """Add the faults of whole sites to ``scan.problems``: too few images, no foreground, shared patients.
 
-    With ``thorough`` every image and mask is decoded; else masks only until one with foreground is found.
+    With ``thorough`` every image and mask is decoded, and copies of a picture at two sites are found; else masks are
+    read only until one with foreground is found.
     """
     for site, items in scan.items.items():
         if 0 < len(items) < min_images:
@@ -43,6 +45,8 @@ def check_sites(scan: Scan, *, thorough: bool, min_images: int = 2) -> None:
         _check_pixels(scan, site, items, thorough=thorough)
         _check_own_split(scan, site, items)
     scan.problems.extend(check_shared_patients(scan.items))
+    if thorough:
+        scan.problems.extend(check_copies(scan.items))
 
 
 def check_shared_patients(items: Mapping[str, Sequence[Item]]) -> list[Problem]:
@@ -62,6 +66,30 @@ def check_shared_patients(items: Mapping[str, Sequence[Item]]) -> list[Problem]:
         )
         for group, sites in sorted(sites_of.items())
         if len(sites) > 1
+    ]
+
+
+def check_copies(items: Mapping[str, Sequence[Item]]) -> list[Problem]:
+    """Return a problem for each image file that lies at two sites, byte for byte; phantoms have no files."""
+    by_size: dict[int, dict[Path, str]] = {}
+    for site, found in items.items():
+        for path in {item.image for item in found if isinstance(item, FolderItem)}:
+            by_size.setdefault(path.stat().st_size, {})[path] = site
+    owners: dict[bytes, list[tuple[str, Path]]] = {}
+    for paths in by_size.values():
+        if len(set(paths.values())) > 1:  # only files of equal length can be copies: few are opened
+            for path, site in sorted(paths.items()):
+                with path.open("rb") as stream:
+                    owners.setdefault(hashlib.file_digest(stream, "sha256").digest(), []).append((site, path))
+    return [
+        Problem(
+            "data.shared_image",
+            f"The same picture lies at two sites: {' and '.join(f'{path.name} at {site!r}' for site, path in copies)}.",
+            "Keep it at one of them: a copy at the held-out site would make its score meaningless.",
+            site=copies[0][0],
+        )
+        for copies in owners.values()
+        if len({site for site, _ in copies}) > 1
     ]
 
 

@@ -16,6 +16,11 @@ def picture(number: int, *, height: int = 12, width: int = 16) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def picture_at(site: str, number: int, *, height: int = 12, width: int = 16) -> np.ndarray:
+    """Return the picture that ``site`` stores under ``number``; no two sites store the same."""
+    return picture(1000 * sum(site.encode()) + number, height=height, width=width)
+
+
 def blob(*, height: int = 12, width: int = 16, value: int = 255) -> np.ndarray:
     """Return (height, width) uint8 with a rectangle of ``value``."""
     mask = np.zeros((height, width), np.uint8)
@@ -33,7 +38,7 @@ def write_png(path: Path, pixels: np.ndarray) -> Path:
 def write_site(root: Path, site: str, *, count: int = 4, groups: list[str] | None = None, start: int = 0) -> None:
     """Write ``count`` images with masks, and ``meta.csv`` where ``groups`` are given."""
     for number in range(start, start + count):
-        write_png(root / site / "images" / f"img_{number}.png", picture(number))
+        write_png(root / site / "images" / f"img_{number}.png", picture_at(site, number))
         write_png(root / site / "masks" / f"img_{number}.png", blob())
     if groups is not None:
         rows = "".join(f"img_{start + k}.png,{group}\n" for k, group in enumerate(groups))
@@ -60,7 +65,7 @@ def write_npy_layout(root: Path, *, sites: tuple[str, ...] = ("a", "b"), channel
                 label = root / site / f"{prefix}label_npy" / data.name
                 for path in (data, label):
                     path.parent.mkdir(parents=True, exist_ok=True)
-                np.save(data, picture(k, height=image_px, width=image_px))
+                np.save(data, picture_at(site, 10 * bool(prefix) + k, height=image_px, width=image_px))
                 mask = np.zeros((image_px // 4, image_px // 4, channels), np.uint8)
                 mask[1:5, 2:6] = 1
                 np.save(label, mask)

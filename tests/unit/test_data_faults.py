@@ -243,6 +243,23 @@ def test_blank_groups_share_no_patient(tmp_path: Path) -> None:
     assert check_dataset(root) == []
 
 
+def test_a_picture_that_lies_at_two_sites_is_found(tmp_path: Path) -> None:
+    root, other = write_dataset(tmp_path / "set"), write_dataset(tmp_path / "other", sites=("delta",))
+    shutil.copy(image(root), root / "gamma" / "images" / "img_3.png")
+    (problem,) = check_dataset(root)
+    assert problem.code == "data.shared_image"
+    assert all(word in problem.what for word in ("img_1.png at 'beta'", "img_3.png at 'gamma'"))
+    shutil.copy(
+        root / "alpha" / "images" / "img_0.png", root / "alpha" / "images" / "img_2.png"
+    )  # one site: its affair
+    shutil.copy(root / "alpha" / "images" / "img_0.png", other / "delta" / "images" / "img_0.png")
+    write_png(root / "gamma" / "images" / "img_3.png", picture(1))
+    assert check_dataset(root) == []
+    with pytest.raises(UserError) as caught:
+        load_federation(folder(root, protocol="fixed-test", test_root=other), seed=1, thorough=True)
+    assert caught.value.code == "data.shared_image" and "test set" in caught.value.what
+
+
 def test_only_the_sites_that_take_part_are_checked(tmp_path: Path) -> None:
     root = write_dataset(tmp_path / "set")
     blank_masks(root)

@@ -20,7 +20,16 @@ from engine.data.readers import read_image
 from engine.data.transforms import prepare_image
 from engine.data.validation import check_dataset
 from engine.errors import UserError
-from tests.unit.data_world import TWO_CLASSES, blob, picture, write_dataset, write_npy_layout, write_png, write_site
+from tests.unit.data_world import (
+    TWO_CLASSES,
+    blob,
+    picture,
+    picture_at,
+    write_dataset,
+    write_npy_layout,
+    write_png,
+    write_site,
+)
 
 
 def folder(root: Path, **settings: object) -> DataConfig:
@@ -114,7 +123,7 @@ def test_a_batch_is_the_files_resized(tmp_path: Path) -> None:
     image, mask = test.batch([2, 0])
     assert image.shape == (2, 3, 32, 32) and image.dtype == np.float32 and image.flags.c_contiguous
     assert mask.shape == (2, 1, 32, 32) and mask.dtype == np.uint8 and set(np.unique(mask)) == {0, 1}
-    expected = np.asarray(Image.fromarray(picture(2)).resize((32, 32), Image.Resampling.BILINEAR)) / 255
+    expected = np.asarray(Image.fromarray(picture_at("gamma", 2)).resize((32, 32), Image.Resampling.BILINEAR)) / 255
     np.testing.assert_allclose(image[0], expected.transpose(2, 0, 1), atol=1e-7)
     nearest = np.asarray(Image.fromarray(blob()).resize((32, 32), Image.Resampling.NEAREST)) > 0
     np.testing.assert_array_equal(mask[0, 0], nearest)
@@ -228,7 +237,7 @@ def test_the_authors_layout_keeps_its_own_split(tmp_path: Path, channels: int, c
     assert site.train.names == ("case_0", "case_1", "case_2") and site.validation.names == ("val_case_0",)
     assert len(federation.test.test) == 4  # both halves of a site that is held out
     image, mask = site.train.batch([1])
-    np.testing.assert_allclose(image[0], picture(1, height=32, width=32).transpose(2, 0, 1) / 255, atol=1e-7)
+    np.testing.assert_allclose(image[0], picture_at("a", 1, height=32, width=32).transpose(2, 0, 1) / 255, atol=1e-7)
     small = mask_to_grid(mask, 8)
     assert small.shape == (1, channels, 8, 8) and small[0, 0].sum() == 16 and small[0, 0, 1:5, 2:6].all()
 
@@ -261,8 +270,8 @@ def test_several_classes_and_mixed_formats(tmp_path: Path) -> None:
             write_png(root / site / "masks" / "disc" / f"i{k}.png", blob())
             (root / site / "masks" / "cup").mkdir(exist_ok=True)
             np.save(root / site / "masks" / "cup" / f"i{k}.npy", blob(value=1) * (np.arange(16) < 6))
-        write_png(root / site / "images" / "i0.png", picture(0))
-        Image.fromarray(picture(1)).save(root / site / "images" / "i1.jpg")
+        write_png(root / site / "images" / "i0.png", picture_at(site, 0))
+        Image.fromarray(picture_at(site, 1)).save(root / site / "images" / "i1.jpg")
     assert check_dataset(root) == []
     _, mask = load_federation(folder(root), seed=1).test.test.batch([0, 1])
     assert mask.shape[1] == 2 and (mask[:, 1] <= mask[:, 0]).all() and 0 < mask[:, 1].sum() < mask[:, 0].sum()

@@ -7,17 +7,14 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel
 import numpy as np
-import pydicom
 import pytest
 import tifffile
 from PIL import Image
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from engine.data.readers import MAX_PIXELS, image_info, read_image, read_mask
 from engine.errors import UserError
+from tests.unit.data_medical_files import nifti_volume, save_nifti, write_dicom
 
 H, W = 6, 10
 GREY = (np.arange(H * W, dtype=np.uint8) * 4).reshape(H, W)
@@ -27,28 +24,6 @@ DEEP = GREY.astype(np.uint16) * 257 + 3
 
 def grey3(values: np.ndarray) -> np.ndarray:
     return np.repeat(values[..., None], 3, axis=2)
-
-
-def write_dicom(path: Path, pixels: np.ndarray, **tags: object) -> Path:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset = pydicom.Dataset()
-    dataset.file_meta = meta
-    dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-    dataset.Rows, dataset.Columns = pixels.shape[:2]
-    dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
-    dataset.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
-    if pixels.ndim == 3:
-        dataset.PlanarConfiguration = 0
-    dataset.BitsAllocated = dataset.BitsStored = pixels.dtype.itemsize * 8
-    dataset.HighBit = dataset.BitsStored - 1
-    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
-    dataset.PixelData = pixels.tobytes()
-    for tag, value in tags.items():
-        setattr(dataset, tag, value)
-    dataset.save_as(path, enforce_file_format=True)
-    return path
 
 
 def palette(path: Path) -> None:
@@ -144,122 +119,6 @@ def test_floats_of_unknown_range_are_windowed_and_declared_ones_mapped(tmp_path:
     assert window.flat[1000] == 0 and window.flat[1250] == pytest.approx(0.5) and window.flat[2000] == 1
 
 
-# ----------------------------------------------------------------------------------------------- NIfTI
-
-
-def volume(*, dtype: type = np.int16) -> np.ndarray:
-    """Return (X=5, Y=7, Z=3) with a bright mark at the right, front, top corner in RAS axes."""
-    voxels = np.zeros((5, 7, 3), dtype)
-    voxels[4, 6, 2] = 100
-    voxels[0, 0, 0] = 50
-    return voxels
-
-
-def save_nifti(path: Path, voxels: np.ndarray, *, flips: tuple[int, ...] = (1, 1, 1)) -> Path:
-    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([0.5 * flips[0], 0.8 * flips[1], 3.0 * flips[2], 1])), path)
-    return path
-
-
-@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-def test_nifti_slices_show_right_to_the_right_and_front_upwards(tmp_path: Path, ending: str) -> None:
-    path = save_nifti(tmp_path / f"v{ending}", volume())
-    geometry = image_info(path)
-    assert (geometry.height_px, geometry.width_px, geometry.num_slices) == (7, 5, 3)
-    assert geometry.spacing_mm == pytest.approx((0.8, 0.5))
-    top, _ = read_image(path, slice_index=2, value_range=(0, 100))
-    assert top.shape == (7, 5, 3) and top.dtype == np.float32
-    assert top[0, 4, 0] == 1 and top.sum() == 3
-    bottom = read_mask(path, slice_index=0)
-    assert bottom[6, 0] == 50 and bottom.sum() == 50
-
-
-@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (-1, -1, 1), (1, 1, -1)])
-def test_nifti_shows_the_same_whatever_way_it_is_stored(tmp_path: Path, flips: tuple[int, ...]) -> None:
-    stored = volume()[:: flips[0], :: flips[1], :: flips[2]]
-    path = save_nifti(tmp_path / "v.nii", stored, flips=flips)
-    np.testing.assert_array_equal(read_mask(path, slice_index=2)[0, 4], 100)
-
-
-def test_nifti_with_permuted_axes_reports_the_size_that_it_gives(tmp_path: Path) -> None:
-    affine = np.zeros((4, 4))
-    affine[0, 1], affine[1, 2], affine[2, 0], affine[3, 3] = 1, 2, 3, 1  # stored axes: superior, right, anterior
-    nibabel.save(nibabel.Nifti1Image(np.moveaxis(volume(), (0, 1, 2), (1, 2, 0)), affine), tmp_path / "v.nii")
-    geometry = image_info(tmp_path / "v.nii")
-    assert (geometry.height_px, geometry.width_px, geometry.num_slices) == (7, 5, 3)
-    assert geometry.spacing_mm == (2.0, 1.0)
-    assert read_mask(tmp_path / "v.nii", slice_index=2)[0, 4] == 100
-
-
-@pytest.mark.parametrize(("axis", "shape", "slices"), [(0, (3, 7), 5), (1, (3, 5), 7), (2, (7, 5), 3)])
-def test_nifti_can_be_cut_across_any_axis(tmp_path: Path, axis: int, shape: tuple, slices: int) -> None:
-    path = save_nifti(tmp_path / "v.nii", volume())
-    geometry = image_info(path, slice_axis=axis)
-    assert (geometry.height_px, geometry.width_px, geometry.num_slices) == (*shape, slices)
-    assert read_mask(path, slice_axis=axis).shape == shape
-
-
-def test_flat_nifti_is_one_picture_and_a_volume_shares_one_window(tmp_path: Path) -> None:
-    nibabel.save(nibabel.Nifti1Image(np.eye(4, 6, dtype=np.float32), np.eye(4)), tmp_path / "flat.nii")
-    image, geometry = read_image(tmp_path / "flat.nii")
-    assert image.shape == (6, 4, 3) and geometry.num_slices == 1
-    ramp = np.repeat(np.arange(10, dtype=np.float32), 100).reshape(10, 10, 10).transpose(1, 2, 0)  # slice k holds k
-    path = save_nifti(tmp_path / "ramp.nii", np.ascontiguousarray(ramp))
-    levels = [float(read_image(path, slice_index=k)[0].mean()) for k in range(10)]
-    np.testing.assert_allclose(levels, np.arange(10) / 9, atol=1e-6)
-
-
-# ----------------------------------------------------------------------------------------------- DICOM
-
-
-def test_dicom_applies_rescale_and_window(tmp_path: Path) -> None:
-    stored = np.array([[0, 1024], [1024 + 40, 4000]], np.uint16)
-    path = write_dicom(
-        tmp_path / "ct.dcm",
-        stored,
-        RescaleSlope=1,
-        RescaleIntercept=-1024,
-        WindowCenter=40,
-        WindowWidth=400,
-        PixelSpacing=[0.7, 0.6],
-    )
-    image, geometry = read_image(path)
-    assert geometry.spacing_mm == (0.7, 0.6)
-    # DICOM PS3.3 C.11.2.1.2.1: y = (x - (c - .5)) / (w - 1) + .5
-    np.testing.assert_allclose(image[..., 0], [[0, (0 - 39.5) / 399 + 0.5], [(40 - 39.5) / 399 + 0.5, 1]], atol=1e-6)
-    declared, _ = read_image(path, value_range=(-1024, 1024))
-    np.testing.assert_allclose(declared[..., 0], [[0, 0.5], [1064 / 2048, 1]], atol=1e-6)
-    np.testing.assert_array_equal(read_mask(path), stored)
-
-
-def test_dicom_monochrome1_is_turned_so_that_dark_is_zero(tmp_path: Path) -> None:
-    two, one = (
-        read_image(write_dicom(tmp_path / f"{kind}.dcm", DEEP, PhotometricInterpretation=kind))[0]
-        for kind in ("MONOCHROME2", "MONOCHROME1")
-    )
-    np.testing.assert_allclose(one, 1 - two, atol=1e-6)
-    assert two[0, 0, 0] == 0
-
-
-def test_dicom_takes_the_first_of_several_windows_and_signed_values(tmp_path: Path) -> None:
-    values = np.array([[-100, 0, 100]], np.int16)
-    tags = {"WindowCenter": [0, 50], "WindowWidth": [201, 10]}
-    image, _ = read_image(write_dicom(tmp_path / "s.dcm", values, **tags))
-    np.testing.assert_allclose(image[0, :, 0], [0.0025, 0.5025, 1], atol=1e-6)
-
-
-def test_dicom_colour(tmp_path: Path) -> None:
-    np.testing.assert_array_equal(read_image(write_dicom(tmp_path / "rgb.dcm", RGB))[0], RGB)
-    ybr = np.asarray(Image.fromarray(RGB).convert("YCbCr"))
-    image, _ = read_image(write_dicom(tmp_path / "ybr.dcm", ybr, PhotometricInterpretation="YBR_FULL"))
-    assert np.abs(image.astype(int) - RGB).max() <= 2
-
-
-def test_dicom_with_several_frames_is_refused(tmp_path: Path) -> None:
-    path = write_dicom(tmp_path / "m.dcm", GREY, NumberOfFrames=2, PixelData=GREY.tobytes() * 2)
-    with pytest.raises(UserError, match="2 frames"):
-        read_image(path)
-
-
 # ----------------------------------------------------------------------------------------------- masks
 
 
@@ -340,7 +199,7 @@ def bomb_tiff(path: Path) -> Path:
 
 
 def bomb_nifti(path: Path) -> Path:
-    save_nifti(path, volume())
+    save_nifti(path, nifti_volume())
     raw = bytearray(path.read_bytes())
     raw[40:48] = struct.pack("<4h", 3, 32_000, 32_000, 100)
     path.write_bytes(bytes(raw))
