@@ -72,7 +72,7 @@ def test_bytes_do_not_depend_on_the_process() -> None:
 
 @pytest.mark.parametrize("task", TASK_NAMES)
 def test_masks_agree_across_resolutions(task: str) -> None:
-    """The anatomy is resolution-free: the 256 px mask averaged over 2 x 2 pixels is the 128 px mask but for its edge."""
+    """The anatomy is resolution-free: the 256 px mask averaged over 2 x 2 pixels is the 128 px mask inside."""
     for index in range(4):
         fine = render(task, site=TASKS[task].sites[0], index=index, image_px=256).mask
         coarse = render(task, site=TASKS[task].sites[0], index=index, image_px=128).mask
@@ -122,6 +122,20 @@ def test_slices_of_a_patient_share_group_style_and_anatomy(task: str) -> None:
     assert same > 0.6, "neighbouring slices of one patient show the same organ"
 
 
+@pytest.mark.parametrize("task", ["polyp", "skin"])
+def test_nothing_is_marked_outside_the_window(task: str) -> None:
+    """Behind a black surround there is nothing to segment: marked pixels are as bright as tissue, not as the border."""
+    dark = 0
+    for index in range(60):
+        phantom = render_generic(task, index=index, image_px=96)
+        corner = phantom.image[[0, 0, -1, -1], [0, -1, 0, -1]].mean(-1)
+        inside = phantom.image[phantom.mask[0].astype(bool)].mean(-1)
+        if corner.max() < 12 and len(inside):
+            dark += 1
+            assert (inside <= corner.max()).mean() < 0.1, index
+    assert dark >= 3, "the generic site has frames with black corners"
+
+
 def overlap(one: np.ndarray, two: np.ndarray) -> float:
     """Dice of two masks."""
     return float(2 * (one & two).sum() / max(1, one.sum() + two.sum()))
@@ -163,7 +177,7 @@ def test_generic_styles_spread_wider_than_any_site(task: str) -> None:
 
 @pytest.mark.parametrize("task", TASK_NAMES)
 def test_sites_look_different(task: str) -> None:
-    """Every pair of sites differs by more than their own spread in colour, contrast, fine noise or the organ's brightness."""
+    """Every pair of sites differs by more than its own spread in colour, contrast, grain or the organ's brightness."""
 
     def looks(site: str) -> np.ndarray:
         rows = []

@@ -20,7 +20,6 @@ from engine.data.phantoms.canvas import (
     Blob,
     blob,
     curve,
-    depth,
     fractal,
     grid,
     local_depth,
@@ -32,12 +31,16 @@ from engine.data.phantoms.canvas import (
     wide_blur,
 )
 
+NO_FRAME, OCTAGON = 0, 1
+
 
 @dataclass(frozen=True)
 class Colon:
-    """Field of view (centre and half-axes), lumen, polyps and bulges that are not polyps."""
+    """Window (centre, half-axes; frame kind and corner), lumen, polyps and bulges that are not polyps."""
 
     view: tuple[float, float, float, float]
+    frame: int
+    corner: float
     lumen: tuple[float, float, float]
     polyps: tuple[Blob, ...]
     bulges: tuple[Blob, ...]
@@ -84,32 +87,29 @@ def anatomy(style: Style, streams: Streams, position: float) -> Colon:
         )
         for _ in range(round(present(style, "bulges") * 4))
     )
-    return Colon(view, lumen, tuple(polyps), bulges)
+    return Colon(view, round(max(0.0, style["frame"])), style["corner"], lumen, tuple(polyps), bulges)
 
 
-def field_of_view(scene: Colon, style: Style, px: int) -> np.ndarray:
+def field_of_view(scene: Colon, px: int) -> np.ndarray:
     """Return the (px, px) coverage 0..1 of the endoscope's window; ones without a frame."""
-    if style["frame"] < 0.5:
+    if scene.frame == NO_FRAME:
         return np.ones((px, px), np.float32)
     y, x = grid(px)
     u, v = np.abs(x - scene.view[0]) / scene.view[2], np.abs(y - scene.view[1]) / scene.view[3]
-    corner = style["corner"]
-    if style["frame"] < 1.5:
-        edge = 1.0 - np.maximum(np.maximum(u, v), (u + v) / np.float32(2 - corner))
+    if scene.frame == OCTAGON:
+        edge = 1.0 - np.maximum(np.maximum(u, v), (u + v) / np.float32(2 - scene.corner))
     else:
-        power = np.float32(2 + 6 * (1 - corner))
+        power = np.float32(2 + 6 * (1 - scene.corner))
         edge = 1.0 - (u**power + v**power) ** (1 / power)
     return np.clip(edge * np.float32(px / 3), 0, 1)
 
 
 def masks(scene: Colon, px: int) -> np.ndarray:
     """Return the polyps, clipped to the window, (1, px, px) uint8."""
-    y, x = grid(px)
-    seen = (np.abs(x - scene.view[0]) < scene.view[2]) & (np.abs(y - scene.view[1]) < scene.view[3])
     union = np.zeros((px, px), np.uint8)
     for shape in scene.polyps:
         union |= raster(shape, px)
-    return (union * seen)[None]
+    return (union * (field_of_view(scene, px) > 0.5))[None]
 
 
 def height_field(scene: Colon, style: Style, streams: Streams, px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -199,9 +199,9 @@ def paint(scene: Colon, mask: np.ndarray, style: Style, streams: Streams, px: in
     spark = np.clip((glint + 0.7 * lit - 4.1 + style["gloss"]) * 3, 0, 1)
     tint(image, (1.0, 0.98, 0.94), np.clip(spark * (0.3 + wet), 0, 1))
     instrument(image, style, rng, px)
-    window = field_of_view(scene, style, px)
+    window = field_of_view(scene, px)
     image = image * window + np.float32(style["border"]) * (1 - window)
-    overlays(image, scene, style, rng, px)
+    overlays(image, window, style, rng, px)
     return expose(image, style, streams)
 
 
@@ -216,7 +216,7 @@ def instrument(image: np.ndarray, style: Style, rng: np.random.Generator, px: in
         tint(image, (0.8, 0.8, 0.82), strokes([(path, width * 0.25, 0.9)], px))
 
 
-def overlays(image: np.ndarray, scene: Colon, style: Style, rng: np.random.Generator, px: int) -> None:
+def overlays(image: np.ndarray, window: np.ndarray, style: Style, rng: np.random.Generator, px: int) -> None:
     """Draw the processor's insets (a coloured box, a thumbnail) outside the tissue, in place."""
     width, tall = (int(px * value) for value in rng.uniform([0.18, 0.25], [0.3, 0.4]))
     colour = np.array([[0.16, 0.7, 0.55], [0.3, 0.4, 0.8], [0.1, 0.1, 0.6]])[int(rng.integers(3))] * rng.uniform(
@@ -225,12 +225,7 @@ def overlays(image: np.ndarray, scene: Colon, style: Style, rng: np.random.Gener
     margin = int(rng.uniform(0, 0.06) * px)
     if present(style, "inset") > 0:
         rows, columns = slice(px - tall - margin, px - margin), slice(margin, margin + width)
-        free = (
-            depth(
-                Blob(scene.view[0], scene.view[1], scene.view[2], scene.view[3]), *(g[rows, columns] for g in grid(px))
-            )
-            < 0.12
-        )
+        free = window[rows, columns] < 0.01
         for channel in range(3):
             plane = image[channel, rows, columns]
             plane[free] = colour[channel]

@@ -22,11 +22,13 @@ from engine.data.phantoms.canvas import Blob, blob, cover, curve, depth, fractal
 
 @dataclass(frozen=True)
 class Lesion:
-    """The outline: a blob whose border is displaced by a coarse field ``ripple`` (12, 12) times ``ragged``."""
+    """The outline: a blob whose border is displaced by a coarse field ``ripple`` (12, 12) times ``ragged``; the
+    aperture is what a dermoscope shows."""
 
     outline: Blob
     ripple: np.ndarray
     ragged: float
+    aperture: float
 
 
 def anatomy(style: Style, streams: Streams, position: float) -> Lesion:
@@ -38,7 +40,8 @@ def anatomy(style: Style, streams: Streams, position: float) -> Lesion:
     outline = blob(
         rng, x, y, radius, radius * rng.uniform(0.6, 1.0), angle=rng.uniform(0, np.pi), rough=style["ragged"]
     )
-    return Lesion(outline, rng.standard_normal((12, 12), dtype=np.float32), style["ragged"] * 0.7)
+    aperture = float(rng.uniform(0.95, 1.3)) if present(style, "circle") > 0 else np.inf
+    return Lesion(outline, rng.standard_normal((12, 12), dtype=np.float32), style["ragged"] * 0.7, aperture)
 
 
 def lesion_depth(lesion: Lesion, px: int) -> np.ndarray:
@@ -51,6 +54,7 @@ def masks(lesion: Lesion, px: int) -> np.ndarray:
     """Return the lesion, (1, px, px) uint8."""
     y, x = grid(px)
     near = (x - lesion.outline.x) ** 2 + (y - lesion.outline.y) ** 2 < (1.6 * lesion.outline.rx) ** 2
+    near &= x * x + y * y < lesion.aperture**2
     return ((lesion_depth(lesion, px) > 0) & near).astype(np.uint8)[None]
 
 
@@ -86,9 +90,10 @@ def paint(lesion: Lesion, mask: np.ndarray, style: Style, streams: Streams, px: 
     y, x = grid(px)
     tilt = rng.uniform(-1, 1, 2) * style["uneven"]
     image *= 1 + x * np.float32(tilt[0]) + y * np.float32(tilt[1])
-    if present(style, "circle") > 0:
-        radius = rng.uniform(0.95, 1.3)
-        image *= np.clip((radius - np.sqrt(x * x + y * y)) * np.float32(px / 2 / rng.uniform(1, 8)), 0, 1)
+    if np.isfinite(lesion.aperture):
+        image *= np.clip(
+            (np.float32(lesion.aperture) - np.sqrt(x * x + y * y)) * np.float32(px / 2 / rng.uniform(1, 8)), 0, 1
+        )
     return expose(image, style, streams)
 
 
@@ -184,7 +189,7 @@ BASE = {
 LOOKS = {
     "dermoscope_polarised": BASE | {
         "tone": (0.05, 0.3), "pale": (-1, -0.5), "size": (-1.3, -0.2), "rosy": (0.2, 0.9), "lesion": (0.2, 0.6),
-        "network": (0.3, 1.0), "gain_b": (0.95, 1.05), "saturation": (1.1, 1.4),
+        "network": (0.3, 1.0), "gain_b": (0.95, 1.05), "gamma": (0.75, 0.95), "saturation": (1.1, 1.4),
         "circle": (-1, -0.5), "hair": (-0.5, 0.7),
         "bubbles": (-1, -0.5), "blur": (-0.004, 0.001), "noise": (0, 0.01), "ruler": (-1, -0.5), "ink": (-1, -0.5),
         "jpeg": (80, 120),
@@ -201,7 +206,8 @@ LOOKS = {
         "naevi": (0, 1.0),
         "flush": (0.2, 1.0), "blur": (0.002, 0.007), "noise": (0.02, 0.045), "colour_noise": (0, 0.012),
         "circle": (-1, -0.5), "jpeg": (25, 50),
-        "sticker": (-1, 0.8), "ink": (-1, 0.5), "lesion": (0.2, 0.6), "gain_b": (0.8, 0.9), "bubbles": (-1, -0.5),
+        "sticker": (-1, 0.8), "ink": (-1, 0.5), "lesion": (0.2, 0.6), "gain_b": (0.7, 0.8), "gamma": (1.1, 1.35),
+        "bubbles": (-1, -0.5),
     },
     "dark_skin_clinic": BASE | {
         "tone": (0.72, 1.0), "pale": (-0.5, 0.6), "shine": (0.2, 1.0), "naevi": (0.2, 1.0), "size": (-2.3, -0.9),
