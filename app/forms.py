@@ -34,6 +34,11 @@ class FieldSpec:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
 
+    @property
+    def written(self) -> bool:
+        """Whether a number is typed as text: only a text control can be left empty."""
+        return self.optional and self.kind in ("integer", "number")
+
 
 def form_fields() -> tuple[FieldSpec, ...]:
     """Return every field of RunConfig in the order of the schema; top-level fields have the section ``run``."""
@@ -134,6 +139,7 @@ def _kind(schema: dict[str, Any]) -> Kind:
 
 def _info(description: str, schema: dict[str, Any]) -> str:
     """Return the schema's description with its source tags spelt out and its bounds added."""
+    description = description.replace("(ours)", f"({text.SOURCE_OURS})")
     for tag, words in SOURCE_TAGS.items():
         description = re.sub(rf"\[{tag}: ([^\]]*)\]", rf"({words}: \1)", description)
         description = description.replace(f"[{tag}]", f"({words})")
@@ -161,7 +167,7 @@ def _lookup(nested: dict[str, Any], key: str, default: Any = None) -> Any:
 def _shown(value: Any, field: FieldSpec) -> Any:
     if field.kind == "names":
         return ", ".join(value or ())
-    if field.kind == "text":
+    if field.kind == "text" or field.written:
         return "" if value is None else str(value)
     return value
 
@@ -173,6 +179,15 @@ def _parsed(value: Any, field: FieldSpec) -> Any:
         return None
     if field.kind == "names":
         return [name.strip() for name in str(value).split(",") if name.strip()]
-    if field.kind == "integer" and float(value).is_integer():
-        return int(value)
+    if field.kind in ("integer", "number"):
+        return _number(value)
     return value
+
+
+def _number(value: Any) -> Any:
+    """Return the number that was typed, whole where it is; what is no number stays, for the schema to refuse."""
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return int(number) if number.is_integer() else number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -49,27 +50,28 @@ def curve_name(curve: MetricSeries, series: Sequence[MetricSeries]) -> str:
 
 
 def traffic(totals: Sequence[TrafficTotal]) -> go.Figure:
-    """Return stacked bars: megabytes of every kind and direction for each site."""
+    """Return two stacked bars a site, up and down: megabytes of every kind."""
     figure = _figure(text.TRAFFIC_PLOT)
     if not totals:
         return _say(figure, text.TRAFFIC_EMPTY)
     sites = sorted({total.site for total in totals})
-    groups = sorted({(total.kind, total.direction) for total in totals})
-    for index, (kind, direction) in enumerate(groups):
-        amounts = [
-            sum(t.payload_bytes for t in totals if (t.site, t.kind, t.direction) == (site, kind, direction)) / MEGABYTE
-            for site in sites
-        ]
+    bars = [(site, direction) for site in reversed(sites) for direction in reversed(text.MOVES)]
+    for index, kind in enumerate(sorted({total.kind for total in totals})):
+        sums = Counter[tuple[str, str]]()
+        for total in totals:
+            if total.kind == kind:
+                sums[total.site, total.direction] += total.payload_bytes
         figure.add_bar(
-            x=sites,
-            y=amounts,
-            name=f"{text.KINDS.get(kind, kind)} {text.DIRECTION[direction]}",
-            marker={"color": PALETTE[index % len(PALETTE)], "pattern": {"shape": "/" if direction == "down" else ""}},
-            hovertemplate="%{y:.2f} MB<extra>%{fullData.name}</extra>",
+            y=[f"{site} {text.MOVES[direction]}" for site, direction in bars],
+            x=[sums[bar] / MEGABYTE for bar in bars],
+            orientation="h",
+            name=text.KINDS.get(kind, kind),
+            marker={"color": PALETTE[index % len(PALETTE)]},
+            hovertemplate="%{x:.2f} MB<extra>%{fullData.name}</extra>",
         )
-    figure.update_layout(barmode="stack", hovermode="closest")
-    figure.update_yaxes(title_text=text.TRAFFIC_AXIS, rangemode="tozero")
-    figure.update_xaxes(type="category")
+    figure.update_layout(barmode="stack", hovermode="closest", height=170 + 24 * len(bars))
+    figure.update_xaxes(rangemode="tozero")
+    figure.update_yaxes(type="category")
     return figure
 
 
@@ -147,13 +149,13 @@ def _figure(title: str) -> go.Figure:
     axis = {"gridcolor": GRID, "linecolor": GRID, "zerolinecolor": GRID, "automargin": True}
     layout = go.Layout(
         template=go.layout.Template(),
-        title={"text": title, "font": {"size": 15}, "x": 0, "xref": "paper", "xanchor": "left"},
+        title={"text": title, "font": {"size": 15}, "x": 0.02, "xref": "container"},
         height=320,
         margin={"l": 8, "r": 12, "t": 44, "b": 8},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "color": INK, "size": 12},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.3, "x": 0},
         hovermode="x unified",
         showlegend=True,
         uirevision="kept",
@@ -166,7 +168,7 @@ def _figure(title: str) -> go.Figure:
 def _say(figure: go.Figure, sentence: str) -> go.Figure:
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    figure.update_layout(height=140)
+    figure.update_layout(height=180, margin={"l": 16})
     place = {"x": 0.0, "y": 0.6, "xref": "paper", "yref": "paper", "xanchor": "left"}
     figure.add_annotation(text=sentence, showarrow=False, **place)
     return figure

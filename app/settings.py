@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     max_upload_mb: int = Field(64, ge=1, description="Largest accepted image file, megabytes")
     max_image_px: int = Field(8192, ge=64, description="Longest accepted side of an uploaded image, pixels")
     refresh_s: float = Field(1.0, gt=0.1, description="Seconds between two reads of the runs' database")
-    page_size: int = Field(24, ge=4, le=96, description="Samples on one page of the gallery")
+    page_size: int = Field(20, ge=4, le=96, description="Samples on one page of the gallery")
     read_only: bool = Field(False, description="Nobody can start, stop or resume a run (a public demonstration)")
 
 

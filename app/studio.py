@@ -57,6 +57,7 @@ class SamplePictures:
     teacher: np.ndarray | None
     student: np.ndarray | None
     dispute: np.ndarray | None
+    num_classes: int = 1
 
 
 def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
@@ -229,6 +230,7 @@ def sample_pictures(
         teacher=None if teacher is None else overlays.heat(teacher),
         student=None if student is None else overlays.heat(student),
         dispute=None if teacher is None or student is None else overlays.disagreement(image, teacher, student),
+        num_classes=len(mask_KHW),
     )
 
 

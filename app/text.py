@@ -65,6 +65,7 @@ FIELD_LABELS = {
     "export.opset": "ONNX opset",
 }
 CHOICE_INFO = {"export.opset": "Version of the ONNX operator set.", "device": "auto takes the GPU when there is one."}
+SOURCE_OURS = "not from the paper"
 SOURCE_PAPER, SOURCE_CODE, SOURCE_DIFFUSERS = "paper", "authors' code", "diffusers"
 BOUNDS_BOTH, BOUNDS_LOW, BOUNDS_ABOVE = "{low} to {high}", "At least {low}", "Above {low}"
 OPTIONAL = "May stay empty"
@@ -121,8 +122,8 @@ ETA_LEFT = "about {time} left"
 TOOK = "took {time}"
 CANCEL_BUTTON, RESUME_BUTTON = "Cancel", "Resume"
 CURVES_LABEL, CURVES_INFO = "Curves of", "Loss and validation Dice of one stage"
-CURVES_FOLLOW = "the stage that runs now"
-LOSS_PLOT, DICE_PLOT, TRAFFIC_PLOT, RESULTS_PLOT = "Loss", "Dice", "Traffic of each site", "Dice on unseen images"
+CURVES_FOLLOW = "the latest stage"
+LOSS_PLOT, DICE_PLOT, TRAFFIC_PLOT, RESULTS_PLOT = "Loss", "Dice", "Traffic of each site, MB", "Dice on unseen images"
 CURVES_EMPTY = "No curve yet. The first point comes with the first round or epoch."
 DICE_EMPTY = "This stage has no Dice curve yet."
 TRAFFIC_EMPTY = "Nothing has left or reached a site yet."
@@ -133,6 +134,7 @@ RESULTS_VALIDATION = "Validation images of the training sites"
 LOG_HEADING = "Log"
 LOG_EMPTY = "Nothing logged yet."
 MEAN_OF_SITES = "mean of the sites"
+MOVES = {"up": "sent", "down": "received"}
 DIRECTION = {"up": "to the server", "down": "from the server"}
 KINDS = {"student": "student weights", "generator": "generator weights", "masks": "masks", "metrics": "numbers"}
 MODELS = {
@@ -141,9 +143,18 @@ MODELS = {
     "distilled_teacher": "SAM, mutual distillation",
     "distilled_student": "TinySAM, mutual distillation",
 }
-RESULT_COLUMNS = ("Model", "Site", "Class", "Images", "Dice (95 % interval)", "IoU", "Dice, 5 thresholds", "HD95 (px)")
+RESULT_COLUMNS = (
+    "Model",
+    "Class",
+    "Dice (95 % interval)",
+    "IoU",
+    "HD95 (px)",
+    "Dice, 5 thresholds",
+    "Site",
+    "Images",
+)
 NOT_MEASURED = "–"
-TRAFFIC_AXIS, ROUND_AXIS, EPOCH_AXIS = "megabytes", "round", "round or epoch"
+EPOCH_AXIS = "round or epoch"
 
 # Samples
 SAMPLES_LEAD = (
@@ -162,7 +173,7 @@ ORDER_CHOICES = {
     "faithfulness": "Faithfulness, lowest first",
     "index": "Number",
 }
-GALLERY_LABEL = "Synthetic images (mask outlined)"
+GALLERY_LABEL = "Synthetic images, masks outlined"
 SCATTER_PLOT = "L_GT against L_KL"
 SCATTER_EMPTY = "No scores yet. They come with the mutual distillation stage."
 L_GT_AXIS, L_KL_AXIS = "L_GT (error of SAM)", "L_KL (dispute of SAM and TinySAM)"
@@ -178,6 +189,8 @@ SAMPLES_NO_GENERATION = "This method makes no synthetic images. Choose a run of 
 DETAIL_EMPTY = "Choose an image above, or a point in the plot, to see it in full with both models' predictions."
 DETAIL_IMAGE, DETAIL_MASK, DETAIL_DISPUTE = "Synthetic image", "Its mask", "Where they disagree"
 DETAIL_TEACHER, DETAIL_STUDENT = "SAM's prediction", "TinySAM's prediction"
+DETAIL_OF = "Synthetic image {index} of {site}"
+DETAIL_FIRST_CLASS = "Predictions are of the first class."
 DETAIL_NOT_YET = "Predictions are stored when mutual distillation ends."
 DISPUTE_BOTH, DISPUTE_TEACHER, DISPUTE_STUDENT = "both", "SAM only", "TinySAM only"
 DETAIL_FIELDS = {

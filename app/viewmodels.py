@@ -107,13 +107,13 @@ def result_rows(rows: Sequence[EvaluationRow], split: str) -> list[list[str]]:
     return [
         [
             text.MODELS.get(row.model, row.model),
-            row.site,
             row.class_name,
-            str(row.num_images),
             f"{number(row.dice)} ({number(row.dice_low)} to {number(row.dice_high)})",
             number(row.iou),
-            number(row.dice_five_thresholds),
             number(row.hd95_px, digits=1),
+            number(row.dice_five_thresholds),
+            row.site,
+            str(row.num_images),
         ]
         for row in rows
         if row.split == split
@@ -131,12 +131,12 @@ def sample_caption(item: ScoredSample) -> str:
     if item.score is None:
         return f"{item.sample.site} #{item.sample.index}"
     state = text.SELECTED if item.score.selected else text.REJECTED
-    return f"rank {item.score.rank} · {number(item.score.score)} · {state} · {item.sample.site}"
+    return f"rank {item.score.rank}, {state}"
 
 
-def sample_alt(item: ScoredSample) -> str:
-    """Return what a screen reader says of the picture."""
-    return f"Synthetic image {item.sample.index} of {item.sample.site}, mask outlined"
+def sample_title(item: ScoredSample) -> str:
+    """Return what a sample is called in its detail, and by a screen reader."""
+    return text.DETAIL_OF.format(index=item.sample.index, site=item.sample.site)
 
 
 def sample_facts(item: ScoredSample) -> list[tuple[str, str]]:

@@ -96,9 +96,9 @@ def control_of(field: forms.FieldSpec, value: Any) -> Any:
         return gr.Dropdown(list(field.choices), value=value, **common)
     if field.kind == "switch":
         return gr.Checkbox(value=bool(value), **common)
-    if field.kind in ("integer", "number"):
+    if field.kind in ("integer", "number") and not field.written:
         return gr.Number(value=value, precision=0 if field.kind == "integer" else None, step=_step(field), **common)
-    return gr.Textbox(value=value, **common)
+    return gr.Textbox(value="" if value is None else str(value), **common)
 
 
 def _step(field: forms.FieldSpec) -> float:

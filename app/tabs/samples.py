@@ -13,6 +13,20 @@ from engine.runs.records import Page, ScoredSample
 
 MAX_POINTS = 4000
 SCROLL_TO_DETAIL = "() => document.getElementById('detail')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
+LISTEN_TO_POINTS = """() => {
+  // A plot has no click event of its own: pass the clicked point's sample on through the hidden text box.
+  const listen = () => {
+    const plot = document.querySelector('#scatter .js-plotly-plot');
+    if (!plot || !plot.on || plot.dataset.listening) return;
+    plot.dataset.listening = 'yes';
+    plot.on('plotly_click', (event) => {
+      const box = document.querySelector('#picked textarea, #picked input');
+      box.value = event.points[0].customdata;
+      box.dispatchEvent(new Event('input', {bubbles: true}));
+    });
+  };
+  new MutationObserver(listen).observe(document.body, {childList: true, subtree: true});
+}"""
 
 
 @dataclass(frozen=True)
@@ -49,9 +63,11 @@ def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks) -> Parts:
             order = gr.Dropdown(_pairs(text.ORDER_CHOICES), value="score", label=text.ORDER_LABEL, elem_id="order")
         with gr.Row(elem_classes="columns"):
             with gr.Column(scale=3, min_width=300):
+                gr.HTML(f"<h3>{text.GALLERY_LABEL}</h3>")
                 gallery = gr.Gallery(
                     label=text.GALLERY_LABEL,
-                    columns=6,
+                    show_label=False,
+                    columns=5,
                     height="auto",
                     allow_preview=False,
                     interactive=False,
@@ -136,6 +152,7 @@ def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> No
         [parts.epoch.release, parts.site.input, parts.show.input, parts.order.input],
         filtered, controls, [*listing, parts.scatter], **quiet,
     )  # fmt: skip
+    page.load(js=LISTEN_TO_POINTS, **quiet)
     parts.previous.click(turn(-1), [*controls, parts.page], listing, **quiet)
     parts.following.click(turn(+1), [*controls, parts.page], listing, **quiet)
     parts.gallery.select(choose, parts.shown_ids, parts.picked, **quiet)
@@ -221,7 +238,7 @@ def detail_html(studio: Studio, run_id: str, sample_id: str, epoch: int | None) 
     if item is None:
         return f"<p class='quiet'>{text.DETAIL_EMPTY}</p>"
     pictures = sample_pictures(studio.store.run_dir(run_id), item.sample)
-    name = viewmodels.sample_alt(item)
+    name = viewmodels.sample_title(item)
     shown: list[markup.Figure] = [
         (text.DETAIL_IMAGE, pictures.image, name),
         (text.DETAIL_MASK, pictures.mask, f"{text.DETAIL_MASK}: {name}"),
@@ -240,8 +257,9 @@ def detail_html(studio: Studio, run_id: str, sample_id: str, epoch: int | None) 
                 (overlays.STUDENT_ONLY, text.DISPUTE_STUDENT),
             )
         )
-        note = f"<p class='key'>{text.DETAIL_DISPUTE}: {key}</p>"
+        several = f" {text.DETAIL_FIRST_CLASS}" if pictures.num_classes > 1 else ""
+        note = f"<p class='key'>{text.DETAIL_DISPUTE}: {key}{several}</p>"
     else:
         note = f"<p class='quiet'>{text.DETAIL_NOT_YET}</p>"
-    heading = f"<h3>{viewmodels.sample_alt(item)}</h3>"
+    heading = f"<h3>{viewmodels.sample_title(item)}</h3>"
     return f"{heading}{markup.figures(shown)}{note}{markup.facts(viewmodels.sample_facts(item))}"

@@ -55,11 +55,10 @@ def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks) -> gr.Accordion:
 def _place_live() -> Parts:
     message = gr.HTML(elem_id="train-message")
     with gr.Column(visible=False, elem_id="live") as live:
-        with gr.Row(elem_classes="status-row"):
-            status = gr.HTML(elem_id="status")
-            with gr.Column(min_width=160, scale=0, elem_classes="actions"):
-                cancel = gr.Button(text.CANCEL_BUTTON, variant="stop", visible=False, elem_id="cancel")
-                resume = gr.Button(text.RESUME_BUTTON, variant="primary", visible=False, elem_id="resume")
+        status = gr.HTML(elem_id="status")
+        with gr.Row(elem_classes="actions"):
+            cancel = gr.Button(text.CANCEL_BUTTON, variant="stop", visible=False, elem_id="cancel")
+            resume = gr.Button(text.RESUME_BUTTON, variant="primary", visible=False, elem_id="resume")
         with gr.Row(elem_classes="columns"):
             with gr.Column(scale=2, min_width=280):
                 stepper = gr.HTML(elem_id="stepper")

@@ -118,8 +118,8 @@ def _evaluation(reporter: StoreReporter, run_dir: Path, rng: np.random.Generator
     reporter.evaluation(
         [
             EvaluationRow(
-                model, split_site, split, name, 40, dice, dice - 0.04, dice + 0.03, dice - 0.1, dice - 0.02, dice - 0.12,
-                7.3 - index,
+                model, split_site, split, name, 40, dice, dice - 0.04, dice + 0.03,
+                dice - 0.1, dice - 0.02, dice - 0.12, 7.3 - index,
             )
             for split, split_site in (("test", site), ("validation", SITES[0]))
             for index, model in enumerate(models)
