@@ -36,9 +36,9 @@ class SamPreset:
 SAM_PRESETS: dict[str, SamPreset] = {
     "mini": SamPreset(
         embed_dim=192,
-        depth=8,
-        num_heads=6,
-        global_attn_indexes=(3, 7),
+        depth=6,
+        num_heads=3,
+        global_attn_indexes=(2, 5),
         image_px=128,
         patch_px=8,
         window_size=8,
