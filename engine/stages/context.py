@@ -57,10 +57,7 @@ class RunContext:
     @cached_property
     def placement(self) -> Placement:
         """Device, precision and memory layout of every model of the run."""
-        precision = self.config.precision
-        if precision == "auto":
-            precision = "bf16" if self.device.type == "cuda" else "fp32"
-        return Placement(device=self.device.type, precision=precision, channels_last=True)
+        return Placement(device=self.device.type, precision=self.config.precision, channels_last=True)
 
     @property
     def objective(self) -> Objective:

@@ -1,0 +1,168 @@
+"""Stage: the server turns the sites' generators and shared masks into the synthetic set (Eq. 2)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from engine.data.transforms import mask_to_grid
+from engine.distillation.pool import encode_mask
+from engine.evaluation.measures import dice
+from engine.federation.client_app import build_client_app
+from engine.federation.grid import InProcessGrid
+from engine.federation.payload import pack_masks, unpack_masks
+from engine.federation.rounds import call_once
+from engine.federation.tasks import SiteReply, SiteRequest
+from engine.generation.backbone import load_backbone
+from engine.generation.controlnet import load_controlnet
+from engine.generation.mask_sharing import share_masks
+from engine.generation.sampling import generate
+from engine.models.execution import autocast, place_images
+from engine.seeding import derive_seed, numpy_generator
+from engine.stages.context import RunContext
+from engine.stages.synthetic_set import load_pool, write_samples
+from engine.types import SyntheticSample
+
+STUDENT_LOGITS = "student_logits"
+"""Checkpoint with the federated student's logits of every pair; also the first half of the first learnability scores."""
+_MASKS = "shared_masks"
+
+
+class Generation:
+    """Eq. 2: x~ = g(m; Phi_c of site k) for the masks m that site k shares; image, mask and provenance are stored."""
+
+    name = "generation"
+    describe = "The server generates a synthetic image for every mask that the sites share."
+
+    def run(self, context: RunContext) -> None:
+        """Collect masks, generate what is missing, and measure how faithful each pair is."""
+        masks = _collect_masks(context)
+        plan = _plan_samples(context, masks)
+        self._generate(context, plan, masks)
+        samples = _measure_faithfulness(context, [sample for site in plan.values() for sample in site])
+        write_samples(context.run_dir, samples)
+        context.reporter.samples(samples)
+
+    def _generate(
+        self, context: RunContext, plan: dict[str, list[SyntheticSample]], masks: dict[str, np.ndarray]
+    ) -> None:
+        config, generator = context.config.generation, context.config.generator
+        total = sum(len(samples) for samples in plan.values())
+        done = 0
+        backbone = None
+        for site, samples in plan.items():
+            missing = [sample for sample in samples if not (context.run_dir / sample.image_path).is_file()]
+            done += len(samples) - len(missing)
+            if not missing:
+                continue
+            backbone = backbone or load_backbone(generator.backbone, device=context.device)
+            controlnet = load_controlnet(context.generator_dir(site), device=context.device)
+            for start in range(0, len(missing), config.batch_size):
+                batch = missing[start : start + config.batch_size]
+                context.reporter.progress(done, total, message=f"{site}: {done} of {total} images")
+                mask_BKHW = masks[site][[sample.index // config.images_per_mask for sample in batch]]
+                images = generate(
+                    backbone,
+                    controlnet,
+                    mask_to_grid(mask_BKHW, generator.image_px),
+                    seeds=[sample.seed for sample in batch],
+                    prompt=generator.prompt or context.federation.modality,
+                    steps=config.sampler_steps,
+                    guidance=config.guidance_scale,
+                    batch_size=config.batch_size,
+                    check_cancelled=context.reporter.check_cancelled,
+                )
+                for sample, image, mask in zip(batch, images, mask_BKHW, strict=True):
+                    _write_pair(context.run_dir, sample, image=image, mask_KHW=mask)
+                context.reporter.samples(batch)
+                done += len(batch)
+        context.reporter.progress(done, total)
+
+
+def _collect_masks(context: RunContext) -> dict[str, np.ndarray]:
+    """Return the masks that each site shares, uint8 (N, K, H, W) at ``data.image_px``; asked for once, then kept."""
+    stored = context.checkpoints.load(_MASKS)
+    if stored is not None:
+        return dict(stored["masks"])
+    sites = tuple(context.federation.sites)
+
+    def share(request: SiteRequest) -> SiteReply:
+        config = context.config
+        train = context.federation.sites[request.site].train
+        count = min(len(train), config.generation.max_masks_per_site or len(train))
+        chosen = np.sort(numpy_generator(config.seed, "masks", "choice", request.site).permutation(len(train))[:count])
+        real = np.stack([train.read_mask(int(i)) for i in chosen])
+        rng = numpy_generator(config.seed, "masks", "deformation", request.site)
+        shared = share_masks(real, mode=config.generation.mask_sharing, rng=rng)
+        return SiteReply(arrays=pack_masks(shared), metrics={}, num_examples=count)
+
+    replies = call_once(
+        InProcessGrid(build_client_app({"query.masks": share}), sites=sites),
+        task="query.masks",
+        kind="masks",
+        sites=sites,
+        on_traffic=context.reporter.traffic,
+        check_cancelled=context.reporter.check_cancelled,
+    )
+    masks = {site: unpack_masks(reply.arrays) for site, reply in replies.items()}
+    context.checkpoints.save(_MASKS, {"masks": masks})
+    return masks
+
+
+def _plan_samples(context: RunContext, masks: dict[str, np.ndarray]) -> dict[str, list[SyntheticSample]]:
+    config = context.config.generation
+    plan: dict[str, list[SyntheticSample]] = {}
+    for site, shared in masks.items():
+        plan[site] = []
+        for index in range(len(shared) * config.images_per_mask):
+            stem = Path("samples") / site / f"{index:05d}"
+            plan[site].append(
+                SyntheticSample(
+                    sample_id=f"{site}/{index:05d}",
+                    site=site,
+                    index=index,
+                    seed=derive_seed(context.config.seed, "generation", site, index),
+                    # A number, not a file name: names can identify patients.
+                    source_mask=f"{site} mask {index // config.images_per_mask}",
+                    mask_sharing=config.mask_sharing,
+                    image_path=stem.with_suffix(".png"),
+                    mask_path=stem.with_name(f"{stem.name}_mask.png"),
+                )
+            )
+    return plan
+
+
+def _write_pair(run_dir: Path, sample: SyntheticSample, *, image: np.ndarray, mask_KHW: np.ndarray) -> None:
+    """Write the mask, then the image under a temporary name: an image that is there is a pair that is complete."""
+    path = run_dir / sample.image_path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encode_mask(mask_KHW).save(run_dir / sample.mask_path)
+    temporary = path.with_suffix(".partial")
+    Image.fromarray(image).save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+def _measure_faithfulness(context: RunContext, samples: list[SyntheticSample]) -> list[SyntheticSample]:
+    """Return the samples with the Dice of the federated student on each pair, and keep its logits for the scores."""
+    write_samples(context.run_dir, samples)
+    pool = load_pool(context)
+    student = context.load_model("student", "fedavg_student").eval()
+    kept, measured = [], []
+    for start in range(0, len(pool), 16):
+        context.reporter.check_cancelled()
+        indices = np.arange(start, min(start + 16, len(pool)))
+        image, mask = pool.batch(indices)
+        with torch.no_grad(), autocast(context.device, context.config.precision):
+            logits = student(place_images(image, context.device)).float().cpu()
+        truth = torch.from_numpy(mask_to_grid(mask, logits.shape[-1])).bool()
+        scores = dice(logits > 0, truth).mean(dim=1)
+        measured += [replace(samples[i], faithfulness_dice=float(d)) for i, d in zip(indices, scores, strict=True)]
+        kept.append(logits.clamp(-1e4, 1e4).to(torch.float16))
+    state: dict[str, Any] = {"logits": torch.cat(kept)}
+    context.checkpoints.save(STUDENT_LOGITS, state)
+    return measured

@@ -1,0 +1,54 @@
+"""Stage: every site trains a mask-conditioned ControlNet on its own images and uploads it once (Eq. 1)."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+import numpy as np
+
+from engine.data.datasets import Site
+from engine.errors import UserError
+from engine.federation.client_app import build_client_app
+from engine.federation.grid import InProcessGrid
+from engine.federation.rounds import call_once
+from engine.federation.tasks import SiteReply, SiteRequest
+from engine.generation.backbone import Backbone, load_backbone
+from engine.generation.controlnet import (
+    ControlNetTraining,
+    controlnet_arrays,
+    new_controlnet,
+    save_controlnet_arrays,
+)
+from engine.stages.context import RunContext
+from engine.stages.pace import Pace
+
+
+class GeneratorTraining:
+    """Eq. 1: the backbone stays frozen, only the ControlNet learns, and only the ControlNet leaves the site."""
+
+    name = "generator_training"
+    describe = "Every site trains an image generator on its own images and uploads it once."
+
+    def run(self, context: RunContext) -> None:
+        """Train at the sites that have not uploaded yet; generators lie in ``generators/SITE``."""
+        sites = tuple(site for site in context.federation.sites if not context.generator_dir(site).is_dir())
+        if not sites:
+            return
+        backbone = load_backbone(context.config.generator.backbone, device=context.device)
+
+        def train(request: SiteRequest) -> SiteReply:
+            return _train_at_site(context, context.federation.sites[request.site], backbone=backbone)
+
+        def keep(round_number: int, site: str, reply: SiteReply) -> None:
+            save_controlnet_arrays(reply.arrays, context.generator_dir(site), backbone=backbone)
+            context.reporter.artefact("generator", context.generator_dir(site).relative_to(context.run_dir))
+
+        call_once(
+            InProcessGrid(build_client_app({"train.generator": train}), sites=sites),
+            task="train.generator",
+            kind="generator",
+            sites=sites,
+            on_reply=keep,
+            on_traffic=context.reporter.traffic,
+            check_cancelled=context.reporter.check_cancelled,
+        )
