@@ -160,9 +160,7 @@ class RunConfig(Section):
     seed: int = Field(1337, ge=0, description="Root of every random stream [C: 1337]")
     method: Literal["dsfedmed", "fedtinysam"] = Field("dsfedmed", description="Compared system to run")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 autocast where the device gains from it"
-    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster")
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores when left out")
     pos_weight: float = Field(2.0, gt=0, description="Weight of foreground pixels in BCE [C: 2]")
     dice_weight: float = Field(0.0, ge=0, description="Weight of an added soft Dice loss (ours; the paper has none)")

@@ -23,7 +23,7 @@ def pixel_loss(logits_BKhw: torch.Tensor, mask_BKhw: torch.Tensor, *, pos_weight
 def supervised_loss(
     logits_BKhw: torch.Tensor, mask_BKhw: torch.Tensor, *, pos_weight: float, dice_weight: float = 0.0
 ) -> torch.Tensor:
-    """Return L_sup, a scalar: mean BCE-with-logits plus ``dice_weight`` times MONAI's soft Dice loss (0 in the paper)."""
+    """Return L_sup, a scalar: mean BCE-with-logits plus ``dice_weight`` times MONAI's soft Dice (0 in the paper)."""
     loss = pixel_loss(logits_BKhw, mask_BKhw, pos_weight=pos_weight).mean()
     if dice_weight:
         loss = loss + dice_weight * DiceLoss(sigmoid=True, batch=True)(logits_BKhw.float(), mask_BKhw.float())
