@@ -1,0 +1,218 @@
+"""What distillation adds on a site never seen, with the controls that a reviewer would ask for.
+
+    python -m bench.gain [--tasks phantom_fundus,phantom_nuclei,nuclei] [--seeds 1337,1338,1339] [--folder bench_gain]
+                         [--data ../shared/data/nuclei_dsb2018]
+
+Arms, each measured on the unseen site: FedAvg TinySAM trained until its validation Dice has stopped rising
+(``fedavg``); the same continued by FedAvg for as many student steps as distillation takes (``continued``); DSFedMed
+(``dsfedmed``); and its bound, with the sites' real images pooled in place of the synthetic ones (``bound``), which no
+deployment may do. ``all_samples`` distils without selection, for the ratio of wall times. A finished arm is kept in the
+folder, and a second call goes on where the first stopped. Nothing is chosen by a figure of the unseen site.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from bench.reporting import ConsoleReporter
+from engine.config import RunConfig, load_config, parse_config
+from engine.data.datasets import load_federation, pool_sets
+from engine.data.imagesets import ImageSet
+from engine.distillation.selection import num_selected
+from engine.runs.checkpoint import CheckpointStore
+from engine.stages.context import RunContext, Stage
+from engine.stages.evaluation import ROWS_FILE, Evaluation
+from engine.stages.federated_training import FederatedTraining
+from engine.stages.files import read_json, write_json
+from engine.stages.foundation_finetuning import FoundationFinetuning
+from engine.stages.generation import Generation
+from engine.stages.generator_training import GeneratorTraining
+from engine.stages.mutual_distillation import MutualDistillationStage
+
+TASKS = {"phantom_fundus": "phantom_cpu_demo", "phantom_nuclei": "phantom_cpu_demo", "nuclei": "nuclei_cpu"}
+MAX_ROUNDS, PATIENCE = 60, 8
+FIGURES = ("fedavg", "continued", "dsfedmed", "bound", "all_samples")
+
+
+def real_pool(context: RunContext) -> ImageSet:
+    """Return all source sites' real training images as one pool: the bound, never a deployment."""
+    return pool_sets([site.train for site in context.federation.sites.values()])
+
+
+def task_config(task: str, *, seed: int, data: Path) -> RunConfig:
+    """Return the task's preset with FedAvg until its validation Dice has stopped rising for PATIENCE rounds."""
+    values = load_config(TASKS[task]).model_dump(mode="json")
+    values |= {"seed": seed, "name": f"{task}_{seed}"}
+    values["federation"] |= {"rounds": MAX_ROUNDS, "patience": PATIENCE}
+    if task == "nuclei":
+        values["data"]["root"] = str(data)
+    elif task == "phantom_nuclei":
+        values["data"] |= {"task": "nuclei", "normalise": "per_image"}
+    return parse_config(values)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task and seed. Arms are folders; they share the federated student, the generators and the synthetic set."""
+
+    config: RunConfig
+    folder: Path
+
+    def arm(
+        self, name: str, stages: Sequence[Stage], *, take: Sequence[str] = (), config: RunConfig | None = None
+    ) -> dict[str, float | None]:
+        """Run ``stages`` in the arm's folder, begun with copies of ``take``; return the wall seconds of each stage.
+
+        Stages resume from their checkpoints; a time is kept only for a stage that ran through in one go.
+        """
+        target = self.folder / name
+        times_file = target / "times.json"
+        if not target.exists():
+            for source in take:
+                path = self.folder / source
+                copy = target / Path(*Path(source).parts[1:])
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copytree(path, copy) if path.is_dir() else shutil.copy2(path, copy)
+            target.mkdir(parents=True, exist_ok=True)
+            write_json(times_file, {})
+        times = read_json(times_file)
+        chosen = config or self.config
+        checkpoints = CheckpointStore(target / "checkpoints", self.config.content_hash(), warn=print)
+        reporter = ConsoleReporter(f"{self.config.name} {name}")
+        context = RunContext(config=chosen, run_dir=target, reporter=reporter, checkpoints=checkpoints)
+        for stage in stages:
+            if stage.name in times:
+                continue
+            resumed = checkpoints.load(stage.name) is not None
+            started = time.monotonic()
+            stage.run(context)
+            times[stage.name] = None if resumed else time.monotonic() - started
+            write_json(times_file, times)
+        return times
+
+    def dice(self, arm: str, model: str) -> float:
+        """Return the model's mean Dice on the unseen site in [0, 1] (mean over classes, where there are several)."""
+        rows = [r for r in read_json(self.folder / arm / ROWS_FILE) if r["model"] == model and r["split"] == "test"]
+        return float(next((r for r in rows if r["class_name"] == "mean"), rows[0])["dice"])
+
+
+def continued_config(cell: Cell, *, pool_size: int) -> RunConfig:
+    """Return FedAvg from the converged student, for as many student steps as distillation takes."""
+    values = cell.config.model_dump(mode="json")
+    distillation, federation = cell.config.distillation, cell.config.federation
+    selected = num_selected(pool_size, distillation.selection_rate)
+    steps = distillation.epochs * math.ceil(selected / distillation.batch_size)
+    sites = load_federation(cell.config.data, seed=cell.config.seed).sites.values()
+    sizes = [len(site.train) for site in sites]
+    steps_a_round = float(np.mean([math.ceil(size / federation.batch_size) for size in sizes]))
+    values["federation"] |= {"rounds": math.ceil(steps / steps_a_round), "patience": None}
+    values["student"]["weights"] = str((cell.folder / "shared/models/fedavg_student.safetensors").resolve())
+    return parse_config(values)
+
+
+def without_selection(config: RunConfig) -> RunConfig:
+    """Return the configuration that distils on every sample."""
+    values = config.model_dump(mode="json")
+    values["distillation"]["selection_rate"] = 1.0
+    return parse_config(values)
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Return the Dice of every arm on the unseen site, the time ratio of selection, and how FedAvg ended."""
+    cell.arm("shared", (FederatedTraining(), GeneratorTraining(), Generation()))
+    shared = ("shared/models", "shared/checkpoints", "shared/samples")
+    with_selection = cell.arm(
+        "dsfedmed", (FoundationFinetuning(), MutualDistillationStage(), Evaluation()), take=shared
+    )
+    tuned = "dsfedmed/models/finetuned_teacher.safetensors"
+    teacher = ("dsfedmed/checkpoints/teacher_logits.safetensors",)
+    every = cell.arm(
+        "all_samples",
+        (MutualDistillationStage(), Evaluation()),
+        take=(*shared, tuned, *teacher),
+        config=without_selection(cell.config),
+    )
+    bound = (FoundationFinetuning(pool=real_pool), MutualDistillationStage(pool=real_pool), Evaluation())
+    cell.arm("bound", bound, take=("shared/models",))
+    pool_size = len(read_json(cell.folder / "shared" / "samples" / "samples.json"))
+    cell.arm("continued", (FederatedTraining(), Evaluation()), config=continued_config(cell, pool_size=pool_size))
+    return {
+        "fedavg": cell.dice("dsfedmed", "fedavg_student"),
+        "continued": cell.dice("continued", "fedavg_student"),
+        "dsfedmed": cell.dice("dsfedmed", "distilled_student"),
+        "bound": cell.dice("bound", "distilled_student"),
+        "all_samples": cell.dice("all_samples", "distilled_student"),
+        "finetuned_teacher": cell.dice("dsfedmed", "finetuned_teacher"),
+        "distilled_teacher": cell.dice("dsfedmed", "distilled_teacher"),
+        "selection_s": with_selection.get("mutual_distillation"),
+        "all_samples_s": every.get("mutual_distillation"),
+    }
+
+
+def interval(values: Sequence[float]) -> str:
+    """Return mean and 95 % t interval over seeds, in Dice points."""
+    points = 100 * np.asarray(values)
+    if len(points) < 2:
+        return f"{points.mean():5.1f}        "
+    half = stats.t.ppf(0.975, len(points) - 1) * points.std(ddof=1) / math.sqrt(len(points))
+    return f"{points.mean():5.1f} ± {half:4.1f}"
+
+
+def print_tables(results: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Print each task's arms, the gain over converged FedAvg paired by seed, and the time ratio of selection."""
+    print("\nDice points on the unseen site, mean ± 95 % t interval over seeds")
+    print(f"{'task':<16} seeds  " + "  ".join(f"{name:>13}" for name in FIGURES))
+    gains = []
+    for task, cells in results.items():
+        columns = "  ".join(f"{interval([cell[name] for cell in cells.values()]):>13}" for name in FIGURES)
+        print(f"{task:<16} {len(cells):>5}  {columns}")
+    print("\ngain of DSFedMed, paired by seed: over converged FedAvg, over the control; share of the bound's gain")
+    for task, cells in results.items():
+        over = [cell["dsfedmed"] - cell["fedavg"] for cell in cells.values()]
+        control = [cell["dsfedmed"] - cell["continued"] for cell in cells.values()]
+        bound = float(np.mean([cell["bound"] - cell["fedavg"] for cell in cells.values()]))
+        gains.append(float(np.mean(over)))
+        share = f"{100 * gains[-1] / bound:4.0f} %" if bound > 0 else "bound <= 0"
+        print(f"{task:<16} {interval(over):>13}  {interval(control):>13}  {share}")
+    print(f"{'mean':<16} {100 * float(np.mean(gains)):5.1f}")
+    ratios = [
+        cell["selection_s"] / cell["all_samples_s"]
+        for cells in results.values()
+        for cell in cells.values()
+        if cell["selection_s"] and cell["all_samples_s"]
+    ]
+    if ratios:
+        low, high = min(ratios), max(ratios)
+        print(f"\nwall time of distillation, selection on / off: {np.median(ratios):.2f} ({low:.2f} to {high:.2f})")
+
+
+def main() -> None:
+    """Run every cell that is missing and print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--seeds", default="1337,1338,1339")
+    parser.add_argument("--folder", type=Path, default=Path("bench_gain"))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/nuclei_dsb2018"))
+    chosen = parser.parse_args()
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    for task in chosen.tasks.split(","):
+        for seed in chosen.seeds.split(","):
+            folder = chosen.folder / task / seed
+            config = task_config(task, seed=int(seed), data=chosen.data)
+            results.setdefault(task, {})[seed] = run_cell(Cell(config, folder))
+            write_json(chosen.folder / "gain.json", results)
+            print_tables(results)
+
+
+if __name__ == "__main__":
+    main()
