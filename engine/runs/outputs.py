@@ -15,6 +15,7 @@ STAGE_FOLDERS: dict[str, tuple[str, ...]] = {
     "federated_training": ("sites",),
     "generator_training": ("generators",),
     "generation": ("samples",),
+    "evaluation": ("evaluation",),
 }
 """Folders below a run's folder in which a stage keeps files beside the artefacts that it records."""
 

@@ -29,7 +29,7 @@ from engine.stages.synthetic_set import load_pool, write_samples
 from engine.types import SyntheticSample
 
 STUDENT_LOGITS = "student_logits"
-"""Checkpoint with the federated student's logits of every pair; also the first half of the first learnability scores."""
+"""Checkpoint with the federated student's logits of every pair: half of what the first scores need."""
 _MASKS = "shared_masks"
 
 
@@ -75,6 +75,7 @@ class Generation:
                     steps=config.sampler_steps,
                     guidance=config.guidance_scale,
                     batch_size=config.batch_size,
+                    precision=context.config.precision,
                     check_cancelled=context.reporter.check_cancelled,
                 )
                 for sample, image, mask in zip(batch, images, mask_BKHW, strict=True):

@@ -7,7 +7,6 @@ from time import monotonic
 import numpy as np
 
 from engine.data.datasets import Site
-from engine.errors import UserError
 from engine.federation.client_app import build_client_app
 from engine.federation.grid import InProcessGrid
 from engine.federation.rounds import call_once
@@ -21,6 +20,9 @@ from engine.generation.controlnet import (
 )
 from engine.stages.context import RunContext
 from engine.stages.pace import Pace
+
+REPORT_EVERY = 10
+"""Optimiser steps in one point of the loss curve."""
 
 
 class GeneratorTraining:
@@ -52,3 +54,40 @@ class GeneratorTraining:
             on_traffic=context.reporter.traffic,
             check_cancelled=context.reporter.check_cancelled,
         )
+
+
+def _train_at_site(context: RunContext, site: Site, *, backbone: Backbone) -> SiteReply:
+    """Train at one site, going on from its checkpoint, and return the ControlNet that it uploads."""
+    started = monotonic()
+    config, name = context.config, f"generator_{site.name}"
+    controlnet = new_controlnet(backbone, source=config.generator.controlnet, seed=config.seed, device=context.device)
+    training = ControlNetTraining(
+        backbone,
+        controlnet,
+        images=site.train,
+        config=config.generator,
+        prompt=config.generator.prompt or context.federation.modality,
+        site=site.name,
+        seed=config.seed,
+        precision=config.precision,
+    )
+    state = context.checkpoints.load(name)
+    if state is not None:
+        training.restore(state)
+    sites = tuple(context.federation.sites)
+    place = sites.index(site.name)
+    pace = Pace(
+        context.reporter,
+        checkpoints=context.checkpoints,
+        name=name,
+        total=len(sites) * training.total,
+        state=training.state,
+    )
+    losses = []
+    while training.done < training.total:
+        losses.append(training.step())
+        pace.step(place * training.total + training.done, message=f"{site.name}: step {training.done}")
+        if training.done % REPORT_EVERY == 0:
+            context.reporter.metric("loss", float(np.mean(losses[-REPORT_EVERY:])), step=training.done, site=site.name)
+    metrics = {"wall_s": monotonic() - started}
+    return SiteReply(controlnet_arrays(training.controlnet), metrics, len(site.train))
