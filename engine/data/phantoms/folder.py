@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -40,43 +40,22 @@ def write_dataset(
     ------
     UserError
         ``phantom.unknown_task``, ``phantom.unknown_site``, ``phantom.bad_size``, ``phantom.bad_count``;
-        ``phantom.exists`` if ``root`` is
-        there already and is not empty.
+        ``phantom.exists`` if ``root`` is there already and is not empty.
     """
     root = Path(root)
     recipe_for(task, image_px=image_px, index=0)
     chosen = list(TASKS[task].sites if sites is None else sites)
-    if images_per_site < 1 or not chosen:
-        raise UserError(
-            "phantom.bad_count",
-            what=f"{images_per_site} images for {len(chosen)} sites were asked for.",
-            why="A data set without images cannot be trained on.",
-            fix="Ask for at least one image at one site.",
-        )
-    if root.exists() and any(root.iterdir()):
-        raise UserError(
-            "phantom.exists",
-            what=f"The folder {root} is not empty.",
-            why="Writing phantoms into it would mix two data sets.",
-            fix="Name another folder or remove this one.",
-        )
+    check_request(root, images_per_site=images_per_site, num_sites=len(chosen))
     root.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    total = images_per_site * len(chosen)
     try:
-        total = images_per_site * len(chosen)
         for number, site in enumerate(chosen):
-            write_site(
-                TASKS[task],
-                partial / site,
-                site,
-                images_per_site,
-                image_px,
-                seed,
-                progress,
-                number * images_per_site,
-                total,
-            )
-        (partial / "dataset.toml").write_text(describe(TASKS[task], seed, image_px), encoding="utf-8")
+            drawn = (render(task, site=site, index=i, image_px=image_px, seed=seed) for i in range(images_per_site))
+            for done in write_site(TASKS[task], drawn, folder=partial / site):
+                if progress is not None:
+                    progress(number * images_per_site + done, total)
+        (partial / "dataset.toml").write_text(describe(TASKS[task], seed=seed, image_px=image_px), encoding="utf-8")
         partial.chmod(0o755)
         if root.exists():
             root.rmdir()
@@ -87,33 +66,39 @@ def write_dataset(
     return root
 
 
-def write_site(
-    task: PhantomTask,
-    folder: Path,
-    site: str,
-    count: int,
-    image_px: int,
-    seed: int,
-    progress: Callable[[int, int], None] | None,
-    done: int,
-    total: int,
-) -> None:
-    """Write one site's images, masks and ``meta.csv``."""
+def check_request(root: Path, *, images_per_site: int, num_sites: int) -> None:
+    """Refuse an empty data set and a folder that holds something already."""
+    if images_per_site < 1 or num_sites < 1:
+        raise UserError(
+            "phantom.bad_count",
+            what=f"{images_per_site} images for {num_sites} sites were asked for.",
+            why="A data set without images cannot be trained on.",
+            fix="Ask for at least one image at one site.",
+        )
+    if root.exists() and any(root.iterdir()):
+        raise UserError(
+            "phantom.exists",
+            what=f"The folder {root} is not empty.",
+            why="Writing phantoms into it would mix two data sets.",
+            fix="Name another folder or remove this one.",
+        )
+
+
+def write_site(task: PhantomTask, phantoms: Iterable[Phantom], *, folder: Path) -> Iterator[int]:
+    """Write one site's images and masks, yielding how many are done after each, and ``meta.csv`` at the end."""
     (folder / "images").mkdir(parents=True)
     rows = []
-    for index in range(count):
-        phantom = render(task.name, site=site, index=index, image_px=image_px, seed=seed)
-        name = f"{site}_{index:04d}.png"
+    for index, phantom in enumerate(phantoms):
+        name = f"{phantom.site}_{index:04d}.png"
         Image.fromarray(phantom.image).save(folder / "images" / name, compress_level=1)
-        write_masks(task, folder / "masks", name, phantom)
+        write_masks(task, phantom, folder=folder / "masks", name=name)
         rows.append((name, phantom.group))
-        if progress is not None:
-            progress(done + index + 1, total)
+        yield index + 1
     with (folder / "meta.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([("file", "group"), *rows])
 
 
-def write_masks(task: PhantomTask, folder: Path, name: str, phantom: Phantom) -> None:
+def write_masks(task: PhantomTask, phantom: Phantom, *, folder: Path, name: str) -> None:
     """Write one mask a class, 0 or 255; a single class needs no folder of its own."""
     for plane, label in zip(phantom.mask, task.classes, strict=True):
         target = folder if len(task.classes) == 1 else folder / label
@@ -121,7 +106,7 @@ def write_masks(task: PhantomTask, folder: Path, name: str, phantom: Phantom) ->
         Image.fromarray(plane * 255).save(target / name, compress_level=1)
 
 
-def describe(task: PhantomTask, seed: int, image_px: int) -> str:
+def describe(task: PhantomTask, *, seed: int, image_px: int) -> str:
     """Return ``dataset.toml`` for a phantom data set."""
     classes = ", ".join(f'"{label}"' for label in task.classes)
     return (

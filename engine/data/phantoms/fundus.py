@@ -2,9 +2,9 @@
 
 Style keys: ``zoom`` (disc radius, share of half the width), ``cdr`` (vertical cup-to-disc ratio), ``red/green/blue``
 (retina), ``disc_light`` and ``cup_light`` (contrast of disc and cup), ``disc_soft`` and ``cup_soft`` (edge width,
-share of the radius),
-``tessellation`` (choroid), ``atrophy`` (bright ring beside the disc), ``exudates``, ``bleeds``, ``reflex``,
-``vessels``.
+share of the radius), ``tessellation`` (choroid), ``atrophy`` (bright ring beside the disc), ``glow`` (around the
+disc), ``exudates``, ``bleeds``, ``reflex``, ``vessels``, ``haze``, ``ghost`` (lens reflection), ``uneven`` (light),
+and the camera's.
 """
 
 from __future__ import annotations
@@ -177,45 +177,38 @@ def frame(image: np.ndarray, style: Style, rng: np.random.Generator, px: int) ->
 
 BASE = {
     "zoom": (0.13, 0.62), "cdr": (0.3, 0.82), "red": (0.4, 0.88), "green": (0.16, 0.5), "blue": (0.04, 0.3),
-    "disc_light": (0.25, 0.85),
-    "cup_light": (0.12, 0.85), "disc_soft": (0.05, 0.35), "cup_soft": (0.12, 0.6), "tessellation": (-0.5, 1.0),
-    "glow": (0.0, 0.8),
-    "atrophy": (-0.6, 0.8), "exudates": (-1.0, 1.0), "bleeds": (-1.0, 0.8), "vessels": (0.45, 1.0),
-    "reflex": (-1.0, 0.8), "haze": (-1.0, 0.7),
-    "ghost": (-1.0, 0.8), "uneven": (0.0, 0.3), "vignette": (-0.3, 0.6), "gain_r": (0.85, 1.15),
-    "gain_g": (0.85, 1.15), "gain_b": (0.75, 1.2),
-    "contrast": (0.75, 1.3), "brightness": (-0.1, 0.1), "gamma": (0.75, 1.4), "saturation": (0.45, 1.4),
-    "blur": (-0.004, 0.01),
-    "noise": (-0.02, 0.035), "colour_noise": (-0.02, 0.012), "grain": (0.7, 2.0), "jpeg": (35, 130),
+    "disc_light": (0.25, 0.85), "cup_light": (0.12, 0.85), "disc_soft": (0.05, 0.35), "cup_soft": (0.12, 0.6),
+    "tessellation": (-0.5, 1.0), "glow": (0.0, 0.8), "atrophy": (-0.6, 0.8), "exudates": (-1.0, 1.0),
+    "bleeds": (-1.0, 0.8), "vessels": (0.45, 1.0), "reflex": (-1.0, 0.8), "haze": (-1.0, 0.7), "ghost": (-1.0, 0.8),
+    "uneven": (0.0, 0.3), "vignette": (-0.3, 0.6), "gain_r": (0.85, 1.15), "gain_g": (0.85, 1.15),
+    "gain_b": (0.75, 1.2), "contrast": (0.75, 1.3), "brightness": (-0.1, 0.1), "gamma": (0.75, 1.4),
+    "saturation": (0.45, 1.4), "blur": (-0.004, 0.01), "noise": (-0.02, 0.035), "colour_noise": (-0.02, 0.012),
+    "grain": (0.7, 2.0), "jpeg": (35, 130),
 }  # fmt: skip
 
 LOOKS = {
     "glaucoma_clinic": BASE | {
         "zoom": (0.36, 0.5), "cdr": (0.5, 0.82), "red": (0.7, 0.8), "green": (0.34, 0.42), "blue": (0.1, 0.18),
-        "disc_light": (0.5, 0.8),
-        "cup_light": (0.5, 0.85), "blur": (-0.004, 0.002), "noise": (0, 0.015), "haze": (-1, -0.5),
-        "exudates": (-1, -0.2), "gamma": (0.85, 1.0),
-        "saturation": (1.0, 1.2), "atrophy": (-0.8, 0.3),
+        "disc_light": (0.5, 0.8), "cup_light": (0.5, 0.85), "blur": (-0.004, 0.002), "noise": (0, 0.015),
+        "haze": (-1, -0.5), "exudates": (-1, -0.2), "gamma": (0.85, 1.0), "saturation": (1.0, 1.2),
+        "atrophy": (-0.8, 0.3),
     },
     "screening_van": BASE | {
         "zoom": (0.2, 0.32), "cdr": (0.3, 0.6), "red": (0.5, 0.62), "green": (0.18, 0.25), "blue": (0.05, 0.1),
-        "gamma": (1.1, 1.5),
-        "cup_light": (0.25, 0.55), "exudates": (-0.2, 1.0), "bleeds": (-0.2, 0.8), "vignette": (0.2, 0.7),
-        "haze": (-1, -0.3), "jpeg": (60, 90),
+        "gamma": (1.1, 1.5), "cup_light": (0.25, 0.55), "exudates": (-0.2, 1.0), "bleeds": (-0.2, 0.8),
+        "vignette": (0.2, 0.7), "haze": (-1, -0.3), "jpeg": (60, 90),
     },
     "handheld_camera": BASE | {
         "zoom": (0.28, 0.45), "red": (0.75, 0.88), "green": (0.45, 0.55), "blue": (0.28, 0.4), "haze": (0.1, 0.55),
-        "blur": (0.005, 0.012),
-        "noise": (0.02, 0.04), "colour_noise": (0.004, 0.012), "ghost": (0, 1.0), "reflex": (0, 1.0),
-        "disc_soft": (0.15, 0.4),
-        "disc_light": (0.4, 0.65), "cup_light": (0.25, 0.5), "jpeg": (25, 50), "saturation": (0.5, 0.8),
+        "blur": (0.005, 0.012), "noise": (0.02, 0.04), "colour_noise": (0.004, 0.012), "ghost": (0, 1.0),
+        "reflex": (0, 1.0), "disc_soft": (0.15, 0.4), "disc_light": (0.4, 0.65), "cup_light": (0.25, 0.5),
+        "jpeg": (25, 50), "saturation": (0.5, 0.8),
     },
     "myopia_centre": BASE | {
         "zoom": (0.28, 0.42), "cdr": (0.35, 0.7), "tessellation": (0.6, 1.0), "atrophy": (0.35, 0.9),
-        "red": (0.6, 0.75), "green": (0.4, 0.5),
-        "blue": (0.22, 0.32), "disc_light": (0.25, 0.5), "cup_light": (0.2, 0.5), "gain_r": (0.85, 0.95),
-        "gain_g": (1.0, 1.12),
-        "exudates": (-1, -0.2), "vessels": (0.4, 0.7),
+        "red": (0.6, 0.75), "green": (0.4, 0.5), "blue": (0.22, 0.32), "disc_light": (0.25, 0.5),
+        "cup_light": (0.2, 0.5), "gain_r": (0.85, 0.95), "gain_g": (1.0, 1.12), "exudates": (-1, -0.2),
+        "vessels": (0.4, 0.7),
     },
 }  # fmt: skip
 

@@ -1,8 +1,7 @@
 """Abdominal CT and MR with the liver; four slices from the dome to the lower edge share one patient.
 
 The patient's right is on the left. Distractors of like brightness lie beside the liver: spleen, kidneys, stomach,
-bowel, heart,
-vessels, gall bladder. Lengths are in units of half the body's width, set by ``zoom``.
+bowel, vessels, gall bladder. Lengths are in units of half the body's width, set by ``zoom``.
 """
 
 from __future__ import annotations
@@ -167,61 +166,50 @@ def paint(section: Section, mask: np.ndarray, style: Style, streams: Streams, px
 
 SHAPE = {
     "zoom": (0.78, 1.15), "body_depth": (0.65, 0.85), "fat_rind": (0.04, 0.16), "liver_size": (0.82, 1.12),
-    "left_lobe": (0.5, 1.15),
-    "lesions": (0, 1), "brightness": (-0.05, 0.08), "contrast": (0.75, 1.3), "gamma": (0.75, 1.35),
-    "blur": (-0.003, 0.007),
-    "grain": (0.8, 1.8),
+    "left_lobe": (0.5, 1.15), "lesions": (0, 1), "brightness": (-0.05, 0.08), "contrast": (0.75, 1.3),
+    "gamma": (0.75, 1.35), "blur": (-0.003, 0.007), "grain": (0.8, 1.8),
 }  # fmt: skip
 CT = SHAPE | {
     "air": (-0.4, -0.3), "fat": (0.1, 0.35), "muscle": (0.42, 0.58), "cavity": (0.12, 0.38), "bone": (0.85, 1.0),
-    "cord": (0.4, 0.5), "lung": (-0.3, 0.05),
-    "liver": (0.48, 0.72), "liver_vessel": (0.45, 0.85), "liver_lesion": (0.35, 0.55), "spleen": (0.45, 0.78),
-    "kidney": (0.42, 0.9),
-    "pelvis": (0.3, 0.9), "stomach": (0.38, 0.6), "gas": (-0.4, -0.2), "vessel": (0.45, 0.95), "bile": (0.35, 0.45),
-    "bowel": (0.35, 0.65),
+    "cord": (0.4, 0.5), "lung": (-0.3, 0.05), "liver": (0.48, 0.72), "liver_vessel": (0.45, 0.85),
+    "liver_lesion": (0.35, 0.55), "spleen": (0.45, 0.78), "kidney": (0.42, 0.9), "pelvis": (0.3, 0.9),
+    "stomach": (0.38, 0.6), "gas": (-0.4, -0.2), "vessel": (0.45, 0.95), "bile": (0.35, 0.45), "bowel": (0.35, 0.65),
     "texture": (0.0, 0.06), "bias": (0.0, 0.03), "streaks": (-0.5, 1.0), "quantum": (0.005, 0.09),
     "quantum_grain": (1.0, 2.0),
 }  # fmt: skip
 T1 = SHAPE | {
     "air": (0, 0.02), "fat": (0.5, 1.0), "muscle": (0.25, 0.5), "cavity": (0.45, 0.95), "bone": (0.3, 0.6),
-    "cord": (0.2, 0.4), "lung": (0, 0.08),
-    "liver": (0.35, 0.7), "liver_vessel": (0.15, 0.45), "liver_lesion": (0.2, 0.45), "spleen": (0.25, 0.5),
-    "kidney": (0.25, 0.55),
-    "pelvis": (0.2, 0.6), "stomach": (0.1, 0.4), "gas": (0, 0.05), "vessel": (0.1, 0.5), "bile": (0.15, 0.6),
-    "bowel": (0.2, 0.5),
+    "cord": (0.2, 0.4), "lung": (0, 0.08), "liver": (0.35, 0.7), "liver_vessel": (0.15, 0.45),
+    "liver_lesion": (0.2, 0.45), "spleen": (0.25, 0.5), "kidney": (0.25, 0.55), "pelvis": (0.2, 0.6),
+    "stomach": (0.1, 0.4), "gas": (0, 0.05), "vessel": (0.1, 0.5), "bile": (0.15, 0.6), "bowel": (0.2, 0.5),
     "texture": (0.02, 0.12), "bias": (0.05, 0.35), "ghosting": (-0.8, 1.0), "rician": (-0.01, 0.045),
     "noise": (-0.02, 0.03),
 }  # fmt: skip
 T2 = T1 | {
     "fat": (0.08, 0.6), "muscle": (0.06, 0.2), "cavity": (0.08, 0.5), "bone": (0.1, 0.35), "cord": (0.6, 1.0),
-    "liver": (0.18, 0.4),
-    "liver_vessel": (0.05, 0.5), "liver_lesion": (0.35, 0.8), "spleen": (0.4, 0.75), "kidney": (0.45, 0.8),
-    "pelvis": (0.6, 1.0),
-    "stomach": (0.3, 1.0), "vessel": (0.03, 0.3), "bile": (0.7, 1.0), "bowel": (0.3, 0.8),
+    "liver": (0.18, 0.4), "liver_vessel": (0.05, 0.5), "liver_lesion": (0.35, 0.8), "spleen": (0.4, 0.75),
+    "kidney": (0.45, 0.8), "pelvis": (0.6, 1.0), "stomach": (0.3, 1.0), "vessel": (0.03, 0.3), "bile": (0.7, 1.0),
+    "bowel": (0.3, 0.8),
 }  # fmt: skip
 
 LOOKS = {
     "ct_venous": CT | {
         "liver": (0.62, 0.7), "liver_vessel": (0.74, 0.84), "spleen": (0.66, 0.74), "kidney": (0.78, 0.88),
-        "vessel": (0.76, 0.86), "fat": (0.15, 0.22),
-        "cavity": (0.18, 0.25), "quantum": (0.01, 0.035), "contrast": (0.95, 1.1), "gamma": (0.95, 1.05),
-        "blur": (-0.003, 0.001), "zoom": (0.85, 1.0),
+        "vessel": (0.76, 0.86), "fat": (0.15, 0.22), "cavity": (0.18, 0.25), "quantum": (0.01, 0.035),
+        "contrast": (0.95, 1.1), "gamma": (0.95, 1.05), "blur": (-0.003, 0.001), "zoom": (0.85, 1.0),
     },
     "ct_low_dose": CT | {
         "liver": (0.5, 0.58), "liver_vessel": (0.45, 0.52), "spleen": (0.48, 0.54), "kidney": (0.44, 0.52),
-        "vessel": (0.45, 0.52), "pelvis": (0.4, 0.45),
-        "quantum": (0.06, 0.1), "streaks": (0.3, 1.0), "quantum_grain": (1.3, 1.9), "zoom": (0.78, 0.92),
-        "fat_rind": (0.1, 0.18), "contrast": (0.75, 0.9),
+        "vessel": (0.45, 0.52), "pelvis": (0.4, 0.45), "quantum": (0.06, 0.1), "streaks": (0.3, 1.0),
+        "quantum_grain": (1.3, 1.9), "zoom": (0.78, 0.92), "fat_rind": (0.1, 0.18), "contrast": (0.75, 0.9),
     },
     "mr_t1_in": T1 | {
-        "liver": (0.42, 0.54), "fat": (0.85, 1.0), "cavity": (0.78, 0.95), "spleen": (0.32, 0.42), "bias": (0.1, 0.25),
-        "rician": (0.01, 0.04),
-        "zoom": (0.8, 0.95), "gamma": (0.95, 1.2),
+        "liver": (0.42, 0.54), "fat": (0.85, 1.0), "cavity": (0.78, 0.95), "spleen": (0.32, 0.42),
+        "bias": (0.1, 0.25), "rician": (0.01, 0.04), "zoom": (0.8, 0.95), "gamma": (0.95, 1.2),
     },
     "mr_t2_fat_sat": T2 | {
-        "liver": (0.2, 0.3), "fat": (0.08, 0.16), "cavity": (0.1, 0.18), "bias": (0.15, 0.35),
-        "rician": (0.02, 0.04), "ghosting": (-0.2, 1.0),
-        "gamma": (0.75, 0.95), "blur": (0.001, 0.006),
+        "liver": (0.2, 0.3), "fat": (0.08, 0.16), "cavity": (0.1, 0.18), "bias": (0.15, 0.35), "rician": (0.02, 0.04),
+        "ghosting": (-0.2, 1.0), "gamma": (0.75, 0.95), "blur": (0.001, 0.006),
     },
 }  # fmt: skip
 

@@ -1,9 +1,9 @@
 """Cell nuclei: fluorescence (bright on very dark), haematoxylin and eosin (purple on pink), transmitted light (grey).
 
 Style keys: ``stain`` (0 fluorescence, 1 H&E, 2 transmitted light), ``radius`` (share of the width), ``spread`` of
-radii,
-``ratio`` (short axis / long axis), ``spacing`` (lattice step in diameters), ``fill`` (share of lattice sites used),
-``clump`` (how far density follows a slow field), ``align`` (orientation follows a slow field), and the stain's own.
+radii, ``ratio`` (short axis / long axis), ``spacing`` (lattice step in diameters), ``fill`` (share of lattice sites
+used), ``clump`` (how far density follows a slow field), ``align`` (orientation follows a slow field), and the stain's
+own.
 """
 
 from __future__ import annotations
@@ -186,18 +186,18 @@ FLUO = {
     "stain": (0, 0), "radius": (0.014, 0.075), "spread": (0.08, 0.35), "ratio": (0.6, 0.92), "spacing": (0.9, 2.6),
     "fill": (0.06, 0.95), "clump": (0.0, 0.9), "align": (0.0, 0.7), "rough": (0.01, 0.09), "glow_spread": (0.05, 0.5),
     "softness": (0, 3.5), "chromatin": (0.02, 0.3), "dome": (0.0, 0.7), "haze": (0.0, 0.3), "uneven": (0.0, 0.05),
-    "ghosts": (-0.8, 0.9), "debris": (-0.8, 0.8), "background": (0.0, 0.1), "peak": (0.06, 0.8), "gamma": (0.75, 1.25),
-    "blur": (-0.003, 0.006), "noise": (-0.005, 0.03), "grain": (0.7, 1.8), "jpeg": (60, 150),
+    "ghosts": (-0.8, 0.9), "debris": (-0.8, 0.8), "background": (0.0, 0.1), "peak": (0.06, 0.8),
+    "gamma": (0.75, 1.25), "blur": (-0.003, 0.006), "noise": (-0.005, 0.03), "grain": (0.7, 1.8), "jpeg": (60, 150),
 }  # fmt: skip
 STAINED = {
     "stain": (1, 1), "radius": (0.018, 0.085), "spread": (0.1, 0.4), "ratio": (0.45, 0.9), "spacing": (0.85, 2.2),
-    "fill": (0.15, 0.95), "clump": (0.0, 0.9), "align": (0.0, 1.0), "rough": (0.02, 0.09), "glow_spread": (0.05, 0.45),
-    "softness": (0, 3.0), "chromatin": (0.05, 0.4), "dome": (0.0, 1.0), "lumen": (-0.6, 0.9), "fibre": (0, 1.2),
-    "ghosts": (-0.5, 1.0), "blood": (-3, 0.9), "basophilia": (0.0, 1.0), "haematoxylin": (0.7, 1.7),
-    "eosin": (0.1, 1.1),
-    "h_red": (0.45, 1.1), "h_green": (0.6, 1.3), "h_blue": (0.12, 0.5), "e_green": (0.3, 0.9), "e_blue": (0.08, 0.55),
-    "white": (0.82, 1.0), "gain_r": (0.9, 1.05), "gain_b": (0.9, 1.05), "gamma": (0.8, 1.2), "saturation": (0.6, 1.4),
-    "blur": (-0.003, 0.006), "noise": (-0.02, 0.035), "grain": (0.7, 1.8), "jpeg": (50, 150),
+    "fill": (0.15, 0.95), "clump": (0.0, 0.9), "align": (0.0, 1.0), "rough": (0.02, 0.09),
+    "glow_spread": (0.05, 0.45), "softness": (0, 3.0), "chromatin": (0.05, 0.4), "dome": (0.0, 1.0),
+    "lumen": (-0.6, 0.9), "fibre": (0, 1.2), "ghosts": (-0.5, 1.0), "blood": (-3, 0.9), "basophilia": (0.0, 1.0),
+    "haematoxylin": (0.7, 1.7), "eosin": (0.1, 1.1), "h_red": (0.45, 1.1), "h_green": (0.6, 1.3),
+    "h_blue": (0.12, 0.5), "e_green": (0.3, 0.9), "e_blue": (0.08, 0.55), "white": (0.82, 1.0), "gain_r": (0.9, 1.05),
+    "gain_b": (0.9, 1.05), "gamma": (0.8, 1.2), "saturation": (0.6, 1.4), "blur": (-0.003, 0.006),
+    "noise": (-0.02, 0.035), "grain": (0.7, 1.8), "jpeg": (50, 150),
 }  # fmt: skip
 GREY = FLUO | {
     "stain": (2, 2), "background": (0.45, 0.95), "peak": (0.1, 0.5), "uneven": (0.0, 0.3), "grime": (0.0, 0.06),
@@ -207,31 +207,26 @@ GREY = FLUO | {
 LOOKS = {
     "dapi_20x": FLUO | {
         "radius": (0.018, 0.026), "spacing": (1.2, 1.9), "fill": (0.25, 0.8), "ratio": (0.6, 0.85),
-        "background": (0.005, 0.03),
-        "peak": (0.2, 0.4), "noise": (0.005, 0.02), "ghosts": (-0.5, 0.6), "debris": (-0.2, 0.5), "jpeg": (100, 100),
+        "background": (0.005, 0.03), "peak": (0.2, 0.4), "noise": (0.005, 0.02), "ghosts": (-0.5, 0.6),
+        "debris": (-0.2, 0.5), "jpeg": (100, 100),
     },
     "hoechst_63x": FLUO | {
         "radius": (0.055, 0.075), "spacing": (1.1, 1.5), "fill": (0.45, 0.75), "background": (0.03, 0.06),
-        "peak": (0.05, 0.11),
-        "softness": (1.5, 3.0), "noise": (0.01, 0.03), "debris": (0.1, 0.8), "ghosts": (0.2, 0.8), "gamma": (0.9, 1.0),
-        "glow_spread": (0.1, 0.25), "jpeg": (100, 100),
+        "peak": (0.05, 0.11), "softness": (1.5, 3.0), "noise": (0.01, 0.03), "debris": (0.1, 0.8),
+        "ghosts": (0.2, 0.8), "gamma": (0.9, 1.0), "glow_spread": (0.1, 0.25), "jpeg": (100, 100),
     },
     "he_pink": STAINED | {
         "radius": (0.022, 0.035), "eosin": (0.7, 1.0), "e_green": (0.6, 0.85), "e_blue": (0.25, 0.4),
-        "h_red": (0.8, 1.0),
-        "h_green": (0.9, 1.2), "basophilia": (0, 0.3), "jpeg": (70, 90),
+        "h_red": (0.8, 1.0), "h_green": (0.9, 1.2), "basophilia": (0, 0.3), "jpeg": (70, 90),
     },
     "he_violet": STAINED | {
         "radius": (0.045, 0.07), "eosin": (0.15, 0.4), "e_green": (0.35, 0.5), "e_blue": (0.08, 0.16),
-        "h_red": (0.55, 0.75),
-        "h_green": (0.8, 1.1), "h_blue": (0.12, 0.22), "basophilia": (0.4, 0.9), "white": (0.82, 0.9),
-        "align": (0.4, 1.0),
-        "blood": (-3, 0.4), "jpeg": (100, 100),
+        "h_red": (0.55, 0.75), "h_green": (0.8, 1.1), "h_blue": (0.12, 0.22), "basophilia": (0.4, 0.9),
+        "white": (0.82, 0.9), "align": (0.4, 1.0), "blood": (-3, 0.4), "jpeg": (100, 100),
     },
     "brightfield_grey": GREY | {
         "radius": (0.03, 0.05), "background": (0.6, 0.8), "peak": (0.14, 0.3), "grime": (0.02, 0.05),
-        "noise": (0.01, 0.035),
-        "halo": (0.2, 0.6), "jpeg": (100, 100),
+        "noise": (0.01, 0.035), "halo": (0.2, 0.6), "jpeg": (100, 100),
     },
 }  # fmt: skip
 

@@ -1,11 +1,13 @@
 """Colonoscopy: a folded mucosal tube with a polyp, lit from the camera.
 
-Folds, polyps and distracting bulges form one height field; its slopes give shading and specular highlights, so a polyp
-is
-told from a fold by shape and slight colour, as in the real thing. Style keys: ``red`` (mucosa), ``green`` and ``blue``
-(shares of red), ``folds``,
-``vessels``, ``gloss``, ``stool``, ``bulges``, ``size`` (log2 of the polyp's radius), ``flat``, ``polyp_red`` and
-``polyp_pale`` (colour change), ``frame`` (0 none, 1 octagon, 2 rounded), ``frame_aspect``, ``inset``, ``dye`` (blue).
+Folds, polyps and distracting bulges form one height field; its slopes give shading and specular highlights, so a
+polyp is told from a fold by shape and slight colour, as in the real thing.
+
+Style keys: ``red`` (mucosa), ``green`` and ``blue`` (shares of red), ``mottle``, ``vessels``, ``stool``, ``dye``
+(blue), ``folds``, ``fold_rate``, ``warp``, ``bulges``, ``size`` (log2 of the polyp's radius), ``dome`` (its height),
+``edge`` (its softness), ``polyp_red`` and ``polyp_pale`` (colour change), ``polyp_texture``, ``ambient``, ``near``
+and ``falloff`` (light), ``lumen`` (darkness), ``shadow``, ``gloss``, ``instrument``, ``frame`` (0 none, 1 octagon, 2
+rounded), ``frame_aspect``, ``corner``, ``border``, ``inset``, and the camera's.
 """
 
 from __future__ import annotations
@@ -233,52 +235,40 @@ def overlays(image: np.ndarray, window: np.ndarray, style: Style, rng: np.random
 
 BASE = {
     "red": (0.55, 0.92), "green": (0.5, 0.82), "blue": (0.3, 0.7), "ambient": (0.25, 0.65), "near": (0.0, 1.2),
-    "mottle": (0.2, 1.1),
-    "vessels": (-0.4, 0.5),
-    "stool": (-1.6, 1.2),
-    "dye": (-8.0, 0.9), "folds": (0.2, 1.4), "fold_rate": (3.0, 9.0), "warp": (0.2, 1.4), "bulges": (-0.5, 1.0),
-    "size": (-3.0, -0.45),
-    "dome": (0.3, 1.2), "edge": (0.2, 4.0), "polyp_red": (-0.5, 1.2), "polyp_pale": (-0.05, 0.45),
-    "polyp_texture": (-0.4, 0.8),
-    "falloff": (0.2, 1.0), "lumen": (0.3, 0.95), "shadow": (0.2, 0.9), "gloss": (-0.6, 0.9), "instrument": (-1.0, 0.12),
-    "frame": (-0.49, 2.4), "frame_aspect": (0.5, 1.02), "corner": (0.15, 0.6), "border": (0.0, 0.07),
-    "inset": (-1, 0.25),
-    "gain_r": (0.9, 1.12), "gain_g": (0.9, 1.08), "gain_b": (0.85, 1.12), "contrast": (0.8, 1.3),
-    "brightness": (-0.1, 0.1),
-    "gamma": (0.75, 1.35), "saturation": (0.65, 1.25), "blur": (-0.006, 0.008), "motion": (-0.03, 0.022),
-    "noise": (-0.03, 0.025),
-    "colour_noise": (-0.02, 0.012), "grain": (0.7, 2.0), "jpeg": (35, 130),
+    "mottle": (0.2, 1.1), "vessels": (-0.4, 0.5), "stool": (-1.6, 1.2), "dye": (-8.0, 0.9), "folds": (0.2, 1.4),
+    "fold_rate": (3.0, 9.0), "warp": (0.2, 1.4), "bulges": (-0.5, 1.0), "size": (-3.0, -0.45), "dome": (0.3, 1.2),
+    "edge": (0.2, 4.0), "polyp_red": (-0.5, 1.2), "polyp_pale": (-0.05, 0.45), "polyp_texture": (-0.4, 0.8),
+    "falloff": (0.2, 1.0), "lumen": (0.3, 0.95), "shadow": (0.2, 0.9), "gloss": (-0.6, 0.9),
+    "instrument": (-1.0, 0.12), "frame": (-0.49, 2.4), "frame_aspect": (0.5, 1.02), "corner": (0.15, 0.6),
+    "border": (0.0, 0.07), "inset": (-1, 0.25), "gain_r": (0.9, 1.12), "gain_g": (0.9, 1.08), "gain_b": (0.85, 1.12),
+    "contrast": (0.8, 1.3), "brightness": (-0.1, 0.1), "gamma": (0.75, 1.35), "saturation": (0.65, 1.25),
+    "blur": (-0.006, 0.008), "motion": (-0.03, 0.022), "noise": (-0.03, 0.025), "colour_noise": (-0.02, 0.012),
+    "grain": (0.7, 2.0), "jpeg": (35, 130),
 }  # fmt: skip
 
 LOOKS = {
     "tower_hd": BASE | {
-        "size": (-2.4, -0.6), "polyp_red": (0.3, 1.2),
-        "red": (0.68, 0.8), "green": (0.58, 0.68), "blue": (0.38, 0.48), "frame": (-0.4, 0.4), "vessels": (0.1, 0.5),
-        "gloss": (0.2, 0.8),
+        "size": (-2.4, -0.6), "polyp_red": (0.3, 1.2), "red": (0.68, 0.8), "green": (0.58, 0.68),
+        "blue": (0.38, 0.48), "frame": (-0.4, 0.4), "vessels": (0.1, 0.5), "gloss": (0.2, 0.8),
         "saturation": (1.0, 1.2), "noise": (0, 0.015), "blur": (-0.003, 0.002), "motion": (-0.03, 0.0),
         "gamma": (0.8, 0.95), "inset": (-1, -0.5),
     },
     "scope_octagon": BASE | {
         "red": (0.62, 0.75), "green": (0.48, 0.58), "blue": (0.42, 0.52), "frame": (1, 1),
-        "frame_aspect": (0.75, 0.85), "corner": (0.5, 0.65),
-        "gamma": (1.2, 1.5), "folds": (0.7, 1.4), "noise": (0.01, 0.03), "inset": (-1, -0.5),
-        "polyp_pale": (0.2, 0.5), "size": (-2.3, -0.6),
+        "frame_aspect": (0.75, 0.85), "corner": (0.5, 0.65), "gamma": (1.2, 1.5), "folds": (0.7, 1.4),
+        "noise": (0.01, 0.03), "inset": (-1, -0.5), "polyp_pale": (0.2, 0.5), "size": (-2.3, -0.6),
     },
     "guided_inset": BASE | {
         "red": (0.6, 0.75), "green": (0.68, 0.8), "blue": (0.6, 0.72), "frame": (2, 2), "frame_aspect": (0.5, 0.62),
-        "corner": (0.4, 0.6),
-        "inset": (0.2, 1), "border": (0.05, 0.07), "gloss": (0.3, 0.9), "saturation": (0.6, 0.85),
-        "size": (-2.6, -1.1), "dye": (-5, -1),
-        "polyp_red": (0.5, 1.3), "polyp_pale": (-0.05, 0.1),
+        "corner": (0.4, 0.6), "inset": (0.2, 1), "border": (0.05, 0.07), "gloss": (0.3, 0.9),
+        "saturation": (0.6, 0.85), "size": (-2.6, -1.1), "dye": (-5, -1), "polyp_red": (0.5, 1.3),
+        "polyp_pale": (-0.05, 0.1),
     },
     "portable_yellow": BASE | {
         "red": (0.65, 0.8), "green": (0.6, 0.72), "blue": (0.25, 0.36), "frame": (2, 2), "frame_aspect": (0.7, 1.0),
-        "corner": (0.0, 0.2),
-        "gain_b": (0.7, 0.85), "blur": (0.003, 0.009), "motion": (-0.01, 0.03), "noise": (0.025, 0.05),
-        "colour_noise": (0.005, 0.015),
-        "jpeg": (25, 45), "vessels": (-0.5, 0.2), "polyp_red": (0.5, 1.2), "size": (-2.4, -0.8), "inset": (-1, -0.5),
-        "dye": (-5, -1),
-        "stool": (0.2, 1.2),
+        "corner": (0.0, 0.2), "gain_b": (0.7, 0.85), "blur": (0.003, 0.009), "motion": (-0.01, 0.03),
+        "noise": (0.025, 0.05), "colour_noise": (0.005, 0.015), "jpeg": (25, 45), "vessels": (-0.5, 0.2),
+        "polyp_red": (0.5, 1.2), "size": (-2.4, -0.8), "inset": (-1, -0.5), "dye": (-5, -1), "stool": (0.2, 1.2),
     },
 }  # fmt: skip
 

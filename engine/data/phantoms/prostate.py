@@ -99,39 +99,32 @@ def paint(section: Section, mask: np.ndarray, style: Style, streams: Streams, px
 
 BASE = {
     "zoom": (0.2, 0.46), "gland": (0.85, 1.1), "bladder": (0.2, 1.2), "transition_share": (0.45, 0.85),
-    "tumour": (0, 1), "coil": (-1.0, 0.8),
-    "air": (0.0, 0.02), "fat": (0.4, 0.95), "muscle": (0.1, 0.3), "marrow": (0.3, 0.7), "urine": (0.7, 1.0),
-    "wall": (0.12, 0.35),
-    "lumen": (0.0, 0.35), "peripheral": (0.4, 0.9), "transition": (0.25, 0.5), "bright_nodule": (0.4, 0.75),
-    "dark_nodule": (0.15, 0.35),
-    "levator": (0.1, 0.3), "veins": (0.45, 0.9), "texture": (0.02, 0.12), "bias": (0.0, 0.35),
-    "ghosting": (-1.0, 1.0), "rician": (-0.01, 0.05),
-    "brightness": (-0.06, 0.08), "contrast": (0.7, 1.4), "gamma": (0.7, 1.5), "blur": (-0.003, 0.008),
-    "noise": (-0.02, 0.03),
-    "grain": (0.8, 1.8),
+    "tumour": (0, 1), "coil": (-1.0, 0.8), "air": (0.0, 0.02), "fat": (0.4, 0.95), "muscle": (0.1, 0.3),
+    "marrow": (0.3, 0.7), "urine": (0.7, 1.0), "wall": (0.12, 0.35), "lumen": (0.0, 0.35), "peripheral": (0.4, 0.9),
+    "transition": (0.25, 0.5), "bright_nodule": (0.4, 0.75), "dark_nodule": (0.15, 0.35), "levator": (0.1, 0.3),
+    "veins": (0.45, 0.9), "texture": (0.02, 0.12), "bias": (0.0, 0.35), "ghosting": (-1.0, 1.0),
+    "rician": (-0.01, 0.05), "brightness": (-0.06, 0.08), "contrast": (0.7, 1.4), "gamma": (0.7, 1.5),
+    "blur": (-0.003, 0.008), "noise": (-0.02, 0.03), "grain": (0.8, 1.8),
 }  # fmt: skip
 
 LOOKS = {
     "vendor_a_3t": BASE | {
         "zoom": (0.3, 0.38), "coil": (-1, -0.5), "bias": (0, 0.08), "rician": (0.01, 0.025), "fat": (0.6, 0.75),
-        "peripheral": (0.65, 0.85),
-        "blur": (-0.003, 0.001), "ghosting": (-1, -0.2), "contrast": (1.0, 1.15), "gamma": (0.9, 1.05),
+        "peripheral": (0.65, 0.85), "blur": (-0.003, 0.001), "ghosting": (-1, -0.2), "contrast": (1.0, 1.15),
+        "gamma": (0.9, 1.05),
     },
     "vendor_b_1t5_coil": BASE | {
         "zoom": (0.38, 0.46), "coil": (0.4, 0.9), "bias": (0.15, 0.3), "rician": (0.02, 0.04), "lumen": (0.0, 0.05),
-        "gamma": (0.75, 0.9),
-        "peripheral": (0.6, 0.8), "texture": (0.05, 0.12),
+        "gamma": (0.75, 0.9), "peripheral": (0.6, 0.8), "texture": (0.05, 0.12),
     },
     "vendor_c_wide": BASE | {
         "zoom": (0.19, 0.25), "coil": (-1, -0.5), "fat": (0.8, 0.95), "gamma": (1.15, 1.5), "rician": (0.02, 0.04),
-        "bias": (0.05, 0.2),
-        "blur": (0.001, 0.004), "lumen": (0.05, 0.3), "peripheral": (0.5, 0.65),
+        "bias": (0.05, 0.2), "blur": (0.001, 0.004), "lumen": (0.05, 0.3), "peripheral": (0.5, 0.65),
     },
     "vendor_d_low_field": BASE | {
         "zoom": (0.28, 0.36), "coil": (-1, -0.5), "contrast": (0.55, 0.75), "brightness": (0.05, 0.12),
-        "rician": (0.04, 0.07), "blur": (0.005, 0.01),
-        "ghosting": (0.2, 1.0), "fat": (0.4, 0.55), "peripheral": (0.38, 0.52), "transition": (0.28, 0.42),
-        "bias": (0.15, 0.35),
+        "rician": (0.04, 0.07), "blur": (0.005, 0.01), "ghosting": (0.2, 1.0), "fat": (0.4, 0.55),
+        "peripheral": (0.38, 0.52), "transition": (0.28, 0.42), "bias": (0.15, 0.35),
     },
 }  # fmt: skip
 

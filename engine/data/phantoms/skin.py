@@ -1,12 +1,10 @@
 """Skin lesions: dermoscopy and clinical photographs over the whole range of skin tones.
 
 Style keys: ``tone`` (0 light .. 1 dark skin), ``warmth``, ``lesion`` (pigment depth), ``size`` (log2 radius),
-``ragged``,
-``soft`` (border), ``network``, ``patches`` (several colours), ``veil`` (blue-white), ``hair``, ``hair_dark``,
-``ruler``,
-``ink``, ``bubbles``, ``circle`` (black surround), ``lines`` (skin relief), ``flush`` (redness), ``pale`` (lighter than
-the skin), ``shine``, ``naevi`` (small
-distractors).
+``ragged`` and ``soft`` (border), ``network``, ``patches`` (several colours), ``veil`` (blue-white), ``pale`` (lighter
+than the skin), ``rosy``, ``hair``, ``hair_dark``, ``ruler``, ``ink``, ``sticker``, ``bubbles``, ``circle`` (black
+surround), ``shine``, ``lines`` (skin relief), ``flush`` (redness), ``naevi`` (small distractors), ``uneven`` (light),
+and the camera's.
 """
 
 from __future__ import annotations
@@ -172,47 +170,36 @@ def on_top(image: np.ndarray, style: Style, rng: np.random.Generator, px: int) -
 
 BASE = {
     "tone": (0.0, 1.0), "warmth": (-0.6, 1.2), "lesion": (0.25, 0.95), "size": (-2.5, -0.35), "ragged": (0.02, 0.16),
-    "soft": (0.03, 0.4),
-    "network": (-0.5, 1.0), "patches": (-0.3, 0.9), "veil": (-0.8, 0.9), "pale": (-1.5, 0.6), "shine": (-1.0, 0.8),
-    "rosy": (-0.1, 0.7), "hair": (-0.8, 1.0),
-    "hair_dark": (0.2, 1.0),
-    "ruler": (-1.0, 0.3), "ink": (-1.0, 0.15), "sticker": (-1.0, 0.15), "bubbles": (-1.0, 0.6),
-    "circle": (-1.0, 0.5), "lines": (0.1, 1.5),
+    "soft": (0.03, 0.4), "network": (-0.5, 1.0), "patches": (-0.3, 0.9), "veil": (-0.8, 0.9), "pale": (-1.5, 0.6),
+    "shine": (-1.0, 0.8), "rosy": (-0.1, 0.7), "hair": (-0.8, 1.0), "hair_dark": (0.2, 1.0), "ruler": (-1.0, 0.3),
+    "ink": (-1.0, 0.15), "sticker": (-1.0, 0.15), "bubbles": (-1.0, 0.6), "circle": (-1.0, 0.5), "lines": (0.1, 1.5),
     "flush": (-0.5, 1.0), "naevi": (-0.6, 0.8), "uneven": (0.0, 0.25), "vignette": (-0.4, 0.7),
-    "gain_r": (0.85, 1.15), "gain_g": (0.88, 1.1),
-    "gain_b": (0.8, 1.25), "contrast": (0.75, 1.3), "brightness": (-0.1, 0.12), "gamma": (0.75, 1.35),
-    "saturation": (0.55, 1.5),
-    "blur": (-0.004, 0.008), "noise": (-0.02, 0.035), "colour_noise": (-0.02, 0.012), "grain": (0.7, 2.0),
-    "jpeg": (35, 130),
+    "gain_r": (0.85, 1.15), "gain_g": (0.88, 1.1), "gain_b": (0.8, 1.25), "contrast": (0.75, 1.3),
+    "brightness": (-0.1, 0.12), "gamma": (0.75, 1.35), "saturation": (0.55, 1.5), "blur": (-0.004, 0.008),
+    "noise": (-0.02, 0.035), "colour_noise": (-0.02, 0.012), "grain": (0.7, 2.0), "jpeg": (35, 130),
 }  # fmt: skip
 
 LOOKS = {
     "dermoscope_polarised": BASE | {
         "tone": (0.05, 0.3), "pale": (-1, -0.5), "size": (-1.3, -0.2), "rosy": (0.2, 0.9), "lesion": (0.2, 0.6),
         "network": (0.3, 1.0), "gain_b": (0.95, 1.05), "gamma": (0.75, 0.95), "saturation": (1.1, 1.4),
-        "circle": (-1, -0.5), "hair": (-0.5, 0.7),
-        "bubbles": (-1, -0.5), "blur": (-0.004, 0.001), "noise": (0, 0.01), "ruler": (-1, -0.5), "ink": (-1, -0.5),
-        "jpeg": (80, 120),
+        "circle": (-1, -0.5), "hair": (-0.5, 0.7), "bubbles": (-1, -0.5), "blur": (-0.004, 0.001), "noise": (0, 0.01),
+        "ruler": (-1, -0.5), "ink": (-1, -0.5), "jpeg": (80, 120),
     },
     "dermoscope_immersion": BASE | {
         "tone": (0.15, 0.45), "pale": (-1, -0.5), "gain_r": (0.9, 1.0), "gain_b": (1.15, 1.3), "bubbles": (0.1, 1.0),
-        "circle": (0.1, 0.5), "saturation": (0.6, 0.85),
-        "veil": (0, 0.9), "vignette": (0.3, 0.8), "hair": (-0.2, 0.6), "ruler": (-0.5, 0.5), "size": (-1.6, -0.35),
-        "ink": (-1, -0.5),
+        "circle": (0.1, 0.5), "saturation": (0.6, 0.85), "veil": (0, 0.9), "vignette": (0.3, 0.8),
+        "hair": (-0.2, 0.6), "ruler": (-0.5, 0.5), "size": (-1.6, -0.35), "ink": (-1, -0.5),
     },
     "clinic_phone": BASE | {
         "tone": (0.25, 0.6), "pale": (-1, -0.3), "warmth": (0.3, 1.2), "network": (-1, -0.5), "soft": (0.15, 0.5),
-        "size": (-2.6, -1.2),
-        "naevi": (0, 1.0),
-        "flush": (0.2, 1.0), "blur": (0.002, 0.007), "noise": (0.02, 0.045), "colour_noise": (0, 0.012),
-        "circle": (-1, -0.5), "jpeg": (25, 50),
-        "sticker": (-1, 0.8), "ink": (-1, 0.5), "lesion": (0.2, 0.6), "gain_b": (0.7, 0.8), "gamma": (1.1, 1.35),
-        "bubbles": (-1, -0.5),
+        "size": (-2.6, -1.2), "naevi": (0, 1.0), "flush": (0.2, 1.0), "blur": (0.002, 0.007), "noise": (0.02, 0.045),
+        "colour_noise": (0, 0.012), "circle": (-1, -0.5), "jpeg": (25, 50), "sticker": (-1, 0.8), "ink": (-1, 0.5),
+        "lesion": (0.2, 0.6), "gain_b": (0.7, 0.8), "gamma": (1.1, 1.35), "bubbles": (-1, -0.5),
     },
     "dark_skin_clinic": BASE | {
         "tone": (0.72, 1.0), "pale": (-0.5, 0.6), "shine": (0.2, 1.0), "naevi": (0.2, 1.0), "size": (-2.3, -0.9),
-        "lesion": (0.3, 0.7), "hair": (0.2, 1.0), "hair_dark": (0.8, 1.0), "gamma": (0.8, 1.1),
-        "lines": (0.6, 1.5),
+        "lesion": (0.3, 0.7), "hair": (0.2, 1.0), "hair_dark": (0.8, 1.0), "gamma": (0.8, 1.1), "lines": (0.6, 1.5),
         "rosy": (-0.1, 0.3), "circle": (-1, -0.3), "ruler": (-0.5, 0.5), "contrast": (0.85, 1.1),
     },
 }  # fmt: skip
