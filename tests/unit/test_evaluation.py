@@ -221,6 +221,7 @@ def test_evaluation_is_repeatable_independent_of_batches_and_leaves_the_modes() 
             config=EvaluationConfig(batch_size=batch_size, bootstrap_samples=100),
             seed=7,
             device=CPU,
+            precision="fp32",
         )
 
     first, again, one_by_one = evaluate(4), evaluate(4), evaluate(1)
