@@ -1,0 +1,66 @@
+"""Starting the page: settings, a busy port, no torch, nothing that asks another machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app import theme
+from app.settings import load_settings
+from engine.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 300
+"""Generous: a machine busy with training starts a process slowly."""
+
+
+@pytest.mark.parametrize("variable", ["PORT", "GRADIO_SERVER_PORT", "DSFEDMED_PORT"])
+def test_the_port_comes_from_what_hosts_set(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "8123")
+    assert load_settings().port == 8123
+    assert load_settings(port=9000).port == 9000
+
+
+def test_read_only_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSFEDMED_READ_ONLY", "1")
+    assert load_settings().read_only
+
+
+def test_a_bad_setting_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSFEDMED_PORT", "web")
+    with pytest.raises(UserError, match="PORT") as caught:
+        load_settings()
+    assert caught.value.code == "app.settings"
+
+
+def test_the_page_never_loads_torch() -> None:
+    code = "import app.main, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=TIMEOUT_S)
+
+
+@pytest.mark.parametrize("start", [["-m", "app.main"], ["app/main.py"]])
+def test_a_busy_port_ends_with_a_sentence(start: list[str], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        done = subprocess.run(
+            [sys.executable, *start, "--port", str(port), "--home", str(tmp_path)],
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert f"Port {port}" in done.stderr and "--port" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_style_and_theme_name_no_other_machine() -> None:
+    css = theme.STYLE_FILE.read_text() + theme.studio_theme()._get_theme_css()
+    # the names of XML vocabularies in inline pictures look like addresses; nobody fetches them
+    assert re.findall(r"https?://(?!www\.w3\.org/)\S+|@import", css) == []
+    assert theme.studio_theme()._stylesheets == []

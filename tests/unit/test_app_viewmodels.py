@@ -1,0 +1,154 @@
+"""Records become the words, fractions and choices that a person sees."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from app import markup, text, viewmodels
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.runs.records import LogLine, MetricSeries, RunRecord, RunView, ScoredSample, StageRecord, TrafficTotal
+from engine.types import STAGES, EvaluationRow, SampleScore, SyntheticSample
+
+
+def a_run(status: str = "running", **values: object) -> RunRecord:
+    config = RunConfig()
+    base = {
+        "run_id": "r1", "name": "<b>fundus</b>", "status": status, "method": config.method,
+        "config_json": json.dumps({}), "config_hash": "", "created_at": 0.0, "queued_at": None, "started_at": 0.0,
+        "finished_at": None, "parent": None, "fork_stage": None, "error": None, "stage": "federated_training",
+        "attempt": 1, "pid": 1, "pid_started": 0.0, "host": "h", "heartbeat_at": 0.0, "cancel_requested": False,
+    }  # fmt: skip
+    return RunRecord(**base | values)
+
+
+def a_stage(name: str, status: str = "pending", *, step: int = 0, wall_s: float = 0.0, eta_s: float | None = None):
+    return StageRecord(name, 0, status, step, 100, "", None, None, wall_s, eta_s, None)
+
+
+def a_sample(*, selected: bool = True, scored: bool = True, fresh: bool = True) -> ScoredSample:
+    sample = SyntheticSample("s/1", "s", 1, 5, "s/train/0", "real", "i.png", "m.png", 0.81)
+    score = SampleScore("s/1", 2, 0.25, 0.5, 0.125, 3, selected, fresh) if scored else None
+    return ScoredSample(sample, score)
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "read_only", "cancel", "resume"),
+    [
+        ("queued", False, False, True, False),
+        ("running", False, False, True, False),
+        ("running", True, False, False, False),
+        ("cancelled", False, False, False, True),
+        ("failed", False, False, False, True),
+        ("interrupted", False, False, False, True),
+        ("finished", False, False, False, False),
+        ("running", False, True, False, False),
+        ("cancelled", False, True, False, False),
+    ],
+)
+def test_buttons_follow_the_run(status: str, asked: bool, read_only: bool, cancel: bool, resume: bool) -> None:
+    run = a_run(status, cancel_requested=asked)
+    assert viewmodels.actions(run, read_only=read_only) == viewmodels.Actions(cancel, resume)
+
+
+@pytest.mark.parametrize(
+    ("stages", "fraction"),
+    [
+        ((), 0.0),
+        ((a_stage("a", "finished", wall_s=30, eta_s=0), a_stage("b", eta_s=90)), 0.25),
+        ((a_stage("a", "finished", wall_s=30, eta_s=0), a_stage("b", "running", step=50)), 0.75),
+        ((a_stage("a"), a_stage("b")), 0.0),
+    ],
+)
+def test_overall_progress_is_of_time_where_time_is_known(stages: tuple[StageRecord, ...], fraction: float) -> None:
+    assert viewmodels.overall_fraction(stages) == pytest.approx(fraction)
+
+
+def test_a_page_without_an_address_shows_the_running_run() -> None:
+    runs = [a_run("finished", run_id="new"), a_run("queued", run_id="waits"), a_run("running", run_id="runs")]
+    assert viewmodels.first_run(runs) == "runs"
+    assert viewmodels.first_run(runs[:2]) == "waits"
+    assert viewmodels.first_run(runs[:1]) == "new"
+    assert viewmodels.first_run([]) is None
+
+
+def test_curves_follow_the_run_until_a_stage_is_chosen() -> None:
+    series = [MetricSeries(stage, "loss", None, (1,), (1.0,)) for stage in ("federated_training", "generation")]
+    series.append(MetricSeries("federated_training", "val_dice", "s", (1,), (0.5,)))
+    series.append(MetricSeries("federated_training", "wall_s", "s", (1,), (9.0,)))
+    view = RunView(a_run(stage="evaluation"), tuple(a_stage(name) for name in STAGES), None)
+    assert viewmodels.curve_stage(viewmodels.FOLLOW, series, view) == "generation"
+    assert viewmodels.curve_stage("federated_training", series, view) == "federated_training"
+    assert viewmodels.curve_stage(viewmodels.FOLLOW, [], view) is None
+    assert [c.name for c in viewmodels.loss_curves(series, "federated_training")] == ["loss"]
+    assert [c.name for c in viewmodels.dice_curves(series, "federated_training")] == ["val_dice"]
+    assert [key for _, key in viewmodels.curve_choices(series, view.stages)] == [
+        "follow",
+        "federated_training",
+        "generation",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (89, "89 s"), (120, "2 min"), (89 * 60, "89 min"), (3 * 3600 + 5 * 60, "3 h 05 min")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert viewmodels.duration(seconds) == words
+
+
+@pytest.mark.parametrize(("count", "words"), [(12, "12 B"), (1500, "1.5 kB"), (4.2e6, "4.2 MB"), (3e9, "3.0 GB")])
+def test_bytes(count: float, words: str) -> None:
+    assert viewmodels.megabytes(count) == words
+
+
+def test_the_results_table_has_its_interval_and_a_dash_for_what_was_not_measured() -> None:
+    row = EvaluationRow("distilled_student", "d", "test", "disc", 9, 0.8, 0.75, 0.85, 0.7, 0.79, 0.69, None)
+    line = dict(zip(text.RESULT_COLUMNS, viewmodels.result_rows([row], "test")[0], strict=True))
+    assert line["Model"] == "TinySAM, mutual distillation"
+    assert line["Dice (95 % interval)"] == "0.800 (0.750 to 0.850)"
+    assert line["HD95 (px)"] == text.NOT_MEASURED
+    assert viewmodels.result_rows([row], "validation") == []
+
+
+def test_sample_filters_speak_the_stores_language() -> None:
+    assert viewmodels.sample_filter("", "all", "score") == viewmodels.SampleFilter(None, None, "score", True)
+    assert viewmodels.sample_filter("s", "rejected", "l_gt") == viewmodels.SampleFilter("s", False, "l_gt", False)
+
+
+def test_a_samples_facts() -> None:
+    facts = dict(viewmodels.sample_facts(a_sample(selected=False, fresh=False)))
+    assert facts["Rank"] == "3" and facts["L_GT"] == "0.2500" and facts["Faithfulness (Dice)"] == "0.810"
+    assert facts["In this epoch"] == "not selected, score from an earlier epoch"
+    assert "Rank" not in dict(viewmodels.sample_facts(a_sample(scored=False)))
+
+
+def test_traffic_is_summed_by_direction() -> None:
+    totals = [TrafficTotal("a", "up", "student", "f", 4_000_000, 1), TrafficTotal("b", "down", "student", "f", 1000, 1)]
+    assert viewmodels.traffic_summary(totals) == "4.0 MB to the server · 1.0 kB from the server"
+    assert viewmodels.traffic_summary([]) == ""
+
+
+def test_markup_escapes_what_comes_from_outside() -> None:
+    view = RunView(a_run("failed", error={"what": "<i>", "why": "w", "fix": "f"}), (a_stage("generation"),), None)
+    html = markup.status(view) + markup.log([LogLine(1, 0.0, None, "error", "<script>")])
+    assert "<b>fundus" not in html and "<script>" not in html and "<i>" not in html
+    assert "&lt;i&gt;" in html and 'role="alert"' in html.replace("'", '"')
+
+
+def test_an_error_box_says_what_why_and_fix() -> None:
+    box = markup.user_error(UserError("a.b", what="What.", why="Why.", fix="Fix."))
+    assert all(part in box for part in ("What.", "Why.", "Fix.", text.ERROR_WHY, text.ERROR_FIX))
+
+
+def test_an_unforeseen_error_shows_no_trace() -> None:
+    box = markup.unexpected(RuntimeError("/secret/path"))
+    assert "RuntimeError" in box and "secret" not in box
+
+
+def test_the_stepper_tells_the_state_of_each_stage() -> None:
+    html = markup.stepper([a_stage("generation", "running", step=34, eta_s=120.0), a_stage("export")])
+    assert html.count("<li") == 2
+    assert "running · 34 % · about 2 min left" in html and "aria-current='step'" in html and "to do" in html
