@@ -42,7 +42,7 @@ SAM_PRESETS: dict[str, SamPreset] = {
         image_px=128,
         patch_px=8,
         window_size=8,
-        decoder=DecoderPreset(dim=128, mlp_dim=512, iou_hidden_dim=128),
+        decoder=DecoderPreset(dim=128, mlp_dim=256, iou_hidden_dim=128),
     ),
     "vit_b": SamPreset(embed_dim=768, depth=12, num_heads=12, global_attn_indexes=(2, 5, 8, 11)),
     "vit_l": SamPreset(embed_dim=1024, depth=24, num_heads=16, global_attn_indexes=(5, 11, 17, 23)),
