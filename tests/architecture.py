@@ -34,7 +34,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     **{part: (*BASE, "engine.models", "engine.data") for part in METHOD_PARTS},
     "engine.evaluation.tables": ("engine.types",),
     "engine.pretraining": (*BASE, "engine.generation", "engine.models", "engine.data"),
-    "engine.planning": (*BASE, "engine.data"),
+    "engine.planning": (*BASE, "engine.data", "engine.models.assets", "engine.runs.identity", "engine.runs.store"),
     "engine.stages": (
         *BASE,
         *METHOD_PARTS,

@@ -71,7 +71,14 @@ def own_bundle(bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "num_classes", "opset"),
-    [("tinysam", 1, 17), ("tinysam", 3, 20), ("sam", 1, 18), ("sam", 2, 18), ("unet", 2, 18), ("unet", 1, 21)],
+    [
+        ("tinysam", 1, 17),
+        ("tinysam", 3, 20),
+        ("sam", 1, 18),
+        ("sam", 2, 18),
+        ("unet", 2, 18),
+        pytest.param("unet", 1, 21, marks=pytest.mark.slow),
+    ],
 )
 def test_every_model_exports_within_tolerance(name: str, num_classes: int, opset: int, tmp_path: Path) -> None:
     model = build_model(name, size="mini", num_classes=num_classes, image_px=IMAGE_PX, seed=2).train()
@@ -248,13 +255,14 @@ def test_the_content_record_is_frozen() -> None:
 
 def test_the_runtime_never_imports_torch_and_starts_fast(bundle: Path) -> None:
     program = (
-        "import sys, time; started = time.perf_counter(); import export.runtime, export.results; "
-        "wall = time.perf_counter() - started; import numpy as np; from pathlib import Path; "
+        "import sys, time; import export.runtime, export.results; cpu_s = time.process_time(); "
+        " import numpy as np; from pathlib import Path; "
         "export.runtime.load_bundle(Path(sys.argv[1]), device='cpu').predict(np.zeros((9, 9, 3), np.uint8)); "
-        "assert 'torch' not in sys.modules and 'monai' not in sys.modules; print(wall)"
+        "assert 'torch' not in sys.modules and 'monai' not in sys.modules; print(cpu_s)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(bundle)], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 3  # about 0.6 s on an idle machine
+    # Processor time from the interpreter's start, which other programs do not lengthen; about 0.5 s.
+    assert float(done.stdout) < 1.5
