@@ -57,7 +57,7 @@ def task_config(task: str, *, seed: int, data: Path) -> RunConfig:
     if task == "nuclei":
         values["data"]["root"] = str(data)
     elif task == "phantom_nuclei":
-        values["data"] |= {"task": "nuclei", "normalise": "per_image"}
+        values["data"] |= {"task": "nuclei", "normalise": "per_image", "held_out": "brightfield_grey"}
     return parse_config(values)
 
 
