@@ -137,15 +137,6 @@ def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> No
     def filtered(run_id: str, epoch: float, site: str, show: str, order: str) -> Any:
         return *_listing(studio, run_id, int(epoch), site, show, order, 0), _scatter(studio, run_id, int(epoch), site)
 
-    def choose(shown_ids: tuple[str, ...], event: gr.SelectData) -> str:
-        return shown_ids[int(event.index)]
-
-    def detail(run_id: str | None, sample_id: str, epoch: float, site: str) -> Any:
-        if not run_id or not sample_id:
-            return f"<p class='quiet'>{text.DETAIL_EMPTY}</p>", gr.skip()
-        found, box = attempt(lambda: detail_html(studio, run_id, sample_id, int(epoch)))
-        return box or found, _scatter(studio, run_id, int(epoch), site, chosen=sample_id)
-
     for event in (page.load, gr.Timer(2.0).tick, run.change):
         event(refresh, [*controls, parts.page, parts.seen], whole, **quiet)
     gr.on(
@@ -155,6 +146,21 @@ def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> No
     page.load(js=LISTEN_TO_POINTS, **quiet)
     parts.previous.click(turn(-1), [*controls, parts.page], listing, **quiet)
     parts.following.click(turn(+1), [*controls, parts.page], listing, **quiet)
+    _wire_detail(studio, run, parts)
+
+
+def _wire_detail(studio: Studio, run: gr.Dropdown, parts: Parts) -> None:
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+    def choose(shown_ids: tuple[str, ...], event: gr.SelectData) -> str:
+        return shown_ids[int(event.index)]
+
+    def detail(run_id: str | None, sample_id: str, epoch: float, site: str) -> Any:
+        if not run_id or not sample_id:
+            return f"<p class='quiet'>{text.DETAIL_EMPTY}</p>", gr.skip()
+        found, box = attempt(lambda: detail_html(studio, run_id, sample_id, int(epoch)))
+        return box or found, _scatter(studio, run_id, int(epoch), site, chosen=sample_id)
+
     parts.gallery.select(choose, parts.shown_ids, parts.picked, **quiet)
     run.change(lambda: "", None, parts.picked, **quiet)
     chosen = [run, parts.picked, parts.epoch, parts.site]

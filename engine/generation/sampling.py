@@ -16,6 +16,7 @@ from engine.errors import UserError
 from engine.generation.backbone import Backbone
 from engine.generation.conditioning import mask_condition
 from engine.models.execution import Precision, autocast
+from engine.seeding import torch_generator
 
 
 def generate(
@@ -50,14 +51,7 @@ def generate(
     UserError
         ``generator.mask_size`` when H or W is not a multiple of the backbone's pixels per latent.
     """
-    height, width = masks_NKHW.shape[-2:]
-    if height % backbone.factor or width % backbone.factor or not len(seeds) == len(masks_NKHW):
-        raise UserError(
-            "generator.mask_size",
-            what=f"{len(seeds)} seeds came with masks of shape {tuple(masks_NKHW.shape)}.",
-            why=f"The generator needs one seed a mask, and sides that are multiples of {backbone.factor} pixels.",
-            fix=f"Set generator.image_px to a multiple of {backbone.factor}.",
-        )
+    height, width = _checked_size(backbone, masks_NKHW, seeds=seeds)
     pipeline = build_pipeline(backbone, controlnet)
     prompts = {
         "prompt_embeds": backbone.embed_prompts([prompt]),
@@ -82,6 +76,18 @@ def generate(
     return images
 
 
+def _checked_size(backbone: Backbone, masks_NKHW: np.ndarray, *, seeds: Sequence[int]) -> tuple[int, int]:
+    height, width = masks_NKHW.shape[-2:]
+    if height % backbone.factor or width % backbone.factor or not len(seeds) == len(masks_NKHW):
+        raise UserError(
+            "generator.mask_size",
+            what=f"{len(seeds)} seeds came with masks of shape {tuple(masks_NKHW.shape)}.",
+            why=f"The generator needs one seed a mask, and sides that are multiples of {backbone.factor} pixels.",
+            fix=f"Set generator.image_px to a multiple of {backbone.factor}.",
+        )
+    return height, width
+
+
 def build_pipeline(backbone: Backbone, controlnet: ControlNetModel) -> StableDiffusionControlNetPipeline:
     """Return diffusers' pipeline with UniPC in place of the training schedule, and no safety checker."""
     pipeline = StableDiffusionControlNetPipeline(
@@ -102,7 +108,7 @@ def build_pipeline(backbone: Backbone, controlnet: ControlNetModel) -> StableDif
 def _noise(backbone: Backbone, seeds: Sequence[int], *, height: int, width: int) -> torch.Tensor:
     """Return starting noise (B, C, h, w), drawn on the CPU so that every device starts from the same."""
     shape = (backbone.unet.config.in_channels, height // backbone.factor, width // backbone.factor)
-    rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    rows = [torch.randn(shape, generator=torch_generator(seed, "noise")) for seed in seeds]
     return torch.stack(rows).to(backbone.device)
 
 
