@@ -33,7 +33,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.models": BASE,
     **{part: (*BASE, "engine.models", "engine.data") for part in METHOD_PARTS},
     "engine.evaluation.tables": ("engine.types",),
-    "engine.pretraining": (*BASE, "engine.generation", "engine.models", "engine.data"),
+    "engine.pretraining": (*BASE, "engine.generation", "engine.models", "engine.data", "engine.runs.checkpoint"),
     "engine.planning": (*BASE, "engine.data", "engine.models.assets", "engine.runs.identity", "engine.runs.store"),
     "engine.stages": (
         *BASE,
