@@ -1,6 +1,6 @@
 """Fills a real RunStore with plausible records, so that layouts can be looked at and tested without a long run.
 
-Only tests and screenshots use it: ``python -m tests.ui.seed_store HOME``.
+Only tests and screenshots use it: ``python tests/ui/seed_store.py HOME``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from engine.config import load_config
+from engine.config import load_config, parse_config
 from engine.data.phantoms import TASKS, render
+from engine.models.registry import build_model
 from engine.runs.events import StoreReporter
 from engine.runs.store import RunStore
 from engine.types import STAGES, EvaluationRow, SampleScore, SyntheticSample, Traffic
+from export.package import BundleContent, write_bundle
 
 TASK = "fundus"
 SITES = TASKS[TASK].sites[:3]
@@ -133,7 +135,21 @@ def _curve(reporter: StoreReporter, run_dir: Path, rng: np.random.Generator) -> 
         reporter.metric("loss", 0.4 / step, step=step)
 
 
+def _export(reporter: StoreReporter, run_dir: Path, rng: np.random.Generator) -> None:
+    """Write a real bundle of an untrained model: its masks are nonsense, its files are not."""
+    config = parse_config({"data": {"image_px": 64, "task": TASK}})
+    classes = TASKS[TASK].classes
+    model = build_model("tinysam", size="mini", num_classes=len(classes), image_px=64, seed=1)
+    content = BundleContent(
+        name=TASK, role="distilled_student", task=TASK, modality=TASKS[TASK].modality, classes=classes,
+        model=config.student, config=config, metrics=(), run_id=run_dir.name,
+    )  # fmt: skip
+    write_bundle(run_dir / "bundle", model, content=content)
+    reporter.artefact("bundle", run_dir / "bundle")
+
+
 _WRITERS = {
+    "export": _export,
     "federated_training": _federated,
     "generator_training": _generator,
     "generation": _generation,

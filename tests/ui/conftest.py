@@ -1,0 +1,114 @@
+"""A real server process on a free port with a home of its own, and the system's Chromium in front of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import seed_store
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+WAIT_MS = 60_000
+"""How long a condition may take: a machine busy with training is slow, and a fast one never waits that long."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A page that is being served, and the home folder behind it."""
+
+    address: str
+    home: Path
+
+
+@dataclass
+class Watched:
+    """A browser page, with what it asked of other machines and what went wrong in it."""
+
+    page: Page
+    foreign: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def serving(home: Path, *options: str) -> Iterator[Server]:
+    """Start the page on a free port, wait until it says that it serves, and stop it at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "app.main", "--port", str(port), "--home", str(home), *options]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "DSFEDMED_MODELS_DIR": str(home / "shipped")}
+    log = (home / "page.log").open("w")
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("DSFedMed Studio: http"), (home / "page.log").read_text()
+        yield Server(f"http://127.0.0.1:{port}", home)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        log.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Give the system's Chromium, or the one that Playwright has downloaded."""
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def layout_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Serve a home with a failed, an unfinished and a finished run."""
+    home = tmp_path_factory.mktemp("layout")
+    seed_store.fill(home, status="failed", until="generator_training")
+    seed_store.fill(home)
+    with serving(home) as server:
+        yield server
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Watched]]:
+    """Give a function that opens an address in a fresh browser profile and watches it; all are closed at the end."""
+    contexts = []
+
+    def opened(address: str, *, width: int = 1280, height: int = 900) -> Watched:
+        context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
+        context.set_default_timeout(WAIT_MS)
+        contexts.append(context)
+        watched = Watched(context.new_page())
+
+        def asked(url: str) -> None:
+            if not url.startswith(("http://127.0.0.1", "data:", "blob:")):
+                watched.foreign.append(url)
+
+        watched.page.on("request", lambda request: asked(request.url))
+        watched.page.on("pageerror", lambda error: watched.faults.append(str(error)))
+        watched.page.goto(address)
+        watched.page.wait_for_selector("#tabs [role=tab]")
+        return watched
+
+    yield opened
+    for context in contexts:
+        context.close()

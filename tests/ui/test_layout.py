@@ -1,0 +1,75 @@
+"""Every tab fits a desk and a phone, names its controls, and asks nothing of other machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from conftest import Server, Watched
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.ui
+
+READY = {"Train": "#status .badge", "Samples": "#gallery img", "Segment": "#examples img"}
+NAMELESS = """() => {
+  const named = (e) => (e.labels && [...e.labels].some((l) => l.innerText.trim())) || e.getAttribute('aria-label')
+    || e.getAttribute('aria-labelledby') || e.innerText?.trim() || e.title;
+  return [...document.querySelectorAll('input, textarea, select, button, [role=slider]')]
+    .filter((e) => e.offsetParent && e.type !== 'file' && !named(e)).map((e) => e.outerHTML.slice(0, 160));
+}"""
+NO_ALT = "() => [...document.images].filter((i) => i.offsetParent && !i.alt).map((i) => i.outerHTML.slice(0, 160))"
+TOO_WIDE = "() => document.documentElement.scrollWidth - window.innerWidth"
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+    page.wait_for_selector(READY[name])
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_tab_fits_and_is_accessible(layout_server: Server, open_page: Callable[..., Watched], width: int) -> None:
+    seen = open_page(layout_server.address, width=width)
+    for name in READY:
+        open_tab(seen.page, name)
+        assert seen.page.evaluate(TOO_WIDE) <= 0, name
+        assert seen.page.evaluate(NAMELESS) == [], name
+        assert seen.page.evaluate(NO_ALT) == [], name
+    assert seen.foreign == []
+    assert seen.faults == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_form_fits_and_is_accessible(layout_server: Server, open_page: Callable[..., Watched], width: int) -> None:
+    seen = open_page(layout_server.address, width=width)
+    seen.page.get_by_role("button", name="Start a new run").click()
+    for section in ("data", "federation", "distillation"):
+        seen.page.locator(f"#section-{section} button.label-wrap").click()
+    seen.page.wait_for_selector("#field-distillation-temperature")
+    assert seen.page.evaluate(TOO_WIDE) <= 0
+    assert seen.page.evaluate(NAMELESS) == []
+
+
+def test_a_failed_run_says_what_happened_and_what_to_do(
+    layout_server: Server, open_page: Callable[..., Watched]
+) -> None:
+    page = open_page(layout_server.address).page
+    page.get_by_role("combobox", name="Run").or_(page.locator("#run input")).first.click()
+    page.get_by_role("option", name="layout failed").click()
+    expect(page.locator("#status .error-box")).to_contain_text("not a number")
+    expect(page.locator("#resume")).to_be_visible()
+    expect(page.locator("#cancel")).to_be_hidden()
+    expect(page.locator("#stepper li.failed, #stepper li.running")).to_have_count(1)
+
+
+def test_the_finished_run_shows_its_table_and_plots(layout_server: Server, open_page: Callable[..., Watched]) -> None:
+    page = open_page(layout_server.address).page
+    expect(page.locator("#results table").first).to_contain_text("TinySAM, mutual distillation")
+    expect(page.locator("#results-plot .js-plotly-plot")).to_be_visible()
+    expect(page.locator("#traffic-note")).to_contain_text("to the server")
+    expect(page.locator("#stepper li.finished")).to_have_count(7)
+
+
+def test_an_address_of_an_unknown_run_is_explained(layout_server: Server, open_page: Callable[..., Watched]) -> None:
+    page = open_page(f"{layout_server.address}/?run=nothing").page
+    expect(page.locator("#page-note [role=alert]")).to_contain_text("nothing")
+    page.wait_for_url("**run=2*")

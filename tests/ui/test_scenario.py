@@ -1,0 +1,99 @@
+"""The way of a newcomer on the real smoke preset: launch, reload, second page, cancel, resume, samples, segment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlparse
+
+import pytest
+from conftest import Server, Watched, serving
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from engine.data.phantoms import TASKS, render
+
+pytestmark = pytest.mark.ui
+
+RUN_MS = 300_000
+"""Longest wait for a stage of the smoke run; it takes a minute as a whole where nothing else computes."""
+
+
+@pytest.fixture(scope="module")
+def fresh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("fresh")) as server:
+        yield server
+
+
+def run_of(page: Page) -> str:
+    return parse_qs(urlparse(page.url).query)["run"][0]
+
+
+def choose(page: Page, control: str, option: str) -> None:
+    page.locator(f"{control} input").click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def test_an_empty_home_tells_the_next_step_on_every_tab(
+    fresh_server: Server, open_page: Callable[..., Watched]
+) -> None:
+    page = open_page(fresh_server.address).page
+    expect(page.locator("#train-message")).to_contain_text("Launch")
+    expect(page.locator("#preset")).to_be_visible()
+    page.get_by_role("tab", name="Samples").click()
+    expect(page.locator("#samples-message")).to_contain_text("Train")
+    page.get_by_role("tab", name="Segment").click()
+    expect(page.locator("#segment-message")).to_contain_text("Launch a run")
+
+
+def test_an_impossible_setting_is_refused_before_the_launch(
+    fresh_server: Server, open_page: Callable[..., Watched]
+) -> None:
+    page = open_page(fresh_server.address).page
+    choose(page, "#preset", "phantom_cpu_smoke")
+    page.locator("#section-federation button.label-wrap").click()
+    page.locator("#field-federation-rounds input").fill("0")
+    page.locator("#launch").click()
+    expect(page.locator("#plan-result [role=alert]")).to_contain_text("federation.rounds")
+
+
+def test_launch_reload_second_page_cancel_resume_samples_segment(
+    fresh_server: Server, open_page: Callable[..., Watched], tmp_path: Path
+) -> None:
+    page = open_page(fresh_server.address).page
+    choose(page, "#preset", "phantom_cpu_smoke")
+    expect(page.locator("#field-data-task input")).to_have_value("polyp", timeout=RUN_MS)
+    page.locator("#plan").click()
+    expect(page.locator("#plan-result")).to_contain_text("Expected time")
+    page.locator("#launch").click()
+    expect(page.locator("#status .badge")).to_have_text("Running", timeout=RUN_MS)
+    run_id = run_of(page)
+
+    expect(page.locator("#loss .js-plotly-plot .lines path").first).to_be_attached(timeout=RUN_MS)
+    page.reload()
+    expect(page.locator("#status code")).to_have_text(run_id)
+    second = open_page(f"{fresh_server.address}/?run={run_id}", width=390, height=844).page
+    expect(second.locator("#status code")).to_have_text(run_id)
+
+    page.locator("#cancel").click()
+    expect(page.locator("#status .badge")).to_have_text("Cancelled", timeout=RUN_MS)
+    expect(second.locator("#status .badge")).to_have_text("Cancelled")
+    second.locator("#resume").click()
+    expect(page.locator("#status .badge")).to_have_text("Finished", timeout=RUN_MS)
+    expect(page.locator("#stepper li.finished")).to_have_count(7)
+    expect(page.locator("#results table").first).to_contain_text("TinySAM, mutual distillation")
+
+    page.get_by_role("tab", name="Samples").click()
+    page.wait_for_selector("#gallery img")
+    page.locator("#gallery button.thumbnail-item").first.click()
+    expect(page.locator("#detail figure")).to_have_count(5)
+
+    page.get_by_role("tab", name="Segment").click()
+    page.wait_for_selector("#examples img")
+    Image.fromarray(render("polyp", site=TASKS["polyp"].sites[-1], index=0).image).save(tmp_path / "frame.png")
+    page.locator("#upload input[type=file]").set_input_files(tmp_path / "frame.png")
+    expect(page.locator("#overlay img")).to_be_visible()
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    with Image.open(download.value.path()) as mask:
+        assert mask.size == (256, 256)

@@ -1,0 +1,71 @@
+"""The Segment tab, with a real bundle: example, upload, opacity, download, and files that are no images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import Server, Watched
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.ui
+
+
+@pytest.fixture
+def page(layout_server: Server, open_page: Callable[..., Watched]) -> Page:
+    shown = open_page(layout_server.address).page
+    shown.get_by_role("tab", name="Segment").click()
+    shown.wait_for_selector("#examples img")
+    return shown
+
+
+def upload(page: Page, path: Path) -> None:
+    page.locator("#upload input[type=file]").set_input_files(path)
+
+
+def test_an_example_gives_an_overlay_and_a_new_opacity_needs_no_new_answer(page: Page) -> None:
+    page.locator("#examples button.thumbnail-item").first.click()
+    expect(page.locator("#overlay img")).to_be_visible()
+    expect(page.locator("#legend")).to_contain_text("ms on CPU")
+    for name in ("disc", "cup", "%"):
+        expect(page.locator("#legend")).to_contain_text(name)
+    before, told = page.locator("#overlay img").get_attribute("src"), page.inner_text("#legend")
+    page.locator("#opacity input[type=number]").fill("0.9")
+    page.locator("#opacity input[type=number]").press("Enter")
+    expect(page.locator("#overlay img")).not_to_have_attribute("src", before or "")
+    assert page.inner_text("#legend") == told
+
+
+def test_an_uploaded_image_gives_its_mask_to_save(page: Page, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 255, 120 * 90, dtype=np.uint8).reshape(90, 120)
+    Image.fromarray(np.stack([ramp, ramp.T[::-1].reshape(90, 120), ramp], axis=2)).save(tmp_path / "eye.png")
+    upload(page, tmp_path / "eye.png")
+    expect(page.locator("#overlay img")).to_be_visible()
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    assert download.value.suggested_filename == "eye_masks.zip"
+    assert Path(download.value.path()).stat().st_size > 100
+
+
+def test_a_volume_offers_its_slices(page: Page, tmp_path: Path) -> None:
+    volume = np.random.default_rng(1).integers(0, 255, (40, 32, 6)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "scan.nii.gz")
+    upload(page, tmp_path / "scan.nii.gz")
+    expect(page.locator("#slice")).to_be_visible()
+    expect(page.locator("#slice input[type=number]")).to_have_value("3")
+    expect(page.locator("#overlay img")).to_be_visible()
+
+
+@pytest.mark.parametrize(("name", "content"), [("note.txt", b"hello"), ("broken.png", b"\x89PNG\r\n\x1a\nrest")])
+def test_a_file_that_is_no_image_is_explained(page: Page, tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    upload(page, tmp_path / name)
+    box = page.locator("#segment-message [role=alert]")
+    expect(box).to_contain_text(name)
+    expect(box).to_contain_text("What to do")
+    assert "/tmp" not in box.inner_text() and "Traceback" not in page.content()
+    expect(page.locator("#overlay")).to_be_hidden()
