@@ -60,10 +60,10 @@ SIZES: dict[str, BackboneSize] = {
     "mini": BackboneSize(
         vae_channels=(16, 32, 64, 96),
         vae_layers=1,
-        vae_groups=8,
+        vae_groups=2,
         # Without attention the VAE is purely local: trained on crops, right at any image size.
         vae_attention=False,
-        latent_channels=8,
+        latent_channels=12,
         latent_px=16,
         unet_channels=(96, 128, 160),
         unet_layers=1,

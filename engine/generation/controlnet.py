@@ -50,7 +50,8 @@ def new_controlnet(
     """
     if source is not None:
         controlnet = load_controlnet(source, device=device)
-        if controlnet.config.block_out_channels != backbone.unet.config.block_out_channels:
+        # diffusers gives a tuple or, after a round trip through JSON, a list.
+        if tuple(controlnet.config.block_out_channels) != tuple(backbone.unet.config.block_out_channels):
             raise UserError(
                 "generator.controlnet_misfit",
                 what=f"The ControlNet '{source}' has widths {tuple(controlnet.config.block_out_channels)}, "
