@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from engine.runs.store import RunStore
 
 CHECKPOINTS = "checkpoints"
-STAGE_FOLDERS: dict[str, tuple[str, ...]] = {
+STAGE_PATHS: dict[str, tuple[str, ...]] = {
     "federated_training": ("sites",),
     "generator_training": ("generators",),
     "generation": ("samples",),
@@ -42,9 +42,14 @@ def take_over(store: RunStore, *, source: str, target: str, stages: Sequence[str
 
 
 def discard(files: Iterable[Path]) -> None:
-    """Remove ``files`` (of stages that will run again, so that they start from nothing)."""
+    """Remove ``files`` of stages that will run again, and folders left empty: an upload counts by its folder."""
     for path in files:
         path.unlink(missing_ok=True)
+        for folder in path.parents:
+            try:
+                folder.rmdir()
+            except OSError:  # it still holds something
+                break
 
 
 def checkpoint_scope(path: Path) -> str | None:
@@ -59,7 +64,7 @@ def checkpoint_scope(path: Path) -> str | None:
 def files_of(store: RunStore, run_id: str, stages: Sequence[str]) -> tuple[Path, ...]:
     """Return every file below the run's folder that belongs to one of ``stages``, each once."""
     folder = store.run_dir(run_id)
-    roots = [folder / name for stage in stages for name in STAGE_FOLDERS.get(stage, ())]
+    roots = [folder / name for stage in stages for name in STAGE_PATHS.get(stage, ())]
     roots += [folder / artefact.path for artefact in store.artefacts(run_id) if artefact.stage in stages]
     found = {path for root in roots for path in (root.rglob("*") if root.is_dir() else [root]) if path.is_file()}
     found |= {p for p in (folder / CHECKPOINTS).rglob("*.safetensors") if checkpoint_scope(p) in stages}

@@ -1,0 +1,153 @@
+"""What a configuration cannot do here (refused) and what in it has no effect (warned about). Torch-free."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.models.assets import ASSETS_FOLDER, asset_paths, find_asset
+from engine.planning.costs import available_cores
+from engine.planning.records import StagePlan
+from engine.planning.stage_costs import Workload
+from engine.runs.identity import STAGE_SECTIONS
+
+
+def check_weights(config: RunConfig, stages: tuple[str, ...]) -> None:
+    """Refuse names of weights that are unknown or not on this machine (checksums are compared when they are loaded)."""
+    wanted: list[tuple[str, str | None]] = [("student.weights", config.student.weights)]
+    if "foundation_finetuning" in stages:
+        wanted.append(("teacher.weights", config.teacher.weights))
+    for key, name in wanted:
+        if name is not None:
+            _check_model_weights(key, name)
+    if "generator_training" in stages:
+        _check_folder("generator.backbone", config.generator.backbone)
+        if config.generator.controlnet is not None:
+            _check_folder("generator.controlnet", config.generator.controlnet)
+
+
+def check_generator(config: RunConfig, device: str) -> None:
+    """Refuse an 8-bit optimiser where it cannot work."""
+    if config.generator.optimiser_8bit and (device != "cuda" or find_spec("bitsandbytes") is None):
+        raise UserError(
+            "plan.optimiser_8bit",
+            what="The configuration asks for the 8-bit optimiser (generator.optimiser_8bit), which is not available.",
+            why="It needs the package bitsandbytes and a CUDA GPU.",
+            fix="Set generator.optimiser_8bit = false, or install bitsandbytes on a machine with a GPU.",
+        )
+
+
+def check_memory(stages: tuple[StagePlan, ...], *, memory_gib: float, device: str) -> None:
+    """Refuse a run whose largest stage needs more memory than there is."""
+    worst = max(stages, key=lambda stage: stage.peak_memory_gib)
+    if worst.peak_memory_gib > memory_gib:
+        raise UserError(
+            "plan.memory",
+            what=f"The stage '{worst.name}' needs about {worst.peak_memory_gib:.1f} GiB; "
+            f"{'the GPU' if device == 'cuda' else 'this machine'} has {memory_gib:.1f} GiB.",
+            why="The run would be stopped by the operating system in that stage.",
+            fix="Lower that stage's batch_size or image_px, turn on generator.gradient_checkpointing, or use a "
+            "machine with more memory.",
+        )
+
+
+def check_disk(needed_gib: float, *, free_gib: float, home: Path) -> None:
+    """Refuse a run whose files do not fit."""
+    if needed_gib > free_gib:
+        raise UserError(
+            "plan.disk",
+            what=f"The run needs about {needed_gib:.1f} GiB below {home}, where {free_gib:.1f} GiB are free.",
+            why="It would stop half-way with a full disk.",
+            fix="Free some space, or choose another home with --home or DSFEDMED_HOME.",
+        )
+
+
+def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: float, peak_gib: float) -> tuple[str, ...]:
+    """Return one sentence for each setting without effect and each thing that may surprise."""
+    config = work.config
+    default = RunConfig(name="default")
+    found = []
+    unused = {section for name, sections in STAGE_SECTIONS.items() if name not in stages for section in sections}
+    for section in sorted(unused):
+        if getattr(config, section) != getattr(default, section):
+            found.append(f"[{section}] has no effect: the method '{config.method}' has no stage that reads it.")
+    found += _data_warnings(config)
+    if "mutual_distillation" in stages:
+        found += _distillation_warnings(config)
+    if config.threads is not None and work.speed.device == "cuda":
+        found.append("threads has little effect: the models run on the GPU.")
+    if config.federation.patience is not None and config.federation.patience >= config.federation.rounds:
+        found.append("federation.patience has no effect: it is not below federation.rounds.")
+    if config.federation.patience is not None and not any(site.num_validation for site in work.sources):
+        found.append("federation.patience has no effect: no site has validation images.")
+    if "generation" in stages and config.generator.image_px != config.data.image_px:
+        found.append(
+            f"Synthetic images are made at {config.generator.image_px} pixels and resized to {config.data.image_px}."
+        )
+    load = os.getloadavg()[0]
+    if work.speed.device == "cpu" and load > available_cores():
+        found.append(
+            f"The machine is busy ({load:.1f} processes want {available_cores()} cores): expect it to take longer."
+        )
+    if peak_gib > available_gib:
+        found.append(f"About {peak_gib:.1f} GiB are needed at the peak; {available_gib:.1f} GiB are free just now.")
+    return tuple(found)
+
+
+def _data_warnings(config: RunConfig) -> list[str]:
+    data, default = config.data, RunConfig().data
+    found = []
+    if data.source == "phantom" and data.root is not None:
+        found.append("data.root has no effect: data.source is 'phantom'.")
+    if data.source == "folder":
+        for key in ("task", "images_per_site"):
+            if getattr(data, key) != getattr(default, key):
+                found.append(f"data.{key} has no effect: data.source is 'folder'.")
+    if data.protocol == "fixed-test" and data.held_out is not None:
+        found.append("data.held_out has no effect: data.protocol is 'fixed-test'.")
+    if data.protocol == "leave-one-site-out" and data.test_root is not None:
+        found.append("data.test_root has no effect: data.protocol is 'leave-one-site-out'.")
+    return found
+
+
+def _distillation_warnings(config: RunConfig) -> list[str]:
+    part = config.distillation
+    found = []
+    if part.selector != "in_batch_quantile":
+        if part.reliable_quantile != RunConfig().distillation.reliable_quantile:
+            found.append("distillation.reliable_quantile has no effect: the selector is not 'in_batch_quantile'.")
+        if part.scoring == "exact" and part.refresh_fraction != RunConfig().distillation.refresh_fraction:
+            found.append("distillation.refresh_fraction has no effect: scoring is 'exact'.")
+        if part.selection_rate == 1.0:
+            found.append("distillation.selection_rate is 1: every sample is trained on, and scores choose nothing.")
+    if part.supervision_weight == 1.0:
+        found.append("distillation.supervision_weight is 1: the models do not learn from each other.")
+    return found
+
+
+def _check_model_weights(key: str, name: str) -> None:
+    if Path(name).is_file():
+        return
+    asset = find_asset(name)
+    if not any(path.is_file() for path in asset_paths(asset)):
+        make = f"Make them: {asset.made_by}" if asset.made_by else f"Run: python -m engine weights fetch {asset.name}"
+        raise UserError(
+            "weights.absent",
+            what=f"The weights '{name}' ({key}) are not on this machine.",
+            why=f"The file {Path(asset.file).name} lies in none of the folders that are searched.",
+            fix=f"{make}, or leave {key} out to start from random weights.",
+        )
+
+
+def _check_folder(key: str, name: str) -> None:
+    if any(folder.is_dir() for folder in (Path(name), ASSETS_FOLDER / "weights" / name)):
+        return
+    raise UserError(
+        "weights.absent",
+        what=f"The folder '{name}' ({key}) is not on this machine.",
+        why="Site generators are ControlNets on a frozen latent diffusion model in the diffusers layout.",
+        fix=f"Make the mini one with `python -m engine pretrain`, or set {key} to a folder that has it.",
+    )

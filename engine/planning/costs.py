@@ -1,0 +1,125 @@
+"""What models weigh and what a pass through them costs: tables, and the arithmetic on them. Torch-free.
+
+The tables were read off the real models (``tests/unit/test_planning.py`` holds them equal): parameters, bytes of the
+state that crosses a site's border, GFLOP of a forward pass and memory of the activations that training keeps. Seconds
+follow from GFLOP by the rate that this class of CPU reached in measured runs, scaled by a short test of this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+GIB = 2**30
+TRAIN_PASSES = 3.0
+"""Forward and backward together cost three forward passes."""
+TRAIN_BYTES_PER_PARAMETER = 16
+"""float32 weight, gradient and Adam's two moments."""
+
+REFERENCE_CORES = 2
+REFERENCE_CORE_GFLOPS = 97.0
+"""Small float32 matrix products on one core of the reference machine (AMD EPYC), GFLOP/s."""
+CORES_EXPONENT = 0.7
+"""Models of this size gain less than n-fold from n cores (ours)."""
+CUDA_GFLOPS = 25_000.0
+"""Useful bf16 rate assumed of a data-centre GPU: a third of what dense products reach (ours, not measured)."""
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """One model at its native side: GFLOP of one image forward, and MB of activations that its training keeps."""
+
+    parameters: int
+    state_bytes: int
+    image_px: int
+    gflop: float
+    activation_mb: float
+    cpu_gflops: float
+    """Rate that training reaches on the reference machine; small and depthwise layers stay far below dense products."""
+
+
+MODELS: dict[tuple[str, str], ModelCost] = {
+    ("sam", "mini"): ModelCost(3_571_584, 14_286_848, 128, 1.689, 28.6, 35.0),
+    ("sam", "vit_b"): ModelCost(93_735_472, 374_942_912, 1024, 975.7, 6611.0, 70.0),
+    ("sam", "vit_l"): ModelCost(312_342_832, 1_249_372_352, 1024, 2989.0, 13403.0, 75.0),
+    ("tinysam", "mini"): ModelCost(1_389_680, 5_572_568, 128, 0.502, 21.4, 14.0),
+    ("tinysam", "5m"): ModelCost(9_808_452, 39_274_472, 1024, 81.1, 2393.0, 20.0),
+    ("unet", "mini"): ModelCost(1_625_420, 6_501_680, 128, 0.382, 7.0, 30.0),
+    ("unet", "paper"): ModelCost(3_071_558, 12_286_232, 1024, 45.9, 605.0, 40.0),
+}
+
+
+@dataclass(frozen=True)
+class GeneratorCost:
+    """A latent diffusion model with its ControlNet at ``image_px``; GFLOP of one image through each part."""
+
+    backbone_parameters: int
+    controlnet_parameters: int
+    image_px: int
+    unet_gflop: float
+    controlnet_gflop: float
+    encode_gflop: float
+    decode_gflop: float
+    activation_mb: float
+    cpu_gflops: float
+
+
+GENERATORS: dict[str, GeneratorCost] = {
+    "mini": GeneratorCost(9_479_531, 3_783_216, 128, 0.901, 0.776, 0.711, 2.274, 15.5, 25.0),
+    "sd15": GeneratorCost(1_028_684_647, 361_279_120, 512, 803.3, 283.3, 1116.7, 2514.5, 4500.0, 70.0),
+}
+
+
+def generator_size(backbone: str) -> str:
+    """Return the row of ``GENERATORS`` for a backbone's name or folder: Stable Diffusion's unless it says mini."""
+    return "mini" if "mini" in backbone else "sd15"
+
+
+def model_cost(name: str, size: str) -> ModelCost:
+    """Return the row of a model; an unknown size counts as the family's largest."""
+    known = MODELS.get((name, size))
+    return known or max((row for key, row in MODELS.items() if key[0] == name), key=lambda row: row.parameters)
+
+
+def scale(image_px: int, native_px: int) -> float:
+    """Return how much dearer an image of ``image_px`` is than one of ``native_px``: with its area."""
+    return (image_px / native_px) ** 2
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast this machine is, relative to the reference machine's two cores (CPU) or absolutely (CUDA)."""
+
+    device: str
+    factor: float
+
+    def seconds(self, gflop: float, *, cpu_gflops: float) -> float:
+        """Return the seconds of ``gflop`` GFLOP in a part that reaches ``cpu_gflops`` on the reference machine."""
+        rate = CUDA_GFLOPS if self.device == "cuda" else cpu_gflops * self.factor
+        return gflop / rate
+
+
+def calibrate(device: str, *, threads: int | None) -> Speed:
+    """Measure one core for about 0.1 s in CPU time, so that other work on the machine hardly matters."""
+    if device == "cuda":
+        return Speed("cuda", 1.0)
+    # So small that the BLAS library uses one thread for each product.
+    matrices = np.ones((500, 64, 64), dtype=np.float32)
+    seconds = min(_cpu_seconds_of_product(matrices) for _ in range(6))
+    core = 2 * matrices.shape[0] * 64**3 / seconds / 1e9 / REFERENCE_CORE_GFLOPS
+    cores = min(available_cores(), threads or available_cores())
+    return Speed("cpu", core * (cores / REFERENCE_CORES) ** CORES_EXPONENT)
+
+
+def available_cores() -> int:
+    """Return the CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_seconds_of_product(matrices: np.ndarray) -> float:
+    began = time.process_time()
+    np.matmul(matrices, matrices)
+    return max(1e-6, time.process_time() - began)

@@ -1,0 +1,127 @@
+"""``plan(config)``: read the data's headers, do the sums, refuse what cannot run. Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from engine.config import RunConfig
+from engine.data.datasets import CACHE_BYTES, Federation, load_federation
+from engine.planning import checks
+from engine.planning.costs import GIB, available_cores, calibrate
+from engine.planning.machine import choose_device, free_disk_gib
+from engine.planning.records import Plan, SitePlan, TrafficPlan
+from engine.planning.stage_costs import Workload, plan_stages, traffic_of_site
+from engine.runs.identity import METHOD_STAGES
+from engine.runs.store import home_folder
+
+_LEAVES = {
+    "student": "Student weights go both ways in every round; no image or mask is sent. Weights can still reveal "
+    "something of the images they were trained on.",
+    "generator": "Each site's image generator goes up once. It was trained on the site's images and may reproduce "
+    "traits of them.",
+    "real": "The sites' real masks go up (mask_sharing = real, as in the paper): outlines of patients' anatomy leave "
+    "the site, without images, names or identifiers.",
+    "deformed": "Randomly deformed masks go up (mask_sharing = deformed): no patient's own outline leaves the site.",
+    "metrics": "Losses, Dice and image counts go up with each message.",
+}
+
+
+def plan(config: RunConfig, *, home: Path | str | None = None) -> Plan:
+    """Return what the run will take and send.
+
+    Dataset headers are read (not every pixel), the machine is measured for about 0.1 s. Raises ``UserError`` where the
+    run could not succeed: faults of the dataset, weights that are missing, no CUDA, too little memory or disk.
+    """
+    folder = home_folder(home)
+    names = METHOD_STAGES[config.method]
+    device, memory_gib = choose_device(config.device)
+    checks.check_weights(config, names)
+    checks.check_generator(config, device)
+    federation = load_federation(config.data, seed=config.seed)
+    sites = _sites(federation)
+    speed = calibrate(device, threads=config.threads)
+    work = Workload(config, sites, speed, cache_gib=_cache_gib(config, sites))
+    stages = plan_stages(work, names)
+    peak_gib = max(stage.peak_memory_gib for stage in stages)
+    disk_gib = _disk_gib(work, names)
+    free_gib = free_disk_gib(folder)
+    checks.check_memory(stages, memory_gib=memory_gib, device=device)
+    checks.check_disk(disk_gib, free_gib=free_gib, home=folder)
+    free_now = psutil.virtual_memory().available / GIB if device == "cpu" else memory_gib
+    return Plan(
+        name=config.name,
+        method=config.method,
+        config_hash=config.content_hash(),
+        device=device,
+        machine=_machine(device, speed.factor),
+        dataset=federation.name,
+        modality=federation.modality,
+        classes=federation.classes,
+        sites=sites,
+        num_synthetic=work.num_synthetic if "generation" in names else 0,
+        stages=stages,
+        traffic=_traffic(work, names),
+        minutes=round(sum(stage.minutes for stage in stages), 2),
+        peak_memory_gib=peak_gib,
+        memory_gib=round(memory_gib, 1),
+        disk_gib=round(disk_gib, 2),
+        disk_free_gib=round(free_gib, 1),
+        leaves_site=_leaves_site(config, names),
+        warnings=checks.find_warnings(work, names, available_gib=free_now, peak_gib=peak_gib),
+        estimate="Times are estimates: operations of each model divided by rates measured on two CPU cores, scaled by "
+        "a short test of this machine, as if nothing else ran on it.",
+    )
+
+
+def _sites(federation: Federation) -> tuple[SitePlan, ...]:
+    sources = [
+        SitePlan(site.name, "source", len(site.train), len(site.validation), 0) for site in federation.sites.values()
+    ]
+    test = SitePlan(federation.test.name, "test", 0, 0, len(federation.test.test))
+    return (*sources, test)
+
+
+def _cache_gib(config: RunConfig, sites: tuple[SitePlan, ...]) -> float:
+    images = sum(site.num_train + site.num_validation + site.num_test for site in sites)
+    return min(CACHE_BYTES, images * 4 * config.data.image_px**2) / GIB
+
+
+def _disk_gib(work: Workload, names: tuple[str, ...]) -> float:
+    """Return checkpoints (two of each), models, generators, samples and the bundle, in GiB."""
+    student, teacher = work.student.parameters, work.teacher.parameters
+    sites = len(work.sources)
+    # Federated training: server state with every reply, twice; Adam's moments on each site's disk.
+    total = 2 * (2 + sites) * work.student.state_bytes + sites * 8 * student + 4 * student * 2
+    if "generator_training" in names:
+        total += sites * 2 * work.generator.controlnet_parameters + 2 * 12 * work.generator.controlnet_parameters
+    if "generation" in names:
+        px = work.config.generator.image_px
+        total += work.num_synthetic * (2 * px**2 + 2 * work.config.data.image_px**2)
+    if "mutual_distillation" in names:
+        total += 2 * 12 * teacher + 2 * 12 * (teacher + student) + 4 * (2 * teacher + student)
+    return total / GIB
+
+
+def _traffic(work: Workload, names: tuple[str, ...]) -> tuple[TrafficPlan, ...]:
+    return tuple(
+        TrafficPlan(site.site, direction, kind, payload)  # type: ignore[arg-type]
+        for site in work.sources
+        for (direction, kind), payload in traffic_of_site(work, site, names).items()
+    )
+
+
+def _leaves_site(config: RunConfig, names: tuple[str, ...]) -> tuple[str, ...]:
+    kinds = ["student"]
+    if "generator_training" in names:
+        kinds.append("generator")
+    if "generation" in names:
+        kinds.append(config.generation.mask_sharing)
+    return tuple(_LEAVES[kind] for kind in [*kinds, "metrics"])
+
+
+def _machine(device: str, factor: float) -> str:
+    if device == "cuda":
+        return "one CUDA GPU"
+    return f"CPU, {available_cores()} cores ({factor:.2f} x the reference machine)"

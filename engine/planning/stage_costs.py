@@ -1,0 +1,218 @@
+"""Steps, images, seconds and peak memory of each stage, from the configuration and the number of images. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from engine.config import RunConfig
+from engine.planning.costs import (
+    GENERATORS,
+    GIB,
+    TRAIN_BYTES_PER_PARAMETER,
+    TRAIN_PASSES,
+    GeneratorCost,
+    ModelCost,
+    Speed,
+    generator_size,
+    model_cost,
+    scale,
+)
+from engine.planning.records import SitePlan, StagePlan
+
+PROCESS_GIB = {"cpu": 1.0, "cuda": 1.2}
+"""A worker with torch, diffusers and Flower imported and no model loaded."""
+EVALUATION_S_PER_IMAGE = 0.02
+"""Measures, bootstrap and reading, beside the model's own pass."""
+EXPORT_S = 12.0
+FROZEN_ENCODER_SHARE = 0.25
+"""What of a training pass is left when the encoder's features come from the cache."""
+CHECKPOINTING_MEMORY, CHECKPOINTING_TIME = 0.35, 1.33
+MODELS_OF_METHOD = {"dsfedmed": ("student", "teacher", "teacher", "student"), "fedtinysam": ("student",)}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the formulas need: the configuration, the sites' images, this machine."""
+
+    config: RunConfig
+    sites: tuple[SitePlan, ...]
+    speed: Speed
+    cache_gib: float
+
+    @property
+    def sources(self) -> tuple[SitePlan, ...]:
+        """The sites that train."""
+        return tuple(site for site in self.sites if site.role == "source")
+
+    @property
+    def student(self) -> ModelCost:
+        """The student's row."""
+        return model_cost(self.config.student.name, self.config.student.size)
+
+    @property
+    def teacher(self) -> ModelCost:
+        """The teacher's row."""
+        return model_cost(self.config.teacher.name, self.config.teacher.size)
+
+    @property
+    def generator(self) -> GeneratorCost:
+        """The generator's row."""
+        return GENERATORS[generator_size(self.config.generator.backbone)]
+
+    def masks_of(self, site: SitePlan) -> int:
+        """Masks that a site shares."""
+        return min(site.num_train, self.config.generation.max_masks_per_site or site.num_train)
+
+    @property
+    def num_synthetic(self) -> int:
+        """Pairs in the synthetic set."""
+        return sum(self.masks_of(site) for site in self.sources) * self.config.generation.images_per_mask
+
+    def pass_s(self, model: ModelCost) -> float:
+        """Seconds of one image's forward pass."""
+        gflop = model.gflop * scale(self.config.data.image_px, model.image_px)
+        return self.speed.seconds(gflop, cpu_gflops=model.cpu_gflops)
+
+    def train_s(self, model: ModelCost, *, frozen: bool = False) -> float:
+        """Seconds of one image's forward and backward pass."""
+        return TRAIN_PASSES * self.pass_s(model) * (FROZEN_ENCODER_SHARE if frozen else 1.0)
+
+    def train_gib(self, model: ModelCost, *, batch_size: int) -> float:
+        """Memory of training a model: state, and activations of a batch."""
+        activations = model.activation_mb * 1e6 * batch_size * scale(self.config.data.image_px, model.image_px)
+        return (model.parameters * TRAIN_BYTES_PER_PARAMETER + activations) / GIB
+
+    def base_gib(self) -> float:
+        """Memory before any model is loaded."""
+        return PROCESS_GIB[self.speed.device] + (self.cache_gib if self.speed.device == "cpu" else 0.0)
+
+
+def plan_stages(work: Workload, names: tuple[str, ...]) -> tuple[StagePlan, ...]:
+    """Return the plan of every stage of ``names``, in order."""
+    return tuple(_PLANNERS[name](work) for name in names)
+
+
+def traffic_of_site(work: Workload, site: SitePlan, names: tuple[str, ...]) -> Mapping[tuple[str, str], int]:
+    """Return the bytes of a source site by direction and kind; headers and metrics, some KB, are left out.
+
+    The student travels as it is, the ControlNet in half precision, masks at one bit a pixel.
+    """
+    rounds = work.config.federation.rounds
+    state = work.student.state_bytes
+    table: dict[tuple[str, str], int] = {("down", "student"): (rounds + 1) * state, ("up", "student"): rounds * state}
+    if "generator_training" in names:
+        table["up", "generator"] = 2 * work.generator.controlnet_parameters
+    if "generation" in names:
+        table["up", "masks"] = work.masks_of(site) * math.ceil(work.config.data.image_px**2 / 8)
+    return table
+
+
+def _federated_training(work: Workload) -> StagePlan:
+    config = work.config.federation
+    epochs = config.rounds * config.local_epochs
+    steps = epochs * sum(math.ceil(site.num_train / config.batch_size) for site in work.sources)
+    trained = epochs * sum(site.num_train for site in work.sources)
+    validated = (config.rounds + 1) * sum(site.num_validation for site in work.sources)
+    seconds = trained * work.train_s(work.student) + validated * work.pass_s(work.student)
+    # The server's average, the best one, and the replies of the round that is under way.
+    held = (3 + len(work.sources)) * work.student.state_bytes / GIB
+    memory = work.base_gib() + held + work.train_gib(work.student, batch_size=config.batch_size)
+    detail = f"{config.rounds} rounds at {len(work.sources)} sites, {trained // config.rounds} images a round"
+    return _stage("federated_training", steps, trained, seconds, memory, detail)
+
+
+def _generator_training(work: Workload) -> StagePlan:
+    config, cost = work.config.generator, work.generator
+    sites = len(work.sources)
+    images = sites * config.steps * config.batch_size * config.accumulation
+    area = scale(config.image_px, cost.image_px)
+    # The frozen U-Net passes gradients on through its decoder: about one more forward pass of it.
+    gflop = area * (2 * cost.unet_gflop + TRAIN_PASSES * cost.controlnet_gflop)
+    encoded = min(images, sum(site.num_train for site in work.sources)) * cost.encode_gflop * area
+    checkpointing = config.gradient_checkpointing
+    seconds = work.speed.seconds(images * gflop * (CHECKPOINTING_TIME if checkpointing else 1) + encoded,
+                                 cpu_gflops=cost.cpu_gflops)  # fmt: skip
+    activations = cost.activation_mb * 1e6 * config.batch_size * area * (CHECKPOINTING_MEMORY if checkpointing else 1)
+    optimiser = TRAIN_BYTES_PER_PARAMETER - (6 if config.optimiser_8bit else 0)
+    state = 4 * cost.backbone_parameters + optimiser * cost.controlnet_parameters
+    memory = work.base_gib() + (state + activations) / GIB
+    detail = f"{config.steps} steps at each of {sites} sites, batches of {config.batch_size}"
+    return _stage("generator_training", sites * config.steps, images, seconds, memory, detail)
+
+
+def _generation(work: Workload) -> StagePlan:
+    config, cost = work.config.generation, work.generator
+    area = scale(work.config.generator.image_px, cost.image_px)
+    passes = config.sampler_steps * (2 if config.guidance_scale > 1 else 1)
+    gflop = area * (passes * (cost.unet_gflop + cost.controlnet_gflop) + cost.decode_gflop)
+    images = work.num_synthetic
+    # Without a backward pass the same layers run at a higher rate, by about a third.
+    seconds = work.speed.seconds(images * gflop, cpu_gflops=1.3 * cost.cpu_gflops) + images * work.pass_s(work.student)
+    parameters = 4 * (cost.backbone_parameters + cost.controlnet_parameters)
+    memory = work.base_gib() + (parameters + 0.3e6 * cost.activation_mb * config.batch_size * area) / GIB
+    detail = f"{images} images in {config.sampler_steps} steps, masks {config.mask_sharing}"
+    return _stage("generation", images * config.sampler_steps, images, seconds, memory, detail)
+
+
+def _foundation_finetuning(work: Workload) -> StagePlan:
+    config = work.config.foundation
+    images = config.epochs * work.num_synthetic
+    steps = config.epochs * math.ceil(work.num_synthetic / config.batch_size)
+    seconds = images * work.train_s(work.teacher, frozen=config.freeze_encoder)
+    memory = work.base_gib() + work.train_gib(work.teacher, batch_size=config.batch_size)
+    detail = f"{config.epochs} epochs on {work.num_synthetic} synthetic images"
+    return _stage("foundation_finetuning", steps, images, seconds, memory, detail)
+
+
+def _mutual_distillation(work: Workload) -> StagePlan:
+    config, pool = work.config.distillation, work.num_synthetic
+    whole_pool = config.selector == "in_batch_quantile"
+    selected = pool if whole_pool else max(1, math.ceil(config.selection_rate * pool))
+    both_train = work.train_s(work.teacher, frozen=config.freeze_teacher_encoder) + work.train_s(work.student)
+    both_pass = work.pass_s(work.teacher) + work.pass_s(work.student)
+    scored = 0.0 if whole_pool else pool if config.scoring == "exact" else config.refresh_fraction * (pool - selected)
+    seconds = config.epochs * (selected * both_train + scored * both_pass) + pool * both_pass
+    memory = work.base_gib() + sum(
+        work.train_gib(model, batch_size=config.batch_size) for model in (work.teacher, work.student)
+    )
+    detail = f"{config.epochs} epochs on {selected} of {pool} samples ({config.selector}, scoring {config.scoring})"
+    steps = config.epochs * math.ceil(selected / config.batch_size)
+    return _stage("mutual_distillation", steps, config.epochs * selected, seconds, memory, detail)
+
+
+def _evaluation(work: Workload) -> StagePlan:
+    roles = MODELS_OF_METHOD[work.config.method]
+    images = sum(site.num_test + site.num_validation for site in work.sites)
+    models = [work.student if role == "student" else work.teacher for role in roles]
+    seconds = images * sum(work.pass_s(model) + EVALUATION_S_PER_IMAGE for model in models)
+    largest = max(models, key=lambda model: model.parameters)
+    passing = 0.3e6 * largest.activation_mb * scale(work.config.data.image_px, largest.image_px)
+    memory = work.base_gib() + (4 * largest.parameters + work.config.evaluation.batch_size * passing) / GIB
+    detail = f"{len(models)} models on {images} images"
+    return _stage("evaluation", len(models), len(models) * images, seconds, memory, detail)
+
+
+def _export(work: Workload) -> StagePlan:
+    roles = sorted(set(MODELS_OF_METHOD[work.config.method]))
+    models = [work.student if role == "student" else work.teacher for role in roles]
+    seconds = EXPORT_S / max(work.speed.factor, 0.3) + 10 * sum(work.pass_s(model) for model in models)
+    largest = max(models, key=lambda model: model.parameters)
+    memory = work.base_gib() + (16 * largest.parameters) / GIB
+    return _stage("export", len(models), 0, seconds, memory, "ONNX with its parity checked")
+
+
+def _stage(name: str, steps: int, images: int, seconds: float, memory_gib: float, detail: str) -> StagePlan:
+    return StagePlan(name, steps, images, round(seconds / 60, 2), round(memory_gib, 2), detail)
+
+
+_PLANNERS = {
+    "federated_training": _federated_training,
+    "generator_training": _generator_training,
+    "generation": _generation,
+    "foundation_finetuning": _foundation_finetuning,
+    "mutual_distillation": _mutual_distillation,
+    "evaluation": _evaluation,
+    "export": _export,
+}

@@ -1,0 +1,230 @@
+"""The plan: its tables equal the real models, its sums add up, and what cannot run is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.config import RunConfig, parse_config
+from engine.data.phantoms import write_dataset
+from engine.errors import UserError
+from engine.planning import Plan, plan
+from engine.planning.costs import GENERATORS, MODELS, Speed, generator_size, model_cost
+from engine.planning.records import SitePlan
+from engine.planning.stage_costs import Workload, plan_stages, traffic_of_site
+from engine.runs.identity import METHOD_STAGES
+from engine.types import STAGES
+
+NO_WEIGHTS = {"student": {"name": "tinysam", "weights": None}, "teacher": {"name": "sam", "weights": None}}
+
+
+def config(**values: Any) -> RunConfig:
+    return parse_config(
+        {"data": {"images_per_site": 6, "image_px": 64}, "method": "fedtinysam", **NO_WEIGHTS, **values}
+    )
+
+
+def workload(values: dict[str, Any] | None = None, *, images: int = 10, device: str = "cpu") -> Workload:
+    sites = (
+        SitePlan("a", "source", images, 2, 0),
+        SitePlan("b", "source", 2 * images, 4, 0),
+        SitePlan("z", "test", 0, 0, 9),
+    )
+    return Workload(parse_config({"method": "dsfedmed", **(values or {})}), sites, Speed(device, 1.0), cache_gib=0.1)
+
+
+def stages_of(work: Workload) -> dict[str, Any]:
+    return {stage.name: stage for stage in plan_stages(work, METHOD_STAGES[work.config.method])}
+
+
+def test_the_table_of_models_equals_the_models() -> None:
+    from engine.models.registry import build_model, model_sizes
+
+    rows = {(row.name, row.size): row for row in model_sizes()}
+    assert {key: row.parameters for key, row in rows.items()} == {key: cost.parameters for key, cost in MODELS.items()}
+    for (name, size), cost in MODELS.items():
+        if size == "mini":
+            model = build_model(name, size=size, image_px=cost.image_px, seed=0)
+            assert sum(t.numel() * t.element_size() for t in model.state_dict().values()) == cost.state_bytes
+
+
+def test_the_table_of_generators_equals_the_models() -> None:
+    import torch
+
+    from engine.generation.backbone import build_backbone
+    from engine.generation.controlnet import new_controlnet
+
+    assert set(GENERATORS) == {"mini", "sd15"}
+    with torch.device("meta"):
+        for size, cost in GENERATORS.items():
+            backbone = build_backbone(size, seed=0)
+            models = (backbone.unet, backbone.vae, backbone.text_encoder)
+            count = sum(p.numel() for model in models for p in model.parameters())
+            # Stable Diffusion's own text encoder knows more words than the byte tokenizer's.
+            assert count == pytest.approx(cost.backbone_parameters, rel=0.0 if size == "mini" else 0.05)
+            controlnet = new_controlnet(backbone, source=None, seed=0, device="meta")
+            assert sum(p.numel() for p in controlnet.parameters()) == cost.controlnet_parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("mini", "mini"), ("ldm-mini", "mini"), ("sd15", "sd15"), ("/models/stable", "sd15")]
+)
+def test_a_backbone_has_a_size(name: str, size: str) -> None:
+    assert generator_size(name) == size
+
+
+def test_an_unknown_size_counts_as_the_largest_of_its_family() -> None:
+    assert model_cost("sam", "vit_x") == MODELS["sam", "vit_l"]
+
+
+def test_the_methods_of_the_plan_are_those_that_run() -> None:
+    from engine.methods import METHODS
+
+    assert {name: tuple(s.name for s in method.stages) for name, method in METHODS.items()} == METHOD_STAGES
+
+
+def test_steps_and_images_follow_the_configuration() -> None:
+    found = stages_of(
+        workload(
+            {
+                "federation": {"rounds": 3, "local_epochs": 2, "batch_size": 4},
+                "generator": {"steps": 7, "batch_size": 2},
+                "generation": {"max_masks_per_site": 12, "images_per_mask": 2},
+                "foundation": {"epochs": 5, "batch_size": 8},
+                "distillation": {"epochs": 4, "batch_size": 5, "selection_rate": 0.5},
+            }
+        )
+    )
+    assert (found["federated_training"].steps, found["federated_training"].images) == (3 * 2 * (3 + 5), 3 * 2 * 30)
+    assert (found["generator_training"].steps, found["generator_training"].images) == (14, 28)
+    assert found["generation"].images == 2 * (10 + 12)
+    assert (found["foundation_finetuning"].steps, found["foundation_finetuning"].images) == (5 * 6, 5 * 44)
+    assert (found["mutual_distillation"].steps, found["mutual_distillation"].images) == (4 * 5, 4 * 22)
+    assert found["evaluation"].images == 4 * (9 + 6)
+
+
+def test_bytes_of_a_site_are_those_of_its_messages() -> None:
+    work = workload({"federation": {"rounds": 3}, "generation": {"max_masks_per_site": 12}, "data": {"image_px": 100}})
+    table = dict(traffic_of_site(work, work.sources[1], STAGES))
+    state = MODELS["tinysam", "mini"].state_bytes
+    assert table == {
+        ("down", "student"): 4 * state,
+        ("up", "student"): 3 * state,
+        ("up", "generator"): 2 * GENERATORS["mini"].controlnet_parameters,
+        ("up", "masks"): 12 * 1250,
+    }
+    assert set(traffic_of_site(work, work.sources[0], METHOD_STAGES["fedtinysam"])) == {
+        ("down", "student"),
+        ("up", "student"),
+    }
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rounds=st.integers(1, 200),
+    batch=st.integers(1, 32),
+    px=st.sampled_from([64, 128, 256, 512, 1024]),
+    images=st.integers(1, 500),
+    rate=st.floats(0.1, 1.0),
+)
+def test_more_work_never_takes_less(rounds: int, batch: int, px: int, images: int, rate: float) -> None:
+    def sums(factor: int) -> tuple[float, float]:
+        values = {
+            "federation": {"rounds": rounds * factor, "batch_size": batch},
+            "data": {"image_px": px},
+            "distillation": {"selection_rate": rate},
+            "generation": {"images_per_mask": factor},
+        }
+        stages = plan_stages(workload(values, images=images), STAGES)
+        assert all(stage.minutes >= 0 and stage.peak_memory_gib > 0 and stage.steps > 0 for stage in stages)
+        return sum(stage.minutes for stage in stages), max(stage.peak_memory_gib for stage in stages)
+
+    once, twice = sums(1), sums(2)
+    assert twice[0] >= once[0] and twice[1] >= once[1]
+
+
+def test_selection_saves_time() -> None:
+    half, whole = (stages_of(workload({"distillation": {"selection_rate": rate}})) for rate in (0.5, 1.0))
+    name = "mutual_distillation"
+    assert half[name].minutes < 0.62 * whole[name].minutes
+
+
+def test_a_plan_of_phantoms_is_complete(tmp_path: Path) -> None:
+    found = plan(config(), home=tmp_path)
+    assert isinstance(found, Plan) and found.classes == ("disc", "cup")
+    assert [stage.name for stage in found.stages] == list(METHOD_STAGES["fedtinysam"])
+    assert found.sites[-1].role == "test" and found.sites[-1].num_test == 6
+    assert set(found.bytes_per_site) == {site.site for site in found.sites if site.role == "source"}
+    assert found.minutes > 0 and 0 < found.peak_memory_gib < found.memory_gib
+    assert set(found.stage_seconds) == set(METHOD_STAGES["fedtinysam"])
+    assert found.as_dict()["bytes_per_site"] == found.bytes_per_site
+    assert not any("masks" in sentence for sentence in found.leaves_site if "up (mask_sharing" in sentence)
+
+
+def test_the_plan_says_which_masks_leave_a_site() -> None:
+    from engine.planning.plan import _leaves_site
+
+    for mode, words in (
+        ("real", "outlines of patients' anatomy leave the site"),
+        ("deformed", "no patient's own outline"),
+    ):
+        said = _leaves_site(parse_config({"generation": {"mask_sharing": mode}}), STAGES)
+        assert any(words in sentence for sentence in said) and len(said) == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({"student": {"name": "sam", "size": "vit_l", "weights": None}, "data": {"image_px": 2048},
+          "federation": {"batch_size": 64}}, "plan.memory"),
+        ({"device": "cuda"}, "device.no_cuda"),
+        ({"student": {"name": "tinysam", "weights": "nothing-like-it"}}, "weights.unknown"),
+        ({"data": {"source": "folder", "root": "/nowhere/at/all"}}, None),
+        ({"data": {"held_out": "nowhere"}}, None),
+        ({"method": "dsfedmed", "generator": {"backbone": "absent"}}, "weights.absent"),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_refused(values: dict[str, Any], code: str | None, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # a GPU of this machine's must not change the answer
+    with pytest.raises(UserError) as caught:
+        plan(config(**values), home=tmp_path)
+    assert code is None or caught.value.code == code
+
+
+def test_weights_that_were_not_fetched_are_named_with_the_command(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("DSFEDMED_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="weights fetch sam-vit-b"):
+        plan(config(student={"name": "sam", "size": "vit_b", "weights": "sam-vit-b"}), home=tmp_path)
+
+
+def test_a_fault_of_the_dataset_is_found_by_the_plan(tmp_path: Path) -> None:
+    root = write_dataset("polyp", tmp_path / "data", images_per_site=3, image_px=64)
+    mask = sorted(root.rglob("masks/*.png"))[0]
+    mask.unlink()
+    with pytest.raises(UserError, match=mask.stem):
+        plan(config(data={"source": "folder", "root": str(root), "image_px": 64}), home=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"distillation": {"epochs": 3}}, r"\[distillation\] has no effect"),
+        ({"federation": {"rounds": 5, "patience": 5}}, "patience has no effect"),
+        ({"data": {"images_per_site": 6, "image_px": 64, "test_root": "/x"}}, "test_root has no effect"),
+    ],
+)
+def test_settings_without_effect_are_said(values: dict[str, Any], words: str, tmp_path: Path) -> None:
+    import re
+
+    assert any(re.search(words, warning) for warning in plan(config(**values), home=tmp_path).warnings)
+
+
+def test_the_plan_is_made_without_torch() -> None:
+    code = "import sys, engine.planning; assert not {'torch', 'flwr', 'gradio', 'diffusers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
