@@ -25,8 +25,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 
 # One test process with two threads: the tests' models are too small to fill more.
-export OMP_NUM_THREADS ?= 2
-PYTEST := $(BIN)/python -m pytest --timeout=300 --durations=10
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest --timeout=300 --durations=10
 
 help:
 	@sed -n 's/^# \{0,1\}//; 1,/^$$/p' Makefile
