@@ -39,7 +39,7 @@ def build_app(studio: Studio) -> gr.Blocks:
         note = gr.HTML(markup.notice(text.READ_ONLY_NOTE) if studio.settings.read_only else "", elem_id="page-note")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(text.TAB_TRAIN, id="train"):
-                new_run = train.build(studio, run, page)
+                new_run = train.build(studio, run)
             with gr.Tab(text.TAB_SAMPLES, id="samples"):
                 samples.build(studio, run, page)
             with gr.Tab(text.TAB_SEGMENT, id="segment"):
@@ -89,8 +89,8 @@ def serve(settings: Settings, *, demo: bool) -> None:
         prevent_thread_lock=True,
     )
     print(text.SERVING.format(host=settings.host, port=settings.port, home=studio.store.home), flush=True)
-    if demo and not settings.read_only and (run_id := studio.start_demo()):
-        print(text.DEMO_STARTED.format(run_id=run_id), flush=True)
+    if demo and not settings.read_only:
+        print(studio.start_demo(), flush=True)
     studio.keep_queue_moving(threading.Event())
 
 

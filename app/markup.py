@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,9 @@ from app import text, viewmodels
 from engine.errors import UserError
 from engine.runs.records import LogLine, RunRecord, RunView, StageRecord
 from engine.types import EvaluationRow
+
+if TYPE_CHECKING:
+    from engine.planning import Plan
 
 Figure = tuple[str, np.ndarray, str]
 """Caption, picture (H, W, 3) uint8 and the words that a screen reader says."""
@@ -109,6 +113,30 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, label: str) 
     return (
         f"<div class='table-scroll' tabindex='0' role='region' aria-label='{escape(label)}'>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def plan(planned: Plan) -> str:
+    """Return what a run will take and send, as :func:`engine.planning.plan` says it."""
+    of = text.PLAN_OF.format
+    pairs = [
+        (text.PLAN_TIME, viewmodels.duration(60 * planned.minutes)),
+        (text.PLAN_MEMORY, of(needed=planned.peak_memory_gib, there=planned.memory_gib)),
+        (text.PLAN_DISK, of(needed=planned.disk_gib, there=planned.disk_free_gib)),
+        (text.PLAN_DEVICE, planned.machine),
+        (text.PLAN_IMAGES, f"{planned.dataset} ({planned.modality})"),
+        (text.PLAN_CLASSES, ", ".join(planned.classes)),
+        (text.PLAN_SYNTHETIC, str(planned.num_synthetic)),
+    ]
+    leaves = "".join(f"<li>{escape(sentence)}</li>" for sentence in planned.leaves_site)
+    warnings = "".join(f"<p>{escape(warning)}</p>" for warning in planned.warnings)
+    note = f"<div class='notice' role='note'><b>{text.PLAN_WARNINGS}</b>{warnings}</div>" if warnings else ""
+    sites = table(text.PLAN_SITE_COLUMNS, viewmodels.plan_sites(planned), label=text.PLAN_SITES)
+    stages = table(text.PLAN_STAGE_COLUMNS, viewmodels.plan_stages(planned), label=text.PLAN_STAGES)
+    return (
+        f"<section class='plan'><h4>{text.PLAN_READY}</h4>{facts(pairs)}{note}"
+        f"<h4>{text.PLAN_LEAVES}</h4><ul>{leaves}</ul><h4>{text.PLAN_SITES}</h4>{sites}"
+        f"<details><summary>{text.PLAN_STAGES}</summary>{stages}</details>{quiet(planned.estimate)}</section>"
     )
 
 

@@ -29,7 +29,6 @@ from engine.types import SyntheticSample
 
 if TYPE_CHECKING:
     from engine.planning import Plan
-
     from export.manifest import Manifest
     from export.runtime import BundleSession
 
@@ -153,12 +152,16 @@ class Studio:
         """Return what a run of these nested form values needs and sends; ``UserError`` where it cannot run."""
         from engine.planning import plan
 
-        return plan(parse_config(values))
+        return plan(parse_config(values), home=self.store.home)
 
     def launch(self, values: dict[str, Any]) -> str:
         """Plan and queue a run of these nested form values and return its id."""
         self._refuse_read_only()
-        return lifecycle.submit(self.store, parse_config(values))
+        from engine.planning import plan
+
+        config = parse_config(values)
+        planned = plan(config, home=self.store.home)
+        return lifecycle.submit(self.store, config, planned_s=planned.stage_seconds)
 
     def cancel(self, run_id: str) -> None:
         """Ask a run to stop at its next step."""
@@ -170,11 +173,15 @@ class Studio:
         self._refuse_read_only()
         lifecycle.resume(self.store, run_id)
 
-    def start_demo(self) -> str | None:
-        """Queue the demo run unless the home has one; return its id when it was queued."""
+    def start_demo(self) -> str:
+        """Queue the demo run unless the home has one; return what to tell the person, who has the page in any case."""
         if any(run.name == text.DEMO_NAME for run in self.store.list()):
-            return None
-        return lifecycle.submit(self.store, load_config(text.DEMO_NAME))
+            return text.DEMO_THERE
+        try:
+            run_id = self.launch(load_config(text.DEMO_NAME).model_dump(mode="json"))
+        except UserError as error:
+            return text.DEMO_NOT_STARTED.format(error=error)
+        return text.DEMO_STARTED.format(run_id=run_id)
 
     def keep_queue_moving(self, stop: threading.Event, *, every_s: float = 2.0) -> None:
         """Start waiting runs and mark those whose worker died, until ``stop`` is set; runs in a thread of its own."""

@@ -71,14 +71,15 @@ BOUNDS_BOTH, BOUNDS_LOW, BOUNDS_ABOVE = "{low} to {high}", "At least {low}", "Ab
 OPTIONAL = "May stay empty"
 
 # Plan
-PLAN_MINUTES, PLAN_MEMORY, PLAN_TRAFFIC, PLAN_LEAVES = (
-    "Expected time",
-    "Peak memory",
-    "Bytes per site",
-    "What leaves a site",
-)
-PLAN_STAGES, PLAN_SITES, PLAN_WARNINGS = "Stages", "Sites", "Please note"
-PLAN_DISK, PLAN_DEVICE = "Disk", "Device"
+PLAN_READY = "This run can start."
+PLAN_TIME, PLAN_MEMORY, PLAN_DISK, PLAN_DEVICE = "Expected time", "Peak memory", "Disk", "Device"
+PLAN_IMAGES, PLAN_CLASSES, PLAN_SYNTHETIC = "Images", "Classes", "Synthetic images"
+PLAN_OF = "{needed:.1f} of {there:.1f} GiB"
+PLAN_WARNINGS, PLAN_LEAVES = "Please note", "What leaves a site"
+PLAN_SITES, PLAN_STAGES = "Bytes per site", "Time and memory of each stage"
+PLAN_ROLES = {"source": "trains", "test": "test only"}
+PLAN_SITE_COLUMNS = ("Site", "Role", "Training", "Validation", "Test", "Sends", "Receives")
+PLAN_STAGE_COLUMNS = ("Stage", "Time", "Memory (GiB)", "Steps", "What it does")
 
 # Live run
 NO_RUN_TITLE = "No run yet"
@@ -244,4 +245,6 @@ NO_FOLDER_RUN = "Enter the dataset's folder first."
 # Start
 SERVING = "DSFedMed Studio: http://{host}:{port}  (runs in {home})"
 DEMO_STARTED = "The demo run {run_id} has been started; the page shows it live."
+DEMO_THERE = "The demo run is there already; the page shows it."
+DEMO_NOT_STARTED = "The demo run could not be started. {error}"
 DEMO_NAME = "phantom_cpu_demo"

@@ -6,14 +6,19 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app import text
 from engine.runs.records import MetricSeries, RunRecord, RunView, ScoredSample, StageRecord, TrafficTotal
 from engine.types import EvaluationRow
 
+if TYPE_CHECKING:
+    from engine.planning import Plan
+
 Choices = list[tuple[str, str]]
 FOLLOW = "follow"
+NO_RUN = ""
+"""Value of the run picker where the store holds no run; None is a picker that has not been filled yet."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,16 @@ class SampleFilter:
 
 
 def run_choices(runs: Sequence[RunRecord]) -> Choices:
-    """Return (label, run id) of every run, in the given order."""
+    """Return (label, run id) of every run, in the given order; one entry without an id where there is none."""
+    if not runs:
+        return [(text.NO_RUN_TITLE, NO_RUN)]
     return [(f"{run.name} · {text.STATUS[run.status]} · {moment(run.created_at)}", run.run_id) for run in runs]
 
 
-def first_run(runs: Sequence[RunRecord]) -> str | None:
-    """Return the run that a page without an address shows: the newest active one, else the newest."""
+def first_run(runs: Sequence[RunRecord]) -> str:
+    """Return the run that a page without an address shows: the newest active one, else the newest, else NO_RUN."""
     active = [run for run in runs if run.status == "running"] or [run for run in runs if run.active]
-    return (active or list(runs))[0].run_id if runs else None
+    return (active or list(runs))[0].run_id if runs else NO_RUN
 
 
 def actions(run: RunRecord, *, read_only: bool) -> Actions:
@@ -117,6 +124,32 @@ def result_rows(rows: Sequence[EvaluationRow], split: str) -> list[list[str]]:
         ]
         for row in rows
         if row.split == split
+    ]
+
+
+def plan_sites(planned: Plan) -> list[list[str]]:
+    """Return the lines of the plan's table of sites, in the order of ``text.PLAN_SITE_COLUMNS``."""
+    sums = planned.bytes_per_site
+    rows = []
+    for site in planned.sites:
+        sent = sums.get(site.site, {"up": 0, "down": 0})
+        counts = [str(count) for count in (site.num_train, site.num_validation, site.num_test)]
+        traffic = [megabytes(sent[direction]) for direction in ("up", "down")]
+        rows.append([site.site, text.PLAN_ROLES[site.role], *counts, *traffic])
+    return rows
+
+
+def plan_stages(planned: Plan) -> list[list[str]]:
+    """Return the lines of the plan's table of stages, in the order of ``text.PLAN_STAGE_COLUMNS``."""
+    return [
+        [
+            text.STAGES.get(stage.name, (stage.name, ""))[0],
+            duration(60 * stage.minutes),
+            f"{stage.peak_memory_gib:.1f}",
+            str(stage.steps),
+            stage.detail,
+        ]
+        for stage in planned.stages
     ]
 
 

@@ -54,7 +54,7 @@ class Parts:
 def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks) -> Parts:
     """Place the tab's components and wire them to the run picker; call it inside the tab of ``page``."""
     gr.HTML(f"<p class='lead'>{text.SAMPLES_LEAD}</p>")
-    message = gr.HTML(markup.empty(text.SAMPLES_EMPTY_TITLE, text.SAMPLES_NO_RUN), elem_id="samples-message")
+    message = gr.HTML(elem_id="samples-message")
     with gr.Column(visible=False, elem_id="samples-body") as body:
         with gr.Row(elem_classes="filters"):
             epoch = gr.Slider(0, 1, 0, step=1, label=text.EPOCH_LABEL, info=text.EPOCH_INFO, elem_id="epoch")
@@ -104,6 +104,8 @@ def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> No
 
     def refresh(run_id: str | None, epoch: float, site: str, show: str, order: str, page: int, seen: dict) -> Any:
         """Show what the run has now; nothing is sent while nothing has changed."""
+        if run_id is None:
+            return [gr.skip()] * len(whole)
         summary, box = attempt(lambda: _summary(studio, run_id))
         if summary is None:
             return box, *[gr.skip()] * (len(whole) - 2), {}
@@ -137,7 +139,7 @@ def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> No
     def filtered(run_id: str, epoch: float, site: str, show: str, order: str) -> Any:
         return *_listing(studio, run_id, int(epoch), site, show, order, 0), _scatter(studio, run_id, int(epoch), site)
 
-    for event in (page.load, gr.Timer(2.0).tick, run.change):
+    for event in (gr.Timer(2.0).tick, run.change):
         event(refresh, [*controls, parts.page, parts.seen], whole, **quiet)
     gr.on(
         [parts.epoch.release, parts.site.input, parts.show.input, parts.order.input],
@@ -179,7 +181,7 @@ class Summary:
     note: str
 
 
-def _summary(studio: Studio, run_id: str | None) -> Summary:
+def _summary(studio: Studio, run_id: str) -> Summary:
     if not run_id:
         return Summary(0, False, (), (), markup.empty(text.SAMPLES_EMPTY_TITLE, text.SAMPLES_NO_RUN))
     everything = studio.store.samples(run_id, limit=MAX_POINTS)

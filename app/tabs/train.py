@@ -40,7 +40,7 @@ class Parts:
         return list(self.__dict__.values())
 
 
-def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks) -> gr.Accordion:
+def build(studio: Studio, run: gr.Dropdown) -> gr.Accordion:
     """Place the tab's components and wire them to the run picker; return the accordion of the new run."""
     accordion = gr.Accordion(text.NEW_RUN, open=False, elem_id="new-run", visible=not studio.settings.read_only)
     with accordion:
@@ -48,7 +48,7 @@ def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks) -> gr.Accordion:
     parts = _place_live()
     seen = gr.State({})
     _wire_form(studio, form, run, accordion)
-    _wire_live(studio, run, parts, seen, page)
+    _wire_live(studio, run, parts, seen)
     return accordion
 
 
@@ -100,11 +100,13 @@ def _wire_form(studio: Studio, form: run_form.RunForm, run: gr.Dropdown, accordi
     ).then(js="() => document.getElementById('live')?.scrollIntoView({behavior: 'smooth'})")
 
 
-def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State, page: gr.Blocks) -> None:
+def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -> None:
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     outputs = [*parts.listed(), run, seen]
 
     def refresh(run_id: str | None, chosen: str, before: dict[str, int]) -> list[Any]:
+        if run_id is None:
+            return [gr.skip()] * len(outputs)
         after = dict(before)
         values, box = attempt(lambda: live_values(studio, run_id, chosen, after))
         if values is None:
@@ -122,7 +124,7 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State, p
         return handler
 
     inputs = [run, parts.curves, seen]
-    for event in (gr.Timer(studio.settings.refresh_s).tick, run.change, parts.curves.input, page.load):
+    for event in (gr.Timer(studio.settings.refresh_s).tick, run.change, parts.curves.input):
         event(refresh, inputs, outputs, **quiet)
     parts.cancel.click(act(studio.cancel), inputs, outputs, **quiet)
     parts.resume.click(act(studio.resume), inputs, outputs, **quiet)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from app import markup, text, viewmodels
-from engine.config import RunConfig
+from engine.config import RunConfig, parse_config
 from engine.errors import UserError
+from engine.planning import plan
 from engine.runs.records import LogLine, MetricSeries, RunRecord, RunView, ScoredSample, StageRecord, TrafficTotal
 from engine.types import STAGES, EvaluationRow, SampleScore, SyntheticSample
 
@@ -71,7 +73,8 @@ def test_a_page_without_an_address_shows_the_running_run() -> None:
     assert viewmodels.first_run(runs) == "runs"
     assert viewmodels.first_run(runs[:2]) == "waits"
     assert viewmodels.first_run(runs[:1]) == "new"
-    assert viewmodels.first_run([]) is None
+    assert viewmodels.first_run([]) == viewmodels.NO_RUN
+    assert viewmodels.run_choices([])[0][1] == viewmodels.NO_RUN
 
 
 def test_curves_follow_the_run_until_a_stage_is_chosen() -> None:
@@ -111,6 +114,18 @@ def test_the_results_table_has_its_interval_and_a_dash_for_what_was_not_measured
     assert line["Dice (95 % interval)"] == "0.800 (0.750 to 0.850)"
     assert line["HD95 (px)"] == text.NOT_MEASURED
     assert viewmodels.result_rows([row], "validation") == []
+
+
+def test_the_plan_shows_what_leaves_each_site(tmp_path: Path) -> None:
+    from_random = {"name": "tinysam", "weights": None}
+    config = parse_config({"method": "fedtinysam", "student": from_random, "federation": {"rounds": 3}})
+    planned = plan(config, home=tmp_path)
+    rows = [dict(zip(text.PLAN_SITE_COLUMNS, row, strict=True)) for row in viewmodels.plan_sites(planned)]
+    assert [row["Role"] for row in rows] == ["trains"] * (len(rows) - 1) + ["test only"]
+    assert rows[0]["Sends"].endswith("MB") and rows[-1]["Sends"] == "0 B"
+    assert len(viewmodels.plan_stages(planned)) == 3
+    html = markup.plan(planned)
+    assert text.PLAN_LEAVES in html and planned.leaves_site[0][:20] in html and rows[0]["Site"] in html
 
 
 def test_sample_filters_speak_the_stores_language() -> None:
