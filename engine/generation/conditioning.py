@@ -17,7 +17,7 @@ def mask_condition(mask_NKHW: np.ndarray) -> torch.Tensor:
     One class is repeated (methods.md 7); two classes are red, green and their union blue; three are the three
     channels; more get evenly spaced hues, the brightest winning where they overlap.
     """
-    mask = torch.from_numpy(np.ascontiguousarray(mask_NKHW)).float()
+    mask = torch.tensor(mask_NKHW, dtype=torch.float32)
     classes = mask.shape[1]
     if classes == 1:
         return mask.repeat(1, 3, 1, 1)

@@ -38,14 +38,15 @@ _FACTS = {
         "Mini latent diffusion model (ldm-mini)",
         "diffusers' conditional U-Net with a tiny CLIP text encoder; the prompt is the modality's plain text, spelt in "
         "bytes. Stands where Stable Diffusion 1.5 stands at paper size.",
-        f"U-Net and text encoder together, one prompt in ten empty. {_LOSS}",
-        "64 latents",
+        f"U-Net, text encoder and a ControlNet beside them; one prompt in ten empty, one row in four unmasked. {_LOSS}",
+        "40 latents",
     ),
     "controlnet": (
         "Mini mask-conditioned ControlNet (controlnet-mini)",
         "The ControlNet that sites start from: draws an image of any of the six tasks that follows a mask.",
-        f"From the U-Net's copy and zero convolutions, backbone frozen, on all six tasks at once. {_LOSS}",
-        "48 latents",
+        "Begun beside the U-Net (its copy and zero convolutions; see the U-Net's card), then, in the steps told here, "
+        f"alone on the frozen backbone, on all six tasks at once. {_LOSS}",
+        "40 latents",
     ),
 }
 
@@ -106,6 +107,7 @@ def _run_unet(
     recipe = UnetPretraining(settings, backbone=backbone)
     history = pretrain(recipe, budget=budget, folder=work_folder(name), resume=resume, log=log)
     save_backbone(backbone, output / LDM)
+    save_controlnet(recipe.controlnet, output / CONTROLNET)
     _tell(name, output / LDM, history=history, settings=settings, model=recipe.model)
     _register(LDM, output / LDM / "unet" / _DIFFUSION_FILE, job=name, output=output)
     _register("ldm-mini-text", output / LDM / "text_encoder" / "model.safetensors", job=name, output=output)
@@ -115,7 +117,7 @@ def _run_unet(
 def _run_controlnet(
     name: str, budget: Budget, settings: Settings, resume: bool, output: Path, log: Callable[[str], None]
 ) -> History:
-    recipe = ControlnetPretraining(settings, backbone=load_backbone(output / LDM))
+    recipe = ControlnetPretraining(settings, backbone=load_backbone(output / LDM), source=output / CONTROLNET)
     history = pretrain(recipe, budget=budget, folder=work_folder(name), resume=resume, log=log)
     save_controlnet(recipe.model, output / CONTROLNET)
     _tell(name, output / CONTROLNET, history=history, settings=settings, model=recipe.model)

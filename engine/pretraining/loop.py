@@ -102,8 +102,8 @@ def pretrain(
         if now - last_evaluation > evaluate_every_s:
             run.evaluate()
             last_evaluation = time.monotonic()
-    run.save()
     run.evaluate()
+    run.save()
     run.average.copy_into(recipe.model)
     return run.history
 
