@@ -53,7 +53,7 @@ class Evaluation:
                     config=context.config.evaluation,
                     seed=context.config.seed,
                     device=context.device,
-                    precision=context.config.precision,
+                    precision="fp32",  # as the exported model is served, so that the bundle's figures are its own
                     check_cancelled=context.reporter.check_cancelled,
                 )
                 rows += found

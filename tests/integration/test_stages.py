@@ -1,0 +1,120 @@
+"""Every stage of DSFedMed on real phantoms at toy size, with a diffusion model of random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bench.reporting import ConsoleReporter
+from engine.config import RunConfig, load_config, parse_config
+from engine.generation.backbone import build_backbone, save_backbone
+from engine.methods import METHODS, RunContext
+from engine.runs.checkpoint import CheckpointStore
+from engine.runs.identity import METHOD_STAGES
+from engine.stages.evaluation import ROWS_FILE
+from engine.stages.files import read_json
+from engine.stages.synthetic_set import read_samples
+from engine.types import RunCancelled, Traffic
+from export.manifest import read_manifest
+
+
+class StoppingReporter(ConsoleReporter):
+    """Keeps the traffic, and asks for a stop after ``steps`` progress reports."""
+
+    def __init__(self, *, steps: int | None = None) -> None:
+        super().__init__("test")
+        self.steps, self.records = steps, []
+
+    def progress(self, step: int, total: int, *, message: str = "") -> None:
+        if self.steps is not None:
+            self.steps -= 1
+            if self.steps < 0:
+                raise RunCancelled
+
+    def traffic(self, record: Traffic) -> None:
+        self.records.append(record)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> RunConfig:
+    folder = tmp_path_factory.mktemp("ldm") / "random"
+    save_backbone(build_backbone("mini", seed=1), folder)
+    values = load_config("phantom_cpu_smoke").model_dump(mode="json")
+    values["student"]["weights"] = values["teacher"]["weights"] = None
+    values["data"] |= {"task": "fundus", "held_out": "handheld_camera", "images_per_site": 6}
+    values["generator"] |= {"backbone": str(folder), "controlnet": None, "steps": 2}
+    values["generation"] |= {"max_masks_per_site": 3, "sampler_steps": 2, "mask_sharing": "deformed"}
+    values["precision"] = "fp32"
+    return parse_config(values)
+
+
+def _run(config: RunConfig, run_dir: Path, *, stop_every: int | None = None) -> list[Traffic]:
+    records: list[Traffic] = []
+    run_dir.mkdir(exist_ok=True)
+    for stage in METHODS[config.method].stages:
+        while True:
+            reporter = StoppingReporter(steps=stop_every)
+            checkpoints = CheckpointStore(run_dir / "checkpoints", config.content_hash(), warn=print)
+            context = RunContext(config=config, run_dir=run_dir, reporter=reporter, checkpoints=checkpoints)
+            try:
+                stage.run(context)
+                break
+            except RunCancelled:
+                continue
+            finally:
+                records += reporter.records
+    return records
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory) -> tuple[Path, list[Traffic]]:
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    return run_dir, _run(config, run_dir)
+
+
+def test_the_table_has_all_four_models_on_the_unseen_site(whole):
+    rows = read_json(whole[0] / ROWS_FILE)
+    tested = {row["model"] for row in rows if row["split"] == "test" and row["site"] == "handheld_camera"}
+    assert tested == {"fedavg_student", "finetuned_teacher", "distilled_student", "distilled_teacher"}
+    assert all(row["site"] != "handheld_camera" for row in rows if row["split"] == "validation")
+
+
+def test_a_pair_for_every_shared_mask_with_its_provenance(whole):
+    samples = read_samples(whole[0])
+    assert len(samples) == 9
+    for sample in samples:
+        assert sample.mask_sharing == "deformed"
+        assert sample.faithfulness_dice is not None
+        for path in (sample.image_path, sample.mask_path, sample.teacher_path, sample.student_path):
+            assert (whole[0] / path).is_file()
+
+
+def test_only_declared_kinds_leave_a_site_and_the_generator_once(whole):
+    up = [record for record in whole[1] if record.direction == "up"]
+    assert {record.kind for record in up} == {"student", "generator", "masks", "metrics"}
+    generators = [record for record in up if record.kind == "generator"]
+    assert len(generators) == len({record.site for record in generators}) == 3
+    masks = [record.payload_bytes for record in up if record.kind == "masks"]
+    assert all(size < 3 * 2 * 64 * 64 for size in masks), "masks travel as bits"
+
+
+def test_the_bundle_is_the_distilled_student(whole):
+    manifest = read_manifest(whole[0] / "bundle")
+    assert manifest.model.role == "distilled_student"
+    assert manifest.classes == ("disc", "cup")
+    assert manifest.parity.max_abs_difference <= 1e-4
+
+
+def test_stopped_again_and_again_it_ends_bit_equal(config, whole, tmp_path):
+    _run(config, tmp_path / "stopped", stop_every=3)
+    for name in ("fedavg_student", "finetuned_teacher", "distilled_teacher", "distilled_student"):
+        first = load_file(whole[0] / "models" / f"{name}.safetensors")
+        second = load_file(tmp_path / "stopped" / "models" / f"{name}.safetensors")
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+
+
+def test_the_torch_free_list_of_stages_is_the_real_one():
+    assert {name: tuple(stage.name for stage in method.stages) for name, method in METHODS.items()} == METHOD_STAGES
