@@ -259,6 +259,7 @@ def _spawn(store: RunStore, record: RunRecord) -> None:
     command += ["--home", str(store.home), "--attempt", str(record.attempt)]
     paths = [str(_ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    environment["DSFEDMED_HOME"] = str(store.home)  # fetched weights lie there too
     try:
         with (store.run_dir(record.run_id) / WORKER_LOG).open("ab") as log:
             process = subprocess.Popen(

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from engine.runs.store import RunStore
 
 CHECKPOINTS = "checkpoints"
+REPORT_NAME = "run_report.json"
 STAGE_PATHS: dict[str, tuple[str, ...]] = {
     "federated_training": ("sites",),
     "generator_training": ("generators",),

@@ -20,10 +20,10 @@ from typing import Any
 import psutil
 
 from engine.runs.identity import stage_hash
+from engine.runs.outputs import REPORT_NAME
 from engine.runs.records import TrafficTotal
 from engine.runs.store import RunStore
 
-REPORT_NAME = "run_report.json"
 FORMAT = "dsfedmed-run-report-1"
 PACKAGES = ("torch", "diffusers", "flwr", "monai", "timm", "segment-anything", "transformers", "onnx", "onnxruntime",
             "onnxruntime-gpu", "numpy", "pydantic", "sqlalchemy")  # fmt: skip
@@ -37,7 +37,7 @@ def write_report(store: RunStore, run_id: str, *, status: str | None = None, dev
     """
     path = store.run_dir(run_id) / REPORT_NAME
     temporary = path.with_suffix(".tmp")
-    text = json.dumps(_finite(build_report(store, run_id, status=status, device=device)), indent=2, allow_nan=False)
+    text = json.dumps(finite(build_report(store, run_id, status=status, device=device)), indent=2, allow_nan=False)
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(path)
     return path
@@ -144,12 +144,12 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Return ``value`` with NaN and infinities as ``None``: JSON has neither."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

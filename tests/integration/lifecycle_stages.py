@@ -106,3 +106,14 @@ class Method:
 
 
 METHODS = {"fedtinysam": Method("fedtinysam", "For tests", (Walk(), Judge(), Pack()))}
+
+
+class Broken(Walk):
+    """Fails as it begins, with a reason."""
+
+    def run(self, context: RunContext) -> None:
+        """Raise the UserError of bad data."""
+        self._misbehave("bad", context)
+
+
+BROKEN_METHODS = {"fedtinysam": Method("fedtinysam", "For tests", (Broken(), Judge(), Pack()))}

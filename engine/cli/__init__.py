@@ -1,0 +1,64 @@
+"""The command line: ``python -m engine COMMAND``.
+
+Exit status: 0 done, 1 the run failed, 2 something that the person can mend (a ``UserError``), 130 stopped. With
+``--json`` a command prints one JSON object on standard output, errors as ``{"error": {code, what, why, fix}}``.
+Progress goes to standard error. Heavy packages are imported by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from engine.cli import data, machine, models, runs
+from engine.cli.output import print_error
+from engine.errors import UserError
+
+app = typer.Typer(
+    name="python -m engine",
+    help="DSFedMed: federated dual distillation, from the sites' images to a served model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (runs.plan, runs.run, runs.resume, runs.cancel, runs.extend, runs.fork):
+    app.command()(command)
+app.command("list")(runs.list_runs)
+app.command()(runs.show)
+app.add_typer(data.app, name="data", help="Check, preview or make datasets.")
+app.command()(models.pretrain)
+app.add_typer(models.weights_app, name="weights", help="The weights that runs start from.")
+app.command()(models.export)
+app.command()(models.predict)
+app.command()(machine.doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    try:
+        status = typer.main.get_command(app).main(args=given, prog_name="python -m engine", standalone_mode=False)
+    except UserError as error:
+        print_error(error.as_dict(), as_json=as_json)
+        return 2
+    except click.ClickException as error:
+        if as_json:
+            fix = "`python -m engine COMMAND --help` shows what it takes."
+            reason = {
+                "code": "cli.usage",
+                "what": error.format_message(),
+                "why": "The command cannot be read.",
+                "fix": fix,
+            }
+            print_error(reason, as_json=True)
+        else:
+            error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    return status if isinstance(status, int) else 0

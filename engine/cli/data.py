@@ -1,0 +1,110 @@
+"""Commands on datasets: check every file, preview the partition, write phantoms."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from engine.cli.options import ConfigOption, HeldOutOption, PresetOption, SetOption, parse_settings, read_config
+from engine.cli.output import JsonFlag, print_json, print_table
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+RootArgument = Annotated[Path | None, typer.Argument(help="Dataset folder; or use --preset or --config")]
+
+
+@app.command()
+def check(
+    root: RootArgument = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    held_out: HeldOutOption = None,
+    settings: SetOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Read every image and mask of a dataset and name every fault."""
+    from engine.data.datasets import load_federation
+
+    chosen = _config(root, preset=preset, config=config, held_out=held_out, settings=settings)
+    federation = load_federation(chosen.data, seed=chosen.seed, thorough=True)
+    counts = {name: len(site.train) + len(site.validation) for name, site in federation.sites.items()}
+    counts[federation.test.name] = len(federation.test.test)
+    if as_json:
+        print_json({"dataset": federation.name, "classes": list(federation.classes), "images": counts, "faults": []})
+    else:
+        print(f"{federation.name}: no faults in {sum(counts.values())} images of {len(counts)} sites.")
+
+
+@app.command()
+def preview(
+    root: RootArgument = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    held_out: HeldOutOption = None,
+    settings: SetOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show how a dataset is cut: images, patients, foreground and brightness of every site."""
+    from engine.data.datasets import load_federation
+    from engine.data.partition import partition_preview
+
+    chosen = _config(root, preset=preset, config=config, held_out=held_out, settings=settings)
+    federation = load_federation(chosen.data, seed=chosen.seed)
+    sites = partition_preview(federation)
+    if as_json:
+        print_json(
+            {"dataset": federation.name, "classes": list(federation.classes), "sites": [asdict(s) for s in sites]}
+        )
+        return
+    rows = [
+        (
+            *(s.site, s.role, s.num_train, s.num_validation, s.num_test, s.num_groups, f"{s.mean_intensity:.3f}"),
+            *(f"{100 * s.foreground_share[name]:.1f} %" for name in federation.classes),
+        )
+        for s in sites
+    ]
+    header = ("Site", "Role", "Train", "Validation", "Test", "Patients", "Brightness", *federation.classes)
+    print_table(header, rows, right=range(2, len(header)))
+
+
+@app.command()
+def phantoms(
+    task: Annotated[str, typer.Argument(help="fundus, prostate, nuclei, skin, liver or polyp")],
+    out: Annotated[Path, typer.Option("--out", help="New folder for the dataset")],
+    images: Annotated[int, typer.Option(min=1, help="Images at each site")] = 40,
+    px: Annotated[int, typer.Option(min=32, help="Side of an image, pixels")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the dataset")] = 1337,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write phantoms with exact masks as a dataset folder."""
+    from engine.data.phantoms import write_dataset
+
+    root = write_dataset(task, out, images_per_site=images, image_px=px, seed=seed)
+    if as_json:
+        print_json({"root": str(root), "task": task, "images_per_site": images, "image_px": px, "seed": seed})
+    else:
+        print(f"Written to {root}. Run it with: python -m engine run --preset phantom_cpu_smoke --data {root}")
+
+
+def _config(
+    root: Path | None,
+    *,
+    preset: str | None,
+    config: Path | None,
+    held_out: str | None,
+    settings: list[str] | None,
+) -> RunConfig:
+    from engine.config import parse_config
+
+    if root is None or preset is not None or config is not None:
+        return read_config(preset=preset, config=config, data=root, held_out=held_out, settings=settings)
+    data = {"source": "folder", "root": str(root), "held_out": held_out}
+    edits = {
+        key.removeprefix("data."): value for key, value in parse_settings(settings).items() if key.startswith("data.")
+    }
+    return parse_config({"data": data | edits})

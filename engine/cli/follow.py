@@ -1,0 +1,165 @@
+"""Following a run: a live display on a terminal, plain lines elsewhere; and the tables at its end.
+
+Progress goes to standard error, so that standard output carries results alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from engine.cli.output import duration, print_table, size
+from engine.runs import lifecycle
+from engine.runs.records import RunView, StageRecord
+
+if TYPE_CHECKING:
+    from engine.runs.store import RunStore
+
+POLL_S = 0.4
+PLAIN_EVERY_S = 5.0
+_MARKS = {"finished": "done", "running": ">", "pending": "", "failed": "failed", "cancelled": "stopped"}
+
+
+def follow(store: RunStore, run_id: str) -> None:
+    """Show the run's progress until it ends. Ctrl-C asks it to stop, a second one leaves it alone."""
+    console = Console(stderr=True)
+    log = _LogTail(store, run_id)
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=False) as live:
+            _watch(store, run_id, lambda view: _update_live(live, store, log, view))
+    else:
+        printer = _PlainPrinter()
+        _watch(store, run_id, lambda view: (log.print_new(printer.say), printer.show(view)))
+    for line in log.new_lines():
+        console.print(line, style="dim", markup=False, highlight=False)
+    record = store.get(run_id)
+    if record.error:
+        console.print(f"Error ({record.error['code']}): {record.error['what']}", style="red", markup=False)
+        console.print(f"  Why: {record.error['why']}\n  Fix: {record.error['fix']}", markup=False)
+    if record.resumable:
+        console.print(f"What exists is kept. Go on with: python -m engine resume {run_id}", markup=False)
+
+
+def print_results(store: RunStore, run_id: str) -> None:
+    """Print the results table of the unseen site and what crossed each site's border, where there is any."""
+    from engine.evaluation.tables import format_table
+
+    rows = [row for row in store.evaluation(run_id) if row.split == "test"]
+    if rows:
+        print(f"\nOn the unseen site:\n\n{format_table(rows)}\n")
+    totals = store.traffic(run_id)
+    if totals:
+        lines = [(t.site, t.direction, t.kind, t.stage, t.num_messages, size(t.payload_bytes)) for t in totals]
+        print_table(("Site", "Way", "What", "Stage", "Messages", "Bytes"), lines, right=(4, 5))
+        print(f"In all {size(sum(total.payload_bytes for total in totals))} crossed the sites' borders.")
+    for artefact in store.artefacts(run_id):
+        if artefact.kind in ("bundle", "report"):
+            print(f"{artefact.kind.capitalize()}: {store.run_dir(run_id) / artefact.path}")
+
+
+def _watch(store: RunStore, run_id: str, show: Callable[[RunView], object]) -> None:
+    asked = False
+    while True:
+        try:
+            lifecycle.advance_queue(store)
+            view = store.view(run_id)
+            show(view)
+            if not view.run.active:
+                return
+            time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            if asked or not store.get(run_id).active:
+                print(f"\n{run_id} goes on by itself. See it with: python -m engine show {run_id}", file=sys.stderr)
+                raise
+            asked = True
+            print("\nStopping at the next step (Ctrl-C again leaves the run alone).", file=sys.stderr)
+            lifecycle.cancel(store, run_id)
+
+
+class _LogTail:
+    """The run's warnings and errors, each given once."""
+
+    def __init__(self, store: RunStore, run_id: str) -> None:
+        self._store, self._run_id = store, run_id
+        last = store.events(run_id, limit=1)
+        self._after = last[-1].id if last else 0
+
+    def new_lines(self) -> list[str]:
+        lines = self._store.events(self._run_id, after_id=self._after)
+        self._after = lines[-1].id if lines else self._after
+        return [f"{line.level}: {line.text}" for line in lines if line.level != "info"]
+
+    def print_new(self, say: Callable[[str], None]) -> None:
+        for line in self.new_lines():
+            say(line)
+
+
+class _PlainPrinter:
+    """Lines for a log file: at each change of stage, and every few seconds in between."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, str, str] | None = None
+        self._last_at = float("-inf")
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def show(self, view: RunView) -> None:
+        stage = _current(view)
+        name, status = (stage.name, stage.status) if stage else ("", "")
+        state = (view.run.status, name, status)
+        now = time.monotonic()
+        if state == self._last and now - self._last_at < PLAIN_EVERY_S:
+            return
+        self._last, self._last_at = state, now
+        left = f", {duration(view.eta_s)} left in all" if view.eta_s is not None and view.run.active else ""
+        if stage is None:
+            self.say(f"{view.run.run_id} {view.run.status}")
+        else:
+            done = f"{100 * stage.fraction:3.0f} %"
+            self.say(f"{view.run.run_id} {view.run.status}: {name} {done} {stage.message}{left}".rstrip())
+
+
+def _current(view: RunView) -> StageRecord | None:
+    """Return the stage that runs, or the last that ran."""
+    begun = [stage for stage in view.stages if stage.status != "pending"]
+    running = [stage for stage in begun if stage.status == "running"]
+    return (running or begun or [None])[-1]
+
+
+def _update_live(live: Live, store: RunStore, log: _LogTail, view: RunView) -> None:
+    log.print_new(lambda text: live.console.print(text, style="yellow", markup=False))
+    table = Table.grid(padding=(0, 1))
+    for _ in range(6):
+        table.add_column()
+    for stage in view.stages:
+        table.add_row(
+            Text(_MARKS[stage.status], style="green" if stage.status == "finished" else ""),
+            stage.name,
+            ProgressBar(total=1.0, completed=stage.fraction, width=28),
+            f"{100 * stage.fraction:3.0f} %",
+            duration(stage.wall_s or None),
+            Text(f"{duration(stage.eta_s)} left" if stage.status == "running" else ""),
+        )
+    running = _current(view)
+    line = f"{view.run.name} ({view.run.run_id}): {view.run.status}"
+    if view.run.active:
+        line += f", {duration(view.eta_s)} left in all"
+    message = running.message if running is not None and view.run.active else ""
+    live.update(Group(Text(line, style="bold"), table, Text(message), Text(_latest_metrics(store, view), style="dim")))
+
+
+def _latest_metrics(store: RunStore, view: RunView) -> str:
+    """Return the newest value of each curve of the running stage that is not a site's own."""
+    if view.run.stage is None:
+        return ""
+    curves = [curve for curve in store.metrics(view.run.run_id, stage=view.run.stage) if curve.site is None]
+    return "  ".join(f"{curve.name} {curve.values[-1]:.4g} ({curve.steps[-1]})" for curve in curves[:6])

@@ -1,0 +1,288 @@
+"""Commands that plan, start, stop, continue and show runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.cli.options import (
+    ConfigOption,
+    DataOption,
+    HeldOutOption,
+    NameOption,
+    PresetOption,
+    SetOption,
+    edit_config,
+    open_store,
+    read_config,
+)
+from engine.cli.output import HomeOption, JsonFlag, duration, print_json, print_table, size
+
+if TYPE_CHECKING:
+    from engine.planning import Plan
+    from engine.runs.store import RunStore
+
+RunArgument = Annotated[str, typer.Argument(help="A run's id, or 'last' for the newest run")]
+DetachFlag = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on by itself")]
+
+
+def plan(
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    held_out: HeldOutOption = None,
+    settings: SetOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what a run will take and send, and refuse what cannot run. Nothing is started."""
+    from engine.planning import plan as make_plan
+
+    chosen = read_config(preset=preset, config=config, data=data, held_out=held_out, settings=settings)
+    _set_home(home)
+    made = make_plan(chosen, home=home)
+    if as_json:
+        print_json({"plan": made.as_dict(), "config": chosen.model_dump(mode="json")})
+    else:
+        _print_plan(made)
+
+
+def run(
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    held_out: HeldOutOption = None,
+    settings: SetOption = None,
+    name: NameOption = None,
+    home: HomeOption = None,
+    detach: DetachFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Plan and run a configuration in a process of its own, and follow it to the results table."""
+    from engine.planning import plan as make_plan
+    from engine.runs import lifecycle
+
+    chosen = read_config(preset=preset, config=config, data=data, held_out=held_out, settings=settings, name=name)
+    store = open_store(home)
+    made = make_plan(chosen, home=home)
+    run_id = lifecycle.submit(store, chosen, planned_s=made.stage_seconds)
+    _follow(store, run_id, detach=detach, as_json=as_json, warnings=made.warnings)
+
+
+def resume(run_id: RunArgument, home: HomeOption = None, detach: DetachFlag = False, as_json: JsonFlag = False) -> None:
+    """Go on with a cancelled, failed or interrupted run from its last checkpoint."""
+    from engine.runs import lifecycle
+
+    store = open_store(home)
+    chosen = _find(store, run_id)
+    lifecycle.resume(store, chosen)
+    _follow(store, chosen, detach=detach, as_json=as_json)
+
+
+def extend(
+    run_id: RunArgument,
+    rounds: Annotated[int, typer.Option(min=1, help="Federated rounds in total")],
+    home: HomeOption = None,
+    detach: DetachFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Add federated rounds to a run: training goes on from its checkpoint, later stages run again."""
+    from engine.runs import lifecycle
+
+    store = open_store(home)
+    chosen = _find(store, run_id)
+    lifecycle.extend(store, chosen, rounds=rounds)
+    _follow(store, chosen, detach=detach, as_json=as_json)
+
+
+def fork(
+    run_id: RunArgument,
+    stage: Annotated[str, typer.Option("--from", help="First stage that runs again")],
+    settings: SetOption = None,
+    name: NameOption = None,
+    home: HomeOption = None,
+    detach: DetachFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Start a new run that takes everything before a stage from another run, with settings of your choice after it."""
+    from engine.runs import lifecycle
+
+    store = open_store(home)
+    parent = store.get(_find(store, run_id))
+    edited = edit_config(parent.config, settings)
+    edited = edited.model_copy(update={"name": name}) if name is not None else edited
+    planned = {s.name: s.planned_s for s in store.stages(parent.run_id) if s.planned_s is not None}
+    child = lifecycle.fork(store, parent.run_id, stage=stage, config=edited, planned_s=planned)
+    _follow(store, child, detach=detach, as_json=as_json)
+
+
+def cancel(
+    run_id: RunArgument,
+    force: Annotated[bool, typer.Option("--force", help="Kill the worker instead of asking it")] = False,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Stop a run at its next step boundary, within 5 s; what exists is kept."""
+    import time
+
+    from engine.runs import lifecycle
+
+    store = open_store(home)
+    chosen = _find(store, run_id)
+    lifecycle.cancel(store, chosen, force=force)
+    deadline = time.monotonic() + 10
+    while store.get(chosen).active and time.monotonic() < deadline:
+        lifecycle.advance_queue(store)
+        time.sleep(0.1)
+    status = store.get(chosen).status
+    if as_json:
+        print_json({"run_id": chosen, "status": status})
+    else:
+        print(f"{chosen}: {status}. Go on with: python -m engine resume {chosen}")
+
+
+def list_runs(
+    limit: Annotated[int, typer.Option(min=1, help="So many of the newest runs")] = 20,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List the runs of this home, newest first."""
+    from engine.runs import lifecycle
+
+    store = open_store(home)
+    lifecycle.advance_queue(store)
+    records = store.list(limit=limit)
+    if as_json:
+        rows = [
+            {"run_id": r.run_id, "name": r.name, "status": r.status, "method": r.method, "stage": r.stage}
+            | {"created_at": r.created_at, "started_at": r.started_at, "finished_at": r.finished_at, "parent": r.parent}
+            for r in records
+        ]
+        print_json({"home": str(store.home), "runs": rows})
+    elif records:
+        rows = [(r.run_id, r.name, r.status, r.stage or "-", duration(_lasted(r))) for r in records]
+        print_table(("Run", "Name", "Status", "Stage", "Time"), rows, right=(4,))
+    else:
+        print(f"No runs in {store.home}. Start one: python -m engine run --preset phantom_cpu_smoke")
+
+
+def show(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """Show one run: its stages, results, traffic, files and last log lines."""
+    from engine.cli.follow import print_results
+    from engine.runs import lifecycle
+
+    store = open_store(home)
+    chosen = _find(store, run_id)
+    lifecycle.advance_queue(store)
+    view = store.view(chosen)
+    if as_json:
+        print_json(summary(store, chosen))
+        return
+    record = view.run
+    print(f"{record.run_id}  {record.name}  {record.status}  ({record.method}, folder {store.run_dir(chosen)})")
+    rows = [
+        (s.name, s.status, f"{100 * s.fraction:.0f} %", duration(s.wall_s), duration(s.eta_s), s.message)
+        for s in view.stages
+    ]
+    print_table(("Stage", "Status", "Done", "Took", "Left", ""), rows, right=(2, 3, 4))
+    if record.error:
+        print(f"\nError ({record.error['code']}): {record.error['what']}\n  Fix: {record.error['fix']}")
+    print_results(store, chosen)
+    for line in store.events(chosen, limit=10):
+        print(f"{line.level:7}  {line.text}")
+
+
+def summary(store: RunStore, run_id: str) -> dict[str, Any]:
+    """Return everything about a run as the JSON object of ``show --json`` and of a followed run."""
+    from engine.runs.outputs import REPORT_NAME
+    from engine.runs.report import traffic_table
+
+    view = store.view(run_id)
+    record = view.run
+    report = store.run_dir(run_id) / REPORT_NAME
+    return {
+        "run_id": run_id,
+        "name": record.name,
+        "status": record.status,
+        "method": record.method,
+        "parent": record.parent,
+        "fork_stage": record.fork_stage,
+        "failure": record.error,
+        "folder": str(store.run_dir(run_id)),
+        "config": record.config.model_dump(mode="json"),
+        "config_hash": record.config_hash,
+        "stages": [asdict(stage) for stage in view.stages],
+        "wall_s": sum(stage.wall_s for stage in view.stages),
+        "eta_s": view.eta_s,
+        "evaluation": [asdict(row) for row in store.evaluation(run_id)],
+        "traffic": traffic_table(store.traffic(run_id)),
+        "artefacts": [asdict(artefact) for artefact in store.artefacts(run_id)],
+        "report": str(report) if report.is_file() else None,
+    }
+
+
+def _follow(store: RunStore, run_id: str, *, detach: bool, as_json: bool, warnings: tuple[str, ...] = ()) -> None:
+    from engine.cli.follow import follow, print_results
+
+    if detach:
+        if as_json:
+            print_json({"run_id": run_id, "status": store.get(run_id).status, "folder": str(store.run_dir(run_id))})
+        else:
+            print(f"{run_id} runs by itself. See it with: python -m engine show {run_id}")
+        return
+    for warning in warnings:
+        typer.echo(f"Note: {warning}", err=True)
+    follow(store, run_id)
+    record = store.get(run_id)
+    if as_json:
+        print_json(summary(store, run_id))
+    else:
+        print_results(store, run_id)
+    raise typer.Exit({"finished": 0, "failed": 1, "interrupted": 1}.get(record.status, 130))
+
+
+def _find(store: RunStore, run_id: str) -> str:
+    newest = store.list(limit=1) if run_id == "last" else ()
+    return newest[0].run_id if newest else store.get(run_id).run_id
+
+
+def _lasted(record: Any) -> float | None:
+    import time
+
+    if record.started_at is None:
+        return None
+    return (record.finished_at or time.time()) - record.started_at
+
+
+def _set_home(home: Path | None) -> None:
+    import os
+
+    from engine.runs.store import home_folder
+
+    os.environ["DSFEDMED_HOME"] = str(home_folder(home))
+
+
+def _print_plan(made: Plan) -> None:
+    print(f"{made.name}: {made.method} on {made.dataset} ({made.modality}; {', '.join(made.classes)}), {made.machine}")
+    sites = [(s.site, s.role, s.num_train, s.num_validation, s.num_test) for s in made.sites]
+    print()
+    print_table(("Site", "Role", "Train", "Validation", "Test"), sites, right=(2, 3, 4))
+    print()
+    stages = [
+        (s.name, s.steps, s.images, f"{s.minutes:.1f}", f"{s.peak_memory_gib:.1f}", s.detail) for s in made.stages
+    ]
+    print_table(("Stage", "Steps", "Images", "Minutes", "GiB", ""), stages, right=(1, 2, 3, 4))
+    print(f"\nIn all about {made.minutes:.1f} minutes, {made.peak_memory_gib:.1f} GiB of memory at the peak (of "
+          f"{made.memory_gib:.0f}), {made.disk_gib:.2f} GiB on the disk.")  # fmt: skip
+    print()
+    rows = [(t.site, t.direction, t.kind, size(t.payload_bytes)) for t in made.traffic]
+    print_table(("Site", "Way", "What", "Bytes"), rows, right=(3,))
+    print()
+    for sentence in made.leaves_site:
+        print(f"- {sentence}")
+    for warning in made.warnings:
+        print(f"Note: {warning}")
+    print(made.estimate)
