@@ -219,6 +219,7 @@ UPLOAD_LABEL = "Image file: PNG, JPEG, TIFF, DICOM or NIfTI, up to {megabytes} M
 SLICE_LABEL, SLICE_INFO = "Slice", "Which slice of the volume to segment"
 SAMPLE_IMAGES = "Or try an example of what this model was made for"
 SAMPLE_BUTTON = "Example {number}"
+SEGMENT_EMPTY_TITLE = "No image yet"
 SEGMENT_EMPTY = "Choose an image file, or press an example. The result appears here."
 OPACITY_LABEL, OPACITY_INFO = "Opacity", "0 shows outlines only"
 OVERLAY_LABEL = "Image with the outlined structures"

@@ -39,6 +39,7 @@ class Parts:
     model: gr.Dropdown
     upload: gr.File
     slice_index: gr.Slider
+    examples_heading: gr.HTML
     examples: gr.Gallery
     overlay: gr.Image
     opacity: gr.Slider
@@ -51,56 +52,65 @@ class Parts:
 
 def build(studio: Studio, page: gr.Blocks) -> Parts:
     """Place the tab's components and wire them; call it inside the tab of ``page``."""
-    gr.HTML(f"<p class='lead'>{text.SEGMENT_LEAD}</p>")
-    gr.HTML(markup.notice(text.RESEARCH_USE))
+    gr.HTML(f"<p class='lead'>{text.SEGMENT_LEAD}</p>{markup.notice(text.RESEARCH_USE)}")
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=2, min_width=300):
-            gr.HTML(f"<h2>{text.STEP_MODEL}</h2>")
-            model = gr.Dropdown(label=text.MODEL_LABEL, info=text.MODEL_INFO, choices=[], elem_id="model")
-            gr.HTML(f"<h2>{text.STEP_IMAGE}</h2>")
-            label = text.UPLOAD_LABEL.format(megabytes=studio.settings.max_upload_mb)
-            upload = gr.File(label=label, type="filepath", height=140, elem_id="upload")
-            slice_index = gr.Slider(
-                0, 1, 0, step=1, label=text.SLICE_LABEL, info=text.SLICE_INFO, visible=False, elem_id="slice"
-            )
-            examples = gr.Gallery(
-                label=text.SAMPLE_IMAGES,
-                columns=NUM_EXAMPLES,
-                height="auto",
-                allow_preview=False,
-                interactive=False,
-                format="png",
-                buttons=[],
-                visible=False,
-                elem_id="examples",
-            )
+            inputs = _place_inputs(studio)
         with gr.Column(scale=3, min_width=300):
-            gr.HTML(f"<h2>{text.STEP_RESULT}</h2>")
-            message = gr.HTML(markup.empty(text.TAB_SEGMENT, text.SEGMENT_EMPTY), elem_id="segment-message")
-            overlay = gr.Image(
-                label=text.OVERLAY_LABEL,
-                interactive=False,
-                format="png",
-                buttons=["fullscreen"],
-                visible=False,
-                elem_id="overlay",
-            )
-            opacity = gr.Slider(
-                0,
-                1,
-                0.35,
-                step=0.05,
-                label=text.OPACITY_LABEL,
-                info=text.OPACITY_INFO,
-                visible=False,
-                elem_id="opacity",
-            )
-            legend = gr.HTML(elem_id="legend")
-            download = gr.DownloadButton(text.DOWNLOAD_LABEL, variant="primary", visible=False, elem_id="download")
-    result, seen = gr.State(None), gr.State(0)
-    parts = Parts(model, upload, slice_index, examples, overlay, opacity, legend, download, message, result, seen)
+            outputs = _place_result()
+    parts = Parts(**inputs, **outputs, result=gr.State(None), seen=gr.State(0))
     _wire(studio, parts, page)
     return parts
+
+
+def _place_inputs(studio: Studio) -> dict[str, Any]:
+    gr.HTML(f"<h2>{text.STEP_MODEL}</h2>")
+    model = gr.Dropdown(label=text.MODEL_LABEL, info=text.MODEL_INFO, choices=[], elem_id="model")
+    gr.HTML(f"<h2>{text.STEP_IMAGE}</h2>")
+    label = text.UPLOAD_LABEL.format(megabytes=studio.settings.max_upload_mb)
+    upload = gr.File(label=label, type="filepath", height=140, elem_id="upload")
+    slice_index = gr.Slider(
+        0, 1, 0, step=1, label=text.SLICE_LABEL, info=text.SLICE_INFO, visible=False, elem_id="slice"
+    )
+    heading = gr.HTML(visible=False)
+    examples = gr.Gallery(
+        label=text.SAMPLE_IMAGES,
+        show_label=False,
+        columns=NUM_EXAMPLES,
+        height="auto",
+        allow_preview=False,
+        interactive=False,
+        format="png",
+        buttons=[],
+        visible=False,
+        elem_id="examples",
+    )
+    return {
+        "model": model,
+        "upload": upload,
+        "slice_index": slice_index,
+        "examples_heading": heading,
+        "examples": examples,
+    }
+
+
+def _place_result() -> dict[str, Any]:
+    gr.HTML(f"<h2>{text.STEP_RESULT}</h2>")
+    message = gr.HTML(markup.empty(text.SEGMENT_EMPTY_TITLE, text.SEGMENT_EMPTY), elem_id="segment-message")
+    overlay = gr.Image(
+        label=text.OVERLAY_LABEL,
+        interactive=False,
+        format="png",
+        buttons=["fullscreen"],
+        visible=False,
+        elem_id="overlay",
+    )
+    opacity = gr.Slider(
+        0, 1, 0.35, step=0.05, label=text.OPACITY_LABEL, info=text.OPACITY_INFO, visible=False, elem_id="opacity"
+    )
+    legend_html = gr.HTML(elem_id="legend")
+    download = gr.DownloadButton(text.DOWNLOAD_LABEL, variant="primary", visible=False, elem_id="download")
+    return {"message": message, "overlay": overlay, "opacity": opacity, "legend": legend_html, "download": download}
 
 
 def _wire(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
@@ -115,12 +125,13 @@ def _wire(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
         if not choices:
             return gr.Dropdown(choices=[], value=None), markup.empty(text.NO_MODEL_TITLE, text.NO_MODEL_STEP), now
         kept = chosen if chosen in {key for _, key in choices} else choices[0][1]
-        note = gr.skip() if seen else markup.empty(text.TAB_SEGMENT, text.SEGMENT_EMPTY)
+        note = gr.skip() if seen else markup.empty(text.SEGMENT_EMPTY_TITLE, text.SEGMENT_EMPTY)
         return gr.Dropdown(choices=choices, value=kept), note, now
 
     def examples(chosen: str | None) -> Any:
         pictures = attempt(lambda: example_images(studio, chosen))[0] if chosen else None
-        return gr.Gallery(value=pictures or [], visible=bool(pictures))
+        heading = gr.HTML(markup.quiet(text.SAMPLE_IMAGES), visible=bool(pictures))
+        return heading, gr.Gallery(value=pictures or [], visible=bool(pictures))
 
     def look(path: str | None) -> Any:
         """Offer the slices of a volume; a picture has none."""
@@ -148,7 +159,7 @@ def _wire(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
     def reblend(result: Segmented | None, opacity: float) -> Any:
         return gr.skip() if result is None else picture(result, opacity)
 
-    parts.model.change(examples, parts.model, parts.examples, **quiet)
+    parts.model.change(examples, parts.model, [parts.examples_heading, parts.examples], **quiet)
     file_inputs = [parts.model, parts.upload, parts.slice_index, parts.opacity]
     visible: dict[str, Any] = {"api_visibility": "private", "show_progress_on": parts.message}
     parts.upload.change(look, parts.upload, parts.slice_index, **quiet).then(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import seed_store
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -28,6 +28,7 @@ CHROMIUM_FLAGS = (
 )
 WAIT_MS = 60_000
 """How long a condition may take: a machine busy with training is slow, and a fast one never waits that long."""
+expect.set_options(timeout=WAIT_MS)
 
 
 @dataclass(frozen=True)
