@@ -24,7 +24,7 @@ from engine.data.phantoms import TASKS
 from engine.generation.backbone import Backbone, embed_prompts
 from engine.generation.conditioning import mask_condition
 from engine.generation.controlnet import new_controlnet
-from engine.generation.training import diffusion_target
+from engine.generation.training import diffusion_target, use_plain_attention
 from engine.pretraining.corpus import Corpus, cache_folder
 from engine.pretraining.settings import Settings
 from engine.pretraining.vae import to_signed
@@ -70,6 +70,7 @@ class _Diffusion:
 
     def __init__(self, settings: Settings, *, backbone: Backbone, controlnet: ControlNetModel) -> None:
         self.settings, self.backbone, self.controlnet = settings, backbone, controlnet
+        use_plain_attention(backbone, controlnet)
         self._latents = Latents(backbone, settings.training_corpora(), settings=settings)
         self._held_out = Latents(backbone, settings.held_out_corpora(), settings=settings)
 
