@@ -57,7 +57,7 @@ def build_app(studio: Studio) -> gr.Blocks:
 
         page.load(arrive, None, [run, new_run, note], **quiet)
         run.change(None, run, None, js=SET_ADDRESS, **quiet)
-    return page
+    return page.queue(default_concurrency_limit=4)
 
 
 def refuse_busy_port(settings: Settings) -> None:

@@ -106,17 +106,17 @@ def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> No
         """Show what the run has now; nothing is sent while nothing has changed."""
         if run_id is None:
             return [gr.skip()] * len(whole)
-        summary, box = attempt(lambda: _summary(studio, run_id))
+        now, box = attempt(lambda: _signature(studio, run_id))
+        if not box and seen.get("summary") == now:
+            return [gr.skip()] * len(whole)
+        summary, box = (None, box) if box else attempt(lambda: _summary(studio, run_id))
         if summary is None:
             return box, *[gr.skip()] * (len(whole) - 2), {}
-        now = viewmodels.signature((run_id, summary))
-        if seen.get("summary") == now:
-            return [gr.skip()] * len(whole)
         fresh = seen.get("run") != run_id
         state = {"summary": now, "run": run_id, "last": summary.epochs[-1] if summary.epochs else None}
         if not summary.total:
             return summary.note, gr.Column(visible=False), *[gr.skip()] * (len(whole) - 3), state
-        follows = fresh or int(epoch) == seen.get("last") or int(epoch) not in summary.epochs
+        follows = fresh or seen.get("last") in (None, int(epoch)) or int(epoch) not in summary.epochs
         at = state["last"] if follows else int(epoch)
         kept_site = site if site in summary.sites else ""
         listed = _listing(studio, run_id, at, kept_site, show, order, 0 if fresh else page)
@@ -172,24 +172,31 @@ def _wire_detail(studio: Studio, run: gr.Dropdown, parts: Parts) -> None:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run has to show; compared between two reads."""
+    """What a run has to show."""
 
     total: int
-    predictions: bool
     sites: tuple[str, ...]
     epochs: tuple[int, ...]
     note: str
 
 
+def _signature(studio: Studio, run_id: str) -> int:
+    """Return a number that changes with the run's samples and scores: cheap, for it is asked every two seconds."""
+    if not run_id:
+        return viewmodels.signature(run_id)
+    total = studio.store.samples(run_id, epoch=0, limit=1).total
+    stages = tuple(stage.status for stage in studio.store.stages(run_id))
+    return viewmodels.signature((run_id, total, studio.store.epochs(run_id), stages))
+
+
 def _summary(studio: Studio, run_id: str) -> Summary:
     if not run_id:
-        return Summary(0, False, (), (), markup.empty(text.SAMPLES_EMPTY_TITLE, text.SAMPLES_NO_RUN))
+        return Summary(0, (), (), markup.empty(text.SAMPLES_EMPTY_TITLE, text.SAMPLES_NO_RUN))
     everything = studio.store.samples(run_id, limit=MAX_POINTS)
     makes_samples = any(stage.name == "generation" for stage in studio.store.stages(run_id))
     step = text.SAMPLES_EMPTY_STEP if makes_samples else text.SAMPLES_NO_GENERATION
     return Summary(
         total=everything.total,
-        predictions=any(item.sample.teacher_path for item in everything.items),
         sites=tuple(sorted({item.sample.site for item in everything.items})),
         epochs=studio.store.epochs(run_id),
         note=markup.empty(text.SAMPLES_EMPTY_TITLE, step),

@@ -118,8 +118,7 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
     def act(action: Callable[[str], None]) -> Any:
         def handler(run_id: str | None, chosen: str, before: dict[str, int]) -> list[Any]:
             _, box = attempt(lambda: action(run_id or ""))
-            values = refresh(run_id, chosen, before)
-            return [box, *values[1:]] if box else values
+            return [box, *refresh(run_id, chosen, before)[1:]]
 
         return handler
 
