@@ -8,6 +8,7 @@ Shape legend: B images, H W pixels, C latent channels, h = H / factor and w = W 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -220,12 +221,20 @@ def save_half(model: Any, folder: Path, *, dtype: torch.dtype = torch.float16) -
         path = folder / TRANSFORMERS_FILE
     else:
         model.save_config(folder)
+        _forget_origin(folder / model.config_name)
         path = folder / DIFFUSERS_FILE
     state = {
         key: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for key, tensor in model.state_dict().items()
     }
     save_file(state, path, metadata={"format": "pt"})
+
+
+def _forget_origin(config: Path) -> None:
+    """Take out of a diffusers configuration the folder that the model was once read from: a path of this machine."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values.pop("_name_or_path", None)
+    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def freeze(backbone: Backbone, *, device: torch.device) -> Backbone:

@@ -74,6 +74,8 @@ def test_a_saved_backbone_loads_as_its_half_precision_self(mini: Backbone, tmp_p
     assert loaded.scheduler.config.prediction_type == mini.scheduler.config.prediction_type
     assert loaded.tokenizer("fundus").input_ids == mini.tokenizer("fundus").input_ids
     assert (loaded.factor, loaded.multiple_px) == (8, 32)
+    save_backbone(loaded, tmp_path / "again")
+    assert not [path for path in (tmp_path / "again").rglob("*.json") if str(tmp_path) in path.read_text("utf-8")]
 
 
 def test_missing_backbones_are_named(tmp_path: Path) -> None:
