@@ -116,6 +116,8 @@ class CheckpointStore:
             self._keep_previous(path, self.previous_path(name))
             temporary.replace(path)
             _sync(path.parent)
+            for stale in path.parent.glob(f".{path.name}.*.tmp"):  # left by a worker that was killed while it wrote
+                stale.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             raise _write_error(error, path) from error
         finally:

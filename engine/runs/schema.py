@@ -257,6 +257,13 @@ def _user_error(path: Path, error: sa.exc.DBAPIError) -> Exception:
         )
     if any(word in text for word in ("readonly", "read-only", "unable to open", "disk i/o")):
         return _not_writable(path, error.orig or error)
+    if "locked" in text or "busy" in text:
+        return UserError(
+            "run.store_busy",
+            what=f"The runs store {path} has been locked by another process for more than {BUSY_TIMEOUT_MS // 1000} s.",
+            why="Only one process can write at a time.",
+            fix="End the program that holds the file open (a database viewer, a backup), then resume the run.",
+        )
     if "not a database" in text or "malformed" in text:
         return UserError(
             "run.store_damaged",

@@ -1,12 +1,14 @@
 """A method of three small stages for the tests of the worker: a random walk whose state is checkpointed every step.
 
 ``data.task`` steers the first stage: ``bad`` raises a UserError, ``crash`` any other error, ``deaf`` never comes to a
-step boundary. ``data.images_per_site`` is its pause between two steps in milliseconds, ``federation.rounds`` their
-number.
+step boundary, ``full`` meets a full disk. ``data.images_per_site`` is its pause between two steps in milliseconds,
+``federation.rounds`` their number.
 """
 
 from __future__ import annotations
 
+import resource
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +64,11 @@ class Walk:
             raise UserError("data.bad", what="The data are bad.", why="They cannot be read.", fix="Mend them.")
         if task == "crash":
             raise ZeroDivisionError("one over nothing")
+        if task == "full":
+            context.checkpoints.save("federated_training", {"step": 1, "x": torch.zeros(3)})
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, resource.RLIM_INFINITY))
+            context.checkpoints.save("federated_training", {"step": 2, "x": torch.zeros(1_000_000)})
         while task == "deaf":
             context.checkpoints.load("nothing")
             time.sleep(0.1)

@@ -148,7 +148,7 @@ def test_forcing_kills_the_worker(store: RunStore) -> None:
     wait_for_status(store, run_id, "cancelled")
 
 
-@pytest.mark.parametrize(("task", "code"), [("bad", "data.bad"), ("crash", "run.crashed")])
+@pytest.mark.parametrize(("task", "code"), [("bad", "data.bad"), ("crash", "run.crashed"), ("full", "run.disk_full")])
 def test_a_failure_is_recorded_with_its_reason(store: RunStore, task: str, code: str) -> None:
     run_id = lifecycle.submit(store, config(task=task))
     wait_for_status(store, run_id, "failed", "finished")
@@ -158,6 +158,8 @@ def test_a_failure_is_recorded_with_its_reason(store: RunStore, task: str, code:
     assert any(line.level == "error" and line.stage == "federated_training" for line in store.events(run_id))
     traced = "ZeroDivisionError" in (store.run_dir(run_id) / "worker.log").read_text()
     assert traced == (task == "crash")
+    kept = sorted(path.name for path in (store.run_dir(run_id) / "checkpoints").rglob("*"))
+    assert kept == (["federated_training.safetensors"] if task == "full" else [])
 
 
 def test_one_run_at_a_time_and_the_next_starts_by_itself(store: RunStore) -> None:

@@ -203,6 +203,13 @@ def test_what_a_reporter_buffers_is_written_before_the_checkpoint(tmp_path: Path
     assert seen == [False]
 
 
+def test_what_a_killed_worker_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+    store, _ = make(tmp_path)
+    (tmp_path / ".stage.safetensors.123.tmp").write_bytes(b"half")
+    store.save("stage", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["stage.safetensors"] and store.load("stage") == 1
+
+
 def test_a_full_disk_is_said_and_leaves_the_former_checkpoint(tmp_path: Path) -> None:
     """A file-size limit stands for the full disk: the kernel refuses the write in the middle of the file."""
     script = textwrap.dedent(

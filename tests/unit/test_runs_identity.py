@@ -1,0 +1,78 @@
+"""Which stage a key of the configuration changes: of every key of the schema, and the hashes that follow from it."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from engine.config import RunConfig
+from engine.runs.identity import (
+    FREE_KEYS,
+    METHOD_STAGES,
+    STAGE_SECTIONS,
+    changed_keys,
+    checkpoint_hash,
+    first_stage_of,
+    stage_hash,
+)
+from engine.types import STAGES
+
+SECTIONS = [name for sections in STAGE_SECTIONS.values() for name in sections]
+
+
+def every_key() -> list[str]:
+    keys = []
+    for name, field in RunConfig.model_fields.items():
+        nested = getattr(field.annotation, "model_fields", None)
+        keys += [name] if nested is None else [f"{name}.{leaf}" for leaf in nested]
+    return keys
+
+
+def edited(key: str) -> RunConfig:
+    """The default configuration with another value of ``key``, not validated: only its identity is looked at."""
+    config = RunConfig()
+    section, _, leaf = key.rpartition(".")
+    part = getattr(config, section) if section else config
+    value = getattr(part, leaf)
+    other: Any = f"other {value}" if isinstance(value, str) else not value if isinstance(value, bool) else None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        other = value + 1
+    if value is None:
+        kinds = [kind for kind in get_args(type(part).model_fields[leaf].annotation) if kind is not type(None)]
+        other = 7 if int in kinds else ("other",) if "tuple" in str(kinds[0]) else "/other"
+    part = part.model_copy(update={leaf: other})
+    return config.model_copy(update={section: part}) if section else part
+
+
+def test_every_section_belongs_to_one_stage() -> None:
+    sections = [name for name, f in RunConfig.model_fields.items() if hasattr(f.annotation, "model_fields")]
+    assert sorted(SECTIONS) == sorted(sections) and len(set(SECTIONS)) == len(SECTIONS)
+    assert set(STAGE_SECTIONS) == set(STAGES)
+
+
+@pytest.mark.parametrize("key", every_key())
+def test_a_key_changes_the_stage_that_reads_it_first_and_all_after_it(key: str) -> None:
+    before, after = RunConfig(), edited(key)
+    assert changed_keys(before, after) == (key,)
+    first = first_stage_of(key, STAGES)
+    same = [stage_hash(before, STAGES, stage) == stage_hash(after, STAGES, stage) for stage in STAGES]
+    if key in FREE_KEYS:
+        assert first is None and all(same)
+    else:
+        assert first is not None
+        assert same == [index < STAGES.index(first) for index in range(len(STAGES))]
+
+
+def test_more_rounds_leave_the_checkpoint_of_training_valid_and_no_later_one() -> None:
+    before, after = RunConfig(), edited("federation.rounds")
+    same = [checkpoint_hash(before, STAGES, stage) == checkpoint_hash(after, STAGES, stage) for stage in STAGES]
+    assert same == [True] + [False] * 6
+    other = edited("federation.learning_rate")
+    assert checkpoint_hash(before, STAGES, STAGES[0]) != checkpoint_hash(other, STAGES, STAGES[0])
+
+
+def test_a_section_that_the_method_does_not_read_changes_nothing() -> None:
+    stages = METHOD_STAGES["fedtinysam"]
+    assert first_stage_of("distillation.epochs", stages) is None
+    assert stage_hash(RunConfig(), stages, "export") == stage_hash(edited("distillation.epochs"), stages, "export")
