@@ -7,11 +7,15 @@ follow from GFLOP by the rate that this class of CPU reached in measured runs, s
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+from engine.models.assets import ASSETS_FOLDER
 
 GIB = 2**30
 TRAIN_PASSES = 3.0
@@ -24,6 +28,10 @@ REFERENCE_CORE_GFLOPS = 97.0
 """Small float32 matrix products on one core of the reference machine (AMD EPYC), GFLOP/s."""
 CORES_EXPONENT = 0.7
 """Models of this size gain less than n-fold from n cores (ours)."""
+BF16_GAIN = 1.6
+"""What bfloat16 gives on a CPU that has it; on others, and with precision = fp32, rates are so much lower."""
+SMALL_IMAGE_PX = 128
+"""Below this side, layers are too small to fill the vector units; the rate falls with the side."""
 CUDA_GFLOPS = 25_000.0
 """Useful bf16 rate assumed of a data-centre GPU: a third of what dense products reach (ours, not measured)."""
 
@@ -38,17 +46,17 @@ class ModelCost:
     gflop: float
     activation_mb: float
     cpu_gflops: float
-    """Rate that training reaches on the reference machine; small and depthwise layers stay far below dense products."""
+    """Rate that training reaches on the reference machine's two cores in bfloat16, its data and optimiser included."""
 
 
 MODELS: dict[tuple[str, str], ModelCost] = {
-    ("sam", "mini"): ModelCost(3_571_584, 14_286_848, 128, 1.689, 28.6, 35.0),
-    ("sam", "vit_b"): ModelCost(93_735_472, 374_942_912, 1024, 975.7, 6611.0, 70.0),
-    ("sam", "vit_l"): ModelCost(312_342_832, 1_249_372_352, 1024, 2989.0, 13403.0, 75.0),
-    ("tinysam", "mini"): ModelCost(1_389_680, 5_572_568, 128, 0.502, 21.4, 14.0),
-    ("tinysam", "5m"): ModelCost(9_808_452, 39_274_472, 1024, 81.1, 2393.0, 20.0),
-    ("unet", "mini"): ModelCost(1_625_420, 6_501_680, 128, 0.382, 7.0, 30.0),
-    ("unet", "paper"): ModelCost(3_071_558, 12_286_232, 1024, 45.9, 605.0, 40.0),
+    ("sam", "mini"): ModelCost(3_571_584, 14_286_848, 128, 1.689, 28.6, 200.0),
+    ("sam", "vit_b"): ModelCost(93_735_472, 374_942_912, 1024, 975.7, 6611.0, 220.0),
+    ("sam", "vit_l"): ModelCost(312_342_832, 1_249_372_352, 1024, 2989.0, 13403.0, 240.0),
+    ("tinysam", "mini"): ModelCost(1_389_680, 5_572_568, 128, 0.502, 21.4, 100.0),
+    ("tinysam", "5m"): ModelCost(9_808_452, 39_274_472, 1024, 81.1, 2393.0, 110.0),
+    ("unet", "mini"): ModelCost(1_625_420, 6_501_680, 128, 0.382, 7.0, 90.0),
+    ("unet", "paper"): ModelCost(3_071_558, 12_286_232, 1024, 45.9, 605.0, 110.0),
 }
 
 
@@ -68,13 +76,18 @@ class GeneratorCost:
 
 
 GENERATORS: dict[str, GeneratorCost] = {
-    "mini": GeneratorCost(9_479_531, 3_783_216, 128, 0.901, 0.776, 0.711, 2.274, 15.5, 25.0),
-    "sd15": GeneratorCost(1_028_684_647, 361_279_120, 512, 803.3, 283.3, 1116.7, 2514.5, 4500.0, 70.0),
+    "mini": GeneratorCost(9_479_531, 3_783_216, 128, 0.901, 0.776, 0.711, 2.274, 15.5, 125.0),
+    "sd15": GeneratorCost(1_028_684_647, 361_279_120, 512, 803.3, 283.3, 1116.7, 2514.5, 4500.0, 220.0),
 }
 
 
 def generator_size(backbone: str) -> str:
-    """Return the row of ``GENERATORS`` for a backbone's name or folder: Stable Diffusion's unless it says mini."""
+    """Return the row of ``GENERATORS`` for a backbone's name or folder: by its U-Net's widths, else by its name."""
+    for folder in (Path(backbone), ASSETS_FOLDER / "weights" / backbone):
+        path = folder / "unet" / "config.json"
+        if path.is_file():
+            widths = json.loads(path.read_text(encoding="utf-8")).get("block_out_channels", [320])
+            return "mini" if max(widths) < 320 else "sd15"
     return "mini" if "mini" in backbone else "sd15"
 
 
@@ -96,13 +109,14 @@ class Speed:
     device: str
     factor: float
 
-    def seconds(self, gflop: float, *, cpu_gflops: float) -> float:
+    def seconds(self, gflop: float, *, cpu_gflops: float, image_px: int) -> float:
         """Return the seconds of ``gflop`` GFLOP in a part that reaches ``cpu_gflops`` on the reference machine."""
-        rate = CUDA_GFLOPS if self.device == "cuda" else cpu_gflops * self.factor
-        return gflop / rate
+        if self.device == "cuda":
+            return gflop / CUDA_GFLOPS
+        return gflop / (cpu_gflops * self.factor * min(1.0, image_px / SMALL_IMAGE_PX))
 
 
-def calibrate(device: str, *, threads: int | None) -> Speed:
+def calibrate(device: str, *, threads: int | None, precision: str = "auto") -> Speed:
     """Measure one core for about 0.1 s in CPU time, so that other work on the machine hardly matters."""
     if device == "cuda":
         return Speed("cuda", 1.0)
@@ -111,7 +125,16 @@ def calibrate(device: str, *, threads: int | None) -> Speed:
     seconds = min(_cpu_seconds_of_product(matrices) for _ in range(6))
     core = 2 * matrices.shape[0] * 64**3 / seconds / 1e9 / REFERENCE_CORE_GFLOPS
     cores = min(available_cores(), threads or available_cores())
-    return Speed("cpu", core * (cores / REFERENCE_CORES) ** CORES_EXPONENT)
+    slower = 1.0 if precision != "fp32" and has_bf16() else BF16_GAIN
+    return Speed("cpu", core * (cores / REFERENCE_CORES) ** CORES_EXPONENT / slower)
+
+
+def has_bf16() -> bool:
+    """Return whether this CPU multiplies bfloat16 numbers in hardware (Linux tells; elsewhere no)."""
+    try:
+        return "_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
 
 
 def available_cores() -> int:

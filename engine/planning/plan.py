@@ -41,7 +41,7 @@ def plan(config: RunConfig, *, home: Path | str | None = None) -> Plan:
     checks.check_generator(config, device)
     federation = load_federation(config.data, seed=config.seed)
     sites = _sites(federation)
-    speed = calibrate(device, threads=config.threads)
+    speed = calibrate(device, threads=config.threads, precision=config.precision)
     work = Workload(config, sites, speed, cache_gib=_cache_gib(config, sites))
     stages = plan_stages(work, names)
     peak_gib = max(stage.peak_memory_gib for stage in stages)

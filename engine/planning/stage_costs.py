@@ -23,6 +23,9 @@ from engine.planning.records import SitePlan, StagePlan
 
 PROCESS_GIB = {"cpu": 1.0, "cuda": 1.2}
 """A worker with torch, diffusers and Flower imported and no model loaded."""
+STAGE_S = {"federated_training": 10.0}
+"""Seconds of a stage beside its work: the worker's start in the first one; loading and saving in each."""
+OTHER_STAGE_S = 3.0
 EVALUATION_S_PER_IMAGE = 0.02
 """Measures, bootstrap and reading, beside the model's own pass."""
 EXPORT_S = 12.0
@@ -73,7 +76,7 @@ class Workload:
     def pass_s(self, model: ModelCost) -> float:
         """Seconds of one image's forward pass."""
         gflop = model.gflop * scale(self.config.data.image_px, model.image_px)
-        return self.speed.seconds(gflop, cpu_gflops=model.cpu_gflops)
+        return self.speed.seconds(gflop, cpu_gflops=model.cpu_gflops, image_px=self.config.data.image_px)
 
     def train_s(self, model: ModelCost, *, frozen: bool = False) -> float:
         """Seconds of one image's forward and backward pass."""
@@ -133,7 +136,7 @@ def _generator_training(work: Workload) -> StagePlan:
     encoded = min(images, sum(site.num_train for site in work.sources)) * cost.encode_gflop * area
     checkpointing = config.gradient_checkpointing
     seconds = work.speed.seconds(images * gflop * (CHECKPOINTING_TIME if checkpointing else 1) + encoded,
-                                 cpu_gflops=cost.cpu_gflops)  # fmt: skip
+                                 cpu_gflops=cost.cpu_gflops, image_px=config.image_px)  # fmt: skip
     activations = cost.activation_mb * 1e6 * config.batch_size * area * (CHECKPOINTING_MEMORY if checkpointing else 1)
     optimiser = TRAIN_BYTES_PER_PARAMETER - (6 if config.optimiser_8bit else 0)
     state = 4 * cost.backbone_parameters + optimiser * cost.controlnet_parameters
@@ -144,12 +147,14 @@ def _generator_training(work: Workload) -> StagePlan:
 
 def _generation(work: Workload) -> StagePlan:
     config, cost = work.config.generation, work.generator
-    area = scale(work.config.generator.image_px, cost.image_px)
+    generator_px = work.config.generator.image_px
+    area = scale(generator_px, cost.image_px)
     passes = config.sampler_steps * (2 if config.guidance_scale > 1 else 1)
     gflop = area * (passes * (cost.unet_gflop + cost.controlnet_gflop) + cost.decode_gflop)
     images = work.num_synthetic
-    # Without a backward pass the same layers run at a higher rate, by about a third.
-    seconds = work.speed.seconds(images * gflop, cpu_gflops=1.3 * cost.cpu_gflops) + images * work.pass_s(work.student)
+    seconds = work.speed.seconds(
+        images * gflop, cpu_gflops=cost.cpu_gflops, image_px=generator_px
+    ) + images * work.pass_s(work.student)
     parameters = 4 * (cost.backbone_parameters + cost.controlnet_parameters)
     memory = work.base_gib() + (parameters + 0.3e6 * cost.activation_mb * config.batch_size * area) / GIB
     detail = f"{images} images in {config.sampler_steps} steps, masks {config.mask_sharing}"
@@ -197,13 +202,14 @@ def _evaluation(work: Workload) -> StagePlan:
 def _export(work: Workload) -> StagePlan:
     roles = sorted(set(MODELS_OF_METHOD[work.config.method]))
     models = [work.student if role == "student" else work.teacher for role in roles]
-    seconds = EXPORT_S / max(work.speed.factor, 0.3) + 10 * sum(work.pass_s(model) for model in models)
+    seconds = EXPORT_S / max(work.speed.factor, 0.1) + 10 * sum(work.pass_s(model) for model in models)
     largest = max(models, key=lambda model: model.parameters)
     memory = work.base_gib() + (16 * largest.parameters) / GIB
     return _stage("export", len(models), 0, seconds, memory, "ONNX with its parity checked")
 
 
 def _stage(name: str, steps: int, images: int, seconds: float, memory_gib: float, detail: str) -> StagePlan:
+    seconds += STAGE_S.get(name, OTHER_STAGE_S)
     return StagePlan(name, steps, images, round(seconds / 60, 2), round(memory_gib, 2), detail)
 
 

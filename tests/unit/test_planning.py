@@ -72,6 +72,16 @@ def test_the_table_of_generators_equals_the_models() -> None:
             assert sum(p.numel() for p in controlnet.parameters()) == cost.controlnet_parameters
 
 
+def test_the_bytes_of_a_student_are_those_of_its_messages() -> None:
+    from engine.federation.payload import payload_bytes
+    from engine.federation.student_task import model_arrays
+    from engine.models.registry import build_model
+
+    cost = MODELS["tinysam", "mini"]
+    arrays = model_arrays(build_model("tinysam", size="mini", image_px=cost.image_px, seed=0))
+    assert payload_bytes(arrays) == pytest.approx(cost.state_bytes, rel=0.03)  # names and headers are left out
+
+
 @pytest.mark.parametrize(
     ("name", "size"), [("mini", "mini"), ("ldm-mini", "mini"), ("sd15", "sd15"), ("/models/stable", "sd15")]
 )
