@@ -12,7 +12,7 @@ from engine.planning import checks
 from engine.planning.costs import GIB, available_cores, calibrate
 from engine.planning.machine import choose_device, free_disk_gib
 from engine.planning.records import Plan, SitePlan, TrafficPlan
-from engine.planning.stage_costs import Workload, plan_stages, traffic_of_site
+from engine.planning.stage_costs import START_S, Workload, plan_stages, traffic_of_site
 from engine.runs.identity import METHOD_STAGES
 from engine.runs.store import home_folder
 
@@ -63,7 +63,7 @@ def plan(config: RunConfig, *, home: Path | str | None = None) -> Plan:
         num_synthetic=work.num_synthetic if "generation" in names else 0,
         stages=stages,
         traffic=_traffic(work, names),
-        minutes=round(sum(stage.minutes for stage in stages), 2),
+        minutes=round(START_S / 60 / speed.factor + sum(stage.minutes for stage in stages), 2),
         peak_memory_gib=peak_gib,
         memory_gib=round(memory_gib, 1),
         disk_gib=round(disk_gib, 2),

@@ -56,6 +56,7 @@ class Plan:
     stages: tuple[StagePlan, ...]
     traffic: tuple[TrafficPlan, ...]
     minutes: float
+    """All stages and the worker's start."""
     peak_memory_gib: float
     memory_gib: float
     """What this machine (or GPU) has."""

@@ -23,12 +23,13 @@ from engine.planning.records import SitePlan, StagePlan
 
 PROCESS_GIB = {"cpu": 1.0, "cuda": 1.2}
 """A worker with torch, diffusers and Flower imported and no model loaded."""
-STAGE_S = {"federated_training": 10.0}
-"""Seconds of a stage beside its work: the worker's start in the first one; loading and saving in each."""
-OTHER_STAGE_S = 3.0
-EVALUATION_S_PER_IMAGE = 0.02
+START_S = 15.0
+"""The worker's start: importing torch, diffusers, MONAI and Flower, about that many seconds of CPU time."""
+STAGE_S = 1.0
+"""Loading and saving in each stage."""
+EVALUATION_S_PER_IMAGE = 0.01
 """Measures, bootstrap and reading, beside the model's own pass."""
-EXPORT_S = 12.0
+EXPORT_S = 2.0
 FROZEN_ENCODER_SHARE = 0.25
 """What of a training pass is left when the encoder's features come from the cache."""
 CHECKPOINTING_MEMORY, CHECKPOINTING_TIME = 0.35, 1.33
@@ -202,14 +203,14 @@ def _evaluation(work: Workload) -> StagePlan:
 def _export(work: Workload) -> StagePlan:
     roles = sorted(set(MODELS_OF_METHOD[work.config.method]))
     models = [work.student if role == "student" else work.teacher for role in roles]
-    seconds = EXPORT_S / max(work.speed.factor, 0.1) + 10 * sum(work.pass_s(model) for model in models)
+    seconds = EXPORT_S + 10 * sum(work.pass_s(model) for model in models)
     largest = max(models, key=lambda model: model.parameters)
     memory = work.base_gib() + (16 * largest.parameters) / GIB
     return _stage("export", len(models), 0, seconds, memory, "ONNX with its parity checked")
 
 
 def _stage(name: str, steps: int, images: int, seconds: float, memory_gib: float, detail: str) -> StagePlan:
-    seconds += STAGE_S.get(name, OTHER_STAGE_S)
+    seconds += STAGE_S
     return StagePlan(name, steps, images, round(seconds / 60, 2), round(memory_gib, 2), detail)
 
 

@@ -1,0 +1,146 @@
+"""The parts of a run's life that need no worker: who is alive, what is refused, which paths are kept."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from engine.config import RunConfig, parse_config
+from engine.errors import UserError
+from engine.runs import lifecycle
+from engine.runs.store import RunStore
+
+HERE = socket.gethostname()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path / "home")
+
+
+def claimed(store: RunStore, **columns: Any) -> str:
+    run_id = store.create_run(RunConfig(method="fedtinysam")).run_id
+    store.enqueue(run_id)
+    assert store.claim(max_running=100, run_id=run_id) is not None
+    store.update_run(run_id, **columns)
+    return run_id
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def own_start() -> float:
+    return psutil.Process().create_time()
+
+
+@pytest.mark.parametrize(
+    ("host", "pid", "started_off_by", "silent_s", "alive"),
+    [
+        (HERE, "own", 0.0, 0.0, True),
+        (HERE, "own", 0.0, 1e6, True),  # it works on something long, or the machine slept: it is there
+        (HERE, "own", -500.0, 1e6, False),  # another process has the number now
+        (HERE, "own", -500.0, 1.0, True),  # the clock was set; it beats
+        (HERE, "dead", 0.0, 0.0, False),
+        (HERE, None, 0.0, 1.0, True),  # just claimed, not started yet
+        (HERE, None, 0.0, 1e3, False),  # whoever claimed it died
+        ("elsewhere", "own", 0.0, 1.0, True),
+        ("elsewhere", "own", 0.0, 1e3, False),  # another machine's processes cannot be looked at
+    ],
+)
+def test_whose_worker_is_gone(
+    store: RunStore, host: str, pid: str | None, started_off_by: float, silent_s: float, alive: bool
+) -> None:
+    number = {"own": os.getpid(), "dead": dead_pid(), None: None}[pid]
+    run_id = claimed(
+        store,
+        host=host,
+        pid=number,
+        pid_started=own_start() + started_off_by,
+        heartbeat_at=time.time() - silent_s,
+    )
+    assert lifecycle.reap(store) == (() if alive else (run_id,))
+    record = store.get(run_id)
+    assert record.status == ("running" if alive else "interrupted")
+    assert (record.error is None) == alive and lifecycle.reap(store) == ()
+
+
+def test_a_worker_that_died_while_it_was_asked_to_stop_was_cancelled(store: RunStore) -> None:
+    run_id = claimed(store, host=HERE, pid=dead_pid(), cancel_requested=True)
+    store.set_stage_status(run_id, "federated_training", "running")
+    lifecycle.reap(store)
+    assert store.get(run_id).status == "cancelled" and store.get(run_id).error is None
+    assert store.stages(run_id)[0].status == "cancelled"
+
+
+def test_the_queue_is_first_come_first_served_and_as_wide_as_asked(store: RunStore) -> None:
+    ids = [store.create_run(RunConfig(method="fedtinysam")).run_id for _ in range(3)]
+    for run_id in reversed(ids):
+        store.enqueue(run_id)
+        time.sleep(0.002)
+    taken = [store.claim(max_running=2) for _ in range(3)]
+    assert [record and record.run_id for record in taken] == [ids[2], ids[1], None]
+    assert taken[0] is not None and taken[0].attempt == 1 and taken[0].started_at is not None
+
+
+def test_relative_paths_are_made_absolute_and_names_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.safetensors").touch()
+    (tmp_path / "backbones" / "sd").mkdir(parents=True)
+    config = parse_config(
+        {
+            "data": {"source": "folder", "root": "data/x", "protocol": "fixed-test", "test_root": "~/y"},
+            "student": {"name": "tinysam", "weights": "w.safetensors"},
+            "teacher": {"name": "sam", "weights": "sam-mini"},
+            "generator": {"backbone": "backbones/sd", "controlnet": "controlnet-mini"},
+        }
+    )
+    found = lifecycle.with_absolute_paths(config)
+    assert found.data.root == tmp_path / "data" / "x" and found.data.test_root == Path.home() / "y"
+    assert found.student.weights == str(tmp_path / "w.safetensors") and found.teacher.weights == "sam-mini"
+    assert found.generator.backbone == str(tmp_path / "backbones" / "sd")
+    assert found.generator.controlnet == "controlnet-mini"
+    assert lifecycle.with_absolute_paths(found) == found
+
+
+@pytest.mark.parametrize(
+    ("stage", "finished", "edit", "code"),
+    [
+        ("nothing", 0, {}, "run.fork_stage"),
+        ("evaluation", 0, {}, "run.fork_stage"),
+        ("evaluation", 1, {"seed": 4}, "run.fork_edit"),
+        ("evaluation", 1, {"data": {"image_px": 64}}, "run.fork_edit"),
+        ("evaluation", 1, {"method": "dsfedmed"}, "run.fork_edit"),
+        ("export", 2, {"evaluation": {"bootstrap_samples": 9}}, "run.fork_edit"),
+    ],
+)
+def test_forks_that_would_mix_experiments_are_refused(
+    store: RunStore, stage: str, finished: int, edit: dict[str, Any], code: str
+) -> None:
+    parent = store.create_run(parse_config({"method": "fedtinysam"})).run_id
+    for record in store.stages(parent)[:finished]:
+        store.set_stage_status(parent, record.name, "finished")
+    with pytest.raises(UserError) as caught:
+        lifecycle.fork(store, parent, stage=stage, config=parse_config({"method": "fedtinysam", **edit}))
+    assert caught.value.code == code and len(store.list()) == 1
+
+
+def test_what_cannot_be_started_is_said_and_marked(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(UserError) as caught:
+        lifecycle.submit(store, RunConfig(method="fedtinysam"))
+    assert caught.value.code == "run.not_started"
+    (record,) = store.list()
+    assert record.status == "failed" and record.error is not None and record.resumable
