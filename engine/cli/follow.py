@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -18,7 +19,7 @@ from rich.text import Text
 
 from engine.cli.output import duration, print_table, size
 from engine.runs import lifecycle
-from engine.runs.records import RunView, StageRecord
+from engine.runs.records import RunView, StageRecord, TrafficTotal
 
 if TYPE_CHECKING:
     from engine.runs.store import RunStore
@@ -55,14 +56,28 @@ def print_results(store: RunStore, run_id: str) -> None:
     rows = [row for row in store.evaluation(run_id) if row.split == "test"]
     if rows:
         print(f"\nOn the unseen site:\n\n{format_table(rows)}\n")
-    totals = store.traffic(run_id)
-    if totals:
-        lines = [(t.site, t.direction, t.kind, t.stage, t.num_messages, size(t.payload_bytes)) for t in totals]
-        print_table(("Site", "Way", "What", "Stage", "Messages", "Bytes"), lines, right=(4, 5))
-        print(f"In all {size(sum(total.payload_bytes for total in totals))} crossed the sites' borders.")
+    _print_traffic(store.traffic(run_id))
     for artefact in store.artefacts(run_id):
         if artefact.kind in ("bundle", "report"):
             print(f"{artefact.kind.capitalize()}: {store.run_dir(run_id) / artefact.path}")
+
+
+def _print_traffic(totals: Sequence[TrafficTotal]) -> None:
+    """Print the bytes of every site, a column for each kind and direction."""
+    if not totals:
+        return
+    ways = sorted({(total.kind, total.direction) for total in totals})
+    sums: Counter[tuple[str, str, str]] = Counter()
+    for total in totals:
+        sums[total.site, total.kind, total.direction] += total.payload_bytes
+    rows = []
+    for site in sorted({total.site for total in totals}):
+        cells = [sums[site, kind, direction] for kind, direction in ways]
+        rows.append((site, *(size(cell) for cell in cells), size(sum(cells))))
+    print_table(
+        ("Site", *(f"{kind} {direction}" for kind, direction in ways), "In all"), rows, right=range(1, len(ways) + 2)
+    )
+    print(f"{size(sum(total.payload_bytes for total in totals))} crossed the sites' borders.")
 
 
 def _watch(store: RunStore, run_id: str, show: Callable[[RunView], object]) -> None:
