@@ -45,8 +45,8 @@ def resize_nearest(array: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def fit(height: int, width: int, *, longest_px: int) -> tuple[int, int]:
-    """Return the (height, width) of a picture whose longest side is at most ``longest_px``, aspect kept."""
-    scale = min(1.0, longest_px / max(height, width))
+    """Return the (height, width) of a picture whose longest side is ``longest_px``, aspect kept."""
+    scale = longest_px / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 

@@ -78,7 +78,7 @@ PLAN_OF = "{needed:.1f} of {there:.1f} GiB"
 PLAN_WARNINGS, PLAN_LEAVES = "Please note", "What leaves a site"
 PLAN_SITES, PLAN_STAGES = "Bytes per site", "Time and memory of each stage"
 PLAN_ROLES = {"source": "trains", "test": "test only"}
-PLAN_SITE_COLUMNS = ("Site", "Role", "Training", "Validation", "Test", "Sends", "Receives")
+PLAN_SITE_COLUMNS = ("Site", "Sends", "Receives", "Role", "Training", "Validation", "Test")
 PLAN_STAGE_COLUMNS = ("Stage", "Time", "Memory (GiB)", "Steps", "What it does")
 
 # Live run
@@ -215,7 +215,7 @@ MODEL_LABEL, MODEL_INFO = "Model", "Models of finished runs, and those that came
 MODEL_RUN, MODEL_SHIPPED = "{name} (run {run_id})", "{name} (shipped)"
 NO_MODEL_TITLE = "No model yet"
 NO_MODEL_STEP = "Launch a run on the <b>Train</b> tab. When it has finished, its model can be chosen here."
-UPLOAD_LABEL = "Image file: PNG, JPEG, TIFF, DICOM or NIfTI, up to {megabytes} MB"
+UPLOAD_LABEL = "PNG, JPEG, TIFF, DICOM, NIfTI (up to {megabytes} MB)"
 SLICE_LABEL, SLICE_INFO = "Slice", "Which slice of the volume to segment"
 SAMPLE_IMAGES = "Or try an example of what this model was made for"
 SAMPLE_BUTTON = "Example {number}"

@@ -80,23 +80,34 @@ def curve_choices(series: Sequence[MetricSeries], stages: Sequence[StageRecord])
 
 def curve_stage(chosen: str, series: Sequence[MetricSeries], view: RunView) -> str | None:
     """Return the stage whose curves are shown: the chosen one, else the running one, else the last with curves."""
-    present = {curve.stage for curve in series}
-    if chosen in present:
+    if chosen != FOLLOW:
         return chosen
+    present = {curve.stage for curve in series}
     ordered = [stage.name for stage in view.stages if stage.name in present]
     if view.run.stage in present:
         return view.run.stage
     return ordered[-1] if ordered else None
 
 
-def loss_curves(series: Sequence[MetricSeries], stage: str | None) -> list[MetricSeries]:
-    """Return the stage's curves of what training lowers: all but its Dice, times and shares."""
-    return [c for c in series if c.stage == stage and not c.name.endswith(("dice", "_s", "share", "fraction"))]
+def loss_curves(series: Sequence[MetricSeries], chosen: str, view: RunView) -> list[MetricSeries]:
+    """Return the shown stage's curves of what training lowers: all but its Dice, times and shares."""
+    losses = [curve for curve in series if not curve.name.endswith(("dice", "_s", "share", "fraction"))]
+    stage = curve_stage(chosen, losses, view)
+    return [curve for curve in losses if curve.stage == stage]
 
 
-def dice_curves(series: Sequence[MetricSeries], stage: str | None) -> list[MetricSeries]:
-    """Return the stage's Dice curves."""
-    return [curve for curve in series if curve.stage == stage and "dice" in curve.name]
+def dice_curves(series: Sequence[MetricSeries], chosen: str, view: RunView) -> list[MetricSeries]:
+    """Return the shown stage's Dice curves; the latest stage with any stands in for one without."""
+    dice = [curve for curve in series if "dice" in curve.name]
+    stage = curve_stage(chosen, dice, view)
+    return [curve for curve in dice if curve.stage == stage]
+
+
+def curves_title(title: str, curves: Sequence[MetricSeries]) -> str:
+    """Return the title of a plot with the stage that its curves come from."""
+    if not curves:
+        return title
+    return f"{title} · {text.STAGES.get(curves[0].stage, (curves[0].stage, ''))[0]}"
 
 
 def traffic_summary(totals: Sequence[TrafficTotal]) -> str:
@@ -135,7 +146,7 @@ def plan_sites(planned: Plan) -> list[list[str]]:
         sent = sums.get(site.site, {"up": 0, "down": 0})
         counts = [str(count) for count in (site.num_train, site.num_validation, site.num_test)]
         traffic = [megabytes(sent[direction]) for direction in ("up", "down")]
-        rows.append([site.site, text.PLAN_ROLES[site.role], *counts, *traffic])
+        rows.append([site.site, *traffic, text.PLAN_ROLES[site.role], *counts])
     return rows
 
 

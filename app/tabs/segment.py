@@ -8,12 +8,15 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from PIL import Image
 
 from app import markup, overlays, text, viewmodels
 from app.studio import Studio, attempt
 from engine.errors import UserError
 
-SHOWN_PX = 1400
+SHOWN_PX = (768, 1400)
+"""Least and greatest longest side of the picture that is shown: small images are enlarged, large ones reduced."""
+SCROLL_TO_RESULT = "() => document.getElementById('overlay')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
 NUM_EXAMPLES = 4
 EXAMPLE_PX = 256
 FIRST_EXAMPLE = 9000
@@ -164,10 +167,10 @@ def _wire(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
     visible: dict[str, Any] = {"api_visibility": "private", "show_progress_on": parts.message}
     parts.upload.change(look, parts.upload, parts.slice_index, **quiet).then(
         segment_file, file_inputs, shown, **visible
-    )
+    ).then(js=SCROLL_TO_RESULT)
     parts.model.input(segment_again, [parts.model, parts.result, parts.opacity], shown, **visible)
     parts.slice_index.release(segment_file, file_inputs, shown, **visible)
-    parts.examples.select(segment_example, [parts.model, parts.opacity], shown, **visible)
+    parts.examples.select(segment_example, [parts.model, parts.opacity], shown, **visible).then(js=SCROLL_TO_RESULT)
     parts.opacity.input(reblend, [parts.result, parts.opacity], parts.overlay, trigger_mode="always_last", **quiet)
     for event in (page.load, gr.Timer(5.0).tick):
         event(refresh, [parts.model, parts.seen], [parts.model, parts.message, parts.seen], **quiet)
@@ -213,11 +216,12 @@ def _answer(studio: Studio, chosen: str | None, opacity: float, read: Any, name:
 
 
 def picture(result: Segmented, opacity: float) -> np.ndarray:
-    """Return the image with its outlined mask, reduced to what a screen shows, (H, W, 3) uint8."""
+    """Return the image with its outlined mask at a size for screens, (H, W, 3) uint8."""
     from export.results import overlay
 
-    height, width = overlays.fit(*result.image_HW3.shape[:2], longest_px=SHOWN_PX)
-    image = overlays.resize_nearest(result.image_HW3, height, width)
+    longest_px = int(np.clip(max(result.image_HW3.shape[:2]), *SHOWN_PX))
+    height, width = overlays.fit(*result.image_HW3.shape[:2], longest_px=longest_px)
+    image = np.asarray(Image.fromarray(result.image_HW3).resize((width, height), Image.Resampling.BICUBIC))
     masks = np.stack([overlays.resize_nearest(plane, height, width) for plane in result.mask_KHW])
     return overlay(image, masks, opacity=opacity, outline_px=max(1, round(max(height, width) / 300)))
 

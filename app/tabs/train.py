@@ -11,7 +11,6 @@ import gradio as gr
 from app import forms, markup, plots, text, viewmodels
 from app.studio import Studio, attempt
 from app.tabs import run_form
-from engine.runs.records import RunView
 
 LOG_LINES = 200
 
@@ -155,7 +154,9 @@ def live_values(studio: Studio, run_id: str | None, chosen: str, seen: dict[str,
     may = viewmodels.actions(view.run, read_only=studio.settings.read_only)
     status, stepper = markup.status(view), markup.stepper(view.stages)
     choices = viewmodels.curve_choices(series, view.stages)
-    loss, dice = _curves(series, chosen, view)
+    loss, dice = (pick(series, chosen, view) for pick in (viewmodels.loss_curves, viewmodels.dice_curves))
+    loss_title = viewmodels.curves_title(text.LOSS_PLOT, loss)
+    dice_title = viewmodels.curves_title(text.DICE_PLOT, dice)
     return [
         part("message", "", lambda: ""),
         part("status", status, lambda: status),
@@ -163,8 +164,8 @@ def live_values(studio: Studio, run_id: str | None, chosen: str, seen: dict[str,
         part("resume", may.resume, lambda: gr.Button(visible=may.resume)),
         part("stepper", stepper, lambda: stepper),
         part("curves", choices, lambda: gr.Dropdown(choices=choices)),
-        part("loss", loss, lambda: plots.curves(loss, title=text.LOSS_PLOT, empty=text.CURVES_EMPTY)),
-        part("dice", dice, lambda: plots.curves(dice, title=text.DICE_PLOT, empty=text.DICE_EMPTY, unit_range=True)),
+        part("loss", loss, lambda: plots.curves(loss, title=loss_title, empty=text.CURVES_EMPTY)),
+        part("dice", dice, lambda: plots.curves(dice, title=dice_title, empty=text.DICE_EMPTY, unit_range=True)),
         part("traffic_note", traffic, lambda: markup.quiet(viewmodels.traffic_summary(traffic))),
         part("traffic", traffic, lambda: plots.traffic(traffic)),
         part("results", rows, lambda: markup.results_table(rows)),
@@ -172,8 +173,3 @@ def live_values(studio: Studio, run_id: str | None, chosen: str, seen: dict[str,
         part("log", lines, lambda: markup.log(lines)),
         part("live", True, lambda: gr.Column(visible=True)),
     ]
-
-
-def _curves(series: Any, chosen: str, view: RunView) -> tuple[Any, Any]:
-    stage = viewmodels.curve_stage(chosen, series, view)
-    return viewmodels.loss_curves(series, stage), viewmodels.dice_curves(series, stage)

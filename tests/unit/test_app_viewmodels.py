@@ -85,8 +85,12 @@ def test_curves_follow_the_run_until_a_stage_is_chosen() -> None:
     assert viewmodels.curve_stage(viewmodels.FOLLOW, series, view) == "generation"
     assert viewmodels.curve_stage("federated_training", series, view) == "federated_training"
     assert viewmodels.curve_stage(viewmodels.FOLLOW, [], view) is None
-    assert [c.name for c in viewmodels.loss_curves(series, "federated_training")] == ["loss"]
-    assert [c.name for c in viewmodels.dice_curves(series, "federated_training")] == ["val_dice"]
+    assert [c.name for c in viewmodels.loss_curves(series, "federated_training", view)] == ["loss"]
+    assert [c.stage for c in viewmodels.loss_curves(series, viewmodels.FOLLOW, view)] == ["generation"]
+    dice = viewmodels.dice_curves(series, viewmodels.FOLLOW, view)
+    assert [c.name for c in dice] == ["val_dice"]
+    assert viewmodels.curves_title("Dice", dice) == "Dice · Federated training"
+    assert viewmodels.dice_curves(series, "generation", view) == []
     assert [key for _, key in viewmodels.curve_choices(series, view.stages)] == [
         "follow",
         "federated_training",
