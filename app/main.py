@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
-import threading
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -16,8 +14,8 @@ os.environ.update({"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETR
 
 import gradio as gr
 
-from app import markup, text, theme, viewmodels
-from app.settings import Settings, load_settings
+from app import markup, server, text, viewmodels
+from app.settings import load_settings
 from app.studio import Studio
 from app.tabs import samples, segment, train
 from engine.errors import UserError
@@ -60,40 +58,6 @@ def build_app(studio: Studio) -> gr.Blocks:
     return page.queue(default_concurrency_limit=4)
 
 
-def refuse_busy_port(settings: Settings) -> None:
-    """Raise ``UserError`` ``app.port_in_use`` where another program listens on the port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            what = text.PORT_WHAT.format(port=settings.port, host=settings.host)
-            raise UserError("app.port_in_use", what=what, why=text.PORT_WHY, fix=text.PORT_FIX) from error
-
-
-def serve(settings: Settings, *, demo: bool) -> None:
-    """Serve the page until the process is told to stop; with ``demo`` start the demo run once the page is up."""
-    refuse_busy_port(settings)
-    studio = Studio(settings)
-    build_app(studio).launch(
-        server_name=settings.host,
-        server_port=settings.port,
-        theme=theme.studio_theme(),
-        css_paths=theme.STYLE_FILE,
-        max_file_size=f"{settings.max_upload_mb}mb",
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        quiet=True,
-        prevent_thread_lock=True,
-    )
-    print(text.SERVING.format(host=settings.host, port=settings.port, home=studio.store.home), flush=True)
-    if demo and not settings.read_only:
-        print(studio.start_demo(), flush=True)
-    studio.keep_queue_moving(threading.Event())
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and serve; return 2 with a plain sentence where the page cannot start."""
     parser = argparse.ArgumentParser(prog="python -m app.main", description=text.LEAD)
@@ -105,7 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     demo = options.pop("demo")
     try:
-        serve(load_settings(**options), demo=demo)
+        settings = load_settings(**options)
+        listening = server.listen(settings)
+        studio = Studio(settings)
+        server.run(build_app(studio), studio, listening, demo=demo)
     except UserError as error:
         print(f"{error.what} {error.why} {error.fix}", file=sys.stderr)
         return 2
