@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+from engine.data.imagesets import ImageSet
 from engine.evaluation.segmentation import evaluate_model
 from engine.stages.context import Role, RunContext
 from engine.stages.files import write_json
@@ -30,20 +31,18 @@ class Evaluation:
     describe = "All models are measured on the site that no training saw."
 
     def run(self, context: RunContext) -> None:
-        """Evaluate the models that this run's method has made."""
+        """Evaluate the models that this run's method has made; what an interrupted attempt has measured is kept."""
         models = [(name, role) for name, role in MODELS if context.model_path(name).is_file()]
-        sets = [("test", context.federation.test.name, context.federation.test.test)]
-        sets += [("validation", site.name, site.validation) for site in context.federation.sites.values()]
-        sets = [entry for entry in sets if len(entry[2])]
-        rows: list[EvaluationRow] = []
-        images: list[dict[str, Any]] = []
+        sets = _image_sets(context)
+        state = context.checkpoints.load(self.name) or {"rows": {}, "images": {}}
+        total = len(models) * len(sets)
         for number, (name, role) in enumerate(models):
-            model = context.load_model(role, name)
-            for place, (split, site, image_set) in enumerate(sets):
-                context.reporter.progress(
-                    number * len(sets) + place, len(models) * len(sets), message=f"{name}, {site}"
-                )
-                found, per_image = evaluate_model(
+            missing = [place for place in range(len(sets)) if f"{name} {place}" not in state["rows"]]
+            model = context.load_model(role, name) if missing else None
+            for place in missing:
+                split, site, image_set = sets[place]
+                context.reporter.progress(number * len(sets) + place, total, message=f"{name}, {site}")
+                rows, images = evaluate_model(
                     model,
                     image_set,
                     classes=context.federation.classes,
@@ -56,9 +55,20 @@ class Evaluation:
                     precision="fp32",  # as the exported model is served, so that the bundle's figures are its own
                     check_cancelled=context.reporter.check_cancelled,
                 )
-                rows += found
-                images += per_image
-        write_json(context.run_dir / ROWS_FILE, [asdict(row) for row in rows])
-        write_json(context.run_dir / IMAGES_FILE, images)
-        context.reporter.evaluation(rows)
-        context.reporter.progress(len(models) * len(sets), len(models) * len(sets))
+                state["rows"][f"{name} {place}"] = [asdict(row) for row in rows]
+                state["images"][f"{name} {place}"] = images
+                context.checkpoints.save(self.name, state)
+        keys = [f"{name} {place}" for name, _ in models for place in range(len(sets))]
+        found = [row for key in keys for row in state["rows"][key]]
+        write_json(context.run_dir / ROWS_FILE, found)
+        write_json(context.run_dir / IMAGES_FILE, [image for key in keys for image in state["images"][key]])
+        context.reporter.evaluation([EvaluationRow(**row) for row in found])
+        context.reporter.progress(total, total)
+
+
+def _image_sets(context: RunContext) -> list[tuple[Literal["test", "validation"], str, ImageSet]]:
+    """Return (split, site, images): the unseen site first, then the sources' validation images where there are any."""
+    test = context.federation.test
+    sets: list[tuple[Literal["test", "validation"], str, ImageSet]] = [("test", test.name, test.test)]
+    sets += [("validation", site.name, site.validation) for site in context.federation.sites.values()]
+    return [entry for entry in sets if len(entry[2])]

@@ -109,7 +109,7 @@ def test_the_bundle_is_the_distilled_student(whole):
 
 
 def test_stopped_again_and_again_it_ends_bit_equal(config, whole, tmp_path):
-    _run(config, tmp_path / "stopped", stop_every=3)
+    _run(config, tmp_path / "stopped", stop_every=7)
     for name in ("fedavg_student", "finetuned_teacher", "distilled_teacher", "distilled_student"):
         first = load_file(whole[0] / "models" / f"{name}.safetensors")
         second = load_file(tmp_path / "stopped" / "models" / f"{name}.safetensors")
