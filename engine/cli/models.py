@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -143,19 +144,11 @@ def predict(
     as_json: JsonFlag = False,
 ) -> None:
     """Segment images with an exported model, without PyTorch; one mask file an image."""
-    from engine.data.readers import file_stem, is_supported, read_image
+    from engine.data.readers import file_stem, read_image
     from export import results
     from export.runtime import load_bundle
 
-    files = [file for path in images for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    files = [file for file in files if file in images or (file.is_file() and is_supported(file))]
-    if not files:
-        raise UserError(
-            "predict.no_images",
-            what=f"No images in {', '.join(map(str, images))}.",
-            why="There is nothing to segment.",
-            fix="Give image files, or folders that hold some.",
-        )
+    files = _find_images(images)
     session = load_bundle(_find_bundle(model, home))
     out.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -175,6 +168,31 @@ def predict(
         print_json({"model": session.manifest.name, "provider": session.provider, "predictions": rows})
     else:
         print_table(("Image", "Mask", "ms"), [(r["image"], r["mask"], f"{r['wall_ms']:.0f}") for r in rows], right=(2,))
+
+
+def _find_images(paths: list[Path]) -> list[Path]:
+    """Return the files of ``paths`` and the images in its folders; their masks must not overwrite each other."""
+    from engine.data.readers import file_stem, is_supported
+
+    files = []
+    for path in paths:
+        files += [file for file in sorted(path.rglob("*")) if is_supported(file)] if path.is_dir() else [path]
+    if not files:
+        raise UserError(
+            "predict.no_images",
+            what=f"No images in {', '.join(map(str, paths))}.",
+            why="There is nothing to segment.",
+            fix="Give image files, or folders that hold some.",
+        )
+    twice = [stem for stem, count in Counter(file_stem(file) for file in files).items() if count > 1]
+    if twice:
+        raise UserError(
+            "predict.same_name",
+            what=f"Several images are called '{twice[0]}'.",
+            why="A mask takes its image's name, so one would overwrite the other.",
+            fix="Segment the folders one after the other, each with an --out of its own.",
+        )
+    return files
 
 
 def _find_bundle(model: str, home: Path | None) -> Path:

@@ -234,6 +234,16 @@ def test_images_are_segmented_with_a_bundle(capsys: pytest.CaptureFixture[str], 
     assert (out / "b_overlay.png").is_file()
     assert main(["predict", str(bundle), str(folder / "a.png"), "--out", str(out)]) == 0
     assert "a_mask.png" in capsys.readouterr().out
+    (folder / "more").mkdir()
+    (folder / "a.png").rename(folder / "more" / "b.png")
+    for inputs, code in (
+        (folder, "predict.same_name"),
+        (out / "empty", None),
+        (tmp_path / "home", "predict.no_images"),
+    ):
+        (tmp_path / "home").mkdir(exist_ok=True)
+        error = as_json(capsys, "predict", str(bundle), str(inputs), "--out", str(out), status=2)["error"]
+        assert code is None or error["code"] == code
 
 
 def test_a_run_without_a_bundle_says_so(capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path) -> None:
