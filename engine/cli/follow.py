@@ -5,6 +5,7 @@ Progress goes to standard error, so that standard output carries results alone.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections import Counter
@@ -31,6 +32,8 @@ _MARKS = {"finished": "done", "running": ">", "pending": "", "failed": "failed",
 
 def follow(store: RunStore, run_id: str) -> None:
     """Show the run's progress until it ends. Ctrl-C asks it to stop, a second one leaves it alone."""
+    # A shell starts background commands with SIGINT ignored, and Python leaves it so: an interrupt must still stop.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     console = Console(stderr=True)
     log = _LogTail(store, run_id)
     if console.is_terminal:
