@@ -69,7 +69,7 @@ def test_sizes_are_those_of_the_released_models() -> None:
     assert parameters["tinysam", "5m"] == 10_130_092 - 321_640
     assert parameters["sam", "vit_b"] == 93_735_472
     assert parameters["sam", "mini"] < 5_000_000
-    assert parameters["sam", "mini"] > 3 * parameters["tinysam", "mini"]
+    assert parameters["sam", "mini"] > 2.5 * parameters["tinysam", "mini"]
 
 
 @pytest.mark.parametrize("name", ["sam", "tinysam", "unet"])
