@@ -1,8 +1,12 @@
 """What models weigh and what a pass through them costs: tables, and the arithmetic on them. Torch-free.
 
-The tables were read off the real models (``tests/unit/test_planning.py`` holds them equal): parameters, bytes of the
-state that crosses a site's border, GFLOP of a forward pass and memory of the activations that training keeps. Seconds
-follow from GFLOP by the rate that this class of CPU reached in measured runs, scaled by a short test of this machine.
+Parameters and the bytes of the state that crosses a site's border are held equal to the real models by
+``tests/unit/test_planning.py``. GFLOP of a forward pass and the activations that training keeps were counted once on
+those models; no test follows them.
+
+Seconds are GFLOP divided by a rate, scaled by a short test of this machine. The rates of the mini SAM, TinySAM and
+generator were set from CPU seconds of single steps and then lowered towards one whole run, both on a machine that was
+busy with other work. Those of the U-Net, the official sizes and CUDA are assumed, not measured.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ class ModelCost:
     gflop: float
     activation_mb: float
     cpu_gflops: float
-    """Rate that training reaches on the reference machine's two cores in bfloat16, its data and optimiser included."""
+    """GFLOP/s on the reference machine's two cores in bfloat16; where each comes from, see the module's docstring."""
 
 
 MODELS: dict[tuple[str, str], ModelCost] = {

@@ -9,7 +9,7 @@ import psutil
 from engine.config import RunConfig
 from engine.data.datasets import CACHE_BYTES, Federation, load_federation
 from engine.planning import checks
-from engine.planning.costs import GIB, available_cores, calibrate
+from engine.planning.costs import GIB, available_cores, calibrate, generator_size
 from engine.planning.machine import choose_device, free_disk_gib
 from engine.planning.records import Plan, SitePlan, TrafficPlan
 from engine.planning.stage_costs import START_S, Workload, plan_stages, traffic_of_site
@@ -26,6 +26,13 @@ _LEAVES = {
     "deformed": "Randomly deformed masks go up (mask_sharing = deformed): no patient's own outline leaves the site.",
     "metrics": "Losses, Dice and image counts go up with each message.",
 }
+
+_ESTIMATE = (
+    "Times are rough estimates, as if nothing else ran on this machine: each model's operations divided by a rate. "
+)
+_ASSUMED = (
+    "The rates of models and devices other than the mini SAM, TinySAM and generator on a CPU are assumed, not measured."
+)
 
 
 def plan(config: RunConfig, *, home: Path | str | None = None) -> Plan:
@@ -70,8 +77,7 @@ def plan(config: RunConfig, *, home: Path | str | None = None) -> Plan:
         disk_free_gib=round(free_gib, 1),
         leaves_site=_leaves_site(config, names),
         warnings=checks.find_warnings(work, names, available_gib=free_now, peak_gib=peak_gib),
-        estimate="Times are estimates: operations of each model divided by rates measured on two CPU cores, scaled by "
-        "a short test of this machine, as if nothing else ran on it.",
+        estimate=_ESTIMATE + (_ASSUMED if _any_assumed(config, device, names) else ""),
     )
 
 
@@ -119,6 +125,12 @@ def _leaves_site(config: RunConfig, names: tuple[str, ...]) -> tuple[str, ...]:
     if "generation" in names:
         kinds.append(config.generation.mask_sharing)
     return tuple(_LEAVES[kind] for kind in [*kinds, "metrics"])
+
+
+def _any_assumed(config: RunConfig, device: str, names: tuple[str, ...]) -> bool:
+    models = [config.student] + ([config.teacher] if "foundation_finetuning" in names else [])
+    generator = "generator_training" in names and generator_size(config.generator.backbone) != "mini"
+    return device == "cuda" or generator or any(m.size != "mini" or m.name == "unet" for m in models)
 
 
 def _machine(device: str, factor: float) -> str:

@@ -235,6 +235,12 @@ def test_settings_without_effect_are_said(values: dict[str, Any], words: str, tm
     assert any(re.search(words, warning) for warning in plan(config(**values), home=tmp_path).warnings)
 
 
+@pytest.mark.parametrize(("name", "assumed"), [("tinysam", False), ("unet", True)])
+def test_the_plan_says_where_its_rates_are_assumed(name: str, assumed: bool, tmp_path: Path) -> None:
+    made = plan(config(device="cpu", student={"name": name, "weights": None}), home=tmp_path)
+    assert ("not measured" in made.estimate) == assumed
+
+
 def test_the_plan_is_made_without_torch() -> None:
     code = "import sys, engine.planning; assert not {'torch', 'flwr', 'gradio', 'diffusers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
