@@ -209,7 +209,9 @@ def _answer(studio: Studio, chosen: str | None, opacity: float, read: Any, name:
         gr.Image(value=picture(segmented, opacity), visible=True),
         gr.Slider(visible=True),
         words,
-        gr.DownloadButton(value=path, visible=True),
+        gr.DownloadButton(
+            text.DOWNLOAD_SEVERAL if path.endswith(".zip") else text.DOWNLOAD_LABEL, value=path, visible=True
+        ),
         "" if segmented.mask_KHW.any() else markup.notice(text.RESULT_NOTHING),
         segmented,
     )

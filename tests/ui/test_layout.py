@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from conftest import Server, Watched
+from conftest import Server, Watched, serving
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.ui
@@ -73,3 +73,18 @@ def test_an_address_of_an_unknown_run_is_explained(layout_server: Server, open_p
     page = open_page(f"{layout_server.address}/?run=nothing").page
     expect(page.locator("#page-note [role=alert]")).to_contain_text("nothing")
     page.wait_for_url("**run=2*")
+
+
+def test_a_read_only_page_shows_runs_but_starts_and_stops_none(
+    layout_server: Server, open_page: Callable[..., Watched]
+) -> None:
+    with serving(layout_server.home, "--read-only", "--demo") as server:
+        page = open_page(server.address).page
+        expect(page.locator("#status .badge")).to_have_text("Finished")
+        expect(page.locator("#page-note")).to_contain_text("read-only")
+        page.locator("#run input").click()
+        page.get_by_role("option", name="layout failed").click()
+        expect(page.locator("#status .badge")).to_have_text("Stopped by an error")
+        expect(page.locator("#new-run, #launch, #resume, #cancel").locator("visible=true")).to_have_count(0)
+        page.get_by_role("tab", name="Segment").click()
+        expect(page.locator("#examples img").first).to_be_visible()
