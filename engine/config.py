@@ -56,6 +56,10 @@ class ModelConfig(Section):
     name: Literal["tinysam", "sam", "unet"]
     size: str = Field("mini", description="mini, 5m (TinySAM), vit_b or vit_l (SAM), paper (U-Net)")
     weights: str | None = Field(None, description="Registry name or file of the first weights; random when left out")
+    class_head: Literal["copied", "random"] = Field(
+        "copied",
+        description="Classes that the first weights lack start as copies of their mask (ours), or random [C]",
+    )
 
 
 class FederationConfig(Section):

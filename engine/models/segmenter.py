@@ -6,6 +6,7 @@ K classes. Images are float in [0, 1] (SAM's pixel mean and std are never applie
 
 from __future__ import annotations
 
+import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
@@ -47,6 +48,25 @@ class Segmenter(nn.Module):
         self.num_classes = num_classes
         self.seg1 = nn.Conv2d(NUM_MASK_TOKENS, num_classes, kernel_size=1) if num_classes > 1 else None
         self._positions = DensePositions()
+
+    @torch.no_grad()
+    def copy_mask_to_classes(self) -> None:
+        """Give every class a mask token of its own that begins as a copy of the trained one (ours).
+
+        A random ``seg1`` over one-class weights starts with a wrong mask for most pixels; the gradient of that error
+        runs through the shared decoder and erases what it had learnt before the classes part.
+        """
+        assert self.seg1 is not None, "one class reads mask token 0 and needs no head"
+        decoder = self.mask_decoder
+        self.seg1.weight.zero_()
+        assert self.seg1.bias is not None
+        self.seg1.bias.zero_()
+        for class_index in range(self.num_classes):
+            token = class_index % NUM_MASK_TOKENS
+            self.seg1.weight[class_index, token] = 1.0
+            decoder.mask_tokens.weight[token] = decoder.mask_tokens.weight[0]
+            first = decoder.output_hypernetworks_mlps[0].state_dict()
+            decoder.output_hypernetworks_mlps[token].load_state_dict(first)
 
     def encode(self, image_B3HW: Tensor) -> Tensor:
         """Return the image features (B, C, h, w), the dear half of the model.

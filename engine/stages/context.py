@@ -18,6 +18,7 @@ from engine.errors import UserError
 from engine.federation.local_training import Objective, Placement
 from engine.models.execution import place_model, resolve_device
 from engine.models.registry import build_model
+from engine.models.segmenter import Segmenter
 from engine.models.weights import load_weights, save_weights
 from engine.runs.checkpoint import CheckpointStore
 from engine.types import Reporter
@@ -76,8 +77,15 @@ class RunContext:
         if source is not None:
             report = load_weights(model, source)
             if report.missing:
-                self.reporter.log("info", f"{source}: {len(report.missing)} tensors start at random (new head).")
+                self._start_class_head(model, role=role, source=source)
         return place_model(model, self.device)
+
+    def _start_class_head(self, model: torch.nn.Module, *, role: Role, source: str) -> None:
+        how = "the class head starts at random"
+        if self._model_config(role).class_head == "copied" and isinstance(model, Segmenter):
+            model.copy_mask_to_classes()
+            how = "each class starts as a copy of its mask"
+        self.reporter.log("info", f"{source} has no head for these classes: {how}.")
 
     def load_model(self, role: Role, name: str) -> torch.nn.Module:
         """Return the model that an earlier stage saved under ``name``, on the device."""

@@ -88,6 +88,21 @@ def test_a_new_head_is_reported_and_nothing_else_may_be_missing(tmp_path: Path) 
         load_weights(build_model("sam", size="mini", seed=0), path)
 
 
+@pytest.mark.parametrize("num_classes", [2, 3, 5])
+def test_classes_that_copy_the_mask_start_as_one_mask(tmp_path: Path, num_classes: int) -> None:
+    path = save_weights(build_model("tinysam", size="mini", seed=1), tmp_path / "one.safetensors")
+    several = build_model("tinysam", size="mini", num_classes=num_classes, seed=2).eval()
+    load_weights(several, path)
+    several.copy_mask_to_classes()
+    with torch.no_grad():
+        logits_BKhw = several(random_image(64))
+    for class_index in range(1, num_classes):
+        assert torch.allclose(logits_BKhw[:, class_index], logits_BKhw[:, 0], atol=1e-5)
+    several(random_image(64))[:, 1].sum().backward()
+    grads = [mlp.layers[0].weight.grad for mlp in several.mask_decoder.output_hypernetworks_mlps]
+    assert grads[1] is not None and grads[1].abs().sum() > 0, "the second class has no weights of its own"
+
+
 def test_a_head_of_other_classes(tmp_path: Path) -> None:
     path = save_weights(build_model("tinysam", size="mini", num_classes=3, seed=1), tmp_path / "three.safetensors")
     assert load_weights(build_model("tinysam", size="mini", seed=2), path).unexpected == ("seg1.bias", "seg1.weight")
