@@ -57,8 +57,10 @@ class ModelConfig(Section):
     size: str = Field("mini", description="mini, 5m (TinySAM), vit_b or vit_l (SAM), paper (U-Net)")
     weights: str | None = Field(None, description="Registry name or file of the first weights; random when left out")
     class_head: Literal["copied", "random"] = Field(
-        "copied",
-        description="Classes that the first weights lack start as copies of their mask (ours), or random [C]",
+        "copied", description="Classes that the first weights lack start as copies of their mask (ours), or random [C]"
+    )
+    batch_norm: Literal["batch", "kept"] = Field(
+        "batch", description="BatchNorm in training: each batch's statistics [C], or those of the first weights (ours)"
     )
 
 
@@ -113,7 +115,9 @@ class FoundationConfig(Section):
     epochs: PositiveInt = Field(20, description="Passes over the synthetic set (ours)")
     batch_size: PositiveInt = Field(4, description="Images in a batch [C: 4]")
     learning_rate: float = Field(1e-4, gt=0, description="Adam step size [C: 1e-4]")
-    freeze_encoder: bool = Field(False, description="Train the decoder only, on cached features (ours)")
+    freeze_encoder: bool = Field(
+        False, description="Train the decoder only, on kept features where nothing is augmented (ours)"
+    )
 
 
 class DistillationConfig(Section):
@@ -187,6 +191,10 @@ class RunConfig(Section):
             raise ValueError("data.test_root is needed when data.protocol is 'fixed-test'")
         if self.distillation.mode == "reference" and self.distillation.selector != "in_batch_quantile":
             raise ValueError("distillation.selector must be 'in_batch_quantile' when distillation.mode is 'reference'")
+        for role in ("student", "teacher"):
+            model: ModelConfig = getattr(self, role)
+            if model.batch_norm == "kept" and model.weights is None:
+                raise ValueError(f"{role}.batch_norm 'kept' needs {role}.weights, whose statistics are kept")
         return self
 
     def content_hash(self) -> str:

@@ -26,6 +26,9 @@ class Segmenter(nn.Module):
         Pixels per feature cell and per logit: logits have H / mask_stride rows.
     num_classes : int
         K. One class reads mask token 0; more classes read a 1x1 convolution ``seg1`` over the four mask tokens.
+    keeps_statistics : bool
+        Whether BatchNorm keeps and uses its running statistics in train mode too; scale and shift still learn.
+        With batch statistics every site normalises by its own images, and their average normalises nobody's.
     """
 
     def __init__(
@@ -47,7 +50,17 @@ class Segmenter(nn.Module):
         self.mask_stride = feature_stride // 4
         self.num_classes = num_classes
         self.seg1 = nn.Conv2d(NUM_MASK_TOKENS, num_classes, kernel_size=1) if num_classes > 1 else None
+        self.keeps_statistics = False
         self._positions = DensePositions()
+
+    def train(self, mode: bool = True) -> Segmenter:
+        """Set the mode; BatchNorm stays in eval mode while ``keeps_statistics``."""
+        super().train(mode)
+        if mode and self.keeps_statistics:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     @torch.no_grad()
     def copy_mask_to_classes(self) -> None:

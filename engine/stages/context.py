@@ -121,10 +121,13 @@ class RunContext:
 
     def _build(self, role: Role) -> torch.nn.Module:
         chosen = self._model_config(role)
-        return build_model(
+        model = build_model(
             chosen.name,
             size=chosen.size,
             num_classes=len(self.federation.classes),
             image_px=self.config.data.image_px,
             seed=self.config.seed,
         )
+        if isinstance(model, Segmenter):
+            model.keeps_statistics = chosen.batch_norm == "kept"
+        return model

@@ -232,3 +232,16 @@ def test_the_shipped_registry_is_complete() -> None:
         if asset.made_by is not None:
             path = REGISTRY_PATH.parent / asset.file
             assert path.stat().st_size == asset.bytes and file_sha256(path) == asset.sha256
+
+
+def test_kept_statistics_stay_while_the_model_trains(tmp_path: Path) -> None:
+    model = build_model("tinysam", size="mini", seed=1)
+    model.keeps_statistics = True
+    before = {key: value.clone() for key, value in model.named_buffers()}
+    weights = {key: value.clone() for key, value in model.named_parameters()}
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.train()(random_image(64)).mean().backward()
+    optimiser.step()
+    assert all(torch.equal(value, before[key]) for key, value in model.named_buffers())
+    scale = "image_encoder.trunk.patch_embed.conv1.bn.weight"
+    assert not torch.equal(dict(model.named_parameters())[scale], weights[scale]), "BatchNorm's own scale must learn"
