@@ -19,6 +19,7 @@ from torch import Tensor
 
 from engine.config import RunConfig
 from engine.data.transforms import mask_to_grid
+from engine.distillation.features import KeptFeatures
 from engine.distillation.learnability import SampleTerms, ScoreTable, sample_terms
 from engine.distillation.losses import directed_kl, feature_loss, reference_kl, symmetric_kl
 from engine.distillation.selection import select_in_batch, select_pool
@@ -60,6 +61,8 @@ class MutualDistillation:
         SAM and TinySAM on one device, with logits on one grid of ``grid_px``.
     pool : Pool
         The pairs; ``initial_terms`` (L_GT and L_KL of every pair, in pool order) saves the first scoring pass.
+    keep_features : callable
+        Asked once for SAM's features of the pool, after the configuration's parts of SAM are frozen.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class MutualDistillation:
         grid_px: int,
         device: torch.device,
         initial_terms: SampleTerms | None = None,
+        keep_features: Callable[[torch.nn.Module], KeptFeatures | None] = lambda _: None,
     ) -> None:
         self.teacher, self.student, self.pool = teacher, student, pool
         self.run_config, self.config = config, config.distillation
@@ -80,6 +84,7 @@ class MutualDistillation:
             teacher.image_encoder.requires_grad_(False)
         if not self.config.mutual:
             teacher.requires_grad_(False)
+        self.teacher_features = keep_features(teacher)
         self.optimisers = {
             "teacher": _adam(teacher, self.config.teacher_learning_rate),
             "student": _adam(student, self.config.student_learning_rate),
@@ -104,7 +109,8 @@ class MutualDistillation:
                 chosen = indices[start : start + self.config.batch_size * 2]
                 image, mask = self._batch(chosen, rng=None)
                 with autocast(self.device, self.run_config.precision):
-                    teacher_logits, student_logits = self.teacher(image), self.student(image)
+                    teacher_logits = self.teacher.decode(self._teacher_features(chosen, image))
+                    student_logits = self.student(image)
                 parts.append(self._terms(teacher_logits, student_logits, mask))
         return SampleTerms(np.concatenate([p.l_gt for p in parts]), np.concatenate([p.l_kl for p in parts]))
 
@@ -163,7 +169,7 @@ class MutualDistillation:
         self.student.train()
         rng = numpy_generator(self.run_config.seed, "distillation", "augment", self.epoch, self.step)
         image, mask = self._batch(indices, rng=rng)
-        teacher_logits, student_logits, feature_term = self._forward(image)
+        teacher_logits, student_logits, feature_term = self._forward(indices, image)
         supervised = {"pos_weight": self.run_config.pos_weight, "dice_weight": self.run_config.dice_weight}
         student_loss = supervised_loss(student_logits, mask, **supervised)
         teacher_loss = supervised_loss(teacher_logits, mask, **supervised)
@@ -182,21 +188,19 @@ class MutualDistillation:
         self.reports.append(LossReport(*losses))
         return self.reports[-1]
 
-    def _forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _forward(self, indices: np.ndarray, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with autocast(self.device, self.run_config.precision):
-            if not self.config.feature_weight:
-                with torch.set_grad_enabled(self.config.mutual):
-                    teacher_logits = self.teacher(image)
-                return teacher_logits, self.student(image), image.new_zeros(())
             with torch.set_grad_enabled(self.config.mutual):
-                teacher_features = self.teacher.encode(image)
+                teacher_features = self._teacher_features(indices, image)
                 teacher_logits = self.teacher.decode(teacher_features)
             student_features = self.student.encode(image)
-            return (
-                teacher_logits,
-                self.student.decode(student_features),
-                feature_loss(student_features, teacher_features),
-            )
+            feature_term = image.new_zeros(())
+            if self.config.feature_weight:
+                feature_term = feature_loss(student_features, teacher_features)
+            return teacher_logits, self.student.decode(student_features), feature_term
+
+    def _teacher_features(self, indices: np.ndarray, image: Tensor) -> Tensor:
+        return self.teacher.encode(image) if self.teacher_features is None else self.teacher_features.batch(indices)
 
     def _divergence(self, teacher_logits: Tensor, student_logits: Tensor, mask: Tensor) -> Tensor:
         temperature = self.config.temperature

@@ -9,6 +9,7 @@ import torch
 
 from engine.config import RunConfig
 from engine.data.transforms import mask_to_grid
+from engine.distillation.features import KeptFeatures
 from engine.distillation.mutual import Pool
 from engine.errors import UserError
 from engine.models.execution import autocast, place_images, place_masks
@@ -18,6 +19,8 @@ from engine.seeding import numpy_generator
 
 class SupervisedTraining:
     """One model, its Adam optimiser and the position in the loop; streams are named by ``stage`` and epoch.
+
+    With ``features``, kept from the model's own frozen encoder, only the decoder runs.
 
     The last epoch is not augmented: its logits are kept, so that the first learnability scores cost no extra pass.
     """
@@ -34,7 +37,9 @@ class SupervisedTraining:
         learning_rate: float,
         grid_px: int,
         device: torch.device,
+        features: KeptFeatures | None = None,
     ) -> None:
+        self.features = features
         self.model, self.pool, self.config, self.stage = model, pool, config, stage
         self.epochs, self.batch_size, self.grid_px, self.device = epochs, batch_size, grid_px, device
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -56,7 +61,10 @@ class SupervisedTraining:
         image, mask = self.pool.batch(indices, rng=rng)
         mask_BKhw = place_masks(mask_to_grid(mask, self.grid_px), self.device)
         with autocast(self.device, self.config.precision):
-            logits = self.model(place_images(image, self.device))
+            if self.features is None:
+                logits = self.model(place_images(image, self.device))
+            else:
+                logits = self.model.decode(self.features.batch(indices))
         loss = supervised_loss(
             logits, mask_BKhw, pos_weight=self.config.pos_weight, dice_weight=self.config.dice_weight
         )

@@ -8,7 +8,7 @@ from engine.distillation.mutual import Pool
 from engine.distillation.supervised import SupervisedTraining
 from engine.stages.context import RunContext
 from engine.stages.pace import Pace
-from engine.stages.synthetic_set import load_pool
+from engine.stages.synthetic_set import keep_features, load_pool
 
 TEACHER_LOGITS = "teacher_logits"
 """Checkpoint with SAM's logits of every pair, from the last epoch's own forward passes."""
@@ -29,9 +29,10 @@ class FoundationFinetuning:
         teacher = context.new_model("teacher")
         if config.freeze_encoder:
             teacher.image_encoder.requires_grad_(False)
+        pool = self._load_pool(context)
         training = SupervisedTraining(
             teacher,
-            pool=self._load_pool(context),
+            pool=pool,
             config=context.config,
             stage=self.name,
             epochs=config.epochs,
@@ -39,6 +40,7 @@ class FoundationFinetuning:
             learning_rate=config.learning_rate,
             grid_px=context.grid_px,
             device=context.device,
+            features=keep_features(context, teacher, pool=pool, batch_size=config.batch_size),
         )
         state = context.checkpoints.load(self.name)
         if state is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from engine.stages.context import RunContext
 from engine.stages.foundation_finetuning import TEACHER_LOGITS
 from engine.stages.generation import STUDENT_LOGITS
 from engine.stages.pace import Pace
-from engine.stages.synthetic_set import load_pool, read_samples, write_samples
+from engine.stages.synthetic_set import keep_features, load_pool, read_samples, write_samples
 
 
 class MutualDistillationStage:
@@ -42,6 +43,9 @@ class MutualDistillationStage:
             grid_px=context.grid_px,
             device=context.device,
             initial_terms=self._initial_terms(context, pool),
+            keep_features=partial(
+                keep_features, context, pool=pool, batch_size=context.config.distillation.batch_size * 2
+            ),
         )
         state = context.checkpoints.load(self.name)
         if state is not None:

@@ -6,8 +6,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import nn
+
 from engine.data.imagesets import ImageSet
+from engine.distillation.features import KeptFeatures, may_keep_features
+from engine.distillation.mutual import Pool
 from engine.distillation.pool import synthetic_pool
+from engine.models.segmenter import Segmenter
 from engine.stages.context import RunContext
 from engine.stages.files import write_json
 from engine.types import SyntheticSample
@@ -37,4 +42,21 @@ def load_pool(context: RunContext) -> ImageSet:
         run_dir=context.run_dir,
         data=context.config.data,
         num_classes=len(context.federation.classes),
+    )
+
+
+def keep_features(context: RunContext, model: nn.Module, *, pool: Pool, batch_size: int) -> KeptFeatures | None:
+    """Return the features of the pool where ``model``'s encoder is frozen and they fit into memory, else None."""
+    data = context.config.data
+    if not may_keep_features(model, augment=data.augment, num_images=len(pool), image_px=data.image_px):
+        return None
+    context.reporter.log("info", f"SAM's encoder is frozen: its features of {len(pool)} images are kept in memory.")
+    assert isinstance(model, Segmenter)
+    return KeptFeatures(
+        model,
+        pool,
+        batch_size=batch_size,
+        device=context.device,
+        precision=context.config.precision,
+        on_batch=context.reporter.check_cancelled,
     )

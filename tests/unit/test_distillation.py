@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.config import DistillationConfig, RunConfig
+from engine.distillation.features import KeptFeatures, may_keep_features
 from engine.distillation.learnability import SampleTerms, ScoreTable, learnability, sample_terms
 from engine.distillation.losses import directed_kl, reference_kl, symmetric_kl
 from engine.distillation.mutual import MutualDistillation
@@ -303,3 +304,26 @@ def test_pool_selection_of_rate_one_is_everything():
     config = DistillationConfig(selection_rate=1.0)
     chosen = select_pool(np.arange(5.0), config=config, rng=numpy_generator(1, "x"))
     assert chosen.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("changes", [{"freeze_teacher_encoder": True}, {"mutual": False}])
+def test_kept_features_give_what_the_encoder_gives(changes):
+    def keep(model: torch.nn.Module) -> KeptFeatures:
+        return KeptFeatures(model, ToyPool(), batch_size=4, device=CPU, precision="fp32", on_batch=_no_check)
+
+    config = RunConfig(precision="fp32", distillation=DistillationConfig(epochs=2, batch_size=4, **changes))
+    plain, kept = _loop(config), _loop(config, keep_features=keep)
+    for loop in (plain, kept):
+        _train(loop, epochs=1)
+    for key, value in plain.student.state_dict().items():
+        assert torch.allclose(kept.student.state_dict()[key], value, atol=1e-3), key
+
+
+def test_features_are_kept_only_where_they_cannot_change():
+    model = build_model("sam", size="mini", image_px=64, seed=5)
+    ask = {"num_images": 8, "image_px": 64}
+    assert not may_keep_features(model, augment="none", **ask), "the encoder still learns"
+    model.image_encoder.requires_grad_(False)
+    assert may_keep_features(model, augment="none", **ask)
+    assert not may_keep_features(model, augment="flips", **ask)
+    assert not may_keep_features(model, augment="none", num_images=10**9, image_px=64), "beyond the memory's budget"
