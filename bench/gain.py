@@ -7,7 +7,8 @@ Arms, each measured on the unseen site: FedAvg TinySAM trained until its validat
 (``fedavg``); the same continued by FedAvg for as many student steps as distillation takes (``continued``); DSFedMed
 (``dsfedmed``); and its bound, with the sites' real images pooled in place of the synthetic ones (``bound``), which no
 deployment may do. ``all_samples`` distils without selection, for the ratio of wall times. A finished arm is kept in the
-folder, and a second call goes on where the first stopped. Nothing is chosen by a figure of the unseen site.
+folder, and a second call goes on where the first stopped; calls for other tasks or seeds may run beside it. Nothing is
+chosen by a figure of the unseen site.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ from engine.stages.mutual_distillation import MutualDistillationStage
 
 TASKS = {"phantom_fundus": "phantom_cpu_demo", "phantom_nuclei": "phantom_cpu_demo", "nuclei": "nuclei_cpu"}
 MAX_ROUNDS, PATIENCE = 60, 8
+NUCLEI_PX = 128
+"""Side of the real nuclei images: half of the preset's, so that three seeds of every arm fit into an hour."""
+CELL_FILE = "cell.json"
 FIGURES = ("fedavg", "continued", "dsfedmed", "bound", "all_samples")
 
 
@@ -55,7 +59,7 @@ def task_config(task: str, *, seed: int, data: Path) -> RunConfig:
     values |= {"seed": seed, "name": f"{task}_{seed}"}
     values["federation"] |= {"rounds": MAX_ROUNDS, "patience": PATIENCE}
     if task == "nuclei":
-        values["data"]["root"] = str(data)
+        values["data"] |= {"root": str(data), "image_px": NUCLEI_PX}
     elif task == "phantom_nuclei":
         values["data"] |= {"task": "nuclei", "normalise": "per_image", "held_out": "brightfield_grey"}
     return parse_config(values)
@@ -159,6 +163,14 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     }
 
 
+def finished_cells(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the results in ``folder`` by task and seed, whichever call or process made them."""
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in sorted(folder.glob(f"*/*/{CELL_FILE}")):
+        results.setdefault(path.parent.parent.name, {})[path.parent.name] = read_json(path)
+    return results
+
+
 def interval(values: Sequence[float]) -> str:
     """Return mean and 95 % t interval over seeds, in Dice points."""
     points = 100 * np.asarray(values)
@@ -204,14 +216,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("bench_gain"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data/nuclei_dsb2018"))
     chosen = parser.parse_args()
-    results: dict[str, dict[str, dict[str, Any]]] = {}
-    for task in chosen.tasks.split(","):
-        for seed in chosen.seeds.split(","):
-            folder = chosen.folder / task / seed
-            config = task_config(task, seed=int(seed), data=chosen.data)
-            results.setdefault(task, {})[seed] = run_cell(Cell(config, folder))
-            write_json(chosen.folder / "gain.json", results)
-            print_tables(results)
+    for seed in chosen.seeds.split(","):
+        for task in chosen.tasks.split(","):
+            cell = Cell(task_config(task, seed=int(seed), data=chosen.data), chosen.folder / task / seed)
+            if not (cell.folder / CELL_FILE).is_file():
+                write_json(cell.folder / CELL_FILE, run_cell(cell))
+            print_tables(finished_cells(chosen.folder))
 
 
 if __name__ == "__main__":
