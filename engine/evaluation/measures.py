@@ -10,7 +10,6 @@ import warnings
 from dataclasses import dataclass
 
 import torch
-from monai.metrics import compute_hausdorff_distance
 from torch import Tensor
 
 LOGIT_THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -60,6 +59,8 @@ def hd95_px(predicted_BKhw: Tensor, true_BKhw: Tensor) -> list[list[float | None
 
     MONAI's ``compute_hausdorff_distance(percentile=95)``. None where either mask is empty: no distance exists there.
     """
+    from monai.metrics import compute_hausdorff_distance  # here, because importing MONAI takes seconds
+
     with warnings.catch_warnings():
         # MONAI warns about every empty mask, here an expected case with its own value, and about its own calls.
         warnings.simplefilter("ignore", FutureWarning)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from monai.losses import DiceLoss
 from torch.nn import functional
 
 
@@ -26,5 +25,7 @@ def supervised_loss(
     """Return L_sup, a scalar: mean BCE-with-logits plus ``dice_weight`` times MONAI's soft Dice (0 in the paper)."""
     loss = pixel_loss(logits_BKhw, mask_BKhw, pos_weight=pos_weight).mean()
     if dice_weight:
+        from monai.losses import DiceLoss  # here, because importing MONAI takes seconds
+
         loss = loss + dice_weight * DiceLoss(sigmoid=True, batch=True)(logits_BKhw.float(), mask_BKhw.float())
     return loss

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from monai.networks.nets import UNet as MonaiUNet
 from torch import Tensor, nn
 
 from engine.models.segmenter import check_image_shape
@@ -38,6 +37,8 @@ class UNet(nn.Module):
     """
 
     def __init__(self, preset: UNetPreset, *, num_classes: int, image_px: int) -> None:
+        from monai.networks.nets import UNet as MonaiUNet  # here, because importing MONAI takes seconds
+
         super().__init__()
         self.image_px = image_px
         self.num_classes = num_classes

@@ -12,6 +12,7 @@ from engine.generation.backbone import WEIGHTS_FOLDER, Backbone, build_backbone,
 from engine.generation.controlnet import save_controlnet
 from engine.models.assets import register_local
 from engine.models.weights import save_weights
+from engine.pretraining import segmenters
 from engine.pretraining.card import CardFacts, write_card
 from engine.pretraining.diffusion import ControlnetPretraining, UnetPretraining, latent_scale
 from engine.pretraining.loop import Budget, History, pretrain
@@ -135,7 +136,7 @@ def _run_segmenter(
     facts = CardFacts(
         title=f"{name}-mini",
         purpose=f"The mini {'SAM' if name == 'sam' else 'TinySAM'} that phantom and CPU runs start from.",
-        recipe=(SegmenterPretraining.__doc__ or "").strip(),
+        recipe=(segmenters.__doc__ or "").strip(),
         command=f"python -m engine pretrain {name}",
         parameters=_count(recipe.model),
         batch_size="24 images at 128 px or 6 at 256 px",
