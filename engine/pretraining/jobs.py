@@ -136,7 +136,7 @@ def _run_segmenter(
     facts = CardFacts(
         title=f"{name}-mini",
         purpose=f"The mini {'SAM' if name == 'sam' else 'TinySAM'} that phantom and CPU runs start from.",
-        recipe=(segmenters.__doc__ or "").strip(),
+        recipe=(segmenters.__doc__ or "").partition("Shape legend")[0].strip(),
         command=f"python -m engine pretrain {name}",
         parameters=_count(recipe.model),
         batch_size="24 images at 128 px or 6 at 256 px",
