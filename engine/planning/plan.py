@@ -35,14 +35,15 @@ _ASSUMED = (
 )
 
 
-def plan(config: RunConfig, *, home: Path | str | None = None) -> Plan:
-    """Return what the run will take and send.
+def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str | None = None) -> Plan:
+    """Return what the run will take and send; from ``first_stage`` on for a fork that takes over what is before.
 
     Dataset headers are read (not every pixel), the machine is measured for about 0.1 s. Raises ``UserError`` where the
     run could not succeed: faults of the dataset, weights that are missing, no CUDA, too little memory or disk.
     """
     folder = home_folder(home)
     names = METHOD_STAGES[config.method]
+    to_run = names[names.index(first_stage) :] if first_stage in names else names
     device, memory_gib = choose_device(config.device)
     checks.check_weights(config, names)
     checks.check_generator(config, device)
@@ -50,7 +51,7 @@ def plan(config: RunConfig, *, home: Path | str | None = None) -> Plan:
     sites = _sites(federation)
     speed = calibrate(device, threads=config.threads, precision=config.precision)
     work = Workload(config, sites, speed, cache_gib=_cache_gib(config, sites))
-    stages = plan_stages(work, names)
+    stages = plan_stages(work, to_run)
     peak_gib = max(stage.peak_memory_gib for stage in stages)
     disk_gib = _disk_gib(work, names)
     free_gib = free_disk_gib(folder)
@@ -69,13 +70,13 @@ def plan(config: RunConfig, *, home: Path | str | None = None) -> Plan:
         sites=sites,
         num_synthetic=work.num_synthetic if "generation" in names else 0,
         stages=stages,
-        traffic=_traffic(work, names),
+        traffic=_traffic(work, to_run),
         minutes=round(START_S / 60 / speed.factor + sum(stage.minutes for stage in stages), 2),
         peak_memory_gib=peak_gib,
         memory_gib=round(memory_gib, 1),
         disk_gib=round(disk_gib, 2),
         disk_free_gib=round(free_gib, 1),
-        leaves_site=_leaves_site(config, names),
+        leaves_site=_leaves_site(config, to_run),
         warnings=checks.find_warnings(work, names, available_gib=free_now, peak_gib=peak_gib),
         estimate=_ESTIMATE + (_ASSUMED if _any_assumed(config, device, names) else ""),
     )
@@ -119,7 +120,7 @@ def _traffic(work: Workload, names: tuple[str, ...]) -> tuple[TrafficPlan, ...]:
 
 
 def _leaves_site(config: RunConfig, names: tuple[str, ...]) -> tuple[str, ...]:
-    kinds = ["student"]
+    kinds = ["student"] if "federated_training" in names else []
     if "generator_training" in names:
         kinds.append("generator")
     if "generation" in names:

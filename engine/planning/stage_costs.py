@@ -105,7 +105,9 @@ def traffic_of_site(work: Workload, site: SitePlan, names: tuple[str, ...]) -> M
     """
     rounds = work.config.federation.rounds
     state = work.student.state_bytes
-    table: dict[tuple[str, str], int] = {("down", "student"): (rounds + 1) * state, ("up", "student"): rounds * state}
+    table: dict[tuple[str, str], int] = {}
+    if "federated_training" in names:
+        table = {("down", "student"): (rounds + 1) * state, ("up", "student"): rounds * state}
     if "generator_training" in names:
         table["up", "generator"] = 2 * work.generator.controlnet_parameters
     if "generation" in names:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.config import RunConfig, parse_config
+from engine.config import RunConfig, load_config, parse_config
 from engine.data.phantoms import write_dataset
 from engine.errors import UserError
 from engine.planning import Plan, plan
@@ -244,3 +244,12 @@ def test_the_plan_says_where_its_rates_are_assumed(name: str, assumed: bool, tmp
 def test_the_plan_is_made_without_torch() -> None:
     code = "import sys, engine.planning; assert not {'torch', 'flwr', 'gradio', 'diffusers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_fork_is_planned_from_its_own_stages_on(tmp_path: Path) -> None:
+    whole = plan(load_config("phantom_cpu_smoke"), home=tmp_path)
+    fork = plan(load_config("phantom_cpu_smoke"), home=tmp_path, first_stage="mutual_distillation")
+    assert [stage.name for stage in fork.stages] == ["mutual_distillation", "evaluation", "export"]
+    assert fork.minutes < whole.minutes and fork.traffic == () and len(fork.leaves_site) == 1
+    generating = plan(load_config("phantom_cpu_smoke"), home=tmp_path, first_stage="generation")
+    assert {row.kind for row in generating.traffic} == {"masks"}
