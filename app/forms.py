@@ -83,6 +83,24 @@ def from_values(values: list[Any], fields: tuple[FieldSpec, ...]) -> dict[str, A
     return nested
 
 
+def edited(config: RunConfig, values: list[Any], fields: tuple[FieldSpec, ...]) -> dict[str, Any]:
+    """Return the nested values of ``config`` with what somebody has changed in the form that it had filled.
+
+    A control that shows what it was filled with leaves the configuration's own value, to the last digit.
+    """
+    nested = config.model_dump(mode="json")
+    for field, value, before in zip(fields, values, to_values(config, fields), strict=True):
+        parsed = _parsed(value, field)
+        if parsed == _parsed(before, field) or (parsed is None and not field.optional):
+            continue
+        *parents, leaf = field.key.split(".")
+        section = nested
+        for parent in parents:
+            section = section[parent]
+        section[leaf] = parsed
+    return nested
+
+
 def preset_note(name: str) -> str:
     """Return the first comment paragraph of a shipped preset: what it is for, in its author's words."""
     lines = (PRESETS_DIR / f"{name}.toml").read_text(encoding="utf-8").splitlines()

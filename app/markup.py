@@ -71,6 +71,9 @@ def status(view: RunView) -> str:
         facts.append(f"<span>{text.ETA_LEFT.format(time=viewmodels.duration(view.eta_s))}</span>")
     if run.status == "finished":
         facts.append(f"<span>{text.TOOK.format(time=viewmodels.duration(sum(s.wall_s for s in view.stages)))}</span>")
+    if run.parent and run.fork_stage:
+        stage = text.STAGES.get(run.fork_stage, (run.fork_stage, ""))[0]
+        facts.append(f"<span>{escape(text.FORKED.format(run_id=run.parent, stage=stage))}</span>")
     cancelling = run.active and run.cancel_requested
     coming = text.CANCELLING if cancelling else text.STATUS_NEXT[run.status]
     return (
@@ -160,6 +163,14 @@ def figures(pictures: Sequence[Figure]) -> str:
         for caption, picture, alt in pictures
     )
     return f"<div class='figures'>{items}</div>"
+
+
+def fork_note(name: str, run_id: str, stage: str, taken_over: Sequence[str]) -> str:
+    """Return what the form is about while it makes a fork, and what the fork does not do again."""
+    titles = [text.STAGES.get(key, (key, ""))[0] for key in (stage, *taken_over)]
+    title = text.FORK_OF.format(name=name, run_id=run_id, stage=titles[0])
+    taken = text.FORK_TAKES.format(stages=", ".join(titles[1:])) if taken_over else text.FORK_TAKES_NOTHING
+    return f"<div class='notice' role='note'><b>{escape(title)}</b><p>{escape(taken)}</p></div>"
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> str:

@@ -148,20 +148,33 @@ class Studio:
         """Return the newest runs."""
         return self.store.list(limit=200)
 
-    def plan(self, values: dict[str, Any]) -> Plan:
-        """Return what a run of these nested form values needs and sends; ``UserError`` where it cannot run."""
+    def plan(self, values: dict[str, Any], *, first_stage: str | None = None) -> Plan:
+        """Return what a run of these nested values needs and sends; ``UserError`` where it cannot run.
+
+        With ``first_stage``, what a fork needs that runs the stages from there on.
+        """
         from engine.planning import plan
 
-        return plan(parse_config(values), home=self.store.home)
+        return plan(parse_config(values), home=self.store.home, first_stage=first_stage)
 
     def launch(self, values: dict[str, Any]) -> str:
         """Plan and queue a run of these nested form values and return its id."""
         self._refuse_read_only()
-        from engine.planning import plan
+        planned = self.plan(values)
+        return lifecycle.submit(self.store, parse_config(values), planned_s=planned.stage_seconds)
 
+    def fork(self, run_id: str, *, stage: str, values: dict[str, Any]) -> str:
+        """Plan and queue a run of these nested values that takes over what ``run_id`` did before ``stage``."""
+        self._refuse_read_only()
+        planned = self.plan(values, first_stage=stage)
         config = parse_config(values)
-        planned = plan(config, home=self.store.home)
-        return lifecycle.submit(self.store, config, planned_s=planned.stage_seconds)
+        return lifecycle.fork(self.store, run_id, stage=stage, config=config, planned_s=planned.stage_seconds)
+
+    def extend(self, run_id: str, further_rounds: int | None) -> None:
+        """Let a run that has ended train for so many more federated rounds, and repeat the stages after them."""
+        self._refuse_read_only()
+        rounds = self.store.get(run_id).config.federation.rounds
+        lifecycle.extend(self.store, run_id, rounds=rounds + (further_rounds or 0))
 
     def cancel(self, run_id: str) -> None:
         """Ask a run to stop at its next step."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app import text
+from engine.runs.identity import STAGE_SECTIONS
 from engine.runs.records import MetricSeries, RunRecord, RunView, ScoredSample, StageRecord, TrafficTotal
 from engine.types import EvaluationRow
 
@@ -27,6 +28,7 @@ class Actions:
 
     cancel: bool
     resume: bool
+    go_on: bool
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,33 @@ def first_run(runs: Sequence[RunRecord]) -> str:
 def actions(run: RunRecord, *, read_only: bool) -> Actions:
     """Return what a person may do to the run now."""
     return Actions(
-        cancel=run.active and not run.cancel_requested and not read_only, resume=run.resumable and not read_only
+        cancel=run.active and not run.cancel_requested and not read_only,
+        resume=run.resumable and not read_only,
+        go_on=not run.active and not read_only,
     )
+
+
+def fork_choices(stages: Sequence[StageRecord]) -> Choices:
+    """Return (label, stage) of every stage that a fork may begin at: all before it are finished."""
+    unfinished = next((at for at, stage in enumerate(stages) if stage.status != "finished"), len(stages))
+    return [(text.STAGES.get(stage.name, (stage.name, ""))[0], stage.name) for stage in stages[: unfinished + 1]]
+
+
+def fork_default(choices: Choices) -> str | None:
+    """Return the last stage of ``choices`` that trains or generates: settings of evaluation are seldom tried."""
+    names = [name for _, name in choices]
+    return next((name for name in reversed(names) if name not in ("evaluation", "export")), None)
+
+
+def stages_before(stage: str, stages: Sequence[StageRecord]) -> tuple[str, ...]:
+    """Return the names of the stages that a fork at ``stage`` takes over."""
+    names = [record.name for record in stages]
+    return tuple(names[: names.index(stage)])
+
+
+def fixed_sections(taken_over: Sequence[str]) -> frozenset[str]:
+    """Return the sections of the configuration that a fork cannot change: those that ``taken_over`` stages read."""
+    return frozenset(section for stage in taken_over for section in STAGE_SECTIONS.get(stage, ()))
 
 
 def overall_fraction(stages: Sequence[StageRecord]) -> float:

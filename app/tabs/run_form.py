@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import forms, markup, text
+from app import forms, markup, text, viewmodels
 from app.studio import Studio
 from engine.config import preset_names
 from engine.data.phantoms import TASKS
@@ -22,19 +22,47 @@ class RunForm:
 
     fields: tuple[forms.FieldSpec, ...]
     controls: list[Any]
+    accordion: gr.Accordion
     preset: gr.Dropdown
     preset_note: gr.HTML
     plan: gr.Button
     launch: gr.Button
     message: gr.HTML
+    origin: gr.State
+    """The :class:`Origin` of a fork; None for a new run."""
+    fork_note: gr.HTML
+    new_instead: gr.Button
+    preset_part: gr.Column
+    data_part: gr.Column
+    settings_heading: gr.HTML
+    start_heading: gr.HTML
+    sections: dict[str, gr.Accordion]
 
     def control(self, key: str) -> Any:
         """Return the control of the field ``key``."""
         return self.controls[[field.key for field in self.fields].index(key)]
 
+    @property
+    def purpose(self) -> list[Any]:
+        """Return the components that tell a fork from a new run, in the order of :func:`purpose_values`."""
+        return [
+            self.accordion, self.origin, self.fork_note, self.new_instead, self.preset_part, self.data_part,
+            self.settings_heading, self.start_heading, *self.sections.values(), self.message,
+        ]  # fmt: skip
 
-def build(studio: Studio) -> RunForm:
-    """Place the form; call it inside its accordion."""
+
+@dataclass(frozen=True)
+class Origin:
+    """The run that a fork starts from, its first own stage, and the stages that it takes over."""
+
+    run_id: str
+    name: str
+    stage: str
+    taken_over: tuple[str, ...]
+
+
+def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
+    """Place the form; call it inside ``accordion``."""
     fields = forms.form_fields()
     start = text.DEMO_NAME if text.DEMO_NAME in preset_names() else (preset_names() or [""])[0]
     values = dict(zip((f.key for f in fields), forms.preset_values(start, fields), strict=True)) if start else {}
@@ -43,36 +71,64 @@ def build(studio: Studio) -> RunForm:
     def place(field: forms.FieldSpec) -> None:
         placed[field.key] = control_of(field, values.get(field.key, field.default))
 
+    fork_note = gr.HTML(visible=False, elem_id="fork-note")
+    with gr.Row(elem_classes="actions"):
+        new_instead = gr.Button(text.NEW_RUN_INSTEAD, size="sm", visible=False, elem_id="new-instead")
     with gr.Row(elem_classes="columns"):
-        with gr.Column(min_width=300):
+        with gr.Column(min_width=300) as preset_part:
             gr.HTML(f"<h3>{text.STEP_PRESET}</h3>")
             preset = gr.Dropdown(
                 preset_names(), value=start, label=text.PRESET_LABEL, info=text.PRESET_INFO, elem_id="preset"
             )
             note = gr.HTML(markup.quiet(forms.preset_note(start)) if start else "", elem_id="preset-note")
-        with gr.Column(min_width=300):
+        with gr.Column(min_width=300) as data_part:
             gr.HTML(f"<h3>{text.STEP_DATA}</h3>")
             for key in FRONT_KEYS:
                 place(next(field for field in fields if field.key == key))
-    gr.HTML(f"<h3>{text.STEP_SETTINGS}</h3>")
+    settings_heading = gr.HTML(_heading(text.STEP_SETTINGS))
+    accordions = {}
     for name, group in forms.sections(fields).items():
-        with (
-            gr.Accordion(text.SECTION_LABELS.get(name, name), open=False, elem_id=f"section-{name}"),
-            gr.Row(elem_classes="fields"),
-        ):
+        accordions[name] = gr.Accordion(text.SECTION_LABELS.get(name, name), open=False, elem_id=f"section-{name}")
+        with accordions[name], gr.Row(elem_classes="fields"):
             for field in group:
                 if field.key not in FRONT_KEYS:
                     place(field)
-    gr.HTML(f"<h3>{text.STEP_START}</h3>")
+    start_heading = gr.HTML(_heading(text.STEP_START))
     with gr.Row(elem_classes="actions"):
         plan = gr.Button(text.PLAN_BUTTON, elem_id="plan")
         launch = gr.Button(
             text.LAUNCH_BUTTON, variant="primary", visible=not studio.settings.read_only, elem_id="launch"
         )
     message = gr.HTML(markup.quiet(text.PLAN_EMPTY), elem_id="plan-result")
-    form = RunForm(fields, [placed[field.key] for field in fields], preset, note, plan, launch, message)
+    form = RunForm(
+        fields, [placed[field.key] for field in fields], accordion, preset, note, plan, launch, message, gr.State(None),
+        fork_note, new_instead, preset_part, data_part, settings_heading, start_heading, accordions,
+    )  # fmt: skip
     _wire(form)
     return form
+
+
+def purpose_values(form: RunForm, origin: Origin | None, *, is_open: bool = True) -> list[Any]:
+    """Return the values of ``form.purpose``: sections whose stages a fork takes over are not shown."""
+    taken_over = () if origin is None else origin.taken_over
+    fixed = viewmodels.fixed_sections(taken_over)
+    return [
+        gr.Accordion(label=text.NEW_RUN if origin is None else text.FORK_RUN, open=is_open),
+        origin,
+        gr.HTML("" if origin is None else markup.fork_note(origin.name, origin.run_id, origin.stage, taken_over),
+                visible=origin is not None),
+        gr.Button(visible=origin is not None),
+        gr.Column(visible=origin is None),
+        gr.Column(visible="data" not in fixed),
+        _heading(text.STEP_SETTINGS if origin is None else text.FORK_SETTINGS),
+        _heading(text.STEP_START if origin is None else text.FORK_START),
+        *(gr.Accordion(visible=name not in fixed) for name in form.sections),
+        markup.quiet(text.PLAN_EMPTY),
+    ]  # fmt: skip
+
+
+def _heading(words: str) -> str:
+    return f"<h3>{words}</h3>"
 
 
 def control_of(field: forms.FieldSpec, value: Any) -> Any:
@@ -120,9 +176,15 @@ def _wire(form: RunForm) -> None:
             *forms.preset_values(name, form.fields),
         )
 
+    def anew() -> tuple[Any, ...]:
+        start = text.DEMO_NAME
+        filled = forms.preset_values(start, form.fields)
+        return *purpose_values(form, None), start, markup.quiet(forms.preset_note(start)), *filled
+
     def of_source(source: str) -> tuple[Any, Any]:
         return gr.update(visible=source == "phantom"), gr.update(visible=source == "folder")
 
+    form.new_instead.click(anew, None, [*form.purpose, form.preset, form.preset_note, *form.controls], **quiet)
     form.preset.input(fill, form.preset, [form.preset_note, form.message, *form.controls], **quiet)
     source = form.control("data.source")
     source.change(of_source, source, [form.control("data.task"), form.control("data.root")], **quiet)

@@ -10,7 +10,7 @@ import gradio as gr
 
 from app import forms, markup, plots, text, viewmodels
 from app.studio import Studio, attempt
-from app.tabs import run_form
+from app.tabs import go_on, run_form
 
 LOG_LINES = 200
 
@@ -23,6 +23,7 @@ class Parts:
     status: gr.HTML
     cancel: gr.Button
     resume: gr.Button
+    go_on: go_on.Parts
     stepper: gr.HTML
     curves: gr.Dropdown
     loss: gr.Plot
@@ -36,18 +37,20 @@ class Parts:
 
     def listed(self) -> list[Any]:
         """Return the components in order."""
-        return list(self.__dict__.values())
+        own = list(self.__dict__.values())
+        at = own.index(self.go_on)
+        return [*own[:at], *self.go_on.listed(), *own[at + 1 :]]
 
 
 def build(studio: Studio, run: gr.Dropdown) -> gr.Accordion:
     """Place the tab's components and wire them to the run picker; return the accordion of the new run."""
     accordion = gr.Accordion(text.NEW_RUN, open=False, elem_id="new-run", visible=not studio.settings.read_only)
     with accordion:
-        form = run_form.build(studio)
+        form = run_form.build(studio, accordion)
     parts = _place_live()
-    seen = gr.State({})
-    _wire_form(studio, form, run, accordion)
-    _wire_live(studio, run, parts, seen)
+    _wire_form(studio, form, run)
+    _wire_live(studio, run, parts, gr.State({}))
+    parts.go_on.wire_fork(studio, run, form, parts.message)
     return accordion
 
 
@@ -58,6 +61,7 @@ def _place_live() -> Parts:
         with gr.Row(elem_classes="actions"):
             cancel = gr.Button(text.CANCEL_BUTTON, variant="stop", visible=False, elem_id="cancel")
             resume = gr.Button(text.RESUME_BUTTON, variant="primary", visible=False, elem_id="resume")
+        further = go_on.place()
         with gr.Row(elem_classes="columns"):
             with gr.Column(scale=2, min_width=280):
                 stepper = gr.HTML(elem_id="stepper")
@@ -76,27 +80,40 @@ def _place_live() -> Parts:
         gr.HTML(f"<h3>{text.LOG_HEADING}</h3>")
         log = gr.HTML(elem_id="log", autoscroll=True, max_height=280)
     return Parts(
-        message, status, cancel, resume, stepper, curves, loss, dice, traffic_note, traffic, results, results_plot, log,
-        live,
+        message, status, cancel, resume, further, stepper, curves, loss, dice, traffic_note, traffic, results,
+        results_plot, log, live,
     )  # fmt: skip
 
 
-def _wire_form(studio: Studio, form: run_form.RunForm, run: gr.Dropdown, accordion: gr.Accordion) -> None:
-    def plan(*values: Any) -> str:
-        found, box = attempt(lambda: studio.plan(forms.from_values(list(values), form.fields)))
+def _wire_form(studio: Studio, form: run_form.RunForm, run: gr.Dropdown) -> None:
+    def written(origin: run_form.Origin | None, values: tuple[Any, ...]) -> dict[str, Any]:
+        if origin is None:
+            return forms.from_values(list(values), form.fields)
+        return forms.edited(studio.store.get(origin.run_id).config, list(values), form.fields)
+
+    def plan(origin: run_form.Origin | None, *values: Any) -> str:
+        first = None if origin is None else origin.stage
+        found, box = attempt(lambda: studio.plan(written(origin, values), first_stage=first))
         return box or markup.plan(found)
 
-    def launch(*values: Any) -> tuple[Any, ...]:
-        run_id, box = attempt(lambda: studio.launch(forms.from_values(list(values), form.fields)))
-        if run_id is None:
-            return box, gr.skip(), gr.skip()
-        choices = viewmodels.run_choices(studio.runs())
-        return markup.notice(text.LAUNCHED), gr.Dropdown(choices=choices, value=run_id), gr.Accordion(open=False)
+    def start(origin: run_form.Origin | None, values: tuple[Any, ...]) -> str:
+        if origin is None:
+            return studio.launch(written(origin, values))
+        return studio.fork(origin.run_id, stage=origin.stage, values=written(origin, values))
 
-    form.plan.click(plan, form.controls, form.message, api_visibility="private", show_progress_on=form.message)
-    form.launch.click(
-        launch, form.controls, [form.message, run, accordion], api_visibility="private", trigger_mode="once"
-    ).then(js="() => document.getElementById('live')?.scrollIntoView({behavior: 'smooth'})")
+    def launch(origin: run_form.Origin | None, *values: Any) -> list[Any]:
+        run_id, box = attempt(lambda: start(origin, values))
+        if run_id is None:
+            return [gr.skip(), *[gr.skip()] * (len(form.purpose) - 1), box]
+        choices = viewmodels.run_choices(studio.runs())
+        new_run = run_form.purpose_values(form, None, is_open=False)[:-1]
+        return [gr.Dropdown(choices=choices, value=run_id), *new_run, markup.notice(text.LAUNCHED)]
+
+    written_in = [form.origin, *form.controls]
+    form.plan.click(plan, written_in, form.message, api_visibility="private", show_progress_on=form.message)
+    form.launch.click(launch, written_in, [run, *form.purpose], api_visibility="private", trigger_mode="once").then(
+        js="() => document.getElementById('live')?.scrollIntoView({behavior: 'smooth'})"
+    )
 
 
 def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -> None:
@@ -114,9 +131,9 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
         picker = gr.Dropdown(choices=choices) if changed(after, "runs", choices) else gr.skip()
         return [*values, picker, after]
 
-    def act(action: Callable[[str], None]) -> Any:
-        def handler(run_id: str | None, chosen: str, before: dict[str, int]) -> list[Any]:
-            _, box = attempt(lambda: action(run_id or ""))
+    def act(action: Callable[..., None]) -> Any:
+        def handler(run_id: str | None, chosen: str, before: dict[str, int], *values: Any) -> list[Any]:
+            _, box = attempt(lambda: action(run_id or "", *values))
             return [box, *refresh(run_id, chosen, before)[1:]]
 
         return handler
@@ -126,6 +143,7 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
         event(refresh, inputs, outputs, **quiet)
     parts.cancel.click(act(studio.cancel), inputs, outputs, **quiet)
     parts.resume.click(act(studio.resume), inputs, outputs, **quiet)
+    parts.go_on.extend.click(act(studio.extend), [*inputs, parts.go_on.rounds], outputs, **quiet)
 
 
 def changed(seen: dict[str, int], part: str, value: Any) -> bool:
@@ -146,7 +164,7 @@ def live_values(studio: Studio, run_id: str | None, chosen: str, seen: dict[str,
     if not run_id:
         step = text.NO_RUN_READ_ONLY if studio.settings.read_only else text.NO_RUN_STEP
         nothing = part("message", "none", lambda: markup.empty(text.NO_RUN_TITLE, step))
-        return [nothing, *[gr.skip()] * 12, part("live", False, lambda: gr.Column(visible=False))]
+        return [nothing, *[gr.skip()] * 15, part("live", False, lambda: gr.Column(visible=False))]
     store = studio.store
     view = store.view(run_id)
     series, traffic, rows = store.metrics(run_id), store.traffic(run_id), store.evaluation(run_id)
@@ -162,6 +180,7 @@ def live_values(studio: Studio, run_id: str | None, chosen: str, seen: dict[str,
         part("status", status, lambda: status),
         part("cancel", may.cancel, lambda: gr.Button(visible=may.cancel)),
         part("resume", may.resume, lambda: gr.Button(visible=may.resume)),
+        *go_on.live_values(view, part, is_shown=may.go_on),
         part("stepper", stepper, lambda: stepper),
         part("curves", choices, lambda: gr.Dropdown(choices=choices)),
         part("loss", loss, lambda: plots.curves(loss, title=loss_title, empty=text.CURVES_EMPTY)),

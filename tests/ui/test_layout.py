@@ -45,6 +45,8 @@ def test_the_form_fits_and_is_accessible(layout_server: Server, open_page: Calla
     for section in ("data", "federation", "distillation"):
         seen.page.locator(f"#section-{section} button.label-wrap").click()
     seen.page.wait_for_selector("#field-distillation-temperature")
+    seen.page.locator("#go-on button.label-wrap").click()
+    seen.page.wait_for_selector("#fork-stage input")
     assert seen.page.evaluate(TOO_WIDE) <= 0
     assert seen.page.evaluate(NAMELESS) == []
 
@@ -85,6 +87,6 @@ def test_a_read_only_page_shows_runs_but_starts_and_stops_none(
         page.locator("#run input").click()
         page.get_by_role("option", name="layout failed").click()
         expect(page.locator("#status .badge")).to_have_text("Stopped by an error")
-        expect(page.locator("#new-run, #launch, #resume, #cancel").locator("visible=true")).to_have_count(0)
+        expect(page.locator("#new-run, #launch, #resume, #cancel, #go-on").locator("visible=true")).to_have_count(0)
         page.get_by_role("tab", name="Segment").click()
         expect(page.locator("#examples img").first).to_be_visible()

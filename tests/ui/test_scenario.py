@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlparse
@@ -12,7 +13,11 @@ from conftest import Server, Watched, serving
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from engine.config import load_config
 from engine.data.phantoms import TASKS, render
+from engine.runs import lifecycle
+from engine.runs.identity import changed_keys
+from engine.runs.store import RunStore
 
 pytestmark = pytest.mark.ui
 
@@ -26,6 +31,20 @@ def fresh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture
+def finished_run(fresh_server: Server) -> str:
+    """Give the smoke run that the launch test has finished, or one made here where this test runs alone."""
+    store = RunStore(fresh_server.home)
+    done = store.list(status=("finished",))
+    run_id = done[0].run_id if done else lifecycle.submit(store, load_config("phantom_cpu_smoke"))
+    deadline = time.monotonic() + RUN_MS / 1000
+    while store.get(run_id).status != "finished":
+        assert time.monotonic() < deadline and not store.get(run_id).resumable, store.get(run_id)
+        time.sleep(0.2)
+    store.close()
+    return run_id
+
+
 def run_of(page: Page) -> str:
     page.wait_for_url(lambda address: "run" in parse_qs(urlparse(address).query))
     return parse_qs(urlparse(page.url).query)["run"][0]
@@ -33,7 +52,7 @@ def run_of(page: Page) -> str:
 
 def choose(page: Page, control: str, option: str) -> None:
     page.locator(f"{control} input").click()
-    page.get_by_role("option", name=option, exact=True).click()
+    page.get_by_role("option", name=re.compile(option)).click()
 
 
 def test_an_empty_home_tells_the_next_step_on_every_tab(
@@ -52,7 +71,7 @@ def test_an_impossible_setting_is_refused_before_the_launch(
     fresh_server: Server, open_page: Callable[..., Watched]
 ) -> None:
     page = open_page(fresh_server.address).page
-    choose(page, "#preset", "phantom_cpu_smoke")
+    choose(page, "#preset", "^phantom_cpu_smoke$")
     page.locator("#section-federation button.label-wrap").click()
     page.locator("#field-federation-rounds input").fill("0")
     page.locator("#launch").click()
@@ -63,7 +82,7 @@ def test_launch_reload_second_page_cancel_resume_samples_segment(
     fresh_server: Server, open_page: Callable[..., Watched], tmp_path: Path
 ) -> None:
     page = open_page(fresh_server.address).page
-    choose(page, "#preset", "phantom_cpu_smoke")
+    choose(page, "#preset", "^phantom_cpu_smoke$")
     expect(page.locator("#field-data-task input")).to_have_value(re.compile("^polyp"))
     page.locator("#plan").click()
     expect(page.locator("#plan-result")).to_contain_text("Expected time")
@@ -99,3 +118,38 @@ def test_launch_reload_second_page_cancel_resume_samples_segment(
         page.locator("#download").click()
     with Image.open(download.value.path()) as mask:
         assert mask.size == (256, 256)
+
+
+def test_a_finished_run_is_forked_with_another_setting_and_extended(
+    fresh_server: Server, finished_run: str, open_page: Callable[..., Watched]
+) -> None:
+    seen = open_page(f"{fresh_server.address}/?run={finished_run}")
+    page = seen.page
+    page.locator("#go-on button.label-wrap").click()
+    expect(page.locator("#fork-stage input")).to_have_value("Mutual distillation")
+    page.locator("#fork").click()
+    expect(page.locator("#fork-note")).to_contain_text(finished_run)
+    expect(page.locator("#section-federation")).to_be_hidden()
+    page.locator("#section-distillation button.label-wrap").click()
+    page.locator("#field-distillation-selection_rate input").fill("0.25")
+    page.locator("#launch").click()
+    page.wait_for_url(lambda address: parse_qs(urlparse(address).query).get("run", [""])[0] not in ("", finished_run))
+    child = run_of(page)
+    expect(page.locator("#status .badge")).to_have_text("Finished", timeout=RUN_MS)
+    expect(page.locator("#status")).to_contain_text(f"fork of {finished_run} from Mutual distillation")
+    store = RunStore(fresh_server.home)
+    before, after = store.get(finished_run).config, store.get(child).config
+    assert changed_keys(before, after) == ("name", "distillation.selection_rate")
+    assert store.stages(child)[-1].planned_s is not None
+
+    choose(page, "#run", "^phantom_cpu_smoke · ")
+    expect(page.locator("#status code")).to_have_text(finished_run)
+    page.locator("#extend").click()
+    expect(page.locator("#status .badge")).to_have_text("Running", timeout=RUN_MS)
+    expect(page.locator("#go-on")).to_be_hidden()
+    expect(page.locator("#status .badge")).to_have_text("Finished", timeout=RUN_MS)
+    expect(page.locator("#log")).to_contain_text("Extended from 2 to 3 rounds.")
+    steps = [curve.steps for curve in store.metrics(finished_run) if curve.name == "val_dice" and curve.site is None]
+    assert max(steps[0]) == 3 and store.get(finished_run).config.federation.rounds == 3
+    store.close()
+    assert seen.faults == []

@@ -92,6 +92,16 @@ def test_what_is_typed_is_what_is_stored(key: str, typed: object, stored: object
     assert nested == stored and type(nested) is type(stored)
 
 
+def test_a_form_changes_what_was_edited_and_nothing_else() -> None:
+    config = parse_config({"data": {"sites": ["b", "a, c"]}, "federation": {"learning_rate": 0.1 + 0.2}, "threads": 2})
+    values = dict(zip((field.key for field in FIELDS), forms.to_values(config, FIELDS), strict=True))
+    assert parse_config(forms.edited(config, list(values.values()), FIELDS)) == config
+    values |= {"distillation.selection_rate": 0.25, "threads": "", "federation.rounds": None}
+    changed = parse_config(forms.edited(config, list(values.values()), FIELDS))
+    assert (changed.distillation.selection_rate, changed.threads) == (0.25, None)
+    assert changed.federation == config.federation and changed.data == config.data
+
+
 def test_an_empty_required_field_takes_the_default() -> None:
     assert forms.from_values([None], (spec("federation.rounds"),)) == {}
 

@@ -37,22 +37,48 @@ def a_sample(*, selected: bool = True, scored: bool = True, fresh: bool = True) 
 
 
 @pytest.mark.parametrize(
-    ("status", "asked", "read_only", "cancel", "resume"),
+    ("status", "asked", "read_only", "cancel", "resume", "go_on"),
     [
-        ("queued", False, False, True, False),
-        ("running", False, False, True, False),
-        ("running", True, False, False, False),
-        ("cancelled", False, False, False, True),
-        ("failed", False, False, False, True),
-        ("interrupted", False, False, False, True),
-        ("finished", False, False, False, False),
-        ("running", False, True, False, False),
-        ("cancelled", False, True, False, False),
+        ("queued", False, False, True, False, False),
+        ("running", False, False, True, False, False),
+        ("running", True, False, False, False, False),
+        ("cancelled", False, False, False, True, True),
+        ("failed", False, False, False, True, True),
+        ("interrupted", False, False, False, True, True),
+        ("finished", False, False, False, False, True),
+        ("running", False, True, False, False, False),
+        ("cancelled", False, True, False, False, False),
+        ("finished", False, True, False, False, False),
     ],
 )
-def test_buttons_follow_the_run(status: str, asked: bool, read_only: bool, cancel: bool, resume: bool) -> None:
+def test_buttons_follow_the_run(
+    status: str, asked: bool, read_only: bool, cancel: bool, resume: bool, go_on: bool
+) -> None:
     run = a_run(status, cancel_requested=asked)
-    assert viewmodels.actions(run, read_only=read_only) == viewmodels.Actions(cancel, resume)
+    assert viewmodels.actions(run, read_only=read_only) == viewmodels.Actions(cancel, resume, go_on)
+
+
+@pytest.mark.parametrize(
+    ("finished", "offered", "default"),
+    [
+        (len(STAGES), STAGES, "mutual_distillation"),
+        (2, STAGES[:3], "generation"),
+        (0, STAGES[:1], "federated_training"),
+        (STAGES.index("export"), STAGES, "mutual_distillation"),
+    ],
+)
+def test_a_fork_begins_where_everything_before_is_done(finished: int, offered: tuple, default: str) -> None:
+    stages = [a_stage(name, "finished" if at < finished else "cancelled") for at, name in enumerate(STAGES)]
+    choices = viewmodels.fork_choices(stages)
+    assert tuple(name for _, name in choices) == offered
+    assert viewmodels.fork_default(choices) == default
+
+
+def test_a_fork_hides_the_settings_of_what_it_takes_over() -> None:
+    stages = [a_stage(name, "finished") for name in STAGES]
+    assert viewmodels.fixed_sections(viewmodels.stages_before("federated_training", stages)) == frozenset()
+    fixed = viewmodels.fixed_sections(viewmodels.stages_before("mutual_distillation", stages))
+    assert fixed == {"data", "student", "federation", "generator", "generation", "teacher", "foundation"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""Going on from a run that has ended: more federated rounds in it, or a new run that forks from one of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from app import forms, markup, text, viewmodels
+from app.studio import Studio, attempt
+from app.tabs import run_form
+from engine.runs.records import RunView
+
+SCROLL_TO_FORM = "() => document.getElementById('new-run')?.scrollIntoView({behavior: 'smooth'})"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The panel's components; its live ones are those of :meth:`listed`."""
+
+    panel: gr.Accordion
+    rounds: gr.Number
+    stage: gr.Dropdown
+    extend: gr.Button
+    fork: gr.Button
+
+    def listed(self) -> list[Any]:
+        """Return the components that follow the run, in the order of :func:`live_values`."""
+        return [self.panel, self.rounds, self.stage]
+
+    def wire_fork(self, studio: Studio, run: gr.Dropdown, form: run_form.RunForm, message: gr.HTML) -> None:
+        """Let the fork's button fill and open ``form``; ``message`` takes what stands in the way."""
+
+        def fill(run_id: str | None, stage: str | None) -> list[Any]:
+            found, box = attempt(lambda: fork_form(studio, form, run_id or "", stage or ""))
+            return [box, *(found or [gr.skip()] * (len(form.purpose) + len(form.controls)))]
+
+        self.fork.click(
+            fill, [run, self.stage], [message, *form.purpose, *form.controls],
+            api_visibility="private", show_progress="hidden",
+        ).then(js=SCROLL_TO_FORM)  # fmt: skip
+
+
+def place() -> Parts:
+    """Place the folded panel; it is shown where a run has ended and may be changed."""
+    with (
+        gr.Accordion(text.GO_ON, open=False, visible=False, elem_id="go-on") as panel,
+        gr.Row(elem_classes="columns"),
+    ):
+        with gr.Column(min_width=280):
+            gr.HTML(f"<h3>{text.EXTEND_HEADING}</h3>{markup.quiet(text.EXTEND_NOTE)}")
+            rounds = gr.Number(1, precision=0, label=text.EXTEND_LABEL, elem_id="extend-rounds")
+            with gr.Row(elem_classes="actions"):
+                extend = gr.Button(text.EXTEND_BUTTON, elem_id="extend")
+        with gr.Column(min_width=280):
+            gr.HTML(f"<h3>{text.FORK_HEADING}</h3>{markup.quiet(text.FORK_NOTE)}")
+            stage = gr.Dropdown([], label=text.FORK_LABEL, info=text.FORK_INFO, elem_id="fork-stage")
+            with gr.Row(elem_classes="actions"):
+                fork = gr.Button(text.FORK_BUTTON, elem_id="fork")
+    return Parts(panel, rounds, stage, extend, fork)
+
+
+def live_values(view: RunView, part: Callable[[str, Any, Callable[[], Any]], Any], *, is_shown: bool) -> list[Any]:
+    """Return the values of :meth:`Parts.listed` for a run; ``part`` leaves out what a browser shows already."""
+    rounds = view.run.config.federation.rounds
+    choices = viewmodels.fork_choices(view.stages)
+    stage = viewmodels.fork_default(choices)
+    return [
+        part("go_on", is_shown, lambda: gr.Accordion(visible=is_shown)),
+        part("go_on_rounds", rounds, lambda: gr.Number(info=text.EXTEND_INFO.format(rounds=rounds))),
+        part("go_on_stage", choices, lambda: gr.Dropdown(choices=choices, value=stage)),
+    ]
+
+
+def fork_form(studio: Studio, form: run_form.RunForm, run_id: str, stage: str) -> list[Any]:
+    """Return the values of ``form.purpose`` and ``form.controls`` for a fork of the run from ``stage``."""
+    view = studio.store.view(run_id)
+    taken_over = viewmodels.stages_before(stage, view.stages)
+    origin = run_form.Origin(run_id, view.run.name, stage, taken_over)
+    config = view.run.config
+    renamed = config.model_copy(update={"name": text.FORK_NAME.format(name=config.name)})
+    return [*run_form.purpose_values(form, origin), *forms.to_values(renamed, form.fields)]
