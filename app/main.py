@@ -51,7 +51,8 @@ def build_app(studio: Studio) -> gr.Blocks:
             chosen = wanted if wanted in known else viewmodels.first_run(runs)
             picker = gr.Dropdown(choices=viewmodels.run_choices(runs), value=chosen)
             box = gr.skip() if wanted in {None, *known} else markup.unknown_run(wanted)
-            return picker, gr.Accordion(open=not runs), box
+            # Nothing where there are runs: somebody quick may have opened the form already.
+            return picker, gr.skip() if runs else gr.Accordion(open=True), box
 
         page.load(arrive, None, [run, new_run, note], **quiet)
         run.change(None, run, None, js=SET_ADDRESS, **quiet)
