@@ -157,6 +157,16 @@ class Studio:
 
         return plan(parse_config(values), home=self.store.home, first_stage=first_stage)
 
+    def sites(self, source: str | None, task: str | None, root: str | None) -> tuple[str, ...]:
+        """Return the sites of a phantom task or a folder; none for a folder that is no data set (yet)."""
+        from engine.planning.dataset import site_names
+
+        folder = Path(root.strip()).expanduser() if root and root.strip() else None
+        try:
+            return site_names(source=source or "", task=task or "", root=folder)
+        except (UserError, OSError):  # somebody is still typing; the plan says what is wrong with a folder
+            return ()
+
     def launch(self, values: dict[str, Any]) -> str:
         """Plan and queue a run of these nested form values and return its id."""
         self._refuse_read_only()

@@ -72,6 +72,8 @@ FIELD_LABELS = {
     "distillation.learnability_lambda": "Learnability lambda",
     "export.opset": "ONNX opset",
 }
+HELD_OUT_INFO = "Results are measured there; no training sees it. Left empty, it is the last site of the list."
+HELD_OUT_LAST = "the last site"
 CHOICE_INFO = {"export.opset": "Version of the ONNX operator set.", "device": "auto takes the GPU when there is one."}
 SOURCE_OURS = "not from the paper"
 SOURCE_PAPER, SOURCE_CODE, SOURCE_DIFFUSERS = "paper", "authors' code", "diffusers"

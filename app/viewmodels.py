@@ -54,6 +54,16 @@ def first_run(runs: Sequence[RunRecord]) -> str:
     return (active or list(runs))[0].run_id if runs else NO_RUN
 
 
+def held_out_choices(sites: Sequence[str]) -> Choices:
+    """Return (label, site) of what may be held out; the first is the empty value, which takes the last site."""
+    return [(text.HELD_OUT_LAST, ""), *((site, site) for site in sites)]
+
+
+def kept_site(chosen: str | None, sites: Sequence[str]) -> str:
+    """Return the held-out site that stays chosen when the sites become these; empty for one of another data set."""
+    return chosen or "" if not sites or chosen in sites else ""
+
+
 def actions(run: RunRecord, *, read_only: bool) -> Actions:
     """Return what a person may do to the run now."""
     return Actions(

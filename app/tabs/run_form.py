@@ -67,9 +67,10 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     start = text.DEMO_NAME if text.DEMO_NAME in preset_names() else (preset_names() or [""])[0]
     values = dict(zip((f.key for f in fields), forms.preset_values(start, fields), strict=True)) if start else {}
     placed: dict[str, Any] = {}
+    sites = studio.sites(*(values.get(f"data.{key}") for key in ("source", "task", "root")))
 
     def place(field: forms.FieldSpec) -> None:
-        placed[field.key] = control_of(field, values.get(field.key, field.default))
+        placed[field.key] = control_of(field, values.get(field.key, field.default), sites=sites)
 
     fork_note = gr.HTML(visible=False, elem_id="fork-note")
     with gr.Row(elem_classes="actions"):
@@ -104,7 +105,7 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
         fields, [placed[field.key] for field in fields], accordion, preset, note, plan, launch, message, gr.State(None),
         fork_note, new_instead, preset_part, data_part, settings_heading, start_heading, accordions,
     )  # fmt: skip
-    _wire(form)
+    _wire(studio, form)
     return form
 
 
@@ -131,8 +132,8 @@ def _heading(words: str) -> str:
     return f"<h3>{words}</h3>"
 
 
-def control_of(field: forms.FieldSpec, value: Any) -> Any:
-    """Return the control of one field, labelled and explained from the schema."""
+def control_of(field: forms.FieldSpec, value: Any, *, sites: tuple[str, ...] = ()) -> Any:
+    """Return the control of one field, labelled and explained from the schema; ``sites`` can be held out."""
     common: dict[str, Any] = {
         "label": field.label,
         "info": f"{field.info} {text.OPTIONAL}." if field.optional else field.info or text.CHOICE_INFO.get(field.key),
@@ -148,6 +149,9 @@ def control_of(field: forms.FieldSpec, value: Any) -> Any:
         return gr.Dropdown(tasks, value=value, **common)
     if field.key == "data.root":
         return gr.Textbox(value=value, visible=False, **common)
+    if field.key == "data.held_out":
+        common["info"] = text.HELD_OUT_INFO
+        return gr.Dropdown(viewmodels.held_out_choices(sites), value=value or "", allow_custom_value=True, **common)
     if field.kind == "choice":
         return gr.Dropdown(list(field.choices), value=value, **common)
     if field.kind == "switch":
@@ -166,7 +170,7 @@ def _step(field: forms.FieldSpec) -> float:
     return 0.05 if field.maximum == 1 else 0.1
 
 
-def _wire(form: RunForm) -> None:
+def _wire(studio: Studio, form: RunForm) -> None:
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     def fill(name: str) -> tuple[Any, ...]:
@@ -181,10 +185,18 @@ def _wire(form: RunForm) -> None:
         filled = forms.preset_values(start, form.fields)
         return *purpose_values(form, None), start, markup.quiet(forms.preset_note(start)), *filled
 
+    def of_place(source: str, task: str | None, root: str | None, held_out: str | None) -> gr.Dropdown:
+        sites = studio.sites(source, task, root)
+        choices = viewmodels.held_out_choices(sites)
+        return gr.Dropdown(choices=choices, value=viewmodels.kept_site(held_out, sites))
+
     def of_source(source: str) -> tuple[Any, Any]:
         return gr.update(visible=source == "phantom"), gr.update(visible=source == "folder")
 
     form.new_instead.click(anew, None, [*form.purpose, form.preset, form.preset_note, *form.controls], **quiet)
     form.preset.input(fill, form.preset, [form.preset_note, form.message, *form.controls], **quiet)
     source = form.control("data.source")
+    place = [form.control(f"data.{key}") for key in ("source", "task", "root", "held_out")]
+    for control in place[:3]:
+        control.change(of_place, place, place[-1], trigger_mode="always_last", **quiet)
     source.change(of_source, source, [form.control("data.task"), form.control("data.root")], **quiet)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from conftest import Server, Watched, serving
 from playwright.sync_api import Page, expect
+
+from engine.data.phantoms import TASKS, write_dataset
 
 pytestmark = pytest.mark.ui
 
@@ -49,6 +53,28 @@ def test_the_form_fits_and_is_accessible(layout_server: Server, open_page: Calla
     seen.page.wait_for_selector("#fork-stage input")
     assert seen.page.evaluate(TOO_WIDE) <= 0
     assert seen.page.evaluate(NAMELESS) == []
+
+
+def test_the_held_out_site_is_chosen_from_the_sites_of_the_images(
+    layout_server: Server, open_page: Callable[..., Watched], tmp_path: Path
+) -> None:
+    write_dataset("polyp", tmp_path / "data", images_per_site=2, image_px=64, sites=TASKS["polyp"].sites[:2])
+    page = open_page(layout_server.address).page
+    page.get_by_role("button", name="Start a new run").click()
+    offered = page.get_by_role("option")
+    box = page.locator("#field-data-held_out input")
+    page.locator("#field-data-task input").click()
+    page.get_by_role("option", name=re.compile("^prostate")).click()
+    expect(box).to_have_value("the last site")
+    box.click()
+    expect(offered).to_have_text([re.compile(site) for site in ("the last site", *sorted(TASKS["prostate"].sites))])
+    page.get_by_label("A folder on this server").check()
+    page.locator("#field-data-root textarea, #field-data-root input").fill(str(tmp_path / "data"))
+    expect(offered).to_have_count(0)
+    box.click()
+    expect(offered).to_have_count(3)
+    page.get_by_role("option", name=TASKS["polyp"].sites[1]).click()
+    expect(box).to_have_value(TASKS["polyp"].sites[1])
 
 
 def test_a_failed_run_says_what_happened_and_what_to_do(

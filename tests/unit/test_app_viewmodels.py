@@ -163,6 +163,21 @@ def test_sample_filters_speak_the_stores_language() -> None:
     assert viewmodels.sample_filter("s", "rejected", "l_gt") == viewmodels.SampleFilter("s", False, "l_gt", False)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "sites", "kept"),
+    [
+        ("b", ("a", "b"), "b"),
+        ("c", ("a", "b"), ""),
+        ("c", (), "c"),
+        (None, ("a",), ""),
+        ("", ("a",), ""),
+    ],
+)
+def test_a_held_out_site_stays_unless_the_data_set_has_none_of_its_name(chosen, sites, kept) -> None:
+    assert viewmodels.kept_site(chosen, sites) == kept
+    assert [value for _, value in viewmodels.held_out_choices(sites)] == ["", *sites]
+
+
 def test_a_samples_facts() -> None:
     facts = dict(viewmodels.sample_facts(a_sample(selected=False, fresh=False)))
     assert facts["Rank"] == "3" and facts["L_GT"] == "0.2500" and facts["Faithfulness (Dice)"] == "0.810"

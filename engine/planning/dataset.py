@@ -1,0 +1,19 @@
+"""What a data set is made of, for those who only want to name its parts: no image is opened. Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.data.layout import dataset_sites
+from engine.data.phantoms import TASKS
+
+
+def site_names(*, source: str, task: str, root: Path | None) -> tuple[str, ...]:
+    """Return the sites of a phantom task or of a dataset folder, sorted: the last is held out where none is named.
+
+    Reads ``dataset.toml`` and the names of sub-folders. Empty where there is no such task or no folder is given;
+    raises ``UserError`` for a folder that is no dataset.
+    """
+    if source == "phantom":
+        return tuple(sorted(TASKS[task].sites)) if task in TASKS else ()
+    return () if root is None else tuple(dataset_sites(root))

@@ -1,0 +1,31 @@
+"""What the tabs ask of the home folder and of data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+from app.studio import Studio
+from engine.data.phantoms import TASKS, write_dataset
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Studio:
+    return Studio(Settings(home=tmp_path / "home"))
+
+
+def test_sites_of_a_task_and_of_a_folder(studio: Studio, tmp_path: Path) -> None:
+    assert studio.sites("phantom", "fundus", None) == tuple(sorted(TASKS["fundus"].sites))
+    sites = TASKS["polyp"].sites[:2]
+    write_dataset("polyp", tmp_path / "data", images_per_site=2, image_px=64, sites=sites)
+    assert studio.sites("folder", "fundus", f" {tmp_path / 'data'} ") == tuple(sorted(sites))
+
+
+@pytest.mark.parametrize(("source", "task", "root"), [
+    ("phantom", "no such task", None), ("phantom", None, None), ("folder", "fundus", ""), ("folder", "fundus", None),
+    ("folder", "fundus", "/no/such/folder"), ("folder", "fundus", "/"),
+])  # fmt: skip
+def test_no_sites_where_there_is_no_data_set(studio: Studio, source: str, task: str | None, root: str | None) -> None:
+    assert studio.sites(source, task, root) == ()
