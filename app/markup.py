@@ -155,14 +155,15 @@ def log(lines: Sequence[LogLine]) -> str:
     return f"<div class='log' role='log' tabindex='0' aria-label='{text.LOG_HEADING}'>{rows}</div>"
 
 
-def figures(pictures: Sequence[Figure]) -> str:
-    """Return pictures with captions side by side, wrapped on narrow screens."""
+def figures(pictures: Sequence[Figure], *, columns: int | None = None) -> str:
+    """Return pictures with captions side by side, wrapped on narrow screens; in ``columns`` equal columns if given."""
     items = "".join(
         f"<figure><img src='{data_uri(picture)}' alt='{escape(alt, quote=True)}'>"
         f"<figcaption>{caption}</figcaption></figure>"
         for caption, picture, alt in pictures
     )
-    return f"<div class='figures'>{items}</div>"
+    style = "" if columns is None else f" style='--columns: {columns}'"
+    return f"<div class='figures{' even' if columns else ''}'{style}>{items}</div>"
 
 
 def fork_note(name: str, run_id: str, stage: str, taken_over: Sequence[str]) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 
 Colour = tuple[int, int, int]
 BOTH: Colour = (255, 255, 255)
-TEACHER_ONLY: Colour = (230, 159, 0)
-STUDENT_ONLY: Colour = (86, 180, 233)
+TEACHER_ONLY: Colour = (240, 228, 66)
+STUDENT_ONLY: Colour = (0, 114, 178)
+"""Colours that none of the first three classes has: more do not fit into a mask picture."""
 
 
 def heat(probability_HW: np.ndarray) -> np.ndarray:
@@ -22,7 +23,7 @@ def heat(probability_HW: np.ndarray) -> np.ndarray:
 def disagreement(
     image_HW3: np.ndarray, teacher_HW: np.ndarray, student_HW: np.ndarray, *, threshold: float = 0.5
 ) -> np.ndarray:
-    """Return the darkened image with white where both models see foreground, orange SAM alone, blue TinySAM alone.
+    """Return the darkened image with white where both models see foreground, yellow SAM alone, blue TinySAM alone.
 
     ``teacher_HW`` and ``student_HW`` are probabilities in [0, 1] on the image's grid.
     """

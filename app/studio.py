@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
-from app import markup, overlays, text
+from app import markup, text
+from app.pictures import SamplePictures, sample_pictures
 from app.settings import Settings
 from engine.config import load_config, parse_config
 from engine.errors import UserError
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 LOG = logging.getLogger(__name__)
 THUMBNAIL_PX = 192
-DETAIL_PX = 384
 
 
 @dataclass(frozen=True)
@@ -44,19 +43,6 @@ class ModelChoice:
 
     key: str
     label: str
-
-
-@dataclass(frozen=True, eq=False)
-class SamplePictures:
-    """One synthetic pair as the detail shows it: (H, W, 3) uint8 pictures; predictions once they are stored."""
-
-    image: np.ndarray
-    outlined: np.ndarray
-    mask: np.ndarray
-    teacher: np.ndarray | None
-    student: np.ndarray | None
-    dispute: np.ndarray | None
-    num_classes: int = 1
 
 
 def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
@@ -84,6 +70,19 @@ class Studio:
     def thumbnail(self, run_id: str, sample: SyntheticSample) -> np.ndarray:
         """Return a synthetic image with its mask outlined, (192, 192, 3) uint8 for a square image."""
         return sample_pictures(self.store.run_dir(run_id), sample, longest_px=THUMBNAIL_PX, predictions=False).outlined
+
+    def pictures(self, run_id: str, sample: SyntheticSample) -> SamplePictures:
+        """Return one pair in full, class by class."""
+        return sample_pictures(self.store.run_dir(run_id), sample, class_names=self.class_names(run_id))
+
+    def class_names(self, run_id: str) -> tuple[str, ...]:
+        """Return the names of the run's classes in the order of their mask planes; none where its data set is gone."""
+        from engine.planning.dataset import class_names
+
+        try:
+            return class_names(self.store.get(run_id).config.data)
+        except (UserError, OSError):  # the run's own pictures are there all the same
+            return ()
 
     def sample(self, run_id: str, sample_id: str, epoch: int | None) -> ScoredSample | None:
         """Return one pair with its score at ``epoch`` (without one where it was not scored)."""
@@ -223,60 +222,3 @@ def _load_session(folder: Path, _written: float) -> BundleSession:
     from export.runtime import load_bundle
 
     return load_bundle(folder)
-
-
-def sample_pictures(
-    run_dir: Path, sample: SyntheticSample, *, longest_px: int = DETAIL_PX, predictions: bool = True
-) -> SamplePictures:
-    """Read one pair of a run and return its pictures, enlarged or reduced to ``longest_px``.
-
-    Raises ``UserError`` ``app.sample_unreadable`` where a file is missing or damaged.
-    """
-    from export.results import class_colour, overlay
-
-    try:
-        with Image.open(run_dir / sample.image_path) as picture:
-            scale = longest_px / max(picture.size)
-            size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-            image = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC))
-        with Image.open(run_dir / sample.mask_path) as picture:
-            mask_KHW = read_mask_planes(picture.resize(size, Image.Resampling.NEAREST))
-        maps = [_read_map(run_dir / path, size) if path and predictions else None for path in _map_paths(sample)]
-    except OSError as error:
-        raise UserError(
-            "app.sample_unreadable",
-            what=f"The files of sample {sample.sample_id} cannot be read ({error}).",
-            why="Pictures are shown from the run's own folder.",
-            fix="Run the generation stage again if the files are gone: fork the run from it.",
-        ) from error
-    teacher, student = maps
-    flat = np.zeros_like(image)
-    for index, plane in enumerate(mask_KHW):
-        flat[plane > 0] = class_colour(index)
-    return SamplePictures(
-        image=image,
-        outlined=overlay(image, mask_KHW, opacity=0.0, outline_px=2),
-        mask=flat,
-        teacher=None if teacher is None else overlays.heat(teacher),
-        student=None if student is None else overlays.heat(student),
-        dispute=None if teacher is None or student is None else overlays.disagreement(image, teacher, student),
-        num_classes=len(mask_KHW),
-    )
-
-
-def read_mask_planes(picture: Image.Image) -> np.ndarray:
-    """Return a stored mask as (K, H, W) uint8 {0, 1}: grey for one class, else a colour plane a class."""
-    values = np.asarray(picture)
-    planes = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
-    used = [plane for index, plane in enumerate(planes) if index < 2 or plane.any()]
-    return (np.stack(used) > 127).astype(np.uint8)
-
-
-def _map_paths(sample: SyntheticSample) -> tuple[Path | None, Path | None]:
-    return sample.teacher_path, sample.student_path
-
-
-def _read_map(path: Path, size: tuple[int, int]) -> np.ndarray:
-    with Image.open(path) as picture:
-        grey = picture.convert("L").resize(size, Image.Resampling.BILINEAR)
-        return np.asarray(grey, dtype=np.float32) / 255.0

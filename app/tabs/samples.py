@@ -7,8 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from app import markup, overlays, plots, text, viewmodels
+from app import markup, plots, text, viewmodels
 from app.studio import Studio, attempt
+from app.tabs import sample_detail
 from engine.runs.records import Page, ScoredSample
 
 MAX_POINTS = 4000
@@ -160,7 +161,7 @@ def _wire_detail(studio: Studio, run: gr.Dropdown, parts: Parts) -> None:
     def detail(run_id: str | None, sample_id: str, epoch: float, site: str) -> Any:
         if not run_id or not sample_id:
             return f"<p class='quiet'>{text.DETAIL_EMPTY}</p>", gr.skip()
-        found, box = attempt(lambda: detail_html(studio, run_id, sample_id, int(epoch)))
+        found, box = attempt(lambda: sample_detail.html(studio, run_id, sample_id, int(epoch)))
         return box or found, _scatter(studio, run_id, int(epoch), site, chosen=sample_id)
 
     parts.gallery.select(choose, parts.shown_ids, parts.picked, **quiet)
@@ -243,38 +244,3 @@ def _listing(
 def _scatter(studio: Studio, run_id: str | None, epoch: int | None, site: str, *, chosen: str | None = None) -> Any:
     scored = studio.store.samples(run_id or "", epoch=epoch, site=site or None, limit=MAX_POINTS).items
     return plots.learnability(scored, chosen=chosen)
-
-
-def detail_html(studio: Studio, run_id: str, sample_id: str, epoch: int | None) -> str:
-    """Return one sample in full: pictures, both predictions where they are stored, and its numbers."""
-    from app.studio import sample_pictures
-
-    item = studio.sample(run_id, sample_id, epoch)
-    if item is None:
-        return f"<p class='quiet'>{text.DETAIL_EMPTY}</p>"
-    pictures = sample_pictures(studio.store.run_dir(run_id), item.sample)
-    name = viewmodels.sample_title(item)
-    shown: list[markup.Figure] = [
-        (text.DETAIL_IMAGE, pictures.image, name),
-        (text.DETAIL_MASK, pictures.mask, f"{text.DETAIL_MASK}: {name}"),
-    ]
-    if pictures.teacher is not None and pictures.student is not None and pictures.dispute is not None:
-        shown += [
-            (text.DETAIL_TEACHER, pictures.teacher, f"{text.DETAIL_TEACHER}: {name}"),
-            (text.DETAIL_STUDENT, pictures.student, f"{text.DETAIL_STUDENT}: {name}"),
-            (text.DETAIL_DISPUTE, pictures.dispute, f"{text.DETAIL_DISPUTE}: {name}"),
-        ]
-        key = "".join(
-            markup.swatch(overlays.hex_colour(colour), words)
-            for colour, words in (
-                (overlays.BOTH, text.DISPUTE_BOTH),
-                (overlays.TEACHER_ONLY, text.DISPUTE_TEACHER),
-                (overlays.STUDENT_ONLY, text.DISPUTE_STUDENT),
-            )
-        )
-        several = f" {text.DETAIL_FIRST_CLASS}" if pictures.num_classes > 1 else ""
-        note = f"<p class='key'>{text.DETAIL_DISPUTE}: {key}{several}</p>"
-    else:
-        note = f"<p class='quiet'>{text.DETAIL_NOT_YET}</p>"
-    heading = f"<h3>{viewmodels.sample_title(item)}</h3>"
-    return f"{heading}{markup.figures(shown)}{note}{markup.facts(viewmodels.sample_facts(item))}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.config import DataConfig
+from engine.data.description import read_description
 from engine.data.layout import dataset_sites
 from engine.data.phantoms import TASKS
 
@@ -17,3 +19,16 @@ def site_names(*, source: str, task: str, root: Path | None) -> tuple[str, ...]:
     if source == "phantom":
         return tuple(sorted(TASKS[task].sites)) if task in TASKS else ()
     return () if root is None else tuple(dataset_sites(root))
+
+
+def class_names(data: DataConfig) -> tuple[str, ...]:
+    """Return the classes that a run on ``data`` segments, in the order of its mask planes.
+
+    Empty where neither the configuration nor a ``dataset.toml`` names them; ``UserError`` for one with faults.
+    """
+    if data.classes is not None:
+        return tuple(dict.fromkeys(data.classes))
+    if data.source == "phantom":
+        return TASKS[data.task].classes if data.task in TASKS else ()
+    description = None if data.root is None else read_description(data.root)
+    return () if description is None else description.classes

@@ -14,6 +14,7 @@ from PIL import Image
 from engine.data.transforms import mask_to_grid
 from engine.distillation.learnability import SampleTerms, sample_terms
 from engine.distillation.mutual import MutualDistillation, Pool
+from engine.distillation.pool import MAX_MASK_CLASSES
 from engine.models.execution import autocast, place_images
 from engine.stages.context import RunContext
 from engine.stages.foundation_finetuning import TEACHER_LOGITS
@@ -114,7 +115,7 @@ class MutualDistillationStage:
                 maps = {"sam": loop.teacher(images), "tinysam": loop.student(images)}
             for row, index in enumerate(indices):
                 paths = {
-                    name: _write_map(context.run_dir, samples[index].image_path, name, logits[row, 0])
+                    name: _write_map(context.run_dir, samples[index].image_path, name, logits[row])
                     for name, logits in maps.items()
                 }
                 samples[index] = replace(samples[index], teacher_path=paths["sam"], student_path=paths["tinysam"])
@@ -122,8 +123,12 @@ class MutualDistillationStage:
         context.reporter.samples(samples)
 
 
-def _write_map(run_dir: Path, image_path: Path, name: str, logits_hw: torch.Tensor) -> Path:
+def _write_map(run_dir: Path, image_path: Path, name: str, logits_KHW: torch.Tensor) -> Path:
+    """Write probabilities as levels 0 to 255 in the planes of a mask picture: grey for one class, else a plane each."""
+    levels = logits_KHW.float().sigmoid().mul(255).round().to(torch.uint8).cpu().numpy()
+    planes = np.zeros((MAX_MASK_CLASSES, *levels.shape[1:]), dtype=np.uint8)
+    planes[: len(levels)] = levels
+    picture = levels[0] if len(levels) == 1 else np.ascontiguousarray(planes.transpose(1, 2, 0))
     path = image_path.with_name(f"{image_path.stem}_{name}.png")
-    probability = logits_hw.float().sigmoid().mul(255).round().to(torch.uint8).cpu().numpy()
-    Image.fromarray(probability).save(run_dir / path)
+    Image.fromarray(picture).save(run_dir / path)
     return path

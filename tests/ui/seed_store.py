@@ -28,7 +28,8 @@ EPOCHS = 4
 def fill(home: Path, *, status: str = "finished", until: str = "export") -> str:
     """Make a run whose stages are done up to ``until`` and return its id."""
     store = RunStore(home)
-    config = load_config("phantom_cpu_smoke").model_copy(update={"name": f"layout {status}"})
+    settings = {"name": f"layout {status}", "data.task": TASK, "data.held_out": TASKS[TASK].sites[-1]}
+    config = load_config("phantom_cpu_smoke", overrides=settings)
     run_id = store.create_run(config, planned_s=dict.fromkeys(STAGES, 60.0)).run_id
     rng = np.random.default_rng(3)
     store.update_run(run_id, status="running", attempt=1, started_at=1.8e9, heartbeat_at=1.8e9)
@@ -84,7 +85,7 @@ def _sample(run_dir: Path, index: int, rng: np.random.Generator, *, predicted: b
     paths: dict[str, Path] = {}
     for name in ("teacher", "student") if predicted else ():
         shift = int(rng.integers(-3, 4))
-        grid = np.roll(drawn.mask[0][::2, ::2] * 230, (shift, -shift), (0, 1)).astype(np.uint8)
+        grid = np.roll(planes[::2, ::2] // 255 * 230, (shift, -shift), (0, 1))
         paths[f"{name}_path"] = folder / f"{index:04d}_{name}.png"
         Image.fromarray(grid).save(run_dir / paths[f"{name}_path"])
     return SyntheticSample(

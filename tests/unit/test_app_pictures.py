@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from app import overlays, plots
-from app.studio import read_mask_planes, sample_pictures
+from app.pictures import read_maps, read_mask_planes, sample_pictures
 from engine.distillation.pool import encode_mask
 from engine.errors import UserError
 from engine.runs.records import MetricSeries, ScoredSample, TrafficTotal
@@ -104,21 +105,53 @@ def test_stored_masks_are_read_as_generation_writes_them(num_classes: int) -> No
     assert (read_mask_planes(encode_mask(mask)) == mask).all()
 
 
-def test_a_samples_pictures(tmp_path: Path) -> None:
+def a_pair(folder: Path, *, prediction: np.ndarray | None = None) -> SyntheticSample:
+    """Write a grey 16 px image with a disc in a two-class mask and, for both models, one stored prediction."""
     mask = np.zeros((2, 16, 16), np.uint8)
     mask[0, 4:12, 4:12] = 1
-    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(tmp_path / "i.png")
-    encode_mask(mask).save(tmp_path / "m.png")
-    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / "t.png")
-    bare = SyntheticSample("x", "s", 0, 0, "m", "real", Path("i.png"), Path("m.png"))
-    pictures = sample_pictures(tmp_path, bare, longest_px=32)
-    assert pictures.image.shape == (32, 32, 3) and pictures.teacher is None and pictures.dispute is None
-    assert pictures.num_classes == 2 and (pictures.image == 90).all()
-    assert pictures.mask.any() and (pictures.outlined != pictures.image).any()
-    full = SyntheticSample(
-        "x", "s", 0, 0, "m", "real", *map(Path, ("i.png", "m.png")), 0.5, Path("t.png"), Path("t.png")
-    )
-    assert sample_pictures(tmp_path, full, longest_px=32).dispute.shape == (32, 32, 3)
+    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(folder / "i.png")
+    encode_mask(mask).save(folder / "m.png")
+    paths = {}
+    if prediction is not None:
+        Image.fromarray(prediction).save(folder / "p.png")
+        paths = {"teacher_path": Path("p.png"), "student_path": Path("p.png")}
+    return SyntheticSample("x", "s", 0, 0, "m", "real", Path("i.png"), Path("m.png"), 0.5, **paths)
+
+
+def test_a_samples_pictures_before_there_are_predictions(tmp_path: Path) -> None:
+    pictures = sample_pictures(tmp_path, a_pair(tmp_path), longest_px=32, class_names=("disc", "cup"))
+    assert pictures.image.shape == (32, 32, 3) and (pictures.image == 90).all()
+    assert (pictures.outlined != pictures.image).any()
+    disc, cup = pictures.classes
+    assert (disc.name, cup.name) == ("disc", "cup") and disc.teacher is None and disc.dispute is None
+    assert disc.mask.any() and not cup.mask.any() and disc.mask.shape == (32, 32, 3)
+
+
+def test_every_class_has_its_own_prediction(tmp_path: Path) -> None:
+    planes = np.zeros((8, 8, 3), np.uint8)
+    planes[2:6, 2:6, 0], planes[..., 1] = 255, 128
+    disc, cup = sample_pictures(tmp_path, a_pair(tmp_path, prediction=planes), class_names=("disc", "cup")).classes
+    assert disc.teacher is not None and cup.teacher is not None and cup.dispute is not None
+    assert disc.teacher.min() == 0 and disc.teacher.max() == 255 and (cup.teacher == 128).all()
+
+
+def test_older_runs_show_the_first_class_only(tmp_path: Path) -> None:
+    sample = a_pair(tmp_path, prediction=np.full((8, 8), 255, np.uint8))
+    first, second = sample_pictures(tmp_path, sample).classes
+    assert (first.name, second.name) == ("class 1", "class 2")
+    assert (first.teacher == 255).all() and first.dispute is not None
+    assert second.teacher is None and second.dispute is None
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 3])
+def test_predictions_are_read_as_distillation_writes_them(tmp_path: Path, num_classes: int) -> None:
+    from engine.stages.mutual_distillation import _write_map
+
+    probability = torch.linspace(0.02, 0.98, num_classes * 64).reshape(num_classes, 8, 8)
+    path = _write_map(tmp_path, Path("i.png"), "sam", probability.logit())
+    maps = read_maps(tmp_path / path, (8, 8))
+    assert path == Path("i_sam.png") and len(maps) == (1 if num_classes == 1 else 3)
+    np.testing.assert_allclose(np.stack(maps[:num_classes]), probability.numpy(), atol=0.5 / 255 + 1e-6)
 
 
 def test_a_missing_picture_is_a_clear_error(tmp_path: Path) -> None:

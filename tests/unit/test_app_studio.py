@@ -8,6 +8,7 @@ import pytest
 
 from app.settings import Settings
 from app.studio import Studio
+from engine.config import parse_config
 from engine.data.phantoms import TASKS, write_dataset
 
 
@@ -21,6 +22,15 @@ def test_sites_of_a_task_and_of_a_folder(studio: Studio, tmp_path: Path) -> None
     sites = TASKS["polyp"].sites[:2]
     write_dataset("polyp", tmp_path / "data", images_per_site=2, image_px=64, sites=sites)
     assert studio.sites("folder", "fundus", f" {tmp_path / 'data'} ") == tuple(sorted(sites))
+
+
+@pytest.mark.parametrize(("data", "names"), [
+    ({"task": "fundus"}, ("disc", "cup")), ({"task": "fundus", "classes": ["cup"]}, ("cup",)),
+    ({"source": "folder", "root": "/no/such/folder"}, ()),
+])  # fmt: skip
+def test_a_runs_classes_have_names(studio: Studio, data: dict[str, object], names: tuple[str, ...]) -> None:
+    run_id = studio.store.create_run(parse_config({"data": data})).run_id
+    assert studio.class_names(run_id) == names
 
 
 @pytest.mark.parametrize(("source", "task", "root"), [
