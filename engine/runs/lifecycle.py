@@ -139,7 +139,8 @@ def extend(store: RunStore, run_id: str, *, rounds: int) -> None:
     values = config.model_dump(mode="json")
     values["federation"]["rounds"] = rounds
     longer = parse_config(values)
-    names = [stage.name for stage in store.stages(run_id)]
+    stages = store.stages(run_id)
+    names = [stage.name for stage in stages]
     first = names.index("federated_training")
     stale = outputs.files_of(store, run_id, names[first + 1 :])
     # Not "finished" from here on: were this process killed half-way, resuming the run would complete the extension.
@@ -148,6 +149,8 @@ def extend(store: RunStore, run_id: str, *, rounds: int) -> None:
     )
     store.reset_stages(run_id, names[first + 1 :])
     store.reset_stages(run_id, [names[first]], keep_results=True)
+    if (planned_s := stages[first].planned_s) is not None:  # later stages' estimates follow from how the plan has done
+        store.update_stage(run_id, names[first], planned_s=planned_s * rounds / config.federation.rounds)
     outputs.discard(stale)
     store.write_log(run_id, "info", f"Extended from {config.federation.rounds} to {rounds} rounds.")
     store.enqueue(run_id)
@@ -173,7 +176,8 @@ def fork(
     config = with_absolute_paths(config)
     _check_fork(parent, config, stage=stage, finished=[s.name for s in stages if s.status == "finished"], names=names)
     earlier = names[: names.index(stage)]
-    child = store.create_run(config, parent=run_id, fork_stage=stage, stages=names, planned_s=planned_s)
+    own_stages = names if config.method == parent.config.method else None  # another method: nothing is taken over
+    child = store.create_run(config, parent=run_id, fork_stage=stage, stages=own_stages, planned_s=planned_s)
     store.copy_results(run_id, child.run_id, earlier)
     outputs.take_over(store, source=run_id, target=child.run_id, stages=earlier)
     store.write_log(child.run_id, "info", f"Forked from {run_id} at {stage}.")

@@ -17,6 +17,7 @@ from engine.config import RunConfig, parse_config
 from engine.errors import UserError
 from engine.runs import lifecycle
 from engine.runs.store import RunStore
+from engine.types import STAGES
 
 HERE = socket.gethostname()
 
@@ -135,6 +136,22 @@ def test_forks_that_would_mix_experiments_are_refused(
     with pytest.raises(UserError) as caught:
         lifecycle.fork(store, parent, stage=stage, config=parse_config({"method": "fedtinysam", **edit}))
     assert caught.value.code == code and len(store.list()) == 1
+
+
+def test_a_fork_from_the_first_stage_may_change_the_method(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSFEDMED_MAX_RUNNING", "0")
+    parent = store.create_run(parse_config({"method": "fedtinysam"})).run_id
+    child = lifecycle.fork(store, parent, stage="federated_training", config=parse_config({"method": "dsfedmed"}))
+    assert tuple(stage.name for stage in store.stages(child)) == STAGES
+
+
+def test_more_rounds_are_expected_to_take_longer(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSFEDMED_MAX_RUNNING", "0")
+    config = parse_config({"method": "fedtinysam", "federation": {"rounds": 4}})
+    run_id = store.create_run(config, planned_s={"federated_training": 20.0, "evaluation": 3.0}).run_id
+    store.set_status(run_id, "cancelled")
+    lifecycle.extend(store, run_id, rounds=6)
+    assert [stage.planned_s for stage in store.stages(run_id)] == [30.0, 3.0, None]
 
 
 def test_what_cannot_be_started_is_said_and_marked(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
