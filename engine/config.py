@@ -26,6 +26,7 @@ class Section(BaseModel):
 
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
@@ -76,6 +77,7 @@ class FederationConfig(Section):
     patience: int | None = Field(
         None, ge=1, description="Stop after so many rounds without a better validation Dice; never when left out (ours)"
     )
+    average_decay: Decay = Field(0.0, description="Moving mean of the rounds' averages goes on; 0 is the last (ours)")
 
 
 class GeneratorConfig(Section):
@@ -143,6 +145,7 @@ class DistillationConfig(Section):
     reliable_quantile: Fraction = Field(0.7, description="in_batch_quantile: reliability threshold [C: 0.7]")
     mutual: bool = Field(True, description="Both models learn; off: one-way, SAM to TinySAM")
     feature_weight: float = Field(0.0, ge=0, description="Weight of the encoder feature loss [C: off]")
+    average_decay: Decay = Field(0.0, description="Moving mean of the epochs' weights is kept; 0 is the last (ours)")
     freeze_teacher_encoder: bool = Field(False, description="As the authors' code does; off in the paper")
 
 

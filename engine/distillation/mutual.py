@@ -24,6 +24,7 @@ from engine.distillation.learnability import SampleTerms, ScoreTable, sample_ter
 from engine.distillation.losses import directed_kl, feature_loss, reference_kl, symmetric_kl
 from engine.distillation.selection import select_in_batch, select_pool
 from engine.errors import UserError
+from engine.models.averaging import moved_mean
 from engine.models.execution import autocast, place_images, place_masks
 from engine.models.objective import pixel_loss, supervised_loss
 from engine.seeding import numpy_generator
@@ -90,6 +91,7 @@ class MutualDistillation:
             "student": _adam(student, self.config.student_learning_rate),
         }
         self.epoch, self.step = 0, 0
+        self.means: dict[str, dict[str, Tensor]] = {}
         self.reports: list[LossReport] = []
         self.selected: np.ndarray | None = None
         self.table: ScoreTable | None = None
@@ -157,7 +159,17 @@ class MutualDistillation:
                 self.table.update(stalest, self.score(stalest, on_batch=on_batch), epoch=self.epoch)
         means = np.mean([astuple(report) for report in self.reports], axis=0)
         self.epoch, self.step, self.selected, self.reports = self.epoch + 1, 0, None, []
+        if self.config.average_decay:
+            for name, model in (("teacher", self.teacher), ("student", self.student)):
+                self.means[name] = moved_mean(
+                    self.means.get(name), model.state_dict(), decay=self.config.average_decay, count=self.epoch
+                )
         return LossReport(*map(float, means))
+
+    def finish(self) -> None:
+        """Give both models the moving mean of their weights, where one is kept."""
+        for name, mean in self.means.items():
+            getattr(self, name).load_state_dict(mean)
 
     def train_step(self, indices: np.ndarray) -> LossReport:
         """Take one joint optimiser step on the samples at ``indices`` (B,); both models in train mode.
@@ -254,6 +266,7 @@ class MutualDistillation:
             "selected": self.selected,
             "reports": [astuple(report) for report in self.reports],
             "table": None if self.table is None else self.table.state_dict(),
+            "means": self.means,
             "teacher": self.teacher.state_dict(),
             "student": self.student.state_dict(),
             "optimisers": {name: o.state_dict() for name, o in self.optimisers.items() if o is not None},
@@ -267,6 +280,7 @@ class MutualDistillation:
             empty = np.zeros(len(self.pool))
             self.table = ScoreTable(self.pool.names, SampleTerms(empty, empty))
             self.table.load_state_dict(state["table"])
+        self.means = state["means"]
         self.teacher.load_state_dict(state["teacher"])
         self.student.load_state_dict(state["student"])
         for name, values in state["optimisers"].items():

@@ -6,6 +6,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from engine.federation.aggregation import federated_average
 from engine.federation.client_app import build_client_app
@@ -20,6 +22,7 @@ from engine.federation.student_task import (
     model_arrays,
 )
 from engine.federation.tasks import Arrays, SiteReply
+from engine.models.averaging import moved_mean
 from engine.stages.context import RunContext
 
 
@@ -46,6 +49,7 @@ class _Training:
         self.arrays: Arrays = model_arrays(self.model)
         self.completed: dict[str, SiteReply] = {}
         self.best: dict[str, Any] = {"round": 0, "dice": -1.0, "arrays": self.arrays}
+        self.mean: dict[str, Tensor] | None = None
         self.stopped = False
         state = context.checkpoints.load(stage)
         if state is not None:
@@ -83,9 +87,13 @@ class _Training:
                 grid, task=EVALUATE_TASK, kind="student", arrays=self.arrays, round_number=self.round + 1, **shared
             )
             self._judge({site: dict(reply.metrics) for site, reply in replies.items()}, _counts(replies))
-        chosen = self.best if self.config.patience else {"round": self.round, "arrays": self.arrays}
-        load_arrays(self.model, chosen["arrays"])
-        reporter.log("info", f"The student of round {chosen['round']} goes on (of {self.round} rounds).")
+        if self.mean is not None:
+            self.model.load_state_dict(self.mean)
+            reporter.log("info", f"The moving mean of the averages of {self.round} rounds goes on.")
+        else:
+            chosen = self.best if self.config.patience else {"round": self.round, "arrays": self.arrays}
+            load_arrays(self.model, chosen["arrays"])
+            reporter.log("info", f"The student of round {chosen['round']} goes on (of {self.round} rounds).")
         self.context.save_model(self.model, "fedavg_student")
 
     def _tasks(self) -> dict[str, Any]:
@@ -120,6 +128,9 @@ class _Training:
     def _on_round(self, result: RoundResult) -> bool:
         self._judge(result.metrics, result.num_examples)
         self.round, self.arrays, self.completed = result.round, result.arrays, {}
+        if self.config.average_decay:
+            current = {name: torch.from_numpy(np.asarray(array)) for name, array in self.arrays.items()}
+            self.mean = moved_mean(self.mean, current, decay=self.config.average_decay, count=self.round)
         waited = self.round - 1 - self.best["round"]
         self.stopped = self.config.patience is not None and waited >= self.config.patience
         self._save()
@@ -147,12 +158,14 @@ class _Training:
             "arrays": dict(self.arrays),
             "completed": replies,
             "best": {**self.best, "arrays": dict(self.best["arrays"])},
+            "mean": self.mean,
             "stopped": self.stopped,
         }
         self.context.checkpoints.save(self.stage, state)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.round, self.arrays, self.best = state["round"], state["arrays"], state["best"]
+        self.mean = state["mean"]
         self.completed = {site: SiteReply(**reply) for site, reply in state["completed"].items()}
         self.stopped = state["stopped"] and self.config.patience is not None
 

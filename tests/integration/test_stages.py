@@ -47,6 +47,7 @@ def config(tmp_path_factory) -> RunConfig:
     values["data"] |= {"task": "fundus", "held_out": "handheld_camera", "images_per_site": 6}
     values["generator"] |= {"backbone": str(folder), "controlnet": None, "steps": 2}
     values["generation"] |= {"max_masks_per_site": 3, "sampler_steps": 2, "mask_sharing": "deformed"}
+    values["federation"]["average_decay"] = values["distillation"]["average_decay"] = 0.5
     values["precision"] = "fp32"
     return parse_config(values)
 

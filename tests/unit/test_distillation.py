@@ -327,3 +327,21 @@ def test_features_are_kept_only_where_they_cannot_change():
     assert may_keep_features(model, augment="none", **ask)
     assert not may_keep_features(model, augment="flips", **ask)
     assert not may_keep_features(model, augment="none", num_images=10**9, image_px=64), "beyond the memory's budget"
+
+
+def test_the_moving_mean_is_kept_and_resumes():
+    config = _config(average_decay=0.5, selection_rate=1.0)
+    whole, first, second = _loop(config), _loop(config), _loop(config)
+    states = []
+    for epoch in (1, 2, 3):
+        _train(whole, epochs=epoch)
+        states.append({key: value.clone() for key, value in whole.student.state_dict().items()})
+    _train(first, epochs=1)
+    second.load_state_dict(first.state_dict())
+    _train(second, epochs=3)
+    whole.finish()
+    second.finish()
+    assert _equal(whole.student, second.student) and _equal(whole.teacher, second.teacher)
+    key = "mask_decoder.iou_token.weight"
+    expected = (states[0][key] + states[1][key]) / 4 + states[2][key] / 2
+    assert torch.allclose(whole.student.state_dict()[key], expected, atol=1e-6)
