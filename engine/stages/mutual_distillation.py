@@ -52,6 +52,7 @@ class MutualDistillationStage:
         if state is not None:
             loop.load_state_dict(state)
         self._train(context, loop)
+        loop.finish()
         if self._is_synthetic:
             self._store_predictions(context, loop, pool)
         context.save_model(loop.student, "distilled_student")
