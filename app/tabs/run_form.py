@@ -185,10 +185,11 @@ def _wire(studio: Studio, form: RunForm) -> None:
         filled = forms.preset_values(start, form.fields)
         return *purpose_values(form, None), start, markup.quiet(forms.preset_note(start)), *filled
 
-    def of_place(source: str, task: str | None, root: str | None, held_out: str | None) -> gr.Dropdown:
-        sites = studio.sites(source, task, root)
-        choices = viewmodels.held_out_choices(sites)
-        return gr.Dropdown(choices=choices, value=viewmodels.kept_site(held_out, sites))
+    def offer(source: str, task: str | None, root: str | None) -> gr.Dropdown:
+        return gr.Dropdown(choices=viewmodels.held_out_choices(studio.sites(source, task, root)))
+
+    def keep(source: str, task: str | None, root: str | None, held_out: str | None) -> gr.Dropdown:
+        return gr.Dropdown(value=viewmodels.kept_site(held_out, studio.sites(source, task, root)))
 
     def of_source(source: str) -> tuple[Any, Any]:
         return gr.update(visible=source == "phantom"), gr.update(visible=source == "folder")
@@ -198,5 +199,8 @@ def _wire(studio: Studio, form: RunForm) -> None:
     source = form.control("data.source")
     place = [form.control(f"data.{key}") for key in ("source", "task", "root", "held_out")]
     for control in place[:3]:
-        control.change(of_place, place, place[-1], trigger_mode="always_last", **quiet)
+        control.change(offer, place[:3], place[3], trigger_mode="always_last", **quiet)
+        # Only where a person has changed it: while a preset or a fork fills the form, the site that comes here may
+        # still be that of the data set before.
+        control.input(keep, place, place[3], trigger_mode="always_last", **quiet)
     source.change(of_source, source, [form.control("data.task"), form.control("data.root")], **quiet)
