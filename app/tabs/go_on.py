@@ -68,7 +68,7 @@ def live_values(view: RunView, part: Callable[[str, Any, Callable[[], Any]], Any
     choices = viewmodels.fork_choices(view.stages)
     stage = viewmodels.fork_default(choices)
     return [
-        part("go_on", is_shown, lambda: gr.Accordion(visible=is_shown)),
+        part("go_on", is_shown, lambda: gr.Accordion(visible=is_shown, open=False)),
         part("go_on_rounds", rounds, lambda: gr.Number(info=text.EXTEND_INFO.format(rounds=rounds))),
         part("go_on_stage", choices, lambda: gr.Dropdown(choices=choices, value=stage)),
     ]
