@@ -37,10 +37,10 @@ class Parts:
             found, box = attempt(lambda: fork_form(studio, form, run_id or "", stage or ""))
             return [box, *(found or [gr.skip()] * (len(form.purpose) + len(form.controls)))]
 
-        self.fork.click(
+        self.fork.click(js=run_form.HOLD).then(
             fill, [run, self.stage], [message, *form.purpose, *form.controls],
             api_visibility="private", show_progress="hidden",
-        ).then(js=SCROLL_TO_FORM)  # fmt: skip
+        ).then(js=run_form.FREE).then(js=SCROLL_TO_FORM)  # fmt: skip
 
 
 def place() -> Parts:

@@ -14,6 +14,13 @@ from engine.data.phantoms import TASKS
 
 FRONT_KEYS = ("data.source", "data.task", "data.root", "data.held_out")
 """Fields that stand in the open, above the folded sections."""
+FILLED = "filled"
+"""CSS class of the parts that a preset or a fork fills in."""
+_SET_INERT = f"document.querySelectorAll('.{FILLED}').forEach((part) => {{{{ part.inert = {{}}; }}}})"
+HOLD = f"() => {_SET_INERT.format('true')}"
+FREE = f"() => requestAnimationFrame(() => requestAnimationFrame(() => {_SET_INERT.format('false')}))"
+"""Between the two nobody can type: what they wrote would be overwritten when the values arrive. These are drawn within
+two frames."""
 
 
 @dataclass(frozen=True)
@@ -82,20 +89,20 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
                 preset_names(), value=start, label=text.PRESET_LABEL, info=text.PRESET_INFO, elem_id="preset"
             )
             note = gr.HTML(markup.quiet(forms.preset_note(start)) if start else "", elem_id="preset-note")
-        with gr.Column(min_width=300) as data_part:
+        with gr.Column(min_width=300, elem_classes=FILLED) as data_part:
             gr.HTML(f"<h3>{text.STEP_DATA}</h3>")
             for key in FRONT_KEYS:
                 place(next(field for field in fields if field.key == key))
     settings_heading = gr.HTML(_heading(text.STEP_SETTINGS))
     accordions = {}
     for name, group in forms.sections(fields).items():
-        accordions[name] = gr.Accordion(text.SECTION_LABELS.get(name, name), open=False, elem_id=f"section-{name}")
+        accordions[name] = gr.Accordion(text.SECTION_LABELS.get(name, name), open=False, elem_id=f"section-{name}", elem_classes=FILLED)
         with accordions[name], gr.Row(elem_classes="fields"):
             for field in group:
                 if field.key not in FRONT_KEYS:
                     place(field)
     start_heading = gr.HTML(_heading(text.STEP_START))
-    with gr.Row(elem_classes="actions"):
+    with gr.Row(elem_classes=["actions", FILLED]):
         plan = gr.Button(text.PLAN_BUTTON, elem_id="plan")
         launch = gr.Button(
             text.LAUNCH_BUTTON, variant="primary", visible=not studio.settings.read_only, elem_id="launch"
@@ -194,8 +201,11 @@ def _wire(studio: Studio, form: RunForm) -> None:
     def of_source(source: str) -> tuple[Any, Any]:
         return gr.update(visible=source == "phantom"), gr.update(visible=source == "folder")
 
-    form.new_instead.click(anew, None, [*form.purpose, form.preset, form.preset_note, *form.controls], **quiet)
-    form.preset.input(fill, form.preset, [form.preset_note, form.message, *form.controls], **quiet)
+    whole = [*form.purpose, form.preset, form.preset_note, *form.controls]
+    form.new_instead.click(js=HOLD).then(anew, None, whole, **quiet).then(js=FREE)
+    whole = [form.preset_note, form.message, *form.controls]
+    # Not ``input``, which a dropdown sends twice for a choice.
+    form.preset.select(js=HOLD).then(fill, form.preset, whole, **quiet).then(js=FREE)
     source = form.control("data.source")
     place = [form.control(f"data.{key}") for key in ("source", "task", "root", "held_out")]
     for control in place[:3]:

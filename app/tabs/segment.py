@@ -168,7 +168,7 @@ def _wire(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
     parts.upload.change(look, parts.upload, parts.slice_index, **quiet).then(
         segment_file, file_inputs, shown, **visible
     ).then(js=SCROLL_TO_RESULT)
-    parts.model.input(segment_again, [parts.model, parts.result, parts.opacity], shown, **visible)
+    parts.model.select(segment_again, [parts.model, parts.result, parts.opacity], shown, **visible)
     parts.slice_index.release(segment_file, file_inputs, shown, **visible)
     parts.examples.select(segment_example, [parts.model, parts.opacity], shown, **visible).then(js=SCROLL_TO_RESULT)
     parts.opacity.input(reblend, [parts.result, parts.opacity], parts.overlay, trigger_mode="always_last", **quiet)

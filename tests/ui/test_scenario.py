@@ -23,6 +23,8 @@ pytestmark = pytest.mark.ui
 
 RUN_MS = 300_000
 """Longest wait for a stage of the smoke run; it takes a minute as a whole where nothing else computes."""
+LONG_ROUNDS = 10
+"""So many that a run is still at work after a reload and a second page, however long these take."""
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +86,16 @@ def test_launch_reload_second_page_cancel_resume_samples_segment(
     page = open_page(fresh_server.address).page
     choose(page, "#preset", "^phantom_cpu_smoke$")
     expect(page.locator("#field-data-task input")).to_have_value(re.compile("^polyp"))
+    page.locator("#section-federation button.label-wrap").click()
+    page.locator("#field-federation-rounds input").fill(str(LONG_ROUNDS))
     page.locator("#plan").click()
     expect(page.locator("#plan-result")).to_contain_text("Expected time")
     page.locator("#launch").click()
     expect(page.locator("#status .badge")).to_have_text("Running", timeout=RUN_MS)
     run_id = run_of(page)
     store = RunStore(fresh_server.home)
-    assert store.get(run_id).config == load_config("phantom_cpu_smoke")
+    preset, stored = load_config("phantom_cpu_smoke"), store.get(run_id).config
+    assert changed_keys(preset, stored) == ("federation.rounds",) and stored.federation.rounds == LONG_ROUNDS
     store.close()
 
     expect(page.locator("#loss .js-plotly-plot .lines path").first).to_be_attached(timeout=RUN_MS)
@@ -145,6 +150,7 @@ def test_a_finished_run_is_forked_with_another_setting_and_extended(
     before, after = store.get(finished_run).config, store.get(child).config
     assert changed_keys(before, after) == ("name", "distillation.selection_rate")
     assert store.stages(child)[-1].planned_s is not None
+    rounds = before.federation.rounds
 
     choose(page, "#run", "^phantom_cpu_smoke · ")
     expect(page.locator("#status code")).to_have_text(finished_run)
@@ -153,8 +159,8 @@ def test_a_finished_run_is_forked_with_another_setting_and_extended(
     expect(page.locator("#status .badge")).to_have_text("Running", timeout=RUN_MS)
     expect(page.locator("#go-on")).to_be_hidden()
     expect(page.locator("#status .badge")).to_have_text("Finished", timeout=RUN_MS)
-    expect(page.locator("#log")).to_contain_text("Extended from 2 to 3 rounds.")
+    expect(page.locator("#log")).to_contain_text(f"Extended from {rounds} to {rounds + 1} rounds.")
     steps = [curve.steps for curve in store.metrics(finished_run) if curve.name == "val_dice" and curve.site is None]
-    assert max(steps[0]) == 3 and store.get(finished_run).config.federation.rounds == 3
+    assert max(steps[0]) == rounds + 1 == store.get(finished_run).config.federation.rounds
     store.close()
     assert seen.faults == []
