@@ -6,7 +6,7 @@
 Arms, each measured on the unseen site: FedAvg TinySAM trained until its validation Dice has stopped rising
 (``fedavg``); the same continued by FedAvg for as many student steps as distillation takes (``continued``); DSFedMed
 (``dsfedmed``); and its bound, with the sites' real images pooled in place of the synthetic ones (``bound``), which no
-deployment may do. ``all_samples`` distils without selection, for the ratio of wall times. A finished arm is kept in the
+deployment may do. ``all_samples`` distils without selection, for the ratio of times. A finished arm is kept in the
 folder, and a second call goes on where the first stopped; calls for other tasks or seeds may run beside it. Nothing is
 chosen by a figure of the unseen site.
 """
@@ -43,11 +43,14 @@ from engine.stages.mutual_distillation import MutualDistillationStage
 TASKS = {"phantom_fundus": "phantom_cpu_demo", "phantom_nuclei": "nuclei_cpu", "nuclei": "nuclei_cpu"}
 """The preset of each task: the one that ships for its kind of images."""
 MAX_ROUNDS, PATIENCE = 120, 8
-NUCLEI_PX = 128
-"""Side of the nuclei images: half of the preset's, so that three seeds of every arm fit into two hours."""
-PHANTOM_NUCLEI = {"source": "phantom", "root": None, "task": "nuclei", "held_out": "brightfield_grey"}
+PHANTOM_NUCLEI = {
+    "source": "phantom", "root": None, "task": "nuclei", "held_out": "brightfield_grey", "images_per_site": 60,
+    "image_px": 128,
+}  # fmt: skip
+SELECTION_TASKS = ("phantom_fundus", "phantom_nuclei")
+"""Tasks that are also distilled without selection, for its price and its worth; an arm of real images costs more."""
 CELL_FILE = "cell.json"
-FIGURES = ("fedavg", "continued", "dsfedmed", "bound", "all_samples")
+FIGURES = ("fedavg", "continued", "dsfedmed", "bound", "all_samples", "finetuned_teacher", "distilled_teacher")
 
 
 def real_pool(context: RunContext) -> ImageSet:
@@ -61,9 +64,9 @@ def task_config(task: str, *, seed: int, data: Path) -> RunConfig:
     values |= {"seed": seed, "name": f"{task}_{seed}"}
     values["federation"] |= {"rounds": MAX_ROUNDS, "patience": PATIENCE}
     if task == "nuclei":
-        values["data"] |= {"root": str(data), "image_px": NUCLEI_PX}
+        values["data"] |= {"root": str(data)}
     elif task == "phantom_nuclei":
-        values["data"] |= {**PHANTOM_NUCLEI, "images_per_site": 60, "image_px": NUCLEI_PX}
+        values["data"] |= PHANTOM_NUCLEI
     return parse_config(values)
 
 
@@ -77,9 +80,10 @@ class Cell:
     def arm(
         self, name: str, stages: Sequence[Stage], *, take: Sequence[str] = (), config: RunConfig | None = None
     ) -> dict[str, float | None]:
-        """Run ``stages`` in the arm's folder, begun with copies of ``take``; return the wall seconds of each stage.
+        """Run ``stages`` in the arm's folder, begun with copies of ``take``; return the CPU seconds of each stage.
 
-        Stages resume from their checkpoints; a time is kept only for a stage that ran through in one go.
+        Stages resume from their checkpoints. A time, which other work on the machine does not lengthen, is kept only
+        for a stage that ran through in one go.
         """
         target = self.folder / name
         times_file = target / "times.json"
@@ -100,9 +104,9 @@ class Cell:
             if stage.name in times:
                 continue
             resumed = checkpoints.load(stage.name) is not None
-            started = time.monotonic()
+            started = time.process_time()
             stage.run(context)
-            times[stage.name] = None if resumed else time.monotonic() - started
+            times[stage.name] = None if resumed else time.process_time() - started
             write_json(times_file, times)
         return times
 
@@ -133,21 +137,23 @@ def without_selection(config: RunConfig) -> RunConfig:
     return parse_config(values)
 
 
-def run_cell(cell: Cell) -> dict[str, Any]:
-    """Return the Dice of every arm on the unseen site, the time ratio of selection, and how FedAvg ended."""
+def run_cell(cell: Cell, *, compares_selection: bool) -> dict[str, Any]:
+    """Return the Dice of every arm on the unseen site, and the CPU seconds of distillation with and without selection.
+
+    Without ``compares_selection`` the arm ``all_samples`` is left out: its figures are None.
+    """
     cell.arm("shared", (FederatedTraining(), GeneratorTraining(), Generation()))
     shared = ("shared/models", "shared/checkpoints", "shared/samples")
     with_selection = cell.arm(
         "dsfedmed", (FoundationFinetuning(), MutualDistillationStage(), Evaluation()), take=shared
     )
-    tuned = "dsfedmed/models/finetuned_teacher.safetensors"
-    teacher = ("dsfedmed/checkpoints/teacher_logits.safetensors",)
-    every = cell.arm(
-        "all_samples",
-        (MutualDistillationStage(), Evaluation()),
-        take=(*shared, tuned, *teacher),
-        config=without_selection(cell.config),
-    )
+    every: dict[str, float | None] = {}
+    if compares_selection:
+        tuned = "dsfedmed/models/finetuned_teacher.safetensors"
+        teacher = ("dsfedmed/checkpoints/teacher_logits.safetensors",)
+        stages = (MutualDistillationStage(), Evaluation())
+        config = without_selection(cell.config)
+        every = cell.arm("all_samples", stages, take=(*shared, tuned, *teacher), config=config)
     bound = (FoundationFinetuning(pool=real_pool), MutualDistillationStage(pool=real_pool), Evaluation())
     cell.arm("bound", bound, take=("shared/models",))
     pool_size = len(read_json(cell.folder / "shared" / "samples" / "samples.json"))
@@ -157,7 +163,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         "continued": cell.dice("continued", "fedavg_student"),
         "dsfedmed": cell.dice("dsfedmed", "distilled_student"),
         "bound": cell.dice("bound", "distilled_student"),
-        "all_samples": cell.dice("all_samples", "distilled_student"),
+        "all_samples": cell.dice("all_samples", "distilled_student") if compares_selection else None,
         "finetuned_teacher": cell.dice("dsfedmed", "finetuned_teacher"),
         "distilled_teacher": cell.dice("dsfedmed", "distilled_teacher"),
         "selection_s": with_selection.get("mutual_distillation"),
@@ -173,9 +179,11 @@ def finished_cells(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     return results
 
 
-def interval(values: Sequence[float]) -> str:
-    """Return mean and 95 % t interval over seeds, in Dice points."""
-    points = 100 * np.asarray(values)
+def interval(values: Sequence[float | None]) -> str:
+    """Return mean and 95 % t interval over seeds, in Dice points; "-" where nothing was measured."""
+    points = 100 * np.asarray([value for value in values if value is not None])
+    if not len(points):
+        return f"{'-':^12} "
     if len(points) < 2:
         return f"{points.mean():5.1f}        "
     half = stats.t.ppf(0.975, len(points) - 1) * points.std(ddof=1) / math.sqrt(len(points))
@@ -185,10 +193,10 @@ def interval(values: Sequence[float]) -> str:
 def print_tables(results: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Print each task's arms, the gain over converged FedAvg paired by seed, and the time ratio of selection."""
     print("\nDice points on the unseen site, mean ± 95 % t interval over seeds")
-    print(f"{'task':<16} seeds  " + "  ".join(f"{name:>13}" for name in FIGURES))
+    print(f"{'task':<16} seeds  " + "  ".join(f"{name:>17}" for name in FIGURES))
     gains = []
     for task, cells in results.items():
-        columns = "  ".join(f"{interval([cell[name] for cell in cells.values()]):>13}" for name in FIGURES)
+        columns = "  ".join(f"{interval([cell[name] for cell in cells.values()]):>17}" for name in FIGURES)
         print(f"{task:<16} {len(cells):>5}  {columns}")
     print("\ngain of DSFedMed, paired by seed: over converged FedAvg, over the control; share of the bound's gain")
     for task, cells in results.items():
@@ -207,7 +215,7 @@ def print_tables(results: dict[str, dict[str, dict[str, Any]]]) -> None:
     ]
     if ratios:
         low, high = min(ratios), max(ratios)
-        print(f"\nwall time of distillation, selection on / off: {np.median(ratios):.2f} ({low:.2f} to {high:.2f})")
+        print(f"\nCPU time of distillation, selection on / off: {np.median(ratios):.2f} ({low:.2f} to {high:.2f})")
 
 
 def main() -> None:
@@ -222,7 +230,7 @@ def main() -> None:
         for task in chosen.tasks.split(","):
             cell = Cell(task_config(task, seed=int(seed), data=chosen.data), chosen.folder / task / seed)
             if not (cell.folder / CELL_FILE).is_file():
-                write_json(cell.folder / CELL_FILE, run_cell(cell))
+                write_json(cell.folder / CELL_FILE, run_cell(cell, compares_selection=task in SELECTION_TASKS))
             print_tables(finished_cells(chosen.folder))
 
 
