@@ -201,8 +201,11 @@ class RunConfig(Section):
         return self
 
     def content_hash(self) -> str:
-        """Return 16 hex digits that identify everything but the name; a checkpoint carries them."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"name"}), sort_keys=True)
+        """Return 16 hex digits that identify everything but the name; a checkpoint carries them.
+
+        Defaults are left out: a key that a later version adds leaves the runs of this one as they are.
+        """
+        text = json.dumps(self.model_dump(mode="json", exclude={"name"}, exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -42,13 +42,15 @@ def stage_hash(config: RunConfig, stages: Sequence[str], stage: str, *, ignore_r
     """Return 16 hex digits that identify everything on which ``stage``'s result depends.
 
     ``stages`` are the method's stages in order. With ``ignore_rounds`` the number of rounds is left out: the state
-    after round r is the same whatever the total, so federated training goes on from it when a run is extended.
+    after round r is the same whatever the total, so federated training goes on from it when a run is extended. Keys at
+    their defaults are left out, so one that a later version adds keeps older runs resumable; hence a default that
+    changes numbers is never changed, a new key is added instead.
     """
-    values = config.model_dump(mode="json")
-    wanted: dict[str, Any] = {key: values[key] for key in WHOLE_RUN_KEYS}
+    values = config.model_dump(mode="json", exclude_defaults=True)
+    wanted: dict[str, Any] = {key: values[key] for key in WHOLE_RUN_KEYS if key in values}
     for name in stages[: stages.index(stage) + 1]:
         for section in STAGE_SECTIONS.get(name, ()):
-            wanted[section] = values[section]
+            wanted[section] = values.get(section, {})
     if ignore_rounds:
         wanted["federation"] = {k: v for k, v in wanted["federation"].items() if k != "rounds"}
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from engine.config import RunConfig
+from engine.config import FederationConfig, RunConfig
 from engine.runs.identity import (
     FREE_KEYS,
     METHOD_STAGES,
@@ -76,3 +76,20 @@ def test_a_section_that_the_method_does_not_read_changes_nothing() -> None:
     stages = METHOD_STAGES["fedtinysam"]
     assert first_stage_of("distillation.epochs", stages) is None
     assert stage_hash(RunConfig(), stages, "export") == stage_hash(edited("distillation.epochs"), stages, "export")
+
+
+def test_a_key_that_a_later_version_adds_leaves_older_runs_as_they_are() -> None:
+    class LaterFederation(FederationConfig):
+        a_new_key: float = 0.0
+
+    class LaterConfig(RunConfig):
+        federation: LaterFederation = LaterFederation()
+
+    before, after = RunConfig(), LaterConfig()
+    assert before.content_hash() == after.content_hash()
+    assert [stage_hash(before, STAGES, stage) for stage in STAGES] == [
+        stage_hash(after, STAGES, stage) for stage in STAGES
+    ]
+    assert stage_hash(after, STAGES, "export") != stage_hash(
+        LaterConfig(federation=LaterFederation(a_new_key=1.0)), STAGES, "export"
+    )
