@@ -86,7 +86,7 @@ class Manifest(Record):
     """Rows of the results table (fields of ``engine.types.EvaluationRow``)."""
     files: dict[FileName, BundledFile]
     config: dict[str, Any]
-    """The complete RunConfig."""
+    """The complete RunConfig; of folders and files on the exporting machine only the name."""
     config_hash: str
     run_id: str
     created: str

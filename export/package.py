@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -122,7 +123,7 @@ def _describe(model: nn.Module, *, content: BundleContent, parity: Parity) -> Ma
         parity=parity,
         metrics=tuple(asdict(row) for row in content.metrics),
         files={},
-        config=config.model_dump(mode="json"),
+        config=_names_only(config.model_dump(mode="json")),
         config_hash=config.content_hash(),
         run_id=content.run_id,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -130,6 +131,15 @@ def _describe(model: nn.Module, *, content: BundleContent, parity: Parity) -> Ma
         licence=LICENCE,
         notice=NOTICE,
     )
+
+
+def _names_only(value: Any) -> Any:
+    """Return ``value`` (JSON) with each absolute path cut to its last part: a bundle travels, folders do not."""
+    if isinstance(value, dict):
+        return {key: _names_only(inner) for key, inner in value.items()}
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value
 
 
 def _replace(folder: Path, partial: Path) -> None:

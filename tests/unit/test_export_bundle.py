@@ -122,6 +122,16 @@ def test_an_inexpressible_model_is_a_clear_error(tmp_path: Path) -> None:
     assert not (tmp_path / "model.onnx").exists()
 
 
+def test_the_manifest_names_no_folder_of_the_machine(tmp_path: Path) -> None:
+    root = tmp_path / "ward" / "scans"
+    config = make_config(source="folder", root=str(root))
+    manifest = write_bundle(tmp_path / "bundle", make_model(), content=make_content(config))
+    assert manifest.config["data"]["root"] == "scans"
+    for name in (MANIFEST_FILE, CARD_FILE):
+        assert str(tmp_path) not in (tmp_path / "bundle" / name).read_text(encoding="utf-8")
+    assert RunConfig.model_validate(manifest.config).data.held_out == config.data.held_out
+
+
 def test_the_manifest_tells_what_is_in_the_bundle(bundle: Path) -> None:
     config = make_config(normalise="per_image")
     manifest = read_manifest(bundle)
