@@ -281,11 +281,15 @@ def example_images(studio: Studio, key: str) -> list[tuple[np.ndarray, str]]:
 
 
 def example_image(studio: Studio, key: str, number: int) -> np.ndarray:
-    """Return a phantom of the site that the model's training did not see, (H, W, 3) uint8, drawn now."""
+    """Return a phantom of a site that the model's training did not see, (H, W, 3) uint8, drawn now.
+
+    A model of real images has seen no phantom site: the task's first one stands in.
+    """
     from engine.data.phantoms import TASKS, render
 
     manifest = studio.manifest(key)
     sites = TASKS[manifest.task].sites
-    site = manifest.config.get("data", {}).get("held_out") or sites[-1]
+    held_out = manifest.config.get("data", {}).get("held_out")
+    site = held_out if held_out in sites else (sites[0] if held_out else sites[-1])
     drawn = render(manifest.task, site=site, index=FIRST_EXAMPLE + number, image_px=EXAMPLE_PX)
     return drawn.image
