@@ -160,6 +160,9 @@ class EvaluationConfig(Section):
 class ExportConfig(Section):
     """The model bundle that sites deploy."""
 
+    student: Literal["distilled", "better_on_validation"] = Field(
+        "distilled", description="The distilled one, or FedAvg's where the sites' validation images favour it (ours)"
+    )
     opset: Annotated[int, Field(ge=17, le=23)] = 18
     parity_tolerance: float = Field(1e-4, gt=0, description="Largest accepted |ONNX - torch| of the logits")
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from engine.stages.context import RunContext
 from engine.stages.evaluation import ROWS_FILE
 from engine.stages.files import read_json
 from engine.types import EvaluationRow
 from export.package import BundleContent, write_bundle
 
-DEPLOYED = ("distilled_student", "fedavg_student")
-"""The first of these that the method has made is deployed: sites only ever run TinySAM."""
+STUDENTS = ("distilled_student", "fedavg_student")
+"""The first that the method has made is deployed, unless validation is to favour the other: sites run TinySAM only."""
+
+
+def validation_dice(rows: Sequence[EvaluationRow], model: str) -> float | None:
+    """Return a model's mean Dice over the sites' validation images in [0, 1], None where there are none.
+
+    The held-out site has no part in it.
+    """
+    own = [row for row in rows if row.model == model and row.split == "validation"]
+    own = [row for row in own if row.class_name == "mean"] or own
+    count = sum(row.num_images for row in own)
+    return sum(row.num_images * row.dice for row in own) / count if count else None
 
 
 class Export:
@@ -20,8 +33,8 @@ class Export:
 
     def run(self, context: RunContext) -> None:
         """Write the bundle; parity with PyTorch is checked on the way."""
-        role = next(name for name in DEPLOYED if context.model_path(name).is_file())
         rows = [EvaluationRow(**row) for row in read_json(context.run_dir / ROWS_FILE)]
+        role = self._choose(context, rows)
         context.reporter.progress(0, 1, message=f"exporting {role}")
         manifest = write_bundle(
             context.run_dir / "bundle",
@@ -42,3 +55,12 @@ class Export:
         difference = manifest.parity.max_abs_difference
         context.reporter.log("info", f"ONNX and PyTorch differ by at most {difference:.1e} in their logits.")
         context.reporter.progress(1, 1)
+
+    def _choose(self, context: RunContext, rows: Sequence[EvaluationRow]) -> str:
+        made = [name for name in STUDENTS if context.model_path(name).is_file()]
+        scores = {name: score for name in made if (score := validation_dice(rows, name)) is not None}
+        if context.config.export.student == "distilled" or len(scores) < 2:
+            return made[0]
+        told = ", ".join(f"{name.replace('_', ' ')} {score:.3f}" for name, score in scores.items())
+        context.reporter.log("info", f"Mean Dice on the sites' validation images: {told}. The better one is exported.")
+        return max(scores, key=lambda name: scores[name])
