@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 import threading
 
@@ -41,11 +43,18 @@ def web_app(page: gr.Blocks, settings: Settings) -> FastAPI:
     )
 
 
+def tells_of_a_fault(record: logging.LogRecord) -> bool:
+    """Return whether a server's log record is one: closing the connections of open pages at the end is none."""
+    cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cancelled and not str(record.msg).startswith("Cancel %s running task")
+
+
 def run(page: gr.Blocks, studio: Studio, listening: socket.socket, *, demo: bool) -> None:
     """Serve the page until the process is told to stop; with ``demo`` start the demo run once the page is up."""
     # Our own server, not Blocks.launch: that one gives up where a busy machine takes more than 5 s to start a thread.
     application = web_app(page, studio.settings)
     server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=2))
+    logging.getLogger("uvicorn.error").addFilter(tells_of_a_fault)
     stop = threading.Event()
 
     def background() -> None:

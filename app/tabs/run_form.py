@@ -96,7 +96,9 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     settings_heading = gr.HTML(_heading(text.STEP_SETTINGS))
     accordions = {}
     for name, group in forms.sections(fields).items():
-        accordions[name] = gr.Accordion(text.SECTION_LABELS.get(name, name), open=False, elem_id=f"section-{name}", elem_classes=FILLED)
+        accordions[name] = gr.Accordion(
+            text.SECTION_LABELS.get(name, name), open=False, elem_id=f"section-{name}", elem_classes=FILLED
+        )
         with accordions[name], gr.Row(elem_classes="fields"):
             for field in group:
                 if field.key not in FRONT_KEYS:

@@ -67,6 +67,8 @@ def serving(home: Path, *options: str) -> Iterator[Server]:
         process.terminate()
         process.wait(timeout=30)
         log.close()
+        told = (home / "page.log").read_text()
+        assert "Traceback" not in told, told
 
 
 @pytest.fixture(scope="session")
