@@ -53,7 +53,7 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
     work = Workload(config, sites, speed, cache_gib=_cache_gib(config, sites))
     stages = plan_stages(work, to_run)
     peak_gib = max(stage.peak_memory_gib for stage in stages)
-    disk_gib = _disk_gib(work, names)
+    disk_gib = _disk_gib(work, to_run)
     free_gib = free_disk_gib(folder)
     checks.check_memory(stages, memory_gib=memory_gib, device=device)
     checks.check_disk(disk_gib, free_gib=free_gib, home=folder)
@@ -96,11 +96,15 @@ def _cache_gib(config: RunConfig, sites: tuple[SitePlan, ...]) -> float:
 
 
 def _disk_gib(work: Workload, names: tuple[str, ...]) -> float:
-    """Return checkpoints (two of each), models, generators, samples and the bundle, in GiB."""
+    """Return checkpoints (two of each), models, generators, samples and the bundle of the stages to run, in GiB.
+
+    What a fork takes over is linked, not copied.
+    """
     student, teacher = work.student.parameters, work.teacher.parameters
     sites = len(work.sources)
-    # Federated training: server state with every reply, twice; Adam's moments on each site's disk.
-    total = 2 * (2 + sites) * work.student.state_bytes + sites * 8 * student + 4 * student * 2
+    total = float(4 * student * 2)
+    if "federated_training" in names:  # server state with every reply, twice; Adam's moments on each site's disk
+        total += 2 * (2 + sites) * work.student.state_bytes + sites * 8 * student
     if "generator_training" in names:
         total += sites * 2 * work.generator.controlnet_parameters + 2 * 12 * work.generator.controlnet_parameters
     if "generation" in names:

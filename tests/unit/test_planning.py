@@ -251,5 +251,6 @@ def test_a_fork_is_planned_from_its_own_stages_on(tmp_path: Path) -> None:
     fork = plan(load_config("phantom_cpu_smoke"), home=tmp_path, first_stage="mutual_distillation")
     assert [stage.name for stage in fork.stages] == ["mutual_distillation", "evaluation", "export"]
     assert fork.minutes < whole.minutes and fork.traffic == () and len(fork.leaves_site) == 1
+    assert fork.disk_gib < whole.disk_gib
     generating = plan(load_config("phantom_cpu_smoke"), home=tmp_path, first_stage="generation")
     assert {row.kind for row in generating.traffic} == {"masks"}
