@@ -69,13 +69,19 @@ def test_an_empty_home_tells_the_next_step_on_every_tab(
     expect(page.locator("#segment-message")).to_contain_text("Launch a run")
 
 
+def fill_rounds(page: Page, rounds: str) -> None:
+    """Change the smoke preset's two rounds, once they stand there: an opened section gets its values a moment later."""
+    page.locator("#section-federation button.label-wrap").click()
+    expect(page.locator("#field-federation-rounds input")).to_have_value("2")
+    page.locator("#field-federation-rounds input").fill(rounds)
+
+
 def test_an_impossible_setting_is_refused_before_the_launch(
     fresh_server: Server, open_page: Callable[..., Watched]
 ) -> None:
     page = open_page(fresh_server.address).page
     choose(page, "#preset", "^phantom_cpu_smoke$")
-    page.locator("#section-federation button.label-wrap").click()
-    page.locator("#field-federation-rounds input").fill("0")
+    fill_rounds(page, "0")
     page.locator("#launch").click()
     expect(page.locator("#plan-result [role=alert]")).to_contain_text("federation.rounds")
 
@@ -86,8 +92,7 @@ def test_launch_reload_second_page_cancel_resume_samples_segment(
     page = open_page(fresh_server.address).page
     choose(page, "#preset", "^phantom_cpu_smoke$")
     expect(page.locator("#field-data-task input")).to_have_value(re.compile("^polyp"))
-    page.locator("#section-federation button.label-wrap").click()
-    page.locator("#field-federation-rounds input").fill(str(LONG_ROUNDS))
+    fill_rounds(page, str(LONG_ROUNDS))
     page.locator("#plan").click()
     expect(page.locator("#plan-result")).to_contain_text("Expected time")
     page.locator("#launch").click()
@@ -139,6 +144,7 @@ def test_a_finished_run_is_forked_with_another_setting_and_extended(
     expect(page.locator("#fork-note")).to_contain_text(finished_run)
     expect(page.locator("#section-federation")).to_be_hidden()
     page.locator("#section-distillation button.label-wrap").click()
+    expect(page.locator("#field-distillation-selection_rate input")).to_have_value("0.5")
     page.locator("#field-distillation-selection_rate input").fill("0.25")
     page.locator("#launch").click()
     expect(page.locator("#status code")).not_to_have_text(finished_run)
