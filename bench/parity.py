@@ -34,8 +34,8 @@ from export.onnx_export import export_model
 from export.parity import check_parity
 
 POLL_S = 0.05
-LONGEST_LIFE_S = 14.0
-"""A worker is killed at a uniformly random moment of its first so many seconds (the import of torch takes about 3)."""
+LONGEST_WORK_S = 3.0
+"""A worker is killed at a uniformly random moment of its first so many seconds in a stage: ten such span the run."""
 
 
 def onnx_differences(folder: Path) -> dict[str, float]:
@@ -57,18 +57,20 @@ def run_to_end(store: RunStore, config: RunConfig, *, kills: int) -> tuple[str, 
     run_id = lifecycle.submit(store, config)
     killed = 0
     while True:
-        moment = time.monotonic() + (rng.uniform(1.0, LONGEST_LIFE_S) if killed < kills else float("inf"))
+        moment = float("inf")
         while (record := store.get(run_id)).active and time.monotonic() < moment:
+            stage = next((s for s in store.stages(run_id) if s.status == "running"), None)
+            if killed < kills and stage is not None and moment == float("inf"):
+                moment = time.monotonic() + rng.uniform(0.0, LONGEST_WORK_S)
             lifecycle.reap(store)
             time.sleep(POLL_S)
         if not record.active:
             break
-        stage = next((s for s in store.stages(run_id) if s.status == "running"), None)
         if record.pid is None:
             continue
         os.kill(record.pid, signal.SIGKILL)
         killed += 1
-        where = f"{stage.name}, step {stage.step} of {stage.total}" if stage else "before the first stage"
+        where = f"{stage.name}, step {stage.step} of {stage.total}" if stage else "between two stages"
         print(f"  kill {killed}: {where}", flush=True)
         while store.get(run_id).status == "running":
             lifecycle.reap(store)
