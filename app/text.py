@@ -226,7 +226,9 @@ DETAIL_FIELDS = {
     "seed": "Seed",
     "source_mask": "Source mask",
     "mask_sharing": "Mask sharing",
+    "generator": "Drawn by the generator of",
 }
+RELEASED_GENERATOR = "nobody: the released one"
 CARRIED_OVER = "score from an earlier epoch"
 
 # Segment

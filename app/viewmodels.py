@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from app import text
 from engine.runs.identity import STAGE_SECTIONS
 from engine.runs.records import MetricSeries, RunRecord, RunView, ScoredSample, StageRecord, TrafficTotal
-from engine.types import EvaluationRow
+from engine.types import RELEASED, EvaluationRow
 
 if TYPE_CHECKING:
     from engine.planning import Plan
@@ -231,6 +231,8 @@ def sample_facts(item: ScoredSample) -> list[tuple[str, str]]:
         facts["state"] = state if score.fresh else f"{state}, {text.CARRIED_OVER}"
     facts |= {"faithfulness": number(sample.faithfulness_dice), "site": sample.site, "seed": str(sample.seed)}
     facts |= {"source_mask": sample.source_mask, "mask_sharing": sample.mask_sharing}
+    if sample.generator:
+        facts["generator"] = text.RELEASED_GENERATOR if sample.generator == RELEASED else sample.generator
     return [(label, facts[key]) for key, label in text.DETAIL_FIELDS.items() if key in facts]
 
 

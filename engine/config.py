@@ -106,6 +106,9 @@ class GenerationConfig(Section):
     )
     images_per_mask: PositiveInt = Field(1, description="Synthetic images for each shared mask (ours)")
     max_masks_per_site: int | None = Field(None, ge=1, description="Upper limit of masks that a site shares")
+    released_share: float = Field(
+        0.0, ge=0.0, le=1.0, description="Share drawn by the ControlNet that the sites began with: new styles (ours)"
+    )
     sampler_steps: PositiveInt = Field(20, description="UniPC steps [D: 20]")
     guidance_scale: float = Field(7.5, ge=1.0, description="Classifier-free guidance; 1 turns it off (ours)")
     batch_size: PositiveInt = Field(8, description="Images generated at once")
@@ -197,6 +200,8 @@ class RunConfig(Section):
             raise ValueError("data.test_root is needed when data.protocol is 'fixed-test'")
         if self.distillation.mode == "reference" and self.distillation.selector != "in_batch_quantile":
             raise ValueError("distillation.selector must be 'in_batch_quantile' when distillation.mode is 'reference'")
+        if self.generation.released_share > 0 and self.generator.controlnet is None:
+            raise ValueError("generation.released_share needs generator.controlnet, which draws that share")
         for role in ("student", "teacher"):
             model: ModelConfig = getattr(self, role)
             if model.batch_norm == "kept" and model.weights is None:

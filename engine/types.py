@@ -28,6 +28,10 @@ class RunCancelled(Exception):
     """Raised at a step boundary when the person who started the run has asked for it to stop."""
 
 
+RELEASED = "released"
+"""Drawn by the mask-conditioned ControlNet that the sites' own began with."""
+
+
 @dataclass(frozen=True)
 class SyntheticSample:
     """One generated pair. Paths are relative to the run's folder; ``seed`` and ``source_mask`` reproduce it."""
@@ -46,6 +50,8 @@ class SyntheticSample:
     """Probability map of SAM after distillation, 8-bit grey PNG (class 0)."""
     student_path: Path | None = None
     """Probability map of TinySAM after distillation, 8-bit grey PNG (class 0)."""
+    generator: str = ""
+    """Whose ControlNet drew it: the site's name, or RELEASED; empty in runs from before this was recorded."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, MetaData, Pr
 
 from engine.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DATABASE_NAME = "studio.sqlite"
 BUSY_TIMEOUT_MS = 15_000
 
@@ -123,6 +123,7 @@ samples = Table(
     Column("faithfulness_dice", Float),
     Column("teacher_path", String),
     Column("student_path", String),
+    Column("generator", String, nullable=False, server_default=""),
     PrimaryKeyConstraint("run_id", "sample_id"),
     sqlite_with_rowid=False,
 )
@@ -175,8 +176,12 @@ artefacts = Table(
 )
 
 
+UPGRADES = {1: "ALTER TABLE samples ADD COLUMN generator VARCHAR NOT NULL DEFAULT ''"}
+"""The statement that makes schema n + 1 of schema n."""
+
+
 def open_database(home: Path) -> sa.Engine:
-    """Return an engine on ``home/studio.sqlite``, made with its tables where it is missing.
+    """Return an engine on ``home/studio.sqlite``, made with its tables where it is missing, upgraded where it is older.
 
     WAL lets readers go on while a worker writes; ``synchronous=NORMAL`` loses nothing when a process is killed.
     Raises ``UserError`` for a home that cannot be written, a file that is not a store, and a newer schema.
@@ -202,6 +207,10 @@ def open_database(home: Path) -> sa.Engine:
         if version is None:
             metadata.create_all(connection)
             connection.execute(schema_info.insert().values(version=SCHEMA_VERSION))
+        elif version < SCHEMA_VERSION:
+            for step in range(version, SCHEMA_VERSION):
+                connection.execute(sa.text(UPGRADES[step]))
+            connection.execute(schema_info.update().values(version=SCHEMA_VERSION))
     return engine
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from engine.models.execution import autocast, place_images
 from engine.seeding import derive_seed, numpy_generator
 from engine.stages.context import RunContext
 from engine.stages.synthetic_set import load_pool, write_samples
-from engine.types import SyntheticSample
+from engine.types import RELEASED, SyntheticSample
 
 STUDENT_LOGITS = "student_logits"
 """Checkpoint with the federated student's logits of every pair: half of what the first scores need."""
@@ -55,13 +56,15 @@ class Generation:
         total = sum(len(samples) for samples in plan.values())
         done = 0
         backbone = None
-        for site, samples in plan.items():
+        for site, drawn_by, samples in _by_generator(plan):
             missing = [sample for sample in samples if not (context.run_dir / sample.image_path).is_file()]
             done += len(samples) - len(missing)
             if not missing:
                 continue
             backbone = backbone or load_backbone(generator.backbone, device=context.device)
-            controlnet = load_controlnet(context.generator_dir(site), device=context.device)
+            source = generator.controlnet if drawn_by == RELEASED else context.generator_dir(site)
+            assert source is not None  # parse_config refuses a released share without a released ControlNet
+            controlnet = load_controlnet(source, device=context.device)
             for start in range(0, len(missing), config.batch_size):
                 batch = missing[start : start + config.batch_size]
                 context.reporter.progress(done, total, message=f"{site}: {done} of {total} images")
@@ -115,12 +118,23 @@ def _collect_masks(context: RunContext) -> dict[str, np.ndarray]:
     return masks
 
 
+def _by_generator(plan: dict[str, list[SyntheticSample]]) -> Iterator[tuple[str, str, list[SyntheticSample]]]:
+    """Give (site, generator, samples) for every ControlNet that has something to draw from a site's masks."""
+    for site, samples in plan.items():
+        for drawn_by in (site, RELEASED):
+            if chosen := [sample for sample in samples if sample.generator == drawn_by]:
+                yield site, drawn_by, chosen
+
+
 def _plan_samples(context: RunContext, masks: dict[str, np.ndarray]) -> dict[str, list[SyntheticSample]]:
     config = context.config.generation
     plan: dict[str, list[SyntheticSample]] = {}
     for site, shared in masks.items():
         plan[site] = []
-        for index in range(len(shared) * config.images_per_mask):
+        count = len(shared) * config.images_per_mask
+        rng = numpy_generator(context.config.seed, "generation", "released", site)
+        released = set(rng.permutation(count)[: round(config.released_share * count)].tolist())
+        for index in range(count):
             stem = Path("samples") / site / f"{index:05d}"
             plan[site].append(
                 SyntheticSample(
@@ -133,6 +147,7 @@ def _plan_samples(context: RunContext, masks: dict[str, np.ndarray]) -> dict[str
                     mask_sharing=config.mask_sharing,
                     image_path=stem.with_suffix(".png"),
                     mask_path=stem.with_name(f"{stem.name}_mask.png"),
+                    generator=RELEASED if index in released else site,
                 )
             )
     return plan

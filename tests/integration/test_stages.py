@@ -19,7 +19,7 @@ from engine.stages.evaluation import ROWS_FILE
 from engine.stages.export import Export
 from engine.stages.files import read_json, write_json
 from engine.stages.synthetic_set import read_samples
-from engine.types import RunCancelled, Traffic
+from engine.types import RELEASED, RunCancelled, Traffic
 from export.manifest import read_manifest
 
 
@@ -47,8 +47,9 @@ def config(tmp_path_factory) -> RunConfig:
     values = load_config("phantom_cpu_smoke").model_dump(mode="json")
     values["student"]["weights"] = values["teacher"]["weights"] = None
     values["data"] |= {"task": "fundus", "held_out": "handheld_camera", "images_per_site": 6}
-    values["generator"] |= {"backbone": str(folder), "controlnet": None, "steps": 2}
+    values["generator"] |= {"backbone": str(folder), "controlnet": "controlnet-mini", "steps": 2}
     values["generation"] |= {"max_masks_per_site": 3, "sampler_steps": 2, "mask_sharing": "deformed"}
+    values["generation"]["released_share"] = 0.34
     values["federation"]["average_decay"] = values["distillation"]["average_decay"] = 0.5
     values["precision"] = "fp32"
     return parse_config(values)
@@ -88,9 +89,11 @@ def test_the_table_has_all_four_models_on_the_unseen_site(whole):
 def test_a_pair_for_every_shared_mask_with_its_provenance(whole):
     samples = read_samples(whole[0])
     assert len(samples) == 9
+    assert sum(sample.generator == RELEASED for sample in samples) == 3  # one of each site's three
     for sample in samples:
         assert sample.mask_sharing == "deformed"
         assert sample.faithfulness_dice is not None
+        assert sample.generator in (RELEASED, sample.site)
         for path in (sample.image_path, sample.mask_path, sample.teacher_path, sample.student_path):
             assert (whole[0] / path).is_file()
 

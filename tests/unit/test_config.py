@@ -69,3 +69,8 @@ def test_the_hash_ignores_the_name_only():
     config = load_config("phantom_cpu_smoke")
     assert config.model_copy(update={"name": "other"}).content_hash() == config.content_hash()
     assert config.model_copy(update={"seed": 1}).content_hash() != config.content_hash()
+
+
+def test_a_released_share_needs_a_released_controlnet():
+    with pytest.raises(UserError, match=r"generation\.released_share"):
+        parse_config({"generation": {"released_share": 0.5}, "generator": {"controlnet": None}})

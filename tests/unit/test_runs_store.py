@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,22 @@ def test_many_writers_at_once_lose_nothing(store: RunStore) -> None:
     for thread in threads:
         thread.join()
     assert [len(curve.steps) for curve in store.metrics(run_id)] == [50] * 4
+
+
+def test_an_older_schema_is_upgraded_and_keeps_its_samples(tmp_path: Path) -> None:
+    RunStore(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection, connection:
+        connection.execute("ALTER TABLE samples DROP COLUMN generator")
+        connection.execute("UPDATE schema_info SET version = 1")
+    store = RunStore(tmp_path)
+    run_id = store.create_run(RunConfig()).run_id
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection, connection:
+        columns = "run_id, sample_id, site, [index], seed, source_mask, mask_sharing, image_path, mask_path"
+        row = (run_id, "a/0", "a", 0, 1, "a mask 0", "real", "a.png", "m.png")
+        connection.execute(f"INSERT INTO samples ({columns}) VALUES ({', '.join('?' * len(row))})", row)
+        assert connection.execute("SELECT version FROM schema_info").fetchall() == [(SCHEMA_VERSION,)]
+    assert [item.sample.generator for item in store.samples(run_id, limit=-1).items] == [""]
+    store.close()
 
 
 def test_a_newer_schema_is_refused(store: RunStore) -> None:
