@@ -7,6 +7,7 @@ Shape legend: N images, H = W = image_px, K classes of the task.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.data import phantoms
 from engine.data.phantoms import TASKS, render_generic
 
 HELD_OUT_FIRST = 1_000_000
@@ -39,6 +41,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DSFEDMED_CACHE", Path.home() / ".cache" / "dsfedmed")) / "corpus"
 
 
+def drawing_version() -> str:
+    """Return 8 hexadecimal digits of the SHA-256 over the code that draws phantoms: other code, other corpus."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(phantoms.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
 def load_corpora(*, image_px: int, count: int, seed: int, held_out: bool = False) -> dict[str, Corpus]:
     """Return ``count`` generic phantoms of each of the six tasks, rendering what is not on disk yet."""
     first = HELD_OUT_FIRST if held_out else 0
@@ -48,9 +58,10 @@ def load_corpora(*, image_px: int, count: int, seed: int, held_out: bool = False
 def load_corpus(task: str, *, image_px: int, count: int, seed: int, first: int = 0) -> Corpus:
     """Return phantoms ``first`` .. ``first + count - 1`` of the generic site of ``task``.
 
-    The files are written under a temporary name and renamed, so an interrupted rendering is never taken for a corpus.
+    The files are written under a temporary name and renamed, so an interrupted rendering is never taken for a corpus;
+    their name holds ``drawing_version``, so a corpus of other code is never taken for this one's.
     """
-    stem = cache_folder() / f"{task}-{image_px}px-{first}-{count}-seed{seed}"
+    stem = cache_folder() / f"{task}-{image_px}px-{first}-{count}-seed{seed}-{drawing_version()}"
     paths = stem.with_suffix(".images.npy"), stem.with_suffix(".masks.npy")
     if not all(path.is_file() for path in paths):
         _render(task, image_px=image_px, count=count, seed=seed, first=first, paths=paths)

@@ -25,7 +25,7 @@ from engine.generation.backbone import Backbone, embed_prompts
 from engine.generation.conditioning import mask_condition
 from engine.generation.controlnet import new_controlnet
 from engine.generation.training import diffusion_target, use_plain_attention
-from engine.pretraining.corpus import Corpus, cache_folder
+from engine.pretraining.corpus import Corpus, cache_folder, drawing_version
 from engine.pretraining.settings import Settings
 from engine.pretraining.vae import to_signed
 from engine.seeding import numpy_generator, torch_generator
@@ -209,7 +209,7 @@ def _encode(backbone: Backbone, corpora: dict[str, Corpus], *, settings: Setting
 
 def _moments_path(backbone: Backbone, *, count: int, settings: Settings) -> Path:
     """Return the file of the latents that this very autoencoder makes of these corpora."""
-    digest = hashlib.sha256(f"{count} {settings}".encode())
+    digest = hashlib.sha256(f"{count} {settings} {drawing_version()}".encode())
     for tensor in backbone.vae.encoder.state_dict().values():
         digest.update(tensor.numpy().tobytes())
     return cache_folder().parent / "latents" / f"{digest.hexdigest()[:16]}.safetensors"

@@ -31,7 +31,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch.undo()
 
 
-def test_the_corpus_is_rendered_once_and_held_out_phantoms_are_others(cache: Path) -> None:
+def test_the_corpus_is_rendered_once_and_held_out_phantoms_are_others(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     training, held_out = TOY.training_corpora(), TOY.held_out_corpora()
     assert list(training) == list(TASKS)
     for task, corpora in training.items():
@@ -42,6 +44,9 @@ def test_the_corpus_is_rendered_once_and_held_out_phantoms_are_others(cache: Pat
     assert not [path for path in written if "partial" in path.name]
     corpus.load_corpora(image_px=64, count=6, seed=TOY.corpus_seed)
     assert {path: path.stat().st_mtime_ns for path in (cache / "corpus").iterdir()} == written
+    monkeypatch.setattr(corpus, "drawing_version", lambda: "another")
+    corpus.load_corpora(image_px=64, count=6, seed=TOY.corpus_seed)
+    assert len(list((cache / "corpus").iterdir())) == len(written) + 2 * len(TASKS), "other code draws other phantoms"
 
 
 @pytest.mark.parametrize(
