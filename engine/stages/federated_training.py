@@ -91,7 +91,8 @@ class _Training:
             self.model.load_state_dict(self.mean)
             reporter.log("info", f"The moving mean of the averages of {self.round} rounds goes on.")
         else:
-            chosen = self.best if self.config.patience else {"round": self.round, "arrays": self.arrays}
+            judged = self.config.patience is not None and self.best["dice"] >= 0
+            chosen = self.best if judged else {"round": self.round, "arrays": self.arrays}
             load_arrays(self.model, chosen["arrays"])
             reporter.log("info", f"The student of round {chosen['round']} goes on (of {self.round} rounds).")
         self.context.save_model(self.model, "fedavg_student")
@@ -132,7 +133,8 @@ class _Training:
             current = {name: torch.from_numpy(np.asarray(array)) for name, array in self.arrays.items()}
             self.mean = moved_mean(self.mean, current, decay=self.config.average_decay, count=self.round)
         waited = self.round - 1 - self.best["round"]
-        self.stopped = self.config.patience is not None and waited >= self.config.patience
+        scored = self.best["dice"] >= 0  # without validation images no round is, and patience has no effect
+        self.stopped = self.config.patience is not None and scored and waited >= self.config.patience
         self._save()
         return self.stopped
 

@@ -141,3 +141,19 @@ def test_stopped_again_and_again_it_ends_bit_equal(config, whole, tmp_path):
 
 def test_the_torch_free_list_of_stages_is_the_real_one():
     assert {name: tuple(stage.name for stage in method.stages) for name, method in METHODS.items()} == METHOD_STAGES
+
+
+def test_patience_without_validation_images_changes_nothing(config, tmp_path):
+    values = config.model_dump(mode="json")
+    values["data"]["validation_fraction"] = 0.0
+    values["federation"] |= {"rounds": 3, "average_decay": 0.0}
+    models = []
+    for patience in (None, 1):
+        values["federation"]["patience"] = patience
+        chosen, run_dir = parse_config(values), tmp_path / str(patience)
+        checkpoints = CheckpointStore(run_dir / "checkpoints", chosen.content_hash(), warn=print)
+        context = RunContext(config=chosen, run_dir=run_dir, reporter=ConsoleReporter("test"), checkpoints=checkpoints)
+        METHODS["dsfedmed"].stages[0].run(context)
+        assert checkpoints.load("federated_training")["round"] == 3
+        models.append(load_file(run_dir / "models" / "fedavg_student.safetensors"))
+    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
