@@ -33,8 +33,14 @@ def read_groups(root: Path, *, site: str, images: Sequence[Path], problems: list
     except (UnicodeDecodeError, csv.Error) as error:
         fault("data.meta_invalid", f"is not a CSV file in UTF-8: {error}", "Save it again as CSV in UTF-8.")
         return {}
-    if "file" not in columns:
-        fault("data.meta_invalid", "has no column 'file'", "Give it the columns file and group, separated by commas.")
+    absent = [name for name in ("file", "group") if name not in columns]
+    if absent:
+        found = ", ".join(f"'{name}'" for name in columns) or "none"
+        fault(
+            "data.meta_invalid",
+            f"has no column '{absent[0]}' (its columns: {found})",
+            "Give it the columns file and group (the patient), separated by commas, or take the file away.",
+        )
         return {}
     stems = {image.name: file_stem(image) for image in images} | {
         file_stem(image): file_stem(image) for image in images

@@ -83,6 +83,7 @@ STRUCTURE = [  # code, how the dataset is spoilt, words that the sentence holds;
     ("data.meta_unknown_file", meta("file,group\nimg_9.png,p1\n"), ("beta", "meta.csv", "img_9.png")),
     ("data.meta_invalid", meta("name,group\nimg_1.png,p1\n"), ("beta", "meta.csv", "'file'")),
     ("data.meta_invalid", meta("file,group\nimg_1.png,p1\nimg_1.png,p2\n"), ("beta", "img_1.png", "twice")),
+    ("data.meta_invalid", meta("file,patient\nimg_1.png,p1\n"), ("beta", "'group'", "'patient'")),
     (
         "data.meta_invalid",
         lambda r: (r / "beta" / "meta.csv").write_bytes(b"file,group\nimg_1.png,M\xfcller\n"),
