@@ -94,6 +94,7 @@ class MutualDistillation:
         self.means: dict[str, dict[str, Tensor]] = {}
         self.reports: list[LossReport] = []
         self.selected: np.ndarray | None = None
+        self.picked: list[int] = []
         self.table: ScoreTable | None = None
         if initial_terms is not None:
             self.table = ScoreTable(pool.names, initial_terms)
@@ -128,16 +129,33 @@ class MutualDistillation:
     # -- one epoch ---------------------------------------------------------------------------------------------------
 
     def begin_epoch(self, *, on_batch: Callable[[], None]) -> list[SampleScore]:
-        """Score as configured, choose this epoch's samples, and return a record of every sample's score."""
+        """Score as configured, choose this epoch's samples, and return a record of every sample's score.
+
+        No record for the in-batch rule, which chooses while it trains: see :meth:`picked_records`.
+        """
         everything = np.arange(len(self.pool))
         if self.table is None:
             self.table = ScoreTable(self.pool.names, self.score(everything, on_batch=on_batch))
-        elif self.config.scoring == "exact" and self.epoch > 0:
+        elif self.config.scoring == "exact" and self.epoch > 0 and not self._picks_in_batch:
             self.table.update(everything, self.score(everything, on_batch=on_batch), epoch=self.epoch)
         scores = self.table.scores(weight=self.config.learnability_lambda, scaling=self.config.score_scaling)
         rng = numpy_generator(self.run_config.seed, "distillation", "selection", self.epoch)
         self.selected = select_pool(scores, config=self.config, rng=rng)
-        return self.table.records(scores, self.selected, epoch=self.epoch)
+        return [] if self._picks_in_batch else self.table.records(scores, self.selected, epoch=self.epoch)
+
+    def picked_records(self) -> list[SampleScore]:
+        """Return the epoch's records of the in-batch rule, before :meth:`end_epoch`; none for the other selectors.
+
+        The terms are those of the training passes that the rule chose by; selected are the samples that it picked.
+        """
+        if not self._picks_in_batch or self.table is None:
+            return []
+        scores = self.table.scores(weight=self.config.learnability_lambda, scaling=self.config.score_scaling)
+        return self.table.records(scores, np.array(self.picked, dtype=np.int64), epoch=self.epoch)
+
+    @property
+    def _picks_in_batch(self) -> bool:
+        return self.config.selector == "in_batch_quantile"
 
     def batches(self) -> list[np.ndarray]:
         """Return this epoch's batches of pool indices, shuffled by the epoch's own stream."""
@@ -158,7 +176,7 @@ class MutualDistillation:
             if len(stalest):
                 self.table.update(stalest, self.score(stalest, on_batch=on_batch), epoch=self.epoch)
         means = np.mean([astuple(report) for report in self.reports], axis=0)
-        self.epoch, self.step, self.selected, self.reports = self.epoch + 1, 0, None, []
+        self.epoch, self.step, self.selected, self.picked, self.reports = self.epoch + 1, 0, None, [], []
         if self.config.average_decay:
             for name, model in (("teacher", self.teacher), ("student", self.student)):
                 self.means[name] = moved_mean(
@@ -185,13 +203,14 @@ class MutualDistillation:
         supervised = {"pos_weight": self.run_config.pos_weight, "dice_weight": self.run_config.dice_weight}
         student_loss = supervised_loss(student_logits, mask, **supervised)
         teacher_loss = supervised_loss(teacher_logits, mask, **supervised)
-        divergence = self._divergence(teacher_logits, student_logits, mask)
+        divergence, picked = self._divergence(teacher_logits, student_logits, mask)
         weight = self.config.supervision_weight
         loss = weight * student_loss + (1 - weight) * divergence + self.config.feature_weight * feature_term
         if self.config.mutual:
             loss = loss + weight * teacher_loss
         self._check_finite(loss, indices)
         self._update(loss)
+        self.picked.extend(int(index) for index in indices[picked])
         terms = self._terms(teacher_logits, student_logits, mask)
         if self.table is not None:
             self.table.update(indices, terms, epoch=self.epoch)
@@ -214,9 +233,10 @@ class MutualDistillation:
     def _teacher_features(self, indices: np.ndarray, image: Tensor) -> Tensor:
         return self.teacher.encode(image) if self.teacher_features is None else self.teacher_features.batch(indices)
 
-    def _divergence(self, teacher_logits: Tensor, student_logits: Tensor, mask: Tensor) -> Tensor:
-        temperature = self.config.temperature
-        if self.config.selector == "in_batch_quantile":
+    def _divergence(self, teacher_logits: Tensor, student_logits: Tensor, mask: Tensor) -> tuple[Tensor, np.ndarray]:
+        """Return the divergence of the batch and the rows of the batch that it is the mean of."""
+        temperature, everything = self.config.temperature, np.arange(len(mask))
+        if self._picks_in_batch:
             both = reference_kl(teacher_logits, student_logits, temperature=temperature) + reference_kl(
                 student_logits, teacher_logits, temperature=temperature
             )
@@ -227,10 +247,10 @@ class MutualDistillation:
                 quantile=self.config.reliable_quantile,
                 rate=self.config.selection_rate,
             )
-            return both[torch.from_numpy(chosen).to(both.device)].mean()
+            return both[torch.from_numpy(chosen).to(both.device)].mean(), chosen
         if self.config.mutual:
-            return symmetric_kl(teacher_logits, student_logits, temperature=temperature).mean()
-        return directed_kl(teacher_logits.detach(), student_logits, temperature=temperature).mean()
+            return symmetric_kl(teacher_logits, student_logits, temperature=temperature).mean(), everything
+        return directed_kl(teacher_logits.detach(), student_logits, temperature=temperature).mean(), everything
 
     def _batch(self, indices: np.ndarray, *, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
         image, mask = self.pool.batch(indices, rng=rng)
@@ -264,6 +284,7 @@ class MutualDistillation:
             "epoch": self.epoch,
             "step": self.step,
             "selected": self.selected,
+            "picked": list(self.picked),
             "reports": [astuple(report) for report in self.reports],
             "table": None if self.table is None else self.table.state_dict(),
             "means": self.means,
@@ -275,6 +296,7 @@ class MutualDistillation:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state made by :meth:`state_dict`."""
         self.epoch, self.step, self.selected = state["epoch"], state["step"], state["selected"]
+        self.picked = list(state.get("picked", ()))  # absent from checkpoints of before it was kept
         self.reports = [LossReport(*values) for values in state["reports"]]
         if state["table"] is not None:
             empty = np.zeros(len(self.pool))

@@ -14,13 +14,13 @@ from PIL import Image
 from engine.data.transforms import mask_to_grid
 from engine.distillation.learnability import SampleTerms, sample_terms
 from engine.distillation.mutual import MutualDistillation, Pool
-from engine.distillation.pool import MAX_MASK_CLASSES
 from engine.models.execution import autocast, place_images
 from engine.stages.context import RunContext
 from engine.stages.foundation_finetuning import TEACHER_LOGITS
 from engine.stages.generation import STUDENT_LOGITS
 from engine.stages.pace import Pace
 from engine.stages.synthetic_set import keep_features, load_pool, read_samples, write_samples
+from engine.types import MAX_MASK_CLASSES
 
 
 class MutualDistillationStage:
@@ -97,6 +97,7 @@ class MutualDistillationStage:
                 loop.train_step(indices)
                 done = loop.epoch * 100 + 100 * loop.step // len(batches)
                 pace.step(done, message=f"epoch {loop.epoch + 1} of {epochs}, {len(loop.selected)} samples selected")
+            context.reporter.scores(loop.picked_records())
             means = loop.end_epoch(on_batch=check)
             for name, value in asdict(means).items():
                 context.reporter.metric(name, value, step=loop.epoch)

@@ -237,9 +237,15 @@ def test_reuse_refreshes_the_stalest_of_the_idle_samples():
 def test_reference_mode_freezes_the_teacher_encoder_and_sees_the_whole_pool():
     loop = _loop(_config(mode="reference", selector="in_batch_quantile"))
     encoder = {k: v.clone() for k, v in loop.teacher.image_encoder.state_dict().items()}
-    loop.begin_epoch(on_batch=_no_check)
+    assert loop.begin_epoch(on_batch=_no_check) == []
     assert len(loop.selected) == 8
-    _train(loop, epochs=1)
+    for indices in loop.batches():
+        loop.train_step(indices)
+    records = loop.picked_records()
+    assert sum(record.selected for record in records) == 4, "two of each batch of four"
+    assert all(record.fresh for record in records) and len(records) == 8
+    loop.end_epoch(on_batch=_no_check)
+    assert loop.picked == []
     assert all(torch.equal(v, encoder[k]) for k, v in loop.teacher.image_encoder.state_dict().items())
 
 
