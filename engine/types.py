@@ -28,6 +28,8 @@ class RunCancelled(Exception):
     """Raised at a step boundary when the person who started the run has asked for it to stop."""
 
 
+MAX_MASK_CLASSES = 3
+"""Classes that one mask picture (and one ControlNet condition image) can carry: its red, green and blue planes."""
 RELEASED = "released"
 """Drawn by the mask-conditioned ControlNet that the sites' own began with."""
 
@@ -66,7 +68,7 @@ class SampleScore:
     rank: int
     selected: bool
     fresh: bool = True
-    """Whether the score was computed in this epoch (else carried over from an earlier one)."""
+    """Whether the models of the last epoch gave the score (or this epoch's own pass); else it is older."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,8 @@ from PIL import Image
 from engine.config import DataConfig
 from engine.data.imagesets import ImageSet, PixelCache
 from engine.errors import UserError
-from engine.types import SyntheticSample
+from engine.types import MAX_MASK_CLASSES, SyntheticSample
 
-MAX_MASK_CLASSES = 3
-"""Classes that one mask picture (and one ControlNet condition image) can carry: its red, green and blue planes."""
 POOL_CACHE_BYTES = 1 << 30
 
 

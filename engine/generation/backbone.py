@@ -124,11 +124,6 @@ class Backbone:
         """Return the pixels per latent, a power of two."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-    @property
-    def multiple_px(self) -> int:
-        """Return what the side of an image must be a multiple of, so that every level of the U-Net is whole."""
-        return self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-
     @torch.no_grad()
     def embed_prompts(self, prompts: list[str]) -> torch.Tensor:
         """Return the text embeddings (B, T, D) of ``prompts``, in the text encoder's dtype."""

@@ -1,6 +1,6 @@
 """What models weigh and what a pass through them costs: tables, and the arithmetic on them. Torch-free.
 
-Parameters and the bytes of the state that crosses a site's border are held equal to the real models by
+Parameters, strides and the bytes of the state that crosses a site's border are held equal to the real models by
 ``tests/unit/test_planning.py``. GFLOP of a forward pass and the activations that training keeps were counted once on
 those models; no test follows them.
 
@@ -51,16 +51,19 @@ class ModelCost:
     activation_mb: float
     cpu_gflops: float
     """GFLOP/s on the reference machine's two cores in bfloat16; where each comes from, see the module's docstring."""
+    feature_stride: int
+    mask_stride: int
+    """Pixels per feature cell, which the side must be a multiple of, and pixels per logit."""
 
 
 MODELS: dict[tuple[str, str], ModelCost] = {
-    ("sam", "mini"): ModelCost(3_571_584, 14_286_848, 128, 1.689, 28.6, 160.0),
-    ("sam", "vit_b"): ModelCost(93_735_472, 374_942_912, 1024, 975.7, 6611.0, 220.0),
-    ("sam", "vit_l"): ModelCost(312_342_832, 1_249_372_352, 1024, 2989.0, 13403.0, 240.0),
-    ("tinysam", "mini"): ModelCost(1_389_680, 5_572_568, 128, 0.502, 21.4, 70.0),
-    ("tinysam", "5m"): ModelCost(9_808_452, 39_274_472, 1024, 81.1, 2393.0, 110.0),
-    ("unet", "mini"): ModelCost(1_625_420, 6_501_680, 128, 0.382, 7.0, 90.0),
-    ("unet", "paper"): ModelCost(3_071_558, 12_286_232, 1024, 45.9, 605.0, 110.0),
+    ("sam", "mini"): ModelCost(3_571_584, 14_286_848, 128, 1.689, 28.6, 160.0, 8, 2),
+    ("sam", "vit_b"): ModelCost(93_735_472, 374_942_912, 1024, 975.7, 6611.0, 220.0, 16, 4),
+    ("sam", "vit_l"): ModelCost(312_342_832, 1_249_372_352, 1024, 2989.0, 13403.0, 240.0, 16, 4),
+    ("tinysam", "mini"): ModelCost(1_389_680, 5_572_568, 128, 0.502, 21.4, 70.0, 8, 2),
+    ("tinysam", "5m"): ModelCost(9_808_452, 39_274_472, 1024, 81.1, 2393.0, 110.0, 16, 4),
+    ("unet", "mini"): ModelCost(1_625_420, 6_501_680, 128, 0.382, 7.0, 90.0, 16, 1),
+    ("unet", "paper"): ModelCost(3_071_558, 12_286_232, 1024, 45.9, 605.0, 110.0, 16, 1),
 }
 
 

@@ -8,7 +8,7 @@ import psutil
 
 from engine.config import RunConfig
 from engine.data.datasets import CACHE_BYTES, Federation, load_federation
-from engine.planning import checks
+from engine.planning import checks, compatibility
 from engine.planning.costs import GIB, available_cores, calibrate, generator_size
 from engine.planning.machine import choose_device, free_disk_gib
 from engine.planning.records import Plan, SitePlan, TrafficPlan
@@ -45,12 +45,15 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
     names = METHOD_STAGES[config.method]
     to_run = names[names.index(first_stage) :] if first_stage in names else names
     device, memory_gib = choose_device(config.device)
+    compatibility.check_models(config, names)
     checks.check_weights(config, names)
     checks.check_generator(config, device)
+    compatibility.check_generated_side(config, names)
     federation = load_federation(config.data, seed=config.seed)
+    compatibility.check_classes(federation.classes, names)
     sites = _sites(federation)
     speed = calibrate(device, threads=config.threads, precision=config.precision)
-    work = Workload(config, sites, speed, cache_gib=_cache_gib(config, sites))
+    work = Workload(config, sites, speed, num_classes=len(federation.classes), cache_gib=_cache_gib(config, sites))
     stages = plan_stages(work, to_run)
     peak_gib = max(stage.peak_memory_gib for stage in stages)
     disk_gib = _disk_gib(work, to_run)

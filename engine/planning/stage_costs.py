@@ -43,6 +43,7 @@ class Workload:
     config: RunConfig
     sites: tuple[SitePlan, ...]
     speed: Speed
+    num_classes: int
     cache_gib: float
 
     @property
@@ -101,7 +102,7 @@ def plan_stages(work: Workload, names: tuple[str, ...]) -> tuple[StagePlan, ...]
 def traffic_of_site(work: Workload, site: SitePlan, names: tuple[str, ...]) -> Mapping[tuple[str, str], int]:
     """Return the bytes of a source site by direction and kind; headers and metrics, some KB, are left out.
 
-    The student travels as it is, the ControlNet in half precision, masks at one bit a pixel.
+    The student travels as it is, the ControlNet in half precision, masks at one bit a pixel and class.
     """
     rounds = work.config.federation.rounds
     state = work.student.state_bytes
@@ -111,7 +112,7 @@ def traffic_of_site(work: Workload, site: SitePlan, names: tuple[str, ...]) -> M
     if "generator_training" in names:
         table["up", "generator"] = 2 * work.generator.controlnet_parameters
     if "generation" in names:
-        table["up", "masks"] = work.masks_of(site) * math.ceil(work.config.data.image_px**2 / 8)
+        table["up", "masks"] = math.ceil(work.masks_of(site) * work.num_classes * work.config.data.image_px**2 / 8)
     return table
 
 

@@ -11,6 +11,7 @@ from engine.errors import UserError
 from engine.generation.backbone import SIZES, Backbone, build_backbone, freeze, load_backbone, save_backbone
 from engine.generation.controlnet import new_controlnet
 from engine.generation.training import predict
+from engine.planning.compatibility import backbone_multiple_px
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_a_saved_backbone_loads_as_its_half_precision_self(mini: Backbone, tmp_p
         assert all(torch.equal(expected[key], actual[key]) for key in expected)
     assert loaded.scheduler.config.prediction_type == mini.scheduler.config.prediction_type
     assert loaded.tokenizer("fundus").input_ids == mini.tokenizer("fundus").input_ids
-    assert (loaded.factor, loaded.multiple_px) == (8, 32)
+    assert (loaded.factor, backbone_multiple_px(str(tmp_path / "ldm"))) == (8, 32)
     save_backbone(loaded, tmp_path / "again")
     assert not [path for path in (tmp_path / "again").rglob("*.json") if str(tmp_path) in path.read_text("utf-8")]
 

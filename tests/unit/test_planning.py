@@ -36,7 +36,8 @@ def workload(values: dict[str, Any] | None = None, *, images: int = 10, device: 
         SitePlan("b", "source", 2 * images, 4, 0),
         SitePlan("z", "test", 0, 0, 9),
     )
-    return Workload(parse_config({"method": "dsfedmed", **(values or {})}), sites, Speed(device, 1.0), cache_gib=0.1)
+    chosen = parse_config({"method": "dsfedmed", **(values or {})})
+    return Workload(chosen, sites, Speed(device, 1.0), num_classes=2, cache_gib=0.1)
 
 
 def stages_of(work: Workload) -> dict[str, Any]:
@@ -47,7 +48,10 @@ def test_the_table_of_models_equals_the_models() -> None:
     from engine.models.registry import build_model, model_sizes
 
     rows = {(row.name, row.size): row for row in model_sizes()}
-    assert {key: row.parameters for key, row in rows.items()} == {key: cost.parameters for key, cost in MODELS.items()}
+    for name in ("parameters", "image_px", "feature_stride", "mask_stride"):
+        assert {key: getattr(row, name) for key, row in rows.items()} == {
+            key: getattr(cost, name) for key, cost in MODELS.items()
+        }
     for (name, size), cost in MODELS.items():
         if size == "mini":
             model = build_model(name, size=size, image_px=cost.image_px, seed=0)
@@ -127,7 +131,7 @@ def test_bytes_of_a_site_are_those_of_its_messages() -> None:
         ("down", "student"): 4 * state,
         ("up", "student"): 3 * state,
         ("up", "generator"): 2 * GENERATORS["mini"].controlnet_parameters,
-        ("up", "masks"): 12 * 1250,
+        ("up", "masks"): 12 * 2 * 1250,
     }
     assert set(traffic_of_site(work, work.sources[0], METHOD_STAGES["fedtinysam"])) == {
         ("down", "student"),

@@ -1,0 +1,124 @@
+"""Whether the parts of a configuration fit each other: models, their weights, the generator, the classes. Torch-free.
+
+Each of these would fail with the first batch of some stage, for the last ones after hours: a plan refuses them at once.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from engine.config import ModelConfig, RunConfig
+from engine.errors import UserError
+from engine.models.assets import ASSETS_FOLDER, find_asset
+from engine.planning.costs import MODELS
+from engine.types import MAX_MASK_CLASSES
+
+_DISTILS = "mutual_distillation"
+
+
+def check_models(config: RunConfig, stages: tuple[str, ...]) -> None:
+    """Refuse unknown models, sides that their strides do not divide, and a pair that cannot be compared.
+
+    Raises ``UserError``: ``model.unknown``, ``model.image_size``, ``plan.models_misfit``, ``weights.misfit``.
+    """
+    roles = {"student": config.student} | ({"teacher": config.teacher} if _DISTILS in stages else {})
+    for role, model in roles.items():
+        _check_known(role, model)
+        _check_weights_fit(role, model)
+    for role, model in roles.items():
+        _check_side(role, model, image_px=config.data.image_px)
+    if _DISTILS in stages:
+        _check_pair(config)
+
+
+def check_classes(classes: tuple[str, ...], stages: tuple[str, ...]) -> None:
+    """Refuse more classes than the generator's condition image has planes; UserError ``data.too_many_classes``."""
+    if "generation" in stages and len(classes) > MAX_MASK_CLASSES:
+        raise UserError(
+            "data.too_many_classes",
+            what=f"The dataset has {len(classes)} classes: {', '.join(classes)}.",
+            why=f"A generator's condition image has {MAX_MASK_CLASSES} planes, one a class.",
+            fix=f"Choose at most {MAX_MASK_CLASSES} of them with data.classes.",
+        )
+
+
+def check_generated_side(config: RunConfig, stages: tuple[str, ...]) -> None:
+    """Refuse a side that the backbone's levels do not divide; UserError ``generator.image_size``."""
+    multiple = backbone_multiple_px(config.generator.backbone)
+    if "generator_training" in stages and multiple and config.generator.image_px % multiple:
+        raise UserError(
+            "generator.image_size",
+            what=f"The generator cannot make images of {config.generator.image_px} pixels (generator.image_px).",
+            why=f"The levels of {config.generator.backbone} need a side that is a multiple of {multiple}.",
+            fix=f"Set generator.image_px to a multiple of {multiple}; the pictures are resized to data.image_px.",
+        )
+
+
+def backbone_multiple_px(backbone: str) -> int | None:
+    """Return what an image's side must be a multiple of, so that every level of the U-Net is whole; None if unknown."""
+    for folder in (Path(backbone), ASSETS_FOLDER / "weights" / backbone):
+        paths = [folder / part / "config.json" for part in ("vae", "unet")]
+        if all(path.is_file() for path in paths):
+            levels = [len(json.loads(path.read_text(encoding="utf-8"))["block_out_channels"]) for path in paths]
+            return int(2 ** (levels[0] - 1) * 2 ** (levels[1] - 1))
+    return None
+
+
+def _check_known(role: str, model: ModelConfig) -> None:
+    if (model.name, model.size) not in MODELS:
+        sizes = ", ".join(size for name, size in MODELS if name == model.name)
+        raise UserError(
+            "model.unknown",
+            what=f"There is no {model.name} of size '{model.size}' ({role}.size).",
+            why=f"The sizes of {model.name} are {sizes}.",
+            fix=f"Set {role}.size to one of them.",
+        )
+
+
+def _check_weights_fit(role: str, model: ModelConfig) -> None:
+    if model.weights is None or Path(model.weights).is_file():
+        return
+    asset = find_asset(model.weights)
+    if asset.model is None or (asset.model, asset.size) != (model.name, model.size):
+        what = f"{asset.model}/{asset.size}" if asset.model else "no segmentation model"
+        raise UserError(
+            "weights.misfit",
+            what=f"The weights '{model.weights}' ({role}.weights) are those of {what}.",
+            why=f"The {role} is {model.name}/{model.size}, whose layers have other names or shapes.",
+            fix=f"Set {role}.name and {role}.size to the weights' model, choose other weights, or leave {role}.weights "
+            "out to start from random ones.",
+        )
+
+
+def _check_side(role: str, model: ModelConfig, *, image_px: int) -> None:
+    stride = MODELS[model.name, model.size].feature_stride
+    nearest = max(1, round(image_px / stride)) * stride
+    if image_px % stride:
+        raise UserError(
+            "model.image_size",
+            what=f"The {role} ({model.name}/{model.size}) cannot take images of {image_px} pixels (data.image_px).",
+            why=f"Its strides need a side that is a multiple of {stride}.",
+            fix=f"Set data.image_px to a multiple of {stride}, for instance {nearest}.",
+        )
+
+
+def _check_pair(config: RunConfig) -> None:
+    student, teacher = config.student, config.teacher
+    plain = [role for role, model in (("student", student), ("teacher", teacher)) if model.name == "unet"]
+    if plain:
+        raise UserError(
+            "plan.models_misfit",
+            what=f"The {plain[0]} is a U-Net ({plain[0]}.name).",
+            why="Mutual distillation works on the encoders and mask decoders of SAM and TinySAM.",
+            fix=f"Set {plain[0]}.name to tinysam or sam, or method = fedtinysam for a federated U-Net alone.",
+        )
+    strides = [MODELS[model.name, model.size].mask_stride for model in (student, teacher)]
+    if strides[0] != strides[1]:
+        raise UserError(
+            "plan.models_misfit",
+            what=f"The student {student.name}/{student.size} predicts one logit for {strides[0]} pixels, the teacher "
+            f"{teacher.name}/{teacher.size} one for {strides[1]}.",
+            why="They learn from each other pixel by pixel, on one grid.",
+            fix="Give both the mini size, or both an official one (student 5m, teacher vit_b or vit_l).",
+        )
