@@ -15,6 +15,7 @@ os.environ.update({"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETR
 import gradio as gr
 
 from app import markup, server, text, viewmodels
+from app.picker import Picker
 from app.settings import load_settings
 from app.studio import Studio
 from app.tabs import samples, segment, train
@@ -27,13 +28,29 @@ SET_ADDRESS = """(run) => {
 }"""
 
 
+KEEP = "(value) => value"
+TYPED = (gr.Textbox, gr.Number, gr.Radio, gr.Checkbox, gr.Slider)
+"""Not dropdowns: while they tell of a choice, their value may still be that of before."""
+
+
+def keep_what_is_typed(page: gr.Blocks) -> None:
+    """Let every control hand its new value on to the page's own record of it, in the browser; call it inside ``page``.
+
+    A section or a tab that is opened for the first time gets the recorded values of its controls once more, a frame
+    after it is drawn: what somebody had typed by then was shown, but the value of before was sent.
+    """
+    for block in list(page.blocks.values()):
+        if isinstance(block, TYPED):
+            block.input(None, block, block, js=KEEP, queue=False, api_visibility="private", show_progress="hidden")
+
+
 def build_app(studio: Studio) -> gr.Blocks:
     """Return the page over ``studio``; a run's id in the address (``/?run=ID``) decides which run it shows first."""
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
     with gr.Blocks(title=text.TITLE, analytics_enabled=False, delete_cache=(3600, 7200)) as page:
         with gr.Row(elem_id="top"):
             gr.HTML(markup.header())
-            run = gr.Dropdown([], label=text.RUN_LABEL, info=text.RUN_INFO, filterable=False, elem_id="run")
+            run = Picker([], label=text.RUN_LABEL, info=text.RUN_INFO, filterable=False, elem_id="run")
         note = gr.HTML(markup.notice(text.READ_ONLY_NOTE) if studio.settings.read_only else "", elem_id="page-note")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(text.TAB_TRAIN, id="train"):
@@ -54,6 +71,7 @@ def build_app(studio: Studio) -> gr.Blocks:
             # Nothing where there are runs: somebody quick may have opened the form already.
             return picker, gr.skip() if runs else gr.Accordion(open=True), box
 
+        keep_what_is_typed(page)
         page.load(arrive, None, [run, new_run, note], **quiet)
         run.change(None, run, None, js=SET_ADDRESS, **quiet)
     return page.queue(default_concurrency_limit=4)

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from app import forms, markup, text, viewmodels
+from app.picker import Picker
 from app.studio import Studio, attempt
 from app.tabs import run_form
 from engine.runs.records import RunView
@@ -56,7 +57,7 @@ def place() -> Parts:
                 extend = gr.Button(text.EXTEND_BUTTON, elem_id="extend")
         with gr.Column(min_width=280):
             gr.HTML(f"<h3>{text.FORK_HEADING}</h3>{markup.quiet(text.FORK_NOTE)}")
-            stage = gr.Dropdown([], label=text.FORK_LABEL, info=text.FORK_INFO, elem_id="fork-stage")
+            stage = Picker([], label=text.FORK_LABEL, info=text.FORK_INFO, elem_id="fork-stage")
             with gr.Row(elem_classes="actions"):
                 fork = gr.Button(text.FORK_BUTTON, elem_id="fork")
     return Parts(panel, rounds, stage, extend, fork)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from app import markup, overlays, text, viewmodels
+from app.picker import Picker
 from app.studio import Studio, attempt
 from engine.errors import UserError
 
@@ -68,7 +69,7 @@ def build(studio: Studio, page: gr.Blocks) -> Parts:
 
 def _place_inputs(studio: Studio) -> dict[str, Any]:
     gr.HTML(f"<h2>{text.STEP_MODEL}</h2>")
-    model = gr.Dropdown(label=text.MODEL_LABEL, info=text.MODEL_INFO, choices=[], elem_id="model")
+    model = Picker(label=text.MODEL_LABEL, info=text.MODEL_INFO, choices=[], elem_id="model")
     gr.HTML(f"<h2>{text.STEP_IMAGE}</h2>")
     label = text.UPLOAD_LABEL.format(megabytes=studio.settings.max_upload_mb)
     upload = gr.File(label=label, type="filepath", height=140, elem_id="upload")

@@ -127,8 +127,13 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
         values, box = attempt(lambda: live_values(studio, run_id, chosen, after))
         if values is None:
             return [box, *[gr.skip()] * (len(outputs) - 2), {}]
-        choices = viewmodels.run_choices(studio.runs())
-        picker = gr.Dropdown(choices=choices) if changed(after, "runs", choices) else gr.skip()
+        runs = studio.runs()
+        choices = viewmodels.run_choices(runs)
+        picker = gr.skip()
+        if changed(after, "runs", choices):
+            # A page that showed an empty store goes to the first run, wherever it was launched.
+            first = {"value": viewmodels.first_run(runs)} if run_id == viewmodels.NO_RUN else {}
+            picker = gr.Dropdown(choices=choices, **first)
         return [*values, picker, after]
 
     def act(action: Callable[..., None]) -> Any:

@@ -29,6 +29,8 @@ CHROMIUM_FLAGS = (
 WAIT_MS = 60_000
 """How long a condition may take: a machine busy with training is slow, and a fast one never waits that long."""
 expect.set_options(timeout=WAIT_MS)
+SLOW_FRAMES = "window.requestAnimationFrame = (draw) => setTimeout(() => draw(performance.now()), {frame_ms})"
+"""Draws as seldom as a busy machine without a graphics card does."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,17 @@ def layout_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Watched]]:
-    """Give a function that opens an address in a fresh browser profile and watches it; all are closed at the end."""
+    """Give a function that opens an address in a fresh browser profile and watches it; all are closed at the end.
+
+    With ``frame_ms`` the page is drawn so slowly.
+    """
     contexts = []
 
-    def opened(address: str, *, width: int = 1280, height: int = 900) -> Watched:
+    def opened(address: str, *, width: int = 1280, height: int = 900, frame_ms: int = 0) -> Watched:
         context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
         context.set_default_timeout(WAIT_MS)
+        if frame_ms:
+            context.add_init_script(SLOW_FRAMES.format(frame_ms=frame_ms))
         contexts.append(context)
         watched = Watched(context.new_page())
 

@@ -86,9 +86,24 @@ def test_an_impossible_setting_is_refused_before_the_launch(
     expect(page.locator("#plan-result [role=alert]")).to_contain_text("federation.rounds")
 
 
+@pytest.mark.parametrize("repeat", range(3))  # without ``keep_what_is_typed`` every third of them fails or so
+def test_what_is_typed_into_a_section_just_opened_is_what_counts(
+    fresh_server: Server, open_page: Callable[..., Watched], repeat: int
+) -> None:
+    page = open_page(fresh_server.address, frame_ms=700).page
+    choose(page, "#preset", "^phantom_cpu_smoke$")
+    fill_rounds(page, str(LONG_ROUNDS))
+    page.wait_for_timeout(1500)  # two frames: whatever the page still wanted to write has been written
+    page.locator("#plan").click()
+    expect(page.locator("#plan-result")).to_contain_text(f"{LONG_ROUNDS} rounds at")
+    expect(page.locator("#field-federation-rounds input")).to_have_value(str(LONG_ROUNDS))
+
+
 def test_launch_reload_second_page_cancel_resume_samples_segment(
     fresh_server: Server, open_page: Callable[..., Watched], tmp_path: Path
 ) -> None:
+    beside = open_page(fresh_server.address).page
+    expect(beside.locator("#train-message")).to_contain_text("Launch")
     page = open_page(fresh_server.address).page
     choose(page, "#preset", "^phantom_cpu_smoke$")
     expect(page.locator("#field-data-task input")).to_have_value(re.compile("^polyp"))
@@ -98,6 +113,7 @@ def test_launch_reload_second_page_cancel_resume_samples_segment(
     page.locator("#launch").click()
     expect(page.locator("#status .badge")).to_have_text("Running", timeout=RUN_MS)
     run_id = run_of(page)
+    expect(beside.locator("#status code")).to_have_text(run_id)  # a page that showed an empty store follows by itself
     store = RunStore(fresh_server.home)
     preset, stored = load_config("phantom_cpu_smoke"), store.get(run_id).config
     assert changed_keys(preset, stored) == ("federation.rounds",) and stored.federation.rounds == LONG_ROUNDS
