@@ -27,11 +27,14 @@ def save_optimiser(optimiser: torch.optim.Optimizer, *, model: nn.Module, folder
     folder.mkdir(parents=True, exist_ok=True)
     path = _path(folder, round_number)
     temporary = path.with_suffix(".part")
-    with temporary.open("wb") as file:
-        file.write(save(tensors))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(save(tensors))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:  # a part that a full disk has cut off would keep it full
+        temporary.unlink(missing_ok=True)
     for number in _saved_rounds(folder):
         if number > round_number or number <= round_number - KEPT_ROUNDS:
             _path(folder, number).unlink()

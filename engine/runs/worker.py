@@ -7,6 +7,7 @@ that a SIGKILL at any moment costs at most the work since the last checkpoint. S
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import signal
@@ -37,8 +38,11 @@ if TYPE_CHECKING:
 BEAT_EVERY_S = 1.0
 STOP_GRACE_S = 3.0
 """A stage that has not come to a step boundary so long after a stop was asked for is ended where it stands: whatever it
-saved is whole, as after a SIGKILL. Cancelling thus never takes more than 5 s."""
+saved is whole, as after a SIGKILL. Cancelling thus takes at most 5 s, or as long as a checkpoint that is being
+written just then, up to SAVING_GRACE_S."""
 SAVING_GRACE_S = 120.0
+END_RETRY_S, END_PAUSE_S = 600.0, 2.0
+"""How long, and how often, a worker tries to record its end where the disk is full: somebody may free some space."""
 METHODS_ENTRY = "engine.methods:METHODS"
 
 
@@ -150,8 +154,10 @@ class Worker:
             os._exit(0)
 
     def _fail(self, error: UserError) -> None:
-        stage = self.store.get(self.run_id).stage
-        self.store.write_log(self.run_id, "error", str(error), stage=stage)
+        try:
+            self.store.write_log(self.run_id, "error", str(error), stage=self.store.get(self.run_id).stage)
+        except UserError as fault:  # a full disk: the reason is recorded with the end of the run
+            print(f"{error}\n{fault}", file=sys.stderr, flush=True)
         self._end("failed", error=error)
 
     def _end(self, status: RunStatus, *, error: UserError | None = None) -> None:
@@ -161,6 +167,19 @@ class Worker:
 
     def _record_end(self, status: RunStatus, *, error: UserError | None = None) -> None:
         """Write the report, then record how the run ended, and let the next run in the queue begin."""
+        deadline = time.monotonic() + END_RETRY_S
+        while True:
+            try:
+                self._write_end(status, error=error)
+                break
+            except UserError as fault:
+                print(fault, file=sys.stderr, flush=True)
+                if fault.code != "run.disk_full" or time.monotonic() > deadline:
+                    raise
+                time.sleep(END_PAUSE_S)
+        lifecycle.advance_queue(self.store)
+
+    def _write_end(self, status: RunStatus, *, error: UserError | None) -> None:
         lifecycle.stop_stages(self.store, self.run_id, failed=status == "failed")
         torch = sys.modules.get("torch")
         device = None if torch is None else "cuda" if torch.cuda.is_available() else "cpu"
@@ -170,7 +189,6 @@ class Worker:
         except (OSError, UserError) as fault:  # the end of the run must be recorded even where the report cannot be
             print(f"no report: {fault}", file=sys.stderr)
         self.store.set_status(self.run_id, status, owner=self.attempt, error=error.as_dict() if error else None)
-        lifecycle.advance_queue(self.store)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -214,12 +232,25 @@ def _crash(error: Exception, run_id: str) -> UserError:
             why="The stage stopped; everything up to its last checkpoint is kept.",
             fix="Lower the stage's batch size, turn on generator.gradient_checkpointing, or use a machine with more.",
         )
+    if _is_full_disk(error):
+        return UserError(
+            "run.disk_full",
+            what=f"The disk is full: {error}.",
+            why="The stage stopped; everything up to its last checkpoint is kept.",
+            fix="Free some space and resume the run.",
+        )
     return UserError(
         "run.crashed",
         what=f"{type(error).__name__}: {error}",
         why="This is a fault of the program; the stage stopped, everything up to its last checkpoint is kept.",
         fix=f"See {lifecycle.WORKER_LOG} in the folder of the run {run_id} for the place; resume after mending it.",
     )
+
+
+def _is_full_disk(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"os error {errno.ENOSPC})" in str(error)  # safetensors
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""A worker whose disk is full still says so, and its run is not left running."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.config import parse_config
+from engine.errors import UserError
+from engine.federation.site_state import save_optimiser
+from engine.runs import worker
+from engine.runs.store import RunStore
+
+FULL = UserError("run.disk_full", what="The disk is full.", why="It is.", fix="Free some space.")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.png"), "run.disk_full"),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "run.disk_full"),
+        (OSError(errno.EIO, "Input/output error"), "run.crashed"),
+        (MemoryError("no"), "run.out_of_memory"),
+    ],
+)
+def test_the_reason_of_a_crash_is_named(error: Exception, code: str) -> None:
+    assert worker._crash(error, "r").code == code
+
+
+def test_the_end_is_recorded_once_there_is_space_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RunStore(tmp_path)
+    run_id = store.create_run(parse_config({"method": "fedtinysam"})).run_id
+    store.enqueue(run_id)
+    record = store.claim(max_running=1)
+    assert record is not None
+    refusals = iter([True, True])
+    real = store.set_status
+
+    def set_status(*arguments: object, **values: object) -> bool:
+        if next(refusals, False):
+            raise FULL
+        return real(*arguments, **values)  # type: ignore[arg-type]
+
+    def write_log(*arguments: object, **values: object) -> None:
+        raise FULL
+
+    monkeypatch.setattr(store, "set_status", set_status)
+    monkeypatch.setattr(store, "write_log", write_log)
+    monkeypatch.setattr(worker, "END_PAUSE_S", 0.01)
+    worker.Worker(store, run_id, attempt=record.attempt, methods=worker.METHODS_ENTRY)._fail(FULL)
+    ended = store.get(run_id)
+    assert ended.status == "failed" and ended.error is not None and ended.error["code"] == "run.disk_full"
+    store.close()
+
+
+def test_a_site_state_that_is_cut_off_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(2, 2)
+    optimiser = torch.optim.Adam(model.parameters())
+
+    def full(_number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save_optimiser(optimiser, model=model, folder=tmp_path, round_number=1)
+    assert list(tmp_path.iterdir()) == []
