@@ -182,8 +182,11 @@ class Studio:
     def extend(self, run_id: str, further_rounds: int | None) -> None:
         """Let a run that has ended train for so many more federated rounds, and repeat the stages after them."""
         self._refuse_read_only()
-        rounds = self.store.get(run_id).config.federation.rounds
-        lifecycle.extend(self.store, run_id, rounds=rounds + (further_rounds or 0))
+        record = self.store.get(run_id)
+        rounds = record.config.federation.rounds + (further_rounds or 0)
+        longer = lifecycle.longer_config(record, rounds=rounds)
+        self.plan(longer.model_dump(mode="json"))
+        lifecycle.extend(self.store, run_id, rounds=rounds)
 
     def cancel(self, run_id: str) -> None:
         """Ask a run to stop at its next step."""

@@ -90,10 +90,12 @@ def extend(
     as_json: JsonFlag = False,
 ) -> None:
     """Add federated rounds to a run: training goes on from its checkpoint, later stages run again."""
+    from engine.planning import plan
     from engine.runs import lifecycle
 
     store = open_store(home)
     chosen = _find(store, run_id)
+    plan(lifecycle.longer_config(store.get(chosen), rounds=rounds), home=store.home)
     lifecycle.extend(store, chosen, rounds=rounds)
     _follow(store, chosen, detach=detach, as_json=as_json)
 
@@ -108,14 +110,15 @@ def fork(
     as_json: JsonFlag = False,
 ) -> None:
     """Start a new run that takes everything before a stage from another run, with settings of your choice after it."""
+    from engine.planning import plan
     from engine.runs import lifecycle
 
     store = open_store(home)
     parent = store.get(_find(store, run_id))
     edited = edit_config(parent.config, settings)
     edited = edited.model_copy(update={"name": name}) if name is not None else edited
-    planned = {s.name: s.planned_s for s in store.stages(parent.run_id) if s.planned_s is not None}
-    child = lifecycle.fork(store, parent.run_id, stage=stage, config=edited, planned_s=planned)
+    planned = plan(edited, home=store.home, first_stage=stage)
+    child = lifecycle.fork(store, parent.run_id, stage=stage, config=edited, planned_s=planned.stage_seconds)
     _follow(store, child, detach=detach, as_json=as_json)
 
 

@@ -48,7 +48,7 @@ def advance_queue(store: RunStore, *, max_running: int | None = None) -> tuple[s
     """
     if not store.list(status=("queued", "running"), limit=1):
         return ()
-    limit = max_running if max_running is not None else int(os.environ.get("DSFEDMED_MAX_RUNNING", "1"))
+    limit = max_running if max_running is not None else _max_running()
     reap(store)
     started = []
     while (record := store.claim(max_running=limit)) is not None:
@@ -69,7 +69,7 @@ def reap(store: RunStore) -> tuple[str, ...]:
         )
         status: RunStatus = "cancelled" if record.cancel_requested else "interrupted"
         reason = None if record.cancel_requested else error.as_dict()
-        if store.set_status(record.run_id, status, owner=record.attempt, error=reason):
+        if store.set_status(record.run_id, status, owner=record.attempt, status_was="running", error=reason):
             stop_stages(store, record.run_id, failed=not record.cancel_requested)
             if reason:
                 store.write_log(record.run_id, "error", reason["what"])
@@ -116,8 +116,24 @@ def resume(store: RunStore, run_id: str) -> None:
     for stage in store.stages(run_id):
         if stage.status in ("failed", "cancelled", "running"):
             store.update_stage(run_id, stage.name, status="pending", finished_at=None)
-    store.enqueue(run_id)
+    if not store.enqueue(run_id):
+        _refuse_active(store.get(run_id))
     advance_queue(store)
+
+
+def longer_config(record: RunRecord, *, rounds: int) -> RunConfig:
+    """Return the configuration of a run with ``rounds`` federated rounds in total; UserError ``run.extend_rounds``."""
+    config = record.config
+    if rounds <= config.federation.rounds:
+        raise UserError(
+            "run.extend_rounds",
+            what=f"The run '{record.run_id}' already has {config.federation.rounds} rounds; {rounds} were asked for.",
+            why="Rounds that were trained cannot be taken back.",
+            fix=f"Ask for more than {config.federation.rounds} rounds in total, or fork the run.",
+        )
+    values = config.model_dump(mode="json")
+    values["federation"]["rounds"] = rounds
+    return parse_config(values)
 
 
 def extend(store: RunStore, run_id: str, *, rounds: int) -> None:
@@ -128,31 +144,18 @@ def extend(store: RunStore, run_id: str, *, rounds: int) -> None:
     reap(store)
     record = store.get(run_id)
     _refuse_active(record)
-    config = record.config
-    if rounds <= config.federation.rounds:
-        raise UserError(
-            "run.extend_rounds",
-            what=f"The run '{run_id}' already has {config.federation.rounds} rounds; {rounds} were asked for.",
-            why="Rounds that were trained cannot be taken back.",
-            fix=f"Ask for more than {config.federation.rounds} rounds in total, or fork the run.",
-        )
-    values = config.model_dump(mode="json")
-    values["federation"]["rounds"] = rounds
-    longer = parse_config(values)
+    longer = longer_config(record, rounds=rounds)
+    trained = record.config.federation.rounds
     stages = store.stages(run_id)
     names = [stage.name for stage in stages]
     first = names.index("federated_training")
     stale = outputs.files_of(store, run_id, names[first + 1 :])
-    # Not "finished" from here on: were this process killed half-way, resuming the run would complete the extension.
-    store.update_run(
-        run_id, status="interrupted", config_json=longer.model_dump_json(), config_hash=longer.content_hash()
-    )
-    store.reset_stages(run_id, names[first + 1 :])
-    store.reset_stages(run_id, [names[first]], keep_results=True)
+    if not store.reconfigure(run_id, longer, go_on=names[first], anew=names[first + 1 :]):
+        _refuse_active(store.get(run_id))
     if (planned_s := stages[first].planned_s) is not None:  # later stages' estimates follow from how the plan has done
-        store.update_stage(run_id, names[first], planned_s=planned_s * rounds / config.federation.rounds)
+        store.update_stage(run_id, names[first], planned_s=planned_s * rounds / trained)
     outputs.discard(stale)
-    store.write_log(run_id, "info", f"Extended from {config.federation.rounds} to {rounds} rounds.")
+    store.write_log(run_id, "info", f"Extended from {trained} to {rounds} rounds.")
     store.enqueue(run_id)
     advance_queue(store)
 
@@ -245,6 +248,18 @@ def _check_fork(parent: RunRecord, config: RunConfig, *, stage: str, finished: l
                 why="The stages taken over would not be what the configuration says.",
                 fix=f"Fork at '{concerned}' or earlier, or leave '{key}' as it is.",
             )
+
+
+def _max_running() -> int:
+    written = os.environ.get("DSFEDMED_MAX_RUNNING", "1")
+    if not written.isdecimal():
+        raise UserError(
+            "run.max_running",
+            what=f"DSFEDMED_MAX_RUNNING is '{written}'.",
+            why="It says how many runs may work at a time.",
+            fix="Set it to a whole number (0 lets all wait), or leave it out.",
+        )
+    return int(written)
 
 
 def _refuse_active(record: RunRecord) -> None:

@@ -124,11 +124,17 @@ class RunStore(ResultStore):
         known = [seconds for seconds in left if seconds is not None]
         return RunView(self.get(run_id), stages, sum(known) if len(known) == len(left) else None)
 
-    def update_run(self, run_id: str, *, owner: int | None = None, **values: Any) -> bool:
-        """Set columns of the run's row, with ``owner`` only while that attempt owns it; return whether it did."""
+    def update_run(
+        self, run_id: str, *, owner: int | None = None, status_was: str | None = None, **values: Any
+    ) -> bool:
+        """Set columns of the run's row; return whether it did.
+
+        With ``owner`` only while that attempt owns it, with ``status_was`` only while it is in that status.
+        """
         table = schema.runs
         query = sa.update(table).where(table.c.run_id == run_id).values(**values)
         query = query if owner is None else query.where(table.c.attempt == owner)
+        query = query if status_was is None else query.where(table.c.status == status_was)
         with schema.database_errors(self._path), schema.writing(self._database) as connection:
             return connection.execute(query).rowcount == 1
 
@@ -138,15 +144,19 @@ class RunStore(ResultStore):
         status: RunStatus,
         *,
         owner: int | None = None,
+        status_was: RunStatus | None = None,
         error: Mapping[str, str] | None = None,
     ) -> bool:
-        """Move the run to ``status``, with the reason where it failed. Return ``False`` where ``owner`` lost it."""
+        """Move the run to ``status``, with the reason where it failed.
+
+        Return ``False``, and change nothing, where ``owner`` lost it or it is not in ``status_was`` any more.
+        """
         values: dict[str, Any] = {"status": status, "error": json.dumps(dict(error)) if error else None}
         if status != "running":
             values |= {"pid": None, "pid_started": None}
         if status not in ("queued", "running"):
             values |= {"finished_at": time.time(), "queued_at": None}
-        return self.update_run(run_id, owner=owner, **values)
+        return self.update_run(run_id, owner=owner, status_was=status_was, **values)
 
     def claim(self, *, max_running: int, run_id: str | None = None) -> RunRecord | None:
         """Give the oldest waiting run (or ``run_id``, if it waits) to the caller, who must start a worker for it.
@@ -181,9 +191,16 @@ class RunStore(ResultStore):
             )
         return self.get(chosen)
 
-    def enqueue(self, run_id: str) -> None:
-        """Put the run at the end of the queue, its errors and requests to stop forgotten."""
-        self.update_run(run_id, status="queued", queued_at=time.time(), error=None, cancel_requested=False)
+    def enqueue(self, run_id: str) -> bool:
+        """Put the run at the end of the queue, its errors and requests to stop forgotten.
+
+        Return ``False``, and change nothing, where it runs: somebody else has resumed it in the meantime.
+        """
+        table = schema.runs
+        query = sa.update(table).where(table.c.run_id == run_id, table.c.status != "running")
+        query = query.values(status="queued", queued_at=time.time(), error=None, cancel_requested=False)
+        with schema.database_errors(self._path), schema.writing(self._database) as connection:
+            return connection.execute(query).rowcount == 1
 
     def withdraw(self, run_id: str) -> bool:
         """Cancel the run if it still waits in the queue; return whether it did."""
@@ -226,19 +243,24 @@ class RunStore(ResultStore):
             values |= {"eta_s": 0.0}
         self.update_stage(run_id, stage, status=status, **values)
 
-    def reset_stages(self, run_id: str, stages: Sequence[str], *, keep_results: bool = False) -> None:
-        """Make ``stages`` pending again and, unless ``keep_results``, remove what they recorded."""
-        blank = {"status": "pending", "started_at": None, "finished_at": None, "eta_s": None, "message": ""}
-        tables = [] if keep_results else [schema.metrics, schema.traffic, schema.artefacts]
+    def reconfigure(self, run_id: str, config: RunConfig, *, go_on: str, anew: Sequence[str]) -> bool:
+        """Give a run that has ended another configuration, in one transaction with what follows from it.
+
+        The stage ``go_on`` is pending again and keeps what it recorded, those of ``anew`` start from nothing, and the
+        run is ``interrupted``: whatever happens next, resuming it does the rest. ``False`` where it runs.
+        """
+        table = schema.runs
+        query = sa.update(table).where(table.c.run_id == run_id, table.c.status.not_in(("queued", "running")))
+        query = query.values(
+            status="interrupted", config_json=config.model_dump_json(), config_hash=config.content_hash()
+        )
         with schema.database_errors(self._path), schema.writing(self._database) as connection:
-            for stage in stages:
-                mine = sa.and_(schema.stages.c.run_id == run_id, schema.stages.c.name == stage)
-                gone = {} if keep_results else {"step": 0, "total": 0, "wall_s": 0.0}
-                connection.execute(sa.update(schema.stages).where(mine).values(**blank, **gone))
-                for table in tables:
-                    connection.execute(sa.delete(table).where(table.c.run_id == run_id, table.c.stage == stage))
-                for table in () if keep_results else _TABLES_OF_STAGE.get(stage, ()):
-                    connection.execute(sa.delete(table).where(table.c.run_id == run_id))
+            if connection.execute(query).rowcount != 1:
+                return False
+            _reset_stage(connection, run_id, go_on, keep_results=True)
+            for stage in anew:
+                _reset_stage(connection, run_id, stage, keep_results=False)
+        return True
 
     def copy_results(self, source: str, target: str, stages: Sequence[str]) -> None:
         """Copy what ``stages`` recorded in the run ``source``, and their own rows, to the run ``target``."""
@@ -325,3 +347,17 @@ def _with_estimates(stages: list[StageRecord]) -> tuple[StageRecord, ...]:
             eta_s = max(0.0, stage.planned_s * factor - stage.wall_s)
         filled.append(StageRecord(**{**stage.__dict__, "eta_s": eta_s}))
     return tuple(filled)
+
+
+def _reset_stage(connection: sa.Connection, run_id: str, stage: str, *, keep_results: bool) -> None:
+    """Make ``stage`` pending again and, unless ``keep_results``, remove what it recorded."""
+    blank: dict[str, Any] = {"status": "pending", "started_at": None, "finished_at": None, "eta_s": None, "message": ""}
+    gone = {} if keep_results else {"step": 0, "total": 0, "wall_s": 0.0}
+    mine = sa.and_(schema.stages.c.run_id == run_id, schema.stages.c.name == stage)
+    connection.execute(sa.update(schema.stages).where(mine).values(**blank, **gone))
+    if keep_results:
+        return
+    for table in (schema.metrics, schema.traffic, schema.artefacts):
+        connection.execute(sa.delete(table).where(table.c.run_id == run_id, table.c.stage == stage))
+    for table in _TABLES_OF_STAGE.get(stage, ()):
+        connection.execute(sa.delete(table).where(table.c.run_id == run_id))

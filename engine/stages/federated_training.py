@@ -51,6 +51,7 @@ class _Training:
         self.best: dict[str, Any] = {"round": 0, "dice": -1.0, "arrays": self.arrays}
         self.mean: dict[str, Tensor] | None = None
         self.stopped = False
+        self.patient_since = 0
         state = context.checkpoints.load(stage)
         if state is not None:
             self._restore(state)
@@ -132,7 +133,7 @@ class _Training:
         if self.config.average_decay:
             current = {name: torch.from_numpy(np.asarray(array)) for name, array in self.arrays.items()}
             self.mean = moved_mean(self.mean, current, decay=self.config.average_decay, count=self.round)
-        waited = self.round - 1 - self.best["round"]
+        waited = self.round - 1 - max(self.best["round"], self.patient_since)
         scored = self.best["dice"] >= 0  # without validation images no round is, and patience has no effect
         self.stopped = self.config.patience is not None and scored and waited >= self.config.patience
         self._save()
@@ -162,6 +163,8 @@ class _Training:
             "best": {**self.best, "arrays": dict(self.best["arrays"])},
             "mean": self.mean,
             "stopped": self.stopped,
+            "patient_since": self.patient_since,
+            "rounds": self.config.rounds,
         }
         self.context.checkpoints.save(self.stage, state)
 
@@ -170,6 +173,10 @@ class _Training:
         self.mean = state["mean"]
         self.completed = {site: SiteReply(**reply) for site, reply in state["completed"].items()}
         self.stopped = state["stopped"] and self.config.patience is not None
+        self.patient_since = state.get("patient_since", 0)
+        if self.stopped and self.config.rounds > state.get("rounds", self.config.rounds):
+            # Somebody wants more rounds than patience has allowed: it begins anew.
+            self.stopped, self.patient_since = False, self.round
 
 
 def _counts(replies: dict[str, SiteReply]) -> dict[str, int]:

@@ -157,3 +157,22 @@ def test_patience_without_validation_images_changes_nothing(config, tmp_path):
         assert checkpoints.load("federated_training")["round"] == 3
         models.append(load_file(run_dir / "models" / "fedavg_student.safetensors"))
     assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+
+
+def test_more_rounds_begin_patience_anew(config, tmp_path):
+    values = config.model_dump(mode="json")
+    values["federation"] |= {"rounds": 12, "patience": 1, "learning_rate": 1e-9}  # nothing rises: it stops early
+
+    def train(rounds: int) -> dict:
+        values["federation"]["rounds"] = rounds
+        checkpoints = CheckpointStore(tmp_path / "checkpoints", config.content_hash(), warn=print)
+        context = RunContext(
+            config=parse_config(values), run_dir=tmp_path, reporter=ConsoleReporter("test"), checkpoints=checkpoints
+        )
+        METHODS["dsfedmed"].stages[0].run(context)
+        return checkpoints.load("federated_training")
+
+    first = train(12)
+    assert first["stopped"] and first["round"] < 12
+    assert train(12)["round"] == first["round"]
+    assert train(20)["round"] > first["round"], "the rounds that were asked for are not refused by the old patience"

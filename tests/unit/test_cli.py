@@ -100,6 +100,7 @@ def test_a_plan_in_words_and_as_json(capsys: pytest.CaptureFixture[str]) -> None
         (["data", "check", "/nowhere"], None),
         (["weights", "fetch", "nothing"], "weights.unknown"),
         (["predict", "nothing", "/nowhere.png"], None),
+        (["data", "phantoms", "fundus", "--out", __file__], "cli.file"),
         (["show"], "cli.usage"),
         (["extend", "nothing", "--rounds", "0"], "cli.usage"),
         (["--nonsense"], "cli.usage"),
@@ -111,6 +112,13 @@ def test_errors_are_one_json_object_and_status_2(
     error = as_json(capsys, *arguments, status=2)["error"]
     assert set(error) == {"code", "what", "why", "fix"} and all(error.values())
     assert code is None or error["code"] == code
+
+
+def test_a_section_that_is_no_table_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("data = 3\n", encoding="utf-8")
+    error = as_json(capsys, "plan", "--config", str(path), "--held-out", "x", status=2)["error"]
+    assert error["code"].startswith("config.") and "data" in error["what"]
 
 
 def test_errors_for_people_say_what_why_and_how_to_mend(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,6 +137,9 @@ def test_a_run_is_followed_to_its_results(capsys: pytest.CaptureFixture[str], ho
     assert Path(ended["folder"]).is_relative_to(home)
     longer = as_json(capsys, "extend", "last", "--rounds", "5")
     assert longer["traffic"]["total_bytes"] == 60
+    impossible = ["--from", "federated_training", "--set", "data.held_out=nowhere"]
+    refused = as_json(capsys, "fork", "last", *impossible, status=2)
+    assert refused["error"]["code"] == "data.held_out_unknown"
     child = as_json(capsys, "fork", "last", "--from", "evaluation", "--set", "evaluation.bootstrap_samples=900")
     assert child["parent"] == ended["run_id"] and child["evaluation"][0]["dice"] == 0.9
 

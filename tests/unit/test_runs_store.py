@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import RunConfig
+from engine.config import RunConfig, parse_config
 from engine.errors import UserError
 from engine.runs.events import StoreReporter, WorkerSuperseded
 from engine.runs.schema import DATABASE_NAME, SCHEMA_VERSION
@@ -192,7 +192,7 @@ def test_artefacts_must_lie_below_the_run(store: RunStore, tmp_path: Path) -> No
         report.artefact("model", tmp_path / "elsewhere")
 
 
-def test_reset_stages_removes_what_they_recorded_and_nothing_else(store: RunStore) -> None:
+def test_another_configuration_resets_stages_and_nothing_else(store: RunStore) -> None:
     run_id = started(store)
     for stage in ("federated_training", "generation", "evaluation"):
         report = reporter(store, run_id, stage)
@@ -202,12 +202,24 @@ def test_reset_stages_removes_what_they_recorded_and_nothing_else(store: RunStor
     report.samples([sample(1)])
     report.evaluation([EvaluationRow("m", "z", "test", "c", 4, 0.5, 0.1, 0.9, 0.4, 0.5, 0.3, 2.0)])
     report.flush()
-    store.reset_stages(run_id, ["evaluation"])
+    longer = parse_config({"federation": {"rounds": 777}})
+    assert not store.reconfigure(run_id, longer, go_on="federated_training", anew=["evaluation"]), "it runs"
+    store.set_status(run_id, "finished")
+    assert store.reconfigure(run_id, longer, go_on="federated_training", anew=["evaluation"])
     assert [c.stage for c in store.metrics(run_id)] == ["federated_training", "generation"]
     assert store.samples(run_id).total == 1 and store.evaluation(run_id) == ()
-    store.reset_stages(run_id, ["federated_training"], keep_results=True)
-    assert [c.stage for c in store.metrics(run_id)] == ["federated_training", "generation"]
     assert [s.status for s in store.stages(run_id)][:3] == ["pending", "pending", "finished"]
+    record = store.get(run_id)
+    assert (record.status, record.config.federation.rounds) == ("interrupted", 777)
+
+
+def test_a_run_that_ended_or_runs_is_not_taken_for_what_it_was(store: RunStore) -> None:
+    run_id = started(store)
+    assert not store.enqueue(run_id), "another resume was quicker: its worker has the run"
+    attempt = store.get(run_id).attempt
+    store.set_status(run_id, "finished", owner=attempt)
+    assert not store.set_status(run_id, "interrupted", owner=attempt, status_was="running")
+    assert store.get(run_id).status == "finished"
 
 
 def test_copied_results_belong_to_the_new_run(store: RunStore) -> None:
