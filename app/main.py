@@ -91,6 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = load_settings(**options)
         listening = server.listen(settings)
         studio = Studio(settings)
+        os.environ["DSFEDMED_HOME"] = str(studio.store.home)  # where fetched weights are looked for
         server.run(build_app(studio), studio, listening, demo=demo)
     except UserError as error:
         print(f"{error.what} {error.why} {error.fix}", file=sys.stderr)

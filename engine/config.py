@@ -262,5 +262,8 @@ def load_config(path_or_preset: str | Path, *, overrides: dict[str, Any] | None 
         *parents, leaf = key.split(".")
         for parent in parents:
             section = section.setdefault(parent, {})
-        section[leaf] = value
+            if not isinstance(section, dict):
+                break  # parse_config refuses it, with the key's name
+        else:
+            section[leaf] = value
     return parse_config(values)

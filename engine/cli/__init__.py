@@ -61,4 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
+    except OSError as error:
+        print_error(_of_the_system(error), as_json=as_json)
+        return 2
     return status if isinstance(status, int) else 0
+
+
+def _of_the_system(error: OSError) -> dict[str, str]:
+    """Return the fault of a file or folder that the operating system refused, in the form of every other error."""
+    return {
+        "code": "cli.file",
+        "what": f"{error.strerror or error}: {error.filename or 'a file'}.",
+        "why": "The operating system refused to read or write there.",
+        "fix": "Give another path, free some space, or mend the permissions.",
+    }

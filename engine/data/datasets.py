@@ -83,6 +83,13 @@ def load_federation(
     sites = {}
     for name, items in sorted(training.items()):
         train, validation = _split(name, items, fraction=config.validation_fraction, seed=seed)
+        if not train:
+            raise UserError(
+                "data.site_no_training",
+                what=f"The site '{name}' has no training images ({len(validation)} for validation).",
+                why="Every site that takes part trains on its own images.",
+                fix="Put some of them into data_npy, or leave the site out (data.sites).",
+            )
         sites[name] = Site(name, image_set(train), image_set(validation), image_set(()))
     return Federation(source.name, source.task, source.modality, classes, sites, test)
 

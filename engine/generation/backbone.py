@@ -23,7 +23,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME as TRANSFORMERS_FILE
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import UserError
-from engine.models.assets import ASSETS_FOLDER
+from engine.models.assets import ASSETS_FOLDER, check_file, list_assets
 from engine.seeding import derive_seed
 
 WEIGHTS_FOLDER = ASSETS_FOLDER / "weights"
@@ -240,11 +240,20 @@ def freeze(backbone: Backbone, *, device: torch.device) -> Backbone:
 
 
 def find_folder(name_or_folder: str | Path) -> Path | None:
-    """Return the folder called ``name_or_folder``: a path, or a name below ``assets/weights``; None where absent."""
-    for folder in (Path(name_or_folder), WEIGHTS_FOLDER / str(name_or_folder)):
-        if folder.is_dir():
-            return folder
-    return None
+    """Return the folder called ``name_or_folder``: a path, or a name below ``assets/weights``; None where absent.
+
+    The registered files of a name are held to their checksums; UserError ``weights.checksum``.
+    """
+    if Path(name_or_folder).is_dir():
+        return Path(name_or_folder)
+    folder = WEIGHTS_FOLDER / str(name_or_folder)
+    if not folder.is_dir():
+        return None
+    for asset in list_assets():
+        path = ASSETS_FOLDER / asset.file
+        if path.is_relative_to(folder) and path.is_file():
+            check_file(path, asset=asset, sha256=None)
+    return folder
 
 
 def _build_vae(row: BackboneSize) -> AutoencoderKL:

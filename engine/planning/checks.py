@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.models.assets import ASSETS_FOLDER, asset_paths, find_asset
+from engine.models.assets import ASSETS_FOLDER, asset_paths, find_asset, pinned_checksum
 from engine.planning.costs import available_cores
 from engine.planning.records import StagePlan
 from engine.planning.stage_costs import Workload
@@ -139,6 +139,13 @@ def _check_model_weights(key: str, name: str) -> None:
             what=f"The weights '{name}' ({key}) are not on this machine.",
             why=f"The file {Path(asset.file).name} lies in none of the folders that are searched.",
             fix=f"{make}, or leave {key} out to start from random weights.",
+        )
+    if asset.sha256 is None and pinned_checksum(name) is None:
+        raise UserError(
+            "weights.unverified",
+            what=f"The weights '{name}' ({key}) cannot be checked: no SHA-256 of {Path(asset.file).name} is published.",
+            why="A file that nobody vouches for is not loaded by name.",
+            fix=f"Compare its `sha256sum` with a source that you trust, then set {key} = '{asset.name}@sha256:HEX'.",
         )
 
 

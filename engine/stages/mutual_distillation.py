@@ -132,5 +132,7 @@ def _write_map(run_dir: Path, image_path: Path, name: str, logits_KHW: torch.Ten
     planes[: len(levels)] = levels
     picture = levels[0] if len(levels) == 1 else np.ascontiguousarray(planes.transpose(1, 2, 0))
     path = image_path.with_name(f"{image_path.stem}_{name}.png")
-    Image.fromarray(picture).save(run_dir / path)
+    temporary = (run_dir / path).with_suffix(".part")
+    Image.fromarray(picture).save(temporary, format="PNG")
+    temporary.replace(run_dir / path)  # not in place: a fork may share the file of before
     return path
