@@ -6,16 +6,17 @@ import shutil
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.cli.options import open_store
-from engine.cli.output import HomeOption, JsonFlag, print_json, print_table, size
+from engine.cli.output import HomeOption, JsonFlag, print_error, print_json, print_table, size
 from engine.errors import UserError
 
 if TYPE_CHECKING:
     from engine.runs.store import RunStore
+    from export.runtime import BundleSession
 
 weights_app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "assets" / "models"
@@ -143,31 +144,58 @@ def predict(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Segment images with an exported model, without PyTorch; one mask file an image."""
-    from engine.data.readers import file_stem, read_image
-    from export import results
+    """Segment images with an exported model, without PyTorch; one mask file an image, and a slice of a volume.
+
+    A file that cannot be read does not keep the others from being segmented: it is named, and the status is 2.
+    """
     from export.runtime import load_bundle
 
     files = _find_images(images)
     session = load_bundle(_find_bundle(model, home))
     out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    faults: list[dict[str, Any]] = []
     for file in files:
-        image, _geometry = read_image(file)
-        prediction = session.predict(image)
-        name, content = results.mask_file(prediction.mask_KHW, classes=session.manifest.classes, stem=file_stem(file))
-        (out / name).write_bytes(content)
-        if overlay:
-            from PIL import Image
-
-            blended = results.overlay(results.displayable(image), prediction.mask_KHW)
-            Image.fromarray(blended).save(out / f"{file_stem(file)}_overlay.png")
-        shares = {c: float(m.mean()) for c, m in zip(session.manifest.classes, prediction.mask_KHW, strict=True)}
-        rows.append({"image": str(file), "mask": str(out / name), "wall_ms": prediction.wall_ms, "foreground": shares})
+        try:
+            rows += _predict_file(session, file, out=out, overlay=overlay)
+        except UserError as error:
+            if len(files) == 1:
+                raise
+            faults.append({"image": str(file), "error": error.as_dict()})
     if as_json:
-        print_json({"model": session.manifest.name, "provider": session.provider, "predictions": rows})
+        print_json(
+            {"model": session.manifest.name, "provider": session.provider, "predictions": rows, "faults": faults}
+        )
     else:
         print_table(("Image", "Mask", "ms"), [(r["image"], r["mask"], f"{r['wall_ms']:.0f}") for r in rows], right=(2,))
+        for fault in faults:
+            print_error(fault["error"], as_json=False)
+    if faults:
+        raise typer.Exit(2)
+
+
+def _predict_file(session: BundleSession, file: Path, *, out: Path, overlay: bool) -> list[dict[str, Any]]:
+    """Segment every slice of ``file`` (one of a picture) and write its masks; return a row each."""
+    from PIL import Image
+
+    from engine.data.readers import file_stem, image_info, read_image
+    from export import results
+
+    rows = []
+    count = image_info(file).num_slices
+    for index in range(count):
+        image, _geometry = read_image(file, slice_index=index)
+        prediction = session.predict(image)
+        stem = file_stem(file) if count == 1 else f"{file_stem(file)}_slice{index:03d}"
+        name, content = results.mask_file(prediction.mask_KHW, classes=session.manifest.classes, stem=stem)
+        (out / name).write_bytes(content)
+        if overlay:
+            blended = results.overlay(results.displayable(image), prediction.mask_KHW)
+            Image.fromarray(blended).save(out / f"{stem}_overlay.png")
+        shares = {c: float(m.mean()) for c, m in zip(session.manifest.classes, prediction.mask_KHW, strict=True)}
+        row = {"image": str(file), "mask": str(out / name), "wall_ms": prediction.wall_ms, "foreground": shares}
+        rows.append(row | ({} if count == 1 else {"slice": index}))
+    return rows
 
 
 def _find_images(paths: list[Path]) -> list[Path]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
 from app.settings import REPOSITORY, Settings
 from app.studio import Studio
 from app.tabs.segment import example_images
+from engine.cli import main
 from engine.data.phantoms import render
 from export.manifest import MANIFEST_FILE, read_manifest, verify_files
 from export.runtime import load_bundle
@@ -49,3 +52,19 @@ def test_the_page_offers_it_with_examples_that_it_segments(tmp_path: Path) -> No
     for key in shipped:
         pictures = example_images(studio, key)
         assert pictures and all(studio.session(key).predict(image).mask_KHW.any() for image, _ in pictures)
+
+
+def test_the_command_line_segments_every_slice_and_goes_on_after_a_file_that_it_cannot_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    slices = [render("nuclei", site="dapi_20x", index=index, image_px=64).image[..., 0] for index in range(3)]
+    nibabel.save(nibabel.Nifti1Image(np.stack(slices, axis=2).astype(np.float32), np.eye(4)), images / "b.nii.gz")
+    (images / "a.png").write_bytes(b"no picture")
+    assert main(["predict", "nuclei_cpu", str(images), "--out", str(out), "--home", str(tmp_path), "--json"]) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert [row["slice"] for row in answer["predictions"]] == [0, 1, 2]
+    assert len({row["mask"] for row in answer["predictions"]}) == 3
+    assert all(Path(row["mask"]).is_file() for row in answer["predictions"])
+    assert [fault["error"]["code"] for fault in answer["faults"]] == ["data.image_unreadable"]
