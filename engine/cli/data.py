@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,9 +12,11 @@ import typer
 
 from engine.cli.options import ConfigOption, HeldOutOption, PresetOption, SetOption, parse_settings, read_config
 from engine.cli.output import JsonFlag, print_json, print_table
+from engine.errors import UserError
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
+    from engine.data.problems import Problem
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 RootArgument = Annotated[Path | None, typer.Argument(help="Dataset folder; or use --preset or --config")]
@@ -29,8 +33,15 @@ def check(
 ) -> None:
     """Read every image and mask of a dataset and name every fault."""
     from engine.data.datasets import load_federation
+    from engine.data.validation import check_dataset
 
     chosen = _config(root, preset=preset, config=config, held_out=held_out, settings=settings)
+    if chosen.data.source == "folder" and chosen.data.root is not None:
+        wanted = {None, *(chosen.data.sites or [])}
+        problems = [p for p in check_dataset(chosen.data.root) if chosen.data.sites is None or p.site in wanted]
+        if problems:
+            _print_faults(problems, dataset=chosen.data.root, as_json=as_json)
+            raise typer.Exit(2)
     federation = load_federation(chosen.data, seed=chosen.seed, thorough=True)
     counts = {name: len(site.train) + len(site.validation) for name, site in federation.sites.items()}
     counts[federation.test.name] = len(federation.test.test)
@@ -38,6 +49,21 @@ def check(
         print_json({"dataset": federation.name, "classes": list(federation.classes), "images": counts, "faults": []})
     else:
         print(f"{federation.name}: no faults in {sum(counts.values())} images of {len(counts)} sites.")
+
+
+def _print_faults(problems: Sequence[Problem], *, dataset: Path, as_json: bool) -> None:
+    """Print one entry a fault; as JSON beside the error that a run would stop with."""
+    from engine.data.problems import raise_problems
+
+    try:
+        raise_problems(problems, dataset=dataset.name)
+    except UserError as error:
+        if as_json:
+            print_json({"error": error.as_dict(), "faults": [problem.as_dict() for problem in problems]})
+            return
+    print(f"{dataset}: {len(problems)} fault(s).", file=sys.stderr)
+    for problem in problems:
+        print(f"- {problem.what}\n  Fix: {problem.fix}", file=sys.stderr)
 
 
 @app.command()

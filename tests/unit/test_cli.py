@@ -186,7 +186,11 @@ def test_datasets_are_made_checked_and_previewed(capsys: pytest.CaptureFixture[s
     assert "Brightness" in capsys.readouterr().out
     broken = next(root.rglob("images/*.png"))
     broken.write_bytes(broken.read_bytes()[:50])
-    assert broken.name in as_json(capsys, "data", "check", str(root), status=2)["error"]["what"]
+    answer = as_json(capsys, "data", "check", str(root), status=2)
+    assert broken.name in answer["error"]["what"]
+    assert [(fault["site"], Path(fault["file"]).name) for fault in answer["faults"]] == [
+        (broken.parent.parent.name, broken.name)
+    ]
 
 
 def test_weights_are_listed_with_their_place(capsys: pytest.CaptureFixture[str]) -> None:
