@@ -1,8 +1,9 @@
 """Pre-training of the mini SAM and the mini TinySAM on generic phantoms of all six tasks.
 
 Four of five batches are prompt-free (the task's first class is the target), the fifth has points or a box on a random
-class. Each image is drawn at 128 px, one in five batches at 256 px, with changes of tone, colour, grain and direction;
-nearly half are stretched to their percentiles, as runs with ``normalise = "per_image"`` do.
+class. Each image is drawn at 128 px, one in five batches at 256 px (800 more images a task), with changes of tone,
+colour, grain and direction; nearly half are stretched to their percentiles, as runs with ``normalise = "per_image"``
+do.
 
 The mini SAM has no million images to learn from, so TinySAM-mini helps it to start: it takes over its decoder and, for
 the first ``MATCH_STEPS`` steps, also learns to match its features. The roles of the method are untouched: the mini SAM

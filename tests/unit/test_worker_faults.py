@@ -10,7 +10,7 @@ import torch
 
 from engine.config import parse_config
 from engine.errors import UserError
-from engine.federation.site_state import save_optimiser
+from engine.federation.site_state import load_optimiser, save_optimiser
 from engine.runs import worker
 from engine.runs.store import RunStore
 
@@ -67,3 +67,23 @@ def test_a_site_state_that_is_cut_off_leaves_no_part(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="No space"):
         save_optimiser(optimiser, model=model, folder=tmp_path, round_number=1)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut off"])
+def test_a_damaged_site_state_is_not_trained_with(tmp_path: Path, damage: str) -> None:
+    model = torch.nn.Linear(2, 2)
+    optimiser = torch.optim.Adam(model.parameters())
+    for number in (1, 2):
+        model(torch.ones(1, 2)).sum().backward()
+        optimiser.step()
+        save_optimiser(optimiser, model=model, folder=tmp_path, round_number=number)
+    assert load_optimiser(optimiser, model=model, folder=tmp_path, round_number=3) == 2
+    path = sorted(tmp_path.iterdir())[-1]
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content if damage == "flipped" else content[:40])
+    with pytest.raises(UserError) as caught:
+        load_optimiser(optimiser, model=model, folder=tmp_path, round_number=3)
+    assert caught.value.code == "federation.site_state_damaged"
+    path.unlink()
+    assert load_optimiser(optimiser, model=model, folder=tmp_path, round_number=3) == 1
