@@ -37,8 +37,8 @@ def check(
 
     chosen = _config(root, preset=preset, config=config, held_out=held_out, settings=settings)
     if chosen.data.source == "folder" and chosen.data.root is not None:
-        wanted = {None, *(chosen.data.sites or [])}
-        problems = [p for p in check_dataset(chosen.data.root) if chosen.data.sites is None or p.site in wanted]
+        sites = chosen.data.sites
+        problems = [p for p in check_dataset(chosen.data.root) if sites is None or p.site in (None, *sites)]
         if problems:
             _print_faults(problems, dataset=chosen.data.root, as_json=as_json)
             raise typer.Exit(2)

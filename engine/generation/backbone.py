@@ -23,7 +23,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME as TRANSFORMERS_FILE
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import UserError
-from engine.models.assets import ASSETS_FOLDER, check_file, list_assets
+from engine.models.assets import ASSETS_FOLDER, check_file, find_weights_folder, list_assets
 from engine.seeding import derive_seed
 
 WEIGHTS_FOLDER = ASSETS_FOLDER / "weights"
@@ -244,11 +244,9 @@ def find_folder(name_or_folder: str | Path) -> Path | None:
 
     The registered files of a name are held to their checksums; UserError ``weights.checksum``.
     """
-    if Path(name_or_folder).is_dir():
-        return Path(name_or_folder)
-    folder = WEIGHTS_FOLDER / str(name_or_folder)
-    if not folder.is_dir():
-        return None
+    folder = find_weights_folder(name_or_folder)
+    if folder is None or folder == Path(name_or_folder):
+        return folder
     for asset in list_assets():
         path = ASSETS_FOLDER / asset.file
         if path.is_relative_to(folder) and path.is_file():

@@ -59,6 +59,14 @@ def find_asset(name: str, *, registry: Path = REGISTRY_PATH) -> Asset:
     )
 
 
+def find_weights_folder(name_or_folder: str | Path) -> Path | None:
+    """Return the folder called ``name_or_folder``: a path, or a name below ``assets/weights``; None where absent."""
+    for folder in (Path(name_or_folder), ASSETS_FOLDER / "weights" / str(name_or_folder)):
+        if folder.is_dir():
+            return folder
+    return None
+
+
 def fetched_folder() -> Path:
     """Return where fetched weights are kept: ``weights`` in the studio's home (``DSFEDMED_HOME``)."""
     return Path(os.environ.get("DSFEDMED_HOME", "studio_home")) / "weights"

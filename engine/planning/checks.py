@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.models.assets import ASSETS_FOLDER, asset_paths, find_asset, pinned_checksum
+from engine.models.assets import asset_paths, find_asset, find_weights_folder, pinned_checksum
 from engine.planning.costs import available_cores
 from engine.planning.records import StagePlan
 from engine.planning.stage_costs import Workload
@@ -150,7 +150,7 @@ def _check_model_weights(key: str, name: str) -> None:
 
 
 def _check_folder(key: str, name: str) -> None:
-    if any(folder.is_dir() for folder in (Path(name), ASSETS_FOLDER / "weights" / name)):
+    if find_weights_folder(name) is not None:
         return
     raise UserError(
         "weights.absent",

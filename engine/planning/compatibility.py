@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.config import ModelConfig, RunConfig
 from engine.errors import UserError
-from engine.models.assets import ASSETS_FOLDER, find_asset
+from engine.models.assets import find_asset, find_weights_folder
 from engine.planning.costs import MODELS
 from engine.types import MAX_MASK_CLASSES
 
@@ -57,12 +57,14 @@ def check_generated_side(config: RunConfig, stages: tuple[str, ...]) -> None:
 
 def backbone_multiple_px(backbone: str) -> int | None:
     """Return what an image's side must be a multiple of, so that every level of the U-Net is whole; None if unknown."""
-    for folder in (Path(backbone), ASSETS_FOLDER / "weights" / backbone):
-        paths = [folder / part / "config.json" for part in ("vae", "unet")]
-        if all(path.is_file() for path in paths):
-            levels = [len(json.loads(path.read_text(encoding="utf-8"))["block_out_channels"]) for path in paths]
-            return int(2 ** (levels[0] - 1) * 2 ** (levels[1] - 1))
-    return None
+    folder = find_weights_folder(backbone)
+    if folder is None:
+        return None
+    paths = [folder / part / "config.json" for part in ("vae", "unet")]
+    if not all(path.is_file() for path in paths):
+        return None
+    levels = [len(json.loads(path.read_text(encoding="utf-8"))["block_out_channels"]) for path in paths]
+    return int(2 ** (levels[0] - 1) * 2 ** (levels[1] - 1))
 
 
 def _check_known(role: str, model: ModelConfig) -> None:

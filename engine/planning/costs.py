@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.models.assets import ASSETS_FOLDER
+from engine.models.assets import find_weights_folder
 
 GIB = 2**30
 TRAIN_PASSES = 3.0
@@ -90,11 +90,10 @@ GENERATORS: dict[str, GeneratorCost] = {
 
 def generator_size(backbone: str) -> str:
     """Return the row of ``GENERATORS`` for a backbone's name or folder: by its U-Net's widths, else by its name."""
-    for folder in (Path(backbone), ASSETS_FOLDER / "weights" / backbone):
-        path = folder / "unet" / "config.json"
-        if path.is_file():
-            widths = json.loads(path.read_text(encoding="utf-8")).get("block_out_channels", [320])
-            return "mini" if max(widths) < 320 else "sd15"
+    folder = find_weights_folder(backbone)
+    if folder is not None and (folder / "unet" / "config.json").is_file():
+        widths = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        return "mini" if max(widths.get("block_out_channels", [320])) < 320 else "sd15"
     return "mini" if "mini" in backbone else "sd15"
 
 
