@@ -113,7 +113,11 @@ def resume(store: RunStore, run_id: str) -> None:
             why="There is nothing left to do in it.",
             fix=f"Add rounds with `python -m engine extend {run_id} --rounds N`, or fork it from a stage.",
         )
-    for stage in store.stages(run_id):
+    stages = store.stages(run_id)
+    # An extension that was killed before it had removed them would leave files of the shorter run.
+    unbegun = [s.name for s in stages if s.status == "pending" and s.started_at is None and not s.wall_s]
+    outputs.discard(outputs.files_of(store, run_id, unbegun))
+    for stage in stages:
         if stage.status in ("failed", "cancelled", "running"):
             store.update_stage(run_id, stage.name, status="pending", finished_at=None)
     if not store.enqueue(run_id):

@@ -148,10 +148,12 @@ class Worker:
         with quiet:
             if not self._ending.acquire(blocking=False):
                 return  # the stage came to its step boundary in the meantime
-            if not self._superseded:
-                self._record_end("cancelled")
-            sys.stdout.flush()
-            os._exit(0)
+            try:
+                if not self._superseded:
+                    self._record_end("cancelled")
+                sys.stdout.flush()
+            finally:  # even where it could not be recorded: whoever looks next finds the worker gone
+                os._exit(0)
 
     def _fail(self, error: UserError) -> None:
         try:
