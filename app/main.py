@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -87,11 +88,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--demo", action="store_true", help="start the demo run if the home has none yet")
     options = vars(parser.parse_args(arguments))
     demo = options.pop("demo")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an ordinary end, which takes the passing files with it
     try:
         settings = load_settings(**options)
         listening = server.listen(settings)
         studio = Studio(settings)
         os.environ["DSFEDMED_HOME"] = str(studio.store.home)  # where fetched weights are looked for
+        os.environ["GRADIO_TEMP_DIR"] = str(studio.scratch.path)
         server.run(build_app(studio), studio, listening, demo=demo)
     except UserError as error:
         print(f"{error.what} {error.why} {error.fix}", file=sys.stderr)

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from app import markup, text
 from app.pictures import SamplePictures, sample_pictures
+from app.scratch import Scratch
 from app.settings import Settings
 from engine.config import load_config, parse_config
 from engine.errors import UserError
@@ -62,7 +62,7 @@ class Studio:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = RunStore(settings.home)
-        self._scratch = TemporaryDirectory(prefix="dsfedmed-")
+        self.scratch = Scratch(self.store.home)
         self._lock = threading.Lock()
 
     # Samples
@@ -136,7 +136,7 @@ class Studio:
 
     def save(self, name: str, content: bytes) -> str:
         """Write ``content`` for download and return its path; the folder goes when the page's process ends."""
-        folder = Path(self._scratch.name) / hashlib.sha256(content).hexdigest()[:16]
+        folder = self.scratch.path / hashlib.sha256(content).hexdigest()[:16]
         folder.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
         return str(folder / name)

@@ -71,6 +71,7 @@ def serving(home: Path, *options: str) -> Iterator[Server]:
         log.close()
         told = (home / "page.log").read_text()
         assert "Traceback" not in told, told
+        assert list((home / "page").glob("served-*")) == [], "uploaded files outlive the page"
 
 
 @pytest.fixture(scope="session")
