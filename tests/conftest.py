@@ -19,7 +19,9 @@ os.environ.update(
     FLWR_TELEMETRY_ENABLED="0",
     PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
 )
-os.environ.setdefault("DSFEDMED_HOME", tempfile.mkdtemp(prefix="dsfedmed-tests-"))
+SCRATCH = tempfile.TemporaryDirectory(prefix="dsfedmed-tests-")
+os.environ.setdefault("DSFEDMED_HOME", SCRATCH.name)
+os.environ["GRADIO_TEMP_DIR"] = SCRATCH.name
 
 # Examples follow from the test itself: a failure on one machine is a failure on all; no deadline on a busy machine.
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
