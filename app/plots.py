@@ -56,7 +56,11 @@ def traffic(totals: Sequence[TrafficTotal]) -> go.Figure:
         return _say(figure, text.TRAFFIC_EMPTY)
     sites = sorted({total.site for total in totals})
     bars = [(site, direction) for site in reversed(sites) for direction in reversed(text.MOVES)]
-    for index, kind in enumerate(sorted({total.kind for total in totals})):
+    there = {total.kind for total in totals}
+    # All known kinds, so that a colour stays with its kind when the first message of another one arrives.
+    for index, kind in enumerate([*text.KINDS, *sorted(there - text.KINDS.keys())]):
+        if kind not in there:
+            continue
         sums = Counter[tuple[str, str]]()
         for total in totals:
             if total.kind == kind:

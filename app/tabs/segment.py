@@ -72,7 +72,7 @@ def _place_inputs(studio: Studio) -> dict[str, Any]:
     model = Picker(label=text.MODEL_LABEL, info=text.MODEL_INFO, choices=[], elem_id="model")
     gr.HTML(f"<h2>{text.STEP_IMAGE}</h2>")
     label = text.UPLOAD_LABEL.format(megabytes=studio.settings.max_upload_mb)
-    upload = gr.File(label=label, type="filepath", height=140, elem_id="upload")
+    upload = gr.File(label=label, type="filepath", height=170, elem_id="upload")
     slice_index = gr.Slider(
         0, 1, 0, step=1, label=text.SLICE_LABEL, info=text.SLICE_INFO, visible=False, elem_id="slice"
     )

@@ -50,6 +50,16 @@ def test_traffic_bars_hold_megabytes_by_kind_site_and_direction() -> None:
     assert bars["masks"]["b received"] == 0.5
 
 
+def test_a_kind_of_message_keeps_its_colour() -> None:
+    def colours(*kinds: str) -> dict[str, str]:
+        totals = [TrafficTotal("a", "up", kind, "generation", 1, 1) for kind in kinds]
+        return {bar.name: bar.marker.color for bar in plots.traffic(totals).data}
+
+    alone, all_kinds = colours("student"), colours("generator", "student", "of tomorrow")
+    assert alone.items() < all_kinds.items()
+    assert len(set(all_kinds.values())) == 3
+
+
 def test_results_show_test_rows_with_the_ends_of_their_interval() -> None:
     rows = [
         EvaluationRow("fedavg_student", "d", split, "disc", 9, 0.8, 0.7, 0.85, 0.7, 0.8, 0.7, None)
