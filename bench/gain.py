@@ -53,8 +53,6 @@ PHANTOM_NUCLEI: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """What phantoms change in the preset of real nuclei. The share and the epochs were chosen on another unseen site
 (``he_violet``, seed 7: the student's Dice 0.840, with the share 0.844, with both 0.853)."""
-SELECTION_TASKS = ("phantom_fundus", "phantom_nuclei")
-"""Tasks that are also distilled without selection, for its price and its worth; an arm of real images costs more."""
 CELL_FILE = "cell.json"
 FIGURES = ("fedavg", "continued", "dsfedmed", "bound", "all_samples", "finetuned_teacher", "distilled_teacher")
 
@@ -144,23 +142,20 @@ def without_selection(config: RunConfig) -> RunConfig:
     return parse_config(values)
 
 
-def run_cell(cell: Cell, *, compares_selection: bool) -> dict[str, Any]:
-    """Return the Dice of every arm on the unseen site, and the CPU seconds of distillation with and without selection.
-
-    Without ``compares_selection`` the arm ``all_samples`` is left out: its figures are None.
-    """
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Return every arm's Dice on the unseen site, and the CPU seconds of distillation with and without selection."""
     cell.arm("shared", (FederatedTraining(), GeneratorTraining(), Generation()))
     shared = ("shared/models", "shared/checkpoints", "shared/samples")
     with_selection = cell.arm(
         "dsfedmed", (FoundationFinetuning(), MutualDistillationStage(), Evaluation()), take=shared
     )
-    every: dict[str, float | None] = {}
-    if compares_selection:
-        tuned = "dsfedmed/models/finetuned_teacher.safetensors"
-        teacher = ("dsfedmed/checkpoints/teacher_logits.safetensors",)
-        stages = (MutualDistillationStage(), Evaluation())
-        config = without_selection(cell.config)
-        every = cell.arm("all_samples", stages, take=(*shared, tuned, *teacher), config=config)
+    tuned = ("dsfedmed/models/finetuned_teacher.safetensors", "dsfedmed/checkpoints/teacher_logits.safetensors")
+    every = cell.arm(
+        "all_samples",
+        (MutualDistillationStage(), Evaluation()),
+        take=(*shared, *tuned),
+        config=without_selection(cell.config),
+    )
     bound = (FoundationFinetuning(pool=real_pool), MutualDistillationStage(pool=real_pool), Evaluation())
     cell.arm("bound", bound, take=("shared/models",))
     pool_size = len(read_json(cell.folder / "shared" / "samples" / "samples.json"))
@@ -170,7 +165,7 @@ def run_cell(cell: Cell, *, compares_selection: bool) -> dict[str, Any]:
         "continued": cell.dice("continued", "fedavg_student"),
         "dsfedmed": cell.dice("dsfedmed", "distilled_student"),
         "bound": cell.dice("bound", "distilled_student"),
-        "all_samples": cell.dice("all_samples", "distilled_student") if compares_selection else None,
+        "all_samples": cell.dice("all_samples", "distilled_student"),
         "finetuned_teacher": cell.dice("dsfedmed", "finetuned_teacher"),
         "distilled_teacher": cell.dice("dsfedmed", "distilled_teacher"),
         "selection_s": with_selection.get("mutual_distillation"),
@@ -237,7 +232,7 @@ def main() -> None:
         for task in chosen.tasks.split(","):
             cell = Cell(task_config(task, seed=int(seed), data=chosen.data), chosen.folder / task / seed)
             if not (cell.folder / CELL_FILE).is_file():
-                write_json(cell.folder / CELL_FILE, run_cell(cell, compares_selection=task in SELECTION_TASKS))
+                write_json(cell.folder / CELL_FILE, run_cell(cell))
             print_tables(finished_cells(chosen.folder))
 
 
