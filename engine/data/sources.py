@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 from engine.data.description import DatasetDescription
 from engine.data.masks import MaskRule, MaskValueError
 from engine.data.phantoms import render
-from engine.data.readers import read_image, read_mask
+from engine.data.readers import file_stem, read_image, read_mask
 from engine.errors import UserError
 
 Split = Literal["train", "validation"]
@@ -49,9 +49,14 @@ class FolderItem:
     group: str
     image: Path
     masks: tuple[Path, ...]
-    description: DatasetDescription
+    description: DatasetDescription = field(compare=False)
     slice_index: int = 0
     split: Split | None = None
+
+    @property
+    def names_a_patient(self) -> bool:
+        """Return whether meta.csv names the patient; else the group is the file alone."""
+        return self.group != f"{self.site}/{file_stem(self.image)}"
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return image and mask; a ``UserError`` names site and file."""

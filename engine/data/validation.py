@@ -50,11 +50,14 @@ def check_sites(scan: Scan, *, thorough: bool, min_images: int = 2) -> None:
 
 
 def check_shared_patients(items: Mapping[str, Sequence[Item]]) -> list[Problem]:
-    """Return a problem for each patient that two sites share; images without a patient's name share none."""
+    """Return a problem for each patient that two sites share; images without a patient's name share none.
+
+    With ``group_scope = "site"`` a group begins with its site's name: two sites share it only where they are the same
+    hospital, in the training set and in a test set.
+    """
     sites_of: dict[str, list[str]] = {}
     for site, found in items.items():
-        # a group that starts with the site's name is local to it: a file without a patient, or group_scope = "site"
-        for group in {item.group for item in found if not item.group.startswith(f"{item.site}/")}:
+        for group in {item.group for item in found if isinstance(item, FolderItem) and item.names_a_patient}:
             sites_of.setdefault(group, []).append(site)
     return [
         Problem(

@@ -105,6 +105,14 @@ def test_fixed_test_set(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_federation(config, seed=1)
     assert caught.value.code == "data.shared_patient" and "alpha" in caught.value.what and "beta" in caught.value.what
+    (root / "alpha" / "meta.csv").unlink()
+    (root / "beta" / "meta.csv").write_text("file,group\nimg_2.png,p1\n")
+    for folder_of_set in (root, other):  # numbered by each hospital on its own, and beta is the same hospital
+        description = (folder_of_set / "dataset.toml").read_text()
+        (folder_of_set / "dataset.toml").write_text(description + 'group_scope = "site"\n')
+    with pytest.raises(UserError, match="beta/p1") as caught:
+        load_federation(config, seed=1)
+    assert caught.value.code == "data.shared_patient"
     (other / "dataset.toml").write_text(TWO_CLASSES)
     (other / "beta" / "masks" / "disc").mkdir()
     (other / "beta" / "masks" / "img_0.png").rename(other / "beta" / "masks" / "disc" / "img_0.png")
