@@ -103,7 +103,8 @@ class DicomFormat:
 def _volume(path: Path, modified_ns: int) -> Volume:
     image = nibabel.load(path)
     shape = _three_axes(image.shape)
-    stored = nibabel.Nifti1Image(np.asanyarray(image.dataobj).reshape(shape), image.affine, dtype=None)
+    array = np.asanyarray(image.dataobj).reshape(shape)
+    stored = nibabel.Nifti1Image(array, image.affine, dtype=array.dtype)  # asked for: 64-bit integers are refused else
     canonical = nibabel.as_closest_canonical(stored)
     voxels = np.asanyarray(canonical.dataobj)
     if voxels.dtype.kind not in "uifb":

@@ -51,6 +51,13 @@ def test_nifti_with_permuted_axes_reports_the_size_that_it_gives(tmp_path: Path)
     assert read_mask(tmp_path / "v.nii", slice_index=2)[0, 4] == 100
 
 
+@pytest.mark.parametrize("stored", ["int64", "uint64", "float64"])
+def test_masks_of_wide_numbers_are_read(tmp_path: Path, stored: str) -> None:
+    voxels = nifti_volume().astype(stored)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4), dtype=stored), tmp_path / "v.nii")
+    assert set(np.unique(read_mask(tmp_path / "v.nii", slice_index=2))) == {0, 100}
+
+
 @pytest.mark.parametrize(("axis", "shape", "slices"), [(0, (3, 7), 5), (1, (3, 5), 7), (2, (7, 5), 3)])
 def test_nifti_can_be_cut_across_any_axis(tmp_path: Path, axis: int, shape: tuple, slices: int) -> None:
     path = save_nifti(tmp_path / "v.nii", nifti_volume())
