@@ -32,14 +32,23 @@ def share_masks(masks_NKhw: np.ndarray, *, mode: Literal["real", "deformed"], rn
 def deform_mask(mask_Khw: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
     """Return one mask, uint8 {0, 1} (K, h, w), warped by a random smooth deformation that all its classes share.
 
-    A deformation that would push the foreground out of the image is drawn again, at most ten times, with the last one
-    flipped only, so that a non-empty mask stays non-empty.
+    A deformation that would push the foreground out of the image is drawn again; after ten of them the foreground is
+    moved to the middle first, where none can. So a non-empty mask stays non-empty, and none stays as it was.
     """
+    if not mask_Khw.any():
+        return mask_Khw.copy()
     for _ in range(10):
         warped = _warp(mask_Khw, rng=rng)
-        if warped.any() or not mask_Khw.any():
+        if warped.any():
             return warped
-    return mask_Khw[:, :, ::-1].copy()
+    return deform_mask(_centred(mask_Khw), rng=rng)
+
+
+def _centred(mask_Khw: np.ndarray) -> np.ndarray:
+    """Return the mask with the middle of its foreground's box in the middle of the image."""
+    box = np.argwhere(mask_Khw.any(axis=0))
+    shift = np.asarray(mask_Khw.shape[-2:]) // 2 - (box.min(axis=0) + box.max(axis=0)) // 2
+    return np.roll(mask_Khw, tuple(shift), axis=(-2, -1))
 
 
 def _warp(mask_Khw: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:

@@ -44,6 +44,14 @@ def test_deformed_masks_differ_but_stay_masks():
     assert 0.5 < area < 1.6
 
 
+def test_a_mask_at_the_edge_is_deformed_too():
+    corner = np.zeros((40, 1, 128, 128), np.uint8)
+    corner[:, :, :6, :6] = corner[:, :, 0, :12] = 1
+    shared = _share(corner, "deformed")
+    assert all(mask.any() for mask in shared)
+    assert not any(np.array_equal(mask, corner[0, :, :, ::-1]) for mask in shared), "a mirrored outline is its own"
+
+
 def test_deformation_is_reproducible():
     np.testing.assert_array_equal(_share(_masks(), "deformed"), _share(_masks(), "deformed"))
 
