@@ -73,7 +73,7 @@ class FederationConfig(Section):
     batch_size: PositiveInt = Field(10, description="Images in a batch [C: 10]")
     learning_rate: float = Field(1e-4, gt=0, description="Adam step size [C: 1e-4]")
     aggregation_weights: Literal["exact", "rounded"] = Field("exact", description="n_k/n, or at 2 decimals [C]")
-    average_buffers: bool = Field(True, description="Average BatchNorm statistics, as the reference does")
+    average_buffers: bool = Field(True, description="Average BatchNorm statistics [C]; off: the first ones stay")
     patience: int | None = Field(
         None, ge=1, description="Stop after so many rounds without a better validation Dice; never when left out (ours)"
     )
@@ -149,7 +149,7 @@ class DistillationConfig(Section):
     mutual: bool = Field(True, description="Both models learn; off: one-way, SAM to TinySAM")
     feature_weight: float = Field(0.0, ge=0, description="Weight of the encoder feature loss [C: off]")
     average_decay: Decay = Field(0.0, description="Moving mean of the epochs' weights is kept; 0 is the last (ours)")
-    freeze_teacher_encoder: bool = Field(False, description="As the authors' code does; off in the paper")
+    freeze_teacher_encoder: bool = Field(False, description="Off in the paper; reference mode always freezes it [C]")
 
 
 class EvaluationConfig(Section):

@@ -83,6 +83,11 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
         found.append("federation.patience has no effect: it is not below federation.rounds.")
     if config.federation.patience is not None and not any(site.num_validation for site in work.sources):
         found.append("federation.patience has no effect: no site has validation images.")
+    for role in ("student", "teacher"):
+        if getattr(config, role).batch_norm == "kept" and getattr(config, role).name != "tinysam":
+            found.append(f"{role}.batch_norm has no effect: only TinySAM has such layers to keep.")
+    if config.export.student == "better_on_validation" and not any(site.num_validation for site in work.sources):
+        found.append("export.student has no effect: no site has validation images, the distilled model is exported.")
     if "generation" in stages and config.generator.image_px != config.data.image_px:
         found.append(
             f"Synthetic images are made at {config.generator.image_px} pixels and resized to {config.data.image_px}."
@@ -114,15 +119,21 @@ def _data_warnings(config: RunConfig) -> list[str]:
 
 
 def _distillation_warnings(config: RunConfig) -> list[str]:
-    part = config.distillation
+    part, default = config.distillation, RunConfig().distillation
     found = []
-    if part.selector != "in_batch_quantile":
-        if part.reliable_quantile != RunConfig().distillation.reliable_quantile:
+    if part.selector == "in_batch_quantile":
+        for key in ("learnability_lambda", "score_scaling", "scoring", "refresh_fraction"):
+            if getattr(part, key) != getattr(default, key):
+                found.append(f"distillation.{key} changes no training: the selector is 'in_batch_quantile'.")
+    else:
+        if part.reliable_quantile != default.reliable_quantile:
             found.append("distillation.reliable_quantile has no effect: the selector is not 'in_batch_quantile'.")
-        if part.scoring == "exact" and part.refresh_fraction != RunConfig().distillation.refresh_fraction:
+        if part.scoring == "exact" and part.refresh_fraction != default.refresh_fraction:
             found.append("distillation.refresh_fraction has no effect: scoring is 'exact'.")
         if part.selection_rate == 1.0:
             found.append("distillation.selection_rate is 1: every sample is trained on, and scores choose nothing.")
+    if not part.mutual and part.teacher_learning_rate != default.teacher_learning_rate:
+        found.append("distillation.teacher_learning_rate has no effect: distillation.mutual is off.")
     if part.supervision_weight == 1.0:
         found.append("distillation.supervision_weight is 1: the models do not learn from each other.")
     return found

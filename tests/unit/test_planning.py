@@ -21,6 +21,7 @@ from engine.planning.stage_costs import Workload, plan_stages, traffic_of_site
 from engine.runs.identity import METHOD_STAGES
 from engine.types import STAGES
 
+WHOLE = {"method": "dsfedmed"}
 NO_WEIGHTS = {"student": {"name": "tinysam", "weights": None}, "teacher": {"name": "sam", "weights": None}}
 
 
@@ -230,6 +231,22 @@ def test_a_fault_of_the_dataset_is_found_by_the_plan(tmp_path: Path) -> None:
     [
         ({"distillation": {"epochs": 3}}, r"\[distillation\] has no effect"),
         ({"federation": {"rounds": 5, "patience": 5}}, "patience has no effect"),
+        (
+            {**WHOLE, "distillation": {"selector": "in_batch_quantile", "scoring": "exact"}},
+            "scoring changes no training",
+        ),
+        (
+            {**WHOLE, "distillation": {"mutual": False, "teacher_learning_rate": 0.5}},
+            "teacher_learning_rate has no effect",
+        ),
+        (
+            {**WHOLE, "teacher": {"name": "sam", "weights": "sam-mini", "batch_norm": "kept"}},
+            "teacher.batch_norm has no",
+        ),
+        (
+            {**WHOLE, "data": {"validation_fraction": 0}, "export": {"student": "better_on_validation"}},
+            "export.student has no effect",
+        ),
         ({"data": {"images_per_site": 6, "image_px": 64, "test_root": "/x"}}, "test_root has no effect"),
     ],
 )
