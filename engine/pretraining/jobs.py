@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,7 +88,9 @@ def _run_vae(
     name: str, budget: Budget, settings: Settings, resume: bool, output: Path, log: Callable[[str], None]
 ) -> History:
     recipe = VaePretraining(settings)
-    history = pretrain(recipe, budget=budget, folder=work_folder(name), resume=resume, log=log)
+    history = pretrain(
+        recipe, budget=budget, folder=work_folder(name), resume=resume, identity=_identity(settings), log=log
+    )
     # A backbone is loaded whole: the parts that the next job trains start at random.
     fresh = build_backbone("mini", seed=settings.seed)
     backbone = freeze(
@@ -107,7 +110,8 @@ def _run_unet(
     shipped, fresh = load_backbone(output / LDM), build_backbone("mini", seed=settings.seed)
     backbone = Backbone(shipped.vae, fresh.unet, fresh.text_encoder, shipped.tokenizer, shipped.scheduler)
     recipe = UnetPretraining(settings, backbone=backbone)
-    history = pretrain(recipe, budget=budget, folder=work_folder(name), resume=resume, log=log)
+    identity = _identity(settings, backbone.vae)
+    history = pretrain(recipe, budget=budget, folder=work_folder(name), resume=resume, identity=identity, log=log)
     save_backbone(backbone, output / LDM)
     save_controlnet(recipe.controlnet, output / CONTROLNET)
     _tell(name, output / LDM, history=history, settings=settings, model=recipe.model)
@@ -119,8 +123,10 @@ def _run_unet(
 def _run_controlnet(
     name: str, budget: Budget, settings: Settings, resume: bool, output: Path, log: Callable[[str], None]
 ) -> History:
-    recipe = ControlnetPretraining(settings, backbone=load_backbone(output / LDM), source=output / CONTROLNET)
-    history = pretrain(recipe, budget=budget, folder=work_folder(name), resume=resume, log=log)
+    backbone = load_backbone(output / LDM)
+    recipe = ControlnetPretraining(settings, backbone=backbone, source=output / CONTROLNET)
+    identity = _identity(settings, backbone.vae, backbone.unet)
+    history = pretrain(recipe, budget=budget, folder=work_folder(name), resume=resume, identity=identity, log=log)
     save_controlnet(recipe.model, output / CONTROLNET)
     _tell(name, output / CONTROLNET, history=history, settings=settings, model=recipe.model)
     _register(CONTROLNET, output / CONTROLNET / _DIFFUSION_FILE, job=name, output=output)
@@ -131,7 +137,9 @@ def _run_segmenter(
     name: str, budget: Budget, settings: Settings, resume: bool, output: Path, log: Callable[[str], None]
 ) -> History:
     recipe = SegmenterPretraining(settings, name=name)
-    history = pretrain(recipe, budget=budget, folder=work_folder(name), resume=resume, log=log)
+    history = pretrain(
+        recipe, budget=budget, folder=work_folder(name), resume=resume, identity=_identity(settings), log=log
+    )
     path = save_weights(recipe.model, output / f"{name}-mini.safetensors", half=True)
     facts = CardFacts(
         title=f"{name}-mini",
@@ -161,6 +169,15 @@ def _register(
     if output.resolve() == WEIGHTS_FOLDER.resolve():
         command = f"python -m engine pretrain {job}"
         register_local(name, path=path, licence=LICENCE, made_by=command, model=model, size=size)
+
+
+def _identity(settings: Settings, *frozen: nn.Module) -> str:
+    """Return what a checkpoint depends on: the settings and the weights that the training takes as given."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for module in frozen:
+        for name, value in module.state_dict().items():
+            digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _count(model: nn.Module) -> int:

@@ -78,20 +78,23 @@ def pretrain(
     budget: Budget,
     folder: Path,
     resume: bool,
+    identity: str = "",
     save_every_s: float = SAVE_EVERY_S,
     evaluate_every_s: float = 300.0,
     log: Callable[[str], None] = print,
 ) -> History:
     """Train ``recipe.model`` until ``budget`` is spent, and leave the averaged weights in it.
 
-    A checkpoint is written every ``save_every_s`` seconds; with ``resume`` the last one is taken up.
+    A checkpoint is written every ``save_every_s`` seconds; with ``resume`` the last one is taken up. ``identity`` names
+    what the weights depend on beside the recipe (seeds, corpus, frozen parts).
 
     Raises
     ------
     UserError
-        ``pretrain.diverged``: the loss is no longer a number; names the step.
+        ``pretrain.diverged``: the loss is no longer a number; names the step. ``run.checkpoint_foreign``: the
+        checkpoint to go on from has another identity.
     """
-    run = _Run(recipe, budget=budget, folder=folder, resume=resume, log=log)
+    run = _Run(recipe, identity=identity, budget=budget, folder=folder, resume=resume, log=log)
     last_save = last_evaluation = time.monotonic()
     while run.progress < 1.0:
         run.step()
@@ -139,14 +142,14 @@ class MovingAverage:
 
 class _Run:
     def __init__(
-        self, recipe: Recipe, *, budget: Budget, folder: Path, resume: bool, log: Callable[[str], None]
+        self, recipe: Recipe, *, identity: str, budget: Budget, folder: Path, resume: bool, log: Callable[[str], None]
     ) -> None:
         self.recipe, self.budget, self.log = recipe, budget, log
         self.parameters = [parameter for parameter in recipe.model.parameters() if parameter.requires_grad]
         self.optimiser = make_optimiser(recipe)
         self.average = MovingAverage(recipe.model, decay=recipe.ema_decay)
         self.history = History()
-        self.store = CheckpointStore(folder, recipe.name, warn=log)
+        self.store = CheckpointStore(folder, f"{recipe.name} {identity}".strip(), warn=log)
         self._recent: list[float] = []
         if resume and (state := self.store.load("pretraining")) is not None:
             self._restore(state)
