@@ -51,3 +51,6 @@ class ConsoleReporter:
     def log(self, level: str, text: str) -> None:
         """Print everything for people."""
         print(f"  {self._label}: {text}", flush=True)
+
+    def flush(self) -> None:
+        """Do nothing: everything is written at once."""

@@ -30,8 +30,8 @@ class RunCancelled(Exception):
 
 MAX_MASK_CLASSES = 3
 """Classes that one mask picture (and one ControlNet condition image) can carry: its red, green and blue planes."""
-RELEASED = "released"
-"""Drawn by the mask-conditioned ControlNet that the sites' own began with."""
+RELEASED = "/released"
+"""Drawn by the mask-conditioned ControlNet that the sites' own began with; no site can have a name with a slash."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class SyntheticSample:
     faithfulness_dice: float | None = None
     """Dice of the federated student on the pair, in [0, 1]."""
     teacher_path: Path | None = None
-    """Probability map of SAM after distillation, 8-bit grey PNG (class 0)."""
+    """Probability maps of SAM after distillation, 8-bit PNG: grey for one class, else a plane each of RGB."""
     student_path: Path | None = None
-    """Probability map of TinySAM after distillation, 8-bit grey PNG (class 0)."""
+    """Probability maps of TinySAM after distillation, 8-bit PNG: grey for one class, else a plane each of RGB."""
     generator: str = ""
     """Whose ControlNet drew it: the site's name, or RELEASED; empty in runs from before this was recorded."""
 
@@ -134,6 +134,9 @@ class Reporter(Protocol):
 
     def log(self, level: Literal["info", "warning", "error"], text: str) -> None:
         """Record one line for people."""
+
+    def flush(self) -> None:
+        """Make everything told so far durable: before a file appears whose presence lets a resumed run skip work."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class SampleTerms:
     """The two terms of Eq. 7 for the images of a batch; float64 numpy, shape (B,)."""
 
     l_gt: np.ndarray
-    """L_GT: SAM's own loss against the mask, >= 0."""
+    """L_GT: SAM's pixel loss against the mask (BCE, without the Dice term that it may train with), >= 0."""
     l_kl: np.ndarray
     """L_KL: symmetric KL between SAM and TinySAM, >= 0."""
 

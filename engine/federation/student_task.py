@@ -17,7 +17,6 @@ from engine.federation.local_training import (
     ImageSource,
     Objective,
     Placement,
-    ValidationScore,
     evaluate_site,
     train_site,
 )
@@ -71,9 +70,9 @@ def make_student_tasks(
         (site, round, step, steps in the round) after every optimiser step.
 
     The reply of ``train.student`` has the whole state dict, n_k, and the metrics ``loss`` (mean L_sup while training),
-    ``val_dice`` and ``val_loss`` (the received average on the site's own validation images, before it trains; absent
-    without any) and ``wall_s``. ``query.student`` has no arrays; its metrics are ``val_dice``, ``val_loss`` and
-    ``wall_s`` of the arrays sent, its examples the validation images (1 without any).
+    ``val_dice`` and ``val_loss`` (the received average on the site's ``val_images`` validation images, before it
+    trains; absent without any) and ``wall_s``. ``query.student`` has no arrays; its metrics are those of validation
+    and ``wall_s``, its examples the validation images (1 without any).
     """
     student = _Student(
         model_once=cache(lambda: placement.place(build())),
@@ -124,18 +123,18 @@ class _Student:
             check_cancelled=self.check_cancelled,
             on_step=None if self.on_step is None else partial(self.on_step, site, request.round),
         )
-        metrics = {"loss": loss, **_score_metrics(received), "wall_s": monotonic() - started}
+        metrics = {"loss": loss, **received, "wall_s": monotonic() - started}
         return SiteReply(model_arrays(model), metrics, len(self.train[site]))
 
     def evaluate(self, request: SiteRequest) -> SiteReply:
         """Validate what was sent; nothing but figures goes back."""
         started = monotonic()
         load_arrays(self.model_once(), request.arrays)
-        metrics = {**_score_metrics(self._validate(request.site)), "wall_s": monotonic() - started}
+        metrics = {**self._validate(request.site), "wall_s": monotonic() - started}
         return SiteReply({}, metrics, max(1, len(self.validation[request.site])))
 
-    def _validate(self, site: str) -> ValidationScore | None:
-        return evaluate_site(
+    def _validate(self, site: str) -> dict[str, float]:
+        score = evaluate_site(
             self.model_once(),
             self.validation[site],
             batch_size=self.config.batch_size,
@@ -143,7 +142,6 @@ class _Student:
             placement=self.placement,
             check_cancelled=self.check_cancelled,
         )
-
-
-def _score_metrics(score: ValidationScore | None) -> dict[str, float]:
-    return {} if score is None else {"val_dice": score.dice, "val_loss": score.loss}
+        if score is None:
+            return {}
+        return {"val_dice": score.dice, "val_loss": score.loss, "val_images": float(len(self.validation[site]))}

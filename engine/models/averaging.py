@@ -33,5 +33,5 @@ def moved_mean(
         if mean is None or not value.is_floating_point():
             moved[name] = value.clone()
         else:
-            moved[name] = torch.lerp(mean[name], value, share)
+            moved[name] = torch.lerp(mean[name].to(value.device), value, share)
     return moved

@@ -25,7 +25,7 @@ IMAGES_FILE = Path("evaluation") / "images.json"
 
 
 class Evaluation:
-    """Dice, IoU and HD95 with bootstrap intervals; nothing here is used to choose anything."""
+    """Dice, IoU and HD95 with bootstrap intervals; nothing is chosen by the unseen site's."""
 
     name = "evaluation"
     describe = "All models are measured on the site that no training saw."

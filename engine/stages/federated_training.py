@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.data.first_read import read_everything
 from engine.federation.aggregation import federated_average
 from engine.federation.client_app import build_client_app
 from engine.federation.grid import InProcessGrid
@@ -53,7 +55,9 @@ class _Training:
         self.stopped = False
         self.patient_since = 0
         state = context.checkpoints.load(stage)
-        if state is not None:
+        if state is None:
+            read_everything(context.federation, on_image=self._on_image)
+        else:
             self._restore(state)
 
     def run(self) -> None:
@@ -83,11 +87,12 @@ class _Training:
                 completed=self.completed,
                 **shared,
             )
-            # The last average has been sent to nobody yet, so its validation is one more question.
-            replies = call_once(
-                grid, task=EVALUATE_TASK, kind="student", arrays=self.arrays, round_number=self.round + 1, **shared
-            )
-            self._judge({site: dict(reply.metrics) for site, reply in replies.items()}, _counts(replies))
+        # The last average has been sent to nobody yet, so its validation is one more question. Asked again after an
+        # interruption, it has the same answer.
+        replies = call_once(
+            grid, task=EVALUATE_TASK, kind="student", arrays=self.arrays, round_number=self.round + 1, **shared
+        )
+        self._judge({site: reply.metrics for site, reply in replies.items()})
         if self.mean is not None:
             self.model.load_state_dict(self.mean)
             reporter.log("info", f"The moving mean of the averages of {self.round} rounds goes on.")
@@ -113,6 +118,10 @@ class _Training:
             on_step=self._on_step,
         )
 
+    def _on_image(self, done: int, total: int) -> None:
+        steps = 100 * self.config.rounds * len(self.sites)
+        self.context.reporter.progress(0, steps, message=f"reading the images: {done} of {total}")
+
     def _on_step(self, site: str, round_number: int, step: int, total: int) -> None:
         place = self.sites.index(site) + step / total
         self.context.reporter.progress(
@@ -128,7 +137,7 @@ class _Training:
         self._save()
 
     def _on_round(self, result: RoundResult) -> bool:
-        self._judge(result.metrics, result.num_examples)
+        self._judge(result.metrics)
         self.round, self.arrays, self.completed = result.round, result.arrays, {}
         if self.config.average_decay:
             current = {name: torch.from_numpy(np.asarray(array)) for name, array in self.arrays.items()}
@@ -139,14 +148,18 @@ class _Training:
         self._save()
         return self.stopped
 
-    def _judge(self, metrics: dict[str, dict[str, float]], counts: dict[str, int]) -> None:
-        """Record the validation Dice of the average that the sites were sent (``self.arrays``), and keep the best."""
-        scored = {site: values["val_dice"] for site, values in metrics.items() if "val_dice" in values}
+    def _judge(self, metrics: Mapping[str, Mapping[str, float]]) -> None:
+        """Record the validation Dice of the average that the sites were sent (``self.arrays``), and keep the best.
+
+        The mean is over validation images, whichever question it came with.
+        """
+        scored = {site: values for site, values in metrics.items() if "val_dice" in values}
         if not scored:
             return
-        for site, dice in scored.items():
-            self.context.reporter.metric("val_dice", dice, step=self.round, site=site)
-        mean_dice = float(np.average(list(scored.values()), weights=[counts[site] for site in scored]))
+        for site, values in scored.items():
+            self.context.reporter.metric("val_dice", values["val_dice"], step=self.round, site=site)
+        dice, weights = zip(*((values["val_dice"], values["val_images"]) for values in scored.values()), strict=True)
+        mean_dice = float(np.average(dice, weights=weights))
         self.context.reporter.metric("val_dice", mean_dice, step=self.round)
         if mean_dice > self.best["dice"]:
             self.best = {"round": self.round, "dice": mean_dice, "arrays": self.arrays}
@@ -177,7 +190,3 @@ class _Training:
         if self.stopped and self.config.rounds > state.get("rounds", self.config.rounds):
             # Somebody wants more rounds than patience has allowed: it begins anew.
             self.stopped, self.patient_since = False, self.round
-
-
-def _counts(replies: dict[str, SiteReply]) -> dict[str, int]:
-    return {site: reply.num_examples for site, reply in replies.items()}

@@ -57,7 +57,7 @@ class Generation:
         done = 0
         backbone = None
         for site, drawn_by, samples in _by_generator(plan):
-            missing = [sample for sample in samples if not (context.run_dir / sample.image_path).is_file()]
+            missing = {sample.index for sample in samples if not (context.run_dir / sample.image_path).is_file()}
             done += len(samples) - len(missing)
             if not missing:
                 continue
@@ -65,8 +65,12 @@ class Generation:
             source = generator.controlnet if drawn_by == RELEASED else context.generator_dir(site)
             assert source is not None  # parse_config refuses a released share without a released ControlNet
             controlnet = load_controlnet(source, device=context.device)
-            for start in range(0, len(missing), config.batch_size):
-                batch = missing[start : start + config.batch_size]
+            for start in range(0, len(samples), config.batch_size):
+                # A batch that was interrupted is drawn again as a whole: in another one the last bits may differ.
+                batch = samples[start : start + config.batch_size]
+                absent = [sample.index in missing for sample in batch]
+                if not any(absent):
+                    continue
                 context.reporter.progress(done, total, message=f"{site}: {done} of {total} images")
                 mask_BKHW = masks[site][[sample.index // config.images_per_mask for sample in batch]]
                 images = generate(
@@ -81,10 +85,11 @@ class Generation:
                     precision=context.config.precision,
                     check_cancelled=context.reporter.check_cancelled,
                 )
-                for sample, image, mask in zip(batch, images, mask_BKHW, strict=True):
-                    _write_pair(context.run_dir, sample, image=image, mask_KHW=mask)
+                for sample, image, mask, is_absent in zip(batch, images, mask_BKHW, absent, strict=True):
+                    if is_absent:
+                        _write_pair(context.run_dir, sample, image=image, mask_KHW=mask)
                 context.reporter.samples(batch)
-                done += len(batch)
+                done += sum(absent)
         context.reporter.progress(done, total)
 
 

@@ -42,8 +42,9 @@ class GeneratorTraining:
             return _train_at_site(context, context.federation.sites[request.site], backbone=backbone)
 
         def keep(round_number: int, site: str, reply: SiteReply) -> None:
-            save_controlnet_arrays(reply.arrays, context.generator_dir(site), backbone=backbone)
             context.reporter.artefact("generator", context.generator_dir(site).relative_to(context.run_dir))
+            context.reporter.flush()  # with the bytes of its upload
+            save_controlnet_arrays(reply.arrays, context.generator_dir(site), backbone=backbone)
 
         call_once(
             InProcessGrid(build_client_app({"train.generator": train}), sites=sites),
@@ -59,7 +60,9 @@ class GeneratorTraining:
 def _train_at_site(context: RunContext, site: Site, *, backbone: Backbone) -> SiteReply:
     """Train at one site, going on from its checkpoint, and return the ControlNet that it uploads."""
     started = monotonic()
-    config, name = context.config, f"generator_{site.name}"
+    config, sites = context.config, tuple(context.federation.sites)
+    place = sites.index(site.name)
+    name = f"generator_{place}"  # a site's own name may hold any sign that a folder's name can
     controlnet = new_controlnet(backbone, source=config.generator.controlnet, seed=config.seed, device=context.device)
     training = ControlNetTraining(
         backbone,
@@ -72,18 +75,17 @@ def _train_at_site(context: RunContext, site: Site, *, backbone: Backbone) -> Si
         precision=config.precision,
     )
     state = context.checkpoints.load(name)
+    losses: list[float] = []
     if state is not None:
-        training.restore(state)
-    sites = tuple(context.federation.sites)
-    place = sites.index(site.name)
+        training.restore(state["training"])
+        losses = state["recent_losses"]
     pace = Pace(
         context.reporter,
         checkpoints=context.checkpoints,
         name=name,
         total=len(sites) * training.total,
-        state=training.state,
+        state=lambda: {"training": training.state(), "recent_losses": losses[-REPORT_EVERY:]},
     )
-    losses = []
     while training.done < training.total:
         losses.append(training.step())
         pace.step(place * training.total + training.done, message=f"{site.name}: step {training.done}")

@@ -104,7 +104,7 @@ class MutualDistillationStage:
         pace.save()
 
     def _store_predictions(self, context: RunContext, loop: MutualDistillation, pool: Pool) -> None:
-        """Store both models' probability maps of every sample, for the page; and L_GT and L_KL after the last epoch."""
+        """Store both models' probability maps of every sample, for the page."""
         samples = read_samples(context.run_dir)
         loop.teacher.eval()
         loop.student.eval()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from bench.reporting import ConsoleReporter
 from engine.config import RunConfig, load_config, parse_config
+from engine.data.phantoms import write_dataset
+from engine.errors import UserError
 from engine.generation.backbone import build_backbone, save_backbone
 from engine.methods import METHODS, RunContext
 from engine.runs.checkpoint import CheckpointStore
@@ -18,6 +23,7 @@ from engine.runs.identity import METHOD_STAGES
 from engine.stages.evaluation import ROWS_FILE
 from engine.stages.export import Export
 from engine.stages.files import read_json, write_json
+from engine.stages.generation import Generation
 from engine.stages.synthetic_set import read_samples
 from engine.types import RELEASED, RunCancelled, Traffic
 from export.manifest import read_manifest
@@ -139,6 +145,66 @@ def test_stopped_again_and_again_it_ends_bit_equal(config, whole, tmp_path):
         assert all(torch.equal(first[key], second[key]) for key in first), name
 
 
+def test_a_batch_of_images_that_was_interrupted_is_drawn_as_it_was(config, whole, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole[0], run_dir)
+    lost = run_dir / read_samples(run_dir)[1].image_path
+    pixels = lost.read_bytes()
+    lost.unlink()
+    checkpoints = CheckpointStore(run_dir / "checkpoints", config.content_hash(), warn=print)
+    context = RunContext(config=config, run_dir=run_dir, reporter=ConsoleReporter("test"), checkpoints=checkpoints)
+    Generation().run(context)
+    assert lost.read_bytes() == pixels
+
+
+@pytest.fixture(scope="module")
+def label_maps(tmp_path_factory) -> Path:
+    """Give a dataset of label maps from hospitals whose names hold spaces, accents and a word that means something."""
+    root = write_dataset("fundus", tmp_path_factory.mktemp("data") / "set", images_per_site=4, image_px=64)
+    (root / "dataset.toml").write_text(
+        'name = "label maps"\nmodality = "fundus photograph"\nclasses = ["disc", "cup"]\n'
+        "[mask_values]\ndisc = [1, 2]\ncup = [2]\n"
+    )
+    names = ("Site 1", "Hôpital Nº 2", "released")
+    for folder, name in zip(sorted(path for path in root.iterdir() if path.is_dir()), names, strict=False):
+        for disc in sorted((folder / "masks" / "disc").iterdir()):
+            cup = np.asarray(Image.open(folder / "masks" / "cup" / disc.name)) > 0
+            labels = (np.asarray(Image.open(disc)) > 0).astype(np.uint8) + cup
+            Image.fromarray(labels).save(folder / "masks" / disc.name)
+        shutil.rmtree(folder / "masks" / "disc")
+        shutil.rmtree(folder / "masks" / "cup")
+        folder.rename(root / name)
+    for folder in root.iterdir():
+        if folder.is_dir() and folder.name not in names:
+            shutil.rmtree(folder)
+    return root
+
+
+def _on_folder(config: RunConfig, root: Path) -> RunConfig:
+    values = config.model_dump(mode="json")
+    values["data"] |= {"source": "folder", "root": str(root), "held_out": "Hôpital Nº 2"}
+    return parse_config(values)
+
+
+def test_label_maps_of_sites_with_any_names_run_through(config, label_maps, tmp_path):
+    _run(_on_folder(config, label_maps), tmp_path / "run")
+    samples = read_samples(tmp_path / "run")
+    assert {sample.site for sample in samples} == {"Site 1", "released"}
+    assert {sample.generator for sample in samples} == {"Site 1", "released", RELEASED}
+    assert read_manifest(tmp_path / "run" / "bundle").classes == ("disc", "cup")
+
+
+def test_a_fault_at_the_unseen_site_is_found_before_anything_is_trained(config, label_maps, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(label_maps, root)
+    bad = sorted((root / "Hôpital Nº 2" / "masks").iterdir())[-1]
+    Image.fromarray(np.full((64, 64), 7, np.uint8)).save(bad)
+    with pytest.raises(UserError, match=bad.name) as caught:
+        _run(_on_folder(config, root), tmp_path / "run")
+    assert caught.value.code == "data.mask_values"
+    assert not (tmp_path / "run" / "models").exists() and not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_the_torch_free_list_of_stages_is_the_real_one():
     assert {name: tuple(stage.name for stage in method.stages) for name, method in METHODS.items()} == METHOD_STAGES
 
@@ -176,3 +242,41 @@ def test_more_rounds_begin_patience_anew(config, tmp_path):
     assert first["stopped"] and first["round"] < 12
     assert train(12)["round"] == first["round"]
     assert train(20)["round"] > first["round"], "the rounds that were asked for are not refused by the old patience"
+
+
+def test_a_stop_after_patience_has_ended_training_loses_no_average(config, tmp_path):
+    """The last average is validated after the rounds have ended: an interruption there must not skip it."""
+    values = config.model_dump(mode="json")
+    values["federation"] |= {"rounds": 12, "patience": 1, "learning_rate": 1e-9, "average_decay": 0.0}
+    chosen = parse_config(values)
+
+    class StopsAtTheEnd(ConsoleReporter):
+        def __init__(self, checkpoints: CheckpointStore) -> None:
+            super().__init__("test")
+            self.checkpoints, self.points = checkpoints, set()
+            self.stops = True
+
+        def metric(self, name: str, value: float, *, step: int, site: str | None = None) -> None:
+            if name == "val_dice":
+                self.points.add((step, site, value))
+
+        def check_cancelled(self) -> None:
+            state = self.checkpoints.load("federated_training") if self.stops else None
+            if state is not None and state["stopped"]:
+                self.stops = False
+                raise RunCancelled
+
+    def train(folder: Path, *, stops: bool) -> set:
+        checkpoints = CheckpointStore(folder / "checkpoints", chosen.content_hash(), warn=print)
+        reporter = StopsAtTheEnd(checkpoints)
+        reporter.stops = stops
+        context = RunContext(config=chosen, run_dir=folder, reporter=reporter, checkpoints=checkpoints)
+        with pytest.raises(RunCancelled) if stops else nullcontext():
+            METHODS["dsfedmed"].stages[0].run(context)
+        if stops:
+            METHODS["dsfedmed"].stages[0].run(context)
+        return reporter.points
+
+    assert train(tmp_path / "stopped", stops=True) == train(tmp_path / "whole", stops=False)
+    files = [tmp_path / name / "models" / "fedavg_student.safetensors" for name in ("stopped", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()

@@ -170,7 +170,7 @@ def test_round_zero_validates_the_first_model(tmp_path: Path) -> None:
     arrays = model_arrays(build_unet())
     replies = call_once(student_grid(tmp_path), task="query.student", kind="student", sites=SITES, arrays=arrays)
     assert list(replies) == sorted(SITES)
-    assert all(set(reply.metrics) == {"val_dice", "val_loss", "wall_s"} for reply in replies.values())
+    assert all(set(reply.metrics) == {"val_dice", "val_loss", "val_images", "wall_s"} for reply in replies.values())
     assert not any(tmp_path.iterdir())
 
 
