@@ -69,9 +69,11 @@ class SupervisedTraining:
             logits, mask_BKhw, pos_weight=self.config.pos_weight, dice_weight=self.config.dice_weight
         )
         if not bool(torch.isfinite(loss.detach())):
+            place = f"epoch {self.epoch + 1}, step {self.step + 1}"
+            names = ", ".join(self.pool.names[i] for i in indices)
             raise UserError(
                 "training.nan",
-                what=f"The loss of {self.stage} is not a number at epoch {self.epoch + 1}, step {self.step + 1}.",
+                what=f"The loss of {self.stage} is not a number at {place} ({names}).",
                 why="Weights updated by such a loss would be lost for good.",
                 fix="Fork the run with a lower learning rate, or with precision 'fp32'.",
             )

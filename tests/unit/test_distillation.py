@@ -304,6 +304,11 @@ def test_supervised_training_learns_and_keeps_the_last_epoch_s_logits():
     assert means[-1] < 0.7 * means[0]
     assert training.last_logits.shape == (8, 1, grid_px, grid_px)
     assert (training.last_logits.abs().sum(dim=(1, 2, 3)) > 0).all()
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match=f"epoch 7, step 1 .*{ToyPool().names[3]}") as caught:
+        training.train_step(np.array([3, 5]))
+    assert caught.value.code == "training.nan"
 
 
 def test_pool_selection_of_rate_one_is_everything():
