@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from engine.data.imagesets import ImageSet
-from engine.evaluation.segmentation import evaluate_model
+from engine.evaluation.segmentation import evaluate_model, summarise
 from engine.stages.context import Role, RunContext
 from engine.stages.files import write_json
 from engine.types import EvaluationRow
@@ -18,7 +18,7 @@ MODELS: tuple[tuple[str, Role], ...] = (
     ("distilled_teacher", "teacher"),
     ("distilled_student", "student"),
 )
-
+Entry = tuple[Literal["test", "validation"], str, ImageSet]
 
 ROWS_FILE = Path("evaluation") / "rows.json"
 IMAGES_FILE = Path("evaluation") / "images.json"
@@ -59,16 +59,36 @@ class Evaluation:
                 state["images"][f"{name} {place}"] = images
                 context.checkpoints.save(self.name, state)
         keys = [f"{name} {place}" for name, _ in models for place in range(len(sets))]
-        found = [row for key in keys for row in state["rows"][key]]
+        images = [image for key in keys for image in state["images"][key]]
+        found = [*_pooled_rows(context, sets, images), *(row for key in keys for row in state["rows"][key])]
         write_json(context.run_dir / ROWS_FILE, found)
-        write_json(context.run_dir / IMAGES_FILE, [image for key in keys for image in state["images"][key]])
+        write_json(context.run_dir / IMAGES_FILE, images)
         context.reporter.evaluation([EvaluationRow(**row) for row in found])
         context.reporter.progress(total, total)
 
 
-def _image_sets(context: RunContext) -> list[tuple[Literal["test", "validation"], str, ImageSet]]:
-    """Return (split, site, images): the unseen site first, then the sources' validation images where there are any."""
-    test = context.federation.test
-    sets: list[tuple[Literal["test", "validation"], str, ImageSet]] = [("test", test.name, test.test)]
-    sets += [("validation", site.name, site.validation) for site in context.federation.sites.values()]
+def _image_sets(context: RunContext) -> list[Entry]:
+    """Return (split, site, images): the unseen images first, then the sources' validation images where there are any.
+
+    A fixed test set may hold several sites: one entry each.
+    """
+    test, sources = context.federation.test, context.federation.sites
+    by_site: dict[str, list[int]] = {}
+    for index, item in enumerate(test.test.items):
+        by_site.setdefault(item.site, []).append(index)
+    sets: list[Entry] = [("test", test.name, test.test)]
+    if len(by_site) > 1:
+        names = {site: f"{site}_test" if site in sources else site for site in by_site}
+        sets = [("test", names[site], test.test.subset(chosen)) for site, chosen in by_site.items()]
+    sets += [("validation", site.name, site.validation) for site in sources.values()]
     return [entry for entry in sets if len(entry[2])]
+
+
+def _pooled_rows(context: RunContext, sets: list[Entry], images: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows over all sites of a test set with several of them; none where there is one."""
+    tested = {site for split, site, _ in sets if split == "test"}
+    if len(tested) < 2:
+        return []
+    pooled = [{**image, "site": context.federation.test.name} for image in images if image["site"] in tested]
+    rows = summarise(pooled, split="test", config=context.config.evaluation, seed=context.config.seed)
+    return [asdict(row) for row in rows]

@@ -20,7 +20,7 @@ from engine.generation.backbone import build_backbone, save_backbone
 from engine.methods import METHODS, RunContext
 from engine.runs.checkpoint import CheckpointStore
 from engine.runs.identity import METHOD_STAGES
-from engine.stages.evaluation import ROWS_FILE
+from engine.stages.evaluation import ROWS_FILE, Evaluation
 from engine.stages.export import Export
 from engine.stages.files import read_json, write_json
 from engine.stages.generation import Generation
@@ -203,6 +203,31 @@ def test_a_fault_at_the_unseen_site_is_found_before_anything_is_trained(config, 
         _run(_on_folder(config, root), tmp_path / "run")
     assert caught.value.code == "data.mask_values"
     assert not (tmp_path / "run" / "models").exists() and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_fixed_test_set_of_several_sites_is_measured_site_by_site_and_as_a_whole(config, whole, label_maps, tmp_path):
+    test_root = write_dataset("fundus", tmp_path / "test set", images_per_site=2, image_px=64, seed=5)
+    kept, renamed, *others = sorted(path for path in test_root.iterdir() if path.is_dir())
+    renamed.rename(test_root / "Site 1")  # a hospital that also trains
+    for folder in others:
+        shutil.rmtree(folder)
+    for table in test_root.rglob("meta.csv"):  # other patients, whatever the generator called them
+        table.unlink()
+    values = _on_folder(config, label_maps).model_dump(mode="json")
+    values["data"] |= {"protocol": "fixed-test", "test_root": str(test_root), "held_out": None}
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole[0] / "models", run_dir / "models")
+    chosen = parse_config(values)
+    checkpoints = CheckpointStore(run_dir / "checkpoints", chosen.content_hash(), warn=print)
+    Evaluation().run(
+        RunContext(config=chosen, run_dir=run_dir, reporter=ConsoleReporter("test"), checkpoints=checkpoints)
+    )
+    rows = [r for r in read_json(run_dir / ROWS_FILE) if (r["class_name"], r["split"]) == ("mean", "test")]
+    of_student = {row["site"]: row for row in rows if row["model"] == "distilled_student"}
+    pooled, *sites = of_student.values()
+    assert [row["num_images"] for row in of_student.values()] == [4, 2, 2]
+    assert list(of_student)[1:] == ["Site 1_test", kept.name]
+    assert pooled["dice"] == pytest.approx((sites[0]["dice"] + sites[1]["dice"]) / 2)
 
 
 def test_the_torch_free_list_of_stages_is_the_real_one():
