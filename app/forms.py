@@ -69,11 +69,15 @@ def to_values(config: RunConfig, fields: tuple[FieldSpec, ...]) -> list[Any]:
 
 
 def from_values(values: list[Any], fields: tuple[FieldSpec, ...]) -> dict[str, Any]:
-    """Return nested values for ``parse_config``; an empty optional control is None, an empty required one left out."""
+    """Return nested values for ``parse_config``; an empty optional control is None, an empty required text left out.
+
+    Raises ``UserError`` ``app.field_empty`` for a number that has to be there.
+    """
     nested: dict[str, Any] = {}
     for field, value in zip(fields, values, strict=True):
         parsed = _parsed(value, field)
         if parsed is None and not field.optional:
+            _refuse_empty_number(field)
             continue
         *parents, leaf = field.key.split(".")
         section = nested
@@ -91,7 +95,10 @@ def edited(config: RunConfig, values: list[Any], fields: tuple[FieldSpec, ...]) 
     nested = config.model_dump(mode="json")
     for field, value, before in zip(fields, values, to_values(config, fields), strict=True):
         parsed = _parsed(value, field)
-        if parsed == _parsed(before, field) or (parsed is None and not field.optional):
+        if parsed == _parsed(before, field):
+            continue
+        if parsed is None and not field.optional:
+            _refuse_empty_number(field)
             continue
         *parents, leaf = field.key.split(".")
         section = nested
@@ -157,6 +164,7 @@ def _kind(schema: dict[str, Any]) -> Kind:
 
 def _info(description: str, schema: dict[str, Any]) -> str:
     """Return the schema's description with its source tags spelt out and its bounds added."""
+    description = description.replace("*", "·")  # Markdown would take it for emphasis
     description = description.replace("(ours)", f"({text.SOURCE_OURS})")
     for tag, words in SOURCE_TAGS.items():
         description = re.sub(rf"\[{tag}: ([^\]]*)\]", rf"({words}: \1)", description)
@@ -168,6 +176,18 @@ def _info(description: str, schema: dict[str, Any]) -> str:
     elif low is not None:
         bounds = (text.BOUNDS_ABOVE if "exclusiveMinimum" in schema else text.BOUNDS_LOW).format(low=_plain(low))
     return f"{description.rstrip('.')}. {bounds}".strip(". ").strip() + ("." if description or bounds else "")
+
+
+def _refuse_empty_number(field: FieldSpec) -> None:
+    """A number that was cleared must not become the schema's own, which is not what the form had shown."""
+    if field.kind in ("integer", "number"):
+        section = text.SECTION_LABELS.get(field.section, field.section)
+        raise UserError(
+            "app.field_empty",
+            what=text.FIELD_EMPTY_WHAT.format(label=field.label, section=section),
+            why=text.FIELD_EMPTY_WHY,
+            fix=text.FIELD_EMPTY_FIX.format(default=_plain(field.default)),
+        )
 
 
 def _plain(value: float) -> str:

@@ -52,7 +52,8 @@ def build_app(studio: Studio) -> gr.Blocks:
         with gr.Row(elem_id="top"):
             gr.HTML(markup.header())
             run = Picker([], label=text.RUN_LABEL, info=text.RUN_INFO, filterable=False, elem_id="run")
-        note = gr.HTML(markup.notice(text.READ_ONLY_NOTE) if studio.settings.read_only else "", elem_id="page-note")
+        standing_note = markup.notice(text.READ_ONLY_NOTE) if studio.settings.read_only else ""
+        note = gr.HTML(standing_note, elem_id="page-note")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(text.TAB_TRAIN, id="train"):
                 new_run = train.build(studio, run)
@@ -63,8 +64,8 @@ def build_app(studio: Studio) -> gr.Blocks:
 
         def arrive(request: gr.Request) -> tuple:
             """Choose the run of the address, else the newest; open the form where there is none."""
-            runs = studio.runs()
             wanted = dict(request.query_params).get("run")
+            runs = studio.runs(wanted)
             known = {record.run_id for record in runs}
             chosen = wanted if wanted in known else viewmodels.first_run(runs)
             picker = gr.Dropdown(choices=viewmodels.run_choices(runs), value=chosen)
@@ -75,6 +76,7 @@ def build_app(studio: Studio) -> gr.Blocks:
         keep_what_is_typed(page)
         page.load(arrive, None, [run, new_run, note], **quiet)
         run.change(None, run, None, js=SET_ADDRESS, **quiet)
+        run.select(lambda: standing_note, None, note, **quiet)
     return page.queue(default_concurrency_limit=4)
 
 

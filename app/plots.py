@@ -9,13 +9,16 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from app import text
+from app.overlays import hex_colour
 from engine.runs.records import MetricSeries, ScoredSample, TrafficTotal
 from engine.types import EvaluationRow
+from export.results import class_colour
 
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 """Okabe and Ito's colours, which people with any colour vision tell apart."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 INK = "#64748b"
+MEAN_CLASS = "mean"
 GRID = "rgba(100, 116, 139, 0.25)"
 MEGABYTE = 1e6
 
@@ -23,19 +26,24 @@ MEGABYTE = 1e6
 def curves(series: Sequence[MetricSeries], *, title: str, empty: str, unit_range: bool = False) -> go.Figure:
     """Return one line for each curve. ``unit_range`` fixes the vertical axis to [0, 1] (a Dice)."""
     figure = _figure(title)
-    for index, curve in enumerate(series):
-        colour = PALETTE[index % len(PALETTE)]
+    sites = sorted({curve.site for curve in series if curve.site})
+    for position, curve in enumerate(series):
+        # A site keeps its colour in every chart; the mean over sites is no site.
+        index = sites.index(curve.site) if curve.site else position
+        of_all = bool(sites) and not curve.site
+        colour = INK if of_all else PALETTE[index % len(PALETTE)]
         figure.add_scatter(
             x=list(curve.steps),
             y=[_finite(value) for value in curve.values],
             name=curve_name(curve, series),
             mode="lines+markers",
-            line={"color": colour, "width": 2},
-            marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 6},
+            line={"color": colour, "width": 3 if of_all else 2, "dash": "dot" if of_all else "solid"},
+            marker={"symbol": "star" if of_all else SYMBOLS[index % len(SYMBOLS)], "size": 6},
         )
     if not series:
         return _say(figure, empty)
-    figure.update_xaxes(title_text=text.EPOCH_AXIS, rangemode="tozero")
+    axis = text.STEP_AXES.get(series[0].stage, text.EPOCH_AXIS)
+    figure.update_xaxes(title_text=axis, rangemode="tozero")
     figure.update_yaxes(range=[0, 1]) if unit_range else figure.update_yaxes(rangemode="tozero")
     return figure
 
@@ -93,7 +101,8 @@ def results(rows: Sequence[EvaluationRow]) -> go.Figure:
             x=[_finite(row.dice) for row in of_class],
             name=name,
             orientation="h",
-            marker={"color": PALETTE[index % len(PALETTE)]},
+            # In the colours of the outlines; the mean over classes is none.
+            marker={"color": INK if name == MEAN_CLASS else hex_colour(class_colour(index))},
             error_x={
                 "type": "data",
                 "array": [_finite(row.dice_high - row.dice) for row in of_class],

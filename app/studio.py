@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 LOG = logging.getLogger(__name__)
 THUMBNAIL_PX = 192
+NEWEST_RUNS = 200
+"""Runs that the picker offers."""
 
 
 @dataclass(frozen=True)
@@ -143,18 +145,29 @@ class Studio:
 
     # Runs
 
-    def runs(self) -> Sequence[RunRecord]:
-        """Return the newest runs."""
-        return self.store.list(limit=200)
+    def runs(self, wanted: str | None = None) -> Sequence[RunRecord]:
+        """Return the newest runs, and ``wanted`` where it is an older one."""
+        newest = self.store.list(limit=NEWEST_RUNS)
+        if not wanted or len(newest) < NEWEST_RUNS or wanted in {run.run_id for run in newest}:
+            return newest
+        try:
+            return [*newest, self.store.get(wanted)]
+        except UserError:  # there is none of that name
+            return newest
 
-    def plan(self, values: dict[str, Any], *, first_stage: str | None = None) -> Plan:
+    def plan(self, values: dict[str, Any], *, fork: tuple[str, str] | None = None) -> Plan:
         """Return what a run of these nested values needs and sends; ``UserError`` where it cannot run.
 
-        With ``first_stage``, what a fork needs that runs the stages from there on.
+        With ``fork`` (a run and a stage of it), what a fork needs that runs the stages from there on.
         """
         from engine.planning import plan
 
-        return plan(parse_config(values), home=self.store.home, first_stage=first_stage)
+        config = parse_config(values)
+        if fork is None:
+            return plan(config, home=self.store.home)
+        run_id, stage = fork
+        lifecycle.check_fork(self.store, run_id, config, stage=stage)
+        return plan(config, home=self.store.home, first_stage=stage)
 
     def sites(self, source: str | None, task: str | None, root: str | None) -> tuple[str, ...]:
         """Return the sites of a phantom task or a folder; none for a folder that is no data set (yet)."""
@@ -175,15 +188,17 @@ class Studio:
     def fork(self, run_id: str, *, stage: str, values: dict[str, Any]) -> str:
         """Plan and queue a run of these nested values that takes over what ``run_id`` did before ``stage``."""
         self._refuse_read_only()
-        planned = self.plan(values, first_stage=stage)
+        planned = self.plan(values, fork=(run_id, stage))
         config = parse_config(values)
         return lifecycle.fork(self.store, run_id, stage=stage, config=config, planned_s=planned.stage_seconds)
 
-    def extend(self, run_id: str, further_rounds: int | None) -> None:
+    def extend(self, run_id: str, further_rounds: float | None) -> None:
         """Let a run that has ended train for so many more federated rounds, and repeat the stages after them."""
         self._refuse_read_only()
         record = self.store.get(run_id)
-        rounds = record.config.federation.rounds + (further_rounds or 0)
+        if further_rounds is None or further_rounds != int(further_rounds):
+            raise UserError("app.rounds", what=text.ROUNDS_WHAT, why=text.ROUNDS_WHY, fix=text.ROUNDS_FIX)
+        rounds = record.config.federation.rounds + int(further_rounds)
         longer = lifecycle.longer_config(record, rounds=rounds)
         self.plan(longer.model_dump(mode="json"))
         lifecycle.extend(self.store, run_id, rounds=rounds)

@@ -37,14 +37,16 @@ FORK_RUN = "Fork a run"
 FORK_NAME = "{name} (fork)"
 FORK_OF = "Fork of {name} ({run_id}) from {stage}"
 FORKED = "fork of {run_id} from {stage}"
-FORK_TAKES = "Taken over as they are: {stages}. Their settings are not shown, for they cannot change."
+FORK_TAKES = (
+    "Taken over as they are: {stages}. Their settings are not shown, for they cannot change; nor can seed and method."
+)
 FORK_TAKES_NOTHING = "Nothing is taken over but the settings: every stage runs again."
 FORK_SETTINGS, FORK_START = "1. Change settings", "2. Check the plan, then launch"
 NEW_RUN_INSTEAD = "Start a new run instead"
 SECTION_LABELS = {
     "run": "Run and device",
     "data": "Data",
-    "student": "Student model (stays at the sites)",
+    "student": "Student model (learns at the sites)",
     "teacher": "Teacher model (at the server)",
     "federation": "Federated training",
     "generator": "Generator at each site",
@@ -79,6 +81,13 @@ SOURCE_OURS = "not from the paper"
 SOURCE_PAPER, SOURCE_CODE, SOURCE_DIFFUSERS = "paper", "authors' code", "diffusers"
 BOUNDS_BOTH, BOUNDS_LOW, BOUNDS_ABOVE = "{low} to {high}", "At least {low}", "Above {low}"
 OPTIONAL = "May stay empty"
+
+FIELD_EMPTY_WHAT = "'{label}' under '{section}' is empty."
+FIELD_EMPTY_WHY = "A run needs a number there, and the program will not choose one unseen."
+FIELD_EMPTY_FIX = "Enter a number; what the program would take on its own is {default}."
+ROUNDS_WHAT = "'Further rounds' is empty or not a whole number."
+ROUNDS_WHY = "Sites train and are averaged in whole rounds."
+ROUNDS_FIX = "Enter a whole number of at least 1."
 
 # Plan
 PLAN_READY = "This run can start."
@@ -144,7 +153,7 @@ FORK_LABEL, FORK_INFO = "Fork from", "The first stage that runs again"
 CURVES_LABEL, CURVES_INFO = "Curves of", "Loss and validation Dice of one stage"
 CURVES_FOLLOW = "the latest stage"
 LOSS_PLOT, DICE_PLOT, TRAFFIC_PLOT, RESULTS_PLOT = "Loss", "Dice", "Traffic of each site, MB", "Dice on unseen images"
-CURVES_EMPTY = "No curve yet. The first point comes with the first round or epoch."
+CURVES_EMPTY = "No curve yet. The first point comes<br>with the first round or epoch."
 DICE_EMPTY = "This stage has no Dice curve yet."
 TRAFFIC_EMPTY = "Nothing has left or reached a site yet."
 RESULTS_HEADING = "Results"
@@ -174,7 +183,8 @@ RESULT_COLUMNS = (
     "Images",
 )
 NOT_MEASURED = "–"
-EPOCH_AXIS = "round or epoch"
+STEP_AXES = {"federated_training": "round", "generator_training": "optimiser step"}
+EPOCH_AXIS = "epoch"
 
 # Samples
 SAMPLES_LEAD = (
@@ -239,7 +249,7 @@ MODEL_RUN, MODEL_SHIPPED = "{name} (run {run_id})", "{name} (shipped)"
 NO_MODEL_TITLE = "No model yet"
 NO_MODEL_STEP = "Launch a run on the <b>Train</b> tab. When it has finished, its model can be chosen here."
 UPLOAD_LABEL = "PNG, JPEG, TIFF, DICOM, NIfTI (up to {megabytes} MB)"
-SLICE_LABEL, SLICE_INFO = "Slice", "Which slice of the volume to segment"
+SLICE_LABEL, SLICE_INFO, SLICE_OF = "Slice", "Which slice of the volume to segment", "{name}, slice {number} of {count}"
 SAMPLE_IMAGES = "Or try an example of what this model was made for"
 SAMPLE_BUTTON = "Example {number}"
 SEGMENT_EMPTY_TITLE = "No image yet"

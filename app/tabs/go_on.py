@@ -14,6 +14,8 @@ from app.studio import Studio, attempt
 from app.tabs import run_form
 from engine.runs.records import RunView
 
+MAX_NAME = 80
+"""Letters that RunConfig.name may have."""
 SCROLL_TO_FORM = "() => document.getElementById('new-run')?.scrollIntoView({behavior: 'smooth'})"
 
 
@@ -52,7 +54,7 @@ def place() -> Parts:
     ):
         with gr.Column(min_width=280):
             gr.HTML(f"<h3>{text.EXTEND_HEADING}</h3>{markup.quiet(text.EXTEND_NOTE)}")
-            rounds = gr.Number(1, precision=0, label=text.EXTEND_LABEL, elem_id="extend-rounds")
+            rounds = gr.Number(1, label=text.EXTEND_LABEL, elem_id="extend-rounds")
             with gr.Row(elem_classes="actions"):
                 extend = gr.Button(text.EXTEND_BUTTON, elem_id="extend")
         with gr.Column(min_width=280):
@@ -81,5 +83,6 @@ def fork_form(studio: Studio, form: run_form.RunForm, run_id: str, stage: str) -
     taken_over = viewmodels.stages_before(stage, view.stages)
     origin = run_form.Origin(run_id, view.run.name, stage, taken_over)
     config = view.run.config
-    renamed = config.model_copy(update={"name": text.FORK_NAME.format(name=config.name)})
+    longest = MAX_NAME - len(text.FORK_NAME.format(name=""))
+    renamed = config.model_copy(update={"name": text.FORK_NAME.format(name=config.name[:longest])})
     return [*run_form.purpose_values(form, origin), *forms.to_values(renamed, form.fields)]

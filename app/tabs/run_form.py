@@ -166,7 +166,7 @@ def control_of(field: forms.FieldSpec, value: Any, *, sites: tuple[str, ...] = (
     if field.kind == "switch":
         return gr.Checkbox(value=bool(value), **common)
     if field.kind in ("integer", "number") and not field.written:
-        return gr.Number(value=value, precision=0 if field.kind == "integer" else None, step=_step(field), **common)
+        return gr.Number(value=value, step=_step(field), **common)  # unrounded: the schema refuses 2.5 rounds
     return gr.Textbox(value="" if value is None else str(value), **common)
 
 

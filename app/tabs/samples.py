@@ -58,7 +58,7 @@ def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks) -> Parts:
     message = gr.HTML(elem_id="samples-message")
     with gr.Column(visible=False, elem_id="samples-body") as body:
         with gr.Row(elem_classes="filters"):
-            epoch = gr.Slider(0, 1, 0, step=1, label=text.EPOCH_LABEL, info=text.EPOCH_INFO, elem_id="epoch")
+            epoch = gr.Slider(1, 2, 1, step=1, label=text.EPOCH_LABEL, info=text.EPOCH_INFO, elem_id="epoch")
             site = gr.Dropdown([(text.SITE_ALL, "")], value="", label=text.SITE_LABEL, elem_id="site")
             show = gr.Radio(_pairs(text.SHOW_CHOICES), value="all", label=text.SHOW_LABEL, elem_id="show")
             order = gr.Dropdown(_pairs(text.ORDER_CHOICES), value="score", label=text.ORDER_LABEL, elem_id="order")
@@ -101,9 +101,11 @@ def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> No
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     controls = [run, parts.epoch, parts.site, parts.show, parts.order]
     listing = [parts.gallery, parts.position, parts.previous, parts.following, parts.page, parts.shown_ids]
-    whole = [parts.message, parts.body, parts.epoch, parts.site, *listing, parts.scatter, parts.seen]
+    whole = [parts.message, parts.body, parts.epoch, parts.site, *listing, parts.scatter, parts.detail, parts.seen]
 
-    def refresh(run_id: str | None, epoch: float, site: str, show: str, order: str, page: int, seen: dict) -> Any:
+    def refresh(
+        run_id: str | None, shown: float, site: str, show: str, order: str, page: int, picked: str, seen: dict
+    ) -> Any:
         """Show what the run has now; nothing is sent while nothing has changed."""
         if run_id is None:
             return [gr.skip()] * len(whole)
@@ -113,12 +115,13 @@ def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> No
         summary, box = (None, box) if box else attempt(lambda: _summary(studio, run_id))
         if summary is None:
             return box, *[gr.skip()] * (len(whole) - 2), {}
-        fresh = seen.get("run") != run_id
+        fresh, epoch = seen.get("run") != run_id, _epoch(shown)
+        picked = "" if fresh else picked
         state = {"summary": now, "run": run_id, "last": summary.epochs[-1] if summary.epochs else None}
         if not summary.total:
             return summary.note, gr.Column(visible=False), *[gr.skip()] * (len(whole) - 3), state
-        follows = fresh or seen.get("last") in (None, int(epoch)) or int(epoch) not in summary.epochs
-        at = state["last"] if follows else int(epoch)
+        follows = fresh or seen.get("last") in (None, epoch) or epoch not in summary.epochs
+        at = state["last"] if follows else epoch
         kept_site = site if site in summary.sites else ""
         listed = _listing(studio, run_id, at, kept_site, show, order, 0 if fresh else page)
         return (
@@ -127,24 +130,28 @@ def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> No
             _epoch_slider(summary.epochs, at),
             gr.Dropdown([(text.SITE_ALL, ""), *((name, name) for name in summary.sites)], value=kept_site),
             *listed,
-            _scatter(studio, run_id, at, kept_site),
+            _scatter(studio, run_id, at, kept_site, chosen=picked),
+            _detail(studio, run_id, picked, at) if picked else gr.skip(),
             state,
         )
 
     def turn(step: int) -> Any:
-        def handler(run_id: str, epoch: float, site: str, show: str, order: str, page: int) -> Any:
-            return _listing(studio, run_id, int(epoch), site, show, order, page + step)
+        def handler(run_id: str, shown: float, site: str, show: str, order: str, page: int) -> Any:
+            return _listing(studio, run_id, _epoch(shown), site, show, order, page + step)
 
         return handler
 
-    def filtered(run_id: str, epoch: float, site: str, show: str, order: str) -> Any:
-        return *_listing(studio, run_id, int(epoch), site, show, order, 0), _scatter(studio, run_id, int(epoch), site)
+    def filtered(run_id: str, shown: float, site: str, show: str, order: str, picked: str) -> Any:
+        epoch = _epoch(shown)
+        return *_listing(studio, run_id, epoch, site, show, order, 0), _scatter(
+            studio, run_id, epoch, site, chosen=picked
+        )
 
     for event in (gr.Timer(2.0).tick, run.change):
-        event(refresh, [*controls, parts.page, parts.seen], whole, **quiet)
+        event(refresh, [*controls, parts.page, parts.picked, parts.seen], whole, **quiet)
     gr.on(
-        [parts.epoch.release, parts.site.input, parts.show.input, parts.order.input],
-        filtered, controls, [*listing, parts.scatter], **quiet,
+        [parts.epoch.input, parts.site.input, parts.show.input, parts.order.input],
+        filtered, [*controls, parts.picked], [*listing, parts.scatter], trigger_mode="always_last", **quiet,
     )  # fmt: skip
     page.load(js=LISTEN_TO_POINTS, **quiet)
     parts.previous.click(turn(-1), [*controls, parts.page], listing, **quiet)
@@ -158,17 +165,22 @@ def _wire_detail(studio: Studio, run: gr.Dropdown, parts: Parts) -> None:
     def choose(shown_ids: tuple[str, ...], event: gr.SelectData) -> str:
         return shown_ids[int(event.index)]
 
-    def detail(run_id: str | None, sample_id: str, epoch: float, site: str) -> Any:
+    def detail(run_id: str | None, sample_id: str, shown: float, site: str) -> Any:
         if not run_id or not sample_id:
             return f"<p class='quiet'>{text.DETAIL_EMPTY}</p>", gr.skip()
-        found, box = attempt(lambda: sample_detail.html(studio, run_id, sample_id, int(epoch)))
-        return box or found, _scatter(studio, run_id, int(epoch), site, chosen=sample_id)
+        epoch = _epoch(shown)
+        return _detail(studio, run_id, sample_id, epoch), _scatter(studio, run_id, epoch, site, chosen=sample_id)
 
     parts.gallery.select(choose, parts.shown_ids, parts.picked, **quiet)
     run.change(lambda: "", None, parts.picked, **quiet)
     chosen = [run, parts.picked, parts.epoch, parts.site]
     parts.picked.change(detail, chosen, [parts.detail, parts.scatter], **quiet).then(js=SCROLL_TO_DETAIL)
-    parts.epoch.release(detail, chosen, [parts.detail, parts.scatter], **quiet)
+    parts.epoch.input(detail, chosen, [parts.detail, parts.scatter], trigger_mode="always_last", **quiet)
+
+
+def _detail(studio: Studio, run_id: str, sample_id: str, epoch: int | None) -> str:
+    found, box = attempt(lambda: sample_detail.html(studio, run_id, sample_id, epoch))
+    return box or found or ""
 
 
 @dataclass(frozen=True)
@@ -205,9 +217,14 @@ def _summary(studio: Studio, run_id: str) -> Summary:
 
 
 def _epoch_slider(epochs: tuple[int, ...], at: int | None) -> gr.Slider:
-    if not epochs:
+    if not epochs or at is None:
         return gr.Slider(visible=False)
-    return gr.Slider(epochs[0], max(epochs[-1], epochs[0] + 1), at, visible=len(epochs) > 1)
+    return gr.Slider(epochs[0] + 1, max(epochs[-1], epochs[0] + 1) + 1, at + 1, visible=len(epochs) > 1)
+
+
+def _epoch(shown: float) -> int:
+    """Return the epoch as it is stored, from 0; people count from 1, as the curves and the log do."""
+    return int(shown) - 1
 
 
 def _listing(

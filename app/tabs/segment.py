@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ FIRST_EXAMPLE = 9000
 class Segmented:
     """One answered image, kept for a browser: a new opacity needs no inference, a new model no upload."""
 
-    name: str
+    title: str
+    """The file, and which slice of it."""
+    stem: str
+    """Of the files to save."""
     source_HW3: np.ndarray
     """The image as it was read: uint8, uint16 or float."""
     image_HW3: np.ndarray
@@ -63,7 +67,8 @@ def build(studio: Studio, page: gr.Blocks) -> Parts:
         with gr.Column(scale=3, min_width=300):
             outputs = _place_result()
     parts = Parts(**inputs, **outputs, result=gr.State(None), seen=gr.State(0))
-    _wire(studio, parts, page)
+    _wire_models(studio, parts, page)
+    _wire_images(studio, parts)
     return parts
 
 
@@ -74,7 +79,7 @@ def _place_inputs(studio: Studio) -> dict[str, Any]:
     label = text.UPLOAD_LABEL.format(megabytes=studio.settings.max_upload_mb)
     upload = gr.File(label=label, type="filepath", height=170, elem_id="upload")
     slice_index = gr.Slider(
-        0, 1, 0, step=1, label=text.SLICE_LABEL, info=text.SLICE_INFO, visible=False, elem_id="slice"
+        1, 2, 1, step=1, label=text.SLICE_LABEL, info=text.SLICE_INFO, visible=False, elem_id="slice"
     )
     heading = gr.HTML(visible=False)
     examples = gr.Gallery(
@@ -117,8 +122,8 @@ def _place_result() -> dict[str, Any]:
     return {"message": message, "overlay": overlay, "opacity": opacity, "legend": legend_html, "download": download}
 
 
-def _wire(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
-    shown = [parts.overlay, parts.opacity, parts.legend, parts.download, parts.message, parts.result]
+def _wire_models(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
+    """Offer the models that there are, and the chosen one's examples."""
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     def refresh(chosen: str | None, seen: int) -> tuple[Any, ...]:
@@ -137,47 +142,80 @@ def _wire(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
         heading = gr.HTML(markup.quiet(text.SAMPLE_IMAGES), visible=bool(pictures))
         return heading, gr.Gallery(value=pictures or [], visible=bool(pictures))
 
+    parts.model.change(examples, parts.model, [parts.examples_heading, parts.examples], **quiet)
+    for event in (page.load, gr.Timer(5.0).tick):
+        event(refresh, [parts.model, parts.seen], [parts.model, parts.message, parts.seen], **quiet)
+
+
+def _wire_images(studio: Studio, parts: Parts) -> None:
+    """Answer files and examples."""
+    shown = [parts.overlay, parts.opacity, parts.legend, parts.download, parts.message, parts.result]
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
     def look(path: str | None) -> Any:
         """Offer the slices of a volume; a picture has none."""
         count = attempt(lambda: num_slices(Path(path)))[0] if path else None
         many = bool(count and count > 1)
-        return gr.Slider(maximum=max(1, (count or 1) - 1), value=(count or 1) // 2 if many else 0, visible=many)
+        return gr.Slider(maximum=max(2, count or 1), value=(count or 1) // 2 + 1 if many else 1, visible=many)
 
-    def segment_file(chosen: str | None, path: str | None, slice_index: int, opacity: float) -> tuple[Any, ...]:
+    def segment_file(chosen: str | None, path: str | None, number: float, opacity: float) -> tuple[Any, ...]:
         if not path:
             return tuple(gr.skip() for _ in shown)
         file = Path(path)
-        return _answer(studio, chosen, opacity, lambda: read_upload(studio, file, int(slice_index)), file.name)
+        title, stem = _named(file, int(number))
+        return _answer(studio, chosen, opacity, lambda: read_upload(studio, file, max(0, int(number) - 1)), title, stem)
 
     def segment_example(chosen: str | None, opacity: float, event: gr.SelectData) -> tuple[Any, ...]:
+        """Answer an example; a file that was uploaded before is put away, for the result is no longer its own."""
         number = int(event.index)
-        return _answer(
-            studio, chosen, opacity, lambda: example_image(studio, chosen or "", number), f"example_{number + 1}.png"
-        )
+        title, stem = text.SAMPLE_BUTTON.format(number=number + 1), f"example_{number + 1}"
+        found = _answer(studio, chosen, opacity, lambda: example_image(studio, chosen or "", number), title, stem)
+        return *found, None, gr.Slider(visible=False)
 
     def segment_again(chosen: str | None, result: Segmented | None, opacity: float) -> tuple[Any, ...]:
         if result is None:
             return tuple(gr.skip() for _ in shown)
-        return _answer(studio, chosen, opacity, lambda: result.source_HW3, result.name)
+        return _answer(studio, chosen, opacity, lambda: result.source_HW3, result.title, result.stem)
+
+    def put_away() -> tuple[Any, ...]:
+        return *_nothing(markup.empty(text.SEGMENT_EMPTY_TITLE, text.SEGMENT_EMPTY)), gr.Slider(visible=False)
 
     def reblend(result: Segmented | None, opacity: float) -> Any:
         return gr.skip() if result is None else picture(result, opacity)
 
-    parts.model.change(examples, parts.model, [parts.examples_heading, parts.examples], **quiet)
     file_inputs = [parts.model, parts.upload, parts.slice_index, parts.opacity]
     visible: dict[str, Any] = {"api_visibility": "private", "show_progress_on": parts.message}
     parts.upload.change(look, parts.upload, parts.slice_index, **quiet).then(
         segment_file, file_inputs, shown, **visible
     ).then(js=SCROLL_TO_RESULT)
     parts.model.select(segment_again, [parts.model, parts.result, parts.opacity], shown, **visible)
-    parts.slice_index.release(segment_file, file_inputs, shown, **visible)
-    parts.examples.select(segment_example, [parts.model, parts.opacity], shown, **visible).then(js=SCROLL_TO_RESULT)
+    parts.slice_index.input(segment_file, file_inputs, shown, trigger_mode="always_last", **visible)
+    parts.upload.clear(put_away, None, [*shown, parts.slice_index], **quiet)
+    parts.examples.select(
+        segment_example, [parts.model, parts.opacity], [*shown, parts.upload, parts.slice_index], **visible
+    ).then(js=SCROLL_TO_RESULT)
     parts.opacity.input(reblend, [parts.result, parts.opacity], parts.overlay, trigger_mode="always_last", **quiet)
-    for event in (page.load, gr.Timer(5.0).tick):
-        event(refresh, [parts.model, parts.seen], [parts.model, parts.message, parts.seen], **quiet)
 
 
-def _answer(studio: Studio, chosen: str | None, opacity: float, read: Any, name: str) -> tuple[Any, ...]:
+def _named(path: Path, number: int) -> tuple[str, str]:
+    """Return the title of a file's picture and the stem of its masks' names; a volume's tell the slice, from 1."""
+    from engine.data.readers import SUFFIXES, file_stem, file_suffix
+
+    stem = file_stem(path) if file_suffix(path) in SUFFIXES else path.name
+    count = attempt(lambda: num_slices(path))[0] or 1
+    if count == 1:
+        return path.name, stem
+    number = min(max(1, number), count)
+    return text.SLICE_OF.format(name=path.name, number=number, count=count), f"{stem}_slice{number:03d}"
+
+
+def _nothing(message: str) -> tuple[Any, ...]:
+    """Return the values of overlay, opacity, legend, download, message and result without an answered image."""
+    hidden = gr.update(visible=False)
+    return hidden, hidden, "", hidden, message, None
+
+
+def _answer(studio: Studio, chosen: str | None, opacity: float, read: Any, title: str, stem: str) -> tuple[Any, ...]:
     """Return the values of overlay, opacity, legend, download, message and result for one image."""
 
     def work() -> tuple[Segmented, str, str]:
@@ -194,17 +232,15 @@ def _answer(studio: Studio, chosen: str | None, opacity: float, read: Any, name:
         image = read()
         answer = session.predict(image)
         classes = session.manifest.classes
-        stem = name.split(".")[0]
         path = studio.save(*mask_file(answer.mask_KHW, classes=classes, stem=stem))
         provider = text.PROVIDERS.get(answer.provider, answer.provider)
-        time = text.RESULT_TIME.format(wall_ms=answer.wall_ms, provider=provider)
-        segmented = Segmented(name, image, displayable(image), answer.mask_KHW)
+        time = f"{escape(title)} · {text.RESULT_TIME.format(wall_ms=answer.wall_ms, provider=provider)}"
+        segmented = Segmented(title, stem, image, displayable(image), answer.mask_KHW)
         return segmented, legend(classes, answer.mask_KHW, time=time), path
 
     found, box = attempt(work)
     if found is None:
-        hidden = gr.update(visible=False)
-        return hidden, hidden, "", hidden, box, None
+        return _nothing(box)
     segmented, words, path = found
     return (
         gr.Image(value=picture(segmented, opacity), visible=True),

@@ -9,10 +9,16 @@ from typing import Any
 import gradio as gr
 
 from app import forms, markup, plots, text, viewmodels
+from app.picker import Picker
 from app.studio import Studio, attempt
 from app.tabs import go_on, run_form
 
 LOG_LINES = 200
+SCROLL_TO_ANSWER = """() => {
+  const refusal = document.querySelector('#plan-result [role=alert]');
+  const shown = refusal ?? document.getElementById('live');
+  shown?.scrollIntoView({behavior: 'smooth', block: refusal ? 'center' : 'start'});
+}"""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def _place_live() -> Parts:
             with gr.Column(scale=2, min_width=280):
                 stepper = gr.HTML(elem_id="stepper")
             with gr.Column(scale=5, min_width=300):
-                curves = gr.Dropdown(
+                curves = Picker(
                     [(text.CURVES_FOLLOW, viewmodels.FOLLOW)], value=viewmodels.FOLLOW, label=text.CURVES_LABEL,
                     info=text.CURVES_INFO, elem_id="curves",
                 )  # fmt: skip
@@ -78,7 +84,7 @@ def _place_live() -> Parts:
         results = gr.HTML(elem_id="results")
         results_plot = gr.Plot(label=text.RESULTS_PLOT, show_label=False, visible=False, elem_id="results-plot")
         gr.HTML(f"<h3>{text.LOG_HEADING}</h3>")
-        log = gr.HTML(elem_id="log", autoscroll=True, max_height=280)
+        log = gr.HTML(elem_id="log", max_height=280)
     return Parts(
         message, status, cancel, resume, further, stepper, curves, loss, dice, traffic_note, traffic, results,
         results_plot, log, live,
@@ -92,8 +98,8 @@ def _wire_form(studio: Studio, form: run_form.RunForm, run: gr.Dropdown) -> None
         return forms.edited(studio.store.get(origin.run_id).config, list(values), form.fields)
 
     def plan(origin: run_form.Origin | None, *values: Any) -> str:
-        first = None if origin is None else origin.stage
-        found, box = attempt(lambda: studio.plan(written(origin, values), first_stage=first))
+        fork = None if origin is None else (origin.run_id, origin.stage)
+        found, box = attempt(lambda: studio.plan(written(origin, values), fork=fork))
         return box or markup.plan(found)
 
     def start(origin: run_form.Origin | None, values: tuple[Any, ...]) -> str:
@@ -112,7 +118,7 @@ def _wire_form(studio: Studio, form: run_form.RunForm, run: gr.Dropdown) -> None
     written_in = [form.origin, *form.controls]
     form.plan.click(plan, written_in, form.message, api_visibility="private", show_progress_on=form.message)
     form.launch.click(launch, written_in, [run, *form.purpose], api_visibility="private", trigger_mode="once").then(
-        js="() => document.getElementById('live')?.scrollIntoView({behavior: 'smooth'})"
+        js=SCROLL_TO_ANSWER
     )
 
 
@@ -120,14 +126,14 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     outputs = [*parts.listed(), run, seen]
 
-    def refresh(run_id: str | None, chosen: str, before: dict[str, int]) -> list[Any]:
+    def refresh(run_id: str | None, chosen: str | None, before: dict[str, int]) -> list[Any]:
         if run_id is None:
             return [gr.skip()] * len(outputs)
         after = dict(before)
         values, box = attempt(lambda: live_values(studio, run_id, chosen, after))
         if values is None:
             return [box, *[gr.skip()] * (len(outputs) - 2), {}]
-        runs = studio.runs()
+        runs = studio.runs(run_id)
         choices = viewmodels.run_choices(runs)
         picker = gr.skip()
         if changed(after, "runs", choices):
@@ -137,7 +143,7 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
         return [*values, picker, after]
 
     def act(action: Callable[..., None]) -> Any:
-        def handler(run_id: str | None, chosen: str, before: dict[str, int], *values: Any) -> list[Any]:
+        def handler(run_id: str | None, chosen: str | None, before: dict[str, int], *values: Any) -> list[Any]:
             _, box = attempt(lambda: action(run_id or "", *values))
             return [box, *refresh(run_id, chosen, before)[1:]]
 
@@ -160,7 +166,7 @@ def changed(seen: dict[str, int], part: str, value: Any) -> bool:
     return True
 
 
-def live_values(studio: Studio, run_id: str | None, chosen: str, seen: dict[str, int]) -> list[Any]:
+def live_values(studio: Studio, run_id: str | None, chosen: str | None, seen: dict[str, int]) -> list[Any]:
     """Return a value for every component of :class:`Parts`; ``gr.skip()`` for what a browser shows already."""
 
     def part(name: str, value: Any, show: Callable[[], Any]) -> Any:
@@ -177,6 +183,9 @@ def live_values(studio: Studio, run_id: str | None, chosen: str, seen: dict[str,
     may = viewmodels.actions(view.run, read_only=studio.settings.read_only)
     status, stepper = markup.status(view), markup.stepper(view.stages)
     choices = viewmodels.curve_choices(series, view.stages)
+    # A stage that was chosen for the run before may have no curve here.
+    followed = {} if chosen in {stage for _, stage in choices} else {"value": viewmodels.FOLLOW}
+    chosen = viewmodels.FOLLOW if followed or chosen is None else chosen
     loss, dice = (pick(series, chosen, view) for pick in (viewmodels.loss_curves, viewmodels.dice_curves))
     loss_title = viewmodels.curves_title(text.LOSS_PLOT, loss)
     dice_title = viewmodels.curves_title(text.DICE_PLOT, dice)
@@ -187,7 +196,7 @@ def live_values(studio: Studio, run_id: str | None, chosen: str, seen: dict[str,
         part("resume", may.resume, lambda: gr.Button(visible=may.resume)),
         *go_on.live_values(view, part, is_shown=may.go_on),
         part("stepper", stepper, lambda: stepper),
-        part("curves", choices, lambda: gr.Dropdown(choices=choices)),
+        part("curves", choices, lambda: gr.Dropdown(choices=choices, **followed)),
         part("loss", loss, lambda: plots.curves(loss, title=loss_title, empty=text.CURVES_EMPTY)),
         part("dice", dice, lambda: plots.curves(dice, title=dice_title, empty=text.DICE_EMPTY, unit_range=True)),
         part("traffic_note", traffic, lambda: markup.quiet(viewmodels.traffic_summary(traffic))),

@@ -17,7 +17,7 @@ from engine.runs.identity import METHOD_STAGES
 from engine.runs.store import home_folder
 
 _LEAVES = {
-    "student": "Student weights go both ways in every round; no image or mask is sent. Weights can still reveal "
+    "student": "Student weights go both ways in every round, no images. Weights can still reveal "
     "something of the images they were trained on.",
     "generator": "Each site's image generator goes up once. It was trained on the site's images and may reproduce "
     "traits of them.",

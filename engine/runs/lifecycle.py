@@ -181,7 +181,7 @@ def fork(
     stages = store.stages(run_id)
     names = [known.name for known in stages]
     config = with_absolute_paths(config)
-    _check_fork(parent, config, stage=stage, finished=[s.name for s in stages if s.status == "finished"], names=names)
+    check_fork(store, run_id, config, stage=stage)
     earlier = names[: names.index(stage)]
     own_stages = names if config.method == parent.config.method else None  # another method: nothing is taken over
     child = store.create_run(config, parent=run_id, fork_stage=stage, stages=own_stages, planned_s=planned_s)
@@ -227,7 +227,10 @@ def stop_stages(store: RunStore, run_id: str, *, failed: bool) -> None:
             store.set_stage_status(run_id, stage.name, "failed" if failed else "cancelled")
 
 
-def _check_fork(parent: RunRecord, config: RunConfig, *, stage: str, finished: list[str], names: list[str]) -> None:
+def check_fork(store: RunStore, run_id: str, config: RunConfig, *, stage: str) -> None:
+    """Raise ``UserError`` ``run.fork_stage`` or ``run.fork_edit`` where ``run_id`` cannot be forked so at ``stage``."""
+    parent, stages, config = store.get(run_id), store.stages(run_id), with_absolute_paths(config)
+    names, finished = [s.name for s in stages], [s.name for s in stages if s.status == "finished"]
     if stage not in names:
         raise UserError(
             "run.fork_stage",

@@ -89,6 +89,45 @@ def test_a_failed_run_says_what_happened_and_what_to_do(
     expect(page.locator("#stepper li.failed, #stepper li.running")).to_have_count(1)
 
 
+def test_curves_chosen_for_one_run_do_not_hold_up_the_next(
+    layout_server: Server, open_page: Callable[..., Watched]
+) -> None:
+    watched = open_page(layout_server.address)
+    page = watched.page
+    page.locator("#curves input").click()
+    page.get_by_role("option", name="Mutual distillation").click()
+    expect(page.locator("#loss .gtitle")).to_contain_text("Mutual distillation")
+    page.locator("#run input").click()
+    page.get_by_role("option", name="layout failed").click()  # it never came so far
+    expect(page.locator("#status .badge")).to_have_text("Stopped by an error")
+    expect(page.locator("#curves input")).to_have_value("the latest stage")
+    expect(page.locator("#loss .gtitle")).to_contain_text("Generator training")
+    expect(page.locator(".toast-body")).to_have_count(0)
+    assert not watched.faults
+
+
+def test_a_refused_launch_shows_why(layout_server: Server, open_page: Callable[..., Watched]) -> None:
+    page = open_page(layout_server.address, height=700).page
+    page.get_by_role("button", name="Start a new run").click()
+    page.get_by_role("button", name="Federated training").click()
+    page.locator("#field-federation-rounds input").fill("")
+    page.locator("#launch").click()
+    box = page.locator("#plan-result [role=alert]")
+    expect(box).to_contain_text("'Rounds' under 'Federated training' is empty")
+    expect(box).to_be_in_viewport(ratio=1)
+
+
+def test_the_log_opens_at_its_newest_line(layout_server: Server, open_page: Callable[..., Watched]) -> None:
+    page = open_page(layout_server.address).page
+    expect(page.locator("#log .log > *").last).to_be_visible()
+    page.wait_for_function(
+        """() => {
+          const bottom = (part) => document.querySelector(part).getBoundingClientRect().bottom;
+          return bottom('#log .log > :last-child') <= bottom('#log') + 1;
+        }"""
+    )
+
+
 def test_the_finished_run_shows_its_table_and_plots(layout_server: Server, open_page: Callable[..., Watched]) -> None:
     page = open_page(layout_server.address).page
     expect(page.locator("#results table").first).to_contain_text("TinySAM, mutual distillation")

@@ -43,12 +43,16 @@ def test_an_example_gives_an_overlay_and_a_new_opacity_needs_no_new_answer(page:
 def test_an_uploaded_image_gives_its_mask_to_save(page: Page, tmp_path: Path) -> None:
     ramp = np.linspace(0, 255, 120 * 90, dtype=np.uint8).reshape(90, 120)
     Image.fromarray(np.stack([ramp, ramp.T[::-1].reshape(90, 120), ramp], axis=2)).save(tmp_path / "eye.png")
-    upload(page, tmp_path / "eye.png")
+    (tmp_path / "eye.png").rename(tmp_path / "patient.v2.eye.png")
+    upload(page, tmp_path / "patient.v2.eye.png")
     expect(page.locator("#overlay img")).to_be_visible()
     with page.expect_download() as download:
         page.locator("#download").click()
-    assert download.value.suggested_filename == "eye_masks.zip"
+    assert download.value.suggested_filename == "patient.v2.eye_masks.zip"
     assert Path(download.value.path()).stat().st_size > 100
+    page.get_by_label("Remove this file").or_(page.locator("#upload button[aria-label=Clear]")).first.click()
+    expect(page.locator("#overlay")).to_be_hidden()
+    expect(page.locator("#segment-message")).to_contain_text("No image yet")
 
 
 def test_a_volume_offers_its_slices(page: Page, tmp_path: Path) -> None:
@@ -56,8 +60,18 @@ def test_a_volume_offers_its_slices(page: Page, tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "scan.nii.gz")
     upload(page, tmp_path / "scan.nii.gz")
     expect(page.locator("#slice")).to_be_visible()
-    expect(page.locator("#slice input[type=number]")).to_have_value("3")
-    expect(page.locator("#overlay img")).to_be_visible()
+    expect(page.locator("#slice input[type=number]")).to_have_value("4")
+    expect(page.locator("#legend")).to_contain_text("scan.nii.gz, slice 4 of 6")
+    page.locator("#slice input[type=number]").fill("2")
+    page.locator("#slice input[type=number]").press("Enter")
+    expect(page.locator("#legend")).to_contain_text("scan.nii.gz, slice 2 of 6")
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    assert download.value.suggested_filename == "scan_slice002_masks.zip"
+    page.locator("#examples button.thumbnail-item").first.click()
+    expect(page.locator("#legend")).to_contain_text("Example 1")
+    expect(page.locator("#slice")).to_be_hidden()
+    expect(page.locator("#upload")).not_to_contain_text("scan.nii.gz")
 
 
 @pytest.mark.parametrize(("name", "content"), [("note.txt", b"hello"), ("broken.png", b"\x89PNG\r\n\x1a\nrest")])

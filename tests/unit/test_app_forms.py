@@ -96,14 +96,25 @@ def test_a_form_changes_what_was_edited_and_nothing_else() -> None:
     config = parse_config({"data": {"sites": ["b", "a, c"]}, "federation": {"learning_rate": 0.1 + 0.2}, "threads": 2})
     values = dict(zip((field.key for field in FIELDS), forms.to_values(config, FIELDS), strict=True))
     assert parse_config(forms.edited(config, list(values.values()), FIELDS)) == config
-    values |= {"distillation.selection_rate": 0.25, "threads": "", "federation.rounds": None}
+    values |= {"distillation.selection_rate": 0.25, "threads": ""}
     changed = parse_config(forms.edited(config, list(values.values()), FIELDS))
     assert (changed.distillation.selection_rate, changed.threads) == (0.25, None)
     assert changed.federation == config.federation and changed.data == config.data
 
 
-def test_an_empty_required_field_takes_the_default() -> None:
-    assert forms.from_values([None], (spec("federation.rounds"),)) == {}
+def test_a_cleared_number_is_refused_and_a_cleared_name_takes_the_default() -> None:
+    assert forms.from_values([""], (spec("name"),)) == {}
+    rounds = (spec("federation.rounds"),)
+    with pytest.raises(UserError, match=r"Rounds.*Federated training") as caught:
+        forms.from_values([None], rounds)
+    assert caught.value.code == "app.field_empty"
+    with pytest.raises(UserError, match="Rounds"):
+        forms.edited(parse_config({}), [None], rounds)
+
+
+def test_words_of_the_schema_survive_markdown() -> None:
+    assert not any("*" in field.info for field in FIELDS)
+    assert "w·BCE" in spec("distillation.supervision_weight").info
 
 
 @pytest.mark.parametrize(("key", "typed"), [("threads", "many"), ("federation.rounds", 0), ("federation.rounds", 1.5)])

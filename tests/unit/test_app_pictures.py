@@ -50,6 +50,24 @@ def test_traffic_bars_hold_megabytes_by_kind_site_and_direction() -> None:
     assert bars["masks"]["b received"] == 0.5
 
 
+def test_a_site_keeps_its_colour_beside_a_mean_over_sites() -> None:
+    sites = [MetricSeries("federated_training", "loss", site, (1,), (0.5,)) for site in "ab"]
+    mean = MetricSeries("federated_training", "loss", None, (1,), (0.5,))
+    alone, beside = (
+        {line.name: line.line.color for line in plots.curves(chosen, title="t", empty="e").data}
+        for chosen in (sites, [mean, *sites])
+    )
+    assert alone == {"a": beside["a"], "b": beside["b"]} and len(set(beside.values())) == 3
+
+
+def test_the_horizontal_axis_says_what_it_counts() -> None:
+    titles = [
+        plots.curves([MetricSeries(stage, "loss", None, (1,), (1.0,))], title="t", empty="e").layout.xaxis.title.text
+        for stage in ("federated_training", "generator_training", "mutual_distillation")
+    ]
+    assert titles == ["round", "optimiser step", "epoch"]
+
+
 def test_a_kind_of_message_keeps_its_colour() -> None:
     def colours(*kinds: str) -> dict[str, str]:
         totals = [TrafficTotal("a", "up", kind, "generation", 1, 1) for kind in kinds]

@@ -10,6 +10,7 @@ from app.settings import Settings
 from app.studio import Studio
 from engine.config import parse_config
 from engine.data.phantoms import TASKS, write_dataset
+from engine.errors import UserError
 
 
 @pytest.fixture
@@ -39,3 +40,30 @@ def test_a_runs_classes_have_names(studio: Studio, data: dict[str, object], name
 ])  # fmt: skip
 def test_no_sites_where_there_is_no_data_set(studio: Studio, source: str, task: str | None, root: str | None) -> None:
     assert studio.sites(source, task, root) == ()
+
+
+def test_an_older_run_can_still_be_shown(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.studio.NEWEST_RUNS", 2)
+    runs = [studio.store.create_run(parse_config({"name": f"run {number}"})).run_id for number in range(4)]
+    assert {run.run_id for run in studio.runs()} < set(runs)
+    oldest = min(set(runs) - {run.run_id for run in studio.runs()})
+    assert oldest in {run.run_id for run in studio.runs(oldest)}
+    assert studio.runs("none of them") == studio.runs()
+
+
+@pytest.mark.parametrize("rounds", [None, 2.7, 0])
+def test_rounds_to_add_must_be_whole(studio: Studio, rounds: float | None) -> None:
+    run = studio.store.create_run(parse_config({}))
+    with pytest.raises(UserError, match="ounds"):
+        studio.extend(run.run_id, rounds)
+    assert studio.store.get(run.run_id).config.federation.rounds == parse_config({}).federation.rounds
+
+
+def test_the_plan_of_a_fork_refuses_what_its_launch_would(studio: Studio) -> None:
+    run = studio.store.create_run(parse_config({}))
+    for stage in ("federated_training", "generator_training"):
+        studio.store.set_stage_status(run.run_id, stage, "finished")
+    changed = parse_config({"seed": 7}).model_dump(mode="json")
+    with pytest.raises(UserError, match="seed") as caught:
+        studio.plan(changed, fork=(run.run_id, "generation"))
+    assert caught.value.code == "run.fork_edit"
