@@ -79,6 +79,10 @@ class Manifest(Record):
     mask_stride: Annotated[int, Field(ge=1)]
     """Input pixels per logit."""
     normalise: Literal["none", "per_image"]
+    value_range: tuple[float, float] | None = None
+    """Stored values of an image that become 0 and 1; None leaves it to the file's own depth or window."""
+    slice_axis: Literal[0, 1, 2] = 2
+    """Axis that volumes are cut across (0 sagittal, 1 coronal, 2 axial)."""
     model: BundledModel
     opset: int
     parity: Parity

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -53,6 +53,8 @@ class BundleContent:
     config: RunConfig
     metrics: Sequence[EvaluationRow]
     run_id: str
+    value_range: tuple[float, float] | None = None
+    slice_axis: Literal[0, 1, 2] = 2
 
 
 def write_bundle(folder: Path, model: nn.Module, *, content: BundleContent) -> Manifest:
@@ -113,6 +115,8 @@ def _describe(model: nn.Module, *, content: BundleContent, parity: Parity) -> Ma
         image_px=config.data.image_px,
         mask_stride=model.mask_stride,
         normalise=config.data.normalise,
+        value_range=content.value_range,
+        slice_axis=content.slice_axis,
         model=BundledModel(
             name=content.model.name,
             size=content.model.size,

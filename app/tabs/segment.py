@@ -152,9 +152,9 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
     shown = [parts.overlay, parts.opacity, parts.legend, parts.download, parts.message, parts.result]
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
-    def look(path: str | None) -> Any:
+    def look(chosen: str | None, path: str | None) -> Any:
         """Offer the slices of a volume; a picture has none."""
-        count = attempt(lambda: num_slices(Path(path)))[0] if path else None
+        count = attempt(lambda: num_slices(studio, chosen, Path(path)))[0] if path else None
         many = bool(count and count > 1)
         return gr.Slider(maximum=max(2, count or 1), value=(count or 1) // 2 + 1 if many else 1, visible=many)
 
@@ -162,8 +162,10 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
         if not path:
             return tuple(gr.skip() for _ in shown)
         file = Path(path)
-        title, stem = _named(file, int(number))
-        return _answer(studio, chosen, opacity, lambda: read_upload(studio, file, max(0, int(number) - 1)), title, stem)
+        count = attempt(lambda: num_slices(studio, chosen, file))[0] or 1
+        number = min(max(1, int(number)), count)
+        title, stem = _named(file, number, count)
+        return _answer(studio, chosen, opacity, lambda: read_upload(studio, chosen, file, number - 1), title, stem)
 
     def segment_example(chosen: str | None, opacity: float, event: gr.SelectData) -> tuple[Any, ...]:
         """Answer an example; a file that was uploaded before is put away, for the result is no longer its own."""
@@ -172,7 +174,11 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
         found = _answer(studio, chosen, opacity, lambda: example_image(studio, chosen or "", number), title, stem)
         return *found, None, gr.Slider(visible=False)
 
-    def segment_again(chosen: str | None, result: Segmented | None, opacity: float) -> tuple[Any, ...]:
+    def segment_again(
+        chosen: str | None, path: str | None, number: float, opacity: float, result: Segmented | None
+    ) -> tuple[Any, ...]:
+        if path:  # another model may read the file's values otherwise
+            return segment_file(chosen, path, number, opacity)
         if result is None:
             return tuple(gr.skip() for _ in shown)
         return _answer(studio, chosen, opacity, lambda: result.source_HW3, result.title, result.stem)
@@ -185,10 +191,10 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
 
     file_inputs = [parts.model, parts.upload, parts.slice_index, parts.opacity]
     visible: dict[str, Any] = {"api_visibility": "private", "show_progress_on": parts.message}
-    parts.upload.change(look, parts.upload, parts.slice_index, **quiet).then(
+    parts.upload.change(look, [parts.model, parts.upload], parts.slice_index, **quiet).then(
         segment_file, file_inputs, shown, **visible
     ).then(js=SCROLL_TO_RESULT)
-    parts.model.select(segment_again, [parts.model, parts.result, parts.opacity], shown, **visible)
+    parts.model.select(segment_again, [*file_inputs, parts.result], shown, **visible)
     parts.slice_index.input(segment_file, file_inputs, shown, trigger_mode="always_last", **visible)
     parts.upload.clear(put_away, None, [*shown, parts.slice_index], **quiet)
     parts.examples.select(
@@ -197,15 +203,13 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
     parts.opacity.input(reblend, [parts.result, parts.opacity], parts.overlay, trigger_mode="always_last", **quiet)
 
 
-def _named(path: Path, number: int) -> tuple[str, str]:
+def _named(path: Path, number: int, count: int) -> tuple[str, str]:
     """Return the title of a file's picture and the stem of its masks' names; a volume's tell the slice, from 1."""
     from engine.data.readers import SUFFIXES, file_stem, file_suffix
 
     stem = file_stem(path) if file_suffix(path) in SUFFIXES else path.name
-    count = attempt(lambda: num_slices(path))[0] or 1
     if count == 1:
         return path.name, stem
-    number = min(max(1, number), count)
     return text.SLICE_OF.format(name=path.name, number=number, count=count), f"{stem}_slice{number:03d}"
 
 
@@ -278,20 +282,27 @@ def legend(classes: tuple[str, ...], mask_KHW: np.ndarray, *, time: str) -> str:
     return f"<table class='legend'><thead>{head}</thead><tbody>{rows}</tbody></table><p class='quiet'>{time}</p>"
 
 
-def num_slices(path: Path) -> int:
-    """Return how many slices the file holds; 1 for a picture."""
+def num_slices(studio: Studio, key: str | None, path: Path) -> int:
+    """Return how many slices the file holds as the model ``key`` cuts it; 1 for a picture."""
     from engine.data.readers import image_info
 
-    return image_info(path).num_slices
+    return image_info(path, slice_axis=studio.manifest(key).slice_axis if key else 2).num_slices
 
 
-def read_upload(studio: Studio, path: Path, slice_index: int) -> np.ndarray:
-    """Return one picture of an uploaded file, (H, W, 3); raises ``UserError`` that names the file, not its folder."""
+def read_upload(studio: Studio, key: str | None, path: Path, slice_index: int) -> np.ndarray:
+    """Return one picture of an uploaded file as the model ``key`` was trained on such, (H, W, 3).
+
+    Raises ``UserError`` that names the file, not its folder.
+    """
     from engine.data.readers import image_info, read_image
 
     limit = studio.settings.max_image_px
+    reading: dict[str, Any] = {}
+    if key:
+        manifest = studio.manifest(key)
+        reading = {"slice_axis": manifest.slice_axis, "value_range": manifest.value_range}
     try:
-        geometry = image_info(path)
+        geometry = image_info(path, slice_axis=reading.get("slice_axis", 2))
         if max(geometry.height_px, geometry.width_px) > limit:
             raise UserError(
                 "app.image_too_large",
@@ -299,7 +310,7 @@ def read_upload(studio: Studio, path: Path, slice_index: int) -> np.ndarray:
                 why=f"This page takes images of up to {limit} pixels a side.",
                 fix=text.TOO_LARGE_FIX,
             )
-        return read_image(path, slice_index=min(slice_index, geometry.num_slices - 1))[0]
+        return read_image(path, slice_index=min(slice_index, geometry.num_slices - 1), **reading)[0]
     except UserError as error:
         what = error.what.replace(str(path), path.name)
         raise UserError(error.code, what=what, why=error.why, fix=error.fix) from error

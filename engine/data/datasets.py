@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from engine.config import DataConfig
 from engine.data.imagesets import ImageSet, PixelCache, pool_sets
@@ -43,6 +44,9 @@ class Federation:
     classes: tuple[str, ...]
     sites: Mapping[str, Site]
     test: Site
+    value_range: tuple[float, float] | None = None
+    """Stored values that became 0 and 1, where the dataset says so: a deployed model must read its images alike."""
+    slice_axis: Literal[0, 1, 2] = 2
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Source:
     modality: str
     classes: tuple[str, ...]
     items: Mapping[str, tuple[Item, ...]]
+    value_range: tuple[float, float] | None = None
+    slice_axis: Literal[0, 1, 2] = 2
 
 
 def load_federation(
@@ -91,7 +97,9 @@ def load_federation(
                 fix="Put some of them into data_npy, or leave the site out (data.sites).",
             )
         sites[name] = Site(name, image_set(train), image_set(validation), image_set(()))
-    return Federation(source.name, source.task, source.modality, classes, sites, test)
+    return Federation(
+        source.name, source.task, source.modality, classes, sites, test, source.value_range, source.slice_axis
+    )
 
 
 def _split(
@@ -206,7 +214,9 @@ def _read_folder(
     raise_problems(scan.problems, dataset=str(root))
     about = scan.description
     items: dict[str, tuple[Item, ...]] = {site: tuple(found) for site, found in scan.items.items()}
-    return Source(about.name, about.task or about.name, about.modality, about.classes, items)
+    return Source(
+        about.name, about.task or about.name, about.modality, about.classes, items, about.value_range, about.slice_axis
+    )
 
 
 def _fixed_test(config: DataConfig, source: Source, thorough: bool) -> tuple[str, tuple[Item, ...]]:

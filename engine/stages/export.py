@@ -49,6 +49,8 @@ class Export:
                 config=context.config,
                 metrics=[row for row in rows if row.model == role],
                 run_id=context.run_dir.name,
+                value_range=context.federation.value_range,
+                slice_axis=context.federation.slice_axis,
             ),
         )
         context.reporter.artefact("bundle", (context.run_dir / "bundle").relative_to(context.run_dir))
