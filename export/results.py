@@ -69,13 +69,13 @@ def mask_file(mask_KHW: np.ndarray, *, classes: Sequence[str], stem: str) -> tup
     """
     if len(mask_KHW) != len(classes):
         raise ValueError(f"{len(mask_KHW)} masks for {len(classes)} classes")
-    stem = _plain_name(stem)
+    stem = plain_name(stem)
     if len(classes) == 1:
         return f"{stem}_mask.png", binary_png(mask_KHW[0])
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression=zipfile.ZIP_STORED) as archive:
         for name, mask_HW in zip(classes, mask_KHW, strict=True):
-            archive.writestr(f"{_plain_name(name)}.png", binary_png(mask_HW))
+            archive.writestr(f"{plain_name(name)}.png", binary_png(mask_HW))
         archive.writestr("labels.png", label_png(mask_KHW))
     return f"{stem}_masks.zip", buffer.getvalue()
 
@@ -137,7 +137,7 @@ def displayable(image_HW3: np.ndarray) -> np.ndarray:
     return np.rint((values - low) * (255 / (high - low) if high > low else 0.0)).astype(np.uint8)
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return ``name`` with everything but letters, digits, dot, dash and underscore replaced (safe in any archive)."""
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or "image"
 

@@ -24,7 +24,9 @@ SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "assets" / "models"
 
 def pretrain(
     job: Annotated[str, typer.Argument(help="vae, unet, controlnet, sam, tinysam or contact-sheet")],
-    minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes of training")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, max=100_000, help="Stop after so many minutes of training")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps")] = None,
     go_on: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, batches and noise")] = 2025,
@@ -150,8 +152,8 @@ def predict(
     """
     from export.runtime import load_bundle
 
-    files = _find_images(images)
     session = load_bundle(_find_bundle(model, home))
+    files = _find_images(images, out=out, slice_axis=session.manifest.slice_axis)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     faults: list[dict[str, Any]] = []
@@ -178,33 +180,46 @@ def _predict_file(session: BundleSession, file: Path, *, out: Path, overlay: boo
     """Segment every slice of ``file`` (one of a picture) and write its masks; return a row each."""
     from PIL import Image
 
-    from engine.data.readers import file_stem, image_info, read_image
+    from engine.data.readers import image_info, read_image
     from export import results
 
     rows = []
-    count = image_info(file).num_slices
+    reading: dict[str, Any] = {"slice_axis": session.manifest.slice_axis}
+    count = image_info(file, **reading).num_slices
     for index in range(count):
-        image, _geometry = read_image(file, slice_index=index)
+        image, _geometry = read_image(file, slice_index=index, value_range=session.manifest.value_range, **reading)
         prediction = session.predict(image)
-        stem = file_stem(file) if count == 1 else f"{file_stem(file)}_slice{index:03d}"
+        stem = _stems(file, count)[index]
         name, content = results.mask_file(prediction.mask_KHW, classes=session.manifest.classes, stem=stem)
         (out / name).write_bytes(content)
         if overlay:
             blended = results.overlay(results.displayable(image), prediction.mask_KHW)
-            Image.fromarray(blended).save(out / f"{stem}_overlay.png")
+            Image.fromarray(blended).save(out / f"{results.plain_name(stem)}_overlay.png")
         shares = {c: float(m.mean()) for c, m in zip(session.manifest.classes, prediction.mask_KHW, strict=True)}
         row = {"image": str(file), "mask": str(out / name), "wall_ms": prediction.wall_ms, "foreground": shares}
         rows.append(row | ({} if count == 1 else {"slice": index}))
     return rows
 
 
-def _find_images(paths: list[Path]) -> list[Path]:
-    """Return the files of ``paths`` and the images in its folders; their masks must not overwrite each other."""
-    from engine.data.readers import file_stem, is_supported
+def _stems(file: Path, num_slices: int) -> list[str]:
+    from engine.data.readers import file_stem
 
-    files = []
+    stem = file_stem(file)
+    return [stem] if num_slices == 1 else [f"{stem}_slice{index:03d}" for index in range(num_slices)]
+
+
+def _find_images(paths: list[Path], *, out: Path, slice_axis: int) -> list[Path]:
+    """Return the files of ``paths`` and the images in its folders; their masks must not overwrite each other.
+
+    What an earlier call has written to ``out`` is no image to segment.
+    """
+    from engine.data.readers import image_info, is_supported
+    from export.results import plain_name
+
+    files: list[Path] = []
     for path in paths:
-        files += [file for file in sorted(path.rglob("*")) if is_supported(file)] if path.is_dir() else [path]
+        found = [file for file in sorted(path.rglob("*")) if is_supported(file)] if path.is_dir() else [path]
+        files += found if path.resolve() == out.resolve() else [f for f in found if not _is_below(f, out)]
     if not files:
         raise UserError(
             "predict.no_images",
@@ -212,15 +227,26 @@ def _find_images(paths: list[Path]) -> list[Path]:
             why="There is nothing to segment.",
             fix="Give image files, or folders that hold some.",
         )
-    twice = [stem for stem, count in Counter(file_stem(file) for file in files).items() if count > 1]
+    names: Counter[str] = Counter()
+    for file in files:
+        try:
+            count = image_info(file, slice_axis=slice_axis).num_slices
+        except UserError:  # it is named when its turn comes
+            count = 1
+        names.update(plain_name(stem) for stem in _stems(file, count))
+    twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise UserError(
             "predict.same_name",
-            what=f"Several images are called '{twice[0]}'.",
-            why="A mask takes its image's name, so one would overwrite the other.",
-            fix="Segment the folders one after the other, each with an --out of its own.",
+            what=f"The masks of several images would be called '{twice[0]}'.",
+            why="A mask takes its image's name, with signs other than letters, digits, dots and dashes as '_'.",
+            fix="Segment them one after the other, each with an --out of its own, or rename one.",
         )
     return files
+
+
+def _is_below(file: Path, folder: Path) -> bool:
+    return folder.resolve() in file.resolve().parents
 
 
 def _find_bundle(model: str, home: Path | None) -> Path:
@@ -281,5 +307,7 @@ def _export_role(store: RunStore, run_id: str, *, role: str, out: Path) -> None:
         config=config,
         metrics=[row for row in store.evaluation(run_id) if row.model == role],
         run_id=run_id,
+        value_range=federation.value_range,
+        slice_axis=federation.slice_axis,
     )
     write_bundle(out, model, content=content)
