@@ -137,7 +137,7 @@ def _windowed(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     if "VOILUTSequence" in dataset:
         shown = apply_voi_lut(values, dataset)
         return scale_to_unit(shown, (float(shown.min()), float(shown.max())))
-    if "WindowCenter" not in dataset or "WindowWidth" not in dataset:
+    if any(dataset.get(key) in (None, "") for key in ("WindowCenter", "WindowWidth")):
         return scale_to_unit(values, None)
     centre, width = (_first(dataset[key].value) for key in ("WindowCenter", "WindowWidth"))
     # DICOM PS3.3 C.11.2.1.2.1: the linear function is off by half a level and one level wide less

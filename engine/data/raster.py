@@ -12,6 +12,8 @@ from PIL import Image, ImageOps
 from engine.data.pixels import Geometry, known_depth
 
 EXIF_ORIENTATION = 0x0112
+TIFF_CONVERTED = (3, 5, 6, 8)
+"""Photometric tags of palette, CMYK, YBR and LAB."""
 TIFF_PLAIN = (1, 8, 32773, 32946)
 """TIFF compressions that need no library beyond Python's own: none, deflate, PackBits."""
 
@@ -131,12 +133,12 @@ def _tiff_layout(file: tifffile.TiffFile) -> tuple[tuple[int, int, int, int], st
 
 
 def _tiff_page(path: Path, *, slice_index: int, as_labels: bool) -> np.ndarray:
-    """Return one page; what tifffile cannot decode by itself (LZW, JPEG) or colour (palette, YBR), Pillow does."""
+    """Return one page; what tifffile cannot decode by itself (LZW, JPEG) or bring to RGB, Pillow does."""
     with tifffile.TiffFile(path) as file:
         (slices, *_), axes = _tiff_layout(file)
         series = file.series[0]
         first = series.keyframe  # carries the tags of all pages of the series
-        needs_pillow = first.compression not in TIFF_PLAIN or (first.photometric in (3, 6) and not as_labels)
+        needs_pillow = first.compression not in TIFF_PLAIN or (first.photometric in TIFF_CONVERTED and not as_labels)
         if not needs_pillow:
             pixels = series.pages[slice_index].asarray() if len(series.pages) == slices else None
             if pixels is not None and pixels.ndim == 3 and first.planarconfig == 2:

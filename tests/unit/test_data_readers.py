@@ -62,6 +62,7 @@ CASES = [  # name, writer, (H, W, 3) expected
     ("lzw.tif", lambda p: Image.fromarray(RGB).save(p, compression="tiff_lzw"), RGB),
     ("white_is_zero.tif", tiff(GREY, photometric="miniswhite"), grey3(255 - GREY)),
     ("unit_float.tif", tiff((GREY / 255).astype(np.float32)), grey3((GREY / 255).astype(np.float32))),
+    ("cmyk.tif", lambda p: Image.fromarray(RGB).convert("CMYK").save(p), RGB),
     ("rgb.npy", npy(RGB), RGB),
     ("one_channel.npy", npy(GREY[..., None]), grey3(GREY)),
     ("deep.npy", npy(DEEP), grey3(DEEP)),
