@@ -233,7 +233,14 @@ def _files(scan: Scan, site: str, folder: Path) -> dict[str, Path]:
         if path.is_dir() or path.name.startswith(".") or path.name.lower() in IGNORED_FILES:
             continue
         stem = file_stem(path)
-        if not is_supported(path):
+        if any("\udc80" <= sign <= "\udcff" for sign in path.name):  # how Python stands for bytes that are no text
+            scan.fault(
+                "data.name_encoding",
+                site=site,
+                what=f"At site '{site}' the file name {path.name!a} is not valid UTF-8.",
+                fix="Rename the file; neither a database nor a report can hold such a name.",
+            )
+        elif not is_supported(path):
             scan.fault(
                 "data.format_unknown",
                 site=site,

@@ -13,7 +13,7 @@ from engine.runs.store import RunStore
 CHECKPOINTS = "checkpoints"
 REPORT_NAME = "run_report.json"
 STAGE_PATHS: dict[str, tuple[str, ...]] = {
-    "federated_training": ("sites",),
+    "federated_training": ("sites", "data"),
     "generator_training": ("generators",),
     "generation": ("samples",),
     "evaluation": ("evaluation",),

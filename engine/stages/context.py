@@ -14,6 +14,8 @@ import torch
 
 from engine.config import ModelConfig, RunConfig
 from engine.data.datasets import Federation, load_federation
+from engine.data.identity import FILE as IDENTITY_FILE
+from engine.data.identity import check_unchanged
 from engine.errors import UserError
 from engine.federation.local_training import Objective, Placement
 from engine.models.execution import place_model, resolve_device
@@ -47,8 +49,10 @@ class RunContext:
 
     @cached_property
     def federation(self) -> Federation:
-        """The sites' images, split once by the run's seed."""
-        return load_federation(self.config.data, seed=self.config.seed)
+        """The sites' images, split once by the run's seed; ``run.data_changed`` where they are others than before."""
+        federation = load_federation(self.config.data, seed=self.config.seed)
+        check_unchanged(federation, self.run_dir / IDENTITY_FILE)
+        return federation
 
     @cached_property
     def device(self) -> torch.device:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from engine.config import DataConfig
 from engine.data.datasets import Federation, ImageSet, load_federation, mask_to_grid, partition_preview, pool_sets
+from engine.data.identity import check_unchanged
 from engine.data.phantoms import TASKS, render
 from engine.data.phantoms import write_dataset as write_phantoms
 from engine.data.readers import read_image
@@ -353,3 +354,27 @@ def test_the_preview_does_not_normalise(tmp_path: Path) -> None:
 def test_data_needs_no_torch() -> None:
     code = "import sys; import engine.data.datasets, engine.data.validation; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_data_that_changed_since_a_run_began_are_refused(tmp_path: Path) -> None:
+    root, noted = write_dataset(tmp_path / "set"), tmp_path / "run" / "identity.json"
+    for _ in range(2):
+        check_unchanged(load_federation(folder(root), seed=1), noted)
+    assert "img_" not in noted.read_text(), "file names may identify patients"
+    moved = tmp_path / "elsewhere"
+    root.rename(moved)
+    check_unchanged(load_federation(folder(moved), seed=1), noted)
+    for kind in ("images", "masks"):
+        (moved / "alpha" / kind / "img_3.png").unlink()
+    with pytest.raises(UserError, match="'alpha' are not those") as caught:
+        check_unchanged(load_federation(folder(moved), seed=1), noted)
+    assert caught.value.code == "run.data_changed"
+
+
+def test_a_name_that_is_no_text_is_a_fault(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "set")
+    (root / "alpha" / "images" / "t\udce9.png").write_bytes((root / "alpha" / "images" / "img_0.png").read_bytes())
+    with pytest.raises(UserError, match="not valid UTF-8") as caught:
+        load_federation(folder(root), seed=1)
+    assert caught.value.code == "data.name_encoding"
+    str(caught.value).encode()
