@@ -22,7 +22,7 @@ PRESETS_DIR = Path(__file__).parent / "presets"
 class Section(BaseModel):
     """Base of every part of a configuration: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -36,7 +36,7 @@ class DataConfig(Section):
     source: Literal["phantom", "folder"] = Field("phantom", description="Built-in phantoms, or a folder of real images")
     root: Path | None = Field(None, description="Dataset folder (source = folder)")
     task: str = Field("fundus", description="Phantom task: fundus, prostate, nuclei, skin, liver or polyp")
-    images_per_site: PositiveInt = Field(40, description="Phantom images at each site")
+    images_per_site: PositiveInt = Field(40, le=100_000, description="Phantom images at each site")
     sites: tuple[str, ...] | None = Field(None, description="Sites that take part; all of them when left out")
     classes: tuple[str, ...] | None = Field(None, description="Classes to segment; all of them when left out")
     protocol: Literal["leave-one-site-out", "fixed-test"] = Field("leave-one-site-out", description="What is held out")
@@ -156,8 +156,10 @@ class EvaluationConfig(Section):
     """Measures on the held-out images."""
 
     batch_size: PositiveInt = Field(8, description="Images in a batch")
-    mask_px: int | None = Field(None, ge=16, description="Side of the scored grid; the decoder's own when left out")
-    bootstrap_samples: PositiveInt = Field(1000, description="Resamples of the 95 % interval (ours)")
+    mask_px: int | None = Field(
+        None, ge=16, le=4096, description="Side of the scored grid; the decoder's when left out"
+    )
+    bootstrap_samples: PositiveInt = Field(1000, le=100_000, description="Resamples of the 95 % interval (ours)")
 
 
 class ExportConfig(Section):
@@ -178,7 +180,7 @@ class RunConfig(Section):
     method: Literal["dsfedmed", "fedtinysam"] = Field("dsfedmed", description="Compared system to run")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster")
-    threads: int | None = Field(None, ge=1, description="CPU threads; all cores when left out")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; all cores when left out")
     pos_weight: float = Field(2.0, gt=0, description="Weight of foreground pixels in BCE [C: 2]")
     dice_weight: float = Field(0.0, ge=0, description="Weight of an added soft Dice loss (ours; the paper has none)")
     data: DataConfig = DataConfig()

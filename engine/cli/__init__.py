@@ -64,7 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print_error(_of_the_system(error), as_json=as_json)
         return 2
+    except UnicodeEncodeError as error:
+        print_error(_not_text(error), as_json=as_json)
+        return 2
     return status if isinstance(status, int) else 0
+
+
+def _not_text(error: UnicodeEncodeError) -> dict[str, str]:
+    """Return the fault of an argument that holds bytes that are no text."""
+    return {
+        "code": "cli.encoding",
+        "what": f"{error.object!a} is not valid UTF-8.",
+        "why": "Runs and files are looked up by text.",
+        "fix": "Type the name again, or rename the file.",
+    }
 
 
 def _of_the_system(error: OSError) -> dict[str, str]:

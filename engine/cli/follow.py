@@ -95,10 +95,11 @@ def _watch(store: RunStore, run_id: str, show: Callable[[RunView], object]) -> N
             time.sleep(POLL_S)
         except KeyboardInterrupt:
             if asked or not store.get(run_id).active:
-                print(f"\n{run_id} goes on by itself. See it with: python -m engine show {run_id}", file=sys.stderr)
+                state = "is stopping" if asked else "has ended"
+                print(f"\n{run_id} {state}. See it with: python -m engine show {run_id}", file=sys.stderr)
                 raise
             asked = True
-            print("\nStopping at the next step (Ctrl-C again leaves the run alone).", file=sys.stderr)
+            print("\nStopping at the next step (Ctrl-C again stops waiting for it).", file=sys.stderr)
             lifecycle.cancel(store, run_id)
 
 

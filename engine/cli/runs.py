@@ -20,6 +20,7 @@ from engine.cli.options import (
     read_config,
 )
 from engine.cli.output import HomeOption, JsonFlag, duration, print_json, print_table, size
+from engine.errors import UserError
 
 if TYPE_CHECKING:
     from engine.planning import Plan
@@ -140,15 +141,22 @@ def cancel(
     while store.get(chosen).active and time.monotonic() < deadline:
         lifecycle.advance_queue(store)
         time.sleep(0.1)
-    status = store.get(chosen).status
+    record = store.get(chosen)
+    if record.active:
+        raise UserError(
+            "run.not_stopped",
+            what=f"The run '{chosen}' has not stopped yet: it is {record.status}.",
+            why="Its worker stops at its next step, which takes longer than 10 s on a machine that is busy or asleep.",
+            fix=f"Look again with `python -m engine show {chosen}`, or kill its worker with `cancel --force {chosen}`.",
+        )
     if as_json:
-        print_json({"run_id": chosen, "status": status})
+        print_json({"run_id": chosen, "status": record.status})
     else:
-        print(f"{chosen}: {status}. Go on with: python -m engine resume {chosen}")
+        print(f"{chosen}: {record.status}. Go on with: python -m engine resume {chosen}")
 
 
 def list_runs(
-    limit: Annotated[int, typer.Option(min=1, help="So many of the newest runs")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="So many of the newest runs")] = 20,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:

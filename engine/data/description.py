@@ -17,7 +17,7 @@ SafeName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^/\\]+$
 class DatasetDescription(BaseModel):
     """The keys of ``dataset.toml``; ``name``, ``modality`` and ``classes`` are needed, the others have defaults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(min_length=1)
     modality: str = Field(min_length=1, description="Plain text; also the prompt of the image generator")

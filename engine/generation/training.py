@@ -104,7 +104,7 @@ class ControlNetTraining:
                 "generator.diverged",
                 what=f"The generator's loss at site '{self._site}' is {total} at step {self.done + 1}.",
                 why="A generator trained on such a loss only makes noise.",
-                fix="Set generator.learning_rate lower, or precision to fp32, and resume the run.",
+                fix="Fork the run from generator_training with a lower generator.learning_rate, or start one in fp32.",
             )
         torch.nn.utils.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM)
         self._optimiser.step()

@@ -101,7 +101,7 @@ def cancel(store: RunStore, run_id: str, *, force: bool = False) -> None:
 def resume(store: RunStore, run_id: str) -> None:
     """Put a cancelled, failed or interrupted run back in the queue; it goes on from its last checkpoint.
 
-    Raises ``UserError`` ``run.active`` or ``run.finished``.
+    Raises ``UserError`` ``run.active``, ``run.finished`` or ``run.folder_missing``.
     """
     reap(store)
     record = store.get(run_id)
@@ -113,6 +113,7 @@ def resume(store: RunStore, run_id: str) -> None:
             why="There is nothing left to do in it.",
             fix=f"Add rounds with `python -m engine extend {run_id} --rounds N`, or fork it from a stage.",
         )
+    _refuse_without_folder(store, run_id)
     stages = store.stages(run_id)
     # An extension that was killed before it had removed them would leave files of the shorter run.
     unbegun = [s.name for s in stages if s.status == "pending" and s.started_at is None and not s.wall_s]
@@ -148,6 +149,7 @@ def extend(store: RunStore, run_id: str, *, rounds: int) -> None:
     reap(store)
     record = store.get(run_id)
     _refuse_active(record)
+    _refuse_without_folder(store, run_id)
     longer = longer_config(record, rounds=rounds)
     trained = record.config.federation.rounds
     stages = store.stages(run_id)
@@ -181,12 +183,14 @@ def fork(
     stages = store.stages(run_id)
     names = [known.name for known in stages]
     config = with_absolute_paths(config)
+    _refuse_without_folder(store, run_id)
     check_fork(store, run_id, config, stage=stage)
     earlier = names[: names.index(stage)]
     own_stages = names if config.method == parent.config.method else None  # another method: nothing is taken over
     child = store.create_run(config, parent=run_id, fork_stage=stage, stages=own_stages, planned_s=planned_s)
-    store.copy_results(run_id, child.run_id, earlier)
+    # Files first: killed in between, the child has no stage marked finished that has none.
     outputs.take_over(store, source=run_id, target=child.run_id, stages=earlier)
+    store.copy_results(run_id, child.run_id, earlier)
     store.write_log(child.run_id, "info", f"Forked from {run_id} at {stage}.")
     store.enqueue(child.run_id)
     advance_queue(store)
@@ -200,9 +204,9 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         return None if path is None else path.expanduser().resolve()
 
     def source(name: str | None) -> str | None:
-        if name is None or not ("/" in name or Path(name).suffix) or not Path(name).exists():
+        if name is None or not Path(name).expanduser().exists():
             return name  # a name of the registry
-        return str(Path(name).resolve())
+        return str(Path(name).expanduser().resolve())
 
     def model(part: ModelConfig) -> ModelConfig:
         return part.model_copy(update={"weights": source(part.weights)})
@@ -276,6 +280,16 @@ def _refuse_active(record: RunRecord) -> None:
             what=f"The run '{record.run_id}' is {record.status}.",
             why="A run has one worker at a time.",
             fix=f"Wait for it, or cancel it first: `python -m engine cancel {record.run_id}`.",
+        )
+
+
+def _refuse_without_folder(store: RunStore, run_id: str) -> None:
+    if not store.run_dir(run_id).is_dir():
+        raise UserError(
+            "run.folder_missing",
+            what=f"The folder {store.run_dir(run_id)} of the run '{run_id}' is not there any more.",
+            why="Its models, samples and checkpoints lay there; the store keeps only its figures.",
+            fix="Restore the folder from a backup, or start a new run.",
         )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from engine.errors import UserError
 from engine.runs.identity import stage_hash
 from engine.runs.outputs import REPORT_NAME
 from engine.runs.records import TrafficTotal
@@ -29,22 +30,35 @@ PACKAGES = ("torch", "diffusers", "flwr", "monai", "timm", "segment-anything", "
             "onnxruntime-gpu", "numpy", "pydantic", "sqlalchemy")  # fmt: skip
 
 
-def write_report(store: RunStore, run_id: str, *, status: str | None = None, device: str | None = None) -> Path:
+def write_report(
+    store: RunStore,
+    run_id: str,
+    *,
+    status: str | None = None,
+    device: str | None = None,
+    error: UserError | None = None,
+) -> Path:
     """Write the run's report and return its path.
 
-    ``status`` is the state that the run is about to take (its present one when left out), ``device`` what the models
-    ran on.
+    ``status`` is the state that the run is about to take (its present one when left out) and ``error`` why,
+    ``device`` what the models ran on.
     """
     path = store.run_dir(run_id) / REPORT_NAME
     temporary = path.with_suffix(".tmp")
-    text = json.dumps(finite(build_report(store, run_id, status=status, device=device)), indent=2, allow_nan=False)
+    report = build_report(store, run_id, status=status, device=device, error=error)
+    text = json.dumps(finite(report), indent=2, allow_nan=False)
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(path)
     return path
 
 
 def build_report(
-    store: RunStore, run_id: str, *, status: str | None = None, device: str | None = None
+    store: RunStore,
+    run_id: str,
+    *,
+    status: str | None = None,
+    device: str | None = None,
+    error: UserError | None = None,
 ) -> dict[str, Any]:
     """Return the report: configuration, hashes, versions, machine, durations, traffic, results, files."""
     record, stages = store.get(run_id), store.stages(run_id)
@@ -58,7 +72,7 @@ def build_report(
         "method": record.method,
         "parent": record.parent,
         "fork_stage": record.fork_stage,
-        "error": record.error,
+        "error": error.as_dict() if error else record.error,
         "seed": config.seed,
         "config": config.model_dump(mode="json"),
         "config_hash": record.config_hash,

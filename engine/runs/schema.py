@@ -191,7 +191,8 @@ def open_database(home: Path) -> sa.Engine:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _not_writable(path.parent, error) from error
-    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    address = sa.URL.create("sqlite", database=str(path))  # not written out: a path may hold ? and %
+    engine = sa.create_engine(address, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
     sa.event.listen(engine, "connect", _on_connect)
     sa.event.listen(engine, "begin", _on_begin)
     with database_errors(path), writing(engine) as connection:

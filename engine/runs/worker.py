@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -132,7 +132,7 @@ class Worker:
             try:
                 asked = self.store.beat(self.run_id, attempt=self.attempt)
             except UserError as error:  # a full disk: the stage meets it too and says so; the beat must not die of it
-                print(error, file=sys.stderr)
+                _say(error)
                 continue
             self._superseded = asked is None
             if asked or asked is None:
@@ -159,7 +159,7 @@ class Worker:
         try:
             self.store.write_log(self.run_id, "error", str(error), stage=self.store.get(self.run_id).stage)
         except UserError as fault:  # a full disk: the reason is recorded with the end of the run
-            print(f"{error}\n{fault}", file=sys.stderr, flush=True)
+            _say(f"{error}\n{fault}")
         self._end("failed", error=error)
 
     def _end(self, status: RunStatus, *, error: UserError | None = None) -> None:
@@ -175,7 +175,7 @@ class Worker:
                 self._write_end(status, error=error)
                 break
             except UserError as fault:
-                print(fault, file=sys.stderr, flush=True)
+                _say(fault)
                 if fault.code != "run.disk_full" or time.monotonic() > deadline:
                     raise
                 time.sleep(END_PAUSE_S)
@@ -186,11 +186,17 @@ class Worker:
         torch = sys.modules.get("torch")
         device = None if torch is None else "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            path = write_report(self.store, self.run_id, status=status, device=device)
+            path = write_report(self.store, self.run_id, status=status, device=device, error=error)
             self.store.write_artefact(self.run_id, "", "report", path.name)
         except (OSError, UserError) as fault:  # the end of the run must be recorded even where the report cannot be
-            print(f"no report: {fault}", file=sys.stderr)
+            _say(f"no report: {fault}")
         self.store.set_status(self.run_id, status, owner=self.attempt, error=error.as_dict() if error else None)
+
+
+def _say(words: object) -> None:
+    """Tell the worker's own log; its file may lie on the disk that is full, and then says nothing."""
+    with suppress(OSError):
+        print(words, file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -36,7 +36,7 @@ def test_every_field_has_a_label_and_words() -> None:
     [
         ("seed", "integer", False, 0, None),
         ("device", "choice", False, None, None),
-        ("threads", "integer", True, 1, None),
+        ("threads", "integer", True, 1, 1024),
         ("data.root", "text", True, None, None),
         ("data.sites", "names", True, None, None),
         ("data.image_px", "integer", False, 32, 2048),

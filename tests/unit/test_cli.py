@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,10 +21,12 @@ from engine.cli.options import parse_settings
 from engine.cli.output import duration, size
 from engine.config import RunConfig
 from engine.data.phantoms import write_dataset
+from engine.data.readers import read_image
 from engine.errors import UserError
 from engine.runs.events import StoreReporter
 from engine.runs.store import RunStore
 from engine.types import EvaluationRow, Traffic
+from export.runtime import load_bundle
 
 TINY = ["--preset", "phantom_cpu_smoke", "--set", "method=fedtinysam", "--set", "student.weights=none"]
 TINY += ["--set", "federation.rounds=3", "--set", "data.images_per_site=4"]
@@ -259,6 +263,50 @@ def test_images_are_segmented_with_a_bundle(capsys: pytest.CaptureFixture[str], 
         (tmp_path / "home").mkdir(exist_ok=True)
         error = as_json(capsys, "predict", str(bundle), str(inputs), "--out", str(out), status=2)["error"]
         assert code is None or error["code"] == code
+
+
+def test_masks_whose_names_would_fall_together_are_refused(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    for name in ("case 1.png", "case_1.png"):
+        Image.fromarray(np.full((30, 20), 90, np.uint8)).save(tmp_path / name)
+    out = tmp_path / "masks"
+    error = as_json(capsys, "predict", str(bundle), str(tmp_path), "--out", str(out), status=2)["error"]
+    assert error["code"] == "predict.same_name" and "case_1" in error["what"]
+    assert not list(out.glob("*.png"))
+
+
+def test_masks_of_an_earlier_call_are_no_images(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(np.full((30, 20), 90, np.uint8)).save(tmp_path / "a.png")
+    for _ in range(2):
+        found = as_json(capsys, "predict", str(bundle), str(tmp_path), "--out", str(tmp_path / "masks"))
+        assert [Path(row["image"]).name for row in found["predictions"]] == ["a.png"]
+
+
+def test_a_bundle_reads_images_as_its_training_did(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    """A volume in Hounsfield units, with air and metal far outside the range that the dataset declares."""
+    rng = np.random.default_rng(3)
+    volume = rng.normal(40, 60, (24, 20, 3)).astype(np.int16)
+    volume[:4], volume[-2:] = -1000, 3000
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "ct.nii.gz")
+    told = tmp_path / "bundle"
+    shutil.copytree(bundle, told)
+    manifest = json.loads((told / "manifest.json").read_text())
+    (told / "manifest.json").write_text(json.dumps(manifest | {"value_range": [-160.0, 240.0], "slice_axis": 0}))
+    found = as_json(capsys, "predict", str(told), str(tmp_path / "ct.nii.gz"), "--out", str(tmp_path / "masks"))
+    assert len(found["predictions"]) == 24, "cut across the axis that the dataset says"
+    image = read_image(tmp_path / "ct.nii.gz", slice_index=12, slice_axis=0, value_range=(-160.0, 240.0))[0]
+    expected = load_bundle(told).predict(image).mask_KHW[0]
+    with Image.open(found["predictions"][12]["mask"]) as mask:
+        np.testing.assert_array_equal(np.asarray(mask) > 0, expected)
+
+
+def test_an_argument_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert as_json(capsys, "show", "\udcff", status=2)["error"]["code"] == "cli.encoding"
 
 
 def test_a_run_without_a_bundle_says_so(capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path) -> None:

@@ -46,6 +46,9 @@ def test_text_form_keeps_every_value(seed, rate, augment):
         ({"data": {"source": "folder"}}, "data.root"),
         ({"distillation": {"mode": "reference"}}, "in_batch_quantile"),
         ({"sed": 1}, "sed"),
+        ({"federation": {"learning_rate": float("inf")}}, "federation.learning_rate"),
+        ({"evaluation": {"bootstrap_samples": 10**9}}, "evaluation.bootstrap_samples"),
+        ({"data": {"images_per_site": 10**9}}, "data.images_per_site"),
     ],
 )
 def test_a_bad_configuration_names_the_key(values, words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from engine.config import RunConfig, parse_config
 from engine.errors import UserError
 from engine.runs import lifecycle
+from engine.runs.report import build_report
 from engine.runs.store import RunStore
 from engine.types import STAGES
 
@@ -187,3 +189,40 @@ def test_what_cannot_be_started_is_said_and_marked(store: RunStore, monkeypatch:
     assert caught.value.code == "run.not_started"
     (record,) = store.list()
     assert record.status == "failed" and record.error is not None and record.resumable
+
+
+@pytest.mark.parametrize("act", [
+    lambda store, run_id: lifecycle.resume(store, run_id),
+    lambda store, run_id: lifecycle.extend(store, run_id, rounds=999),
+    lambda store, run_id: lifecycle.fork(store, run_id, stage="federated_training", config=RunConfig()),
+], ids=["resume", "extend", "fork"])  # fmt: skip
+def test_a_run_whose_folder_is_gone_is_left_as_it_is(store: RunStore, act: Any) -> None:
+    run_id = store.create_run(RunConfig()).run_id
+    store.set_stage_status(run_id, "federated_training", "finished")
+    store.set_status(run_id, "interrupted")
+    shutil.rmtree(store.run_dir(run_id))
+    with pytest.raises(UserError, match="not there any more") as caught:
+        act(store, run_id)
+    assert caught.value.code == "run.folder_missing"
+    assert store.stages(run_id)[0].status == "finished" and len(store.list()) == 1
+
+
+def test_a_relative_folder_of_weights_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bb").mkdir()
+    config = lifecycle.with_absolute_paths(parse_config({"generator": {"backbone": "bb"}}))
+    assert config.generator.backbone == str(tmp_path / "bb")
+    assert lifecycle.with_absolute_paths(RunConfig()).generator.backbone == "ldm-mini"
+
+
+def test_a_report_of_a_failed_run_says_why(store: RunStore) -> None:
+    run_id = store.create_run(RunConfig()).run_id
+    error = UserError("training.nan", what="w", why="y", fix="f")
+    assert build_report(store, run_id, status="failed", error=error)["error"]["code"] == "training.nan"
+
+
+def test_homes_whose_names_hold_the_signs_of_addresses_are_kept_apart(tmp_path: Path) -> None:
+    for name in ("a?b", "a?c", "a%20d"):
+        RunStore(tmp_path / name).create_run(RunConfig(name=name))
+        assert [run.name for run in RunStore(tmp_path / name).list()] == [name]
+        assert (tmp_path / name / "studio.sqlite").is_file()
