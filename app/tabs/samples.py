@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from app import markup, plots, text, viewmodels
-from app.studio import Studio, attempt
+from app.studio import THUMBNAIL_PX, Studio, attempt
 from app.tabs import sample_detail
 from engine.runs.records import Page, ScoredSample
 
@@ -245,7 +246,7 @@ def _listing(
         pages = viewmodels.num_pages(total, size)
         at = min(max(0, page), pages - 1)
         found = read(at * size)
-        shown = [(studio.thumbnail(run_id or "", i.sample), viewmodels.sample_caption(i)) for i in found.items]
+        shown = [_tile(studio, run_id or "", item) for item in found.items]
         words = text.PAGE_OF.format(page=at + 1, pages=pages, total=total)
         note = (
             f"<p class='quiet'>{words}</p>" if total else markup.empty(text.SAMPLES_NONE_TITLE, text.SAMPLES_NONE_STEP)
@@ -256,6 +257,14 @@ def _listing(
 
     values, box = attempt(pictures)
     return values or (gr.skip(), box, gr.skip(), gr.skip(), page, ())
+
+
+def _tile(studio: Studio, run_id: str, item: ScoredSample) -> tuple[np.ndarray, str]:
+    """Return a picture of the gallery with its caption; a missing one does not take the others with it."""
+    picture, _ = attempt(lambda: studio.thumbnail(run_id, item.sample))
+    if picture is None:
+        return np.full((THUMBNAIL_PX, THUMBNAIL_PX, 3), 128, np.uint8), text.PICTURE_MISSING
+    return picture, viewmodels.sample_caption(item)
 
 
 def _scatter(studio: Studio, run_id: str | None, epoch: int | None, site: str, *, chosen: str | None = None) -> Any:

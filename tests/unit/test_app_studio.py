@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from app import text
 from app.settings import Settings
 from app.studio import Studio
+from app.tabs import samples
 from engine.config import parse_config
 from engine.data.phantoms import TASKS, write_dataset
 from engine.errors import UserError
+from engine.runs.records import ScoredSample
+from engine.types import SyntheticSample
 
 
 @pytest.fixture
@@ -67,3 +71,10 @@ def test_the_plan_of_a_fork_refuses_what_its_launch_would(studio: Studio) -> Non
     with pytest.raises(UserError, match="seed") as caught:
         studio.plan(changed, fork=(run.run_id, "generation"))
     assert caught.value.code == "run.fork_edit"
+
+
+def test_a_missing_picture_leaves_the_others_in_the_gallery(studio: Studio) -> None:
+    run = studio.store.create_run(parse_config({}))
+    sample = SyntheticSample("s/1", "s", 1, 5, "s mask 0", "real", Path("samples/i.png"), Path("samples/m.png"), 0.81)
+    picture, caption = samples._tile(studio, run.run_id, ScoredSample(sample, None))
+    assert picture.shape == (192, 192, 3) and caption == text.PICTURE_MISSING
