@@ -211,15 +211,19 @@ def _stems(file: Path, num_slices: int) -> list[str]:
 def _find_images(paths: list[Path], *, out: Path, slice_axis: int) -> list[Path]:
     """Return the files of ``paths`` and the images in its folders; their masks must not overwrite each other.
 
-    What an earlier call has written to ``out`` is no image to segment.
+    What an earlier call has written to ``out`` is no image to segment, where that folder lies inside one of ``paths``.
     """
     from engine.data.readers import image_info, is_supported
     from export.results import plain_name
 
     files: list[Path] = []
     for path in paths:
-        found = [file for file in sorted(path.rglob("*")) if is_supported(file)] if path.is_dir() else [path]
-        files += found if path.resolve() == out.resolve() else [f for f in found if not _is_below(f, out)]
+        if not path.is_dir():
+            files.append(path)
+            continue
+        holds_out = _is_below(out, path)
+        found = (file for file in sorted(path.rglob("*")) if is_supported(file))
+        files += [file for file in found if not (holds_out and _is_below(file, out))]
     if not files:
         raise UserError(
             "predict.no_images",

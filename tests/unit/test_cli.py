@@ -285,6 +285,17 @@ def test_masks_of_an_earlier_call_are_no_images(
         assert [Path(row["image"]).name for row in found["predictions"]] == ["a.png"]
 
 
+@pytest.mark.parametrize("inputs", ["images", "images/a.png", "."])
+def test_masks_may_go_to_the_folder_of_the_images_or_above(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path, inputs: str
+) -> None:
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.full((30, 20), 90, np.uint8)).save(tmp_path / "images" / "a.png")
+    found = as_json(capsys, "predict", str(bundle), str(tmp_path / inputs), "--out", str(tmp_path))
+    assert [Path(row["image"]).name for row in found["predictions"]] == ["a.png"]
+    assert (tmp_path / "a_mask.png").is_file()
+
+
 def test_a_bundle_reads_images_as_its_training_did(
     capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
 ) -> None:
