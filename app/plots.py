@@ -11,14 +11,13 @@ import plotly.graph_objects as go
 from app import text
 from app.overlays import hex_colour
 from engine.runs.records import MetricSeries, ScoredSample, TrafficTotal
-from engine.types import EvaluationRow
+from engine.types import MEAN_CLASS, EvaluationRow
 from export.results import class_colour
 
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 """Okabe and Ito's colours, which people with any colour vision tell apart."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 INK = "#64748b"
-MEAN_CLASS = "mean"
 GRID = "rgba(100, 116, 139, 0.25)"
 MEGABYTE = 1e6
 

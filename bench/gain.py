@@ -39,6 +39,7 @@ from engine.stages.foundation_finetuning import FoundationFinetuning
 from engine.stages.generation import Generation
 from engine.stages.generator_training import GeneratorTraining
 from engine.stages.mutual_distillation import MutualDistillationStage
+from engine.types import MEAN_CLASS
 
 TASKS = {"phantom_fundus": "phantom_cpu_demo", "phantom_nuclei": "nuclei_cpu", "nuclei": "nuclei_cpu"}
 """The preset of each task: the one that ships for its kind of images."""
@@ -118,7 +119,7 @@ class Cell:
     def dice(self, arm: str, model: str) -> float:
         """Return the model's mean Dice on the unseen site in [0, 1] (mean over classes, where there are several)."""
         rows = [r for r in read_json(self.folder / arm / ROWS_FILE) if r["model"] == model and r["split"] == "test"]
-        return float(next((r for r in rows if r["class_name"] == "mean"), rows[0])["dice"])
+        return float(next((r for r in rows if r["class_name"] == MEAN_CLASS), rows[0])["dice"])
 
 
 def continued_config(cell: Cell, *, pool_size: int) -> RunConfig:

@@ -27,6 +27,7 @@ class Section(BaseModel):
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+MAX_NAME_LETTERS = 80
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
@@ -175,7 +176,7 @@ class ExportConfig(Section):
 class RunConfig(Section):
     """Everything that decides a run's numbers; equal configuration, seed and machine give equal numbers."""
 
-    name: str = Field("run", min_length=1, max_length=80, description="A name for people")
+    name: str = Field("run", min_length=1, max_length=MAX_NAME_LETTERS, description="A name for people")
     seed: int = Field(1337, ge=0, description="Root of every random stream [C: 1337]")
     method: Literal["dsfedmed", "fedtinysam"] = Field("dsfedmed", description="Compared system to run")
     device: Literal["auto", "cpu", "cuda"] = "auto"

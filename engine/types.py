@@ -30,6 +30,8 @@ class RunCancelled(Exception):
 
 MAX_MASK_CLASSES = 3
 """Classes that one mask picture (and one ControlNet condition image) can carry: its red, green and blue planes."""
+MEAN_CLASS = "mean"
+"""Class name of the row (and of the per-image record) that averages over the classes, when there are several."""
 RELEASED = "/released"
 """Drawn by the mask-conditioned ControlNet that the sites' own began with; no site can have a name with a slash."""
 

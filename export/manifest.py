@@ -99,6 +99,11 @@ class Manifest(Record):
     licence: str
     notice: str
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Return what ``engine.data.readers.read_image`` needs to read an image as training did."""
+        return {"slice_axis": self.slice_axis, "value_range": self.value_range}
+
 
 def read_manifest(folder: Path) -> Manifest:
     """Return the manifest of a bundle folder without reading its model.

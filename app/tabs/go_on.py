@@ -12,10 +12,9 @@ from app import forms, markup, text, viewmodels
 from app.picker import Picker
 from app.studio import Studio, attempt
 from app.tabs import run_form
+from engine.config import MAX_NAME_LETTERS
 from engine.runs.records import RunView
 
-MAX_NAME = 80
-"""Letters that RunConfig.name may have."""
 SCROLL_TO_FORM = "() => document.getElementById('new-run')?.scrollIntoView({behavior: 'smooth'})"
 
 
@@ -83,6 +82,6 @@ def fork_form(studio: Studio, form: run_form.RunForm, run_id: str, stage: str) -
     taken_over = viewmodels.stages_before(stage, view.stages)
     origin = run_form.Origin(run_id, view.run.name, stage, taken_over)
     config = view.run.config
-    longest = MAX_NAME - len(text.FORK_NAME.format(name=""))
+    longest = MAX_NAME_LETTERS - len(text.FORK_NAME.format(name=""))
     renamed = config.model_copy(update={"name": text.FORK_NAME.format(name=config.name[:longest])})
     return [*run_form.purpose_values(form, origin), *forms.to_values(renamed, form.fields)]

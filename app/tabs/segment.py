@@ -205,9 +205,9 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
 
 def _named(path: Path, number: int, count: int) -> tuple[str, str]:
     """Return the title of a file's picture and the stem of its masks' names; a volume's tell the slice, from 1."""
-    from engine.data.readers import SUFFIXES, file_stem, file_suffix
+    from engine.data.readers import file_stem, is_supported
 
-    stem = file_stem(path) if file_suffix(path) in SUFFIXES else path.name
+    stem = file_stem(path) if is_supported(path) else path.name
     if count == 1:
         return path.name, stem
     return text.SLICE_OF.format(name=path.name, number=number, count=count), f"{stem}_slice{number:03d}"
@@ -297,10 +297,7 @@ def read_upload(studio: Studio, key: str | None, path: Path, slice_index: int) -
     from engine.data.readers import image_info, read_image
 
     limit = studio.settings.max_image_px
-    reading: dict[str, Any] = {}
-    if key:
-        manifest = studio.manifest(key)
-        reading = {"slice_axis": manifest.slice_axis, "value_range": manifest.value_range}
+    reading = studio.manifest(key).reading if key else {}
     try:
         geometry = image_info(path, slice_axis=reading.get("slice_axis", 2))
         if max(geometry.height_px, geometry.width_px) > limit:

@@ -185,7 +185,7 @@ def live_values(studio: Studio, run_id: str | None, chosen: str | None, seen: di
     choices = viewmodels.curve_choices(series, view.stages)
     # A stage that was chosen for the run before may have no curve here.
     followed = {} if chosen in {stage for _, stage in choices} else {"value": viewmodels.FOLLOW}
-    chosen = viewmodels.FOLLOW if followed or chosen is None else chosen
+    chosen = followed.get("value", chosen)
     loss, dice = (pick(series, chosen, view) for pick in (viewmodels.loss_curves, viewmodels.dice_curves))
     loss_title = viewmodels.curves_title(text.LOSS_PLOT, loss)
     dice_title = viewmodels.curves_title(text.DICE_PLOT, dice)

@@ -61,30 +61,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except OSError as error:
-        print_error(_of_the_system(error), as_json=as_json)
-        return 2
-    except UnicodeEncodeError as error:
-        print_error(_not_text(error), as_json=as_json)
+    except (OSError, UnicodeEncodeError) as error:
+        print_error(_of_the_system(error).as_dict(), as_json=as_json)
         return 2
     return status if isinstance(status, int) else 0
 
 
-def _not_text(error: UnicodeEncodeError) -> dict[str, str]:
-    """Return the fault of an argument that holds bytes that are no text."""
-    return {
-        "code": "cli.encoding",
-        "what": f"{error.object!a} is not valid UTF-8.",
-        "why": "Runs and files are looked up by text.",
-        "fix": "Type the name again, or rename the file.",
-    }
-
-
-def _of_the_system(error: OSError) -> dict[str, str]:
-    """Return the fault of a file or folder that the operating system refused, in the form of every other error."""
-    return {
-        "code": "cli.file",
-        "what": f"{error.strerror or error}: {error.filename or 'a file'}.",
-        "why": "The operating system refused to read or write there.",
-        "fix": "Give another path, free some space, or mend the permissions.",
-    }
+def _of_the_system(error: OSError | UnicodeEncodeError) -> UserError:
+    """Return the fault of a path that the operating system refused, or of bytes that are no text, in words."""
+    if isinstance(error, OSError):
+        return UserError(
+            "cli.file",
+            what=f"{error.strerror or error}: {error.filename or 'a file'}.",
+            why="The operating system refused to read or write there.",
+            fix="Give another path, free some space, or mend the permissions.",
+        )
+    return UserError(
+        "cli.encoding",
+        what=f"{error.object!a} is not valid UTF-8.",
+        why="Runs and files are looked up by text.",
+        fix="Type the name again, or rename the file.",
+    )

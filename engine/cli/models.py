@@ -184,10 +184,9 @@ def _predict_file(session: BundleSession, file: Path, *, out: Path, overlay: boo
     from export import results
 
     rows = []
-    reading: dict[str, Any] = {"slice_axis": session.manifest.slice_axis}
-    count = image_info(file, **reading).num_slices
+    count = image_info(file, slice_axis=session.manifest.slice_axis).num_slices
     for index in range(count):
-        image, _geometry = read_image(file, slice_index=index, value_range=session.manifest.value_range, **reading)
+        image, _geometry = read_image(file, slice_index=index, **session.manifest.reading)
         prediction = session.predict(image)
         stem = _stems(file, count)[index]
         name, content = results.mask_file(prediction.mask_KHW, classes=session.manifest.classes, stem=stem)

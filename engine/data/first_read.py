@@ -7,7 +7,7 @@ from collections.abc import Callable
 from engine.data.datasets import Federation
 from engine.data.imagesets import ImageSet
 from engine.data.problems import Problem, raise_problems
-from engine.data.sources import FolderItem
+from engine.data.sources import FolderItem, Item
 from engine.data.validation import check_copies
 from engine.errors import UserError
 
@@ -20,11 +20,11 @@ def read_everything(federation: Federation, *, on_image: Callable[[int, int], No
     """
     sites = federation.sites.values()
     # What is trained on first: memory may not reach for all.
-    sets = [(site.name, part) for half in ("train", "validation") for site in sites for part in [getattr(site, half)]]
-    sets.append((federation.test.name, federation.test.test))
-    sets = [(site, images) for site, images in sets if images.items and isinstance(images.items[0], FolderItem)]
+    everything = [(site.name, site.train) for site in sites] + [(site.name, site.validation) for site in sites]
+    everything.append((federation.test.name, federation.test.test))
+    sets = [(site, images) for site, images in everything if images.items and isinstance(images.items[0], FolderItem)]
     problems = _unreadable(sets, on_image=on_image)
-    items: dict[str, list] = {}
+    items: dict[str, list[Item]] = {}
     for site, images in sets:
         items.setdefault(site, []).extend(images.items)
     raise_problems([*problems, *check_copies(items)], dataset=federation.name)

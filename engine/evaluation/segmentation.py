@@ -22,10 +22,7 @@ from engine.evaluation import measures
 from engine.evaluation.bootstrap import mean_interval
 from engine.models.execution import Precision, autocast, place_images, place_model
 from engine.seeding import numpy_generator
-from engine.types import EvaluationRow
-
-MEAN_CLASS = "mean"
-"""Class name of the row (and of the per-image record) that averages over the classes, when there are several."""
+from engine.types import MEAN_CLASS, EvaluationRow
 
 
 class Images(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from engine.stages.context import RunContext
 from engine.stages.evaluation import ROWS_FILE
 from engine.stages.files import read_json
-from engine.types import EvaluationRow
+from engine.types import MEAN_CLASS, EvaluationRow
 from export.package import BundleContent, write_bundle
 
 STUDENTS = ("distilled_student", "fedavg_student")
@@ -20,7 +20,7 @@ def validation_dice(rows: Sequence[EvaluationRow], model: str) -> float | None:
     The held-out site has no part in it.
     """
     own = [row for row in rows if row.model == model and row.split == "validation"]
-    own = [row for row in own if row.class_name == "mean"] or own
+    own = [row for row in own if row.class_name == MEAN_CLASS] or own
     count = sum(row.num_images for row in own)
     return sum(row.num_images * row.dice for row in own) / count if count else None
 
