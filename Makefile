@@ -5,6 +5,7 @@
 #   make demo-headless  the demo run in this terminal, ending with the results table
 #   make test           lint and every test but the slow ones; browser tests drive a real Chromium
 #   make test-all       the slow tests too
+#   make mutate         deliberate errors in the method's code: how many turn a test red (MUTATE="--per-package 100")
 #   make lint           ruff and mypy
 #   make clean          remove .venv and caches
 #
@@ -14,11 +15,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-headless test test-all lint chromium clean
+.PHONY: help setup demo demo-headless test test-all mutate lint chromium clean
 
 PYTHON ?= python3.11
 PORT ?= 7860
 TESTS ?= tests
+MUTATE ?=
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,7 +30,7 @@ STAMP := $(VENV)/.setup-stamp
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest --timeout=300 --durations=10
 
 help:
-	@sed -n 's/^# \{0,1\}//; 1,/^$$/p' Makefile
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 setup: $(STAMP)
 
@@ -64,6 +66,10 @@ test: setup lint chromium
 
 test-all: setup lint chromium
 	$(PYTEST) $(TESTS)
+
+# One thread a mutant: as many are on trial as there are cores.
+mutate: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.mutation $(MUTATE)
 
 # Browser tests drive the system's Chromium; Playwright's own download is the last resort.
 chromium: setup

@@ -1,0 +1,191 @@
+"""``python -m bench.mutation``: how many deliberate errors in the method's code turn a test red.
+
+Two sets. The *known* ones are errors that once stayed green, each an entry of ``known.py``: all must be killed. The
+others are a sample, drawn with a seed, of all small errors that ``operators.py`` makes: the share killed is the score.
+Each mutant runs the tests that pass through its line, fastest first, until one fails.
+
+What was measured is kept below ``build/mutation`` and used again while neither the code nor the tests have changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.mutation import trial
+from bench.mutation.known import KNOWN
+from bench.mutation.operators import Mutant, mutants
+
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = ROOT / "build" / "mutation"
+PACKAGES = ("distillation", "federation", "generation", "evaluation")
+HEAVY = (
+    "torch",
+    "monai.losses",
+    "monai.metrics",
+    "diffusers",
+    "transformers",
+    "timm",
+    "scipy.ndimage",
+    "pydantic",
+    "highdicom",
+)
+"""Imported once, before forking: they take longer than most tests, and none of them is mutated."""
+TEST_BUDGET_S = 240.0
+"""Tests of a mutant, fastest first, until so many unmutated seconds are filled (ours)."""
+AIM = 0.9
+
+
+@dataclass(frozen=True)
+class Result:
+    """One mutant's fate; ``known`` for the errors of the table."""
+
+    package: str
+    told: str
+    verdict: str
+    known: bool
+
+
+def main() -> int:
+    """Parse the command line, try the mutants, print the score; return 1 below the aim."""
+    parser = argparse.ArgumentParser(prog="python -m bench.mutation", description=__doc__)
+    parser.add_argument("--per-package", type=int, default=40, help="mutants drawn of each package (0: the known only)")
+    parser.add_argument("--seed", type=int, default=0, help="which mutants are drawn")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants on trial at a time")
+    parser.add_argument("--package", choices=PACKAGES, action="append", help="only these packages")
+    chosen = parser.parse_args()
+    packages = tuple(chosen.package or PACKAGES)
+    seen = baseline()
+    if seen["failed"]:
+        print(f"These tests fail without any mutation: {', '.join(seen['failed'])}", file=sys.stderr)
+        return 2
+    drawn = [*known(packages), *sample(packages, count=chosen.per_package, seed=chosen.seed)]
+    for name in HEAVY:
+        importlib.import_module(name)
+    results = list(tried(drawn, seen, jobs=chosen.jobs))
+    return tell(results)
+
+
+def baseline() -> dict:
+    """Return the tests of every line and their seconds; measured anew where code or tests have changed."""
+    tests = [file for file in sorted((ROOT / "tests").rglob("test_*.py")) if _concerned(file)]
+    digest = hashlib.sha256()
+    for file in sorted([*(ROOT / "engine").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]):
+        digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
+    kept = KEPT / f"lines-{digest.hexdigest()[:16]}.json"
+    if not kept.is_file():
+        print(f"Measuring which of {len(tests)} files of tests pass through which lines ...", flush=True)
+        folders = ",".join(f"engine/{package}" for package in PACKAGES)
+        command = [sys.executable, "-m", "bench.mutation.baseline", str(ROOT), str(kept), folders, *map(str, tests)]
+        subprocess.run(command, cwd=ROOT, check=False)
+    return json.loads(kept.read_text(encoding="utf-8"))
+
+
+def _concerned(file: Path) -> bool:
+    text = file.read_text(encoding="utf-8")
+    names = (*(f"engine.{package}" for package in PACKAGES), "engine.stages", "federation_world")
+    return "tests/ui" not in file.as_posix() and any(name in text for name in names)
+
+
+def known(packages: Sequence[str]) -> list[tuple[str, Mutant, bool]]:
+    """Return the errors of the table, each made in its file."""
+    return [(entry.package, entry.mutant(ROOT), True) for entry in KNOWN if entry.package in packages]
+
+
+def sample(packages: Sequence[str], *, count: int, seed: int) -> list[tuple[str, Mutant, bool]]:
+    """Return ``count`` mutants of each package, drawn without replacement."""
+    drawn = []
+    for package in packages:
+        everything = [m for file in sorted((ROOT / "engine" / package).glob("*.py")) for m in _mutants_of(file)]
+        rng = np.random.Generator(np.random.PCG64([seed, *package.encode()]))
+        chosen = rng.permutation(len(everything))[:count]
+        drawn += [(package, everything[index], False) for index in sorted(chosen)]
+    return drawn
+
+
+def _mutants_of(file: Path) -> Iterator[Mutant]:
+    return mutants(file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8"))
+
+
+def tests_of(mutant: Mutant, seen: dict) -> list[str]:
+    """Return the tests that pass through the mutant's line (for a module's constant: its file), fastest first."""
+    lines = seen["lines"].get(mutant.path, {})
+    tests = set(lines.get(str(mutant.line), ())) or {test for passing in lines.values() for test in passing}
+    kept, filled = [], 0.0
+    for test in sorted(tests, key=lambda name: seen["seconds"].get(name, math.inf)):
+        filled += seen["seconds"].get(test, 0.0)
+        if kept and filled > TEST_BUDGET_S:
+            break
+        kept.append(test)
+    return kept
+
+
+def tried(drawn: Sequence[tuple[str, Mutant, bool]], seen: dict, *, jobs: int) -> Iterator[Result]:
+    """Put ``jobs`` mutants on trial at a time and yield their results as they come, telling each survivor."""
+    waiting, running = list(reversed(drawn)), {}
+    done, begun = 0, time.monotonic()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            package, mutant, is_known = waiting.pop()
+            tests = tests_of(mutant, seen)
+            limit = 120 + 10 * sum(seen["seconds"].get(test, 0.0) for test in tests)
+            process = trial.start(ROOT, path=mutant.path, tree=mutant.tree, tests=tests) if tests else None
+            if process is None:
+                done += 1
+                print(f"  survived (no test passes there): {mutant.told}", flush=True)
+                yield Result(package, mutant.told, "survived", is_known)
+                continue
+            running[process] = (package, mutant, is_known, time.monotonic() + limit)
+        for process, (package, mutant, is_known, deadline) in list(running.items()):
+            verdict = trial.judge(process, deadline=deadline)
+            if verdict is None:
+                continue
+            del running[process]
+            done += 1
+            if verdict == "survived":
+                print(f"  survived: {mutant.told}", flush=True)
+            elif done % 20 == 0:
+                left = (time.monotonic() - begun) / done * (len(drawn) - done)
+                print(f"  {done} of {len(drawn)} tried, about {left / 60:.0f} min left", flush=True)
+            yield Result(package, mutant.told, verdict, is_known)
+        time.sleep(0.05)
+
+
+def tell(results: Sequence[Result]) -> int:
+    """Print the score of each package and of all, with Wilson's 95 % interval; return the exit status."""
+    table = [r for r in results if r.known]
+    drawn = [r for r in results if not r.known]
+    print(f"\nKnown errors: {sum(r.verdict != 'survived' for r in table)} of {len(table)} killed")
+    killed, tried_ = Counter(r.package for r in drawn if r.verdict != "survived"), Counter(r.package for r in drawn)
+    for package in tried_:
+        print(f"  {package:14s} {_share(killed[package], tried_[package])}")
+    total = sum(killed.values())
+    if drawn:
+        print(f"  {'all':14s} {_share(total, len(drawn))}   aim {100 * AIM:.0f} %")
+    enough = total >= AIM * len(drawn) and all(r.verdict != "survived" for r in table)
+    return 0 if enough else 1
+
+
+def _share(killed: int, total: int) -> str:
+    z, share = 1.96, killed / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / (1 + z * z / total)
+    interval = f"[{100 * (centre - half):.1f}, {100 * (centre + half):.1f}]"
+    return f"{killed:4d} of {total:4d} killed: {100 * share:5.1f} % {interval}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
