@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.data import raster
+from engine.data import npy, pictures, tiff
 from engine.data.pixels import Format, Geometry
 from engine.errors import UserError
 
@@ -24,7 +24,7 @@ MAX_PIXELS = 89_478_485
 """Largest accepted picture: Pillow's own bound for a decompression bomb, used for every format."""
 MAX_VOXELS = 2**30
 """Largest accepted volume."""
-RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".jls", ".jp2", ".j2k", ".bmp")
 TIFF_SUFFIXES = (".tif", ".tiff")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 DICOM_SUFFIXES = (".dcm", ".dicom")
@@ -129,11 +129,11 @@ def _format(path: Path) -> type[Format]:
 
         return medical.NiftiFormat if suffix in NIFTI_SUFFIXES else medical.DicomFormat
     if suffix in RASTER_SUFFIXES:
-        return raster.PillowFormat
+        return pictures.PictureFormat
     if suffix in TIFF_SUFFIXES:
-        return raster.TiffFormat
+        return tiff.TiffFormat
     if suffix in NPY_SUFFIXES:
-        return raster.NpyFormat
+        return npy.NpyFormat
     raise UserError(
         "data.format_unknown",
         what=f"The file {path} has an ending that no reader knows.",

@@ -1,0 +1,137 @@
+"""Headers of PNG, JPEG, JPEG-LS and JPEG 2000: size, depth and orientation, without decoding a pixel."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["png", "jpeg", "jpegls", "jpeg2000"]
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JPEG2000_BOX = b"\0\0\0\x0cjP  \r\n\x87\n"
+JPEG2000_CODESTREAM = b"\xff\x4f\xff\x51"
+JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
+"""Any marker but the restarts; in coded data 0xFF is followed by less than 0x80, or by a restart."""
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+HIERARCHICAL = {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
+JPEG2000_COLOURS = {16: "sRGB", 17: "grey", 18: "sYCC"}
+
+
+@dataclass(frozen=True)
+class PictureHeader:
+    """What a header says; height and width as stored, ``orientation`` 1 to 8 as in EXIF; ``unread`` names a fault."""
+
+    kind: Kind
+    height_px: int
+    width_px: int
+    channels: int
+    bits: int
+    orientation: int = 1
+    is_palette: bool = False
+    unread: str | None = None
+
+
+def read_header(data: bytes) -> PictureHeader | None:
+    """Return the header of ``data`` (bytes or a memory map), by its first bytes; None for another format."""
+    if data[:8] == PNG_SIGNATURE:
+        return _png(data)
+    if data[:3] == b"\xff\xd8\xff":
+        return _jpeg(data)
+    if data[:4] == JPEG2000_CODESTREAM:
+        return _codestream(data, 0)
+    return _jpeg2000(data) if data[:12] == JPEG2000_BOX else None
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (name, start, end) of each chunk's content, up to IEND or to where the file is cut off."""
+    name, end = b"", len(PNG_SIGNATURE) - 4
+    while name != b"IEND" and end + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, end + 4)
+        start, end = end + 12, end + 12 + length
+        yield name, start, end
+
+
+def ends_as_jpeg(data: bytes) -> bool:
+    """Return whether the first picture of a JPEG file has its end; decoders fill what is missing with grey."""
+    markers = list(_jpeg_segments(data))
+    scan = next((start for marker, start, _ in markers if marker == START_OF_SCAN), len(data))
+    return any(found[1][0] == END_OF_IMAGE for found in JPEG_MARKER.finditer(data, scan))
+
+
+def _png(data: bytes) -> PictureHeader:
+    width, height, bits, colours = struct.unpack_from(">IIBB", data, 16)
+    orientation = 1
+    for name, start, end in png_chunks(data):
+        if name == b"eXIf":
+            orientation = _exif_orientation(data[start:end])
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colours]
+    return PictureHeader("png", height, width, channels, bits, orientation, is_palette=colours == 3)
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, start, end) of each segment's content up to the first scan."""
+    marker, position = 0, 2
+    while marker != START_OF_SCAN:
+        found = JPEG_MARKER.search(data, position)
+        if found is None:
+            raise ValueError("it ends before its first scan")
+        marker, start = found[1][0], found.end() + 2
+        position = start - 2 + struct.unpack_from(">H", data, start - 2)[0]
+        yield marker, start, position
+
+
+def _jpeg(data: bytes) -> PictureHeader:
+    orientation = 1
+    for marker, start, end in _jpeg_segments(data):
+        if marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":
+            orientation = _exif_orientation(data[start + 6 : end])
+        if marker in FRAMES:
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, start)
+            kind: Kind = "jpegls" if marker == 0xF7 else "jpeg"
+            unread = "it is a hierarchical JPEG" if marker in HIERARCHICAL else None
+            return PictureHeader(kind, height, width, channels, bits, orientation, unread=unread)
+    raise ValueError("it has no frame header")
+
+
+def _jpeg2000(data: bytes) -> PictureHeader:
+    position, end, unread = 0, len(data), None
+    while position + 8 <= end:
+        length, name = struct.unpack_from(">I4s", data, position)
+        content = position + 8
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", data, content)
+            content += 8
+        if name == b"jp2c":
+            return _codestream(data, content, unread)
+        if name == b"colr" and data[content] == 1:
+            (space,) = struct.unpack_from(">I", data, content + 3)
+            unread = unread if space in JPEG2000_COLOURS else f"it has JPEG 2000 colour space {space}"
+        if name == b"pclr":
+            unread = "it has a palette inside JPEG 2000"
+        position = content if name == b"jp2h" else position + max(length, 8)  # jp2h holds boxes
+    raise ValueError("it has no codestream")
+
+
+def _codestream(data: bytes, start: int, unread: str | None = None) -> PictureHeader:
+    right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
+    (channels,) = struct.unpack_from(">H", data, start + 40)
+    components = [struct.unpack_from("3B", data, start + 42 + 3 * index) for index in range(channels)]
+    if len(set(components)) > 1:
+        unread = "its channels differ in depth or size"
+    return PictureHeader("jpeg2000", bottom - top, right - left, channels, (components[0][0] & 0x7F) + 1, unread=unread)
+
+
+def _exif_orientation(tiff: bytes) -> int:
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None or len(tiff) < 8:
+        return 1
+    (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
+    count = struct.unpack_from(f"{order}H", tiff, directory)[0] if directory + 2 <= len(tiff) else 0
+    for entry in range(directory + 2, min(len(tiff) - 11, directory + 2 + 12 * count), 12):
+        tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
+        if tag == 274:
+            return int(value)
+    return 1

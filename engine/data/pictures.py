@@ -1,0 +1,132 @@
+"""Decoder of PNG, JPEG, JPEG-LS and JPEG 2000 (imagecodecs) and of BMP (Pillow), each at its full depth.
+
+The first bytes decide the format, not the ending. A picture is turned as its EXIF orientation says.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from PIL import Image
+
+from engine.data.budget import require_bytes
+from engine.data.picture_headers import PNG_SIGNATURE, PictureHeader, ends_as_jpeg, png_chunks, read_header
+from engine.data.pixels import Geometry
+from engine.data.samples import cmyk_to_rgb, label_plane, picture, unsupported, upright, upright_size
+
+CONVERT = "Convert it to an 8 or 16 bit PNG, in grey or RGB."
+PNG_PICTURE = (b"PLTE", b"IDAT", b"IEND")
+"""Chunks that a picture needs: profiles, texts and transparency are not inflated."""
+
+
+class PictureFormat:
+    """PNG, JPEG, JPEG-LS, JPEG 2000, BMP: one picture a file."""
+
+    @staticmethod
+    def header(path: Path, *, slice_axis: int) -> Geometry:
+        """Return the size from the header; no pixel is decoded."""
+        with _mapped(path) as data:
+            header = read_header(data)
+        if header is None:
+            with _bitmap(path) as bitmap:
+                return Geometry(bitmap.height, bitmap.width, channels=len(bitmap.getbands()))
+        height, width = upright_size(header.height_px, header.width_px, header.orientation)
+        return Geometry(height, width, channels=header.channels)
+
+    @staticmethod
+    def image(path: Path, *, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
+        """Return (H, W) or (H, W, 3); palettes and inks become RGB, alpha is dropped."""
+        values, bits = _decoded(path, as_labels=False)
+        return picture(path, values, bits=bits, value_range=value_range)
+
+    @staticmethod
+    def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
+        """Return the stored numbers; a palette picture gives its indices."""
+        return label_plane(path, _decoded(path, as_labels=True)[0])
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap]:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
+
+
+def _decoded(path: Path, *, as_labels: bool) -> tuple[np.ndarray, int]:
+    """Return the stored numbers (H, W) or (H, W, C), upright, without alpha for a picture, and their depth in bits."""
+    with _mapped(path) as data:
+        header = read_header(data)
+        if header is None:
+            return _decoded_bitmap(path, as_labels=as_labels)
+        if header.unread or header.channels > 4:
+            raise unsupported(path, header.unread or f"it has {header.channels} channels", fix=CONVERT)
+        require_bytes(path, num_values=len(data), dtype=np.uint8)
+        # OpenJPEG works in 32 bits; a progressive JPEG holds all its coefficients beside the pixels
+        working = np.int32 if header.kind == "jpeg2000" else np.uint8 if header.bits <= 8 else np.uint16
+        size = header.height_px * header.width_px * (3 if header.is_palette else header.channels)
+        require_bytes(path, num_values=size, dtype=working, copies=4)
+        values, bits = _DECODERS[header.kind](data, header, as_labels)
+    if values.shape[:2] != (header.height_px, header.width_px):
+        raise ValueError(f"it decodes to {values.shape}, its header says {header.height_px} x {header.width_px}")
+    if header.kind == "jpeg" and header.channels == 4:
+        values = cmyk_to_rgb(2**bits - 1 - values, 2**bits - 1)  # stored inverted, as Adobe does and viewers expect
+    elif values.ndim == 3 and values.shape[2] in (2, 4) and not as_labels:
+        values = values[..., :-1]
+    return upright(values, header.orientation), bits
+
+
+def _png(data: mmap.mmap, header: PictureHeader, as_labels: bool) -> tuple[np.ndarray, int]:
+    """libpng widens palettes to colours; labels need the indices, which are what the same rows say as grey."""
+    ihdr = bytearray(data[16:29])
+    is_indexed = header.is_palette and as_labels
+    if is_indexed:
+        ihdr[9] = 0
+    stream = [PNG_SIGNATURE, _chunk(b"IHDR", bytes(ihdr))]
+    for name, start, end in png_chunks(data):
+        if name in PNG_PICTURE and not (is_indexed and name == b"PLTE"):
+            stream.append(data[start - 8 : end + 4])
+    values = imagecodecs.png_decode(b"".join(stream))
+    if header.is_palette and not is_indexed:
+        return values, 8
+    if header.bits < 8:  # libpng widens these to 8 bits
+        values = values // np.uint8(255 // (2**header.bits - 1))
+    return values, header.bits
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def _jpeg(data: mmap.mmap, header: PictureHeader, as_labels: bool) -> tuple[np.ndarray, int]:
+    if not ends_as_jpeg(data):
+        raise ValueError("its end is missing")
+    decode = imagecodecs.jpegls_decode if header.kind == "jpegls" else imagecodecs.jpeg_decode
+    return decode(data[:]), header.bits
+
+
+def _jpeg2000(data: mmap.mmap, header: PictureHeader, as_labels: bool) -> tuple[np.ndarray, int]:
+    return imagecodecs.jpeg2k_decode(data[:]), header.bits
+
+
+_DECODERS = {"png": _png, "jpeg": _jpeg, "jpegls": _jpeg, "jpeg2000": _jpeg2000}
+
+
+def _bitmap(path: Path) -> Image.Image:
+    return Image.open(path, formats=["BMP"])
+
+
+def _decoded_bitmap(path: Path, *, as_labels: bool) -> tuple[np.ndarray, int]:
+    with _bitmap(path) as bitmap:
+        require_bytes(path, num_values=bitmap.height * bitmap.width * 4, dtype=np.uint8, copies=3)
+        if bitmap.mode == "P" and not as_labels:
+            return np.array(bitmap.convert("RGB")), 8
+        values = np.array(bitmap)
+        return values if as_labels else values[
+            ..., :3
+        ] if values.ndim == 3 else values, 1 if values.dtype == bool else 8

@@ -1,0 +1,112 @@
+"""What the everyday formats share: stored samples become a picture or labels, upright, of a depth that is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from engine.data.pixels import scale_to_unit
+from engine.errors import UserError
+
+FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
+"""Steps along rows and columns that follow the transposition of 5 to 8 (TIFF 6.0, tag 274; EXIF means the same)."""
+
+
+def unsupported(path: Path, fault: str, *, fix: str) -> UserError:
+    """Return the error of a file that is sound but of a kind that is not read; ``fault`` says which."""
+    return UserError(
+        "data.image_unsupported",
+        what=f"The file {path} cannot be used: {fault}.",
+        why="It is not damaged, but a picture of this kind has no one right reading here.",
+        fix=fix,
+    )
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Return ``pixels`` (H, W, ...) turned as a viewer shows them; 5 to 8 swap height and width."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    down, right = FLIPS.get(orientation, (1, 1))
+    return pixels[::down, ::right]
+
+
+def upright_size(height_px: int, width_px: int, orientation: int) -> tuple[int, int]:
+    """Return (height, width) after :func:`upright`."""
+    return (width_px, height_px) if orientation in (5, 6, 7, 8) else (height_px, width_px)
+
+
+def has_known_range(values: np.ndarray, bits: int) -> bool:
+    """Return whether the depth alone says what is white."""
+    return values.dtype.kind in "bu" and bits <= 16
+
+
+def require_finite(path: Path, values: np.ndarray) -> None:
+    """Raise ``UserError`` where ``values`` hold NaN or infinity."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise unsupported(
+            path,
+            "it holds values that are not finite (NaN or infinity)",
+            fix="Replace them by a number that means 'nothing there', such as the lowest one.",
+        )
+
+
+def picture(
+    path: Path,
+    values: np.ndarray,
+    *,
+    bits: int,
+    value_range: tuple[float, float] | None,
+    white_is_zero: bool = False,
+) -> np.ndarray:
+    """Return samples as they are seen: uint8, uint16, or float32 in [0, 1].
+
+    Unsigned samples of 1, 2, 4 and 8 bits become uint8, of 16 bits uint16, of other depths up to 16 float32, each with
+    the largest number of ``bits`` as white. ``value_range`` (in stored numbers) overrules that; all other samples are
+    scaled to it or, without one, floats in [0, 1] are kept and the rest is scaled to its 0.5-99.5 percentiles.
+    ``white_is_zero`` turns the result over, whatever its depth.
+    """
+    require_finite(path, values)
+    if value_range is None and has_known_range(values, bits):
+        top = 2**bits - 1
+        values = values.view(np.uint8) if values.dtype == bool else values
+        seen = top - values if white_is_zero else values
+        if bits in (1, 2, 4, 8):
+            return seen.astype(np.uint8) * np.uint8(255 // top)
+        return seen.astype(np.uint16, copy=False) if bits == 16 else seen.astype(np.float32) / np.float32(top)
+    if value_range is None and values.dtype.kind == "f" and values.size and values.min() >= 0 and values.max() <= 1:
+        value_range = (0.0, 1.0)
+    unit = scale_to_unit(values, value_range)
+    return 1 - unit if white_is_zero else unit
+
+
+def label_plane(path: Path, labels: np.ndarray) -> np.ndarray:
+    """Return (H, W) of a mask stored as grey, grey with alpha, RGB or RGBA of equal channels.
+
+    Refuses a mask that alpha holds: drawn on a transparent layer, its colour says nothing or something else.
+    """
+    if labels.ndim == 2:
+        return labels
+    colours, alpha = (labels, None) if labels.shape[2] in (1, 3) else (labels[..., :-1], labels[..., -1])
+    if (colours != colours[..., :1]).any():
+        raise unsupported(
+            path,
+            "a mask is grey or a palette picture, this one is coloured",
+            fix="Save the mask as a grey picture with one number for each class.",
+        )
+    plane = colours[..., 0]
+    if alpha is not None:
+        hidden = ((plane != 0) & (alpha == 0)).any()
+        if hidden or (alpha.min() != alpha.max() and plane.min() == plane.max()):
+            raise unsupported(
+                path,
+                "the mask lies in the alpha channel",
+                fix="Flatten the mask onto black and save it as a grey picture without transparency.",
+            )
+    return np.ascontiguousarray(plane)
+
+
+def cmyk_to_rgb(cmyk: np.ndarray, top: int) -> np.ndarray:
+    """Return (H, W, 3) of ink amounts (H, W, 4), ``top`` being full ink: (1 - ink)(1 - black), without a profile."""
+    paper = top - cmyk.astype(np.uint32)
+    return ((paper[..., :3] * paper[..., 3:] + top // 2) // top).astype(cmyk.dtype)

@@ -1,0 +1,228 @@
+"""Decoder of TIFF: tifffile with imagecodecs, and nothing else.
+
+Slices are the pages of the first picture series that is no thumbnail, in the file's own order of axes (time, depth and
+separate microscopy channels are all slices); thumbnails, pyramid levels and pages of another size are not.
+A picture is turned as tag 274 says, white-is-zero is turned over at every depth, palettes and inks become RGB.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from tifffile import COMPRESSION, PHOTOMETRIC, TIFF
+
+from engine.data.budget import require_bytes
+from engine.data.picture_headers import read_header
+from engine.data.pixels import Geometry
+from engine.data.ranges import range_of_pages
+from engine.data.samples import (
+    cmyk_to_rgb,
+    has_known_range,
+    label_plane,
+    picture,
+    require_finite,
+    unsupported,
+    upright,
+    upright_size,
+)
+
+GREY = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MASK)
+JPEGS = (COMPRESSION.OJPEG, COMPRESSION.JPEG, COMPRESSION.JPEG_LOSSY, COMPRESSION.ALT_JPEG)
+"""Compressions that tifffile brings from YCbCr to RGB."""
+FAX = (COMPRESSION.CCITTRLE, COMPRESSION.CCITTFAX3, COMPRESSION.CCITTFAX4)
+JPEG2000 = (
+    COMPRESSION.JPEG2000,
+    COMPRESSION.APERIO_JP2000_YCBC,
+    COMPRESSION.APERIO_JP2000_RGB,
+    COMPRESSION.JPEG_2000_LOSSY,
+)
+SIZED = (*JPEGS, *JPEG2000, COMPRESSION.PNG, COMPRESSION.WEBP)
+"""Picture formats within TIFF whose size is read, or small by their standard (WebP), before they are decoded."""
+EMBEDDED_HEADER_BYTES = 1 << 16
+THUMBNAIL_OR_MASK = 0b101
+"""Bits of NewSubfileType: a reduced picture, a transparency mask."""
+ORIENTATION, INK_SET, GDAL_NODATA = 274, 332, 42113
+CONVERT = "Convert it to a grey or RGB TIFF (8 or 16 bits, LZW, deflate or uncompressed)."
+
+
+class TiffFormat:
+    """TIFF, single or multi-page; several pages are the slices of a volume."""
+
+    @staticmethod
+    def header(path: Path, *, slice_axis: int) -> Geometry:
+        """Return the size from the tags of the first picture series."""
+        with _opened(path) as stack:
+            height, width = upright_size(stack.key.imagelength, stack.key.imagewidth, stack.orientation)
+            return Geometry(height, width, num_slices=stack.num_slices, channels=stack.key.samplesperpixel)
+
+    @staticmethod
+    def image(path: Path, *, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
+        """Return one slice, (H, W) or (H, W, 3), without alpha; values of no known range by the whole file's."""
+        with _opened(path) as stack:
+            seen, bits = stack.seen(slice_index)
+            if value_range is None and stack.num_slices > 1 and not has_known_range(seen, bits):
+                stat = path.stat()
+                value_range = _file_range(path, stat.st_mtime_ns, stat.st_size)
+            white_is_zero = stack.photometric == PHOTOMETRIC.MINISWHITE
+            return picture(path, seen, bits=bits, value_range=value_range, white_is_zero=white_is_zero)
+
+    @staticmethod
+    def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
+        """Return one slice's stored numbers; several grey channels, one for each class, as (H, W, C).
+
+        Of one bit, white is foreground however it is stored. Deeper label maps keep their numbers: white-is-zero says
+        how they are shown, not what they mean; where black and white alone occur nobody can tell: refused.
+        """
+        with _opened(path) as stack:
+            labels = upright(stack.plane(slice_index), stack.orientation)
+            if stack.photometric not in (*GREY, PHOTOMETRIC.PALETTE, PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR):
+                raise unsupported(
+                    path, f"a mask is grey or a palette picture, this one is {stack.colours}", fix=CONVERT
+                )
+            if stack.photometric == PHOTOMETRIC.MINISWHITE:
+                top = 2**stack.bits - 1
+                if stack.bits == 1:
+                    labels = labels == 0
+                elif labels.max() == top and np.isin(labels, (0, top)).all():
+                    fault = "its white is zero, so its mask may be what is stored or what is shown"
+                    raise unsupported(path, fault, fix="Save the mask with black as zero.")
+            is_channels = stack.photometric in GREY and stack.num_grey not in (1, 3)
+            return labels if is_channels else label_plane(path, labels)
+
+
+@lru_cache(maxsize=256)
+def _file_range(path: Path, modified_ns: int, num_bytes: int) -> tuple[float, float]:
+    """Return the range of all slices; the time and size of the file are there to forget it when it changes."""
+    with _opened(path) as stack:
+        return range_of_pages(lambda: (stack.seen(index)[0] for index in range(stack.num_slices)))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Stack]:
+    with tifffile.TiffFile(path, _multifile=False) as file:  # never another file that this one names
+        pictures = [series for series in file.series if not series.keyframe.subfiletype & THUMBNAIL_OR_MASK]
+        if not file.series:
+            raise ValueError("it holds no picture")
+        series = (pictures or file.series)[0]
+        key = series.keyframe
+        fault = _fault(series)
+        if fault:
+            raise unsupported(path, fault, fix=CONVERT)
+        yield _Stack(
+            path, series, key, math.prod(series.shape) // (key.imagelength * key.imagewidth * key.samplesperpixel)
+        )
+
+
+def _fault(series: tifffile.TiffPageSeries) -> str | None:
+    key = series.keyframe
+    if key.dtype is None:
+        return f"it holds samples of {key.bitspersample} bits (sample format {key.sampleformat})"
+    if key.dtype.kind == "c":
+        return "it holds complex numbers"
+    if not series.axes.replace("S", "").endswith("YX"):
+        return f"its axes {series.axes} are no rows and columns of pictures"
+    if key.compression != COMPRESSION.NONE and key.compression not in TIFF.DECOMPRESSORS:
+        return f"its compression {key.compression} is not known"
+    if key.compression in TIFF.IMAGE_COMPRESSIONS and key.compression not in SIZED:
+        return f"its compression {key.compression.name} does not say its size before it is decoded"
+    if key.is_subsampled and key.compression not in JPEGS:
+        return "its colours are subsampled without JPEG"
+    return None
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """The picture series of an open file; ``key`` is the page whose tags hold for all."""
+
+    path: Path
+    series: tifffile.TiffPageSeries
+    key: tifffile.TiffPage
+    num_slices: int
+
+    @property
+    def orientation(self) -> int:
+        return int(self.key.tags.valueof(ORIENTATION, 1))
+
+    @property
+    def bits(self) -> int:
+        bits = self.key.bitspersample
+        return bits if isinstance(bits, int) else 8  # RGB 565 and the like come as 8 bits
+
+    @property
+    def photometric(self) -> int:
+        if 262 in self.key.tags or self.key.compression in FAX:
+            return self.key.photometric
+        return PHOTOMETRIC.RGB if self.key.samplesperpixel == 3 else PHOTOMETRIC.MINISBLACK  # as libtiff guesses
+
+    @property
+    def colours(self) -> str:
+        return getattr(self.photometric, "name", str(self.photometric))
+
+    @property
+    def num_grey(self) -> int:
+        """Samples that are not declared as alpha."""
+        return self.key.samplesperpixel - sum(extra in (1, 2) for extra in self.key.extrasamples)
+
+    def plane(self, slice_index: int) -> np.ndarray:
+        """Return the stored samples (H, W) or (H, W, S) of one slice."""
+        page_index, depth = divmod(slice_index, self.key.imagedepth)
+        page = None if self.series.dataoffset is not None else self.series[page_index]
+        self._require_bytes(page)
+        if page is not None:
+            stored = page.asarray(squeeze=False)
+        elif self.series.dataoffset is not None:  # one block of samples, with or without a page for each slice
+            file, dtype = self.key.parent, self.key.dtype
+            file.filehandle.seek(self.series.dataoffset + page_index * self.key.nbytes)
+            stored = file.filehandle.read_array(dtype.newbyteorder(file.byteorder), self.key.size)
+            stored = stored.astype(dtype, copy=False).reshape(self.key.shaped)
+        else:
+            raise ValueError(f"its slice {slice_index} is not in the file")
+        plane = stored[0, depth] if self.key.planarconfig == 1 else np.moveaxis(stored[:, depth, ..., 0], 0, -1)
+        return plane[..., 0] if plane.shape[-1] == 1 else plane
+
+    def seen(self, slice_index: int) -> tuple[np.ndarray, int]:
+        """Return one slice upright, (H, W) or (H, W, 3), as grey or RGB in stored numbers, and their depth in bits."""
+        plane, key = upright(self.plane(slice_index), self.orientation), self.key
+        require_finite(self.path, plane)
+        nodata = key.tags.valueof(GDAL_NODATA)
+        if nodata is not None and (plane == float(nodata)).any():
+            raise unsupported(self.path, f"it marks pixels as having no data ({nodata})", fix="Fill them first.")
+        if self.photometric in GREY and self.num_grey in (1, 3):
+            return (plane if plane.ndim == 2 else plane[..., 0] if self.num_grey == 1 else plane[..., :3]), self.bits
+        if self.photometric == PHOTOMETRIC.PALETTE and plane.ndim == 2:
+            colours = key.colormap if key.colormap.max() <= 255 else key.colormap >> 8
+            return colours.astype(np.uint8).T[plane], 8
+        if self.photometric == PHOTOMETRIC.RGB and key.samplesperpixel in (3, 4):
+            return plane[..., :3], self.bits
+        if self.photometric == PHOTOMETRIC.YCBCR and key.compression in JPEGS and key.samplesperpixel == 3:
+            return plane, self.bits
+        is_cmyk = self.photometric == PHOTOMETRIC.SEPARATED and key.tags.valueof(INK_SET, 1) == 1
+        if is_cmyk and key.samplesperpixel == 4 and has_known_range(plane, self.bits):
+            return cmyk_to_rgb(plane, 2**self.bits - 1), self.bits
+        fault = f"its {key.samplesperpixel} channels ({self.colours}) are neither grey, RGB, CMYK nor a palette"
+        raise unsupported(self.path, fault, fix=CONVERT)
+
+    def _require_bytes(self, page: tifffile.TiffPage | tifffile.TiffFrame | None) -> None:
+        """Raise where decoding a page takes too much, or where the file ends before it."""
+        key, working = self.key, np.result_type(self.key.dtype, np.float32 if self.bits > 16 else self.key.dtype)
+        num_values = key.size if page is None else math.prod(key.chunked) * math.prod(key.chunks)
+        require_bytes(self.path, num_values=num_values, dtype=working, copies=3)
+        if page is None:
+            return
+        handle = key.parent.filehandle
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if offset + count > handle.size:
+                raise ValueError("it ends before its last pixels")
+            if key.compression in TIFF.IMAGE_COMPRESSIONS:  # a strip or tile with a header, and a size, of its own
+                handle.seek(offset)
+                header = read_header(handle.read(min(count, EMBEDDED_HEADER_BYTES)))
+                if header is not None:
+                    size = header.height_px * header.width_px * header.channels
+                    require_bytes(self.path, num_values=size, dtype=np.int32, copies=3)
