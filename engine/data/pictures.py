@@ -124,9 +124,9 @@ def _bitmap(path: Path) -> Image.Image:
 def _decoded_bitmap(path: Path, *, as_labels: bool) -> tuple[np.ndarray, int]:
     with _bitmap(path) as bitmap:
         require_bytes(path, num_values=bitmap.height * bitmap.width * 4, dtype=np.uint8, copies=3)
+        if bitmap.mode == "1":
+            return np.array(bitmap.convert("L")) != 0, 1
         if bitmap.mode == "P" and not as_labels:
             return np.array(bitmap.convert("RGB")), 8
         values = np.array(bitmap)
-        return values if as_labels else values[
-            ..., :3
-        ] if values.ndim == 3 else values, 1 if values.dtype == bool else 8
+        return (values if as_labels or values.ndim == 2 else values[..., :3]), 8

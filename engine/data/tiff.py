@@ -196,9 +196,12 @@ class _Stack:
             raise unsupported(self.path, f"it marks pixels as having no data ({nodata})", fix="Fill them first.")
         if self.photometric in GREY and self.num_grey in (1, 3):
             return (plane if plane.ndim == 2 else plane[..., 0] if self.num_grey == 1 else plane[..., :3]), self.bits
-        if self.photometric == PHOTOMETRIC.PALETTE and plane.ndim == 2:
+        if self.photometric == PHOTOMETRIC.PALETTE and self.num_grey == 1 and plane.dtype.kind in "bu":
+            if key.colormap is None:
+                raise ValueError("its palette is missing")
+            indices = (plane if plane.ndim == 2 else plane[..., 0]).astype(np.intp)
             colours = key.colormap if key.colormap.max() <= 255 else key.colormap >> 8
-            return colours.astype(np.uint8).T[plane], 8
+            return colours.astype(np.uint8).T[indices], 8
         if self.photometric == PHOTOMETRIC.RGB and key.samplesperpixel in (3, 4):
             return plane[..., :3], self.bits
         if self.photometric == PHOTOMETRIC.YCBCR and key.compression in JPEGS and key.samplesperpixel == 3:
@@ -217,6 +220,8 @@ class _Stack:
         if page is None:
             return
         handle = key.parent.filehandle
+        if len(page.dataoffsets) != len(page.databytecounts):
+            raise ValueError("its table of strips or tiles is damaged")
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
             if offset + count > handle.size:
                 raise ValueError("it ends before its last pixels")

@@ -1,0 +1,424 @@
+"""TIFF of every kind, written by tifffile, by Pillow or tag by tag; right values follow from what was written."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from engine.data.budget import at_most
+from engine.data.ranges import range_of_pages
+from engine.data.readers import image_info, read_image, read_mask
+from engine.data.transforms import percentile_range
+from engine.errors import UserError
+
+H, W = 16, 24
+NOISE = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
+GREY = np.ascontiguousarray(NOISE[..., 0])
+RAMP = np.linspace(0, 4000, H * W).round().reshape(H, W)
+BITS = GREY > 100
+
+
+def grey3(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def tiff(path: Path, values: np.ndarray, **options: object) -> Path:
+    tifffile.imwrite(path, values, **{"metadata": None, **options})
+    return path
+
+
+def tag(code: int, value: int | str, kind: str = "H") -> dict[str, object]:
+    return {"extratags": [(code, kind, 0 if kind == "s" else 1, value, True)]}
+
+
+def retag(path: Path, name: str, value: int) -> Path:
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for page in file.pages:
+            page.tags[name].overwrite(value)
+    return path
+
+
+def refused(path: Path, word: str, read: Callable = read_image, **options: object) -> None:
+    with pytest.raises(UserError) as caught:
+        read(path, **options)
+    assert caught.value.code == "data.image_unsupported"
+    assert word in caught.value.what and str(path) in caught.value.what and "damaged" not in caught.value.what
+
+
+# ------------------------------------------------------------------------------------ numbers, layouts, compressions
+
+LOSSLESS = ("none", "lzw", "zlib", "packbits", "zstd", "lzma", "png", "jpeg2000")
+LAYOUTS = [  # id, tifffile's options for (H, W, 3) RGB
+    ("big_endian", {"byteorder": ">"}),
+    ("big_tiff", {"bigtiff": True}),
+    ("tiles", {"tile": (16, 16)}),
+    ("strips", {"rowsperstrip": 5, "compression": "lzw"}),
+    ("predictor", {"predictor": True, "compression": "lzw"}),
+    *((name, {"compression": name}) for name in LOSSLESS),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("name", "options"), LAYOUTS, ids=[name for name, _ in LAYOUTS])
+def test_colour_keeps_its_depth_in_every_layout(tmp_path: Path, name: str, options: dict, dtype: type) -> None:
+    stored = NOISE.astype(dtype) * dtype(1 if dtype == np.uint8 else 13)
+    path = tiff(tmp_path / "a.tif", stored, photometric="rgb", **options)
+    image, geometry = read_image(path)
+    assert image.dtype == dtype and (geometry.height_px, geometry.width_px, geometry.channels) == (H, W, 3)
+    np.testing.assert_array_equal(image, stored)
+    if name in ("tiles", "lzw", "none"):
+        planes = tiff(tmp_path / "p.tif", np.moveaxis(stored, -1, 0), photometric="rgb", planarconfig=2, **options)
+        np.testing.assert_array_equal(read_image(planes)[0], stored)
+
+
+@pytest.mark.parametrize("compression", ["none", "lzw", "zlib"])
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint32, np.int64, np.float32, np.float64])
+def test_numbers_of_no_known_range_are_scaled_alike_in_every_compression(tmp_path, dtype, compression: str) -> None:
+    stored = (RAMP / 4000 * 252 - 128 if dtype == np.int8 else RAMP - (0 if dtype == np.uint32 else 500)).astype(dtype)
+    predictor = compression != "none" and dtype != np.int64
+    path = tiff(tmp_path / "a.tif", stored, compression=compression, predictor=predictor)
+    low, high = percentile_range(stored.astype(np.float32))
+    expected = np.clip((stored.astype(np.float64) - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(read_image(path)[0], grey3(expected), atol=1e-6)
+    np.testing.assert_allclose(  # in the file's own units
+        read_image(path, value_range=(-100, 100))[0][..., 0],
+        np.clip((stored.astype(float) + 100) / 200, 0, 1),
+        atol=1e-6,
+    )
+
+
+def packed(values: np.ndarray, bits: int) -> bytes:
+    rows = ("".join(format(int(v), f"0{bits}b") for v in row) for row in values)
+    return b"".join(int(row, 2).to_bytes(len(row) // 8, "big") for row in rows)
+
+
+def raw_tiff(path: Path, data: bytes, bits: int, photometric: int, **more: int) -> Path:
+    """One uncompressed strip of (H, W) with ``bits`` a sample, tag by tag."""
+    tags = {256: W, 257: H, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: H, 279: len(data)}
+    tags |= {int(code[1:]): value for code, value in more.items()}
+    start = 8 + len(data) + len(data) % 2
+    entries = b"".join(struct.pack("<HHII", code, 4, 1, value) for code, value in sorted(tags.items()))
+    header = struct.pack("<2sHI", b"II", 42, start) + data + b"\0" * (len(data) % 2)
+    path.write_bytes(header + struct.pack("<H", len(tags)) + entries + bytes(4))
+    return path
+
+
+@pytest.mark.parametrize("photometric", [0, 1], ids=["white_is_zero", "black_is_zero"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 12])
+def test_packed_samples_reach_from_black_to_white(tmp_path: Path, bits: int, photometric: int) -> None:
+    top = 2**bits - 1
+    stored = np.arange(H * W).reshape(H, W) % (top + 1)
+    path = raw_tiff(tmp_path / "a.tif", packed(stored, bits), bits, photometric)
+    share = stored / top if photometric else 1 - stored / top
+    image = read_image(path)[0]
+    assert image.dtype == (np.float32 if bits == 12 else np.uint8)
+    np.testing.assert_allclose(image / (1 if bits == 12 else 255), grey3(share), atol=1e-6)
+    half = np.clip(stored / (top / 2), 0, 1)  # value_range is in stored numbers
+    expected = half if photometric else 1 - half
+    np.testing.assert_allclose(read_image(path, value_range=(0, top / 2))[0][..., 0], expected, atol=1e-6)
+    if photometric:
+        np.testing.assert_array_equal(read_mask(path), stored)
+
+
+def test_reversed_bits_and_a_missing_photometric_tag(tmp_path: Path) -> None:
+    reverse = bytes(int(format(byte, "08b")[::-1], 2) for byte in packed(BITS, 1))
+    np.testing.assert_array_equal(read_mask(raw_tiff(tmp_path / "f.tif", reverse, 1, 1, t266=2)), BITS)
+    path = raw_tiff(tmp_path / "a.tif", GREY.tobytes(), 8, 1)
+    path.write_bytes(path.read_bytes().replace(struct.pack("<HH", 262, 4), struct.pack("<HH", 263, 4)))
+    np.testing.assert_array_equal(read_image(path)[0], grey3(GREY))
+
+
+# ------------------------------------------------------------------------------------------------- white is zero
+
+
+@pytest.mark.parametrize("compression", ["none", "lzw", "zlib", "packbits", "zstd", "jpeg2000"])
+def test_white_is_zero_is_turned_over_at_every_depth(tmp_path: Path, compression: str) -> None:
+    options = {"photometric": "miniswhite", "compression": compression}
+    deep = RAMP.astype(np.uint16)
+    np.testing.assert_array_equal(read_image(tiff(tmp_path / "8.tif", GREY, **options))[0], grey3(255 - GREY))
+    path = tiff(tmp_path / "16.tif", deep, **options)
+    np.testing.assert_array_equal(read_image(path)[0], grey3(65535 - deep))
+    np.testing.assert_allclose(read_image(path, value_range=(0, 4000))[0], grey3(1 - deep / 4000), atol=1e-6)
+    if compression == "jpeg2000":
+        return
+    unit = (RAMP / 4000).astype(np.float32)
+    np.testing.assert_allclose(read_image(tiff(tmp_path / "f.tif", unit, **options))[0], grey3(1 - unit), atol=1e-6)
+    signed = read_image(tiff(tmp_path / "s.tif", RAMP.astype(np.int32), **options), value_range=(0, 4000))[0]
+    np.testing.assert_allclose(signed, grey3(1 - RAMP.round() / 4000), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "compression", ["raw", "packbits", "tiff_lzw", "tiff_deflate", "group3", "group4", "tiff_ccitt"]
+)
+def test_one_bit_is_what_a_viewer_shows(tmp_path: Path, compression: str) -> None:
+    mask = np.zeros((8, 16), bool)
+    mask[2:5, 3:9] = True  # 18 pixels
+    path = tmp_path / "m.tif"
+    Image.fromarray(mask).save(path, compression=None if compression == "raw" else compression, tiffinfo={262: 0})
+    with tifffile.TiffFile(path) as file:
+        assert file.pages[0].photometric == 0
+    np.testing.assert_array_equal(read_mask(path), mask)
+    np.testing.assert_array_equal(read_image(path)[0], grey3(mask * np.uint8(255)))
+
+
+def test_deep_white_is_zero_label_maps_keep_their_numbers_and_two_valued_ones_are_refused(tmp_path: Path) -> None:
+    labels = np.arange(H * W, dtype=np.uint8).reshape(H, W) % 4
+    np.testing.assert_array_equal(read_mask(tiff(tmp_path / "l.tif", labels, photometric="miniswhite")), labels)
+    path = tiff(tmp_path / "b.tif", BITS * np.uint8(255), photometric="miniswhite")
+    refused(path, "white is zero", read_mask)
+
+
+# ------------------------------------------------------------------------------------------------- orientation
+
+TURNED = {  # tag 274: what a viewer makes of the stored rows (TIFF 6.0, page 36)
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: np.swapaxes(a, 0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(np.swapaxes(a, 0, 1), 2),
+    8: np.rot90,
+    9: lambda a: a,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+def test_orientation_turns_pictures_masks_and_sizes(tmp_path: Path, orientation: int) -> None:
+    path = tiff(tmp_path / "a.tif", NOISE, photometric="rgb", **tag(274, orientation))
+    expected = TURNED[orientation](NOISE)
+    image, geometry = read_image(path)
+    np.testing.assert_array_equal(image, expected)
+    assert (geometry.height_px, geometry.width_px) == expected.shape[:2]
+    mask = tiff(tmp_path / "m.tif", GREY, compression="zlib", **tag(274, orientation))
+    np.testing.assert_array_equal(read_mask(mask), TURNED[orientation](GREY))
+
+
+# ------------------------------------------------------------------------------------------------- colours
+
+
+def test_palettes_give_colours_to_pictures_and_indices_to_masks(tmp_path: Path) -> None:
+    table = np.random.default_rng(1).integers(0, 256, (3, 256)).astype(np.uint16)
+    expected = table.T[GREY].astype(np.uint8)
+    for name, colormap in (("16", table * 257), ("16_low", table << 8), ("8", table)):
+        path = tiff(tmp_path / f"{name}.tif", GREY, photometric="palette", colormap=colormap)
+        np.testing.assert_array_equal(read_image(path)[0], expected)
+        np.testing.assert_array_equal(read_mask(path), GREY)
+    one_bit = Image.fromarray(BITS.astype(np.uint8), mode="P")
+    one_bit.putpalette([10, 20, 30, 200, 100, 50])
+    one_bit.save(tmp_path / "1.tif", bits=1)
+    expected = np.where(BITS[..., None], [200, 100, 50], [10, 20, 30])
+    np.testing.assert_array_equal(read_image(tmp_path / "1.tif")[0], expected)
+    np.testing.assert_array_equal(read_mask(tmp_path / "1.tif"), BITS)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_inks_become_colours(tmp_path: Path, dtype: type) -> None:
+    top = np.iinfo(dtype).max
+    inks = np.array(
+        [[[0, 0, 0, 0], [top, 0, 0, 0], [0, top // 5, 0, 0], [0, 0, 0, top], [0, 0, top, top // 5 * 4]]], dtype
+    )
+    path = tiff(tmp_path / "a.tif", inks, photometric="separated")
+    expected = [[top] * 3, [0, top, top], [top, top // 5 * 4, top], [0] * 3, [top // 5, top // 5, 0]]
+    np.testing.assert_array_equal(read_image(path)[0][0], expected)
+    refused(path, "SEPARATED", read_mask)
+
+
+def test_jpeg_colours_in_a_tiff_are_close(tmp_path: Path) -> None:
+    smooth = np.stack([np.add.outer(np.arange(64), np.arange(96)) + c * 30 for c in range(3)], -1).astype(np.uint8)
+    for subsampling in (1, 2):  # the stream is Pillow's own JPEG
+        Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=98, subsampling=0 if subsampling == 1 else 2)
+        stream = (tmp_path / "a.jpg").read_bytes()
+        halves = {"extratags": [(530, "H", 2, (subsampling, subsampling), True)]}
+        path = tiff(tmp_path / "a.tif", smooth, photometric="rgb", **halves)
+        offset = path.stat().st_size
+        path.write_bytes(path.read_bytes() + stream)
+        new = {"StripOffsets": offset, "StripByteCounts": len(stream), "Compression": 7, "PhotometricInterpretation": 6}
+        for name, value in new.items():
+            retag(path, name, value)
+        assert np.abs(read_image(path)[0].astype(int) - smooth).max() < 6
+
+
+@pytest.mark.parametrize("extra", ["unassalpha", "assocalpha", "unspecified"])
+def test_alpha_is_dropped_from_pictures(tmp_path: Path, extra: str) -> None:
+    alpha = np.dstack([NOISE, GREY])
+    path = tiff(tmp_path / "a.tif", alpha, photometric="rgb", extrasamples=[extra])
+    np.testing.assert_array_equal(read_image(path)[0], NOISE)
+    grey = tiff(tmp_path / "g.tif", alpha[..., 2:], photometric="minisblack", planarconfig=1, extrasamples=[extra])
+    if extra == "unspecified":  # two stains, or grey and something: nobody can tell
+        refused(grey, "2 channels")
+    else:
+        np.testing.assert_array_equal(read_image(grey)[0], grey3(NOISE[..., 2]))
+
+
+def test_a_mask_in_alpha_is_refused_and_beside_it_read(tmp_path: Path) -> None:
+    white = np.full((H, W, 2), 255, np.uint8)
+    white[..., 1] = BITS * 255
+    options = {"photometric": "minisblack", "planarconfig": 1, "extrasamples": ["unassalpha"]}
+    refused(tiff(tmp_path / "a.tif", white, **options), "lies in the alpha channel", read_mask)
+    opaque = tiff(tmp_path / "b.tif", white[..., ::-1], **options)
+    np.testing.assert_array_equal(read_mask(opaque), BITS * 255)
+
+
+# ------------------------------------------------------------------------------------------------- slices
+
+
+def test_axes_of_microscopy_are_slices_in_the_order_of_the_file(tmp_path: Path) -> None:
+    stack = np.random.default_rng(2).integers(0, 60000, (2, 3, 2, H, W), dtype=np.uint16)
+    flat = stack.reshape(-1, H, W)
+    tifffile.imwrite(tmp_path / "a.ome.tif", stack, metadata={"axes": "TZCYX"}, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "ij.tif", stack, imagej=True, metadata={"axes": "TZCYX"})
+    tifffile.imwrite(tmp_path / "shaped.tif", stack, photometric="minisblack", compression="zlib")
+    tifffile.imwrite(tmp_path / "one_page.tif", stack, photometric="minisblack", metadata={"truncated": True})
+    tifffile.imwrite(tmp_path / "tiled.ome.tif", stack, metadata={"axes": "TZCYX"}, tile=(16, 16), photometric=1)
+    for path in sorted(tmp_path.iterdir()):
+        assert image_info(path).num_slices == 12, path
+        for index in (0, 5, 11):
+            np.testing.assert_array_equal(read_image(path, slice_index=index)[0], grey3(flat[index]), err_msg=str(path))
+            np.testing.assert_array_equal(read_mask(path, slice_index=index), flat[index])
+
+
+def test_colour_stacks_and_volumes_within_a_page(tmp_path: Path) -> None:
+    stack = np.stack([NOISE, 255 - NOISE])
+    tifffile.imwrite(tmp_path / "c.tif", stack, photometric="rgb", compression="lzw")
+    tifffile.imwrite(tmp_path / "p.ome.tif", np.moveaxis(stack, -1, 1), photometric="rgb", planarconfig="separate")
+    tifffile.imwrite(tmp_path / "v.tif", stack, photometric="rgb", volumetric=True, tile=(2, 16, 16))
+    for path in sorted(tmp_path.iterdir()):
+        assert image_info(path).num_slices == 2, path
+        np.testing.assert_array_equal(read_image(path, slice_index=1)[0], 255 - NOISE, err_msg=str(path))
+
+
+@pytest.mark.parametrize("compression", ["none", "lzw"])
+def test_pages_of_another_size_are_no_slices(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for page in (GREY, GREY[::2, ::2], 255 - GREY):
+            writer.write(page, compression=compression, metadata=None, photometric="minisblack")
+    assert image_info(path).num_slices == 2
+    np.testing.assert_array_equal(read_image(path, slice_index=1)[0], grey3(255 - GREY))
+
+
+def test_thumbnails_and_pyramids_are_no_slices(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "thumbnail_first.tif") as writer:
+        writer.write(GREY[::4, ::4], subfiletype=1, metadata=None, photometric="minisblack")
+        writer.write(GREY, metadata=None, photometric="minisblack")
+    with tifffile.TiffWriter(tmp_path / "pyramid.ome.tif") as writer:
+        writer.write(GREY, subifds=1, photometric="minisblack", tile=(16, 16), metadata={"axes": "YX"})
+        writer.write(GREY[::2, ::2], subfiletype=1, photometric="minisblack", tile=(16, 16))
+    with tifffile.TiffWriter(tmp_path / "levels.tif") as writer:
+        for step in (1, 2, 4):
+            writer.write(GREY[::step, ::step], subfiletype=int(step > 1), metadata=None, photometric="minisblack")
+    for path in sorted(tmp_path.iterdir()):
+        assert image_info(path).num_slices == 1, path
+        np.testing.assert_array_equal(read_image(path)[0], grey3(GREY), err_msg=str(path))
+
+
+def test_no_other_file_is_opened_by_name(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "secret.ome.tif", GREY, metadata={"axes": "YX"}, photometric="minisblack")
+    xml = tifffile.tiffcomment(tmp_path / "secret.ome.tif")
+    other = '<TiffData FirstZ="1" IFD="0" PlaneCount="1"><UUID FileName="secret.ome.tif">urn:uuid:1</UUID></TiffData>'
+    xml = xml.replace('SizeZ="1"', 'SizeZ="2"').replace("</Pixels>", other + "</Pixels>")
+    tifffile.imwrite(tmp_path / "a.ome.tif", 255 - GREY, description=xml, metadata=None, photometric="minisblack")
+    count = image_info(tmp_path / "a.ome.tif").num_slices
+    for index in range(count):
+        try:
+            image = read_image(tmp_path / "a.ome.tif", slice_index=index)[0]
+        except UserError as error:
+            assert "not in the file" in error.what
+        else:
+            np.testing.assert_array_equal(image, grey3(255 - GREY))
+
+
+def test_one_range_holds_for_the_whole_stack(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 1, 64).reshape(8, 8)
+    whole = np.stack([np.full((8, 8), 10), (ramp * 1000).round(), (ramp * 5000).round()]).astype(np.int16)
+    path = tiff(tmp_path / "i.tif", whole, photometric="minisblack")
+    maxima = [read_image(path, slice_index=index)[0].max() for index in range(3)]
+    np.testing.assert_allclose(maxima, [10 / 5000, 0.2, 1.0], atol=1e-4)
+    floats = np.stack([ramp * 0.02, ramp * 500]).astype(np.float32)
+    path = tiff(tmp_path / "f.tif", floats, photometric="minisblack", compression="zlib")
+    assert read_image(path, slice_index=0)[0].max() == pytest.approx(0.00004)
+    path = tiff(tmp_path / "f.tif", floats / 500, photometric="minisblack")  # the same name, another file
+    np.testing.assert_allclose(read_image(path, slice_index=0)[0][..., 0], floats[0] / 500)
+
+
+@pytest.mark.parametrize("scale", [1, 1e-3, 1e6])
+def test_the_range_of_pages_is_that_of_all_their_values(scale: float) -> None:
+    pages = (np.random.default_rng(3).standard_normal((5, 37, 41)) * scale).astype(np.float32)
+    assert range_of_pages(lambda: iter(pages)) == percentile_range(pages)
+    whole = (pages / scale * 50).astype(np.int32)
+    assert range_of_pages(lambda: iter(whole)) == percentile_range(whole)
+    spike = np.zeros((2, 100, 100), np.int16)
+    spike[1, 0, 0] = 7  # both percentiles are 0: the extremes count
+    assert range_of_pages(lambda: iter(spike)) == (0, 7)
+
+
+# ------------------------------------------------------------------------------------------------- refused by name
+
+
+def test_kinds_that_are_not_read_are_refused_by_their_name(tmp_path: Path) -> None:
+    refused(tiff(tmp_path / "c.tif", GREY.astype(np.complex64)), "complex")
+    five = np.dstack([NOISE, GREY, GREY])
+    path = tiff(tmp_path / "5.tif", five, photometric="minisblack", planarconfig=1)
+    refused(path, "5 channels")
+    np.testing.assert_array_equal(read_mask(path), five)  # a channel for each class
+    holes = RAMP.astype(np.float32).copy()
+    holes[3, 4] = np.nan
+    refused(tiff(tmp_path / "n.tif", holes), "not finite")
+    refused(tiff(tmp_path / "s.tif", np.stack([holes * 0 + 1, holes]), photometric="minisblack"), "not finite")
+    refused(tiff(tmp_path / "d.tif", RAMP.astype(np.int16), **tag(42113, "0", "s")), "no data")
+    assert read_image(tiff(tmp_path / "e.tif", RAMP.astype(np.int16), **tag(42113, "-9999", "s")))[0].max() == 1
+    Image.fromarray(NOISE).convert("LAB").save(tmp_path / "lab.tif")
+    refused(tmp_path / "lab.tif", "CIELAB")
+    refused(tmp_path / "lab.tif", "CIELAB", read_mask)
+    refused(retag(tiff(tmp_path / "z.tif", GREY), "Compression", 34661), "compression 34661")
+    refused(retag(tiff(tmp_path / "y.tif", NOISE, photometric="rgb"), "PhotometricInterpretation", 6), "subsampled")
+    whole = {"extratags": [(530, "H", 2, (1, 1), True)]}
+    refused(retag(tiff(tmp_path / "y.tif", NOISE, photometric="rgb", **whole), "PhotometricInterpretation", 6), "YCBCR")
+    refused(tiff(tmp_path / "x.tif", NOISE, photometric="rgb", compression="jpegxl"), "JPEGXL")
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 6, 7), np.uint8), metadata={"axes": "YXZ"}, photometric=1)
+    refused(tmp_path / "a.tif", "YXZ")
+    refused(tiff(tmp_path / "rgb.tif", NOISE, photometric="rgb"), "coloured", read_mask)
+
+
+# ------------------------------------------------------------------------------------------------- damage and bombs
+
+
+@pytest.mark.parametrize("compression", ["none", "lzw", "zlib", "jpeg", "packbits", "zstd"])
+def test_what_is_cut_off_is_never_made_up(tmp_path: Path, compression: str) -> None:
+    whole = tmp_path / "a.tif"
+    with tifffile.TiffWriter(whole) as writer:  # the directory lies before the pixels
+        writer.write(NOISE, photometric="rgb", compression=compression, rowsperstrip=4, metadata=None)
+    data, expected = whole.read_bytes(), read_image(whole)[0]
+    for size in range(9, len(data) - 1, max(1, len(data) // 40)):
+        whole.write_bytes(data[:size])
+        with pytest.raises(UserError) as caught:
+            np.testing.assert_array_equal(read_image(whole)[0], expected)
+        assert caught.value.code == "data.image_unreadable"
+
+
+def too_large(path: Path, limit: int = 1 << 20) -> None:
+    for read in (read_image, read_mask):
+        with at_most(limit), pytest.raises(UserError) as caught:
+            read(path)
+        assert caught.value.code == "data.image_too_large"
+
+
+def test_bytes_are_budgeted_before_anything_is_inflated(tmp_path: Path) -> None:
+    too_large(tiff(tmp_path / "f.tif", np.zeros((400, 400)), compression="zlib"))
+    tile = tiff(tmp_path / "t.tif", np.zeros((16, 16), np.uint8), tile=(16, 16), compression="zlib")
+    too_large(retag(retag(tile, "TileWidth", 4096), "TileLength", 4096))
+    jpeg = tiff(tmp_path / "j.tif", GREY, compression="jpeg")
+    data = bytearray(jpeg.read_bytes())
+    struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, 60_000, 60_000)  # the strip's own header
+    jpeg.write_bytes(data)
+    too_large(jpeg)
+    stack = tiff(tmp_path / "s.tif", np.zeros((40, 64, 64), np.int16), photometric="minisblack", compression="zlib")
+    with at_most(64 * 64 * 4 * 8):  # a page at a time, for the range too
+        assert read_image(stack, slice_index=39)[0].shape == (64, 64, 3)
