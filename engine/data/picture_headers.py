@@ -17,7 +17,7 @@ JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 HIERARCHICAL = {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
-JPEG2000_COLOURS = {16: "sRGB", 17: "grey", 18: "sYCC"}
+JPEG2000_COLOURS = {0: "unspecified", 16: "sRGB", 17: "grey", 18: "sYCC"}
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,9 @@ def _decoded(path: Path, *, as_labels: bool) -> tuple[np.ndarray, int]:
         header = read_header(data)
         if header is None:
             return _decoded_bitmap(path, as_labels=as_labels)
-        if header.unread or header.channels > 4:
-            raise unsupported(path, header.unread or f"it has {header.channels} channels", fix=CONVERT)
+        unread = f"it has {header.channels} channels" if header.channels > 4 else header.unread
+        if unread:
+            raise unsupported(path, unread, fix=CONVERT)
         require_bytes(path, num_values=len(data), dtype=np.uint8)
         # OpenJPEG works in 32 bits; a progressive JPEG holds all its coefficients beside the pixels
         working = np.int32 if header.kind == "jpeg2000" else np.uint8 if header.bits <= 8 else np.uint16

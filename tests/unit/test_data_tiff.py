@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,43 +11,16 @@ import tifffile
 from PIL import Image
 
 from engine.data.budget import at_most
-from engine.data.ranges import range_of_pages
-from engine.data.readers import image_info, read_image, read_mask
+from engine.data.readers import read_image, read_mask
 from engine.data.transforms import percentile_range
 from engine.errors import UserError
+from tests.unit.data_raster_files import TURNED, grey3, packed, refused, retag, tag, tiff, too_large
 
 H, W = 16, 24
 NOISE = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
 GREY = np.ascontiguousarray(NOISE[..., 0])
 RAMP = np.linspace(0, 4000, H * W).round().reshape(H, W)
 BITS = GREY > 100
-
-
-def grey3(values: np.ndarray) -> np.ndarray:
-    return np.repeat(values[..., None], 3, axis=2)
-
-
-def tiff(path: Path, values: np.ndarray, **options: object) -> Path:
-    tifffile.imwrite(path, values, **{"metadata": None, **options})
-    return path
-
-
-def tag(code: int, value: int | str, kind: str = "H") -> dict[str, object]:
-    return {"extratags": [(code, kind, 0 if kind == "s" else 1, value, True)]}
-
-
-def retag(path: Path, name: str, value: int) -> Path:
-    with tifffile.TiffFile(path, mode="r+") as file:
-        for page in file.pages:
-            page.tags[name].overwrite(value)
-    return path
-
-
-def refused(path: Path, word: str, read: Callable = read_image, **options: object) -> None:
-    with pytest.raises(UserError) as caught:
-        read(path, **options)
-    assert caught.value.code == "data.image_unsupported"
-    assert word in caught.value.what and str(path) in caught.value.what and "damaged" not in caught.value.what
 
 
 # ------------------------------------------------------------------------------------ numbers, layouts, compressions
@@ -91,11 +63,6 @@ def test_numbers_of_no_known_range_are_scaled_alike_in_every_compression(tmp_pat
         np.clip((stored.astype(float) + 100) / 200, 0, 1),
         atol=1e-6,
     )
-
-
-def packed(values: np.ndarray, bits: int) -> bytes:
-    rows = ("".join(format(int(v), f"0{bits}b") for v in row) for row in values)
-    return b"".join(int(row, 2).to_bytes(len(row) // 8, "big") for row in rows)
 
 
 def raw_tiff(path: Path, data: bytes, bits: int, photometric: int, **more: int) -> Path:
@@ -176,18 +143,6 @@ def test_deep_white_is_zero_label_maps_keep_their_numbers_and_two_valued_ones_ar
 
 # ------------------------------------------------------------------------------------------------- orientation
 
-TURNED = {  # tag 274: what a viewer makes of the stored rows (TIFF 6.0, page 36)
-    1: lambda a: a,
-    2: np.fliplr,
-    3: lambda a: np.rot90(a, 2),
-    4: np.flipud,
-    5: lambda a: np.swapaxes(a, 0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(np.swapaxes(a, 0, 1), 2),
-    8: np.rot90,
-    9: lambda a: a,
-}
-
 
 @pytest.mark.parametrize("orientation", TURNED)
 def test_orientation_turns_pictures_masks_and_sizes(tmp_path: Path, orientation: int) -> None:
@@ -266,99 +221,6 @@ def test_a_mask_in_alpha_is_refused_and_beside_it_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(opaque), BITS * 255)
 
 
-# ------------------------------------------------------------------------------------------------- slices
-
-
-def test_axes_of_microscopy_are_slices_in_the_order_of_the_file(tmp_path: Path) -> None:
-    stack = np.random.default_rng(2).integers(0, 60000, (2, 3, 2, H, W), dtype=np.uint16)
-    flat = stack.reshape(-1, H, W)
-    tifffile.imwrite(tmp_path / "a.ome.tif", stack, metadata={"axes": "TZCYX"}, photometric="minisblack")
-    tifffile.imwrite(tmp_path / "ij.tif", stack, imagej=True, metadata={"axes": "TZCYX"})
-    tifffile.imwrite(tmp_path / "shaped.tif", stack, photometric="minisblack", compression="zlib")
-    tifffile.imwrite(tmp_path / "one_page.tif", stack, photometric="minisblack", metadata={"truncated": True})
-    tifffile.imwrite(tmp_path / "tiled.ome.tif", stack, metadata={"axes": "TZCYX"}, tile=(16, 16), photometric=1)
-    for path in sorted(tmp_path.iterdir()):
-        assert image_info(path).num_slices == 12, path
-        for index in (0, 5, 11):
-            np.testing.assert_array_equal(read_image(path, slice_index=index)[0], grey3(flat[index]), err_msg=str(path))
-            np.testing.assert_array_equal(read_mask(path, slice_index=index), flat[index])
-
-
-def test_colour_stacks_and_volumes_within_a_page(tmp_path: Path) -> None:
-    stack = np.stack([NOISE, 255 - NOISE])
-    tifffile.imwrite(tmp_path / "c.tif", stack, photometric="rgb", compression="lzw")
-    tifffile.imwrite(tmp_path / "p.ome.tif", np.moveaxis(stack, -1, 1), photometric="rgb", planarconfig="separate")
-    tifffile.imwrite(tmp_path / "v.tif", stack, photometric="rgb", volumetric=True, tile=(2, 16, 16))
-    for path in sorted(tmp_path.iterdir()):
-        assert image_info(path).num_slices == 2, path
-        np.testing.assert_array_equal(read_image(path, slice_index=1)[0], 255 - NOISE, err_msg=str(path))
-
-
-@pytest.mark.parametrize("compression", ["none", "lzw"])
-def test_pages_of_another_size_are_no_slices(tmp_path: Path, compression: str) -> None:
-    path = tmp_path / "a.tif"
-    with tifffile.TiffWriter(path) as writer:
-        for page in (GREY, GREY[::2, ::2], 255 - GREY):
-            writer.write(page, compression=compression, metadata=None, photometric="minisblack")
-    assert image_info(path).num_slices == 2
-    np.testing.assert_array_equal(read_image(path, slice_index=1)[0], grey3(255 - GREY))
-
-
-def test_thumbnails_and_pyramids_are_no_slices(tmp_path: Path) -> None:
-    with tifffile.TiffWriter(tmp_path / "thumbnail_first.tif") as writer:
-        writer.write(GREY[::4, ::4], subfiletype=1, metadata=None, photometric="minisblack")
-        writer.write(GREY, metadata=None, photometric="minisblack")
-    with tifffile.TiffWriter(tmp_path / "pyramid.ome.tif") as writer:
-        writer.write(GREY, subifds=1, photometric="minisblack", tile=(16, 16), metadata={"axes": "YX"})
-        writer.write(GREY[::2, ::2], subfiletype=1, photometric="minisblack", tile=(16, 16))
-    with tifffile.TiffWriter(tmp_path / "levels.tif") as writer:
-        for step in (1, 2, 4):
-            writer.write(GREY[::step, ::step], subfiletype=int(step > 1), metadata=None, photometric="minisblack")
-    for path in sorted(tmp_path.iterdir()):
-        assert image_info(path).num_slices == 1, path
-        np.testing.assert_array_equal(read_image(path)[0], grey3(GREY), err_msg=str(path))
-
-
-def test_no_other_file_is_opened_by_name(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "secret.ome.tif", GREY, metadata={"axes": "YX"}, photometric="minisblack")
-    xml = tifffile.tiffcomment(tmp_path / "secret.ome.tif")
-    other = '<TiffData FirstZ="1" IFD="0" PlaneCount="1"><UUID FileName="secret.ome.tif">urn:uuid:1</UUID></TiffData>'
-    xml = xml.replace('SizeZ="1"', 'SizeZ="2"').replace("</Pixels>", other + "</Pixels>")
-    tifffile.imwrite(tmp_path / "a.ome.tif", 255 - GREY, description=xml, metadata=None, photometric="minisblack")
-    count = image_info(tmp_path / "a.ome.tif").num_slices
-    for index in range(count):
-        try:
-            image = read_image(tmp_path / "a.ome.tif", slice_index=index)[0]
-        except UserError as error:
-            assert "not in the file" in error.what
-        else:
-            np.testing.assert_array_equal(image, grey3(255 - GREY))
-
-
-def test_one_range_holds_for_the_whole_stack(tmp_path: Path) -> None:
-    ramp = np.linspace(0, 1, 64).reshape(8, 8)
-    whole = np.stack([np.full((8, 8), 10), (ramp * 1000).round(), (ramp * 5000).round()]).astype(np.int16)
-    path = tiff(tmp_path / "i.tif", whole, photometric="minisblack")
-    maxima = [read_image(path, slice_index=index)[0].max() for index in range(3)]
-    np.testing.assert_allclose(maxima, [10 / 5000, 0.2, 1.0], atol=1e-4)
-    floats = np.stack([ramp * 0.02, ramp * 500]).astype(np.float32)
-    path = tiff(tmp_path / "f.tif", floats, photometric="minisblack", compression="zlib")
-    assert read_image(path, slice_index=0)[0].max() == pytest.approx(0.00004)
-    path = tiff(tmp_path / "f.tif", floats / 500, photometric="minisblack")  # the same name, another file
-    np.testing.assert_allclose(read_image(path, slice_index=0)[0][..., 0], floats[0] / 500)
-
-
-@pytest.mark.parametrize("scale", [1, 1e-3, 1e6])
-def test_the_range_of_pages_is_that_of_all_their_values(scale: float) -> None:
-    pages = (np.random.default_rng(3).standard_normal((5, 37, 41)) * scale).astype(np.float32)
-    assert range_of_pages(lambda: iter(pages)) == percentile_range(pages)
-    whole = (pages / scale * 50).astype(np.int32)
-    assert range_of_pages(lambda: iter(whole)) == percentile_range(whole)
-    spike = np.zeros((2, 100, 100), np.int16)
-    spike[1, 0, 0] = 7  # both percentiles are 0: the extremes count
-    assert range_of_pages(lambda: iter(spike)) == (0, 7)
-
-
 # ------------------------------------------------------------------------------------------------- refused by name
 
 
@@ -401,13 +263,6 @@ def test_what_is_cut_off_is_never_made_up(tmp_path: Path, compression: str) -> N
         with pytest.raises(UserError) as caught:
             np.testing.assert_array_equal(read_image(whole)[0], expected)
         assert caught.value.code == "data.image_unreadable"
-
-
-def too_large(path: Path, limit: int = 1 << 20) -> None:
-    for read in (read_image, read_mask):
-        with at_most(limit), pytest.raises(UserError) as caught:
-            read(path)
-        assert caught.value.code == "data.image_too_large"
 
 
 def test_bytes_are_budgeted_before_anything_is_inflated(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""Which pages of a TIFF are its slices, and which range holds for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from engine.data.ranges import range_of_pages
+from engine.data.readers import image_info, read_image, read_mask
+from engine.data.transforms import percentile_range
+from engine.errors import UserError
+from tests.unit.data_raster_files import grey3, tiff
+
+H, W = 16, 24
+NOISE = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
+GREY = np.ascontiguousarray(NOISE[..., 0])
+
+
+def test_axes_of_microscopy_are_slices_in_the_order_of_the_file(tmp_path: Path) -> None:
+    stack = np.random.default_rng(2).integers(0, 60000, (2, 3, 2, H, W), dtype=np.uint16)
+    flat = stack.reshape(-1, H, W)
+    tifffile.imwrite(tmp_path / "a.ome.tif", stack, metadata={"axes": "TZCYX"}, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "ij.tif", stack, imagej=True, metadata={"axes": "TZCYX"})
+    tifffile.imwrite(tmp_path / "shaped.tif", stack, photometric="minisblack", compression="zlib")
+    tifffile.imwrite(tmp_path / "one_page.tif", stack, photometric="minisblack", metadata={"truncated": True})
+    tifffile.imwrite(tmp_path / "tiled.ome.tif", stack, metadata={"axes": "TZCYX"}, tile=(16, 16), photometric=1)
+    for path in sorted(tmp_path.iterdir()):
+        assert image_info(path).num_slices == 12, path
+        for index in (0, 5, 11):
+            np.testing.assert_array_equal(read_image(path, slice_index=index)[0], grey3(flat[index]), err_msg=str(path))
+            np.testing.assert_array_equal(read_mask(path, slice_index=index), flat[index])
+
+
+def test_colour_stacks_and_volumes_within_a_page(tmp_path: Path) -> None:
+    stack = np.stack([NOISE, 255 - NOISE])
+    tifffile.imwrite(tmp_path / "c.tif", stack, photometric="rgb", compression="lzw")
+    tifffile.imwrite(tmp_path / "p.ome.tif", np.moveaxis(stack, -1, 1), photometric="rgb", planarconfig="separate")
+    tifffile.imwrite(tmp_path / "v.tif", stack, photometric="rgb", volumetric=True, tile=(2, 16, 16))
+    for path in sorted(tmp_path.iterdir()):
+        assert image_info(path).num_slices == 2, path
+        np.testing.assert_array_equal(read_image(path, slice_index=1)[0], 255 - NOISE, err_msg=str(path))
+
+
+@pytest.mark.parametrize("compression", ["none", "lzw"])
+def test_pages_of_another_size_are_no_slices(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for page in (GREY, GREY[::2, ::2], 255 - GREY):
+            writer.write(page, compression=compression, metadata=None, photometric="minisblack")
+    assert image_info(path).num_slices == 2
+    np.testing.assert_array_equal(read_image(path, slice_index=1)[0], grey3(255 - GREY))
+
+
+def test_thumbnails_and_pyramids_are_no_slices(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "thumbnail_first.tif") as writer:
+        writer.write(GREY[::4, ::4], subfiletype=1, metadata=None, photometric="minisblack")
+        writer.write(GREY, metadata=None, photometric="minisblack")
+    with tifffile.TiffWriter(tmp_path / "pyramid.ome.tif") as writer:
+        writer.write(GREY, subifds=1, photometric="minisblack", tile=(16, 16), metadata={"axes": "YX"})
+        writer.write(GREY[::2, ::2], subfiletype=1, photometric="minisblack", tile=(16, 16))
+    with tifffile.TiffWriter(tmp_path / "levels.tif") as writer:
+        for step in (1, 2, 4):
+            writer.write(GREY[::step, ::step], subfiletype=int(step > 1), metadata=None, photometric="minisblack")
+    for path in sorted(tmp_path.iterdir()):
+        assert image_info(path).num_slices == 1, path
+        np.testing.assert_array_equal(read_image(path)[0], grey3(GREY), err_msg=str(path))
+
+
+def test_no_other_file_is_opened_by_name(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "secret.ome.tif", GREY, metadata={"axes": "YX"}, photometric="minisblack")
+    xml = tifffile.tiffcomment(tmp_path / "secret.ome.tif")
+    other = '<TiffData FirstZ="1" IFD="0" PlaneCount="1"><UUID FileName="secret.ome.tif">urn:uuid:1</UUID></TiffData>'
+    xml = xml.replace('SizeZ="1"', 'SizeZ="2"').replace("</Pixels>", other + "</Pixels>")
+    tifffile.imwrite(tmp_path / "a.ome.tif", 255 - GREY, description=xml, metadata=None, photometric="minisblack")
+    count = image_info(tmp_path / "a.ome.tif").num_slices
+    for index in range(count):
+        try:
+            image = read_image(tmp_path / "a.ome.tif", slice_index=index)[0]
+        except UserError as error:
+            assert "not in the file" in error.what
+        else:
+            np.testing.assert_array_equal(image, grey3(255 - GREY))
+
+
+def test_one_range_holds_for_the_whole_stack(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 1, 64).reshape(8, 8)
+    whole = np.stack([np.full((8, 8), 10), (ramp * 1000).round(), (ramp * 5000).round()]).astype(np.int16)
+    path = tiff(tmp_path / "i.tif", whole, photometric="minisblack")
+    maxima = [read_image(path, slice_index=index)[0].max() for index in range(3)]
+    np.testing.assert_allclose(maxima, [10 / 5000, 0.2, 1.0], atol=1e-4)
+    floats = np.stack([ramp * 0.02, ramp * 500]).astype(np.float32)
+    path = tiff(tmp_path / "f.tif", floats, photometric="minisblack", compression="zlib")
+    assert read_image(path, slice_index=0)[0].max() == pytest.approx(0.00004)
+    path = tiff(tmp_path / "f.tif", floats / 500, photometric="minisblack")  # the same name, another file
+    np.testing.assert_allclose(read_image(path, slice_index=0)[0][..., 0], floats[0] / 500)
+
+
+@pytest.mark.parametrize("scale", [1, 1e-3, 1e6])
+def test_the_range_of_pages_is_that_of_all_their_values(scale: float) -> None:
+    pages = (np.random.default_rng(3).standard_normal((5, 37, 41)) * scale).astype(np.float32)
+    assert range_of_pages(lambda: iter(pages)) == percentile_range(pages)
+    whole = (pages / scale * 50).astype(np.int32)
+    assert range_of_pages(lambda: iter(whole)) == percentile_range(whole)
+    spike = np.zeros((2, 100, 100), np.int16)
+    spike[1, 0, 0] = 7  # both percentiles are 0: the extremes count
+    assert range_of_pages(lambda: iter(spike)) == (0, 7)
