@@ -1,28 +1,16 @@
-"""What every decoder agrees on: the record of a picture's geometry, and how stored numbers become a known depth."""
+"""What every decoder agrees on: its three questions, and how stored numbers become a known depth."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from engine.data.geometry import Geometry
 from engine.data.transforms import percentile_range
 
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where a picture's pixels lie: (height, width) in pixels, and in mm where the file says so.
-
-    ``num_slices`` is above 1 for a volume; ``spacing_mm`` is (row, column) distance; ``channels`` as stored.
-    """
-
-    height_px: int
-    width_px: int
-    num_slices: int = 1
-    channels: int = 1
-    spacing_mm: tuple[float, float] | None = None
+__all__ = ["Format", "Geometry", "known_depth", "scale_to_unit"]
 
 
 class Format(Protocol):
