@@ -33,6 +33,8 @@ class Geometry:
     affine_lps : from (column, row, slice, 1) of the returned pixels to (x, y, z, 1) in LPS mm; None where the file
         does not place them (photographs, TIFF, npy).
     unit : what the values mean before they become [0, 1], such as "HU"; None where the file does not say.
+    is_default_place : the placement is what a file saved without one has: the first pixel at 0, axes along the
+        patient's.
     """
 
     height_px: int
@@ -42,6 +44,7 @@ class Geometry:
     spacing_mm: tuple[float, float] | None = None
     affine_lps: Affine | None = None
     unit: str | None = None
+    is_default_place: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,10 +69,10 @@ class Geometry:
             letters += LETTERS[nearest][int(matrix[nearest, axis] < 0)]
         return letters
 
-    def placed(self, matrix: np.ndarray | None, *, unit: str | None = None) -> Geometry:
+    def placed(self, matrix: np.ndarray | None, *, unit: str | None = None, is_default_place: bool = False) -> Geometry:
         """Return the same size with a placement (4, 4)."""
         rows = None if matrix is None else tuple(tuple(float(value) for value in row) for row in matrix)
-        return replace(self, affine_lps=rows, unit=unit)  # type: ignore[arg-type]
+        return replace(self, affine_lps=rows, unit=unit, is_default_place=is_default_place)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,12 @@ def same_place(image: Geometry, mask: Geometry) -> Reindex | None:
 
     Both must be placed. The grids are the same where every outermost pixel of the mask lies within ``TOLERANCE_PX`` of
     one of the image's, whatever the order and direction of rows, columns and slices; slices must stay slices (a mask
-    that can be cut across another axis is asked with that axis's geometry).
+    that can be cut across another axis is asked with that axis's geometry). A mask in the default place of an image
+    that has one of its own was saved without geometry: where both happen to meet, it would be mirrored.
     """
     assert image.affine_lps is not None and mask.affine_lps is not None
+    if mask.is_default_place and not image.is_default_place:
+        return None
     to_image = np.linalg.solve(_full_rank(image), _full_rank(mask))
     for swap in (False, True):
         order = [1, 0, 2] if swap else [0, 1, 2]  # mask axis that becomes each image axis

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from engine.data.geometry import Geometry
 from engine.data.transforms import percentile_range
 
-__all__ = ["Format", "Geometry", "known_depth", "scale_to_unit"]
+__all__ = ["Format", "Geometry", "Unsupported", "Window", "known_depth", "scale_to_unit"]
+
+
+Window = Literal["auto", "dicom", "stored"]
+"""How a DICOM file's grey values become [0, 1] where no range is declared: its window, else percentiles (auto); its
+window, which it must have (dicom); the whole range of its stored bits (stored). Other formats have no window."""
+
+
+class Unsupported(ValueError):
+    """A valid file of a kind that is not read; the text names the kind and begins with "it" or "its"."""
 
 
 class Format(Protocol):
@@ -31,13 +40,17 @@ class Format(Protocol):
 
 def scale_to_unit(values: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
     """Return ``values`` as float32 in [0, 1]: ``value_range`` (default: 0.5-99.5 percentiles) mapped and clipped."""
-    values = values.astype(np.float32)
+    # 24 bits of a float32 hold every 16-bit number, not every wider one
+    exact = np.float32 if values.dtype.itemsize <= 2 or values.dtype == np.float32 else np.float64
+    values = values.astype(exact)
     if not np.isfinite(values).all():
-        raise ValueError("it holds values that are not finite")
+        raise Unsupported("it holds values that are not finite")
     low, high = percentile_range(values) if value_range is None else value_range
     if high <= low:
         return np.zeros(values.shape, np.float32)
-    return np.clip((values - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+    values -= exact(low)
+    values /= exact(high - low)
+    return np.clip(values, 0.0, 1.0, out=values).astype(np.float32, copy=False)
 
 
 def known_depth(values: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:

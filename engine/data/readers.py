@@ -1,23 +1,28 @@
 """One way in for every image file: PNG, JPEG, BMP, TIFF, NIfTI, DICOM and npy. Torch-free.
 
 Reader contract. A file holds one picture or a volume of slices. ``read_image`` gives one of them as (H, W, 3): row 0 at
-the top, column 0 on the left, channels RGB, grey repeated; uint8 for 8-bit files, uint16 for 16-bit PNG, TIFF and npy,
-else float32 in [0, 1]. ``read_mask`` gives the stored numbers as they are, (H, W) or (H, W, C) integers.
+the top, column 0 on the left, channels RGB, grey repeated; uint8 for 8-bit files, uint16 for 16-bit PNG, TIFF, npy and
+DICOM colours, else float32 in [0, 1]. ``read_mask`` gives the stored numbers as they are, (H, W) or (H, W, C) integers.
+The size that ``image_info`` tells from the header is the size of the pixels.
 
-Volumes (NIfTI) are brought to the closest canonical axes (right, anterior, superior) and cut across ``slice_axis``;
-a slice shows its first remaining axis to the right and its second one upwards. An image and its mask go the same way.
+One rule of orientation: a picture is what a viewer of its format shows. Frames of DICOM and pages of TIFF are the
+slices, as they are stored. NIfTI volumes are brought to the closest patient axes and cut across ``slice_axis``
+(0 sagittal, 1 coronal, 2 axial); the patient's left is on the right (of a sagittal slice: the back), the front of an
+axial slice and the head of the others at the top, and slices go from right to left, front to back, feet to head. So a
+DICOM series and the NIfTI file made of it show the same. ``Geometry.affine_lps`` says where the pixels lie, and a mask
+that is read ``like`` its image is brought to the image's pixels by it, or refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from engine.data import npy, pictures, tiff
-from engine.data.pixels import Format, Geometry
+from engine.data.file_faults import AGAIN, reading, unsupported
+from engine.data.geometry import Geometry, Reindex, same_place
+from engine.data.pixels import Format, Unsupported, Window
 from engine.errors import UserError
 
 MAX_PIXELS = 89_478_485
@@ -29,6 +34,9 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 DICOM_SUFFIXES = (".dcm", ".dicom")
 NPY_SUFFIXES = (".npy",)
+PAIR_SUFFIXES = (".hdr", ".img", ".hdr.gz", ".img.gz")
+WHOLE_WITHIN = 1e-3
+"""How far a label may lie from a whole number (ours): labels kept as scaled integers come back with rounding errors."""
 SUFFIXES = (*RASTER_SUFFIXES, *TIFF_SUFFIXES, *NIFTI_SUFFIXES, *DICOM_SUFFIXES, *NPY_SUFFIXES)
 
 
@@ -49,91 +57,145 @@ def is_supported(path: Path) -> bool:
 
 
 def image_info(path: str | Path, *, slice_axis: int = 2) -> Geometry:
-    """Return the size of a picture or volume from its header, refusing what is too large to decode safely."""
+    """Return size and placement of a picture or volume from its header, refusing what is too large to decode safely.
+
+    Raises ``UserError`` with the codes of ``engine.data.file_faults.reading``, or ``data.format_unknown``.
+    """
     path = Path(path)
-    with reading(path):
-        geometry = _format(path).header(path, slice_axis=slice_axis)
+    decoder = _format(path)
+    with reading(path, suffix=file_suffix(path)):
+        geometry = decoder.header(path, slice_axis=slice_axis)
     _refuse_bombs(path, geometry)
     return geometry
 
 
 def read_image(
-    path: str | Path, *, slice_index: int = 0, slice_axis: int = 2, value_range: tuple[float, float] | None = None
+    path: str | Path,
+    *,
+    slice_index: int = 0,
+    slice_axis: int = 2,
+    value_range: tuple[float, float] | None = None,
+    window: Window = "auto",
 ) -> tuple[np.ndarray, Geometry]:
     """Return one picture (H, W, 3), uint8, uint16 or float32 in [0, 1], and its geometry.
 
-    ``value_range`` (in the file's own units: Hounsfield units after rescale for CT) becomes [0, 1]. Without it, DICOM
-    uses its window, and values of no known range (NIfTI, DICOM without a window, floats outside [0, 1]) their file's
-    0.5-99.5 percentiles. Raises ``UserError`` ``data.image_unreadable``, ``data.image_too_large`` or
-    ``data.format_unknown``.
+    ``value_range`` (in the file's own units: Hounsfield units after rescale for CT) becomes [0, 1]. Without it, grey
+    DICOM goes by ``window``: its own window or table ("auto": percentiles where it has none, "dicom": refused where it
+    has none), or the whole range of its stored bits ("stored"). Other values of no known range (NIfTI, floats outside
+    [0, 1]) are mapped from their file's 0.5-99.5 percentiles. Raises ``UserError`` as :func:`image_info`.
     """
     path = Path(path)
     geometry = image_info(path, slice_axis=slice_axis)
-    with reading(path):
-        pixels = _format(path).image(path, slice_index=slice_index, slice_axis=slice_axis, value_range=value_range)
+    _refuse_index(path, slice_index, geometry)
+    with reading(path, suffix=file_suffix(path)):
+        where = {"slice_index": slice_index, "slice_axis": slice_axis, "value_range": value_range}
+        if file_suffix(path) in DICOM_SUFFIXES:
+            from engine.data.dicom import DicomFormat
+
+            pixels = DicomFormat.image(path, **where, window=window)  # type: ignore[arg-type]
+        else:
+            pixels = _format(path).image(path, **where)  # type: ignore[arg-type]
         return _three_channels(pixels), geometry
 
 
-def read_mask(path: str | Path, *, slice_index: int = 0, slice_axis: int = 2) -> np.ndarray:
-    """Return the stored labels, (H, W) or (H, W, C) integers: palette indices, not colours; no rescale, no window."""
+def read_mask(
+    path: str | Path, *, slice_index: int = 0, slice_axis: int = 2, like: Geometry | None = None
+) -> np.ndarray:
+    """Return the stored labels, (H, W) or (H, W, C) integers: palette indices, not colours; no window.
+
+    With ``like``, its image's geometry, the mask is brought to the image's pixels (:func:`place_mask`), and
+    ``slice_index`` counts the image's slices. Raises ``UserError`` as :func:`image_info`, ``data.mask_elsewhere``.
+    """
     path = Path(path)
-    image_info(path, slice_axis=slice_axis)
-    with reading(path):
+    geometry = image_info(path, slice_axis=slice_axis)
+    fit = Reindex()
+    if like is not None:
+        fit, slice_axis = place_mask(path, like=like, slice_axis=slice_axis)
+        geometry = image_info(path, slice_axis=slice_axis)
+        slice_index = fit.slice_index(slice_index, num_slices=geometry.num_slices)
+    _refuse_index(path, slice_index, geometry)
+    with reading(path, suffix=file_suffix(path)):
         labels = np.asarray(_format(path).labels(path, slice_index=slice_index, slice_axis=slice_axis))
-        if labels.dtype == bool:
-            return labels.astype(np.uint8)
-        if labels.dtype.kind == "f":
-            whole = np.rint(labels)
-            if not np.array_equal(whole, labels):
-                raise ValueError("a mask holds whole numbers, this one has fractions")
-            return whole.astype(np.int64)
-        if labels.dtype.kind not in "ui":
-            raise ValueError(f"a mask holds numbers, this one has {labels.dtype}")
-        return labels
+        return fit.pixels(_whole(labels))
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises on a damaged file into one ``UserError`` that names the file."""
-    try:
-        yield
-    except UserError:
-        raise
-    except FileNotFoundError as error:
+def place_mask(path: str | Path, *, like: Geometry, slice_axis: int = 2) -> tuple[Reindex, int]:
+    """Return how a mask's slices become those of the image ``like``, and the axis that they are cut across.
+
+    Where both files say where their pixels lie in the patient, that decides: the same pixels in another order are
+    matched, others raise ``UserError`` ``data.mask_elsewhere``. Where one of them does not (PNG, TIFF, npy), rows are
+    rows and slices are slices. Only headers are read.
+    """
+    path = Path(path)
+    mask = image_info(path, slice_axis=slice_axis)
+    if mask.affine_lps is None or like.affine_lps is None:
+        return Reindex(), slice_axis
+    axes = (0, 1, 2) if file_suffix(path) in NIFTI_SUFFIXES else (slice_axis,)
+    for axis in sorted(axes, key=lambda axis: axis != slice_axis):  # oblique volumes may name another axis the nearest
+        fit = same_place(like, image_info(path, slice_axis=axis))
+        if fit is not None:
+            return fit, axis
+    without = "was saved without geometry (its header is that of a new file), so it"
+    raise UserError(
+        "data.mask_elsewhere",
+        what=f"The mask {path} {without if mask.is_default_place and not like.is_default_place else ''} lies elsewhere "
+        f"in the patient than its image: its pixels are {_placed(mask)}, the image's {_placed(like)}.",
+        why="The geometry of mask and image differ (affine, spacing or size), so their pixels do not show the same.",
+        fix="Export the mask with the image's own geometry (its header, or resampled to its grid).",
+    )
+
+
+def _placed(geometry: Geometry) -> str:
+    matrix = geometry.matrix
+    assert matrix is not None
+    size = f"{geometry.width_px} x {geometry.height_px} x {geometry.num_slices}"
+    steps = " x ".join(f"{step:.4g}" for step in np.linalg.norm(matrix[:3, :3], axis=0))
+    origin = ", ".join(f"{place:.1f}" for place in matrix[:3, 3])
+    return f"{size} of {steps} mm, {geometry.orientation}, from ({origin}) in LPS mm"
+
+
+def _whole(labels: np.ndarray) -> np.ndarray:
+    if labels.dtype == bool:
+        return labels.astype(np.uint8)
+    if labels.dtype.kind == "f":
+        whole = np.rint(labels)
+        if not (np.abs(labels - whole) <= WHOLE_WITHIN).all():  # not finite is not whole either
+            raise Unsupported("a mask holds whole numbers, this one has fractions")
+        return whole.astype(np.int64)
+    if labels.dtype.kind not in "ui":
+        raise Unsupported(f"a mask holds numbers, this one has {labels.dtype}")
+    return labels
+
+
+def _refuse_index(path: Path, slice_index: int, geometry: Geometry) -> None:
+    if not 0 <= slice_index < geometry.num_slices:
         raise UserError(
-            "data.file_missing",
-            what=f"The file {path} does not exist.",
-            why="It was asked for by name.",
-            fix="Correct the path, or put the file back.",
-        ) from error
-    except MemoryError as error:
-        raise _too_large(path, "more memory than this machine has") from error
-    except (
-        Exception
-    ) as error:  # decoders of foreign files raise anything at all: struct.error, KeyError, zlib.error ...
-        if type(error).__name__ == "DecompressionBombError":
-            raise _too_large(path, str(error)) from error
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            "data.image_unreadable",
-            what=f"The file {path} cannot be read: {reason}.",
-            why="It is truncated, damaged, or not what its ending says.",
-            fix="Export or copy it again, or take it (and its mask) out of the dataset.",
-        ) from error
+            "data.slice_missing",
+            what=f"The file {path} has no slice {slice_index}: it has {geometry.num_slices}, counted from 0.",
+            why="One slice is read at a time.",
+            fix="Ask for a slice that it has.",
+        )
 
 
 def _format(path: Path) -> type[Format]:
     suffix = file_suffix(path)
     if suffix in NIFTI_SUFFIXES or suffix in DICOM_SUFFIXES:
-        from engine.data import medical  # nibabel and pydicom take longest to import: the page starts without them
+        # nibabel and pydicom take longest to import: the page starts without them
+        if suffix in DICOM_SUFFIXES:
+            from engine.data.dicom import DicomFormat
 
-        return medical.NiftiFormat if suffix in NIFTI_SUFFIXES else medical.DicomFormat
+            return DicomFormat
+        from engine.data.nifti import NiftiFormat
+
+        return NiftiFormat
     if suffix in RASTER_SUFFIXES:
         return pictures.PictureFormat
     if suffix in TIFF_SUFFIXES:
         return tiff.TiffFormat
     if suffix in NPY_SUFFIXES:
         return npy.NpyFormat
+    if path.name.lower().endswith(PAIR_SUFFIXES):
+        raise unsupported(path, "it is one of an ANALYZE or NIfTI pair (.hdr and .img), and one file is read")
     raise UserError(
         "data.format_unknown",
         what=f"The file {path} has an ending that no reader knows.",
@@ -149,7 +211,7 @@ def _refuse_bombs(path: Path, geometry: Geometry) -> None:
             "data.image_unreadable",
             what=f"The file {path} cannot be read: it holds no pixels.",
             why="An image has at least one pixel.",
-            fix="Export or copy it again, or take it (and its mask) out of the dataset.",
+            fix=AGAIN,
         )
     if pixels > MAX_PIXELS or pixels * geometry.num_slices > MAX_VOXELS:
         raise _too_large(path, f"{geometry.width_px} x {geometry.height_px} x {geometry.num_slices} pixels")

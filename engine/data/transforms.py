@@ -26,15 +26,26 @@ def percentile_range(image: np.ndarray) -> tuple[float, float]:
     same range with one channel as with three equal ones.
     """
     flat = image.reshape(-1)
-    ranks = [-(-permille * flat.size // 1000) - 1 for permille in (LOW_PERMILLE, HIGH_PERMILLE)]
     if flat.dtype == np.uint8:
-        cumulated = np.cumsum(np.bincount(flat, minlength=256))
-        low, high = (int(np.searchsorted(cumulated, rank, side="right")) for rank in ranks)
-    else:
-        low, high = np.partition(flat, ranks)[ranks]
+        return ranked_range(np.arange(256), np.bincount(flat, minlength=256))
+    ranks = _ranks(flat.size)
+    low, high = np.partition(flat, ranks)[ranks]
     if low >= high:  # e.g. a black field with a few cells: nearly all pixels share one value
         low, high = flat.min(), flat.max()
     return float(low), float(high)
+
+
+def ranked_range(levels: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Return :func:`percentile_range` of pixels of which ``counts`` have each of ``levels``, which ascend."""
+    cumulated = np.cumsum(counts)
+    low, high = (levels[np.searchsorted(cumulated, rank, side="right")] for rank in _ranks(int(cumulated[-1])))
+    if low >= high:
+        low, high = levels[np.flatnonzero(counts)[[0, -1]]]
+    return float(low), float(high)
+
+
+def _ranks(num_pixels: int) -> list[int]:
+    return [-(-permille * num_pixels // 1000) - 1 for permille in (LOW_PERMILLE, HIGH_PERMILLE)]
 
 
 def intensity_window(levels: np.ndarray, mode: Normalise) -> tuple[float, float]:
@@ -132,6 +143,7 @@ __all__ = [
     "normalise_image",
     "percentile_range",
     "prepare_image",
+    "ranked_range",
     "resize_image",
     "resize_mask",
     "to_levels",

@@ -22,23 +22,23 @@ DEEP = GREY.astype(np.uint16) * 257 + 3
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-def test_nifti_slices_show_right_to_the_right_and_front_upwards(tmp_path: Path, ending: str) -> None:
+def test_nifti_slices_show_what_a_dicom_viewer_shows(tmp_path: Path, ending: str) -> None:
     path = save_nifti(tmp_path / f"v{ending}", nifti_volume())
     geometry = image_info(path)
     assert (geometry.height_px, geometry.width_px, geometry.num_slices) == (7, 5, 3)
     assert geometry.spacing_mm == pytest.approx((0.8, 0.5))
     top, _ = read_image(path, slice_index=2, value_range=(0, 100))
     assert top.shape == (7, 5, 3) and top.dtype == np.float32
-    assert top[0, 4, 0] == 1 and top.sum() == 3
+    assert top[0, 0, 0] == 1 and top.sum() == 3  # the mark at the patient's right and front: top left
     bottom = read_mask(path, slice_index=0)
-    assert bottom[6, 0] == 50 and bottom.sum() == 50
+    assert bottom[6, 4] == 50 and bottom.sum() == 50
 
 
 @pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (-1, -1, 1), (1, 1, -1)])
 def test_nifti_shows_the_same_whatever_way_it_is_stored(tmp_path: Path, flips: tuple[int, ...]) -> None:
     stored = nifti_volume()[:: flips[0], :: flips[1], :: flips[2]]
     path = save_nifti(tmp_path / "v.nii", stored, flips=flips)
-    np.testing.assert_array_equal(read_mask(path, slice_index=2)[0, 4], 100)
+    np.testing.assert_array_equal(read_mask(path, slice_index=2)[0, 0], 100)
 
 
 def test_nifti_with_permuted_axes_reports_the_size_that_it_gives(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_nifti_with_permuted_axes_reports_the_size_that_it_gives(tmp_path: Path)
     geometry = image_info(tmp_path / "v.nii")
     assert (geometry.height_px, geometry.width_px, geometry.num_slices) == (7, 5, 3)
     assert geometry.spacing_mm == (2.0, 1.0)
-    assert read_mask(tmp_path / "v.nii", slice_index=2)[0, 4] == 100
+    assert read_mask(tmp_path / "v.nii", slice_index=2)[0, 0] == 100
 
 
 @pytest.mark.parametrize("stored", ["int64", "uint64", "float64"])
@@ -122,10 +122,17 @@ def test_dicom_colour(tmp_path: Path) -> None:
     assert np.abs(image.astype(int) - RGB).max() <= 2
 
 
-def test_dicom_with_several_frames_is_refused(tmp_path: Path) -> None:
-    path = write_dicom(tmp_path / "m.dcm", GREY, NumberOfFrames=2, PixelData=GREY.tobytes() * 2)
-    with pytest.raises(UserError, match="2 frames"):
-        read_image(path)
+def test_frames_of_a_dicom_are_slices(tmp_path: Path) -> None:
+    frames = np.stack([GREY, 255 - GREY])
+    path = write_dicom(tmp_path / "m.dcm", GREY, NumberOfFrames=2, PixelData=frames.tobytes())
+    assert image_info(path).num_slices == 2
+    for index in range(2):
+        np.testing.assert_array_equal(read_mask(path, slice_index=index), frames[index])
+        image, _ = read_image(path, slice_index=index, window="stored")
+        np.testing.assert_allclose(image[..., 0], frames[index] / 255, atol=1e-6)
+    with pytest.raises(UserError) as caught:
+        read_image(path, slice_index=2)
+    assert caught.value.code == "data.slice_missing"
 
 
 def test_dicom_palette_and_compressed_pixels(tmp_path: Path) -> None:
@@ -135,7 +142,8 @@ def test_dicom_palette_and_compressed_pixels(tmp_path: Path) -> None:
         tables[f"{colour}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
         tables[f"{colour}PaletteColorLookupTableData"] = (table * 256).astype("<u2").tobytes()
     path = write_dicom(tmp_path / "p.dcm", GREY, PhotometricInterpretation="PALETTE COLOR", **tables)
-    np.testing.assert_array_equal(read_image(path)[0], np.stack([GREY, 255 - GREY, GREY // 2], axis=-1))
+    deep = np.stack([GREY, 255 - GREY, GREY // 2], axis=-1) * np.uint16(256)  # as deep as the palette's entries
+    np.testing.assert_array_equal(read_image(path)[0], deep)
     dataset = pydicom.dcmread(write_dicom(tmp_path / "plain.dcm", DEEP))
     dataset.compress(RLELossless)
     dataset.save_as(tmp_path / "rle.dcm")
@@ -148,4 +156,5 @@ def test_a_dicom_lookup_table_counts_as_its_window(tmp_path: Path) -> None:
     table["LUTDescriptor"].VR = "US"
     table["LUTData"].VR = "US"
     path = write_dicom(tmp_path / "v.dcm", np.array([[0, 1, 2, 3]], np.uint16), VOILUTSequence=[table])
-    np.testing.assert_allclose(read_image(path)[0][0, :, 0], [0, 0.25, 0.75, 1], atol=1e-6)
+    # a share of what the table can say, not of what this image happens to hold
+    np.testing.assert_allclose(read_image(path)[0][0, :, 0], np.array([0, 1000, 3000, 4000]) / 65535, atol=1e-6)

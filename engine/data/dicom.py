@@ -1,0 +1,272 @@
+"""DICOM, classic and enhanced, one frame or many: pydicom reads, GDCM decodes what is compressed. Torch-free.
+
+Frames are the slices, in their stored order and as they are stored: no frame is turned. highdicom's ``Image`` was
+tried first and is what ``bench.readers`` compares with; it cannot read big-endian files, segmented palettes, files with
+an incomplete reference to their source, a VOI LUT after a broken rescale, or bits above ``BitsStored``.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pydicom
+from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.pixels import get_decoder, pixel_array
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGExtended12Bit,
+)
+
+from engine.data.budget import require_bytes
+from engine.data.dicom_frames import FrameTags, frame_affine, number, tag, volume_affine
+from engine.data.dicom_values import colour_depth, from_palette, grey_values, shown_share, stored_range
+from engine.data.geometry import Geometry
+from engine.data.pixels import Unsupported, Window, scale_to_unit
+from engine.data.transforms import percentile_range
+from engine.data.volume_cache import VolumeCache
+
+HEADER_BYTES = 64 * 2**20
+"""What a deflated file may hold before its pixels (ours)."""
+CACHE_BYTES = 2**28
+"""Memory of headers and inflated files that stay open (ours)."""
+COPIES = 3
+"""Arrays of one frame at once: its stored numbers, their meaning, and their share of the range."""
+GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+
+
+@dataclass(frozen=True, eq=False)
+class DicomFile:
+    """A file's tags without its pixels, and where the pixels are read from."""
+
+    path: Path
+    tags: pydicom.Dataset
+    syntax: UID
+    num_bytes: int
+    inflated: bytes | None = None
+
+    @cached_property
+    def num_frames(self) -> int:
+        """Return the number of frames, 1 where the tag is missing or empty."""
+        return int(number(self.tags, "NumberOfFrames") or 1)
+
+    @cached_property
+    def photometric(self) -> str:
+        """Return what the samples are, such as MONOCHROME2."""
+        return str(tag(self.tags, "PhotometricInterpretation") or ("MONOCHROME2" if self.samples == 1 else "RGB"))
+
+    @cached_property
+    def samples(self) -> int:
+        """Return the samples of one pixel."""
+        return int(number(self.tags, "SamplesPerPixel") or 1)
+
+    @cached_property
+    def bits(self) -> tuple[int, int, int]:
+        """Return (allocated, stored, highest bit) of one sample."""
+        allocated = int(number(self.tags, "BitsAllocated") or 0)
+        stored = int(number(self.tags, "BitsStored") or allocated)
+        high = number(self.tags, "HighBit")
+        return allocated, stored, stored - 1 if high is None else int(high)
+
+    @cached_property
+    def is_signed(self) -> bool:
+        """Return whether the stored numbers are two's complement."""
+        return bool(number(self.tags, "PixelRepresentation") or 0)
+
+    @contextmanager
+    def stream(self) -> Iterator[BinaryIO]:
+        """Open the file, or what was inflated of it."""
+        with self.path.open("rb") if self.inflated is None else io.BytesIO(self.inflated) as stream:
+            yield stream
+
+    def frame_tags(self, index: int) -> FrameTags:
+        """Return the tags that hold for one frame: its own, the shared ones, the file's."""
+        return FrameTags(self.tags, index)
+
+    def stored(self, index: int) -> np.ndarray:
+        """Return one frame's stored numbers, (H, W) or (H, W, C), colours as RGB, without bits above the stored."""
+        rows, columns = int(self.tags.Rows), int(self.tags.Columns)
+        allocated, stored, high = self.bits
+        require_bytes(
+            self.path, num_values=rows * columns * self.samples, dtype=_working_dtype(allocated), copies=COPIES
+        )
+        options = {
+            "transfer_syntax_uid": self.syntax,
+            "number_of_frames": self.num_frames,
+            "photometric_interpretation": self.photometric,
+            "samples_per_pixel": self.samples,
+            "bits_stored": stored,
+            "pixel_representation": int(self.is_signed),
+            "planar_configuration": int(number(self.tags, "PlanarConfiguration") or 0),
+        }
+        with self.stream() as stream:
+            pixels = pixel_array(stream, index=index, **options)  # type: ignore[arg-type]
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+        if pixels.dtype.kind == "f" or stored >= 8 * pixels.dtype.itemsize or allocated == 1:
+            return pixels
+        return _cut_bits(pixels, stored=stored, high=high, is_compressed=self.syntax.is_encapsulated)
+
+
+class DicomFormat:
+    """DICOM images; video, whole-slide tiles and retired colours are refused by name."""
+
+    @staticmethod
+    def header(path: Path, *, slice_axis: int) -> Geometry:
+        """Return size and placement from the tags; ``slice_axis`` says nothing here: frames are the slices."""
+        file = open_dicom(path)
+        first = file.frame_tags(0)
+        spacing = first.spacing_mm
+        size = Geometry(
+            int(file.tags.Rows),
+            int(file.tags.Columns),
+            num_slices=file.num_frames,
+            channels=3 if file.photometric == "PALETTE COLOR" else file.samples,
+            spacing_mm=spacing,
+        )
+        matrix = frame_affine(first) if file.num_frames == 1 else volume_affine(file.tags, file.num_frames)
+        return size.placed(matrix, unit=first.unit)
+
+    @staticmethod
+    def image(
+        path: Path,
+        *,
+        slice_index: int,
+        slice_axis: int,
+        value_range: tuple[float, float] | None,
+        window: Window = "auto",
+    ) -> np.ndarray:
+        """Return one frame: grey as float32 in [0, 1], dark as 0; colour as uint8, uint16 or a share of its bits."""
+        file = open_dicom(path)
+        frame = file.frame_tags(slice_index)
+        pixels = file.stored(slice_index)
+        if file.photometric == "PALETTE COLOR":
+            return from_palette(pixels, file.tags)
+        if pixels.ndim == 3:
+            return colour_depth(pixels, bits=file.bits[1])
+        values, padding = grey_values(pixels, frame)
+        if value_range is not None:
+            shown = scale_to_unit(values, value_range)
+        elif window == "stored":
+            shown = scale_to_unit(pixels, stored_range(pixels.dtype, bits=file.bits[1], is_signed=file.is_signed))
+        else:
+            share = shown_share(values, frame)
+            if share is None and window == "dicom":
+                raise Unsupported("it has no DICOM window, and the dataset is read by its windows")
+            shown = scale_to_unit(values, percentiles(file)) if share is None else share
+        shown = np.float32(1) - shown if file.photometric == "MONOCHROME1" else shown
+        if padding is not None:
+            shown[padding] = 0  # PS3.3 C.7.5.1.1.2: what pads the picture is not part of it
+        return shown
+
+    @staticmethod
+    def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
+        """Return the stored numbers, without rescale or window."""
+        return open_dicom(path).stored(slice_index)
+
+
+def open_dicom(path: Path) -> DicomFile:
+    """Return the tags of a file, kept open between its frames."""
+    return _OPEN.get(path, read_dicom)
+
+
+def read_dicom(path: Path) -> DicomFile:
+    """Return the tags of a file, which may lack a preamble; of a deflated one, what it announces is inflated."""
+    inflated = None
+    with path.open("rb") as stream:
+        has_preamble = read_preamble(stream, force=True) is not None
+        syntax = _read_file_meta_info(stream).get("TransferSyntaxUID")
+        if syntax == DeflatedExplicitVRLittleEndian:
+            inflated, syntax = _inflated(path, stream.read()), ExplicitVRLittleEndian
+        source = stream if inflated is None else io.BytesIO(inflated)
+        source.seek(0)
+        tags = pydicom.dcmread(source, force=True, stop_before_pixels=True)
+        num_bytes = source.tell() if inflated is None else len(inflated)
+    if not syntax:
+        implicit, little = tags.original_encoding
+        syntax = ExplicitVRBigEndian if not little else ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    file = DicomFile(path, tags, UID(syntax), num_bytes, inflated)
+    _refuse(file, has_preamble=has_preamble)
+    return file
+
+
+_OPEN: VolumeCache[DicomFile] = VolumeCache(budget_bytes=CACHE_BYTES)
+
+
+def percentiles(file: DicomFile) -> tuple[float, float]:
+    """Return the 0.5 and 99.5 % of all frames' values, padding left out."""
+    about = file.path.stat()
+    return _percentiles(file.path, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=256)  # two numbers a file: the frames of a volume are asked for one after the other
+def _percentiles(path: Path, modified_ns: int, size_bytes: int) -> tuple[float, float]:
+    file = open_dicom(path)
+    pixels = int(file.tags.Rows) * int(file.tags.Columns)
+    require_bytes(path, num_values=pixels * file.num_frames, dtype=_working_dtype(file.bits[0]), copies=2)
+    found = []
+    for index in range(file.num_frames):
+        values, padding = grey_values(file.stored(index), file.frame_tags(index))
+        found.append(values[~padding] if padding is not None else values.reshape(-1))
+    values = np.concatenate(found)
+    if not np.isfinite(values).all():
+        raise Unsupported("it holds values that are not finite")
+    return percentile_range(values) if values.size else (0.0, 0.0)
+
+
+def _refuse(file: DicomFile, *, has_preamble: bool) -> None:
+    if tag(file.tags, "Rows") is None or tag(file.tags, "Columns") is None:
+        if not has_preamble and tag(file.tags, "SOPClassUID") is None:
+            raise ValueError("it does not begin as a DICOM file, and holds no DICOM tags either")
+        kind = UID(str(tag(file.tags, "SOPClassUID") or "")).name or "DICOM object"
+        raise Unsupported(f"it is a {kind} without an image")
+    if file.photometric not in (*GREY, *COLOUR, "PALETTE COLOR"):
+        raise Unsupported(f"its colours are {file.photometric}")
+    if file.photometric.startswith("YBR_FULL") and file.bits[0] > 8:
+        raise Unsupported(f"its colours are {file.photometric} of {file.bits[0]} bits")
+    wide, high = (number(file.tags, f"TotalPixelMatrix{side}") for side in ("Columns", "Rows"))
+    if (wide or 0) > int(file.tags.Columns) or (high or 0) > int(file.tags.Rows):
+        raise Unsupported("its frames are the tiles of a whole-slide image")
+    try:
+        can_decode = get_decoder(file.syntax).is_available
+    except NotImplementedError:
+        can_decode = False
+    if not can_decode:
+        raise Unsupported(f"its pixels are stored as {file.syntax.name}")
+    if file.syntax == JPEGExtended12Bit and file.bits[1] > 8:
+        raise Unsupported(f"its pixels are stored as {file.syntax.name} with {file.bits[1]} bits")
+
+
+def _inflated(path: Path, compressed: bytes) -> bytes:
+    """Return the data set of a deflated file as far as the end of its pixels."""
+    head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(compressed, HEADER_BYTES)
+    stream = io.BytesIO(head)
+    tags = pydicom.dcmread(stream, force=True, stop_before_pixels=True)
+    values = int(tags.get("Rows") or 0) * int(tags.get("Columns") or 0) * int(number(tags, "SamplesPerPixel") or 1)
+    values *= int(number(tags, "NumberOfFrames") or 1)
+    bits = int(number(tags, "BitsAllocated") or 0)
+    require_bytes(path, num_values=values, dtype=f"u{max(1, bits // 8)}", copies=2)
+    needed = stream.tell() + 12 + -(-values * bits // 8) + 1  # tag, VR, length; pixels; a byte that makes them even
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(compressed, needed)
+
+
+def _working_dtype(bits_allocated: int) -> type:
+    return np.float32 if bits_allocated <= 16 else np.float64
+
+
+def _cut_bits(pixels: np.ndarray, *, stored: int, high: int, is_compressed: bool) -> np.ndarray:
+    """Return the ``stored`` bits that end at ``high``: overlays were once kept in those above."""
+    spare = 8 * pixels.dtype.itemsize - stored
+    below = 0 if is_compressed else high + 1 - stored  # decoders give samples that begin at bit 0
+    return (pixels << (spare - below)) >> spare  # an arithmetic shift keeps the sign

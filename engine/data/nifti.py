@@ -1,0 +1,286 @@
+"""NIfTI-1 and NIfTI-2 in one file (nibabel reads the header), of any byte order, plain or gzipped. Torch-free.
+
+Voxels are brought to the patient axes that lie closest (left, posterior, superior) and cut across one of them. A slice
+is what a DICOM viewer shows: the patient's left on the right of the picture, the front or the head at the top.
+"""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import nibabel
+import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from nibabel.spatialimages import HeaderDataError
+
+from engine.data.budget import require_bytes
+from engine.data.geometry import Geometry
+from engine.data.pixels import Unsupported, scale_to_unit
+from engine.data.transforms import percentile_range, ranked_range
+from engine.data.volume_cache import VolumeCache
+
+HEADER_BYTES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+"""The first number of a header is its own size, in the file's byte order."""
+UNIT_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
+"""Low bits of xyzt_units: metres, millimetres, micrometres; 0 (unknown) is taken for mm."""
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+COPIES = 2
+"""Arrays of the stored size at once: the voxels, and their copy while percentiles are sought."""
+CACHE_BYTES = 2**30
+"""Memory of gzipped volumes that stay open (ours); plain files are mapped and take none."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says before its voxels: shape (X, Y, Z) as stored, and the affine to LPS mm."""
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    offset: int
+    slope: float
+    intercept: float
+    affine: np.ndarray
+    is_placed: bool
+    """Whether the file has an sform or a qform."""
+    is_gzipped: bool
+
+    @property
+    def is_scaled(self) -> bool:
+        """Return whether stored numbers mean others."""
+        return (self.slope, self.intercept) != (1.0, 0.0)
+
+    @property
+    def is_default_place(self) -> bool:
+        """Return whether the affine is one that libraries write where none was given: no origin, no angle."""
+        return not self.is_placed or (not self.affine[:3, 3].any() and np.count_nonzero(self.affine[:3, :3]) == 3)
+
+    @property
+    def orientation(self) -> np.ndarray:
+        """Return (3, 2): which LPS axis each stored axis lies closest to, and its direction."""
+        return io_orientation(self.affine)
+
+    def geometry(self, slice_axis: int) -> Geometry:
+        """Return where the pixels of slices across ``slice_axis`` lie."""
+        canonical = np.empty(3, int)
+        canonical[self.orientation[:, 0].astype(int)] = self.shape
+        column, row = (axis for axis in range(3) if axis != slice_axis)
+        picture = np.zeros((4, 4))  # from (column, row, slice) to canonical voxels
+        picture[column, 0] = picture[slice_axis, 2] = picture[3, 3] = 1
+        picture[row, 1] = -1 if _head_up(slice_axis) else 1
+        picture[row, 3] = canonical[row] - 1 if _head_up(slice_axis) else 0
+        matrix = self.affine @ inv_ornt_aff(self.orientation, self.shape) @ picture
+        steps = np.linalg.norm(matrix[:3, :3], axis=0)
+        return Geometry(
+            int(canonical[row]),
+            int(canonical[column]),
+            num_slices=int(canonical[slice_axis]),
+            channels=len(self.dtype.names or (0,)),
+            spacing_mm=(float(steps[1]), float(steps[0])),
+        ).placed(matrix, is_default_place=self.is_default_place)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """The stored numbers of a file in its own order, of a map of the file where it is plain."""
+
+    header: Header
+    flat: np.ndarray
+    num_bytes: int
+
+    @cached_property
+    def voxels(self) -> np.ndarray:
+        """Return the stored numbers as (X, Y, Z) on LPS axes, a view."""
+        return apply_orientation(self.flat.reshape(self.header.shape, order="F"), self.header.orientation)
+
+    @cached_property
+    def value_range(self) -> tuple[float, float]:
+        """Return the scaled 0.5 and 99.5 % values of all voxels."""
+        slope, intercept = self.header.slope, self.header.intercept
+        if self.flat.dtype.kind == "f" and not np.isfinite(self.flat).all():
+            raise Unsupported("it holds values that are not finite")
+        if self.flat.dtype.kind in "ui" and self.flat.dtype.itemsize <= 2:
+            levels, counts = _histogram(self.flat)
+            scaled = levels * slope + intercept
+            return ranked_range(scaled, counts) if slope > 0 else ranked_range(scaled[::-1], counts[::-1])
+        if slope < 0:  # the lowest stored number is the highest value
+            low, high = percentile_range(np.multiply(self.flat, -1.0))
+            return low * -slope + intercept, high * -slope + intercept
+        low, high = percentile_range(self.flat)
+        return low * slope + intercept, high * slope + intercept
+
+    def cut(self, index: int, *, slice_axis: int) -> np.ndarray:
+        """Return the stored numbers of one slice, (H, W) or (H, W, C)."""
+        pixels = np.take(self.voxels, index, axis=slice_axis).swapaxes(0, 1)
+        pixels = np.ascontiguousarray(pixels[::-1] if _head_up(slice_axis) else pixels)
+        if pixels.dtype.names:
+            return pixels.view(np.uint8).reshape(*pixels.shape, -1)
+        return pixels
+
+    def scaled(self, pixels: np.ndarray) -> np.ndarray:
+        """Return what stored numbers mean: themselves where the file has no scale, else float64."""
+        return pixels * self.header.slope + self.header.intercept if self.header.is_scaled else pixels
+
+
+_OPEN: VolumeCache[Volume] = VolumeCache(budget_bytes=CACHE_BYTES)
+
+
+class NiftiFormat:
+    """NIfTI, 2-D or 3-D; further axes of length 1 are dropped."""
+
+    @staticmethod
+    def header(path: Path, *, slice_axis: int) -> Geometry:
+        """Return size and placement of the slices from the header."""
+        return read_header(path).geometry(slice_axis)
+
+    @staticmethod
+    def image(path: Path, *, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
+        """Return one slice as float32 in [0, 1], scaled by the whole volume's range; uint8 and colours as they are."""
+        volume = _OPEN.get(path, read_volume)
+        pixels = volume.cut(slice_index, slice_axis=slice_axis)
+        if pixels.ndim == 3 or (pixels.dtype == np.uint8 and value_range is None and not volume.header.is_scaled):
+            return pixels
+        return scale_to_unit(volume.scaled(pixels), value_range or volume.value_range)
+
+    @staticmethod
+    def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
+        """Return one slice's numbers as the file means them: labels kept as scaled integers come back as labels."""
+        volume = _OPEN.get(path, read_volume)
+        return volume.scaled(volume.cut(slice_index, slice_axis=slice_axis))
+
+
+def read_header(path: Path) -> Header:
+    """Return what the first bytes say; nothing else is inflated."""
+    is_gzipped = path.name.lower().endswith(".gz")
+    with _opened(path, is_gzipped=is_gzipped) as stream:
+        first = stream.read(4)
+        sizes = {int.from_bytes(first, order): order for order in ("little", "big")}
+        size = next((size for size in sizes if size in HEADER_BYTES), None)
+        if size is None or len(first) < 4:
+            raise ValueError("it does not begin with the header of a NIfTI file")
+        stored = HEADER_BYTES[size].from_fileobj(_Rewound(first, stream))
+    magic = bytes(stored["magic"].item())[:3]
+    if magic in (b"ni1", b"ni2", b""):
+        kind = "the header of a NIfTI pair" if magic else "an ANALYZE header"
+        raise Unsupported(f"it is {kind}, whose voxels lie in another file (.img)")
+    try:
+        dtype = stored.get_data_dtype()
+    except HeaderDataError as error:
+        raise Unsupported(f"its voxels are of a kind that is not read ({error})") from error
+    if dtype.kind == "c":
+        raise Unsupported(f"its voxels are complex numbers ({dtype})")
+    slope, intercept = stored.get_slope_inter()
+    if slope is not None and not (np.isfinite(slope) and np.isfinite(intercept)):
+        raise ValueError(f"its scale ({slope}, {intercept}) is not a number")
+    shape = _three_axes(stored.get_data_shape())
+    return Header(
+        shape,
+        dtype,
+        int(stored.get_data_offset()),
+        1.0 if slope is None else float(slope),
+        0.0 if intercept is None else float(intercept),
+        _affine_lps(stored),
+        bool(stored["sform_code"] > 0 or stored["qform_code"] > 0),
+        is_gzipped,
+    )
+
+
+def read_volume(path: Path) -> Volume:
+    """Return the voxels of ``path``: mapped where the file is plain, inflated as far as its header says where not."""
+    header = read_header(path)
+    num_values = int(np.prod(header.shape, dtype=np.int64))
+    num_bytes = num_values * header.dtype.itemsize
+    require_bytes(path, num_values=num_values, dtype=header.dtype, copies=COPIES)
+    if header.is_gzipped:
+        stored = np.empty(num_bytes, np.uint8)
+        with _opened(path, is_gzipped=True) as stream:
+            stream.seek(header.offset)
+            found = _fill(stream, memoryview(stored))
+    else:
+        found = min(num_bytes, path.stat().st_size - header.offset)
+        stored = np.memmap(path, np.uint8, mode="r", offset=header.offset, shape=max(found, 0)) if found > 0 else None
+    if found < num_bytes or stored is None:
+        raise ValueError(f"it is truncated: {max(found, 0)} of {num_bytes} bytes of voxels are there")
+    return Volume(header, stored.view(header.dtype), num_bytes if header.is_gzipped else 0)
+
+
+def _opened(path: Path, *, is_gzipped: bool) -> BinaryIO:
+    return gzip.open(path, "rb") if is_gzipped else path.open("rb")  # type: ignore[return-value]
+
+
+class _Rewound:
+    """A stream with its first bytes put back: a gzip stream need not begin again."""
+
+    def __init__(self, first: bytes, stream: BinaryIO) -> None:
+        self._first, self._stream = first, stream
+
+    def read(self, size: int) -> bytes:
+        """Return the next ``size`` bytes."""
+        first, self._first = self._first[:size], self._first[size:]
+        return first + self._stream.read(size - len(first))
+
+
+def _fill(stream: BinaryIO, target: memoryview) -> int:
+    found = 0
+    while found < len(target):
+        count = stream.readinto(target[found : found + (1 << 20)])  # type: ignore[attr-defined]
+        if not count:
+            break
+        found += count
+    return found
+
+
+def _three_axes(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    if min(shape, default=0) < 1:
+        raise ValueError(f"its shape {tuple(map(int, shape))} holds no voxels")
+    if any(size != 1 for size in shape[3:]):
+        raise Unsupported(f"its shape {tuple(map(int, shape))} is a series of volumes, one is read")
+    x, y, z = (*map(int, shape[:3]), 1, 1)[:3]
+    return x, y, z
+
+
+def _affine_lps(header: nibabel.Nifti1Header) -> np.ndarray:
+    """Return the affine to LPS mm: the sform, else the qform, else what the voxel sizes alone give (as nibabel)."""
+    candidates, unusable = [], []
+    for name, code, form in (
+        ("sform", int(header["sform_code"]), header.get_sform),
+        ("qform", int(header["qform_code"]), header.get_qform),
+    ):
+        if code > 0:
+            try:
+                matrix = form()
+            except HeaderDataError:  # a quaternion longer than 1
+                matrix = np.zeros((4, 4))
+            (candidates if _is_usable(matrix) else unusable).append((name, matrix))
+    if not candidates and not unusable:
+        candidates.append(("voxel sizes", header.get_base_affine()))
+    if not candidates or not _is_usable(candidates[0][1]):
+        told = " and ".join(name for name, _ in unusable or candidates)
+        raise ValueError(f"its header places the voxels nowhere: the {told} (zero, singular or not finite) is no use")
+    factor = UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    return np.diag([factor, factor, factor, 1.0]) @ RAS_TO_LPS @ candidates[0][1]
+
+
+def _is_usable(matrix: np.ndarray) -> bool:
+    if not np.isfinite(matrix).all():
+        return False
+    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+    return bool(lengths.min() > 0 and abs(np.linalg.det(matrix[:3, :3] / lengths)) > 1e-3)
+
+
+def _head_up(slice_axis: int) -> bool:
+    # z grows to the head, and picture rows grow downwards; y grows to the back, as rows of an axial picture do
+    return slice_axis != 2
+
+
+def _histogram(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the levels of 8- or 16-bit integers and how often each occurs, a piece at a time."""
+    about = np.iinfo(flat.dtype)
+    counts = np.zeros(about.max - about.min + 1, np.int64)
+    for start in range(0, flat.size, 1 << 20):
+        levels = flat[start : start + (1 << 20)].astype(np.int32) - about.min
+        counts += np.bincount(levels, minlength=counts.size)
+    return np.arange(about.min, about.max + 1, dtype=np.float64), counts
