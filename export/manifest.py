@@ -82,7 +82,9 @@ class Manifest(Record):
     value_range: tuple[float, float] | None = None
     """Stored values of an image that become 0 and 1; None leaves it to the file's own depth or window."""
     slice_axis: Literal[0, 1, 2] = 2
-    """Axis that volumes are cut across (0 sagittal, 1 coronal, 2 axial)."""
+    """Axis that NIfTI volumes are cut across (0 sagittal, 1 coronal, 2 axial)."""
+    window: Literal["auto", "dicom", "stored"] = "auto"
+    """How grey DICOM without ``value_range`` becomes [0, 1] (``engine.data.readers.read_image``)."""
     model: BundledModel
     opset: int
     parity: Parity
@@ -102,7 +104,7 @@ class Manifest(Record):
     @property
     def reading(self) -> dict[str, Any]:
         """Return what ``engine.data.readers.read_image`` needs to read an image as training did."""
-        return {"slice_axis": self.slice_axis, "value_range": self.value_range}
+        return {"slice_axis": self.slice_axis, "value_range": self.value_range, "window": self.window}
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -55,6 +55,7 @@ class BundleContent:
     run_id: str
     value_range: tuple[float, float] | None = None
     slice_axis: Literal[0, 1, 2] = 2
+    window: Literal["auto", "dicom", "stored"] = "auto"
 
 
 def write_bundle(folder: Path, model: nn.Module, *, content: BundleContent) -> Manifest:
@@ -117,6 +118,7 @@ def _describe(model: nn.Module, *, content: BundleContent, parity: Parity) -> Ma
         normalise=config.data.normalise,
         value_range=content.value_range,
         slice_axis=content.slice_axis,
+        window=content.window,
         model=BundledModel(
             name=content.model.name,
             size=content.model.size,

@@ -312,5 +312,6 @@ def _export_role(store: RunStore, run_id: str, *, role: str, out: Path) -> None:
         run_id=run_id,
         value_range=federation.value_range,
         slice_axis=federation.slice_axis,
+        window=federation.window,
     )
     write_bundle(out, model, content=content)

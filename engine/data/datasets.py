@@ -13,6 +13,7 @@ from engine.data.layout import dataset_sites, scan_dataset
 from engine.data.partition import partition_preview, split_by_group
 from engine.data.phantoms import TASKS
 from engine.data.phantoms.registry import MAX_PX, recipe_for
+from engine.data.pixels import Window
 from engine.data.problems import raise_problems
 from engine.data.sources import Item, PhantomItem
 from engine.data.transforms import mask_to_grid, normalise_image
@@ -47,6 +48,7 @@ class Federation:
     value_range: tuple[float, float] | None = None
     """Stored values that became 0 and 1, where the dataset says so: a deployed model must read its images alike."""
     slice_axis: Literal[0, 1, 2] = 2
+    window: Window = "auto"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Source:
     items: Mapping[str, tuple[Item, ...]]
     value_range: tuple[float, float] | None = None
     slice_axis: Literal[0, 1, 2] = 2
+    window: Window = "auto"
 
 
 def load_federation(
@@ -98,7 +101,15 @@ def load_federation(
             )
         sites[name] = Site(name, image_set(train), image_set(validation), image_set(()))
     return Federation(
-        source.name, source.task, source.modality, classes, sites, test, source.value_range, source.slice_axis
+        source.name,
+        source.task,
+        source.modality,
+        classes,
+        sites,
+        test,
+        source.value_range,
+        source.slice_axis,
+        source.window,
     )
 
 
@@ -215,7 +226,14 @@ def _read_folder(
     about = scan.description
     items: dict[str, tuple[Item, ...]] = {site: tuple(found) for site, found in scan.items.items()}
     return Source(
-        about.name, about.task or about.name, about.modality, about.classes, items, about.value_range, about.slice_axis
+        about.name,
+        about.task or about.name,
+        about.modality,
+        about.classes,
+        items,
+        about.value_range,
+        about.slice_axis,
+        about.window,
     )
 
 

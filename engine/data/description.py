@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from engine.data.pixels import Window
 from engine.errors import UserError
 
 FILE_NAME = "dataset.toml"
@@ -39,7 +40,14 @@ class DatasetDescription(BaseModel):
         None, gt=0, description="Foreground from this grey level on; any value allowed"
     )
     value_range: tuple[float, float] | None = Field(None, description="Stored values that become 0 and 1")
-    slice_axis: Literal[0, 1, 2] = Field(2, description="Volumes: axis to cut across (0 sagittal, 1 coronal, 2 axial)")
+    window: Window = Field(
+        "auto",
+        description="DICOM grey values without value_range: auto (its window, else percentiles), dicom (its window, "
+        "which it must have), stored (the whole range of its stored bits)",
+    )
+    slice_axis: Literal[0, 1, 2] = Field(
+        2, description="NIfTI volumes: axis to cut across (0 sagittal, 1 coronal, 2 axial); frames and pages are slices"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> DatasetDescription:
@@ -57,6 +65,8 @@ class DatasetDescription(BaseModel):
             raise ValueError("mask_values and mask_threshold exclude each other")
         if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
             raise ValueError("value_range must be [low, high] with low < high")
+        if self.value_range is not None and self.window != "auto":
+            raise ValueError("value_range and window exclude each other")
         return self
 
 

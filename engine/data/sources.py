@@ -70,6 +70,7 @@ class FolderItem:
                 slice_index=self.slice_index,
                 slice_axis=self.description.slice_axis,
                 value_range=self.description.value_range,
+                window=self.description.window,
             )
         except UserError as error:
             raise self._located(error) from error

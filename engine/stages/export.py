@@ -51,6 +51,7 @@ class Export:
                 run_id=context.run_dir.name,
                 value_range=context.federation.value_range,
                 slice_axis=context.federation.slice_axis,
+                window=context.federation.window,
             ),
         )
         context.reporter.artefact("bundle", (context.run_dir / "bundle").relative_to(context.run_dir))
