@@ -8,6 +8,7 @@ an incomplete reference to their source, a VOI LUT after a broken rescale, or bi
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ from typing import BinaryIO
 import numpy as np
 import pydicom
 from pydicom.filereader import _read_file_meta_info, read_preamble
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels import get_decoder
+from pydicom.pixels.utils import as_pixel_options
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -43,8 +45,22 @@ CACHE_BYTES = 2**28
 """Memory of headers and inflated files that stay open (ours)."""
 COPIES = 3
 """Arrays of one frame at once: its stored numbers, their meaning, and their share of the range."""
+PIXEL_ELEMENTS = {
+    (0x7FE0, 0x0008): "FloatPixelData",
+    (0x7FE0, 0x0009): "DoubleFloatPixelData",
+    (0x7FE0, 0x0010): "PixelData",
+}
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+
+
+@dataclass(frozen=True)
+class PixelElement:
+    """Which element holds the pixels, what kind of values it has, and where they begin in the stream, bytes."""
+
+    keyword: str
+    vr: str
+    offset: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +70,7 @@ class DicomFile:
     path: Path
     tags: pydicom.Dataset
     syntax: UID
+    pixels: PixelElement
     num_bytes: int
     inflated: bytes | None = None
 
@@ -103,7 +120,9 @@ class DicomFile:
             self.path, num_values=rows * columns * self.samples, dtype=_working_dtype(allocated), copies=COPIES
         )
         options = {
-            "transfer_syntax_uid": self.syntax,
+            **as_pixel_options(self.tags),
+            "pixel_keyword": self.pixels.keyword,
+            "pixel_vr": self.pixels.vr,
             "number_of_frames": self.num_frames,
             "photometric_interpretation": self.photometric,
             "samples_per_pixel": self.samples,
@@ -112,11 +131,21 @@ class DicomFile:
             "planar_configuration": int(number(self.tags, "PlanarConfiguration") or 0),
         }
         with self.stream() as stream:
-            pixels = pixel_array(stream, index=index, **options)  # type: ignore[arg-type]
+            if not self.syntax.is_encapsulated:
+                self._refuse_truncated(stream)
+            stream.seek(self.pixels.offset)
+            pixels, _ = get_decoder(self.syntax).as_array(stream, index=index, **options)
         pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
         if pixels.dtype.kind == "f" or stored >= 8 * pixels.dtype.itemsize or allocated == 1:
             return pixels
         return _cut_bits(pixels, stored=stored, high=high, is_compressed=self.syntax.is_encapsulated)
+
+    def _refuse_truncated(self, stream: BinaryIO) -> None:
+        shared = 2 if self.photometric == "YBR_FULL_422" else self.samples  # two pixels share their colour
+        needed = -(-int(self.tags.Rows) * int(self.tags.Columns) * shared * self.num_frames * self.bits[0] // 8)
+        found = stream.seek(0, io.SEEK_END) - self.pixels.offset
+        if found < needed:
+            raise ValueError(f"it is truncated: {found} of {needed} bytes of pixels are there")
 
 
 class DicomFormat:
@@ -193,11 +222,14 @@ def read_dicom(path: Path) -> DicomFile:
         source.seek(0)
         tags = pydicom.dcmread(source, force=True, stop_before_pixels=True)
         num_bytes = source.tell() if inflated is None else len(inflated)
+        pixels = _pixel_element(source, tags)
+    if pixels is None or tag(tags, "Rows") is None or tag(tags, "Columns") is None:
+        raise _no_image(tags, has_preamble=has_preamble)
     if not syntax:
         implicit, little = tags.original_encoding
         syntax = ExplicitVRBigEndian if not little else ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-    file = DicomFile(path, tags, UID(syntax), num_bytes, inflated)
-    _refuse(file, has_preamble=has_preamble)
+    file = DicomFile(path, tags, UID(syntax), pixels, num_bytes, inflated)
+    _refuse_kinds(file)
     return file
 
 
@@ -225,16 +257,35 @@ def _percentiles(path: Path, modified_ns: int, size_bytes: int) -> tuple[float, 
     return percentile_range(values) if values.size else (0.0, 0.0)
 
 
-def _refuse(file: DicomFile, *, has_preamble: bool) -> None:
-    if tag(file.tags, "Rows") is None or tag(file.tags, "Columns") is None:
-        if not has_preamble and tag(file.tags, "SOPClassUID") is None:
-            raise ValueError("it does not begin as a DICOM file, and holds no DICOM tags either")
-        kind = UID(str(tag(file.tags, "SOPClassUID") or "")).name or "DICOM object"
-        raise Unsupported(f"it is a {kind} without an image")
+def _pixel_element(stream: BinaryIO, tags: pydicom.Dataset) -> PixelElement | None:
+    """Return the element that the stream stands before, None where the file ends without pixels (PS3.5 7.1)."""
+    implicit, little = tags.original_encoding
+    order = "<" if little else ">"
+    head = stream.read(8)
+    if len(head) < 8:
+        return None
+    group, element = struct.unpack(f"{order}HH", head[:4])
+    implicit = implicit or not head[4:6].isalpha()  # some files change their mind before the pixels
+    if not implicit:
+        stream.read(4)  # the length, after two reserved bytes
+    keyword = PIXEL_ELEMENTS.get((group, element))
+    return None if keyword is None else PixelElement(keyword, "OW" if implicit else head[4:6].decode(), stream.tell())
+
+
+def _no_image(tags: pydicom.Dataset, *, has_preamble: bool) -> ValueError:
+    if not has_preamble and tag(tags, "SOPClassUID") is None:
+        return ValueError("it does not begin as a DICOM file, and holds no image either")
+    kind = UID(str(tag(tags, "SOPClassUID") or "")).name or "DICOM object"
+    return Unsupported(f"it is a {kind} without an image")
+
+
+def _refuse_kinds(file: DicomFile) -> None:
     if file.photometric not in (*GREY, *COLOUR, "PALETTE COLOR"):
         raise Unsupported(f"its colours are {file.photometric}")
     if file.photometric.startswith("YBR_FULL") and file.bits[0] > 8:
         raise Unsupported(f"its colours are {file.photometric} of {file.bits[0]} bits")
+    if file.photometric in GREY and str(tag(file.tags, "PixelPresentation")) in ("COLOR", "MIXED"):
+        raise Unsupported("some of its grey values stand for colours (supplemental palette)")
     wide, high = (number(file.tags, f"TotalPixelMatrix{side}") for side in ("Columns", "Rows"))
     if (wide or 0) > int(file.tags.Columns) or (high or 0) > int(file.tags.Rows):
         raise Unsupported("its frames are the tiles of a whole-slide image")

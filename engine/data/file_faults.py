@@ -123,7 +123,8 @@ def _fault(path: Path, *, suffix: str, error: Exception) -> UserError:
             why="It has 0 bytes.",
             fix=AGAIN,
         )
-    found = content_kind(path)
+    kinds = content_kinds(path)
+    found = next((kind for kind in kinds if suffix in kind[1]), kinds[0] if kinds else None)
     if found is not None and suffix not in found[1]:
         return UserError(
             "data.image_unreadable",
@@ -140,11 +141,12 @@ def _fault(path: Path, *, suffix: str, error: Exception) -> UserError:
     )
 
 
-def content_kind(path: Path) -> tuple[str, tuple[str, ...]] | None:
-    """Return what the first bytes say that a file is, with the endings for it; None where they say nothing known."""
+def content_kinds(path: Path) -> list[tuple[str, tuple[str, ...]]]:
+    """Return what the first bytes say that a file is, with the endings for it; a DICOM file may be a TIFF as well."""
     with path.open("rb") as stream:
         head = stream.read(512)
-    for kind, offset, mark, suffixes in KINDS:
-        if head[offset : offset + len(mark)].lower() == mark.lower():
-            return kind, suffixes
-    return None
+    return [
+        (kind, suffixes)
+        for kind, offset, mark, suffixes in KINDS
+        if head[offset : offset + len(mark)].lower() == mark.lower()
+    ]

@@ -161,7 +161,8 @@ def read_header(path: Path) -> Header:
         size = next((size for size in sizes if size in HEADER_BYTES), None)
         if size is None or len(first) < 4:
             raise ValueError("it does not begin with the header of a NIfTI file")
-        stored = HEADER_BYTES[size].from_fileobj(_Rewound(first, stream))
+        stream.seek(0)
+        stored = HEADER_BYTES[size].from_fileobj(stream)
     magic = bytes(stored["magic"].item())[:3]
     if magic in (b"ni1", b"ni2", b""):
         kind = "the header of a NIfTI pair" if magic else "an ANALYZE header"
@@ -209,18 +210,6 @@ def read_volume(path: Path) -> Volume:
 
 def _opened(path: Path, *, is_gzipped: bool) -> BinaryIO:
     return gzip.open(path, "rb") if is_gzipped else path.open("rb")  # type: ignore[return-value]
-
-
-class _Rewound:
-    """A stream with its first bytes put back: a gzip stream need not begin again."""
-
-    def __init__(self, first: bytes, stream: BinaryIO) -> None:
-        self._first, self._stream = first, stream
-
-    def read(self, size: int) -> bytes:
-        """Return the next ``size`` bytes."""
-        first, self._first = self._first[:size], self._first[size:]
-        return first + self._stream.read(size - len(first))
 
 
 def _fill(stream: BinaryIO, target: memoryview) -> int:
