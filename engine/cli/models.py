@@ -210,18 +210,22 @@ def _stems(file: Path, num_slices: int) -> list[str]:
 def _find_images(paths: list[Path], *, out: Path, slice_axis: int) -> list[Path]:
     """Return the files of ``paths`` and the images in its folders; their masks must not overwrite each other.
 
-    What an earlier call has written to ``out`` is no image to segment, where that folder lies inside one of ``paths``.
+    What an earlier call has written to ``out`` is no image to segment, where that folder lies inside one of ``paths``;
+    nor is what an operating system keeps beside the images (``._a.png``, ``__MACOSX``, ``Thumbs.db``).
     """
+    from engine.data.names import LITTER, folded, visible_files
     from engine.data.readers import image_info, is_supported
     from export.results import plain_name
 
     files: list[Path] = []
     for path in paths:
+        if path.name.lower() in LITTER:  # a shell's * names it, no person does; a hidden file he has named himself
+            continue
         if not path.is_dir():
             files.append(path)
             continue
         holds_out = _is_below(out, path)
-        found = (file for file in sorted(path.rglob("*")) if is_supported(file))
+        found = (file for file in visible_files(path) if is_supported(file))
         files += [file for file in found if not (holds_out and _is_below(file, out))]
     if not files:
         raise UserError(
@@ -236,7 +240,7 @@ def _find_images(paths: list[Path], *, out: Path, slice_axis: int) -> list[Path]
             count = image_info(file, slice_axis=slice_axis).num_slices
         except UserError:  # it is named when its turn comes
             count = 1
-        names.update(plain_name(stem) for stem in _stems(file, count))
+        names.update(folded(plain_name(stem)) for stem in _stems(file, count))  # as many disks compare names
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise UserError(
