@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from engine.data.names import child
 from engine.data.pixels import Window
+from engine.data.plain_text import decode
 from engine.errors import UserError
 
 FILE_NAME = "dataset.toml"
@@ -72,11 +74,18 @@ class DatasetDescription(BaseModel):
 
 def read_description(root: Path) -> DatasetDescription | None:
     """Return the description in ``root``, None where there is no file; ``UserError`` ``data.description_invalid``."""
-    path = root / FILE_NAME
-    if not path.is_file():
+    path = child(root, FILE_NAME)
+    if path is None or not path.is_file():
         return None
+    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(
+            "data.link_outside",
+            what=f"{path} is a link that leaves the dataset's folder.",
+            why="Links are followed only inside of it, so that a dataset cannot show other files of this machine.",
+            fix="Copy what it points to into the dataset.",
+        )
     try:
-        return DatasetDescription.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return DatasetDescription.model_validate(tomllib.loads(decode(path.read_bytes())))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         faults = f"it is not valid TOML: {error}"
     except ValidationError as error:

@@ -8,37 +8,23 @@ Only headers are read here.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.data.description import FILE_NAME, DatasetDescription, read_description
-from engine.data.meta import read_groups
-from engine.data.problems import Problem
-from engine.data.readers import Geometry, file_stem, image_info, is_supported
+from engine.data.meta import FILE_NAME as META_NAME
+from engine.data.meta import read_patients
+from engine.data.names import child, folded, visible
+from engine.data.readers import Geometry, file_stem, image_info
+from engine.data.scan import Scan, list_files, tell_duplicate
 from engine.data.sources import FolderItem, Split
 from engine.errors import UserError
 
-IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 NPY_FOLDERS: tuple[tuple[str, str, Split], ...] = (
     ("data_npy", "label_npy", "train"),
     ("val_data_npy", "val_label_npy", "validation"),
 )
-
-
-@dataclass
-class Scan:
-    """What a dataset folder holds: its description, its images by site, and every fault seen so far."""
-
-    root: Path
-    description: DatasetDescription
-    items: dict[str, list[FolderItem]] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-
-    def fault(self, code: str, *, site: str | None = None, path: Path | None = None, what: str, fix: str) -> None:
-        """Note one fault; ``path`` is stored relative to the dataset."""
-        file = None if path is None else path.relative_to(self.root).as_posix()
-        self.problems.append(Problem(code, what, fix, site, file))
 
 
 def dataset_sites(root: Path) -> list[str]:
@@ -47,9 +33,9 @@ def dataset_sites(root: Path) -> list[str]:
 
 
 def _site_names(root: Path, description: DatasetDescription) -> list[str]:
-    if description.sites is not None:
-        return sorted(description.sites)
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if description.sites is not None:  # a folder in another spelling is the one that is meant
+        return sorted(name if (folder := child(root, name)) is None else folder.name for name in description.sites)
+    return [path.name for path in visible(root) if path.is_dir()]
 
 
 def scan_dataset(root: Path, *, sites: tuple[str, ...] | None = None) -> Scan:
@@ -76,19 +62,42 @@ def scan_dataset(root: Path, *, sites: tuple[str, ...] | None = None) -> Scan:
             fix=f"Use sites that exist: {', '.join(present)}.",
         )
     scan = Scan(root, description)
+    _tell_names_of_sites(scan, present)
     for site in present if sites is None else sorted(sites):
         scan.items[site] = []
         _scan_site(scan, site)
     return scan
 
 
+def _tell_names_of_sites(scan: Scan, sites: list[str]) -> None:
+    for name, count in Counter(map(folded, sites)).items():
+        if count > 1:
+            same = [site for site in sites if folded(site) == name]
+            scan.fault(
+                "data.site_name_twice",
+                site=same[-1],
+                what=f"The sites {' and '.join(map(repr, same))} have one name for Windows and macOS disks.",
+                fix="Rename one of them, or put their images together where they are one hospital.",
+            )
+    misplaced = child(scan.root, META_NAME)
+    if misplaced is not None:
+        scan.warn(
+            "data.meta_misplaced",
+            path=misplaced,
+            what=f"{misplaced.name} beside the sites is not read, so it tells no patient.",
+            fix=f"Put one into each site's folder (<site>/{META_NAME}), with the rows of that site.",
+        )
+
+
 def _scan_site(scan: Scan, site: str) -> None:
     folder = scan.root / site
     faults_before = len(scan.problems)
+    if scan.refuses_link(folder, site=site):
+        return
     if (folder / "data_npy").is_dir() or (folder / "val_data_npy").is_dir():
         pairs = [pair for data, label, split in NPY_FOLDERS for pair in _npy_pairs(scan, site, data, label, split)]
-    elif (folder / "images").is_dir():
-        pairs = _folder_pairs(scan, site)
+    elif (images := child(folder, "images")) is not None and images.is_dir():
+        pairs = [] if scan.refuses_link(images, site=site) else _folder_pairs(scan, site, images)
     else:
         where = folder.name + ("" if folder.is_dir() else " (a folder that does not exist)")
         scan.fault(
@@ -98,14 +107,14 @@ def _scan_site(scan: Scan, site: str) -> None:
             fix=f"Give it images/ and masks/, or list the folders that are sites in {FILE_NAME} (sites = […]).",
         )
         return
-    images = [image for image, _, _ in pairs]
-    groups = read_groups(scan.root, site=site, images=images, problems=scan.problems)
+    files = [image for image, _, _ in pairs]
+    patients = read_patients(scan, site=site, images=files)
     for image, masks, split in pairs:
-        scan.items[site].extend(_items(scan, site, image, masks, split, groups.get(file_stem(image), "")))
+        scan.items[site].extend(_items(scan, site, image, masks, split, patients.get(image)))
     repeated = [name for name, count in Counter(item.name for item in scan.items[site]).items() if count > 1]
     for name in repeated:
-        _duplicate(scan, site, name, [item.image for item in scan.items[site] if item.name == name])
-    if not images and len(scan.problems) == faults_before:
+        tell_duplicate(scan, site, name, [item.image for item in scan.items[site] if item.name == name])
+    if not files and len(scan.problems) == faults_before:
         scan.fault(
             "data.site_empty",
             site=site,
@@ -114,21 +123,21 @@ def _scan_site(scan: Scan, site: str) -> None:
         )
 
 
-def _folder_pairs(scan: Scan, site: str) -> list[tuple[Path, tuple[Path, ...], Split | None]]:
+def _folder_pairs(scan: Scan, site: str, image_folder: Path) -> list[tuple[Path, tuple[Path, ...], Split | None]]:
     folder = scan.root / site
-    images = _files(scan, site, folder / "images")
+    images = list_files(scan, site, image_folder)
     mask_folders = _mask_folders(scan, site)
     if mask_folders is None:
         return [(path, (), None) for path in images.values()]
     pairs: list[tuple[Path, tuple[Path, ...], Split | None]] = []
-    by_folder = [_files(scan, site, mask_folder) for mask_folder in mask_folders]
+    by_folder = [list_files(scan, site, mask_folder) for mask_folder in mask_folders]
     for stem, image in images.items():
         masks = []
         for mask_folder, masks_here in zip(mask_folders, by_folder, strict=True):
             if stem in masks_here:
                 masks.append(masks_here[stem])
             else:
-                _missing_mask(scan, site, image, mask_folder / f"{stem}.*")
+                _missing_mask(scan, site, image, mask_folder / f"{file_stem(image)}.*")
         pairs.append((image, tuple(masks) if len(masks) == len(mask_folders) else (), None))
     for masks_here in by_folder:
         for stem in sorted(set(masks_here) - set(images)):
@@ -145,9 +154,9 @@ def _folder_pairs(scan: Scan, site: str) -> list[tuple[Path, tuple[Path, ...], S
 
 def _mask_folders(scan: Scan, site: str) -> list[Path] | None:
     """Return the folders to look for masks in: one for each class, or one for all; None where they are missing."""
-    masks = scan.root / site / "masks"
+    masks = child(scan.root / site, "masks")
     classes = scan.description.classes
-    if not masks.is_dir():
+    if masks is None or not masks.is_dir():
         scan.fault(
             "data.class_folder_missing",
             site=site,
@@ -155,19 +164,23 @@ def _mask_folders(scan: Scan, site: str) -> list[Path] | None:
             fix="Put a mask of the same name as each image into masks/, or into masks/<class>/ for several classes.",
         )
         return None
-    folders = {path.name for path in masks.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    for name in sorted(folders - set(classes)):
+    if scan.refuses_link(masks, site=site):
+        return None
+    entries = visible(masks)
+    folders = {folded(path.name): path for path in entries if path.is_dir()}
+    for name in sorted(set(folders) - set(map(folded, classes))):
         scan.fault(
             "data.class_unknown",
             site=site,
-            path=masks / name,
-            what=f"At site '{site}' the folder masks/{name} is none of the classes {', '.join(classes)}.",
+            path=folders[name],
+            what=f"At site '{site}' the folder masks/{folders[name].name} is none of the classes {', '.join(classes)}.",
             fix=f"Rename it, or add it to classes in {FILE_NAME}.",
         )
-    one_file = len(classes) == 1 or isinstance(scan.description.mask_values, dict) or any(masks.glob("*.npy"))
-    if one_file and not folders:
+    loose = [path for path in entries if not path.is_dir()]
+    one_file = len(classes) == 1 or isinstance(scan.description.mask_values, dict)
+    if not folders and (one_file or any(path.suffix.lower() == ".npy" for path in loose)):
         return [masks]
-    missing = [name for name in classes if name not in folders]
+    missing = [name for name in classes if folded(name) not in folders]
     for name in missing:
         scan.fault(
             "data.class_folder_missing",
@@ -175,7 +188,19 @@ def _mask_folders(scan: Scan, site: str) -> list[Path] | None:
             what=f"Site '{site}' has no folder masks/{name} for the class '{name}'.",
             fix=f"Add the folder with a mask for each image, or take the class out of {FILE_NAME}.",
         )
-    return None if missing else [masks / name for name in classes]
+    if missing:
+        return None
+    if loose:
+        scan.warn(
+            "data.mask_not_read",
+            site=site,
+            path=loose[0],
+            what=f"At site '{site}' {len(loose)} file(s) beside the class folders in masks are not read "
+            f"({loose[0].name}, …).",
+            fix="Move them into the folder of their class, or out of masks.",
+        )
+    chosen = [folders[folded(name)] for name in classes]
+    return None if any(scan.refuses_link(folder, site=site) for folder in chosen) else chosen
 
 
 def _npy_pairs(
@@ -183,87 +208,68 @@ def _npy_pairs(
 ) -> list[tuple[Path, tuple[Path, ...], Split | None]]:
     folder = scan.root / site
     has_own_split = (folder / "val_data_npy").is_dir()
-    if not (folder / data).is_dir():
+    if not (folder / data).is_dir() or scan.refuses_link(folder / data, site=site):
         return []
+    has_labels = (folder / label).is_dir() and not scan.refuses_link(folder / label, site=site)
+    labels = list_files(scan, site, folder / label) if has_labels else {}
     pairs: list[tuple[Path, tuple[Path, ...], Split | None]] = []
-    for image in _files(scan, site, folder / data).values():
+    used: set[Path] = set()
+    for stem, image in list_files(scan, site, folder / data).items():
         # the authors replace "data" in the whole path, so in the file's name too; a plain copy of the name is as good
-        candidates = [folder / label / image.name.replace("data", "label"), folder / label / image.name]
-        masks = tuple(path for path in candidates if path.is_file())[:1]
+        masks = tuple(labels[name] for name in (stem.replace("data", "label"), stem) if name in labels)[:1]
         if not masks:
-            _missing_mask(scan, site, image, candidates[0])
+            _missing_mask(scan, site, image, folder / label / image.name.replace("data", "label"))
+        used.update(masks)
         pairs.append((image, masks, split if has_own_split else None))
+    for path in sorted(set(labels.values()) - used):
+        scan.warn(
+            "data.image_missing",
+            site=site,
+            path=path,
+            what=f"At site '{site}' the mask {path.relative_to(folder).as_posix()} belongs to no image.",
+            fix="Add the image under the same name, or remove the mask.",
+        )
     return pairs
 
 
 def _items(
-    scan: Scan, site: str, image: Path, masks: tuple[Path, ...], split: Split | None, group: str
+    scan: Scan, site: str, image: Path, masks: tuple[Path, ...], split: Split | None, patient: str | None
 ) -> list[FolderItem]:
-    axis = scan.description.slice_axis
-    try:
-        geometry = image_info(image, slice_axis=axis)
-        sizes = [(path, image_info(path, slice_axis=axis)) for path in masks]
-    except UserError as error:
-        scan.fault(error.code, site=site, path=image, what=f"At site '{site}': {error.what}", fix=error.fix)
+    sizes = {path: _size(scan, site, path) for path in (image, *masks)}
+    geometry = sizes[image]
+    if geometry is None or None in sizes.values():
         return []
-    for path, size in sizes:
-        if not _fits(size, geometry, scaled=image.parent.name in ("data_npy", "val_data_npy")):
-            scan.fault(
-                "data.mask_size",
-                site=site,
-                path=path,
-                what=f"At site '{site}' the mask {path.relative_to(scan.root / site)} is {_told(size)}, "
-                f"its image {_told(geometry)}.",
-                fix="Export the mask on the image's own grid.",
-            )
-    stem = file_stem(image)
-    own = f"{site}/{stem}"
-    in_scope = f"{site}/{group}" if scan.description.group_scope == "site" else group
+    for path in masks:
+        _check_grid(scan, site, path, mask=sizes[path], image=geometry)
+    # one spelling on every disk: names are in reports, and the order of the groups decides the split
+    stem = unicodedata.normalize("NFC", file_stem(image))
+    whose = f"{site}/{patient}" if patient is not None and scan.description.group_scope == "site" else patient
     slices = range(geometry.num_slices)
     names = [stem] if geometry.num_slices == 1 else [f"{stem}.{index:03d}" for index in slices]
     return [
-        FolderItem(site, names[k], in_scope if group else own, image, masks, scan.description, k, split) for k in slices
+        FolderItem(site, names[k], whose or f"{site}/{stem}", image, masks, scan.description, k, split, whose)
+        for k in slices
     ]
 
 
-def _files(scan: Scan, site: str, folder: Path) -> dict[str, Path]:
-    """Return the readable files of ``folder`` by stem, sorted; unknown endings and double stems are faults."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() or path.name.startswith(".") or path.name.lower() in IGNORED_FILES:
-            continue
-        stem = file_stem(path)
-        if any("\udc80" <= sign <= "\udcff" for sign in path.name):  # how Python stands for bytes that are no text
-            scan.fault(
-                "data.name_encoding",
-                site=site,
-                what=f"At site '{site}' the file name {path.name!a} is not valid UTF-8.",
-                fix="Rename the file; neither a database nor a report can hold such a name.",
-            )
-        elif not is_supported(path):
-            scan.fault(
-                "data.format_unknown",
-                site=site,
-                path=path,
-                what=f"At site '{site}' no reader knows the ending of {path.relative_to(scan.root / site)}.",
-                fix="Convert the file to PNG, JPEG, TIFF, NIfTI, DICOM or npy, or take it out of the folder.",
-            )
-        elif stem in found:
-            _duplicate(scan, site, stem, [found[stem], path])
-        else:
-            found[stem] = path
-    return found
+def _size(scan: Scan, site: str, path: Path) -> Geometry | None:
+    try:
+        return image_info(path, slice_axis=scan.description.slice_axis)
+    except UserError as error:
+        scan.fault(error.code, site=site, path=path, what=f"At site '{site}': {error.what}", fix=error.fix)
+        return None
 
 
-def _duplicate(scan: Scan, site: str, name: str, paths: list[Path]) -> None:
-    scan.fault(
-        "data.duplicate_name",
-        site=site,
-        path=paths[-1],
-        what=f"At site '{site}' the name '{name}' is used twice: "
-        f"{' and '.join(str(path.relative_to(scan.root / site)) for path in paths)}.",
-        fix="Give each image a name of its own, and its mask the same one.",
-    )
+def _check_grid(scan: Scan, site: str, path: Path, *, mask: Geometry, image: Geometry) -> None:
+    if not _fits(mask, image, scaled=path.parent.name in ("label_npy", "val_label_npy")):
+        scan.fault(
+            "data.mask_size",
+            site=site,
+            path=path,
+            what=f"At site '{site}' the mask {path.relative_to(scan.root / site)} is {_told(mask)}, "
+            f"its image {_told(image)}.",
+            fix="Export the mask on the image's own grid.",
+        )
 
 
 def _missing_mask(scan: Scan, site: str, image: Path, expected: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from engine.data.description import DatasetDescription
 from engine.data.masks import MaskRule, MaskValueError
 from engine.data.phantoms import render
-from engine.data.readers import file_stem, read_image, read_mask
+from engine.data.readers import read_image, read_mask
 from engine.errors import UserError
 
 Split = Literal["train", "validation"]
@@ -52,11 +52,9 @@ class FolderItem:
     description: DatasetDescription = field(compare=False)
     slice_index: int = 0
     split: Split | None = None
-
-    @property
-    def names_a_patient(self) -> bool:
-        """Return whether meta.csv names the patient; else the group is the file alone."""
-        return self.group != f"{self.site}/{file_stem(self.image)}"
+    patient: str | None = None
+    """As meta.csv names it. ``group`` is what the split keeps together: the patient, or the file alone where none is
+    named, and with it whatever shows the same picture."""
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return image and mask; a ``UserError`` names site and file."""

@@ -8,14 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.data.layout import Scan, scan_dataset
-from engine.data.problems import Problem
+from engine.data.layout import scan_dataset
+from engine.data.names import folded
+from engine.data.problems import Problem, faults_of
+from engine.data.scan import Scan
 from engine.data.sources import FolderItem, Item
 from engine.errors import UserError
 
 
 def check_dataset(root: str | Path) -> list[Problem]:
     """Return every fault of the dataset in ``root``, all files decoded; empty means that all of it can be used.
+
+    Warnings are left out.
 
     A dataset that cannot be scanned at all (no folder, no or bad ``dataset.toml``, no site) gives that one problem.
     """
@@ -25,7 +29,7 @@ def check_dataset(root: str | Path) -> list[Problem]:
     except UserError as error:
         return [Problem(error.code, error.what, error.fix)]
     check_sites(scan, thorough=True)
-    return scan.problems
+    return faults_of(scan.problems)
 
 
 def check_sites(scan: Scan, *, thorough: bool, min_images: int = 2) -> None:
@@ -55,19 +59,20 @@ def check_shared_patients(items: Mapping[str, Sequence[Item]]) -> list[Problem]:
     With ``group_scope = "site"`` a group begins with its site's name: two sites share it only where they are the same
     hospital, in the training set and in a test set.
     """
-    sites_of: dict[str, list[str]] = {}
+    sites_of: dict[str, dict[str, str]] = {}
     for site, found in items.items():
-        for group in {item.group for item in found if isinstance(item, FolderItem) and item.names_a_patient}:
-            sites_of.setdefault(group, []).append(site)
+        for patient in {item.patient for item in found if isinstance(item, FolderItem) and item.patient is not None}:
+            sites_of.setdefault(folded(patient), {}).setdefault(site, patient)
     return [
         Problem(
             "data.shared_patient",
-            f"The patient '{group}' is in meta.csv of {' and '.join(repr(site) for site in sites)}.",
+            f"The patient {' or '.join(repr(name) for name in sorted(set(sites.values())))} is in meta.csv of "
+            f"{' and '.join(repr(site) for site in sites)}.",
             "Keep a patient's images at one site; if the sites number their patients independently, "
             'set group_scope = "site" in dataset.toml.',
-            site=sites[0],
+            site=next(iter(sites)),
         )
-        for group, sites in sorted(sites_of.items())
+        for _, sites in sorted(sites_of.items())
         if len(sites) > 1
     ]
 
