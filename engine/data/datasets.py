@@ -125,8 +125,8 @@ def _split(
     if fraction > 0 and len(set(groups)) < 2:
         raise UserError(
             "data.site_one_group",
-            what=f"All {len(items)} images of site '{site}' show one patient ('{groups[0]}').",
-            why="Training and validation are cut between patients, so at least two are needed.",
+            what=f"All {len(items)} images of site '{site}' show one patient or one picture ('{groups[0]}').",
+            why="Training and validation are cut between patients, and copies of a picture stay together.",
             fix="Add images of another patient, leave the site out (data.sites), or set data.validation_fraction = 0.",
         )
     train, validation = split_by_group(groups, validation_fraction=fraction, rng=numpy_generator(seed, "split", site))

@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from engine.data.description import FILE_NAME, DatasetDescription, read_description
+from engine.data.grouping import keep_copies_together
 from engine.data.meta import FILE_NAME as META_NAME
 from engine.data.meta import read_patients
 from engine.data.names import child, folded, visible
@@ -66,6 +67,7 @@ def scan_dataset(root: Path, *, sites: tuple[str, ...] | None = None) -> Scan:
     for site in present if sites is None else sorted(sites):
         scan.items[site] = []
         _scan_site(scan, site)
+    keep_copies_together(scan)
     return scan
 
 

@@ -10,7 +10,14 @@ from engine.data.description import DatasetDescription
 
 
 class MaskValueError(ValueError):
-    """A mask holds values, or a shape, that the dataset's description does not allow; the text says which."""
+    """A mask holds values, or a shape, that the dataset's description does not allow; the text says which.
+
+    ``file`` counts the files of an image with one a class.
+    """
+
+    def __init__(self, text: str, *, file: int = 0) -> None:
+        super().__init__(text)
+        self.file = file
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class MaskRule:
     def planes(self, labels: list[np.ndarray]) -> np.ndarray:
         """Return (K, H, W) uint8 in {0, 1} of one file for all classes, or one file a class; classes may overlap."""
         if len(labels) == len(self.classes) > 1:
-            return np.stack([self.binary(_flat(plane)) for plane in labels])
+            return np.stack([self._of_file(k, plane) for k, plane in enumerate(labels)])
         stored = labels[0]
         if isinstance(self.values, dict):
             return self._label_map(_flat(stored))
@@ -52,6 +59,12 @@ class MaskRule:
             f"has shape {stored.shape}, but there are {len(self.classes)} classes: give masks/<class>/ folders, "
             "a channel a class (npy), or mask_values = {class = [values]} for a label map"
         )
+
+    def _of_file(self, k: int, labels: np.ndarray) -> np.ndarray:
+        try:
+            return self.binary(_flat(labels))
+        except MaskValueError as error:
+            raise MaskValueError(str(error), file=k) from error
 
     def binary(self, labels_HW: np.ndarray) -> np.ndarray:
         """Return one class's plane (H, W) uint8 in {0, 1}."""

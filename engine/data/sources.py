@@ -76,20 +76,26 @@ class FolderItem:
 
     def planes(self) -> np.ndarray:
         """Return the mask (K, h, w) uint8 in {0, 1}."""
+        return self.planes_of([self.labels(path) for path in self.masks])
+
+    def labels(self, path: Path) -> np.ndarray:
+        """Return the numbers stored in one of the mask files, (h, w) or (h, w, C), on the image's pixels."""
         try:
-            axis = self.description.slice_axis
-            labels = [read_mask(path, slice_index=self.slice_index, slice_axis=axis) for path in self.masks]
+            return read_mask(path, slice_index=self.slice_index, slice_axis=self.description.slice_axis)
+        except UserError as error:
+            raise self._located(error) from error
+
+    def planes_of(self, labels: list[np.ndarray]) -> np.ndarray:
+        """Return the mask (K, h, w) uint8 in {0, 1} that the stored numbers of its files stand for."""
+        try:
             return MaskRule.of(self.description).planes(labels)
         except MaskValueError as error:
-            files = ", ".join(str(path) for path in self.masks)
             raise UserError(
                 "data.mask_values",
-                what=f"At site '{self.site}' the mask {files} {error}.",
+                what=f"At site '{self.site}' the mask {self.masks[error.file]} {error}.",
                 why="A pixel whose class is not declared cannot be trained on.",
                 fix="Save the mask with the declared values, or declare mask_values or mask_threshold in dataset.toml.",
             ) from error
-        except UserError as error:
-            raise self._located(error) from error
 
     def _located(self, error: UserError) -> UserError:
         what = error.what[0].lower() + error.what[1:]

@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from engine.data.class_checks import Tally, tell_classes
+from engine.data.copies import equal_files
+from engine.data.fingerprints import Shown, Sketchbook, near_copies
+from engine.data.grouping import copied_files
 from engine.data.layout import scan_dataset
+from engine.data.masks import MaskValueError
 from engine.data.names import folded
 from engine.data.problems import Problem, faults_of
 from engine.data.scan import Scan
 from engine.data.sources import FolderItem, Item
 from engine.errors import UserError
 
+OVERLAP = "a copy at the held-out site would make its score meaningless"
+
 
 def check_dataset(root: str | Path) -> list[Problem]:
     """Return every fault of the dataset in ``root``, all files decoded; empty means that all of it can be used.
 
-    Warnings are left out.
-
-    A dataset that cannot be scanned at all (no folder, no or bad ``dataset.toml``, no site) gives that one problem.
+    Warnings are left out. A dataset that cannot be scanned at all (no folder, no or bad ``dataset.toml``, no site)
+    gives that one problem.
     """
-    root = Path(root)
     try:
-        scan = scan_dataset(root)
+        scan = scan_dataset(Path(root))
     except UserError as error:
         return [Problem(error.code, error.what, error.fix)]
     check_sites(scan, thorough=True)
     return faults_of(scan.problems)
 
 
-def check_sites(scan: Scan, *, thorough: bool, min_images: int = 2) -> None:
-    """Add the faults of whole sites to ``scan.problems``: too few images, no foreground, shared patients.
+def check_sites(scan: Scan, *, thorough: bool, min_images: int = 2) -> list[Shown]:
+    """Add the faults of whole sites to ``scan.problems``: too few images, no foreground, shared patients and copies.
 
-    With ``thorough`` every image and mask is decoded, and copies of a picture at two sites are found; else masks are
-    read only until one with foreground is found.
+    With ``thorough`` every image and mask is decoded, once: classes that are nowhere, and pictures that are copies of
+    others though their files differ, are found; what was kept of the pictures is returned. Else masks are read only
+    until one with foreground is found.
     """
+    book = Sketchbook(scan.items)
+    tallies: dict[str, Tally] = {}
     for site, items in scan.items.items():
         if 0 < len(items) < min_images:
             scan.fault(
@@ -46,18 +54,22 @@ def check_sites(scan: Scan, *, thorough: bool, min_images: int = 2) -> None:
                 what=f"Site '{site}' has one image ({items[0].name}).",
                 fix="A site trains on some images and validates on others: add images, or leave it out (data.sites).",
             )
-        _check_pixels(scan, site, items, thorough=thorough)
+        tallies[site] = Tally(scan.description)
+        _read_site(scan, items, tallies[site], book if thorough else None)
         _check_own_split(scan, site, items)
+    tell_classes(scan, tallies, complete=thorough)
     scan.problems.extend(check_shared_patients(scan.items))
-    if thorough:
-        scan.problems.extend(check_copies(scan.items))
+    scan.problems.extend(check_copies(scan.items))
+    shown = book.shown()
+    scan.problems.extend(check_near_copies(shown))
+    return shown
 
 
 def check_shared_patients(items: Mapping[str, Sequence[Item]]) -> list[Problem]:
-    """Return a problem for each patient that two sites share; images without a patient's name share none.
+    """Return a problem for each patient that two sites share, in any spelling; images of no named patient share none.
 
-    With ``group_scope = "site"`` a group begins with its site's name: two sites share it only where they are the same
-    hospital, in the training set and in a test set.
+    With ``group_scope = "site"`` a patient's name begins with its site's: two sites share one only where they are the
+    same hospital, in the training set and in a test set.
     """
     sites_of: dict[str, dict[str, str]] = {}
     for site, found in items.items():
@@ -79,46 +91,85 @@ def check_shared_patients(items: Mapping[str, Sequence[Item]]) -> list[Problem]:
 
 def check_copies(items: Mapping[str, Sequence[Item]]) -> list[Problem]:
     """Return a problem for each image file that lies at two sites, byte for byte; phantoms have no files."""
-    by_size: dict[int, dict[Path, str]] = {}
-    for site, found in items.items():
-        for path in {item.image for item in found if isinstance(item, FolderItem)}:
-            by_size.setdefault(path.stat().st_size, {})[path] = site
-    owners: dict[bytes, list[tuple[str, Path]]] = {}
-    for paths in by_size.values():
-        if len(set(paths.values())) > 1:  # only files of equal length can be copies: few are opened
-            for path, site in sorted(paths.items()):
-                with path.open("rb") as stream:
-                    owners.setdefault(hashlib.file_digest(stream, "sha256").digest(), []).append((site, path))
+    site_of = {item.image: site for site, found in items.items() for item in found if isinstance(item, FolderItem)}
+    files = (item for found in items.values() for item in found if isinstance(item, FolderItem))
     return [
         Problem(
             "data.shared_image",
-            f"The same picture lies at two sites: {' and '.join(f'{path.name} at {site!r}' for site, path in copies)}.",
-            "Keep it at one of them: a copy at the held-out site would make its score meaningless.",
-            site=copies[0][0],
+            "The same picture lies at two sites: "
+            f"{' and '.join(f'{item.image.name} at {site_of[item.image]!r}' for item in copies)}.",
+            f"Keep it at one of them: {OVERLAP}.",
+            site=site_of[copies[0].image],
         )
-        for copies in owners.values()
-        if len({site for site, _ in copies}) > 1
+        for copies in copied_files(files)
+        if len({site_of[item.image] for item in copies}) > 1
     ]
 
 
-def _check_pixels(scan: Scan, site: str, items: Sequence[FolderItem], *, thorough: bool) -> None:
-    has_foreground = False
+def check_near_copies(files: Sequence[Shown]) -> list[Problem]:
+    """Return a fault for each two sites' files that show one picture, and a warning for two of one site.
+
+    Files that are equal byte for byte are left out: :func:`check_copies` and the layout tell them.
+    """
+    problems = []
+    equal = {
+        path: number for number, same in enumerate(equal_files(file.item.image for file in files)) for path in same
+    }
+    for one, two in near_copies(files):
+        if one.image in equal and equal[one.image] == equal.get(two.image):
+            continue
+        if one.site != two.site:
+            problems.append(
+                Problem(
+                    "data.shared_image",
+                    f"The same picture lies at two sites, though not as the same file: {one.image.name} at "
+                    f"'{one.site}' and {two.image.name} at '{two.site}' (encoded, resized or brightened anew).",
+                    f"Keep it at one of them: {OVERLAP}.",
+                    site=one.site,
+                )
+            )
+        else:
+            problems.append(
+                Problem(
+                    "data.near_copy",
+                    f"At site '{one.site}' {one.image.name} and {two.image.name} show the same picture, though not as "
+                    "the same file (encoded, resized or brightened anew): training and validation may get one each.",
+                    "Keep one of them, or give both the same group in meta.csv, which keeps them on one side.",
+                    site=one.site,
+                    file=f"{one.site}/{one.image.parent.name}/{one.image.name}",
+                    weight="warning",
+                )
+            )
+    return problems
+
+
+def _read_site(scan: Scan, items: Sequence[FolderItem], tally: Tally, book: Sketchbook | None) -> None:
     told: set[tuple[str, Path]] = set()
     for item in items:
         if item.masks:
-            planes = _read(scan, item, item.planes, item.masks[0], told)
-            has_foreground = has_foreground or planes is None or bool(planes.any())  # a fault of its own is enough
-        if thorough:
-            _read(scan, item, item.picture, item.image, told)
-        elif has_foreground:
+            tally.add(*_read_masks(scan, item, told))
+        if book is not None:
+            picture = _read(scan, item, item.picture, item.image, told)
+            if picture is not None:
+                book.draw(item, picture)
+        elif tally.has_foreground:
             break
-    if not has_foreground and any(item.masks for item in items):
-        scan.fault(
-            "data.site_no_foreground",
-            site=site,
-            what=f"No mask of site '{site}' has a single foreground pixel.",
-            fix="Check how the masks were exported, or leave the site out (data.sites).",
-        )
+
+
+def _read_masks(
+    scan: Scan, item: FolderItem, told: set[tuple[str, Path]]
+) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Return the stored numbers of each file and the planes; None where a file cannot be read."""
+    labels = [_read(scan, item, partial(item.labels, path), path, told) for path in item.masks]
+    known = [one for one in labels if one is not None]
+    if len(known) < len(labels):
+        return known, None
+    try:
+        return known, item.planes_of(known)
+    except UserError as error:
+        at = error.__cause__.file if isinstance(error.__cause__, MaskValueError) else 0
+        _note(scan, item, error, item.masks[at], told)
+        return known, None
 
 
 def _read(
@@ -127,18 +178,25 @@ def _read(
     try:
         return read()
     except UserError as error:
-        if (error.code, path) not in told:  # a damaged volume is one fault, not one for each slice
-            told.add((error.code, path))
-            scan.fault(error.code, site=item.site, path=path, what=error.what, fix=error.fix)
+        _note(scan, item, error, path, told)
         return None
 
 
+def _note(scan: Scan, item: FolderItem, error: UserError, path: Path, told: set[tuple[str, Path]]) -> None:
+    if (error.code, path) not in told:  # a damaged volume is one fault, not one for each slice
+        told.add((error.code, path))
+        scan.fault(error.code, site=item.site, path=path, what=error.what, fix=error.fix)
+
+
 def _check_own_split(scan: Scan, site: str, items: Sequence[FolderItem]) -> None:
-    halves = [{item.group for item in items if item.split == split} for split in ("train", "validation")]
-    for group in sorted(halves[0] & halves[1]):
-        scan.fault(
-            "data.split_shares_patient",
-            site=site,
-            what=f"At site '{site}' the patient '{group}' is in data_npy and in val_data_npy.",
-            fix="Move all images of a patient to one side.",
-        )
+    halves = [{item.group: item for item in items if item.split == split} for split in ("train", "validation")]
+    for group in sorted(halves[0].keys() & halves[1].keys()):
+        one, two = (half[group] for half in halves)
+        if one.patient is not None and one.patient == two.patient:
+            what = f"At site '{site}' the patient '{one.patient}' is in data_npy and in val_data_npy."
+            fix = "Move all images of a patient to one side."
+        else:
+            what = f"At site '{site}' data_npy and val_data_npy hold the same picture ({one.name}, {two.name})."
+            fix = "Take it out of one of them: what is validated on must not be trained on."
+        code = "data.split_shares_patient" if one.patient is not None else "data.split_shares_image"
+        scan.fault(code, site=site, what=what, fix=fix)
