@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -162,6 +163,19 @@ class CheckpointStore:
         """Remove the checkpoint ``name`` and the one before it; nothing happens where there is none."""
         for path in (self.path(name), self.previous_path(name)):
             path.unlink(missing_ok=True)
+
+    def names(self, folder: str) -> tuple[str, ...]:
+        """Return the names of the checkpoints below ``folder``, sorted."""
+        files = (self._folder / folder).rglob(f"*{SUFFIX}")
+        names = {path.relative_to(self._folder).as_posix().removesuffix(SUFFIX) for path in files}
+        return tuple(sorted(name for name in names if _NAME.fullmatch(name)))
+
+    def delete_folder(self, folder: str) -> None:
+        """Remove every checkpoint below ``folder``, and what a killed worker left half written there."""
+        if not _NAME.fullmatch(folder):
+            raise ValueError(f"not a folder of checkpoints: {folder!r}")
+        if (self._folder / folder).is_dir():
+            shutil.rmtree(self._folder / folder)
 
     @staticmethod
     def _keep_previous(path: Path, previous: Path) -> None:

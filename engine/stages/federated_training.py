@@ -12,20 +12,12 @@ from torch import Tensor
 
 from engine.data.first_read import read_everything
 from engine.federation.aggregation import federated_average
-from engine.federation.client_app import build_client_app
-from engine.federation.grid import InProcessGrid
 from engine.federation.rounds import RoundResult, call_once, run_rounds
-from engine.federation.student_task import (
-    EVALUATE_TASK,
-    TRAIN_TASK,
-    buffer_names,
-    load_arrays,
-    make_student_tasks,
-    model_arrays,
-)
+from engine.federation.student_task import EVALUATE_TASK, TRAIN_TASK, buffer_names, load_arrays, model_arrays
 from engine.federation.tasks import Arrays, SiteReply
 from engine.models.averaging import moved_mean
 from engine.stages.context import RunContext
+from engine.stages.student_sites import ReplyFiles, record_query, student_grid
 
 
 class FederatedTraining:
@@ -40,39 +32,45 @@ class FederatedTraining:
 
 
 class _Training:
-    """The position in the rounds: everything that a checkpoint holds, and the callbacks that keep it current."""
+    """The position in the rounds: everything that a checkpoint holds, and the callbacks that keep it current.
+
+    The state is written when a round is over, each reply when it comes: a round costs as many models as it has sites,
+    and its new average (with the moving mean and the best model where the configuration has them).
+
+    Which model patience judges: the one that would go on. Without a moving mean that is each round's average, which
+    the sites validate when they receive it, a round later. With one it is the mean, and they are asked for its Dice
+    after every round: one more model down for each site and round.
+    """
 
     def __init__(self, context: RunContext, *, stage: str) -> None:
         self.context, self.stage = context, stage
         self.config = context.config.federation
         self.sites = tuple(context.federation.sites)
         self.model = context.new_model("student")
+        self.judges_mean = self.config.patience is not None and self.config.average_decay > 0
         self.round = 0
         self.arrays: Arrays = model_arrays(self.model)
-        self.completed: dict[str, SiteReply] = {}
-        self.best: dict[str, Any] = {"round": 0, "dice": -1.0, "arrays": self.arrays}
+        self.best: dict[str, Any] = {"round": 0, "dice": -1.0, "arrays": None}
         self.mean: dict[str, Tensor] | None = None
         self.stopped = False
         self.patient_since = 0
+        self.replies = ReplyFiles(context)
         state = context.checkpoints.load(stage)
-        if state is None:
-            read_everything(context.federation, on_image=self._on_image)
-        else:
+        if state is not None:
             self._restore(state)
+        self.completed = self.replies.load(self.round + 1)
+        if state is None and not self.completed:
+            read_everything(context.federation, on_image=self._on_image)
+        self.grid = student_grid(context, on_step=self._on_step)
 
     def run(self) -> None:
         """Run the rounds that are missing, validate the last average, and save the model."""
-        grid = InProcessGrid(build_client_app(self._tasks()), sites=self.sites)
         reporter = self.context.reporter
-        shared: dict[str, Any] = {
-            "sites": self.sites,
-            "on_traffic": reporter.traffic,
-            "check_cancelled": reporter.check_cancelled,
-        }
         if not self.stopped:
             run_rounds(
-                grid,
+                self.grid,
                 arrays=self.arrays,
+                sites=self.sites,
                 rounds=self.config.rounds,
                 start_round=self.round + 1,
                 task=TRAIN_TASK,
@@ -84,39 +82,42 @@ class _Training:
                 ),
                 on_reply=self._on_reply,
                 on_round=self._on_round,
+                on_traffic=reporter.traffic,
+                check_cancelled=reporter.check_cancelled,
                 completed=self.completed,
-                **shared,
             )
-        # The last average has been sent to nobody yet, so its validation is one more question. Asked again after an
-        # interruption, it has the same answer.
-        replies = call_once(
-            grid, task=EVALUATE_TASK, kind="student", arrays=self.arrays, round_number=self.round + 1, **shared
-        )
-        self._judge({site: reply.metrics for site, reply in replies.items()})
-        if self.mean is not None:
-            self.model.load_state_dict(self.mean)
-            reporter.log("info", f"The moving mean of the averages of {self.round} rounds goes on.")
-        else:
-            judged = self.config.patience is not None and self.best["dice"] >= 0
-            chosen = self.best if judged else {"round": self.round, "arrays": self.arrays}
-            load_arrays(self.model, chosen["arrays"])
-            reporter.log("info", f"The student of round {chosen['round']} goes on (of {self.round} rounds).")
+        if not self.judges_mean:
+            # The last average has been sent to nobody yet. Asked again after an interruption, it has the same answer.
+            self._judge(self._validate(self.arrays), arrays=self.arrays)
+        self._take_best_or_last()
         self.context.save_model(self.model, "fedavg_student")
 
-    def _tasks(self) -> dict[str, Any]:
-        context, sites = self.context, self.context.federation.sites
-        return make_student_tasks(
-            lambda: context.new_model("student"),
-            train={name: site.train for name, site in sites.items()},
-            validation={name: site.validation for name, site in sites.items()},
-            config=self.config,
-            objective=context.objective,
-            seed=context.config.seed,
-            state_root=context.run_dir / "sites",
-            placement=context.placement,
-            check_cancelled=context.reporter.check_cancelled,
-            on_step=self._on_step,
+    def _take_best_or_last(self) -> None:
+        log = partial(self.context.reporter.log, "info")
+        what = "moving mean of the averages" if self.config.average_decay else "average"
+        if self.best["arrays"] is not None:
+            load_arrays(self.model, self.best["arrays"])
+            log(f"The student of round {self.best['round']} goes on (of {self.round} rounds): the {what}.")
+        elif self.mean is not None:
+            self.model.load_state_dict(self.mean)
+            log(f"The moving mean of the averages of {self.round} rounds goes on.")
+        else:
+            load_arrays(self.model, self.arrays)
+            log(f"The student of round {self.round} goes on (of {self.round} rounds).")
+
+    def _validate(self, arrays: Arrays) -> dict[str, Mapping[str, float]]:
+        reporter = self.context.reporter
+        replies = call_once(
+            self.grid,
+            task=EVALUATE_TASK,
+            kind="student",
+            sites=self.sites,
+            arrays=arrays,
+            round_number=self.round,
+            on_traffic=partial(record_query, self.context),
+            check_cancelled=reporter.check_cancelled,
         )
+        return {site: reply.metrics for site, reply in replies.items()}
 
     def _on_image(self, done: int, total: int) -> None:
         steps = 100 * self.config.rounds * len(self.sites)
@@ -133,23 +134,30 @@ class _Training:
     def _on_reply(self, round_number: int, site: str, reply: SiteReply) -> None:
         for name in ("loss", "wall_s"):
             self.context.reporter.metric(name, reply.metrics[name], step=round_number, site=site)
-        self.completed[site] = reply
-        self._save()
+        self.replies.save(round_number, site, reply)
 
     def _on_round(self, result: RoundResult) -> bool:
-        self._judge(result.metrics)
-        self.round, self.arrays, self.completed = result.round, result.arrays, {}
+        if not self.judges_mean:
+            self._judge(result.metrics, arrays=self.arrays)
+        self.round, self.arrays = result.round, result.arrays
         if self.config.average_decay:
             current = {name: torch.from_numpy(np.asarray(array)) for name, array in self.arrays.items()}
             self.mean = moved_mean(self.mean, current, decay=self.config.average_decay, count=self.round)
-        waited = self.round - 1 - max(self.best["round"], self.patient_since)
+        judged_round = self.round - 1
+        if self.judges_mean:
+            assert self.mean is not None
+            mean = {name: value.numpy() for name, value in self.mean.items()}
+            self._judge(self._validate(mean), arrays=mean)
+            judged_round = self.round
+        waited = judged_round - max(self.best["round"], self.patient_since)
         scored = self.best["dice"] >= 0  # without validation images no round is, and patience has no effect
         self.stopped = self.config.patience is not None and scored and waited >= self.config.patience
         self._save()
+        self.replies.clear()
         return self.stopped
 
-    def _judge(self, metrics: Mapping[str, Mapping[str, float]]) -> None:
-        """Record the validation Dice of the average that the sites were sent (``self.arrays``), and keep the best.
+    def _judge(self, metrics: Mapping[str, Mapping[str, float]], *, arrays: Arrays) -> None:
+        """Record the sites' validation Dice of ``arrays``, the model of ``self.round``, and keep the best.
 
         The mean is over validation images, whichever question it came with.
         """
@@ -162,18 +170,14 @@ class _Training:
         mean_dice = float(np.average(dice, weights=weights))
         self.context.reporter.metric("val_dice", mean_dice, step=self.round)
         if mean_dice > self.best["dice"]:
-            self.best = {"round": self.round, "dice": mean_dice, "arrays": self.arrays}
+            kept = arrays if self.config.patience is not None else None
+            self.best = {"round": self.round, "dice": mean_dice, "arrays": kept}
 
     def _save(self) -> None:
-        replies = {
-            site: {"arrays": dict(reply.arrays), "metrics": dict(reply.metrics), "num_examples": reply.num_examples}
-            for site, reply in self.completed.items()
-        }
         state = {
             "round": self.round,
             "arrays": dict(self.arrays),
-            "completed": replies,
-            "best": {**self.best, "arrays": dict(self.best["arrays"])},
+            "best": self.best,
             "mean": self.mean,
             "stopped": self.stopped,
             "patient_since": self.patient_since,
@@ -183,8 +187,9 @@ class _Training:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.round, self.arrays, self.best = state["round"], state["arrays"], state["best"]
+        if self.config.patience is None:
+            self.best = {**self.best, "arrays": None}  # older states hold it all the same
         self.mean = state["mean"]
-        self.completed = {site: SiteReply(**reply) for site, reply in state["completed"].items()}
         self.stopped = state["stopped"] and self.config.patience is not None
         self.patient_since = state.get("patient_since", 0)
         if self.stopped and self.config.rounds > state.get("rounds", self.config.rounds):
