@@ -15,7 +15,7 @@ from PIL import Image
 from app import text, viewmodels
 from engine.errors import UserError
 from engine.runs.records import LogLine, RunRecord, RunView, StageRecord
-from engine.types import EvaluationRow
+from engine.types import EvaluationRow, ModelDifference
 
 if TYPE_CHECKING:
     from engine.planning import Plan
@@ -91,8 +91,8 @@ def stepper(stages: Sequence[StageRecord]) -> str:
     return f"<ol class='stepper' aria-label='{text.STAGES_HEADING}'>{items}</ol>"
 
 
-def results_table(rows: Sequence[EvaluationRow]) -> str:
-    """Return the results table: test images first, validation images folded."""
+def results_table(rows: Sequence[EvaluationRow], differences: Sequence[ModelDifference] = ()) -> str:
+    """Return the results table: test images first, differences between models and validation images folded."""
     tested = viewmodels.result_rows(rows, "test")
     validated = viewmodels.result_rows(rows, "validation")
     if not tested and not validated:
@@ -100,6 +100,10 @@ def results_table(rows: Sequence[EvaluationRow]) -> str:
     parts = [f"<h3>{text.RESULTS_HEADING}</h3><p class='quiet'>{text.RESULTS_NOTE}</p>"]
     if tested:
         parts.append(table(text.RESULT_COLUMNS, tested, label=text.RESULTS_HEADING))
+    compared = viewmodels.difference_rows(differences)
+    if compared:
+        inner = table(text.DIFFERENCE_COLUMNS, compared, label=text.DIFFERENCES_HEADING)
+        parts.append(f"<details><summary>{text.DIFFERENCES_HEADING}</summary>{inner}</details>")
     if validated:
         inner = table(text.RESULT_COLUMNS, validated, label=text.RESULTS_VALIDATION)
         parts.append(f"<details><summary>{text.RESULTS_VALIDATION}</summary>{inner}</details>")

@@ -14,7 +14,7 @@ from engine.runs.records import MetricSeries, ScoredSample, TrafficTotal
 from engine.types import MEAN_CLASS, EvaluationRow
 from export.results import class_colour
 
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442")
 """Okabe and Ito's colours, which people with any colour vision tell apart."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 INK = "#64748b"
@@ -104,8 +104,9 @@ def results(rows: Sequence[EvaluationRow]) -> go.Figure:
             marker={"color": INK if name == MEAN_CLASS else hex_colour(class_colour(index))},
             error_x={
                 "type": "data",
-                "array": [_finite(row.dice_high - row.dice) for row in of_class],
-                "arrayminus": [_finite(row.dice - row.dice_low) for row in of_class],
+                # without an interval (one patient) there is no bar
+                "array": [None if row.dice_high is None else _finite(row.dice_high - row.dice) for row in of_class],
+                "arrayminus": [None if row.dice_low is None else _finite(row.dice - row.dice_low) for row in of_class],
                 "color": INK,
                 "thickness": 1.5,
             },

@@ -67,11 +67,13 @@ FIELD_LABELS = {
     "data.source": SOURCE_LABEL,
     "data.image_px": "Image side (pixels)",
     "data.test_root": "Folder of the fixed test set",
+    "data.fit": "Fit to the square",
     "data.normalise": "Intensity normalisation",
     "data.augment": "Augmentation",
     "generator.optimiser_8bit": "8-bit optimiser",
     "generator.controlnet": "ControlNet to start from",
     "distillation.learnability_lambda": "Learnability lambda",
+    "distillation.batch_norm_statistics": "BatchNorm statistics",
     "export.opset": "ONNX opset",
 }
 HELD_OUT_INFO = "Results are measured there; no training sees it. Left empty, it is the last site of the list."
@@ -158,14 +160,25 @@ DICE_EMPTY = "This stage has no Dice curve yet."
 TRAFFIC_EMPTY = "Nothing has left or reached a site yet."
 RESULTS_HEADING = "Results"
 RESULTS_EMPTY = "The results table appears when the evaluation stage has run."
-RESULTS_NOTE = "Mean over images with its bootstrap 95 % interval. The test site took no part in any training."
+RESULTS_NOTE = (
+    "Mean over images; the bootstrap 95 % interval resamples patients (in brackets where they are fewer). The test "
+    "site took no part in any training. HD95 is over the n images where both masks have foreground; with misses, each "
+    "mask that was missed or found where there is nothing counts the image's diagonal."
+)
 RESULTS_VALIDATION = "Validation images of the training sites"
 LOG_HEADING = "Log"
 LOG_EMPTY = "Nothing logged yet."
 MEAN_OF_SITES = "mean of the sites"
 MOVES = {"up": "sent", "down": "received"}
 DIRECTION = {"up": "to the server", "down": "from the server"}
-KINDS = {"student": "student weights", "generator": "generator weights", "masks": "masks", "metrics": "numbers"}
+KINDS = {
+    "student": "student weights",
+    "generator": "generator weights",
+    "masks": "masks",
+    "distilled": "distilled student",
+    "statistics": "statistics",
+    "metrics": "numbers",
+}
 MODELS = {
     "fedavg_student": "TinySAM, FedAvg only",
     "finetuned_teacher": "SAM, fine-tuned",
@@ -177,11 +190,16 @@ RESULT_COLUMNS = (
     "Class",
     "Dice (95 % interval)",
     "IoU",
-    "HD95 (px)",
+    "HD95 (px, of n)",
+    "Missed / false",
+    "HD95 with misses",
     "Dice, 5 thresholds",
     "Site",
     "Images",
 )
+DIFFERENCE_COLUMNS = ("Model", "Against", "Class", "Dice difference (95 % interval)", "Site", "Images")
+DIFFERENCES_HEADING = "Differences between models, on the same test images"
+ONE_PATIENT = "one patient: no interval"
 NOT_MEASURED = "–"
 STEP_AXES = {"federated_training": "round", "generator_training": "optimiser step"}
 EPOCH_AXIS = "epoch"

@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from app import text
+from engine.evaluation.tables import images_cell
 from engine.runs.identity import STAGE_SECTIONS
 from engine.runs.records import MetricSeries, RunRecord, RunView, ScoredSample, StageRecord, TrafficTotal
-from engine.types import RELEASED, EvaluationRow
+from engine.types import RELEASED, EvaluationRow, ModelDifference
 
 if TYPE_CHECKING:
     from engine.planning import Plan
@@ -163,16 +164,39 @@ def result_rows(rows: Sequence[EvaluationRow], split: str) -> list[list[str]]:
         [
             text.MODELS.get(row.model, row.model),
             row.class_name,
-            f"{number(row.dice)} ({number(row.dice_low)} to {number(row.dice_high)})",
+            f"{number(row.dice)} ({_interval(row.dice_low, row.dice_high)})",
             number(row.iou),
-            number(row.hd95_px, digits=1),
+            number(row.hd95_px, digits=1) + ("" if row.num_hd95 is None else f" ({row.num_hd95})"),
+            text.NOT_MEASURED if row.num_missed is None else f"{row.num_missed} / {row.num_spurious}",
+            number(row.hd95_penalised_px, digits=1),
             number(row.dice_five_thresholds),
             row.site,
-            str(row.num_images),
+            images_cell(row.num_images, row.num_groups),
         ]
         for row in rows
         if row.split == split
     ]
+
+
+def difference_rows(rows: Sequence[ModelDifference]) -> list[list[str]]:
+    """Return the lines of the table of differences on the test images, in the order of ``text.DIFFERENCE_COLUMNS``."""
+    return [
+        [
+            text.MODELS.get(row.model, row.model),
+            text.MODELS.get(row.baseline, row.baseline),
+            row.class_name,
+            f"{row.dice:+.3f} ({_interval(row.dice_low, row.dice_high, sign='+')})",
+            row.site,
+            images_cell(row.num_images, row.num_groups),
+        ]
+        for row in rows
+        if row.split == "test"
+    ]
+
+
+def _interval(low: float | None, high: float | None, *, sign: Literal["", "+"] = "") -> str:
+    """Return an interval as text; all images of one patient have none."""
+    return text.ONE_PATIENT if low is None or high is None else f"{low:{sign}.3f} to {high:{sign}.3f}"
 
 
 def plan_sites(planned: Plan) -> list[list[str]]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.types import EvaluationRow, SampleScore, SyntheticSample, Traffic
+from engine.types import EvaluationRow, ModelDifference, SampleScore, SyntheticSample, Traffic
 
 SAY_EVERY_S = 20.0
 
@@ -44,6 +44,9 @@ class ConsoleReporter:
 
     def evaluation(self, rows: Sequence[EvaluationRow]) -> None:
         """Ignore the rows: they are in the folder."""
+
+    def differences(self, rows: Sequence[ModelDifference]) -> None:
+        """Ignore the differences: they are in the folder."""
 
     def artefact(self, kind: str, path: Path) -> None:
         """Ignore the artefacts: they are in the folder."""

@@ -80,9 +80,10 @@ class Traffic:
     site: str
     direction: Direction
     kind: str
-    """student, generator, masks or metrics."""
+    """student, generator, masks, distilled, statistics or metrics."""
     payload_bytes: int
     round: int = 0
+    """With stage, site, direction and kind it tells a message from another: telling one again replaces it."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,43 @@ class EvaluationRow:
     class_name: str
     num_images: int
     dice: float
-    dice_low: float
-    dice_high: float
-    """Ends of the bootstrap 95 % interval of the mean."""
+    dice_low: float | None
+    dice_high: float | None
+    """Ends of the bootstrap 95 % interval of the mean, over patients; None where all images are of one patient."""
     iou: float
     dice_five_thresholds: float
     """Mean over logit thresholds .1 .3 .5 .7 .9, as the authors' code measures."""
     iou_five_thresholds: float
     hd95_px: float | None
-    """95 % Hausdorff distance in pixels of the scored grid; mean over images where both masks are non-empty."""
+    """95 % Hausdorff distance in pixels of the scored grid; mean over the ``num_hd95`` images that have one."""
+    num_groups: int | None = None
+    """Patients among the images; None, like the four below, in runs from before it was counted."""
+    num_hd95: int | None = None
+    """Images where both masks have foreground (of one class at least, in the row of the mean)."""
+    num_missed: int | None = None
+    """Masks with foreground of which the model predicts nothing, summed over the classes in the row of the mean."""
+    num_spurious: int | None = None
+    """Masks without foreground in which the model predicts some, summed likewise."""
+    hd95_penalised_px: float | None = None
+    """HD95 over all images: a missed or spurious mask counts the image's diagonal, two empty ones 0."""
+
+
+@dataclass(frozen=True)
+class ModelDifference:
+    """How much better one model is than another on the same images: mean Dice of ``model`` minus ``baseline``."""
+
+    model: str
+    baseline: str
+    site: str
+    split: Literal["validation", "test"]
+    class_name: str
+    num_images: int
+    num_groups: int
+    """Patients among the images."""
+    dice: float
+    dice_low: float | None
+    dice_high: float | None
+    """Ends of the paired bootstrap 95 % interval, over patients; None where all images are of one patient."""
 
 
 class Reporter(Protocol):
@@ -130,6 +159,9 @@ class Reporter(Protocol):
 
     def evaluation(self, rows: Sequence[EvaluationRow]) -> None:
         """Record lines of the results table."""
+
+    def differences(self, rows: Sequence[ModelDifference]) -> None:
+        """Record the differences between models."""
 
     def artefact(self, kind: str, path: Path) -> None:
         """Record a file or folder below the run's folder (kinds: bundle, model, generator, report)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.evaluation.tables import format_table
+from engine.evaluation.tables import LEGEND, format_table
 from engine.types import EvaluationRow
 from export.manifest import Manifest
 
@@ -13,6 +13,11 @@ def card_text(manifest: Manifest) -> str:
     rows = [EvaluationRow(**row) for row in manifest.metrics]
     results = format_table(rows, style="markdown") if rows else "No results were recorded."
     grid_px = manifest.image_px // manifest.mask_stride
+    back = "Resize the logits\nbilinearly to the image"
+    fitted = "squashed to that square whatever its shape"
+    if manifest.fit == "letterbox":
+        fitted = "whole in that square with its sides' ratio kept, in the middle, 0 beside it"
+        back = "Cut the\nlogits to the part that the image takes up, resize that bilinearly to the image"
     return f"""# {manifest.name}
 
 **{manifest.notice}**
@@ -24,16 +29,16 @@ Segments {", ".join(manifest.classes)} in {manifest.modality} images. It is the 
 ## How to run it
 
 `python -m engine predict --bundle FOLDER IMAGE`, or with ONNX Runtime alone: input `image` is float32
-(batch, 3, {manifest.image_px}, {manifest.image_px}) in [0, 1] (normalisation `{manifest.normalise}`); output `logits`
-is (batch, {len(manifest.classes)}, {grid_px}, {grid_px}), one channel a class, before the sigmoid. Resize the logits
-bilinearly to the image and cut at 0 (probability 0.5).
+(batch, 3, {manifest.image_px}, {manifest.image_px}) in [0, 1] (normalisation `{manifest.normalise}`), the image
+{fitted}; output `logits`
+is (batch, {len(manifest.classes)}, {grid_px}, {grid_px}), one channel a class, before the sigmoid. {back}
+and cut at 0 (probability 0.5).
 
 ## Results
 
 {results}
 
-Dice and IoU at probability 0.5, with the bootstrap 95 % interval of the mean; "5 cuts" are the means over five
-thresholds of the raw logits, as in the DSFedMed authors' code; HD95 in pixels of the scored grid.
+Dice and IoU at probability 0.5, with the bootstrap 95 % interval of the mean. {LEGEND}
 
 ## Fidelity
 

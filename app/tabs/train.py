@@ -179,7 +179,7 @@ def live_values(studio: Studio, run_id: str | None, chosen: str | None, seen: di
     store = studio.store
     view = store.view(run_id)
     series, traffic, rows = store.metrics(run_id), store.traffic(run_id), store.evaluation(run_id)
-    lines = store.events(run_id, limit=LOG_LINES)
+    differences, lines = store.differences(run_id), store.events(run_id, limit=LOG_LINES)
     may = viewmodels.actions(view.run, read_only=studio.settings.read_only)
     status, stepper = markup.status(view), markup.stepper(view.stages)
     choices = viewmodels.curve_choices(series, view.stages)
@@ -201,7 +201,7 @@ def live_values(studio: Studio, run_id: str | None, chosen: str | None, seen: di
         part("dice", dice, lambda: plots.curves(dice, title=dice_title, empty=text.DICE_EMPTY, unit_range=True)),
         part("traffic_note", traffic, lambda: markup.quiet(viewmodels.traffic_summary(traffic))),
         part("traffic", traffic, lambda: plots.traffic(traffic)),
-        part("results", rows, lambda: markup.results_table(rows)),
+        part("results", (rows, differences), lambda: markup.results_table(rows, differences)),
         part("results_plot", rows, lambda: gr.Plot(value=plots.results(rows), visible=bool(rows))),
         part("log", lines, lambda: markup.log(lines)),
         part("live", True, lambda: gr.Column(visible=True)),

@@ -54,11 +54,14 @@ def follow(store: RunStore, run_id: str) -> None:
 
 def print_results(store: RunStore, run_id: str) -> None:
     """Print the results table of the unseen site and what crossed each site's border, where there is any."""
-    from engine.evaluation.tables import format_table
+    from engine.evaluation.tables import LEGEND, format_differences, format_table
 
     rows = [row for row in store.evaluation(run_id) if row.split == "test"]
     if rows:
-        print(f"\nOn the unseen site:\n\n{format_table(rows)}\n")
+        print(f"\nOn the unseen site:\n\n{format_table(rows)}\n\n{LEGEND}\n")
+    differences = [row for row in store.differences(run_id) if row.split == "test"]
+    if differences:
+        print(f"Differences on the same images:\n\n{format_differences(differences)}\n")
     _print_traffic(store.traffic(run_id))
     for artefact in store.artefacts(run_id):
         if artefact.kind in ("bundle", "report"):

@@ -229,6 +229,7 @@ def summary(store: RunStore, run_id: str) -> dict[str, Any]:
         "wall_s": sum(stage.wall_s for stage in view.stages),
         "eta_s": view.eta_s,
         "evaluation": [asdict(row) for row in store.evaluation(run_id)],
+        "differences": [asdict(row) for row in store.differences(run_id)],
         "traffic": traffic_table(store.traffic(run_id)),
         "artefacts": [asdict(artefact) for artefact in store.artefacts(run_id)],
         "report": str(report) if report.is_file() else None,

@@ -14,12 +14,13 @@ def mean_interval(
     num_samples: int,
     rng: np.random.Generator,
     level: float = 0.95,
-) -> tuple[float, float]:
-    """Return the ends of the percentile-bootstrap interval of the mean of ``values``.
+) -> tuple[float, float] | None:
+    """Return the ends of the percentile-bootstrap interval of the mean of ``values``; None for a single group.
 
     Images of one patient are not independent, so whole groups are drawn with replacement when ``groups`` names them
     (Davison and Hinkley 1997, 3.8); the mean of a resample is over its images. An empty group name means that the
-    image stands alone. With a single group both ends are the mean itself: one patient tells nothing about others.
+    image stands alone. A single group has no interval: one patient tells nothing about others. Few groups have one that
+    is too narrow, which is why their number is reported beside it.
 
     Parameters
     ----------
@@ -36,8 +37,9 @@ def mean_interval(
     """
     value_N = np.asarray(values, dtype=np.float64)
     assert value_N.size, "a mean of nothing has no interval"
-    names = [f"group {name}" if name else f"image {index}" for index, name in enumerate(groups or [""] * value_N.size)]
-    _, group_N = np.unique(names, return_inverse=True)
+    group_N = _group_indices(groups or [""] * value_N.size)
+    if group_N.max() == 0:
+        return None
     sum_G = np.bincount(group_N, weights=value_N)
     size_G = np.bincount(group_N)
     # Drawing G groups with replacement is a multinomial count of each: (samples, G), without a loop.
@@ -46,3 +48,13 @@ def mean_interval(
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(mean_S, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def count_groups(groups: Sequence[str]) -> int:
+    """Return how many groups (patients) there are; an image without a name is its own."""
+    return int(_group_indices(groups).max()) + 1
+
+
+def _group_indices(groups: Sequence[str]) -> np.ndarray:
+    names = [f"group {name}" if name else f"image {index}" for index, name in enumerate(groups)]
+    return np.unique(names, return_inverse=True)[1]

@@ -71,6 +71,17 @@ def hd95_px(predicted_BKhw: Tensor, true_BKhw: Tensor) -> list[list[float | None
     return [[value if math.isfinite(value) else None for value in row] for row in distance_BK.tolist()]
 
 
+def penalised_px(distance_px: float | None, *, predicted_px: float, true_px: float, diagonal_px: float) -> float:
+    """Return the HD95 with which challenges rank: a distance where there is one, else the worst or the best.
+
+    A structure that was missed, and one that was found where there is none, cost the image's diagonal; two empty masks
+    agree and cost nothing (as BraTS 2018 and later score it, there with a fixed diagonal).
+    """
+    if distance_px is not None:
+        return distance_px
+    return diagonal_px if (predicted_px > 0) != (true_px > 0) else 0.0
+
+
 def _count(mask_BKhw: Tensor) -> Tensor:
     # 32-bit sums of a flat view are twice as fast on a CPU as count_nonzero, and exact up to 2^31 pixels.
     return mask_BKhw.flatten(2).sum(dim=-1, dtype=torch.int32).cpu().double()

@@ -19,9 +19,8 @@ from engine.config import EvaluationConfig
 from engine.data.transforms import mask_to_grid
 from engine.errors import UserError
 from engine.evaluation import measures
-from engine.evaluation.bootstrap import mean_interval
+from engine.evaluation.summary import summarise
 from engine.models.execution import Precision, autocast, place_images, place_model
-from engine.seeding import numpy_generator
 from engine.types import MEAN_CLASS, EvaluationRow
 
 
@@ -36,6 +35,9 @@ class Images(Protocol):
 
     def batch(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return float32 images (B, 3, H, W) in [0, 1] and uint8 masks (B, K, H, W) in {0, 1}."""
+
+    def content(self, indices: Sequence[int]) -> np.ndarray:
+        """Return where the images are picture and not padding, uint8 (B, 1, H, W) in {0, 1}."""
 
 
 def evaluate_model(
@@ -57,16 +59,18 @@ def evaluate_model(
     The model is moved to ``device``, evaluated without gradients in eval mode, and left in the modes it had. Logits
     are float32 (the forward pass runs under bf16 autocast when ``precision`` says so, and with ``auto`` on CUDA),
     bilinearly resized to ``config.mask_px`` when that is set, else scored on the decoder's own grid; masks are
-    nearest-resized to the same grid. ``dice`` and ``iou`` cut at probability 0.5; the five-threshold
-    measures follow the authors' code (methods 1.7). Intervals resample ``image_set.groups`` (patients).
+    nearest-resized to the same grid. Padding (``data.fit = "letterbox"``) is no part of any measure. ``dice`` and
+    ``iou`` cut at probability 0.5; the five-threshold measures follow the authors' code (methods 1.7). Intervals
+    resample ``image_set.groups`` (patients).
 
     Returns
     -------
     rows : list of EvaluationRow
     images : list of dict
         Keys ``name``, ``group``, ``site``, ``model``, ``class_name``, ``dice``, ``iou``, ``dice_five_thresholds``,
-        ``iou_five_thresholds``, ``hd95_px`` (None where undefined), ``predicted_px`` and ``true_px`` (areas in pixels
-        of the grid). JSON-ready.
+        ``iou_five_thresholds``, ``hd95_px`` (None where undefined), ``hd95_penalised_px``, ``missed`` and ``spurious``
+        (masks that are empty on one side only), ``predicted_px`` and ``true_px`` (areas in pixels of the grid).
+        JSON-ready.
 
     Raises
     ------
@@ -87,8 +91,11 @@ def evaluate_model(
             _check_logits(logits_BKhw, num_classes=len(classes), model_name=model_name, site=site)
             if config.mask_px is not None:
                 logits_BKhw = resize_logits(logits_BKhw, side_px=config.mask_px)
-            mask_BKhw = torch.from_numpy(mask_to_grid(mask_BKHW, logits_BKhw.shape[-1])).to(device)
-            scores = _score_batch(logits_BKhw, mask_BKhw.bool(), classes=classes)
+            mask_BKhw, content_B1hw = (
+                torch.from_numpy(mask_to_grid(plane, logits_BKhw.shape[-1])).to(device).bool()
+                for plane in (mask_BKHW, image_set.content(list(indices)))
+            )
+            scores = _score_batch(logits_BKhw, mask_BKhw, content_B1hw=content_B1hw, classes=classes)
             for index, per_class in zip(indices, scores, strict=True):
                 whose = {"name": image_set.names[index], "group": image_set.groups[index], "site": site}
                 images += [{**whose, "model": model_name, **score} for score in per_class]
@@ -100,41 +107,6 @@ def resize_logits(logits_BKhw: Tensor, *, side_px: int) -> Tensor:
     if logits_BKhw.shape[-2:] == (side_px, side_px):
         return logits_BKhw
     return functional.interpolate(logits_BKhw, size=(side_px, side_px), mode="bilinear", align_corners=False)
-
-
-def summarise(
-    images: Sequence[dict[str, Any]], *, split: Literal["validation", "test"], config: EvaluationConfig, seed: int
-) -> list[EvaluationRow]:
-    """Return one row for each model, site and class among the per-image records, in the order they first appear."""
-    parts: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for image in images:
-        parts.setdefault((image["model"], image["site"], image["class_name"]), []).append(image)
-    rows = []
-    for (model_name, site, class_name), part in parts.items():
-        dice = [image["dice"] for image in part]
-        # The stream does not depend on the model: models are compared on the same resamples.
-        rng = numpy_generator(seed, "bootstrap", site, split, class_name)
-        low, high = mean_interval(
-            dice, groups=[image["group"] for image in part], num_samples=config.bootstrap_samples, rng=rng
-        )
-        distances = [image["hd95_px"] for image in part if image["hd95_px"] is not None]
-        rows.append(
-            EvaluationRow(
-                model=model_name,
-                site=site,
-                split=split,
-                class_name=class_name,
-                num_images=len(part),
-                dice=_mean(dice),
-                dice_low=low,
-                dice_high=high,
-                iou=_mean([image["iou"] for image in part]),
-                dice_five_thresholds=_mean([image["dice_five_thresholds"] for image in part]),
-                iou_five_thresholds=_mean([image["iou_five_thresholds"] for image in part]),
-                hd95_px=_mean(distances) if distances else None,
-            )
-        )
-    return rows
 
 
 def _check_images(image_set: Images, *, split: str, site: str) -> None:
@@ -164,8 +136,12 @@ def _check_logits(logits_BKhw: Tensor, *, num_classes: int, model_name: str, sit
         )
 
 
-def _score_batch(logits_BKhw: Tensor, true_BKhw: Tensor, *, classes: Sequence[str]) -> list[list[dict[str, Any]]]:
+def _score_batch(
+    logits_BKhw: Tensor, true_BKhw: Tensor, *, content_B1hw: Tensor, classes: Sequence[str]
+) -> list[list[dict[str, Any]]]:
     """Return, for each image, one record a class and one of their mean when there are several classes."""
+    logits_BKhw = logits_BKhw.masked_fill(~content_B1hw, -math.inf)
+    true_BKhw = true_BKhw & content_B1hw
     predicted_BKhw = logits_BKhw > 0  # probability 0.5
     overlap = measures.measure_overlap(predicted_BKhw, true_BKhw)
     five_dice_BK, five_iou_BK = measures.five_thresholds(logits_BKhw, true_BKhw)
@@ -180,20 +156,42 @@ def _score_batch(logits_BKhw: Tensor, true_BKhw: Tensor, *, classes: Sequence[st
     }
     scores = []
     for b in range(len(logits_BKhw)):
+        diagonal_px = _diagonal_px(content_B1hw[b, 0])
         per_class = [
-            {"class_name": name, **{key: values[b][k] for key, values in table.items()}}
+            _with_misses({"class_name": name, **{key: values[b][k] for key, values in table.items()}}, diagonal_px)
             for k, name in enumerate(classes)
         ]
         scores.append(per_class if len(classes) == 1 else [*per_class, _mean_record(per_class)])
     return scores
 
 
+def _with_misses(record: dict[str, Any], diagonal_px: float) -> dict[str, Any]:
+    predicted_px, true_px = record["predicted_px"], record["true_px"]
+    penalised_px = measures.penalised_px(
+        record["hd95_px"], predicted_px=predicted_px, true_px=true_px, diagonal_px=diagonal_px
+    )
+    return {
+        **record,
+        "hd95_penalised_px": penalised_px,
+        "missed": int(true_px > 0 and predicted_px == 0),
+        "spurious": int(predicted_px > 0 and true_px == 0),
+    }
+
+
+def _diagonal_px(content_hw: Tensor) -> float:
+    """Return the diagonal of the picture inside its padding, in pixels of the grid."""
+    return math.hypot(int(content_hw.any(dim=1).sum()), int(content_hw.any(dim=0).sum()))
+
+
 def _mean_record(per_class: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean over classes of every measure; distances over the classes that have one."""
+    """Return the mean over classes of every measure (distances over the classes that have one); misses are summed."""
     record: dict[str, Any] = {"class_name": MEAN_CLASS}
-    for key in per_class[0].keys() - {"class_name"}:
+    for key in sorted(per_class[0].keys() - {"class_name"}):
         values = [score[key] for score in per_class if score[key] is not None]
-        record[key] = _mean(values) if values else None
+        if key in ("missed", "spurious"):
+            record[key] = sum(values)
+        else:
+            record[key] = _mean(values) if values else None
     return record
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from engine.types import EvaluationRow
+from engine.types import EvaluationRow, ModelDifference
 
 MODEL_TITLES = {
     "fedavg_student": "TinySAM, FedAvg only",
@@ -14,18 +14,35 @@ MODEL_TITLES = {
     "distilled_teacher": "SAM, mutually distilled",
     "distilled_student": "TinySAM, mutually distilled",
 }
-HEADER = ("Model", "Site", "Class", "Images", "Dice [95 % interval]", "IoU", "Dice (5 cuts)", "IoU (5 cuts)", "HD95 px")
-NUM_TEXT_COLUMNS = 3
+HEADER = ("Model", "Site", "Class", "Images", "Dice [95 % interval]", "IoU", "Dice (5 cuts)", "IoU (5 cuts)",
+          "HD95 px (of)", "Missed/false", "HD95 + misses")  # fmt: skip
+DIFFERENCE_HEADER = ("Model", "against", "Site", "Class", "Images", "Dice difference [95 % interval]")
+LEGEND = (
+    'Intervals resample patients (in brackets where they are fewer than the images). "5 cuts" are means over five '
+    "thresholds of the raw logits, as in the DSFedMed authors' code. HD95 is in pixels of the scored grid, over the "
+    'images (in brackets) in which both masks have foreground; "missed" counts masks of which nothing was predicted, '
+    '"false" predictions where there is nothing; "HD95 + misses" is over all images, the diagonal for each of those.'
+)
+"""What the columns of ``format_table`` are."""
 UNDEFINED = "-"
+Style = Literal["text", "markdown"]
 
 
-def format_table(rows: Sequence[EvaluationRow], *, style: Literal["text", "markdown"] = "text") -> str:
+def format_table(rows: Sequence[EvaluationRow], *, style: Style = "text") -> str:
     """Return the rows as aligned text or as a Markdown table, in the order given; all in [0, 1] but HD95."""
-    lines = [HEADER, *(table_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    return _lay_out([HEADER, *(table_cells(row) for row in rows)], num_text_columns=3, style=style)
+
+
+def format_differences(rows: Sequence[ModelDifference], *, style: Style = "text") -> str:
+    """Return the differences between models as a table in the order given, Dice in [-1, 1]."""
+    return _lay_out([DIFFERENCE_HEADER, *(difference_cells(row) for row in rows)], num_text_columns=4, style=style)
+
+
+def _lay_out(lines: Sequence[tuple[str, ...]], *, num_text_columns: int, style: Style) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     texts = [
         [
-            cell.ljust(width) if column < NUM_TEXT_COLUMNS else cell.rjust(width)
+            cell.ljust(width) if column < num_text_columns else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         for line in lines
@@ -34,24 +51,52 @@ def format_table(rows: Sequence[EvaluationRow], *, style: Literal["text", "markd
         rule = ["-" * width for width in widths]
         return "\n".join("  ".join(cells).rstrip() for cells in [texts[0], rule, *texts[1:]])
     rule = [
-        "-" * width if column < NUM_TEXT_COLUMNS else "-" * (width - 1) + ":" for column, width in enumerate(widths)
+        "-" * width if column < num_text_columns else "-" * (width - 1) + ":" for column, width in enumerate(widths)
     ]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [texts[0], rule, *texts[1:]])
 
 
 def table_cells(row: EvaluationRow) -> tuple[str, ...]:
     """Return the texts of one line, one for each column of ``HEADER``."""
+    misses = UNDEFINED if row.num_missed is None else f"{row.num_missed}/{row.num_spurious}"
     return (
         MODEL_TITLES.get(row.model, row.model),
         row.site,
         row.class_name,
-        str(row.num_images),
-        f"{row.dice:.3f} [{row.dice_low:.3f}, {row.dice_high:.3f}]",
+        images_cell(row.num_images, row.num_groups),
+        f"{row.dice:.3f} [{_interval(row.dice_low, row.dice_high, sign='')}]",
         f"{row.iou:.3f}",
         f"{row.dice_five_thresholds:.3f}",
         f"{row.iou_five_thresholds:.3f}",
-        UNDEFINED if row.hd95_px is None else f"{row.hd95_px:.1f}",
+        _pixels(row.hd95_px) if row.num_hd95 is None else f"{_pixels(row.hd95_px)} ({row.num_hd95})",
+        misses,
+        _pixels(row.hd95_penalised_px),
     )
+
+
+def difference_cells(row: ModelDifference) -> tuple[str, ...]:
+    """Return the texts of one line, one for each column of ``DIFFERENCE_HEADER``."""
+    return (
+        MODEL_TITLES.get(row.model, row.model),
+        MODEL_TITLES.get(row.baseline, row.baseline),
+        row.site,
+        row.class_name,
+        images_cell(row.num_images, row.num_groups),
+        f"{row.dice:+.3f} [{_interval(row.dice_low, row.dice_high, sign='+')}]",
+    )
+
+
+def images_cell(num_images: int, num_groups: int | None) -> str:
+    """Return the number of images, and of patients where they are fewer."""
+    return str(num_images) if num_groups in (None, num_images) else f"{num_images} ({num_groups})"
+
+
+def _interval(low: float | None, high: float | None, *, sign: Literal["", "+"]) -> str:
+    return "one patient" if low is None or high is None else f"{low:{sign}.3f}, {high:{sign}.3f}"
+
+
+def _pixels(value: float | None) -> str:
+    return UNDEFINED if value is None else f"{value:.1f}"
 
 
 def rows_as_json(rows: Sequence[EvaluationRow]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from engine.runs import results
 from engine.runs.store import RunStore
-from engine.types import EvaluationRow, RunCancelled, SampleScore, SyntheticSample, Traffic
+from engine.types import EvaluationRow, ModelDifference, RunCancelled, SampleScore, SyntheticSample, Traffic
 
 WRITE_EVERY_S = 0.3
 POLL_EVERY_S = 0.5
@@ -101,6 +101,10 @@ class StoreReporter:
     def evaluation(self, rows: Sequence[EvaluationRow]) -> None:
         """Record lines of the results table."""
         self._store.write_evaluation(self._run_id, rows)
+
+    def differences(self, rows: Sequence[ModelDifference]) -> None:
+        """Record the differences between models."""
+        self._store.write_differences(self._run_id, rows)
 
     def artefact(self, kind: str, path: Path) -> None:
         """Record a file or folder below the run's folder, given as an absolute path or relative to that folder."""

@@ -91,6 +91,7 @@ def build_report(
         "peak_memory_bytes": peak_memory_bytes(),
         "traffic": traffic_table(store.traffic(run_id)),
         "evaluation": [asdict(row) for row in store.evaluation(run_id)],
+        "differences": [asdict(row) for row in store.differences(run_id)],
         "artefacts": _artefacts(store, run_id),
     }
 

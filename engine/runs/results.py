@@ -19,7 +19,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from engine.runs import schema
 from engine.runs.records import ArtefactRecord, LogLine, MetricSeries, Page, SampleOrder, ScoredSample, TrafficTotal
-from engine.types import EvaluationRow, SampleScore, SyntheticSample, Traffic
+from engine.types import EvaluationRow, ModelDifference, SampleScore, SyntheticSample, Traffic
 
 Rows = list[dict[str, Any]]
 _SAMPLE_PATHS = ("image_path", "mask_path", "teacher_path", "student_path")
@@ -84,13 +84,17 @@ class ResultStore:
 
     def write_evaluation(self, run_id: str, rows: Sequence[EvaluationRow]) -> None:
         """Write lines of the results table; they are read back in the order of first writing."""
-        table = schema.evaluation
+        self._append(schema.evaluation, run_id, [asdict(row) for row in rows])
+
+    def write_differences(self, run_id: str, rows: Sequence[ModelDifference]) -> None:
+        """Write differences between models; they are read back in the order of first writing."""
+        self._append(schema.differences, run_id, [asdict(row) for row in rows])
+
+    def _append(self, table: sa.Table, run_id: str, rows: Rows) -> None:
         with schema.database_errors(self._path), schema.writing(self._database) as connection:
             count = sa.select(sa.func.coalesce(sa.func.max(table.c.position), -1)).where(table.c.run_id == run_id)
             first = (connection.scalar(count) or 0) + 1
-            upsert(
-                connection, table, [{"run_id": run_id, "position": first + i, **asdict(r)} for i, r in enumerate(rows)]
-            )
+            upsert(connection, table, [{"run_id": run_id, "position": first + i, **row} for i, row in enumerate(rows)])
 
     def write_artefact(self, run_id: str, stage: str, kind: str, path: str) -> None:
         """Record a file or folder of the run; ``path`` is relative to the run's folder, with forward slashes."""
@@ -198,6 +202,13 @@ class ResultStore:
         rows = self._rows(sa.select(table).where(table.c.run_id == run_id).order_by(table.c.position))
         return tuple(_evaluation(row._mapping) for row in rows)
 
+    def differences(self, run_id: str) -> tuple[ModelDifference, ...]:
+        """Return the differences between models in the order in which they were written."""
+        table = schema.differences
+        rows = self._rows(sa.select(table).where(table.c.run_id == run_id).order_by(table.c.position))
+        names = list(_names(ModelDifference))
+        return tuple(ModelDifference(**{name: row._mapping[name] for name in names}) for row in rows)
+
     def artefacts(self, run_id: str, *, kind: str | None = None) -> tuple[ArtefactRecord, ...]:
         """Return the files and folders that the run made, oldest first."""
         table = schema.artefacts
@@ -236,5 +247,5 @@ def _scored(row: Any) -> ScoredSample:
 
 def _evaluation(row: Any) -> EvaluationRow:
     values = {name: row[name] for name in _names(EvaluationRow)}
-    measured = ("dice", "dice_low", "dice_high", "iou", "dice_five_thresholds", "iou_five_thresholds")
+    measured = ("dice", "iou", "dice_five_thresholds", "iou_five_thresholds")
     return EvaluationRow(**values | {name: _number(values[name]) for name in measured})

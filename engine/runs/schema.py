@@ -13,7 +13,7 @@ from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, MetaData, Pr
 
 from engine.errors import UserError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 DATABASE_NAME = "studio.sqlite"
 BUSY_TIMEOUT_MS = 15_000
 
@@ -161,7 +161,30 @@ evaluation = Table(
     Column("dice_five_thresholds", Float),
     Column("iou_five_thresholds", Float),
     Column("hd95_px", Float),
+    Column("num_groups", Integer),
+    Column("num_hd95", Integer),
+    Column("num_missed", Integer),
+    Column("num_spurious", Integer),
+    Column("hd95_penalised_px", Float),
     PrimaryKeyConstraint("run_id", "model", "site", "split", "class_name"),
+)
+
+differences = Table(
+    "differences",
+    metadata,
+    _run_id(),
+    Column("position", Integer, nullable=False),
+    Column("model", String, nullable=False),
+    Column("baseline", String, nullable=False),
+    Column("site", String, nullable=False),
+    Column("split", String, nullable=False),
+    Column("class_name", String, nullable=False),
+    Column("num_images", Integer, nullable=False),
+    Column("num_groups", Integer, nullable=False),
+    Column("dice", Float),
+    Column("dice_low", Float),
+    Column("dice_high", Float),
+    PrimaryKeyConstraint("run_id", "model", "baseline", "site", "split", "class_name"),
 )
 
 artefacts = Table(
@@ -176,8 +199,13 @@ artefacts = Table(
 )
 
 
-UPGRADES = {1: "ALTER TABLE samples ADD COLUMN generator VARCHAR NOT NULL DEFAULT ''"}
-"""The statement that makes schema n + 1 of schema n."""
+_COUNTED = ("num_groups INTEGER", "num_hd95 INTEGER", "num_missed INTEGER", "num_spurious INTEGER",
+            "hd95_penalised_px FLOAT")  # fmt: skip
+UPGRADES: dict[int, tuple[str, ...]] = {
+    1: ("ALTER TABLE samples ADD COLUMN generator VARCHAR NOT NULL DEFAULT ''",),
+    2: tuple(f"ALTER TABLE evaluation ADD COLUMN {column}" for column in _COUNTED),
+}
+"""The statements that make schema n + 1 of schema n; tables that are missing then are made as they are today."""
 
 
 def open_database(home: Path) -> sa.Engine:
@@ -210,7 +238,9 @@ def open_database(home: Path) -> sa.Engine:
             connection.execute(schema_info.insert().values(version=SCHEMA_VERSION))
         elif version < SCHEMA_VERSION:
             for step in range(version, SCHEMA_VERSION):
-                connection.execute(sa.text(UPGRADES[step]))
+                for statement in UPGRADES[step]:
+                    connection.execute(sa.text(statement))
+            metadata.create_all(connection)
             connection.execute(schema_info.update().values(version=SCHEMA_VERSION))
     return engine
 

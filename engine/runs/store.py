@@ -322,7 +322,7 @@ class RunStore(ResultStore):
 _TABLES_OF_STAGE: dict[str, tuple[sa.Table, ...]] = {
     "generation": (schema.samples,),
     "mutual_distillation": (schema.scores,),
-    "evaluation": (schema.evaluation,),
+    "evaluation": (schema.evaluation, schema.differences),
 }
 
 

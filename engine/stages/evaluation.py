@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from engine.data.imagesets import ImageSet
-from engine.evaluation.segmentation import evaluate_model, summarise
+from engine.evaluation.segmentation import evaluate_model
+from engine.evaluation.summary import Split, compare_models, summarise
 from engine.stages.context import Role, RunContext
 from engine.stages.files import write_json
-from engine.types import EvaluationRow
+from engine.types import EvaluationRow, ModelDifference
 
 MODELS: tuple[tuple[str, Role], ...] = (
     ("fedavg_student", "student"),
@@ -18,14 +19,23 @@ MODELS: tuple[tuple[str, Role], ...] = (
     ("distilled_teacher", "teacher"),
     ("distilled_student", "student"),
 )
-Entry = tuple[Literal["test", "validation"], str, ImageSet]
+PAIRS = (
+    ("distilled_student", "fedavg_student"),
+    ("distilled_teacher", "finetuned_teacher"),
+    ("distilled_teacher", "distilled_student"),
+)
+"""What distillation gave the student and SAM, and what the student lacks of SAM: model, baseline."""
+Entry = tuple[Split, str, ImageSet]
 
 ROWS_FILE = Path("evaluation") / "rows.json"
+DIFFERENCES_FILE = Path("evaluation") / "differences.json"
 IMAGES_FILE = Path("evaluation") / "images.json"
+FORMAT = 2
+"""Of what an interrupted evaluation keeps; what another version has measured is measured again."""
 
 
 class Evaluation:
-    """Dice, IoU and HD95 with bootstrap intervals; nothing is chosen by the unseen site's."""
+    """Dice, IoU and HD95 with bootstrap intervals, and paired differences; nothing is chosen by the unseen site's."""
 
     name = "evaluation"
     describe = "All models are measured on the site that no training saw."
@@ -34,7 +44,9 @@ class Evaluation:
         """Evaluate the models that this run's method has made; what an interrupted attempt has measured is kept."""
         models = [(name, role) for name, role in MODELS if context.model_path(name).is_file()]
         sets = _image_sets(context)
-        state = context.checkpoints.load(self.name) or {"rows": {}, "images": {}}
+        state = context.checkpoints.load(self.name)
+        if state is None or state.get("format") != FORMAT:
+            state = {"format": FORMAT, "rows": {}, "images": {}}
         total = len(models) * len(sets)
         for number, (name, role) in enumerate(models):
             missing = [place for place in range(len(sets)) if f"{name} {place}" not in state["rows"]]
@@ -59,12 +71,33 @@ class Evaluation:
                 state["images"][f"{name} {place}"] = images
                 context.checkpoints.save(self.name, state)
         keys = [f"{name} {place}" for name, _ in models for place in range(len(sets))]
-        images = [image for key in keys for image in state["images"][key]]
-        found = [*_pooled_rows(context, sets, images), *(row for key in keys for row in state["rows"][key])]
-        write_json(context.run_dir / ROWS_FILE, found)
-        write_json(context.run_dir / IMAGES_FILE, images)
-        context.reporter.evaluation([EvaluationRow(**row) for row in found])
+        pooled = _pooled_images(context, sets, [image for key in keys for image in state["images"][key]])
+        settings = {"config": context.config.evaluation, "seed": context.config.seed}
+        rows = [*summarise(pooled, split="test", **settings), *_stored_rows(state, keys)]
+        differences = compare_models(pooled, pairs=PAIRS, split="test", **settings)
+        for place, (split, _, _) in enumerate(sets):
+            of_set = [image for name, _ in models for image in state["images"][f"{name} {place}"]]
+            differences += compare_models(of_set, pairs=PAIRS, split=split, **settings)
+        self._record(context, rows, differences, images=[image for key in keys for image in state["images"][key]])
         context.reporter.progress(total, total)
+
+    def _record(
+        self,
+        context: RunContext,
+        rows: list[EvaluationRow],
+        differences: list[ModelDifference],
+        *,
+        images: list[dict[str, Any]],
+    ) -> None:
+        write_json(context.run_dir / ROWS_FILE, [asdict(row) for row in rows])
+        write_json(context.run_dir / DIFFERENCES_FILE, [asdict(difference) for difference in differences])
+        write_json(context.run_dir / IMAGES_FILE, images)
+        context.reporter.evaluation(rows)
+        context.reporter.differences(differences)
+
+
+def _stored_rows(state: dict[str, Any], keys: list[str]) -> list[EvaluationRow]:
+    return [EvaluationRow(**row) for key in keys for row in state["rows"][key]]
 
 
 def _image_sets(context: RunContext) -> list[Entry]:
@@ -84,11 +117,9 @@ def _image_sets(context: RunContext) -> list[Entry]:
     return [entry for entry in sets if len(entry[2])]
 
 
-def _pooled_rows(context: RunContext, sets: list[Entry], images: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows over all sites of a test set with several of them; none where there is one."""
+def _pooled_images(context: RunContext, sets: list[Entry], images: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the records of all sites of a test set with several of them, as one site; none where there is one."""
     tested = {site for split, site, _ in sets if split == "test"}
     if len(tested) < 2:
         return []
-    pooled = [{**image, "site": context.federation.test.name} for image in images if image["site"] in tested]
-    rows = summarise(pooled, split="test", config=context.config.evaluation, seed=context.config.seed)
-    return [asdict(row) for row in rows]
+    return [{**image, "site": context.federation.test.name} for image in images if image["site"] in tested]

@@ -12,7 +12,7 @@ from engine.config import RunConfig, parse_config
 from engine.errors import UserError
 from engine.planning import plan
 from engine.runs.records import LogLine, MetricSeries, RunRecord, RunView, ScoredSample, StageRecord, TrafficTotal
-from engine.types import STAGES, EvaluationRow, SampleScore, SyntheticSample
+from engine.types import STAGES, EvaluationRow, ModelDifference, SampleScore, SyntheticSample
 
 
 def a_run(status: str = "running", **values: object) -> RunRecord:
@@ -142,8 +142,30 @@ def test_the_results_table_has_its_interval_and_a_dash_for_what_was_not_measured
     line = dict(zip(text.RESULT_COLUMNS, viewmodels.result_rows([row], "test")[0], strict=True))
     assert line["Model"] == "TinySAM, mutual distillation"
     assert line["Dice (95 % interval)"] == "0.800 (0.750 to 0.850)"
-    assert line["HD95 (px)"] == text.NOT_MEASURED
+    assert line["HD95 (px, of n)"] == line["Missed / false"] == line["HD95 with misses"] == text.NOT_MEASURED
     assert viewmodels.result_rows([row], "validation") == []
+
+
+def test_the_results_table_counts_patients_and_misses() -> None:
+    counted = {"num_groups": 1, "num_hd95": 6, "num_missed": 2, "num_spurious": 1, "hd95_penalised_px": 20.25}
+    row = EvaluationRow("m", "d", "test", "disc", 9, 0.8, None, None, 0.7, 0.79, 0.69, 3.5, **counted)
+    line = dict(zip(text.RESULT_COLUMNS, viewmodels.result_rows([row], "test")[0], strict=True))
+    assert line["Dice (95 % interval)"] == f"0.800 ({text.ONE_PATIENT})" and line["Images"] == "9 (1)"
+    assert (line["HD95 (px, of n)"], line["Missed / false"], line["HD95 with misses"]) == ("3.5 (6)", "2 / 1", "20.2")
+
+
+def test_differences_carry_their_sign_and_only_those_on_test_images_are_shown() -> None:
+    models, numbers = ("distilled_student", "fedavg_student"), (9, 4, 0.0312, -0.01, 0.07)
+    rows = [ModelDifference(*models, "d", split, "disc", *numbers) for split in ("test", "validation")]
+    assert viewmodels.difference_rows(rows) == [
+        [text.MODELS[models[0]], text.MODELS[models[1]], "disc", "+0.031 (-0.010 to +0.070)", "d", "9 (4)"]
+    ]
+    assert text.DIFFERENCES_HEADING in markup.results_table([_row()], rows)
+    assert text.DIFFERENCES_HEADING not in markup.results_table([_row()])
+
+
+def _row() -> EvaluationRow:
+    return EvaluationRow("distilled_student", "d", "test", "disc", 9, 0.8, 0.75, 0.85, 0.7, 0.79, 0.69, None)
 
 
 def test_the_plan_shows_what_leaves_each_site(tmp_path: Path) -> None:

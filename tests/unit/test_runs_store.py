@@ -18,7 +18,7 @@ from engine.errors import UserError
 from engine.runs.events import StoreReporter, WorkerSuperseded
 from engine.runs.schema import DATABASE_NAME, SCHEMA_VERSION
 from engine.runs.store import RunStore
-from engine.types import STAGES, EvaluationRow, RunCancelled, SampleScore, SyntheticSample, Traffic
+from engine.types import STAGES, EvaluationRow, ModelDifference, RunCancelled, SampleScore, SyntheticSample, Traffic
 
 
 @pytest.fixture
@@ -267,6 +267,9 @@ def test_an_older_schema_is_upgraded_and_keeps_its_samples(tmp_path: Path) -> No
     RunStore(tmp_path).close()
     with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection, connection:
         connection.execute("ALTER TABLE samples DROP COLUMN generator")
+        for column in ("num_groups", "num_hd95", "num_missed", "num_spurious", "hd95_penalised_px"):
+            connection.execute(f"ALTER TABLE evaluation DROP COLUMN {column}")
+        connection.execute("DROP TABLE differences")
         connection.execute("UPDATE schema_info SET version = 1")
     store = RunStore(tmp_path)
     run_id = store.create_run(RunConfig()).run_id
@@ -276,7 +279,25 @@ def test_an_older_schema_is_upgraded_and_keeps_its_samples(tmp_path: Path) -> No
         connection.execute(f"INSERT INTO samples ({columns}) VALUES ({', '.join('?' * len(row))})", row)
         assert connection.execute("SELECT version FROM schema_info").fetchall() == [(SCHEMA_VERSION,)]
     assert [item.sample.generator for item in store.samples(run_id, limit=-1).items] == [""]
+    # A line of the results table of before says nothing of what was not counted then.
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection, connection:
+        columns = "run_id, position, model, site, split, class_name, num_images, dice, dice_low, dice_high, iou"
+        row = (run_id, 0, "m", "z", "test", "c", 4, 0.5, 0.1, 0.9, 0.4)
+        connection.execute(f"INSERT INTO evaluation ({columns}) VALUES ({', '.join('?' * len(row))})", row)
+    (line,) = store.evaluation(run_id)
+    assert (line.dice_low, line.dice_high, line.num_missed, line.hd95_penalised_px) == (0.1, 0.9, None, None)
+    assert store.differences(run_id) == ()
     store.close()
+
+
+def test_differences_are_read_back_as_they_were_told_and_told_again_they_are_replaced(store: RunStore) -> None:
+    run_id = store.create_run(RunConfig()).run_id
+    report = reporter(store, run_id, stage="evaluation")
+    known = ModelDifference("a", "b", "z", "test", "c", 4, 2, 0.25, -0.5, 0.75)
+    unknown = ModelDifference("c", "b", "z", "test", "c", 4, 1, 0.25, None, None)
+    report.differences([known, unknown])
+    report.differences([known])
+    assert set(store.differences(run_id)) == {known, unknown}
 
 
 def test_a_newer_schema_is_refused(store: RunStore) -> None:
