@@ -44,6 +44,9 @@ class DataConfig(Section):
     held_out: str | None = Field(None, description="Site that no training sees; the last one when left out")
     test_root: Path | None = Field(None, description="Dataset folder of the fixed test set (protocol = fixed-test)")
     image_px: Annotated[int, Field(ge=32, le=2048)] = Field(128, description="Side of the square model input, pixels")
+    fit: Literal["squash", "letterbox"] = Field(
+        "squash", description="How other shapes become square: squashed as in the paper; whole, with black bars (ours)"
+    )
     validation_fraction: Fraction = Field(0.15, description="Share of each site's patients kept for validation (ours)")
     normalise: Literal["none", "per_image"] = Field(
         "none",
@@ -150,6 +153,10 @@ class DistillationConfig(Section):
     mutual: bool = Field(True, description="Both models learn; off: one-way, SAM to TinySAM")
     feature_weight: float = Field(0.0, ge=0, description="Weight of the encoder feature loss [C: off]")
     average_decay: Decay = Field(0.0, description="Moving mean of the epochs' weights is kept; 0 is the last (ours)")
+    batch_norm_statistics: Literal["synthetic", "sites"] = Field(
+        "synthetic",
+        description="Statistics of the distilled student: of training, or measured again on the sites' images (ours)",
+    )
     freeze_teacher_encoder: bool = Field(False, description="Off in the paper; reference mode always freezes it [C]")
 
 
@@ -209,6 +216,8 @@ class RunConfig(Section):
             model: ModelConfig = getattr(self, role)
             if model.batch_norm == "kept" and model.weights is None:
                 raise ValueError(f"{role}.batch_norm 'kept' needs {role}.weights, whose statistics are kept")
+        if self.distillation.batch_norm_statistics == "sites" and self.student.batch_norm == "kept":
+            raise ValueError("distillation.batch_norm_statistics 'sites' replaces what student.batch_norm 'kept' keeps")
         return self
 
     def content_hash(self) -> str:

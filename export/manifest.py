@@ -79,6 +79,8 @@ class Manifest(Record):
     mask_stride: Annotated[int, Field(ge=1)]
     """Input pixels per logit."""
     normalise: Literal["none", "per_image"]
+    fit: Literal["squash", "letterbox"] = "squash"
+    """How an image of another shape becomes the square input: squashed, or whole with black (0) beside it."""
     value_range: tuple[float, float] | None = None
     """Stored values of an image that become 0 and 1; None leaves it to the file's own depth or window."""
     slice_axis: Literal[0, 1, 2] = 2

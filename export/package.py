@@ -116,6 +116,7 @@ def _describe(model: nn.Module, *, content: BundleContent, parity: Parity) -> Ma
         image_px=config.data.image_px,
         mask_stride=model.mask_stride,
         normalise=config.data.normalise,
+        fit=config.data.fit,
         value_range=content.value_range,
         slice_axis=content.slice_axis,
         window=content.window,

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from engine.data.transforms import prepare_image
+from engine.data.transforms import content_box, prepare_image
 from engine.errors import UserError
 from export.manifest import INPUT_NAME, MODEL_FILE, OUTPUT_NAME, Manifest, read_manifest, verify_files
 
@@ -75,7 +75,7 @@ class BundleSession:
         prepared = time.perf_counter()
         logits_Khw = self._session.run([OUTPUT_NAME], {INPUT_NAME: image_13HW})[0][0]
         answered = time.perf_counter()
-        logits_KHW = resize_logits(logits_Khw, size_hw=image_HW3.shape[:2])
+        logits_KHW = self.at_own_size(logits_Khw, size_hw=image_HW3.shape[:2])
         mask_KHW = (logits_KHW > 0).astype(np.uint8)
         probability_KHW = sigmoid(logits_KHW)
         finished = time.perf_counter()
@@ -90,8 +90,17 @@ class BundleSession:
 
     def preprocess(self, image_HW3: np.ndarray) -> np.ndarray:
         """Return the model input (1, 3, image_px, image_px), float32 in [0, 1], exactly as training prepares it."""
-        prepared_HW3 = prepare_image(image_HW3, self.manifest.image_px, self.manifest.normalise)
+        manifest = self.manifest
+        prepared_HW3 = prepare_image(image_HW3, manifest.image_px, manifest.normalise, manifest.fit)
         return np.ascontiguousarray(prepared_HW3.transpose(2, 0, 1)[None])
+
+    def at_own_size(self, logits_Khw: np.ndarray, *, size_hw: tuple[int, int]) -> np.ndarray:
+        """Return the model's logits (K, h, w) of an image of ``size_hw`` as (K, H, W): without the padding's."""
+        box = content_box(size_hw, self.manifest.image_px, self.manifest.fit)
+        stride = self.manifest.image_px / logits_Khw.shape[-1]
+        left, top = box.left / stride, box.top / stride
+        part = (left, top, left + box.width / stride, top + box.height / stride)
+        return resize_logits(logits_Khw, size_hw=size_hw, part=part)
 
 
 def load_bundle(
@@ -133,14 +142,19 @@ def load_bundle(
     return BundleSession(manifest, session)
 
 
-def resize_logits(logits_Khw: np.ndarray, *, size_hw: tuple[int, int]) -> np.ndarray:
+def resize_logits(
+    logits_Khw: np.ndarray, *, size_hw: tuple[int, int], part: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
     """Return logits resized to (K, H, W), float32, bilinearly with pixel centres aligned.
 
     Upwards this equals torch's ``interpolate(mode="bilinear", align_corners=False)``; downwards it is antialiased.
+    ``part`` (left, top, right, bottom), in pixels of the logits and fractions of them, is what is resized; all of it
+    without.
     """
     height, width = size_hw
     planes = [Image.fromarray(np.asarray(plane, dtype=np.float32)) for plane in logits_Khw]
-    return np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) for plane in planes])
+    resized = [plane.resize((width, height), Image.Resampling.BILINEAR, box=part) for plane in planes]
+    return np.stack([np.asarray(plane) for plane in resized])
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

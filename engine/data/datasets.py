@@ -79,7 +79,7 @@ def load_federation(
     cache = PixelCache(budget_bytes=cache_bytes)
 
     def image_set(items: tuple[Item, ...]) -> ImageSet:
-        return ImageSet(items, config.image_px, planes, config.normalise, config.augment, cache)
+        return ImageSet(items, config.image_px, planes, config.normalise, config.augment, cache, config.fit)
 
     if config.protocol == "leave-one-site-out":
         held_out = _held_out(config, source)

@@ -11,19 +11,31 @@ import numpy as np
 
 from engine.data.augmentation import Augment, Change, draw_change, place, tone_curve
 from engine.data.sources import Item
-from engine.data.transforms import Normalise, apply_window, intensity_window, resize_image, resize_mask, to_levels
+from engine.data.transforms import (
+    PADDING,
+    Box,
+    Fit,
+    Normalise,
+    apply_window,
+    content_box,
+    fit_mask,
+    intensity_window,
+    resize_image,
+    to_levels,
+)
 
 LEVELS = np.arange(256, dtype=np.uint8)
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """One image at the model's size: levels (1 or 3, H, W) uint8, its window, and its mask's bits."""
+    """One image at the model's size: levels (1 or 3, h, w) uint8 inside ``box``, its window, and its mask's bits."""
 
     levels: np.ndarray
     window: tuple[float, float]
     mask_bits: np.ndarray
     mask_shape: tuple[int, int, int]
+    box: Box
 
     @property
     def num_bytes(self) -> int:
@@ -49,11 +61,13 @@ class PixelCache:
         self._kept: dict[Item, Pixels] = {}
         self._lock = threading.Lock()
 
-    def get(self, item: Item, *, image_px: int, normalise: Normalise, planes: tuple[int, ...]) -> Pixels:
+    def get(
+        self, item: Item, *, image_px: int, normalise: Normalise, planes: tuple[int, ...], fit: Fit = "squash"
+    ) -> Pixels:
         """Return the pixels of ``item``, from memory where they are; one cache serves one set of settings."""
         pixels = self._kept.get(item)
         if pixels is None:
-            pixels = read_pixels(item, image_px=image_px, normalise=normalise, planes=planes)
+            pixels = read_pixels(item, image_px=image_px, normalise=normalise, planes=planes, fit=fit)
             with self._lock:
                 if item not in self._kept and self.used_bytes + pixels.num_bytes <= self.budget_bytes:
                     self._kept[item] = pixels
@@ -61,15 +75,18 @@ class PixelCache:
         return pixels
 
 
-def read_pixels(item: Item, *, image_px: int, normalise: Normalise, planes: tuple[int, ...]) -> Pixels:
+def read_pixels(
+    item: Item, *, image_px: int, normalise: Normalise, planes: tuple[int, ...], fit: Fit = "squash"
+) -> Pixels:
     """Read ``item`` and bring it to the model's size; ``planes`` picks and orders the mask's classes."""
     image, mask = item.read()
-    levels = to_levels(resize_image(image, image_px), normalise)
+    box = content_box(image.shape[:2], image_px, fit)
+    levels = to_levels(resize_image(image, box.height, box.width), normalise)
     window = intensity_window(levels, normalise)
     is_grey = np.array_equal(levels[..., 0], levels[..., 1]) and np.array_equal(levels[..., 0], levels[..., 2])
     channels = levels[..., :1] if is_grey else levels
-    mask = resize_mask(mask[list(planes)], image_px)
-    return Pixels(np.ascontiguousarray(channels.transpose(2, 0, 1)), window, np.packbits(mask), mask.shape)
+    mask = fit_mask(mask[list(planes)], image_px, box)
+    return Pixels(np.ascontiguousarray(channels.transpose(2, 0, 1)), window, np.packbits(mask), mask.shape, box)
 
 
 @dataclass(frozen=True)
@@ -82,6 +99,7 @@ class ImageSet:
     image_px : side of what ``batch`` returns.
     planes : indices of the dataset's classes that are used, in order.
     cache : shared by the sets of a federation.
+    fit : how pictures that are not square become so.
     """
 
     items: tuple[Item, ...]
@@ -90,6 +108,7 @@ class ImageSet:
     normalise: Normalise = "none"
     augment: Augment = "none"
     cache: PixelCache = field(default_factory=lambda: PixelCache(budget_bytes=0), repr=False, compare=False)
+    fit: Fit = "squash"
 
     def __len__(self) -> int:
         """Return N."""
@@ -119,14 +138,15 @@ class ImageSet:
         ``indices``. Raises ``UserError`` that names site and file where a file cannot be used.
         """
         side = self.image_px
-        image = np.empty((len(indices), 3, side, side), np.float32)
+        image = np.full((len(indices), 3, side, side), PADDING, np.float32)
         mask = np.empty((len(indices), len(self.planes), side, side), np.uint8)
         for slot, index in enumerate(indices):
             pixels = self._pixels(int(index))
             change = None if rng is None else draw_change(rng, self.augment)
             if change is None:
-                apply_window(pixels.levels, pixels.window, out=image[slot, : len(pixels.levels)])
-                image[slot, len(pixels.levels) :] = image[slot, 0]
+                inside = pixels.box.of(image[slot])
+                apply_window(pixels.levels, pixels.window, out=inside[: len(pixels.levels)])
+                inside[len(pixels.levels) :] = inside[0]
                 mask[slot] = pixels.mask()
             else:
                 image[slot], mask[slot] = _changed(pixels, change)
@@ -136,8 +156,12 @@ class ImageSet:
         """Return one mask (K, image_px, image_px) uint8 in {0, 1}."""
         return self._pixels(index).mask()
 
+    def content(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return where the images are picture and not padding: uint8 (B, 1, image_px, image_px), 1 inside."""
+        return np.stack([self._pixels(int(index)).box.mask(self.image_px)[None] for index in indices])
+
     def read_levels(self, index: int) -> np.ndarray:
-        """Return one image (3, image_px, image_px) uint8 before normalisation (read-only view where it is grey)."""
+        """Return one image (3, h, w) uint8 at the model's size, without padding, not normalised; may be a view."""
         levels = self._pixels(index).levels
         return np.broadcast_to(levels, (3, *levels.shape[1:]))
 
@@ -146,7 +170,9 @@ class ImageSet:
         return replace(self, items=tuple(self.items[int(index)] for index in indices))
 
     def _pixels(self, index: int) -> Pixels:
-        return self.cache.get(self.items[index], image_px=self.image_px, normalise=self.normalise, planes=self.planes)
+        return self.cache.get(
+            self.items[index], image_px=self.image_px, normalise=self.normalise, planes=self.planes, fit=self.fit
+        )
 
 
 def pool_sets(sets: Sequence[ImageSet]) -> ImageSet:
@@ -159,4 +185,7 @@ def _changed(pixels: Pixels, change: Change) -> tuple[np.ndarray, np.ndarray]:
     curve = apply_window(LEVELS, pixels.window)
     if change.is_tonal:
         curve = tone_curve(curve, change)
-    return place(np.take(curve, pixels.levels), pixels.mask(), change)
+    mask = pixels.mask()
+    image = np.full((len(pixels.levels), *mask.shape[1:]), PADDING, np.float32)  # padding keeps its value in any tone
+    pixels.box.of(image)[...] = np.take(curve, pixels.levels)
+    return place(image, mask, change)

@@ -1,11 +1,13 @@
 """From a picture of any size and depth to what a model sees. Torch-free: training and the served model share it.
 
-The order is fixed and the same everywhere: resize, then cut to 256 levels, then to float32 in [0, 1]. A picture that a
-site trains on and the same picture sent to the exported model therefore give the same numbers, bit for bit.
+The order is fixed and the same everywhere: resize, then cut to 256 levels, then to float32 in [0, 1], then pad. A
+picture that a site trains on and the same picture sent to the exported model therefore give the same numbers, bit for
+bit.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,6 +16,10 @@ from PIL import Image
 from engine.data.augmentation import augment_batch
 
 Normalise = Literal["none", "per_image"]
+Fit = Literal["squash", "letterbox"]
+
+PADDING = 0.0
+"""What a model sees beside a letterboxed picture: black, whatever the picture's window; masks are background there."""
 
 LOW_PERMILLE, HIGH_PERMILLE = 5, 995
 """Ends of the per-image window (ours): 0.5 and 99.5 %, wide enough for lamps and dead pixels to fall outside."""
@@ -93,26 +99,79 @@ def normalise_image(image_HW3: np.ndarray, mode: Normalise = "none") -> np.ndarr
     return apply_window(levels, intensity_window(levels, mode))
 
 
-def resize_image(image_HW3: np.ndarray, image_px: int) -> np.ndarray:
-    """Return ``image_HW3`` as (image_px, image_px, 3): bilinear, antialiased, aspect ratio not kept (as the paper).
+@dataclass(frozen=True)
+class Box:
+    """Where a picture lies in the model's square, pixels: rows top to top + height, columns left to left + width."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """Return the part of ``array`` (..., H, W) inside the box, as a view."""
+        return array[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+    def mask(self, side_px: int) -> np.ndarray:
+        """Return the box as uint8 (side_px, side_px): 1 inside, 0 in the padding."""
+        inside = np.zeros((side_px, side_px), np.uint8)
+        self.of(inside)[...] = 1
+        return inside
+
+
+def content_box(size_hw: tuple[int, int], image_px: int, fit: Fit) -> Box:
+    """Return where a picture of ``size_hw`` lies in a square of ``image_px``.
+
+    ``squash`` fills the square. ``letterbox`` makes the longer side ``image_px`` and keeps the ratio of the sides, to
+    half a pixel; the picture lies in the middle, the odd pixel of padding below it or right of it.
+    """
+    if fit == "squash":
+        return Box(0, 0, image_px, image_px)
+    longer = max(size_hw)
+    height, width = (max(1, (2 * side * image_px + longer) // (2 * longer)) for side in size_hw)
+    return Box((image_px - height) // 2, (image_px - width) // 2, height, width)
+
+
+def resize_image(image_HW3: np.ndarray, height_px: int, width_px: int | None = None) -> np.ndarray:
+    """Return ``image_HW3`` with other sides (a square without ``width_px``): bilinear, antialiased.
 
     uint8 stays uint8; uint16 and float come back as float32 in [0, 1].
     """
+    width_px = height_px if width_px is None else width_px
     if image_HW3.dtype != np.uint8:
         divisor = np.float32(65535 if image_HW3.dtype == np.uint16 else 1)
         image_HW3 = image_HW3.astype(np.float32) / divisor
-    if image_HW3.shape[:2] == (image_px, image_px):
+    if image_HW3.shape[:2] == (height_px, width_px):
         return image_HW3
-    size = (image_px, image_px)
+    size = (width_px, height_px)
     if image_HW3.dtype == np.uint8:
         return np.asarray(Image.fromarray(image_HW3).resize(size, Image.Resampling.BILINEAR))
     planes = [Image.fromarray(np.ascontiguousarray(image_HW3[..., c])) for c in range(image_HW3.shape[2])]
     return np.stack([np.asarray(plane.resize(size, Image.Resampling.BILINEAR)) for plane in planes], axis=-1)
 
 
-def prepare_image(image_HW3: np.ndarray, image_px: int, mode: Normalise = "none") -> np.ndarray:
-    """Return the model's input (image_px, image_px, 3) float32 in [0, 1] of a picture of any size and depth."""
-    return normalise_image(resize_image(image_HW3, image_px), mode)
+def prepare_image(image_HW3: np.ndarray, image_px: int, mode: Normalise = "none", fit: Fit = "squash") -> np.ndarray:
+    """Return the model's input (image_px, image_px, 3) float32 in [0, 1] of a picture of any size and depth.
+
+    The window of ``per_image`` is that of the picture, not of its padding.
+    """
+    box = content_box(image_HW3.shape[:2], image_px, fit)
+    content = normalise_image(resize_image(image_HW3, box.height, box.width), mode)
+    if (box.height, box.width) == (image_px, image_px):
+        return content
+    square = np.full((image_px, image_px, 3), PADDING, np.float32)
+    box.of(square.transpose(2, 0, 1))[...] = content.transpose(2, 0, 1)
+    return square
+
+
+def fit_mask(mask_KHW: np.ndarray, image_px: int, box: Box) -> np.ndarray:
+    """Return ``mask`` (K, H, W) in the model's square, nearest pixel centre inside ``box``, background beside it."""
+    inside = resize_mask(mask_KHW, box.height, box.width)
+    if (box.height, box.width) == (image_px, image_px):
+        return inside
+    square = np.zeros((len(mask_KHW), image_px, image_px), mask_KHW.dtype)
+    box.of(square)[...] = inside
+    return square
 
 
 def resize_mask(mask_KHW: np.ndarray, height_px: int, width_px: int | None = None) -> np.ndarray:
@@ -135,9 +194,14 @@ def _nearest(old_px: int, new_px: int) -> slice | np.ndarray:
 
 
 __all__ = [
+    "PADDING",
+    "Box",
+    "Fit",
     "Normalise",
     "apply_window",
     "augment_batch",
+    "content_box",
+    "fit_mask",
     "intensity_window",
     "mask_to_grid",
     "normalise_image",

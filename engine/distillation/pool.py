@@ -74,4 +74,4 @@ def synthetic_pool(
     )
     planes = tuple(range(num_classes))
     cache = PixelCache(budget_bytes=POOL_CACHE_BYTES)
-    return ImageSet(items, data.image_px, planes, data.normalise, data.augment, cache)
+    return ImageSet(items, data.image_px, planes, data.normalise, data.augment, cache, data.fit)

@@ -61,6 +61,7 @@ def ask(
     *,
     nodes: Mapping[str, int],
     kind: str,
+    reply_kind: str | None = None,
     deadline_s: float | None = None,
     on_traffic: OnTraffic | None = None,
     check_cancelled: Callable[[], None] = no_check,
@@ -68,7 +69,7 @@ def ask(
     """Send the requests and yield (site, reply or failure) as each arrives; stop after ``deadline_s`` seconds.
 
     ``kind`` names what the arrays are (``payload.DECLARED_KINDS``) in the traffic records, which are made for what
-    is sent and for what comes back. RunCancelled is raised, never yielded.
+    is sent and for what comes back (of ``reply_kind`` where that is another). RunCancelled is raised, never yielded.
     """
     encoded: dict[int, ArrayRecord] = {}
     messages = []
@@ -91,7 +92,8 @@ def ask(
             if reply.has_error():
                 yield request.site, failure_of(reply.error, site=request.site)
                 continue
-            _count(on_traffic, reply.content, site=request.site, direction="up", kind=kind, round_number=request.round)
+            came = reply_kind or kind
+            _count(on_traffic, reply.content, site=request.site, direction="up", kind=came, round_number=request.round)
             yield request.site, read_reply(reply)
         if not replies and not isinstance(grid, InProcessGrid):
             sleep(POLL_S)

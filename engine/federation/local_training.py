@@ -36,6 +36,9 @@ class ImageSource(Protocol):
     def batch(self, indices: np.ndarray, *, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return (image_B3HW float32 in [0, 1], mask_BKHW uint8), augmented only when ``rng`` is given."""
 
+    def content(self, indices: np.ndarray) -> np.ndarray:
+        """Return where the images are picture and not padding, uint8 (B, 1, H, W) in {0, 1}."""
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -138,18 +141,24 @@ def evaluate_site(
     placement: Placement,
     check_cancelled: Callable[[], None],
 ) -> ValidationScore | None:
-    """Return Dice at p = 0.5 on the decoder's grid (mean over classes, then images) and L_sup; None without images."""
+    """Return Dice at p = 0.5 on the decoder's grid (mean over classes, then images) and L_sup; None without images.
+
+    Dice is of the picture alone; L_sup is training's, padding included.
+    """
     model.eval()
     dice: list[Tensor] = []
     summed = 0.0
     for start in range(0, len(image_set), batch_size):
         check_cancelled()
-        image_B3HW, mask_BKHW = image_set.batch(np.arange(start, min(start + batch_size, len(image_set))))
+        indices = np.arange(start, min(start + batch_size, len(image_set)))
+        image_B3HW, mask_BKHW = image_set.batch(indices)
         loss, logits_BKhw, mask_BKhw = _loss(
             model, image_B3HW, mask_BKHW=mask_BKHW, objective=objective, placement=placement
         )
         summed += float(loss) * len(image_B3HW)
-        dice.append(_dice_per_image(logits_BKhw > 0, mask_BKhw > 0).cpu())
+        content_B1hw = torch.from_numpy(mask_to_grid(image_set.content(indices), logits_BKhw.shape[-1])) > 0
+        content_B1hw = content_B1hw.to(logits_BKhw.device)
+        dice.append(_dice_per_image((logits_BKhw > 0) & content_B1hw, (mask_BKhw > 0) & content_B1hw).cpu())
     if not dice:
         return None
     return ValidationScore(float(torch.cat(dice).mean()), summed / len(image_set))

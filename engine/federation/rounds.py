@@ -62,6 +62,7 @@ class _Round:
     quorum: int | None
     deadline_s: float | None
     check_cancelled: Callable[[], None]
+    reply_kind: str | None = None
     same_arrays: bool = True
     """Whether a reply has to carry the names, shapes and dtypes that were sent."""
 
@@ -82,6 +83,7 @@ class _Round:
             requests,
             nodes=self.nodes,
             kind=self.kind,
+            reply_kind=self.reply_kind,
             deadline_s=self.deadline_s,
             on_traffic=self.on_traffic,
             check_cancelled=self.check_cancelled,
@@ -169,6 +171,7 @@ def call_once(
     *,
     task: str,
     kind: str,
+    reply_kind: str | None = None,
     sites: Sequence[str],
     arrays: Arrays | None = None,
     settings: Mapping[str, Scalar] | None = None,
@@ -191,6 +194,7 @@ def call_once(
         nodes=nodes,
         task=task,
         kind=kind,
+        reply_kind=reply_kind,
         number=round_number,
         settings=settings or {},
         arrays=arrays or {},

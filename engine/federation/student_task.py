@@ -1,4 +1,5 @@
-"""The student's two tasks at a site: ``train.student`` (a round) and ``query.student`` (validation only)."""
+"""The student's tasks at a site: ``train.student`` (a round), ``query.student`` (validation only), and
+``query.statistics`` (BatchNorm statistics on the site's training images)."""
 
 from __future__ import annotations
 
@@ -20,10 +21,12 @@ from engine.federation.local_training import (
     evaluate_site,
     train_site,
 )
+from engine.federation.statistics import measure_statistics
 from engine.federation.tasks import Arrays, SiteReply, SiteRequest, SiteTask
 
 TRAIN_TASK = "train.student"
 EVALUATE_TASK = "query.student"
+STATISTICS_TASK = "query.statistics"
 
 OnSiteStep = Callable[[str, int, int, int], None]
 
@@ -72,7 +75,8 @@ def make_student_tasks(
     The reply of ``train.student`` has the whole state dict, n_k, and the metrics ``loss`` (mean L_sup while training),
     ``val_dice`` and ``val_loss`` (the received average on the site's ``val_images`` validation images, before it
     trains; absent without any) and ``wall_s``. ``query.student`` has no arrays; its metrics are those of validation
-    and ``wall_s``, its examples the validation images (1 without any).
+    and ``wall_s``, its examples the validation images (1 without any). ``query.statistics`` has the arrays of
+    ``statistics.measure_statistics`` and n_k; like ``query.student`` it gives the Dice of what was sent.
     """
     student = _Student(
         model_once=cache(lambda: placement.place(build())),
@@ -86,7 +90,7 @@ def make_student_tasks(
         check_cancelled=check_cancelled,
         on_step=on_step,
     )
-    return {TRAIN_TASK: student.train_round, EVALUATE_TASK: student.evaluate}
+    return {TRAIN_TASK: student.train_round, EVALUATE_TASK: student.evaluate, STATISTICS_TASK: student.statistics}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +136,23 @@ class _Student:
         load_arrays(self.model_once(), request.arrays)
         metrics = {**self._validate(request.site), "wall_s": monotonic() - started}
         return SiteReply({}, metrics, max(1, len(self.validation[request.site])))
+
+    def statistics(self, request: SiteRequest) -> SiteReply:
+        """Measure what was sent on the site's training images; the statistics go back, and its validation."""
+        started = monotonic()
+        site, model = request.site, self.model_once()
+        load_arrays(model, request.arrays)
+        received = self._validate(site)
+        arrays = measure_statistics(
+            model,
+            self.train[site],
+            batch_size=self.config.batch_size,
+            seed=self.seed,
+            site=site,
+            placement=self.placement,
+            check_cancelled=self.check_cancelled,
+        )
+        return SiteReply(arrays, {**received, "wall_s": monotonic() - started}, len(self.train[site]))
 
     def _validate(self, site: str) -> dict[str, float]:
         score = evaluate_site(

@@ -24,6 +24,7 @@ _LEAVES = {
     "real": "The sites' real masks go up (mask_sharing = real, as in the paper): outlines of patients' anatomy leave "
     "the site, without images, names or identifiers.",
     "deformed": "Randomly deformed masks go up (mask_sharing = deformed): no patient's own outline leaves the site.",
+    "statistics": "Means and variances of the student's layers over each site's training images go up once.",
     "metrics": "Losses, Dice and image counts go up with each message.",
 }
 
@@ -106,8 +107,9 @@ def _disk_gib(work: Workload, names: tuple[str, ...]) -> float:
     student, teacher = work.student.parameters, work.teacher.parameters
     sites = len(work.sources)
     total = float(4 * student * 2)
-    if "federated_training" in names:  # server state with every reply, twice; Adam's moments on each site's disk
-        total += 2 * (2 + sites) * work.student.state_bytes + sites * 8 * student
+    if "federated_training" in names:
+        # The server's state twice and a round's replies; Adam's moments of three rounds at each site.
+        total += (2 * 3 + sites) * work.student.state_bytes + 3 * sites * 8 * student
     if "generator_training" in names:
         total += sites * 2 * work.generator.controlnet_parameters + 2 * 12 * work.generator.controlnet_parameters
     if "generation" in names:
@@ -132,6 +134,8 @@ def _leaves_site(config: RunConfig, names: tuple[str, ...]) -> tuple[str, ...]:
         kinds.append("generator")
     if "generation" in names:
         kinds.append(config.generation.mask_sharing)
+    if "mutual_distillation" in names and config.distillation.batch_norm_statistics == "sites":
+        kinds.append("statistics")
     return tuple(_LEAVES[kind] for kind in [*kinds, "metrics"])
 
 

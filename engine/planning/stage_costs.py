@@ -66,6 +66,11 @@ class Workload:
         """The generator's row."""
         return GENERATORS[generator_size(self.config.generator.backbone)]
 
+    @property
+    def validates_mean(self) -> bool:
+        """Whether the moving mean of the averages is sent down after every round, for patience to judge."""
+        return self.config.federation.patience is not None and self.config.federation.average_decay > 0
+
     def masks_of(self, site: SitePlan) -> int:
         """Masks that a site shares."""
         return min(site.num_train, self.config.generation.max_masks_per_site or site.num_train)
@@ -100,7 +105,7 @@ def plan_stages(work: Workload, names: tuple[str, ...]) -> tuple[StagePlan, ...]
 
 
 def traffic_of_site(work: Workload, site: SitePlan, names: tuple[str, ...]) -> Mapping[tuple[str, str], int]:
-    """Return the bytes of a source site by direction and kind; headers and metrics, some KB, are left out.
+    """Return the bytes of a source site by direction and kind; headers, metrics and statistics, some KB, are left out.
 
     The student travels as it is, the ControlNet in half precision, masks at one bit a pixel and class.
     """
@@ -108,11 +113,15 @@ def traffic_of_site(work: Workload, site: SitePlan, names: tuple[str, ...]) -> M
     state = work.student.state_bytes
     table: dict[tuple[str, str], int] = {}
     if "federated_training" in names:
-        table = {("down", "student"): (rounds + 1) * state, ("up", "student"): rounds * state}
+        validated = rounds if work.validates_mean else 1
+        table = {("down", "student"): (rounds + validated) * state, ("up", "student"): rounds * state}
     if "generator_training" in names:
         table["up", "generator"] = 2 * work.generator.controlnet_parameters
     if "generation" in names:
         table["up", "masks"] = math.ceil(work.masks_of(site) * work.num_classes * work.config.data.image_px**2 / 8)
+    if "mutual_distillation" in names:
+        measured = work.config.distillation.batch_norm_statistics == "sites"
+        table["down", "distilled"] = (2 if measured else 1) * state
     return table
 
 
@@ -121,7 +130,8 @@ def _federated_training(work: Workload) -> StagePlan:
     epochs = config.rounds * config.local_epochs
     steps = epochs * sum(math.ceil(site.num_train / config.batch_size) for site in work.sources)
     trained = epochs * sum(site.num_train for site in work.sources)
-    validated = (config.rounds + 1) * sum(site.num_validation for site in work.sources)
+    passes = 2 * config.rounds if work.validates_mean else config.rounds + 1
+    validated = passes * sum(site.num_validation for site in work.sources)
     seconds = trained * work.train_s(work.student) + validated * work.pass_s(work.student)
     # The server's average, the best one, and the replies of the round that is under way.
     held = (3 + len(work.sources)) * work.student.state_bytes / GIB

@@ -16,6 +16,7 @@ from engine.distillation.learnability import SampleTerms, sample_terms
 from engine.distillation.mutual import MutualDistillation, Pool
 from engine.models.execution import autocast, place_images
 from engine.stages.context import RunContext
+from engine.stages.delivery import deliver_student
 from engine.stages.foundation_finetuning import TEACHER_LOGITS
 from engine.stages.generation import STUDENT_LOGITS
 from engine.stages.pace import Pace
@@ -53,6 +54,7 @@ class MutualDistillationStage:
             loop.load_state_dict(state)
         self._train(context, loop)
         loop.finish()
+        deliver_student(context, loop.student)
         if self._is_synthetic:
             self._store_predictions(context, loop, pool)
         context.save_model(loop.student, "distilled_student")

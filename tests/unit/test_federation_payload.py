@@ -151,7 +151,7 @@ def test_scalars_are_counted_as_serialised() -> None:
 
 
 def test_every_kind_is_described() -> None:
-    assert list(DECLARED_KINDS) == ["student", "generator", "masks", "metrics"]
+    assert list(DECLARED_KINDS) == ["student", "generator", "masks", "distilled", "statistics", "metrics"]
     assert all(text.endswith(".") for text in DECLARED_KINDS.values())
 
 

@@ -260,3 +260,6 @@ class _Large(Discs):
     def batch(self, indices: np.ndarray, *, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
         image_B3HW, mask_BKHW = super().batch(indices)
         return image_B3HW.repeat(2, axis=2).repeat(2, axis=3), mask_BKHW.repeat(2, axis=2).repeat(2, axis=3)
+
+    def content(self, indices: np.ndarray) -> np.ndarray:
+        return super().content(indices).repeat(2, axis=2).repeat(2, axis=3)

@@ -133,11 +133,27 @@ def test_bytes_of_a_site_are_those_of_its_messages() -> None:
         ("up", "student"): 3 * state,
         ("up", "generator"): 2 * GENERATORS["mini"].controlnet_parameters,
         ("up", "masks"): 12 * 2 * 1250,
+        ("down", "distilled"): state,
     }
     assert set(traffic_of_site(work, work.sources[0], METHOD_STAGES["fedtinysam"])) == {
         ("down", "student"),
         ("up", "student"),
     }
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "models"),
+    [
+        ({"federation": {"rounds": 5, "patience": 2}}, "student", 6),  # each round's model, and the last average
+        ({"federation": {"rounds": 5, "average_decay": 0.5}}, "student", 6),
+        ({"federation": {"rounds": 5, "patience": 2, "average_decay": 0.5}}, "student", 10),  # and each round's mean
+        ({"distillation": {"batch_norm_statistics": "sites"}}, "distilled", 2),  # before and after it was measured
+    ],
+)
+def test_models_that_go_down_are_planned(values: dict[str, Any], kind: str, models: int) -> None:
+    work = workload(values)
+    table = traffic_of_site(work, work.sources[0], STAGES)
+    assert table["down", kind] == models * MODELS["tinysam", "mini"].state_bytes
 
 
 @settings(max_examples=50, deadline=None)
@@ -271,7 +287,8 @@ def test_a_fork_is_planned_from_its_own_stages_on(tmp_path: Path) -> None:
     whole = plan(load_config("phantom_cpu_smoke"), home=tmp_path)
     fork = plan(load_config("phantom_cpu_smoke"), home=tmp_path, first_stage="mutual_distillation")
     assert [stage.name for stage in fork.stages] == ["mutual_distillation", "evaluation", "export"]
-    assert fork.minutes < whole.minutes and fork.traffic == () and len(fork.leaves_site) == 1
+    assert fork.minutes < whole.minutes and len(fork.leaves_site) == 1
+    assert {(row.direction, row.kind) for row in fork.traffic} == {("down", "distilled")}
     assert fork.disk_gib < whole.disk_gib
     generating = plan(load_config("phantom_cpu_smoke"), home=tmp_path, first_stage="generation")
-    assert {row.kind for row in generating.traffic} == {"masks"}
+    assert {row.kind for row in generating.traffic} == {"masks", "distilled"}

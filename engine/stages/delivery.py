@@ -1,0 +1,58 @@
+"""The distilled student goes down to the sites, which deploy it; its BatchNorm statistics may come from them first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from engine.federation.exchange import check_reply
+from engine.federation.rounds import call_once
+from engine.federation.statistics import MEAN, VARIANCE, batch_norm_layers, combine_statistics
+from engine.federation.student_task import EVALUATE_TASK, STATISTICS_TASK, load_arrays, model_arrays
+from engine.federation.tasks import SiteReply
+from engine.stages.context import RunContext
+from engine.stages.student_sites import student_grid
+
+SENT, SETTLED = 1, 2
+"""Rounds of the messages: the student as it was distilled, and with the statistics that all sites gave together."""
+
+
+def deliver_student(context: RunContext, student: nn.Module) -> None:
+    """Send ``student`` to every source site, and give it the sites' BatchNorm statistics where that is asked for.
+
+    Then it is sent again, whole: a site keeps nothing from one message to the next. Each site says what Dice the
+    student has on its validation images. The bytes are counted as ``distilled``, what comes up as ``statistics``. Asked
+    again after an interruption, the sites give the same answers.
+    """
+    call: Any = partial(
+        call_once,
+        student_grid(context),
+        kind="distilled",
+        reply_kind="statistics",
+        sites=tuple(context.federation.sites),
+        on_traffic=context.reporter.traffic,
+        check_cancelled=context.reporter.check_cancelled,
+    )
+    arrays = model_arrays(student)
+    if context.config.distillation.batch_norm_statistics == "sites":
+        names = [f"{layer}.{part}" for layer in batch_norm_layers(student) for part in (MEAN, VARIANCE)]
+        replies = call(task=STATISTICS_TASK, arrays=arrays, round_number=SENT)
+        for site, reply in replies.items():
+            check_reply(reply, site=site, round_number=SENT, sent={name: arrays[name] for name in names})
+        _tell(context, replies, what="with the statistics of synthetic images")
+        arrays |= combine_statistics(replies)
+        load_arrays(student, arrays)
+        _tell(context, call(task=EVALUATE_TASK, arrays=arrays, round_number=SETTLED), what="with those of the sites")
+    else:
+        _tell(context, call(task=EVALUATE_TASK, arrays=arrays, round_number=SENT), what="as it was distilled")
+
+
+def _tell(context: RunContext, replies: Mapping[str, SiteReply], *, what: str) -> None:
+    scored = [reply.metrics for reply in replies.values() if "val_dice" in reply.metrics]
+    if scored:
+        dice = np.average([m["val_dice"] for m in scored], weights=[m["val_images"] for m in scored])
+        context.reporter.log("info", f"The student {what} has Dice {dice:.3f} on the sites' validation images.")
