@@ -132,7 +132,9 @@ class FoundationConfig(Section):
 class DistillationConfig(Section):
     """Mutual distillation by learnability (Eq. 6-8)."""
 
-    mode: Literal["paper", "reference"] = Field("paper", description="Pool-level Eq. 6, or what the authors' code does")
+    mode: Literal["paper", "reference"] = Field(
+        "paper", description="Pool-level Eq. 6, or the authors' code: in-batch rule, eval mode, SAM's encoder frozen"
+    )
     epochs: PositiveInt = Field(20, description="Distillation epochs [C: 20]")
     batch_size: PositiveInt = Field(4, description="Images in a batch [C: 4]")
     student_learning_rate: float = Field(1e-4, gt=0, description="Adam [C: 1e-4]")
@@ -148,7 +150,7 @@ class DistillationConfig(Section):
     )
     refresh_fraction: Fraction = Field(0.1, description="reuse: share of unselected samples rescored an epoch (ours)")
     temperature: float = Field(1.0, gt=0, description="KL temperature [C: 1.0]")
-    supervision_weight: Fraction = Field(0.9, description="w of w*BCE + (1-w)*KL [C: 0.9]")
+    supervision_weight: Fraction = Field(0.9, description="w of w*BCE + (1-w)*KL, both means over classes [C: 0.9]")
     reliable_quantile: Fraction = Field(0.7, description="in_batch_quantile: reliability threshold [C: 0.7]")
     mutual: bool = Field(True, description="Both models learn; off: one-way, SAM to TinySAM")
     feature_weight: float = Field(0.0, ge=0, description="Weight of the encoder feature loss [C: off]")

@@ -27,6 +27,7 @@ from engine.errors import UserError
 from engine.models.averaging import moved_mean
 from engine.models.execution import autocast, place_images, place_masks
 from engine.models.objective import pixel_loss, supervised_loss
+from engine.models.tinysam import fix_attention_biases
 from engine.seeding import numpy_generator
 from engine.types import SampleScore
 
@@ -83,6 +84,9 @@ class MutualDistillation:
         self.grid_px, self.device = grid_px, device
         if self.config.freeze_teacher_encoder or self.config.mode == "reference":
             teacher.image_encoder.requires_grad_(False)
+        if self.config.mode == "reference":
+            fix_attention_biases(teacher)
+            fix_attention_biases(student)
         if not self.config.mutual:
             teacher.requires_grad_(False)
         self.teacher_features = keep_features(teacher)
@@ -190,13 +194,14 @@ class MutualDistillation:
             getattr(self, name).load_state_dict(mean)
 
     def train_step(self, indices: np.ndarray) -> LossReport:
-        """Take one joint optimiser step on the samples at ``indices`` (B,); both models in train mode.
+        """Take one joint optimiser step on the samples at ``indices`` (B,).
 
-        paper: w (L_sup(SAM) + L_sup(Tiny)) + (1 - w) J, J the symmetric KL averaged over the batch.
-        reference: the same with J averaged over the in-batch selection only, and the SAM encoder frozen.
+        paper: w (L_sup(SAM) + L_sup(Tiny)) + (1 - w) J, J the symmetric KL averaged over the batch; both models in
+        train mode. reference: J is averaged over the in-batch selection only, and both models are in eval mode.
         """
-        self.teacher.train()
-        self.student.train()
+        learns_statistics = self.config.mode == "paper"
+        self.teacher.train(learns_statistics)
+        self.student.train(learns_statistics)
         rng = numpy_generator(self.run_config.seed, "distillation", "augment", self.epoch, self.step)
         image, mask = self._batch(indices, rng=rng)
         teacher_logits, student_logits, feature_term = self._forward(indices, image)

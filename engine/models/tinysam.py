@@ -109,6 +109,17 @@ class TinyVitEncoder(nn.Module):
         return self.neck(self.trunk.stages(self.trunk.patch_embed(image_B3HW)))
 
 
+def fix_attention_biases(model: nn.Module) -> None:
+    """Keep TinyViT's attention biases of ``model`` from learning; they are still read at every forward pass.
+
+    So they behave as in the authors' distillation, which trains in eval mode: there attention reads a copy that was
+    cached without a gradient, and Adam leaves the parameter behind it alone. Models without TinyViT stay as they are.
+    """
+    for module in model.modules():
+        if isinstance(module, LiveBiasAttention):
+            module.attention_biases.requires_grad_(False)
+
+
 def _with_live_biases(attention: Attention) -> LiveBiasAttention:
     live = LiveBiasAttention(
         attention.norm.normalized_shape[0],
