@@ -25,7 +25,7 @@ class SampleTerms:
     l_gt: np.ndarray
     """L_GT: SAM's pixel loss against the mask (BCE, without the Dice term that it may train with), >= 0."""
     l_kl: np.ndarray
-    """L_KL: symmetric KL between SAM and TinySAM, >= 0."""
+    """L_KL: symmetric KL between SAM and TinySAM, >= 0. Like L_GT a mean over classes and pixels."""
 
 
 def sample_terms(

@@ -100,6 +100,17 @@ def test_reference_kl_is_second_against_first():
     assert directed_kl(second, first).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("measure", [symmetric_kl, directed_kl, reference_kl])
+def test_a_divergence_weighs_the_same_for_one_class_and_for_two(measure):
+    first = torch.randn(3, 1, 4, 4, generator=torch_generator(4, "a"))
+    second = torch.randn(3, 1, 4, 4, generator=torch_generator(4, "b"))
+    twice = measure(first.repeat(1, 2, 1, 1), second.repeat(1, 2, 1, 1))  # the same class twice: nothing new to learn
+    torch.testing.assert_close(twice, measure(first, second))
+    other = measure(second, first * 2)
+    of_both = measure(torch.cat([first, second], dim=1), torch.cat([second, first * 2], dim=1))
+    torch.testing.assert_close(of_both, (measure(first, second) + other) / 2)
+
+
 def test_both_directions_send_gradient_into_both_models():
     first = torch.randn(2, 1, 3, 3, generator=torch_generator(2, "a"), requires_grad=True)
     second = torch.randn(2, 1, 3, 3, generator=torch_generator(2, "b"), requires_grad=True)
