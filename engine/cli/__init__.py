@@ -12,10 +12,14 @@ from collections.abc import Sequence
 
 import click
 import typer
+import typer.core
 
 from engine.cli import data, machine, models, runs
 from engine.cli.output import print_error
 from engine.errors import UserError
+
+# Where rich is installed, typer 0.20 puts a backslash before "[" for rich to take away, also where rich is not used.
+typer.core.HAS_RICH = False
 
 app = typer.Typer(
     name="python -m engine",

@@ -99,7 +99,7 @@ def _run_vae(
     scale = latent_scale(backbone, settings.held_out_corpora(), settings=settings)
     backbone.vae.register_to_config(scaling_factor=scale)
     save_backbone(backbone, output / LDM)
-    _tell(name, output / LDM / "vae", history=history, settings=settings, model=recipe.model)
+    _tell(name, output / LDM / "vae", budget=budget, history=history, settings=settings, model=recipe.model)
     _register("ldm-mini-vae", output / LDM / "vae" / _DIFFUSION_FILE, job=name, output=output)
     return history
 
@@ -114,7 +114,7 @@ def _run_unet(
     history = pretrain(recipe, budget=budget, folder=work_folder(name), resume=resume, identity=identity, log=log)
     save_backbone(backbone, output / LDM)
     save_controlnet(recipe.controlnet, output / CONTROLNET)
-    _tell(name, output / LDM, history=history, settings=settings, model=recipe.model)
+    _tell(name, output / LDM, budget=budget, history=history, settings=settings, model=recipe.model)
     _register(LDM, output / LDM / "unet" / _DIFFUSION_FILE, job=name, output=output)
     _register("ldm-mini-text", output / LDM / "text_encoder" / "model.safetensors", job=name, output=output)
     return history
@@ -128,7 +128,7 @@ def _run_controlnet(
     identity = _identity(settings, backbone.vae, backbone.unet)
     history = pretrain(recipe, budget=budget, folder=work_folder(name), resume=resume, identity=identity, log=log)
     save_controlnet(recipe.model, output / CONTROLNET)
-    _tell(name, output / CONTROLNET, history=history, settings=settings, model=recipe.model)
+    _tell(name, output / CONTROLNET, budget=budget, history=history, settings=settings, model=recipe.model)
     _register(CONTROLNET, output / CONTROLNET / _DIFFUSION_FILE, job=name, output=output)
     return history
 
@@ -145,7 +145,7 @@ def _run_segmenter(
         title=f"{name}-mini",
         purpose=f"The mini {'SAM' if name == 'sam' else 'TinySAM'} that phantom and CPU runs start from.",
         recipe=(segmenters.__doc__ or "").partition("Shape legend")[0].strip(),
-        command=f"python -m engine pretrain {name}",
+        command=_command(name, budget),
         parameters=_count(recipe.model),
         batch_size="24 images at 128 px or 6 at 256 px",
     )
@@ -157,10 +157,19 @@ def _run_segmenter(
 _JOBS: dict[str, Callable[..., History]] = {"vae": _run_vae, "unet": _run_unet, "controlnet": _run_controlnet}
 
 
-def _tell(name: str, folder: Path, *, history: History, settings: Settings, model: nn.Module) -> None:
+def _tell(
+    name: str, folder: Path, *, budget: Budget, history: History, settings: Settings, model: nn.Module
+) -> None:
     title, purpose, recipe, batch_size = _FACTS[name]
-    facts = CardFacts(title, purpose, recipe, f"python -m engine pretrain {name}", _count(model), batch_size)
+    facts = CardFacts(title, purpose, recipe, _command(name, budget), _count(model), batch_size)
     write_card(folder / "model_card.md", facts=facts, history=history, settings=settings)
+
+
+def _command(name: str, budget: Budget) -> str:
+    """Return the command that trains as long again: what a job takes by default may not be what this one was given."""
+    steps = "" if budget.steps is None else f" --steps {budget.steps}"
+    minutes = "" if budget.minutes is None else f" --minutes {budget.minutes:g}"
+    return f"python -m engine pretrain {name}{steps}{minutes}"
 
 
 def _register(
