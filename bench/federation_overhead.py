@@ -1,6 +1,8 @@
 """Seconds a round that the in-process federation adds to training: messages, checks and FedAvg for three sites.
 
-Run ``python bench/federation_overhead.py [--megabytes 5 40] [--rounds 5]``; prints one line a payload.
+    python -m bench.federation_overhead [--megabytes 5 40] [--rounds 5]
+
+Prints one line a payload.
 """
 
 from __future__ import annotations

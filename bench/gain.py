@@ -1,14 +1,15 @@
 """What distillation adds on a site never seen, with the controls that a reviewer would ask for.
 
-    python -m bench.gain [--tasks phantom_fundus,phantom_nuclei,nuclei] [--seeds 1337,1338,1339] [--folder bench_gain]
-                         [--data ../shared/data/nuclei_dsb2018]
+    python -m bench.gain [--tasks phantom_fundus,phantom_nuclei,nuclei,polyp] [--seeds 1337,1338,1339]
+                         [--folder bench_gain] [--data data] [--set KEY=VALUE]
 
 Arms, each measured on the unseen site: FedAvg TinySAM trained until its validation Dice has stopped rising
 (``fedavg``); the same continued by FedAvg for as many student steps as distillation takes (``continued``); DSFedMed
 (``dsfedmed``); and its bound, with the sites' real images pooled in place of the synthetic ones (``bound``), which no
 deployment may do. ``all_samples`` distils without selection, for the ratio of times. A finished arm is kept in the
 folder, and a second call goes on where the first stopped; calls for other tasks or seeds may run beside it. Nothing is
-chosen by a figure of the unseen site.
+chosen by a figure of the unseen site. ``--data`` is the folder that holds ``nuclei_dsb2018`` and ``polypgen``;
+``--set`` changes a setting of every arm, and wants a ``--folder`` of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 from scipy import stats
 
 from bench.reporting import ConsoleReporter
+from engine.cli.options import edit_config
 from engine.config import RunConfig, load_config, parse_config
 from engine.data.datasets import load_federation, pool_sets
 from engine.data.imagesets import ImageSet
@@ -41,7 +43,12 @@ from engine.stages.generator_training import GeneratorTraining
 from engine.stages.mutual_distillation import MutualDistillationStage
 from engine.types import MEAN_CLASS
 
-TASKS = {"phantom_fundus": "phantom_cpu_demo", "phantom_nuclei": "nuclei_cpu", "nuclei": "nuclei_cpu"}
+TASKS = {
+    "phantom_fundus": "phantom_cpu_demo",
+    "phantom_nuclei": "nuclei_cpu",
+    "nuclei": "nuclei_cpu",
+    "polyp": "polyp_cpu",
+}
 """The preset of each task: the one that ships for its kind of images."""
 MAX_ROUNDS, PATIENCE = 120, 8
 PHANTOM_NUCLEI: dict[str, dict[str, Any]] = {
@@ -63,17 +70,26 @@ def real_pool(context: RunContext) -> ImageSet:
     return pool_sets([site.train for site in context.federation.sites.values()])
 
 
-def task_config(task: str, *, seed: int, data: Path) -> RunConfig:
-    """Return the task's preset with FedAvg until its validation Dice has stopped rising for PATIENCE rounds."""
-    values = load_config(TASKS[task]).model_dump(mode="json")
-    values |= {"seed": seed, "name": f"{task}_{seed}"}
+def converged_config(
+    preset: str, *, name: str, seed: int, data: Path, changes: dict[str, dict[str, Any]] | None = None
+) -> RunConfig:
+    """Return a preset with FedAvg until its validation Dice has stopped rising for PATIENCE rounds.
+
+    Real images are looked for in ``data``, in the folder that the preset names; ``changes`` are by section.
+    """
+    values = load_config(preset).model_dump(mode="json") | {"seed": seed, "name": f"{name}_{seed}"}
     values["federation"] |= {"rounds": MAX_ROUNDS, "patience": PATIENCE}
-    if task == "nuclei":
-        values["data"] |= {"root": str(data)}
-    elif task == "phantom_nuclei":
-        for section, changes in PHANTOM_NUCLEI.items():
-            values[section] |= changes
+    if values["data"]["root"] is not None:
+        values["data"] |= {"root": str(data / Path(values["data"]["root"]).name)}
+    for section, changed in (changes or {}).items():
+        values[section] |= changed
     return parse_config(values)
+
+
+def task_config(task: str, *, seed: int, data: Path) -> RunConfig:
+    """Return the configuration of a task: see :func:`converged_config`."""
+    changes = PHANTOM_NUCLEI if task == "phantom_nuclei" else None
+    return converged_config(TASKS[task], name=task, seed=seed, data=data, changes=changes)
 
 
 @dataclass(frozen=True)
@@ -227,11 +243,13 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--seeds", default="1337,1338,1339")
     parser.add_argument("--folder", type=Path, default=Path("bench_gain"))
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/nuclei_dsb2018"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE")
     chosen = parser.parse_args()
     for seed in chosen.seeds.split(","):
         for task in chosen.tasks.split(","):
-            cell = Cell(task_config(task, seed=int(seed), data=chosen.data), chosen.folder / task / seed)
+            config = edit_config(task_config(task, seed=int(seed), data=chosen.data), chosen.set)
+            cell = Cell(config, chosen.folder / task / seed)
             if not (cell.folder / CELL_FILE).is_file():
                 write_json(cell.folder / CELL_FILE, run_cell(cell))
             print_tables(finished_cells(chosen.folder))

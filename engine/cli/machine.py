@@ -92,7 +92,7 @@ def _browser() -> Finding:
 
 
 def _weights() -> list[Finding]:
-    from engine.models.assets import ASSETS_FOLDER, asset_paths, list_assets
+    from engine.models.assets import asset_paths, list_assets
 
     shipped = [asset for asset in list_assets() if asset.made_by]
     rows = []
@@ -101,10 +101,4 @@ def _weights() -> list[Finding]:
         rows.append(
             Finding(f"weights {asset.name}", "here" if here else "missing", here, "" if here else asset.made_by or "")
         )
-    for name in ("tinysam-mini", "sam-mini", "ldm-mini", "controlnet-mini"):
-        if not any(asset.name == name or asset.name.startswith(f"{name}-") for asset in shipped):
-            here = (ASSETS_FOLDER / "weights" / name).is_dir()
-            rows.append(
-                Finding(f"weights {name}", "here" if here else "missing", here, "" if here else "Run: engine pretrain")
-            )
     return rows

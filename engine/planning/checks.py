@@ -163,9 +163,10 @@ def _check_model_weights(key: str, name: str) -> None:
 def _check_folder(key: str, name: str) -> None:
     if find_weights_folder(name) is not None:
         return
+    jobs = "vae` and then `python -m engine pretrain unet" if key == "generator.backbone" else "controlnet"
     raise UserError(
         "weights.absent",
         what=f"The folder '{name}' ({key}) is not on this machine.",
         why="Site generators are ControlNets on a frozen latent diffusion model in the diffusers layout.",
-        fix=f"Make the mini one with `python -m engine pretrain`, or set {key} to a folder that has it.",
+        fix=f"Make the mini one with `python -m engine pretrain {jobs}`, or set {key} to a folder that has it.",
     )

@@ -157,9 +157,7 @@ def _run_segmenter(
 _JOBS: dict[str, Callable[..., History]] = {"vae": _run_vae, "unet": _run_unet, "controlnet": _run_controlnet}
 
 
-def _tell(
-    name: str, folder: Path, *, budget: Budget, history: History, settings: Settings, model: nn.Module
-) -> None:
+def _tell(name: str, folder: Path, *, budget: Budget, history: History, settings: Settings, model: nn.Module) -> None:
     title, purpose, recipe, batch_size = _FACTS[name]
     facts = CardFacts(title, purpose, recipe, _command(name, budget), _count(model), batch_size)
     write_card(folder / "model_card.md", facts=facts, history=history, settings=settings)
