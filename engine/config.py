@@ -9,13 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.errors import UserError
 
+MAX_FAULTS_SAID = 12
+MAX_FILE_BYTES = 1_000_000
+_LIMIT_FAULTS = ("less_than_equal", "string_too_long")
 PRESETS_DIR = Path(__file__).parent / "presets"
 
 
@@ -25,24 +29,53 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _refuse_control_characters(value: str | Path) -> str | Path:
+    """Refuse what no name and no path holds, but what breaks terminals, logs and system calls."""
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in str(value)):
+        raise ValueError("control characters are not allowed")
+    return value
+
+
+def _refuse_long_path(value: Path) -> Path:
+    if len(str(value)) > MAX_PATH_LETTERS:
+        raise ValueError(f"a path has at most {MAX_PATH_LETTERS} characters")
+    return value
+
+
+# Upper limits (ours): some ten times what any run of the paper or of its size needs, so that a slip of the finger or
+# bad will is refused before it takes a machine for years.
+MAX_NAME_LETTERS = 80
+MAX_PATH_LETTERS = 4096
+_Plain = AfterValidator(_refuse_control_characters)
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-MAX_NAME_LETTERS = 80
-PositiveInt = Annotated[int, Field(ge=1)]
+Batch = Annotated[int, Field(ge=1, le=4096)]
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
+StepSize = Annotated[float, Field(gt=0, le=10.0)]
+Factor = Annotated[float, Field(ge=0, le=1e6)]
+PositiveFactor = Annotated[float, Field(gt=0, le=1e6)]
+Name = Annotated[str, Field(max_length=255), _Plain]
+Source = Annotated[str, Field(max_length=MAX_PATH_LETTERS), _Plain]
+"""A name of the registry, or a path."""
+Folder = Annotated[Path, AfterValidator(_refuse_long_path), _Plain]
 
 
 class DataConfig(Section):
     """Where the sites' images come from and how they are cut into training, validation and test."""
 
     source: Literal["phantom", "folder"] = Field("phantom", description="Built-in phantoms, or a folder of real images")
-    root: Path | None = Field(None, description="Dataset folder (source = folder)")
-    task: str = Field("fundus", description="Phantom task: fundus, prostate, nuclei, skin, liver or polyp")
-    images_per_site: PositiveInt = Field(40, le=100_000, description="Phantom images at each site")
-    sites: tuple[str, ...] | None = Field(None, description="Sites that take part; all of them when left out")
-    classes: tuple[str, ...] | None = Field(None, description="Classes to segment; all of them when left out")
+    root: Folder | None = Field(None, description="Dataset folder (source = folder)")
+    task: Name = Field("fundus", description="Phantom task: fundus, prostate, nuclei, skin, liver or polyp")
+    images_per_site: int = Field(40, ge=1, le=100_000, description="Phantom images at each site")
+    sites: tuple[Name, ...] | None = Field(
+        None, max_length=1000, description="Sites that take part; all of them when left out"
+    )
+    classes: tuple[Name, ...] | None = Field(
+        None, max_length=256, description="Classes to segment; all of them when left out"
+    )
     protocol: Literal["leave-one-site-out", "fixed-test"] = Field("leave-one-site-out", description="What is held out")
-    held_out: str | None = Field(None, description="Site that no training sees; the last one when left out")
-    test_root: Path | None = Field(None, description="Dataset folder of the fixed test set (protocol = fixed-test)")
+    held_out: Name | None = Field(None, description="Site that no training sees; the last one when left out")
+    test_root: Folder | None = Field(None, description="Dataset folder of the fixed test set (protocol = fixed-test)")
     image_px: Annotated[int, Field(ge=32, le=2048)] = Field(128, description="Side of the square model input, pixels")
     fit: Literal["squash", "letterbox"] = Field(
         "squash", description="How other shapes become square: squashed as in the paper; whole, with black bars (ours)"
@@ -59,8 +92,8 @@ class ModelConfig(Section):
     """One segmentation model: architecture, size and where its first weights come from."""
 
     name: Literal["tinysam", "sam", "unet"]
-    size: str = Field("mini", description="mini, 5m (TinySAM), vit_b or vit_l (SAM), paper (U-Net)")
-    weights: str | None = Field(None, description="Registry name or file of the first weights; random when left out")
+    size: Name = Field("mini", description="mini, 5m (TinySAM), vit_b or vit_l (SAM), paper (U-Net)")
+    weights: Source | None = Field(None, description="Registry name or file of the first weights; random when left out")
     class_head: Literal["copied", "random"] = Field(
         "copied", description="Classes that the first weights lack start as copies of their mask (ours), or random [C]"
     )
@@ -72,14 +105,17 @@ class ModelConfig(Section):
 class FederationConfig(Section):
     """Federated training of the student (Eq. 3-4)."""
 
-    rounds: PositiveInt = Field(100, description="Communication rounds [P: 100]")
-    local_epochs: PositiveInt = Field(1, description="Epochs at each site in a round [C: 1]")
-    batch_size: PositiveInt = Field(10, description="Images in a batch [C: 10]")
-    learning_rate: float = Field(1e-4, gt=0, description="Adam step size [C: 1e-4]")
+    rounds: Epochs = Field(100, description="Communication rounds [P: 100]")
+    local_epochs: Epochs = Field(1, description="Epochs at each site in a round [C: 1]")
+    batch_size: Batch = Field(10, description="Images in a batch [C: 10]")
+    learning_rate: StepSize = Field(1e-4, description="Adam step size [C: 1e-4]")
     aggregation_weights: Literal["exact", "rounded"] = Field("exact", description="n_k/n, or at 2 decimals [C]")
     average_buffers: bool = Field(True, description="Average BatchNorm statistics [C]; off: the first ones stay")
     patience: int | None = Field(
-        None, ge=1, description="Stop after so many rounds without a better validation Dice; never when left out (ours)"
+        None,
+        ge=1,
+        le=10_000,
+        description="Stop after so many rounds without a better validation Dice; never when left out (ours)",
     )
     average_decay: Decay = Field(0.0, description="Moving mean of the rounds' averages goes on; 0 is the last (ours)")
 
@@ -87,19 +123,21 @@ class FederationConfig(Section):
 class GeneratorConfig(Section):
     """ControlNet training at each site (Eq. 1)."""
 
-    backbone: str = Field("ldm-mini", description="Registry name or folder of the frozen latent diffusion model")
-    controlnet: str | None = Field(
+    backbone: Source = Field("ldm-mini", description="Registry name or folder of the frozen latent diffusion model")
+    controlnet: Source | None = Field(
         "controlnet-mini", description="Mask-conditioned ControlNet to start from; zero convolutions when left out"
     )
-    steps: PositiveInt = Field(150, description="Optimiser steps at a site (ours)")
-    batch_size: PositiveInt = Field(4, description="Images in a batch [D: 4]")
-    accumulation: PositiveInt = Field(1, description="Batches summed before an optimiser step")
-    learning_rate: float = Field(1e-5, gt=0, description="AdamW step size [D: 1e-5]")
+    steps: int = Field(150, ge=1, le=1_000_000, description="Optimiser steps at a site (ours)")
+    batch_size: Batch = Field(4, description="Images in a batch [D: 4]")
+    accumulation: Batch = Field(1, description="Batches summed before an optimiser step")
+    learning_rate: StepSize = Field(1e-5, description="AdamW step size [D: 1e-5]")
     image_px: Annotated[int, Field(ge=32, le=1024)] = Field(128, description="Side of the generated image, pixels")
     gradient_checkpointing: bool = Field(False, description="Less memory, slower")
     optimiser_8bit: bool = Field(False, description="8-bit AdamW; needs bitsandbytes and a CUDA GPU")
     empty_prompt_fraction: Fraction = Field(0.1, description="Share of batches with an empty prompt (ours)")
-    prompt: str | None = Field(None, description="Text prompt; the dataset's modality when left out")
+    prompt: Annotated[str, _Plain] | None = Field(
+        None, max_length=1000, description="Text prompt; the dataset's modality when left out"
+    )
 
 
 class GenerationConfig(Section):
@@ -108,22 +146,24 @@ class GenerationConfig(Section):
     mask_sharing: Literal["real", "deformed"] = Field(
         "real", description="What the server draws masks from: the sites' real masks (paper) or deformed copies (ours)"
     )
-    images_per_mask: PositiveInt = Field(1, description="Synthetic images for each shared mask (ours)")
-    max_masks_per_site: int | None = Field(None, ge=1, description="Upper limit of masks that a site shares")
+    images_per_mask: int = Field(1, ge=1, le=1000, description="Synthetic images for each shared mask (ours)")
+    max_masks_per_site: int | None = Field(
+        None, ge=1, le=1_000_000, description="Upper limit of masks that a site shares"
+    )
     released_share: float = Field(
         0.0, ge=0.0, le=1.0, description="Share drawn by the ControlNet that the sites began with: new styles (ours)"
     )
-    sampler_steps: PositiveInt = Field(20, description="UniPC steps [D: 20]")
-    guidance_scale: float = Field(7.5, ge=1.0, description="Classifier-free guidance; 1 turns it off (ours)")
-    batch_size: PositiveInt = Field(8, description="Images generated at once")
+    sampler_steps: int = Field(20, ge=1, le=1000, description="UniPC steps [D: 20]")
+    guidance_scale: float = Field(7.5, ge=1.0, le=100.0, description="Classifier-free guidance; 1 turns it off (ours)")
+    batch_size: Batch = Field(8, description="Images generated at once")
 
 
 class FoundationConfig(Section):
     """Fine-tuning of SAM on the synthetic set at the server (Eq. 5)."""
 
-    epochs: PositiveInt = Field(20, description="Passes over the synthetic set (ours)")
-    batch_size: PositiveInt = Field(4, description="Images in a batch [C: 4]")
-    learning_rate: float = Field(1e-4, gt=0, description="Adam step size [C: 1e-4]")
+    epochs: Epochs = Field(20, description="Passes over the synthetic set (ours)")
+    batch_size: Batch = Field(4, description="Images in a batch [C: 4]")
+    learning_rate: StepSize = Field(1e-4, description="Adam step size [C: 1e-4]")
     freeze_encoder: bool = Field(
         False, description="Train the decoder only, on kept features where nothing is augmented (ours)"
     )
@@ -135,10 +175,10 @@ class DistillationConfig(Section):
     mode: Literal["paper", "reference"] = Field(
         "paper", description="Pool-level Eq. 6, or the authors' code: in-batch rule, eval mode, SAM's encoder frozen"
     )
-    epochs: PositiveInt = Field(20, description="Distillation epochs [C: 20]")
-    batch_size: PositiveInt = Field(4, description="Images in a batch [C: 4]")
-    student_learning_rate: float = Field(1e-4, gt=0, description="Adam [C: 1e-4]")
-    teacher_learning_rate: float = Field(1e-4, gt=0, description="Adam [C: 1e-4]")
+    epochs: Epochs = Field(20, description="Distillation epochs [C: 20]")
+    batch_size: Batch = Field(4, description="Images in a batch [C: 4]")
+    student_learning_rate: StepSize = Field(1e-4, description="Adam [C: 1e-4]")
+    teacher_learning_rate: StepSize = Field(1e-4, description="Adam [C: 1e-4]")
     learnability_lambda: Fraction = Field(0.5, description="Weight of reliability against dispute, Eq. 6 [P: near 0.5]")
     selector: Literal["top_k", "sample", "in_batch_quantile"] = Field(
         "top_k", description="Best scores; drawn without replacement by exp(s); or the reference's in-batch rule"
@@ -149,11 +189,11 @@ class DistillationConfig(Section):
         "reuse", description="reuse: training's own forward passes refresh scores; exact: rescore the whole pool"
     )
     refresh_fraction: Fraction = Field(0.1, description="reuse: share of unselected samples rescored an epoch (ours)")
-    temperature: float = Field(1.0, gt=0, description="KL temperature [C: 1.0]")
+    temperature: PositiveFactor = Field(1.0, description="KL temperature [C: 1.0]")
     supervision_weight: Fraction = Field(0.9, description="w of w*BCE + (1-w)*KL, both means over classes [C: 0.9]")
     reliable_quantile: Fraction = Field(0.7, description="in_batch_quantile: reliability threshold [C: 0.7]")
     mutual: bool = Field(True, description="Both models learn; off: one-way, SAM to TinySAM")
-    feature_weight: float = Field(0.0, ge=0, description="Weight of the encoder feature loss [C: off]")
+    feature_weight: Factor = Field(0.0, description="Weight of the encoder feature loss [C: off]")
     average_decay: Decay = Field(0.0, description="Moving mean of the epochs' weights is kept; 0 is the last (ours)")
     batch_norm_statistics: Literal["synthetic", "sites"] = Field(
         "synthetic",
@@ -165,11 +205,11 @@ class DistillationConfig(Section):
 class EvaluationConfig(Section):
     """Measures on the held-out images."""
 
-    batch_size: PositiveInt = Field(8, description="Images in a batch")
+    batch_size: Batch = Field(8, description="Images in a batch")
     mask_px: int | None = Field(
         None, ge=16, le=4096, description="Side of the scored grid; the decoder's when left out"
     )
-    bootstrap_samples: PositiveInt = Field(1000, le=100_000, description="Resamples of the 95 % interval (ours)")
+    bootstrap_samples: int = Field(1000, ge=1, le=100_000, description="Resamples of the 95 % interval (ours)")
 
 
 class ExportConfig(Section):
@@ -179,20 +219,23 @@ class ExportConfig(Section):
         "distilled", description="The distilled one, or FedAvg's where the sites' validation images favour it (ours)"
     )
     opset: Annotated[int, Field(ge=17, le=23)] = 18
-    parity_tolerance: float = Field(1e-4, gt=0, description="Largest accepted |ONNX - torch| of the logits")
+    parity_tolerance: PositiveFactor = Field(1e-4, description="Largest accepted |ONNX - torch| of the logits")
 
 
 class RunConfig(Section):
     """Everything that decides a run's numbers; equal configuration, seed and machine give equal numbers."""
 
-    name: str = Field("run", min_length=1, max_length=MAX_NAME_LETTERS, description="A name for people")
-    seed: int = Field(1337, ge=0, description="Root of every random stream [C: 1337]")
+    name: Annotated[str, _Plain] = Field(
+        "run", min_length=1, max_length=MAX_NAME_LETTERS, description="A name for people"
+    )
+    # A browser's numbers are whole up to 2^53.
+    seed: int = Field(1337, ge=0, le=2**53 - 1, description="Root of every random stream [C: 1337]")
     method: Literal["dsfedmed", "fedtinysam"] = Field("dsfedmed", description="Compared system to run")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; all cores when left out")
-    pos_weight: float = Field(2.0, gt=0, description="Weight of foreground pixels in BCE [C: 2]")
-    dice_weight: float = Field(0.0, ge=0, description="Weight of an added soft Dice loss (ours; the paper has none)")
+    pos_weight: PositiveFactor = Field(2.0, description="Weight of foreground pixels in BCE [C: 2]")
+    dice_weight: Factor = Field(0.0, description="Weight of an added soft Dice loss (ours; the paper has none)")
     data: DataConfig = DataConfig()
     student: ModelConfig = ModelConfig(name="tinysam", weights="tinysam-mini")
     teacher: ModelConfig = ModelConfig(name="sam", weights="sam-mini")
@@ -231,18 +274,40 @@ class RunConfig(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def parse_config(values: dict[str, Any]) -> RunConfig:
-    """Return the configuration in ``values``, or raise ``UserError`` that names every key at fault."""
+def parse_config(values: Any) -> RunConfig:
+    """Return the configuration in ``values``, or raise ``UserError`` that names the keys at fault."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']}" for e in error.errors())
+        named = [f"{'.'.join(map(str, e['loc']))[:200] or 'configuration'}: {e['msg']}" for e in error.errors()]
+        faults = "; ".join([*named[:MAX_FAULTS_SAID], *(["..."] if len(named) > MAX_FAULTS_SAID else [])])
         raise UserError(
             "config.invalid",
             what=f"The configuration has {error.error_count()} fault(s): {faults}.",
             why="A run is started only from a configuration in which every key is known and possible.",
             fix="Correct the named keys; `python -m engine plan --preset NAME --json` prints a complete valid example.",
         ) from error
+
+
+def parse_stored_config(values: Any) -> RunConfig:
+    """Return the configuration of a run as it was stored, also where it is beyond limits that came later."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        beyond = [e["loc"] for e in error.errors() if e["type"] in _LIMIT_FAULTS and 1 <= len(e["loc"]) <= 2]
+        if len(beyond) < error.error_count():
+            return parse_config(values)
+    within = json.loads(json.dumps(values))
+    for *parents, key in beyond:
+        (within[parents[0]] if parents else within).pop(key)
+    config = parse_config(within)
+    for *parents, key in beyond:
+        if parents:
+            part = getattr(config, str(parents[0])).model_copy(update={str(key): values[parents[0]][key]})
+            config = config.model_copy(update={str(parents[0]): part})
+        else:
+            config = config.model_copy(update={str(key): values[key]})
+    return config
 
 
 def preset_names() -> list[str]:
@@ -252,25 +317,8 @@ def preset_names() -> list[str]:
 
 def load_config(path_or_preset: str | Path, *, overrides: dict[str, Any] | None = None) -> RunConfig:
     """Return the configuration of a preset name or a TOML file, with dotted-key ``overrides`` applied on top."""
-    path = PRESETS_DIR / f"{path_or_preset}.toml"
-    if not path.is_file():
-        path = Path(path_or_preset)
-    if not path.is_file():
-        raise UserError(
-            "config.not_found",
-            what=f"There is neither a preset nor a file called '{path_or_preset}'.",
-            why="A run needs a complete configuration.",
-            fix=f"Use one of the presets ({', '.join(preset_names())}) or the path of a TOML file.",
-        )
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            "config.not_toml",
-            what=f"{path} is not valid TOML: {error}.",
-            why="Configurations are TOML files.",
-            fix="Mend the named line, or start from a copy of a file in engine/presets.",
-        ) from error
+    path = PRESETS_DIR / f"{path_or_preset}.toml" if str(path_or_preset) in preset_names() else Path(path_or_preset)
+    values = _read_toml(path)
     for key, value in (overrides or {}).items():
         section = values
         *parents, leaf = key.split(".")
@@ -281,3 +329,30 @@ def load_config(path_or_preset: str | Path, *, overrides: dict[str, Any] | None 
         else:
             section[leaf] = value
     return parse_config(values)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """Return the values of a TOML file; ``UserError`` ``config.not_found`` or ``config.not_toml``."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        said = f" ({error.strerror})" if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) else ""
+        raise UserError(
+            "config.not_found",
+            what=f"There is neither a preset nor a readable file called '{str(path)[:200]}'{said}.",
+            why="A run needs a complete configuration.",
+            fix=f"Use one of the presets ({', '.join(preset_names())}) or the path of a TOML file.",
+        ) from error
+    try:
+        if len(content) > MAX_FILE_BYTES:
+            raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
+        return tomllib.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError, and numbers of thousands of digits
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UserError(
+            "config.not_toml",
+            what=f"{path} is not valid TOML: {said}.",
+            why="Configurations are TOML files.",
+            fix="Mend the named line, or start from a copy of a file in engine/presets.",
+        ) from error

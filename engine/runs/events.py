@@ -35,18 +35,28 @@ class StoreReporter:
         Number of the worker that runs this stage; records stop when another worker has taken the run.
     stop : threading.Event, optional
         Set by the worker's signal handler: a stop without the store having been asked.
+    work_id : str, optional
+        Id under which results are recorded where it is not the run's: its extension's.
     """
 
     def __init__(
-        self, store: RunStore, run_id: str, stage: str, *, attempt: int, stop: threading.Event | None = None
+        self,
+        store: RunStore,
+        run_id: str,
+        stage: str,
+        *,
+        attempt: int,
+        stop: threading.Event | None = None,
+        work_id: str | None = None,
     ) -> None:
         self._store, self._run_id, self._stage, self._attempt = store, run_id, stage, attempt
+        self._work_id = work_id or run_id
         self._stop = stop or threading.Event()
         self._lock = threading.RLock()
         self._buffers: dict[str, list[dict[str, Any]]] = {}
         self._pending_progress: dict[str, Any] = {}
         self._began = time.monotonic()
-        self._wall_before = next((s.wall_s for s in store.stages(run_id) if s.name == stage), 0.0)
+        self._wall_before = next((s.wall_s for s in store.stages(self._work_id) if s.name == stage), 0.0)
         self._first_step: tuple[int, float] | None = None
         self._last_write = self._last_poll = float("-inf")
 
@@ -100,7 +110,7 @@ class StoreReporter:
 
     def evaluation(self, rows: Sequence[EvaluationRow]) -> None:
         """Record lines of the results table."""
-        self._store.write_evaluation(self._run_id, rows)
+        self._store.write_evaluation(self._work_id, rows)
 
     def differences(self, rows: Sequence[ModelDifference]) -> None:
         """Record the differences between models."""
@@ -108,11 +118,11 @@ class StoreReporter:
 
     def artefact(self, kind: str, path: Path) -> None:
         """Record a file or folder below the run's folder, given as an absolute path or relative to that folder."""
-        folder = self._store.run_dir(self._run_id)
+        folder = self._store.run_dir(self._work_id)
         absolute = (folder / path).resolve()
         if not absolute.is_relative_to(folder.resolve()):
             raise ValueError(f"an artefact must lie below the run's folder: {path}")
-        self._store.write_artefact(self._run_id, self._stage, kind, absolute.relative_to(folder.resolve()).as_posix())
+        self._store.write_artefact(self._work_id, self._stage, kind, absolute.relative_to(folder.resolve()).as_posix())
 
     def log(self, level: Literal["info", "warning", "error"], text: str) -> None:
         """Record one line for people."""
@@ -123,9 +133,9 @@ class StoreReporter:
         with self._lock:
             rows, self._buffers = self._buffers, {}
             if any(rows.values()):
-                self._store.write(self._run_id, **rows)
+                self._store.write(self._work_id, **rows)
             progress, self._pending_progress = self._pending_progress, {}
-            self._store.update_stage(self._run_id, self._stage, wall_s=self.wall_s, **progress)
+            self._store.update_stage(self._work_id, self._stage, wall_s=self.wall_s, **progress)
             self._last_write = time.monotonic()
 
     def _add(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:

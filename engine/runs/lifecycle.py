@@ -9,80 +9,54 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
-
-import psutil
 
 from engine.config import ModelConfig, RunConfig, parse_config
 from engine.errors import UserError
 from engine.runs import outputs
+from engine.runs.extensions import WORKER_LOG
 from engine.runs.identity import changed_keys, first_stage_of
-from engine.runs.records import RunRecord, RunStatus
+from engine.runs.processes import advance_queue, reap, register_worker, worker_alive
+from engine.runs.records import RunRecord
 from engine.runs.store import RunStore
 
-STALE_S = 60.0
-"""A worker beats every second; one that has been silent for so long, where it cannot be looked at, is gone."""
-START_GRACE_S = 60.0
-WORKER_LOG = "worker.log"
-_ROOT = Path(__file__).resolve().parents[2]
+__all__ = [
+    "WORKER_LOG",
+    "advance_queue",
+    "cancel",
+    "check_fork",
+    "drop_extension",
+    "extend",
+    "fork",
+    "longer_config",
+    "reap",
+    "register_worker",
+    "resume",
+    "submit",
+    "with_absolute_paths",
+]
 
 
-def submit(store: RunStore, config: RunConfig, *, planned_s: Mapping[str, float] | None = None) -> str:
-    """Store a run of ``config``, put it in the queue, start it if nothing else runs, and return its id."""
-    record = store.create_run(with_absolute_paths(config), planned_s=planned_s)
-    store.enqueue(record.run_id)
+def submit(
+    store: RunStore, config: RunConfig, *, planned_s: Mapping[str, float] | None = None, by: str | None = None
+) -> str:
+    """Store a run of ``config`` in the queue, start it if nothing else runs, and return its id.
+
+    ``by`` is who asked for it, here and below: it is kept with the run and said in its log.
+    """
+    record = store.create_run(with_absolute_paths(config), planned_s=planned_s, by=by, queued=True)
     advance_queue(store)
     return record.run_id
 
 
-def advance_queue(store: RunStore, *, max_running: int | None = None) -> tuple[str, ...]:
-    """Mark dead workers' runs, start waiting runs while fewer than ``max_running`` run, and return the ids started.
-
-    ``max_running`` is the environment's ``DSFEDMED_MAX_RUNNING``, or 1, when left out. Safe to call from anywhere at
-    any time: two callers never start one run twice.
-    """
-    if not store.list(status=("queued", "running"), limit=1):
-        return ()
-    limit = max_running if max_running is not None else _max_running()
-    reap(store)
-    started = []
-    while (record := store.claim(max_running=limit)) is not None:
-        _spawn(store, record)
-        started.append(record.run_id)
-    return tuple(started)
-
-
-def reap(store: RunStore) -> tuple[str, ...]:
-    """Mark running runs whose worker is gone as interrupted (cancelled, if that was asked for); return their ids."""
-    gone = tuple(record for record in store.list(status=("running",)) if not _worker_alive(record))
-    for record in gone:
-        error = UserError(
-            "run.interrupted",
-            what="The worker process of this run ended without a word (killed, out of memory, or a machine restart).",
-            why="Nobody works on the run any more; everything up to its last checkpoint is kept.",
-            fix=f"Resume it: `python -m engine resume {record.run_id}`.",
-        )
-        status: RunStatus = "cancelled" if record.cancel_requested else "interrupted"
-        reason = None if record.cancel_requested else error.as_dict()
-        if store.set_status(record.run_id, status, owner=record.attempt, status_was="running", error=reason):
-            stop_stages(store, record.run_id, failed=not record.cancel_requested)
-            if reason:
-                store.write_log(record.run_id, "error", reason["what"])
-    return tuple(record.run_id for record in gone)
-
-
-def cancel(store: RunStore, run_id: str, *, force: bool = False) -> None:
+def cancel(store: RunStore, run_id: str, *, force: bool = False, by: str | None = None) -> None:
     """Ask for the run to stop: a waiting one at once, a running one at its next step boundary, within 5 s.
 
     What exists is kept and the run can be resumed. ``force`` kills the worker instead of asking it. Raises
     ``UserError`` ``run.not_active`` for a run that neither waits nor runs.
     """
-    if store.withdraw(run_id):
+    if store.withdraw(run_id, said=_said("Cancelled", by)):
         return
     reap(store)
     record = store.get(run_id)
@@ -93,18 +67,20 @@ def cancel(store: RunStore, run_id: str, *, force: bool = False) -> None:
             why="Only a queued or running run can be cancelled.",
             fix="Nothing needs to be done.",
         )
-    store.request_cancel(run_id)
-    if force and record.pid is not None and record.host == socket.gethostname() and _worker_alive(record):
+    store.request_cancel(run_id, said=_said("Cancelled", by))
+    if force and record.pid is not None and record.host == socket.gethostname() and worker_alive(record):
         os.kill(record.pid, signal.SIGKILL)
 
 
-def resume(store: RunStore, run_id: str) -> None:
+def resume(store: RunStore, run_id: str, *, by: str | None = None) -> None:
     """Put a cancelled, failed or interrupted run back in the queue; it goes on from its last checkpoint.
 
-    Raises ``UserError`` ``run.active``, ``run.finished`` or ``run.folder_missing``.
+    Where an extension of it has stopped, that goes on. Raises ``UserError`` ``run.active``, ``run.finished`` or
+    ``run.folder_missing``, and ``config.invalid`` for settings that are not accepted any more.
     """
+    store.settle()
     reap(store)
-    record = store.get(run_id)
+    record, extension = store.get(run_id), store.extension(run_id)
     _refuse_active(record)
     if record.status == "finished":
         raise UserError(
@@ -113,15 +89,12 @@ def resume(store: RunStore, run_id: str) -> None:
             why="There is nothing left to do in it.",
             fix=f"Add rounds with `python -m engine extend {run_id} --rounds N`, or fork it from a stage.",
         )
-    _refuse_without_folder(store, run_id)
-    stages = store.stages(run_id)
-    # An extension that was killed before it had removed them would leave files of the shorter run.
-    unbegun = [s.name for s in stages if s.status == "pending" and s.started_at is None and not s.wall_s]
+    _refuse_without_folder(store, store.work_id(run_id))
+    parse_config((extension or record).config.model_dump(mode="json"))
+    # Earlier versions extended a run in place: one that was killed meanwhile would find files of the shorter run.
+    unbegun = [s.name for s in store.stages(run_id) if s.status == "pending" and s.started_at is None and not s.wall_s]
     outputs.discard(outputs.files_of(store, run_id, unbegun))
-    for stage in stages:
-        if stage.status in ("failed", "cancelled", "running"):
-            store.update_stage(run_id, stage.name, status="pending", finished_at=None)
-    if not store.enqueue(run_id):
+    if not store.enqueue(run_id, said=_said("Resumed", by)):
         _refuse_active(store.get(run_id))
     advance_queue(store)
 
@@ -141,29 +114,47 @@ def longer_config(record: RunRecord, *, rounds: int) -> RunConfig:
     return parse_config(values)
 
 
-def extend(store: RunStore, run_id: str, *, rounds: int) -> None:
+def extend(store: RunStore, run_id: str, *, rounds: int, by: str | None = None) -> None:
     """Give a run ``rounds`` federated rounds in total: training goes on from its checkpoint, later stages run again.
 
-    Raises ``UserError`` ``run.active``, or ``run.extend_rounds`` unless ``rounds`` is above the present number.
+    The run's results stay as they are, and are given out, until every stage of the longer run has its own; where that
+    stops on the way, ``resume`` goes on with it and ``drop_extension`` gives it up. Extending a run whose extension
+    has stopped goes on from the rounds that it has trained, unless fewer are wanted now. Raises ``UserError``
+    ``run.active``, or ``run.extend_rounds`` unless ``rounds`` is above the number that the results have.
     """
+    store.settle()
     reap(store)
-    record = store.get(run_id)
+    record, earlier = store.get(run_id), store.extension(run_id)
     _refuse_active(record)
-    _refuse_without_folder(store, run_id)
     longer = longer_config(record, rounds=rounds)
+    _refuse_without_folder(store, run_id)
+    goes_on = earlier and earlier.config.federation.rounds <= rounds and store.run_dir(earlier.work_id).is_dir()
+    source = earlier.work_id if earlier and goes_on else run_id
     trained = record.config.federation.rounds
-    stages = store.stages(run_id)
-    names = [stage.name for stage in stages]
-    first = names.index("federated_training")
-    stale = outputs.files_of(store, run_id, names[first + 1 :])
-    if not store.reconfigure(run_id, longer, go_on=names[first], anew=names[first + 1 :]):
+    said = _said(f"Extended from {trained} to {rounds} rounds", by) or f"Extended from {trained} to {rounds} rounds."
+    first = "federated_training"
+    with store.filling(extends=run_id) as work_id:
+        outputs.take_over(store, source=source, target=work_id, stages=[first])
+        factor = rounds / trained  # later stages' estimates follow from how the plan has done
+        begun = store.begin_extension(
+            run_id, work_id, longer, source=source, go_on=first, said=said, planned_factor=factor
+        )
+    if not begun:
         _refuse_active(store.get(run_id))
-    if (planned_s := stages[first].planned_s) is not None:  # later stages' estimates follow from how the plan has done
-        store.update_stage(run_id, names[first], planned_s=planned_s * rounds / trained)
-    outputs.discard(stale)
-    store.write_log(run_id, "info", f"Extended from {trained} to {rounds} rounds.")
-    store.enqueue(run_id)
     advance_queue(store)
+
+
+def drop_extension(store: RunStore, run_id: str, *, by: str | None = None) -> None:
+    """Give up the extension of a run that is not active; its results are the run's again. ``run.not_extended``."""
+    reap(store)
+    _refuse_active(store.get(run_id))
+    if not store.drop_extension(run_id, said=_said("Extension dropped", by) or "Extension dropped."):
+        raise UserError(
+            "run.not_extended",
+            what=f"The run '{run_id}' has no extension that has stopped.",
+            why="Only what was begun and is not finished can be given up.",
+            fix="Nothing needs to be done.",
+        )
 
 
 def fork(
@@ -173,28 +164,43 @@ def fork(
     stage: str,
     config: RunConfig,
     planned_s: Mapping[str, float] | None = None,
+    by: str | None = None,
 ) -> str:
     """Start a new run that takes everything before ``stage`` from ``run_id`` and runs the rest as ``config`` says.
 
     Returns the new run's id. Raises ``UserError`` ``run.fork_stage`` for a stage that the run does not have or whose
     predecessors are not finished, ``run.fork_edit`` for an edit that would change a stage taken over.
     """
+    store.settle()
     parent = store.get(run_id)
-    stages = store.stages(run_id)
-    names = [known.name for known in stages]
+    names = [known.name for known in store.stages(run_id)]
     config = with_absolute_paths(config)
     _refuse_without_folder(store, run_id)
     check_fork(store, run_id, config, stage=stage)
     earlier = names[: names.index(stage)]
     own_stages = names if config.method == parent.config.method else None  # another method: nothing is taken over
-    child = store.create_run(config, parent=run_id, fork_stage=stage, stages=own_stages, planned_s=planned_s)
-    # Files first: killed in between, the child has no stage marked finished that has none.
-    outputs.take_over(store, source=run_id, target=child.run_id, stages=earlier)
-    store.copy_results(run_id, child.run_id, earlier)
-    store.write_log(child.run_id, "info", f"Forked from {run_id} at {stage}.")
-    store.enqueue(child.run_id)
+    with store.filling() as child:
+        outputs.take_over(store, source=run_id, target=child, stages=earlier)
+        stored = store.create_fork(
+            config,
+            run_id=child,
+            parent=parent,
+            fork_stage=stage,
+            stages=own_stages,
+            taken_over=earlier,
+            planned_s=planned_s,
+            by=by,
+            said=f"Forked from {run_id} at {stage}.",
+        )
+    if not stored:
+        raise UserError(
+            "run.fork_changed",
+            what=f"The results of the run '{run_id}' were replaced by those of its extension just now.",
+            why="A fork takes over the results of one run, not of two.",
+            fix="Fork it again: it then takes over the new ones.",
+        )
     advance_queue(store)
-    return child.run_id
+    return child
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -222,13 +228,6 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         "teacher": model(config.teacher),
     }
     return config.model_copy(update=parts)
-
-
-def stop_stages(store: RunStore, run_id: str, *, failed: bool) -> None:
-    """Mark the stage that was running as failed or cancelled."""
-    for stage in store.stages(run_id):
-        if stage.status == "running":
-            store.set_stage_status(run_id, stage.name, "failed" if failed else "cancelled")
 
 
 def check_fork(store: RunStore, run_id: str, config: RunConfig, *, stage: str) -> None:
@@ -261,18 +260,6 @@ def check_fork(store: RunStore, run_id: str, config: RunConfig, *, stage: str) -
             )
 
 
-def _max_running() -> int:
-    written = os.environ.get("DSFEDMED_MAX_RUNNING", "1")
-    if not written.isdecimal():
-        raise UserError(
-            "run.max_running",
-            what=f"DSFEDMED_MAX_RUNNING is '{written}'.",
-            why="It says how many runs may work at a time.",
-            fix="Set it to a whole number (0 lets all wait), or leave it out.",
-        )
-    return int(written)
-
-
 def _refuse_active(record: RunRecord) -> None:
     if record.active:
         raise UserError(
@@ -289,70 +276,12 @@ def _refuse_without_folder(store: RunStore, run_id: str) -> None:
             "run.folder_missing",
             what=f"The folder {store.run_dir(run_id)} of the run '{run_id}' is not there any more.",
             why="Its models, samples and checkpoints lay there; the store keeps only its figures.",
-            fix="Restore the folder from a backup, or start a new run.",
+            fix="Restore the folder from a backup, or start a new run."
+            if store.run_dir(run_id).name == run_id
+            else "Extend the run again, or give its extension up: its results are still there.",
         )
 
 
-def _spawn(store: RunStore, record: RunRecord) -> None:
-    """Start the worker process of a claimed run, detached from this process's session and terminal."""
-    command = [sys.executable, "-m", "engine.runs.worker", record.run_id]
-    command += ["--home", str(store.home), "--attempt", str(record.attempt)]
-    paths = [str(_ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-    environment["DSFEDMED_HOME"] = str(store.home)  # fetched weights lie there too
-    # OpenMP threads that wait for each other by spinning made training 8 to 17 times slower while the page or another
-    # program wanted the same two cores (888 and 414 ms against 52 and 40 ms an image).
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        with (store.run_dir(record.run_id) / WORKER_LOG).open("ab") as log:
-            process = subprocess.Popen(
-                command,
-                cwd=_ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-    except OSError as error:
-        reason = UserError(
-            "run.not_started",
-            what=f"The worker process of the run '{record.run_id}' could not be started: {error}.",
-            why="Without it nothing computes.",
-            fix="Free some memory or disk space, then resume the run.",
-        )
-        store.set_status(record.run_id, "failed", owner=record.attempt, error=reason.as_dict())
-        raise reason from error
-    register_worker(store, record.run_id, attempt=record.attempt, pid=process.pid)
-    # Waits for the child so that it does not stay behind as a zombie of a long-lived page.
-    threading.Thread(target=process.wait, daemon=True).start()
-
-
-def register_worker(store: RunStore, run_id: str, *, attempt: int, pid: int) -> bool:
-    """Note which process works on the run; return ``False`` where another attempt has it by now."""
-    try:
-        began = psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        began = None
-    return store.update_run(
-        run_id, owner=attempt, pid=pid, pid_started=began, host=socket.gethostname(), heartbeat_at=time.time()
-    )
-
-
-def _worker_alive(record: RunRecord) -> bool:
-    silent_s = time.time() - (record.heartbeat_at or 0.0)
-    if record.pid is None:
-        return silent_s < START_GRACE_S
-    if record.host != socket.gethostname():
-        return silent_s < STALE_S
-    try:
-        process = psutil.Process(record.pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        began = process.create_time()
-    except psutil.NoSuchProcess:
-        return False
-    # Another process may have the number by now. Its start differs; so may the worker's own after the clock was set,
-    # but then the worker still beats.
-    same = record.pid_started is not None and abs(began - record.pid_started) < 2.0
-    return same or silent_s < STALE_S
+def _said(what: str, by: str | None) -> str | None:
+    """Return the line of the log that says who asked for something; ``None`` where nobody said who."""
+    return None if by is None else f"{what} by {by}."

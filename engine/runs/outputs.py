@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from engine.runs import folders
 from engine.runs.store import RunStore
 
 CHECKPOINTS = "checkpoints"
@@ -32,7 +33,7 @@ def take_over(store: RunStore, *, source: str, target: str, stages: Sequence[str
         if path in left_out:
             continue
         copy = destination / path.relative_to(origin)
-        copy.parent.mkdir(parents=True, exist_ok=True)
+        folders.make(copy.parent)
         if path.suffix in _LINKED:
             try:
                 copy.hardlink_to(path)
@@ -51,6 +52,19 @@ def discard(files: Iterable[Path]) -> None:
                 folder.rmdir()
             except OSError:  # it still holds something
                 break
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed worker was just writing below the run's ``folder``: files and folders without their name.
+
+    Nobody else may be writing there.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".tmp", ".partial", ".part") and path.exists():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def checkpoint_scope(path: Path) -> str | None:

@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from engine.config import RunConfig, parse_config
+from engine.config import RunConfig, parse_stored_config
+from engine.errors import UserError
 from engine.types import SampleScore, SyntheticSample
 
 RunStatus = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
@@ -46,11 +47,13 @@ class RunRecord:
     host: str | None
     heartbeat_at: float | None
     cancel_requested: bool
+    started_by: str | None = None
+    """Who submitted or forked it, as the page or the command line named that person; ``None`` where nobody said."""
 
     @property
     def config(self) -> RunConfig:
-        """The run's configuration; raises ``UserError`` where the schema has moved on since."""
-        return parse_config(json.loads(self.config_json))
+        """The run's configuration; raises ``UserError`` where it is damaged or the schema has moved on since."""
+        return _config(self.run_id, self.config_json)
 
     @property
     def active(self) -> bool:
@@ -91,12 +94,32 @@ class StageRecord:
 
 
 @dataclass(frozen=True)
+class ExtensionRecord:
+    """A longer version of a run on which work is under way or has stopped, while the run's results stay."""
+
+    work_id: str
+    config_json: str
+    config_hash: str
+
+    @property
+    def config(self) -> RunConfig:
+        """The longer run's configuration; raises ``UserError`` as ``RunRecord.config`` does."""
+        return _config(self.work_id, self.config_json)
+
+
+@dataclass(frozen=True)
 class RunView:
-    """A run with its stages in order and the expected seconds until its end."""
+    """A run with the stages of the work under way, in order, and the expected seconds until its end."""
 
     run: RunRecord
     stages: tuple[StageRecord, ...]
+    """The extension's while there is one, else the run's own."""
     eta_s: float | None
+    kept: tuple[StageRecord, ...] = ()
+    """The stages whose results the store gives out: those of before the extension, where there is one."""
+    extension: ExtensionRecord | None = None
+    note: str | None = None
+    """A sentence about something that holds the run up or that a person should know; ``None`` where all is well."""
 
 
 @dataclass(frozen=True)
@@ -157,3 +180,16 @@ class ArtefactRecord:
     path: str
     stage: str
     created_at: float
+
+
+def _config(run_id: str, config_json: str) -> RunConfig:
+    try:
+        values = json.loads(config_json)
+    except ValueError as error:
+        raise UserError(
+            "run.record_damaged",
+            what=f"The stored configuration of the run '{run_id}' cannot be read: {error}.",
+            why="Nothing can go on from a configuration that nobody knows.",
+            fix="Restore studio.sqlite from a backup; the run's report holds its configuration too.",
+        ) from error
+    return parse_stored_config(values)

@@ -37,15 +37,16 @@ def write_report(
     status: str | None = None,
     device: str | None = None,
     error: UserError | None = None,
+    work_id: str | None = None,
 ) -> Path:
     """Write the run's report and return its path.
 
     ``status`` is the state that the run is about to take (its present one when left out) and ``error`` why,
-    ``device`` what the models ran on.
+    ``device`` what the models ran on, ``work_id`` the extension that it is about, in whose folder it then lies.
     """
-    path = store.run_dir(run_id) / REPORT_NAME
+    path = store.run_dir(work_id or run_id) / REPORT_NAME
     temporary = path.with_suffix(".tmp")
-    report = build_report(store, run_id, status=status, device=device, error=error)
+    report = build_report(store, run_id, status=status, device=device, error=error, work_id=work_id)
     text = json.dumps(finite(report), indent=2, allow_nan=False)
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(path)
@@ -59,10 +60,13 @@ def build_report(
     status: str | None = None,
     device: str | None = None,
     error: UserError | None = None,
+    work_id: str | None = None,
 ) -> dict[str, Any]:
     """Return the report: configuration, hashes, versions, machine, durations, traffic, results, files."""
-    record, stages = store.get(run_id), store.stages(run_id)
-    config = record.config
+    work_id = work_id or run_id
+    record, stages, extension = store.get(run_id), store.stages(work_id), store.extension(run_id)
+    described = extension if extension is not None and work_id != run_id else record
+    config = described.config
     names = [stage.name for stage in stages]
     return {
         "format": FORMAT,
@@ -71,11 +75,12 @@ def build_report(
         "status": status or record.status,
         "method": record.method,
         "parent": record.parent,
+        "started_by": record.started_by,
         "fork_stage": record.fork_stage,
         "error": error.as_dict() if error else record.error,
         "seed": config.seed,
         "config": config.model_dump(mode="json"),
-        "config_hash": record.config_hash,
+        "config_hash": described.config_hash,
         "stage_hashes": {name: stage_hash(config, names, name) for name in names},
         "versions": versions(),
         "machine": machine() | {"device": device},
@@ -89,10 +94,10 @@ def build_report(
         ],
         "wall_s": sum(stage.wall_s for stage in stages),
         "peak_memory_bytes": peak_memory_bytes(),
-        "traffic": traffic_table(store.traffic(run_id)),
-        "evaluation": [asdict(row) for row in store.evaluation(run_id)],
-        "differences": [asdict(row) for row in store.differences(run_id)],
-        "artefacts": _artefacts(store, run_id),
+        "traffic": traffic_table(store.traffic(work_id)),
+        "evaluation": [asdict(row) for row in store.evaluation(work_id)],
+        "differences": [asdict(row) for row in store.differences(work_id)],
+        "artefacts": _artefacts(store, work_id),
     }
 
 

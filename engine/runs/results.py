@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from engine.runs import schema
+from engine.runs.database import database_errors, writing
 from engine.runs.records import ArtefactRecord, LogLine, MetricSeries, Page, SampleOrder, ScoredSample, TrafficTotal
 from engine.types import EvaluationRow, ModelDifference, SampleScore, SyntheticSample, Traffic
 
@@ -55,6 +57,12 @@ def score_row(record: SampleScore) -> dict[str, Any]:
     return asdict(record)
 
 
+def add_log_line(connection: sa.Connection, run_id: str, level: str, text: str, *, stage: str | None = None) -> None:
+    """Append one line for people, in the transaction of what it tells."""
+    row = {"run_id": run_id, "at": time.time(), "stage": stage, "level": level, "text": text}
+    connection.execute(schema.log.insert(), row)
+
+
 class ResultStore:
     """Reads and writes of a run's results. ``database`` is the engine that ``schema.open_database`` gives."""
 
@@ -78,7 +86,7 @@ class ResultStore:
             (schema.samples, samples),
             (schema.scores, scores),
         )
-        with schema.database_errors(self._path), schema.writing(self._database) as connection:
+        with self._writing() as connection:
             for table, rows in batches:
                 upsert(connection, table, [{"run_id": run_id, **row} for row in rows or ()])
 
@@ -91,7 +99,7 @@ class ResultStore:
         self._append(schema.differences, run_id, [asdict(row) for row in rows])
 
     def _append(self, table: sa.Table, run_id: str, rows: Rows) -> None:
-        with schema.database_errors(self._path), schema.writing(self._database) as connection:
+        with self._writing() as connection:
             count = sa.select(sa.func.coalesce(sa.func.max(table.c.position), -1)).where(table.c.run_id == run_id)
             first = (connection.scalar(count) or 0) + 1
             upsert(connection, table, [{"run_id": run_id, "position": first + i, **row} for i, row in enumerate(rows)])
@@ -99,14 +107,13 @@ class ResultStore:
     def write_artefact(self, run_id: str, stage: str, kind: str, path: str) -> None:
         """Record a file or folder of the run; ``path`` is relative to the run's folder, with forward slashes."""
         row = {"run_id": run_id, "path": path, "kind": kind, "stage": stage, "created_at": time.time()}
-        with schema.database_errors(self._path), schema.writing(self._database) as connection:
+        with self._writing() as connection:
             upsert(connection, schema.artefacts, [row])
 
     def write_log(self, run_id: str, level: str, text: str, *, stage: str | None = None) -> None:
         """Append one line for people."""
-        row = {"run_id": run_id, "at": time.time(), "stage": stage, "level": level, "text": text}
-        with schema.database_errors(self._path), schema.writing(self._database) as connection:
-            connection.execute(schema.log.insert(), row)
+        with self._writing() as connection:
+            add_log_line(connection, run_id, level, text, stage=stage)
 
     def events(self, run_id: str, *, after_id: int = 0, limit: int = 500) -> tuple[LogLine, ...]:
         """Return the run's newest ``limit`` log lines whose id is above ``after_id``, oldest first."""
@@ -218,8 +225,14 @@ class ResultStore:
             ArtefactRecord(*tuple(row)) for row in self._rows(query.order_by(table.c.created_at, table.c.path))
         )
 
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """Open a write transaction; SQLite's refusals become ``UserError``."""
+        with database_errors(self._path), writing(self._database) as connection:
+            yield connection
+
     def _rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        with schema.database_errors(self._path), self._database.connect() as connection, connection.begin():
+        with database_errors(self._path), self._database.connect() as connection, connection.begin():
             return connection.execute(query).all()
 
 

@@ -1,21 +1,11 @@
-"""Tables of the runs store, and how its SQLite file is opened. Torch-free."""
+"""Tables of the runs store; ``engine.runs.database`` opens the file that holds them. Torch-free."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
-
-import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
-
-from engine.errors import UserError
 
 SCHEMA_VERSION = 3
 DATABASE_NAME = "studio.sqlite"
-BUSY_TIMEOUT_MS = 15_000
 
 metadata = MetaData()
 
@@ -49,6 +39,9 @@ runs = Table(
     Column("host", String),
     Column("heartbeat_at", Float),
     Column("cancel_requested", Boolean, nullable=False, default=False),
+    Column("started_by", String),
+    # Set in rows that are no runs of their own but the work on a longer one: see engine.runs.extensions.
+    Column("extends", String),
 )
 
 stages = Table(
@@ -199,116 +192,26 @@ artefacts = Table(
 )
 
 
-_COUNTED = ("num_groups INTEGER", "num_hd95 INTEGER", "num_missed INTEGER", "num_spurious INTEGER",
-            "hd95_penalised_px FLOAT")  # fmt: skip
+_COUNTS = ("num_groups", "num_hd95", "num_missed", "num_spurious")
 UPGRADES: dict[int, tuple[str, ...]] = {
     1: ("ALTER TABLE samples ADD COLUMN generator VARCHAR NOT NULL DEFAULT ''",),
-    2: tuple(f"ALTER TABLE evaluation ADD COLUMN {column}" for column in _COUNTED),
+    2: (
+        "ALTER TABLE runs ADD COLUMN started_by VARCHAR",
+        "ALTER TABLE runs ADD COLUMN extends VARCHAR",
+        *(f"ALTER TABLE evaluation ADD COLUMN {column} INTEGER" for column in _COUNTS),
+        "ALTER TABLE evaluation ADD COLUMN hd95_penalised_px FLOAT",
+    ),
 }
 """The statements that make schema n + 1 of schema n; tables that are missing then are made as they are today."""
 
+RESULTS: dict[str, Table] = {
+    table.name: table for table in (metrics, traffic, samples, scores, evaluation, differences, artefacts)
+}
+"""What stages record beside their own row."""
 
-def open_database(home: Path) -> sa.Engine:
-    """Return an engine on ``home/studio.sqlite``, made with its tables where it is missing, upgraded where it is older.
-
-    WAL lets readers go on while a worker writes; ``synchronous=NORMAL`` loses nothing when a process is killed.
-    Raises ``UserError`` for a home that cannot be written, a file that is not a store, and a newer schema.
-    """
-    path = Path(home) / DATABASE_NAME
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _not_writable(path.parent, error) from error
-    address = sa.URL.create("sqlite", database=str(path))  # not written out: a path may hold ? and %
-    engine = sa.create_engine(address, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
-    sa.event.listen(engine, "connect", _on_connect)
-    sa.event.listen(engine, "begin", _on_begin)
-    with database_errors(path), writing(engine) as connection:
-        tables = sa.inspect(connection).get_table_names()
-        version = connection.scalar(sa.select(sa.func.max(schema_info.c.version))) if "schema_info" in tables else None
-        if version is not None and version > SCHEMA_VERSION:
-            raise UserError(
-                "run.store_newer",
-                what=f"The runs store {path} has schema {version}; this version reads up to {SCHEMA_VERSION}.",
-                why="An older program could damage what a newer one wrote.",
-                fix="Update DSFedMed Studio, or choose another home with --home or DSFEDMED_HOME.",
-            )
-        if version is None:
-            metadata.create_all(connection)
-            connection.execute(schema_info.insert().values(version=SCHEMA_VERSION))
-        elif version < SCHEMA_VERSION:
-            for step in range(version, SCHEMA_VERSION):
-                for statement in UPGRADES[step]:
-                    connection.execute(sa.text(statement))
-            metadata.create_all(connection)
-            connection.execute(schema_info.update().values(version=SCHEMA_VERSION))
-    return engine
-
-
-@contextmanager
-def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Open a write transaction at once (``BEGIN IMMEDIATE``): what is read inside it cannot change before it ends."""
-    with engine.connect().execution_options(immediate=True) as connection, connection.begin():
-        yield connection
-
-
-@contextmanager
-def database_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's refusals (disk full, read-only, not a database) into ``UserError``."""
-    try:
-        yield
-    except sa.exc.DBAPIError as error:
-        raise _user_error(path, error) from error
-
-
-def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.isolation_level = None  # transactions begin where `_on_begin` says, not where sqlite3 guesses
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()
-
-
-def _on_begin(connection: sa.Connection) -> None:
-    immediate = connection.get_execution_options().get("immediate", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-
-def _not_writable(path: Path, error: Exception) -> UserError:
-    return UserError(
-        "run.not_writable",
-        what=f"The runs store {path} cannot be written: {error}.",
-        why="Runs, their curves and their checkpoints are kept there.",
-        fix="Make the folder writable, or choose another one with --home or DSFEDMED_HOME.",
-    )
-
-
-def _user_error(path: Path, error: sa.exc.DBAPIError) -> Exception:
-    text = str(error.orig).lower()
-    if "full" in text:
-        return UserError(
-            "run.disk_full",
-            what=f"The disk is full: {path} could not be written.",
-            why="The run's records are kept there; everything written before is untouched.",
-            fix="Free some space and resume the run.",
-        )
-    if any(word in text for word in ("readonly", "read-only", "unable to open", "disk i/o")):
-        return _not_writable(path, error.orig or error)
-    if "locked" in text or "busy" in text:
-        return UserError(
-            "run.store_busy",
-            what=f"The runs store {path} has been locked by another process for more than {BUSY_TIMEOUT_MS // 1000} s.",
-            why="Only one process can write at a time.",
-            fix="End the program that holds the file open (a database viewer, a backup), then resume the run.",
-        )
-    if "not a database" in text or "malformed" in text:
-        return UserError(
-            "run.store_damaged",
-            what=f"{path} is not a whole SQLite database ({error.orig}).",
-            why="The list of runs is kept there.",
-            fix="Move the file away (run folders beside it stay as they are), or restore it from a backup.",
-        )
-    return error
+RESULTS_OF_STAGE: dict[str, tuple[Table, ...]] = {
+    "generation": (samples,),
+    "mutual_distillation": (scores,),
+    "evaluation": (evaluation, differences),
+}
+"""Tables without a column ``stage``, by the one stage that writes them."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.runs import lifecycle
+from engine.runs import lifecycle, outputs
 from engine.runs.events import StoreReporter, WorkerSuperseded
 from engine.runs.identity import checkpoint_hash
 from engine.runs.outputs import CHECKPOINTS
@@ -56,10 +56,14 @@ class Worker:
         self.over = threading.Event()
         self.checkpoints: CheckpointStore | None = None
         self._superseded = False
+        self.work_id = store.work_id(run_id)
+        """Under which this worker records: the extension's id where the run is being extended."""
+        self.folder = store.run_dir(self.work_id)
 
     def run(self) -> int:
         """Do what is left of the run; return the process's exit status (0 unless the run failed)."""
         threading.Thread(target=self._watch, daemon=True).start()
+        outputs.clear_leftovers(self.folder)
         try:
             self._run_stages()
         except WorkerSuperseded:
@@ -82,35 +86,40 @@ class Worker:
         self.stop.set()
 
     def _run_stages(self) -> None:
-        config = self.store.get(self.run_id).config
+        config = self._config()
         _set_threads(config.threads)
         module, _, name = self._methods_entry.partition(":")
         methods = importlib.import_module(module)
         method: Method = getattr(methods, name)[config.method]
-        finished = {stage.name for stage in self.store.stages(self.run_id) if stage.status == "finished"}
+        finished = {stage.name for stage in self.store.stages(self.work_id) if stage.status == "finished"}
         names = [stage.name for stage in method.stages]
         context: RunContext | None = None
         for stage in method.stages:
             if stage.name in finished:
                 continue
-            reporter = StoreReporter(self.store, self.run_id, stage.name, attempt=self.attempt, stop=self.stop)
+            reporter = StoreReporter(
+                self.store, self.run_id, stage.name, attempt=self.attempt, stop=self.stop, work_id=self.work_id
+            )
             reporter.check_cancelled()
             self.checkpoints = self._checkpoint_store(config, names, stage.name, reporter)
             if context is None:
-                run_dir = self.store.run_dir(self.run_id)
                 context = methods.RunContext(
-                    config=config, run_dir=run_dir, reporter=reporter, checkpoints=self.checkpoints
+                    config=config, run_dir=self.folder, reporter=reporter, checkpoints=self.checkpoints
                 )
             context.reporter, context.checkpoints = reporter, self.checkpoints
             self.store.update_run(self.run_id, owner=self.attempt, stage=stage.name)
-            self.store.set_stage_status(self.run_id, stage.name, "running")
+            self.store.set_stage_status(self.work_id, stage.name, "running")
             reporter.log("info", f"{stage.name}: {stage.describe}")
             try:
                 stage.run(context)
             finally:
                 reporter.flush()
-            self.store.set_stage_status(self.run_id, stage.name, "finished", wall_s=reporter.wall_s)
+            self.store.set_stage_status(self.work_id, stage.name, "finished", wall_s=reporter.wall_s)
             reporter.log("info", f"{stage.name}: finished after {reporter.wall_s:.1f} s.")
+
+    def _config(self) -> RunConfig:
+        extension = self.store.extension(self.run_id)
+        return self.store.get(self.run_id).config if extension is None else extension.config
 
     def _checkpoint_store(
         self, config: RunConfig, names: list[str], stage: str, reporter: StoreReporter
@@ -118,7 +127,7 @@ class Worker:
         from engine.runs.checkpoint import CheckpointStore
 
         return CheckpointStore(
-            self.store.run_dir(self.run_id) / CHECKPOINTS,
+            self.folder / CHECKPOINTS,
             lambda scope: checkpoint_hash(config, names, scope),
             warn=lambda text: reporter.log("warning", text),
             scope=stage,
@@ -182,15 +191,25 @@ class Worker:
         lifecycle.advance_queue(self.store)
 
     def _write_end(self, status: RunStatus, *, error: UserError | None) -> None:
-        lifecycle.stop_stages(self.store, self.run_id, failed=status == "failed")
         torch = sys.modules.get("torch")
         device = None if torch is None else "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            path = write_report(self.store, self.run_id, status=status, device=device, error=error)
-            self.store.write_artefact(self.run_id, "", "report", path.name)
+            path = write_report(
+                self.store, self.run_id, status=status, device=device, error=error, work_id=self.work_id
+            )
+            self.store.write_artefact(self.work_id, "", "report", path.name)
         except (OSError, UserError) as fault:  # the end of the run must be recorded even where the report cannot be
             _say(f"no report: {fault}")
-        self.store.set_status(self.run_id, status, owner=self.attempt, error=error.as_dict() if error else None)
+        if self.work_id == self.run_id:
+            self.store.end_run(self.run_id, status, owner=self.attempt, error=error)
+        elif status == "finished":
+            self.store.adopt_extension(self.run_id, self.work_id, owner=self.attempt)
+            self.store.settle()
+        else:
+            rounds = self.store.get(self.run_id).config.federation.rounds
+            reason = f"{error.what} " if error else ""
+            kept = f"The extension has stopped; the results of {rounds} rounds are as they were."
+            self.store.end_run(self.run_id, status, owner=self.attempt, error=error, said=reason + kept)
 
 
 def _say(words: object) -> None:
@@ -207,6 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--attempt", type=int, default=None, help="given by whoever took the run out of the queue")
     parser.add_argument("--methods", default=os.environ.get("DSFEDMED_METHODS", METHODS_ENTRY), help="module:NAME")
     chosen = parser.parse_args(arguments)
+    os.umask(0o077)  # everything that a stage writes is for the person who runs it alone
     store = RunStore(chosen.home)
     attempt = chosen.attempt
     if attempt is None:

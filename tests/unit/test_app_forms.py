@@ -34,7 +34,7 @@ def test_every_field_has_a_label_and_words() -> None:
 @pytest.mark.parametrize(
     ("key", "kind", "optional", "minimum", "maximum"),
     [
-        ("seed", "integer", False, 0, None),
+        ("seed", "integer", False, 0, 2**53 - 1),
         ("device", "choice", False, None, None),
         ("threads", "integer", True, 1, 1024),
         ("data.root", "text", True, None, None),
@@ -42,7 +42,7 @@ def test_every_field_has_a_label_and_words() -> None:
         ("data.image_px", "integer", False, 32, 2048),
         ("data.validation_fraction", "number", False, 0, 1),
         ("federation.average_buffers", "switch", False, None, None),
-        ("federation.learning_rate", "number", False, 0, None),
+        ("federation.learning_rate", "number", False, 0, 10),
     ],
 )
 def test_kinds_and_bounds_come_from_the_schema(
@@ -53,7 +53,7 @@ def test_kinds_and_bounds_come_from_the_schema(
 
 
 def test_information_names_its_source_and_bounds() -> None:
-    assert spec("federation.rounds").info == "Communication rounds (paper: 100). At least 1."
+    assert spec("federation.rounds").info == "Communication rounds (paper: 100). 1 to 10000."
     assert "32 to 2048" in spec("data.image_px").info
     assert "Above 0" in spec("federation.learning_rate").info
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import RunConfig, parse_config
+from engine.config import RunConfig
 from engine.errors import UserError
 from engine.runs.events import StoreReporter, WorkerSuperseded
 from engine.runs.schema import DATABASE_NAME, SCHEMA_VERSION
@@ -192,27 +192,6 @@ def test_artefacts_must_lie_below_the_run(store: RunStore, tmp_path: Path) -> No
         report.artefact("model", tmp_path / "elsewhere")
 
 
-def test_another_configuration_resets_stages_and_nothing_else(store: RunStore) -> None:
-    run_id = started(store)
-    for stage in ("federated_training", "generation", "evaluation"):
-        report = reporter(store, run_id, stage)
-        report.metric("m", 1.0, step=0)
-        report.flush()
-        store.set_stage_status(run_id, stage, "finished")
-    report.samples([sample(1)])
-    report.evaluation([EvaluationRow("m", "z", "test", "c", 4, 0.5, 0.1, 0.9, 0.4, 0.5, 0.3, 2.0)])
-    report.flush()
-    longer = parse_config({"federation": {"rounds": 777}})
-    assert not store.reconfigure(run_id, longer, go_on="federated_training", anew=["evaluation"]), "it runs"
-    store.set_status(run_id, "finished")
-    assert store.reconfigure(run_id, longer, go_on="federated_training", anew=["evaluation"])
-    assert [c.stage for c in store.metrics(run_id)] == ["federated_training", "generation"]
-    assert store.samples(run_id).total == 1 and store.evaluation(run_id) == ()
-    assert [s.status for s in store.stages(run_id)][:3] == ["pending", "pending", "finished"]
-    record = store.get(run_id)
-    assert (record.status, record.config.federation.rounds) == ("interrupted", 777)
-
-
 def test_a_run_that_ended_or_runs_is_not_taken_for_what_it_was(store: RunStore) -> None:
     run_id = started(store)
     assert not store.enqueue(run_id), "another resume was quicker: its worker has the run"
@@ -266,10 +245,11 @@ def test_many_writers_at_once_lose_nothing(store: RunStore) -> None:
 def test_an_older_schema_is_upgraded_and_keeps_its_samples(tmp_path: Path) -> None:
     RunStore(tmp_path).close()
     with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection, connection:
-        connection.execute("ALTER TABLE samples DROP COLUMN generator")
         for column in ("num_groups", "num_hd95", "num_missed", "num_spurious", "hd95_penalised_px"):
             connection.execute(f"ALTER TABLE evaluation DROP COLUMN {column}")
         connection.execute("DROP TABLE differences")
+        for statement in ("samples DROP COLUMN generator", "runs DROP COLUMN started_by", "runs DROP COLUMN extends"):
+            connection.execute(f"ALTER TABLE {statement}")
         connection.execute("UPDATE schema_info SET version = 1")
     store = RunStore(tmp_path)
     run_id = store.create_run(RunConfig()).run_id
