@@ -34,7 +34,8 @@ In a checkout of DSFedMed Studio, with FOLDER the folder of this card and IMAGE 
 
 Or with ONNX Runtime alone: input `image` is float32 (batch, 3, {manifest.image_px}, {manifest.image_px}) in [0, 1]
 (normalisation `{manifest.normalise}`), the image {fitted}; output `logits`
-is (batch, {len(manifest.classes)}, {grid_px}, {grid_px}), one channel a class, before the sigmoid. {back} and cut at 0 (probability 0.5).
+is (batch, {len(manifest.classes)}, {grid_px}, {grid_px}), one channel a class, before the sigmoid. {back}
+and cut at 0 (probability 0.5).
 
 ## Results
 
