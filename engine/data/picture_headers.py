@@ -67,7 +67,9 @@ def _png(data: bytes) -> PictureHeader:
     for name, start, end in png_chunks(data):
         if name == b"eXIf":
             orientation = _exif_orientation(data[start:end])
-    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colours]
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colours)
+    if channels is None:
+        raise ValueError(f"its colour type {colours} does not exist")
     return PictureHeader("png", height, width, channels, bits, orientation, is_palette=colours == 3)
 
 

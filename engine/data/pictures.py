@@ -119,7 +119,12 @@ _DECODERS = {"png": _png, "jpeg": _jpeg, "jpegls": _jpeg, "jpeg2000": _jpeg2000}
 
 
 def _bitmap(path: Path) -> Image.Image:
-    return Image.open(path, formats=["BMP"])
+    try:
+        return Image.open(path, formats=["BMP"])
+    except OSError as error:
+        if "Unsupported BMP" in str(error):
+            raise unsupported(path, f"it is of a rare kind ({error})", fix=CONVERT) from error
+        raise
 
 
 def _decoded_bitmap(path: Path, *, as_labels: bool) -> tuple[np.ndarray, int]:

@@ -81,7 +81,7 @@ class TiffFormat:
         how they are shown, not what they mean; where black and white alone occur nobody can tell: refused.
         """
         with _opened(path) as stack:
-            labels = upright(stack.plane(slice_index), stack.orientation)
+            labels = stack.upright_plane(slice_index)
             if stack.photometric not in (*GREY, PHOTOMETRIC.PALETTE, PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR):
                 raise unsupported(
                     path, f"a mask is grey or a palette picture, this one is {stack.colours}", fix=CONVERT
@@ -187,9 +187,23 @@ class _Stack:
         plane = stored[0, depth] if self.key.planarconfig == 1 else np.moveaxis(stored[:, depth, ..., 0], 0, -1)
         return plane[..., 0] if plane.shape[-1] == 1 else plane
 
+    def upright_plane(self, slice_index: int) -> np.ndarray:
+        """Return :meth:`plane` turned as its own page says."""
+        own = int(self._page(slice_index).tags.valueof(ORIENTATION, 1))
+        if upright_size(0, 1, own) != upright_size(0, 1, self.orientation):
+            raise unsupported(self.path, "some of its pages lie on their side and others do not", fix=CONVERT)
+        return upright(self.plane(slice_index), own)
+
+    def _page(self, slice_index: int) -> tifffile.TiffPage:
+        """Return the page with the tags of one slice; ``key`` where one directory stands for all."""
+        if self.series.is_truncated or len(self.key.parent.pages) == 1:
+            return self.key
+        page = self.series[slice_index // self.key.imagedepth]
+        return self.key if page is None else page.aspage()
+
     def seen(self, slice_index: int) -> tuple[np.ndarray, int]:
         """Return one slice upright, (H, W) or (H, W, 3), as grey or RGB in stored numbers, and their depth in bits."""
-        plane, key = upright(self.plane(slice_index), self.orientation), self.key
+        plane, key = self.upright_plane(slice_index), self.key
         require_finite(self.path, plane)
         nodata = key.tags.valueof(GDAL_NODATA)
         if nodata is not None and (plane == float(nodata)).any():
@@ -197,10 +211,11 @@ class _Stack:
         if self.photometric in GREY and self.num_grey in (1, 3):
             return (plane if plane.ndim == 2 else plane[..., 0] if self.num_grey == 1 else plane[..., :3]), self.bits
         if self.photometric == PHOTOMETRIC.PALETTE and self.num_grey == 1 and plane.dtype.kind in "bu":
-            if key.colormap is None:
+            colormap = self._page(slice_index).colormap
+            if colormap is None:
                 raise ValueError("its palette is missing")
             indices = (plane if plane.ndim == 2 else plane[..., 0]).astype(np.intp)
-            colours = key.colormap if key.colormap.max() <= 255 else key.colormap >> 8
+            colours = colormap if colormap.max() <= 255 else colormap >> 8
             return colours.astype(np.uint8).T[indices], 8
         if self.photometric == PHOTOMETRIC.RGB and key.samplesperpixel in (3, 4):
             return plane[..., :3], self.bits

@@ -245,6 +245,10 @@ def test_bmp_of_every_depth(tmp_path: Path) -> None:
     ):
         image.save(tmp_path / f"{name}.bmp")
         np.testing.assert_array_equal(read_image(tmp_path / f"{name}.bmp")[0], shown, err_msg=name)
+    data = bytearray((tmp_path / "24.bmp").read_bytes())
+    data[30] = 6  # a compression that is not read
+    (tmp_path / "rare.bmp").write_bytes(data)
+    refused(tmp_path / "rare.bmp", "rare kind")
     np.testing.assert_array_equal(read_mask(tmp_path / "1.bmp"), GREY > 100)
     np.testing.assert_array_equal(read_mask(tmp_path / "8.bmp"), GREY)
     np.testing.assert_array_equal(read_mask(tmp_path / "p.bmp"), GREY % 16)

@@ -12,7 +12,7 @@ from engine.data.ranges import range_of_pages
 from engine.data.readers import image_info, read_image, read_mask
 from engine.data.transforms import percentile_range
 from engine.errors import UserError
-from tests.unit.data_raster_files import grey3, tiff
+from tests.unit.data_raster_files import grey3, refused, tag, tiff
 
 H, W = 16, 24
 NOISE = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
@@ -67,6 +67,24 @@ def test_thumbnails_and_pyramids_are_no_slices(tmp_path: Path) -> None:
     for path in sorted(tmp_path.iterdir()):
         assert image_info(path).num_slices == 1, path
         np.testing.assert_array_equal(read_image(path)[0], grey3(GREY), err_msg=str(path))
+
+
+@pytest.mark.parametrize("compression", ["none", "lzw"])
+def test_each_page_has_its_own_palette_and_orientation(tmp_path: Path, compression: str) -> None:
+    palettes = np.random.default_rng(4).integers(0, 256, (2, 3, 256)).astype(np.uint16) * 257
+    with tifffile.TiffWriter(tmp_path / "p.tif") as writer:
+        for colormap in palettes:
+            writer.write(GREY, photometric="palette", colormap=colormap, compression=compression, metadata=None)
+    for index, colormap in enumerate(palettes):
+        expected = (colormap >> 8).T[GREY]
+        np.testing.assert_array_equal(read_image(tmp_path / "p.tif", slice_index=index)[0], expected)
+    for name, second in (("o", 3), ("side", 6)):
+        with tifffile.TiffWriter(tmp_path / f"{name}.tif") as writer:
+            for orientation in (1, second):
+                writer.write(GREY, photometric=1, compression=compression, metadata=None, **tag(274, orientation))
+    np.testing.assert_array_equal(read_image(tmp_path / "o.tif")[0], grey3(GREY))
+    np.testing.assert_array_equal(read_mask(tmp_path / "o.tif", slice_index=1), np.rot90(GREY, 2))
+    refused(tmp_path / "side.tif", "lie on their side", slice_index=1)
 
 
 def test_no_other_file_is_opened_by_name(tmp_path: Path) -> None:
