@@ -1,8 +1,8 @@
-"""DICOM, classic and enhanced, one frame or many: pydicom reads, GDCM decodes what is compressed. Torch-free.
+"""DICOM, classic and enhanced, one frame or many: pydicom reads, imagecodecs decodes what is compressed. Torch-free.
 
 Frames are the slices, in their stored order and as they are stored: no frame is turned. highdicom's ``Image`` was
-tried first and is what ``bench.readers`` compares with; it cannot read big-endian files, segmented palettes, files with
-an incomplete reference to their source, a VOI LUT after a broken rescale, or bits above ``BitsStored``.
+tried first and is what ``bench.readers`` compares with: it cannot read big-endian files, segmented palettes, files with
+an incomplete reference to their source or without some tags, and its windows are wrong where values are rescaled.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
+from pydicom.encaps import get_frame
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels import get_decoder
 from pydicom.pixels.utils import as_pixel_options
@@ -28,10 +29,11 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEGExtended12Bit,
 )
 
 from engine.data.budget import require_bytes
+from engine.data.dicom_codestreams import check_codestream
+from engine.data.dicom_decoders import PLUGIN, is_available
 from engine.data.dicom_frames import FrameTags, frame_affine, number, tag, volume_affine
 from engine.data.dicom_values import colour_depth, from_palette, grey_values, shown_share, stored_range
 from engine.data.geometry import Geometry
@@ -102,6 +104,20 @@ class DicomFile:
         """Return whether the stored numbers are two's complement."""
         return bool(number(self.tags, "PixelRepresentation") or 0)
 
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Return size and placement of the frames."""
+        first = self.frame_tags(0)
+        size = Geometry(
+            int(self.tags.Rows),
+            int(self.tags.Columns),
+            num_slices=self.num_frames,
+            channels=3 if self.photometric == "PALETTE COLOR" else self.samples,
+            spacing_mm=first.spacing_mm,
+        )
+        matrix = frame_affine(first) if self.num_frames == 1 else volume_affine(self.tags, self.num_frames)
+        return size.placed(matrix, unit=first.unit)
+
     @contextmanager
     def stream(self) -> Iterator[BinaryIO]:
         """Open the file, or what was inflated of it."""
@@ -131,14 +147,25 @@ class DicomFile:
             "planar_configuration": int(number(self.tags, "PlanarConfiguration") or 0),
         }
         with self.stream() as stream:
-            if not self.syntax.is_encapsulated:
+            if self.syntax.is_encapsulated:
+                self._check_codestream(stream, index)
+            else:
                 self._refuse_truncated(stream)
             stream.seek(self.pixels.offset)
-            pixels, _ = get_decoder(self.syntax).as_array(stream, index=index, **options)
+            plugin = PLUGIN if is_available(self.syntax) else ""
+            pixels, _ = get_decoder(self.syntax).as_array(stream, index=index, decoding_plugin=plugin, **options)
         pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
         if pixels.dtype.kind == "f" or stored >= 8 * pixels.dtype.itemsize or allocated == 1:
             return pixels
         return _cut_bits(pixels, stored=stored, high=high, is_compressed=self.syntax.is_encapsulated)
+
+    def _check_codestream(self, stream: BinaryIO, index: int) -> None:
+        stream.seek(self.pixels.offset)
+        offsets = as_pixel_options(self.tags).get("extended_offsets")
+        frame = get_frame(stream, index, number_of_frames=self.num_frames, extended_offsets=offsets)
+        rows, columns = int(self.tags.Rows), int(self.tags.Columns)
+        announced = -(-rows * columns * self.samples * self.bits[0] // 8)
+        check_codestream(frame, self.syntax, rows=rows, columns=columns, frame_bytes=announced)
 
     def _refuse_truncated(self, stream: BinaryIO) -> None:
         shared = 2 if self.photometric == "YBR_FULL_422" else self.samples  # two pixels share their colour
@@ -154,18 +181,7 @@ class DicomFormat:
     @staticmethod
     def header(path: Path, *, slice_axis: int) -> Geometry:
         """Return size and placement from the tags; ``slice_axis`` says nothing here: frames are the slices."""
-        file = open_dicom(path)
-        first = file.frame_tags(0)
-        spacing = first.spacing_mm
-        size = Geometry(
-            int(file.tags.Rows),
-            int(file.tags.Columns),
-            num_slices=file.num_frames,
-            channels=3 if file.photometric == "PALETTE COLOR" else file.samples,
-            spacing_mm=spacing,
-        )
-        matrix = frame_affine(first) if file.num_frames == 1 else volume_affine(file.tags, file.num_frames)
-        return size.placed(matrix, unit=first.unit)
+        return open_dicom(path).geometry
 
     @staticmethod
     def image(
@@ -295,8 +311,6 @@ def _refuse_kinds(file: DicomFile) -> None:
         can_decode = False
     if not can_decode:
         raise Unsupported(f"its pixels are stored as {file.syntax.name}")
-    if file.syntax == JPEGExtended12Bit and file.bits[1] > 8:
-        raise Unsupported(f"its pixels are stored as {file.syntax.name} with {file.bits[1]} bits")
 
 
 def _inflated(path: Path, compressed: bytes) -> bytes:

@@ -1,0 +1,80 @@
+"""What a compressed DICOM frame is going to give, read from its own first bytes before it is decoded. Torch-free.
+
+The tags announce one size, the frame's own header may announce another: three kilobytes of JPEG-LS hold 400 million
+pixels.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from pydicom.uid import UID, RLELossless
+
+from engine.data.budget import limit_bytes
+
+SOI, SOS = 0xD8, 0xDA
+FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+"""JPEG markers that begin a frame header (ISO 10918-1 table B.1), and JPEG-LS's (ISO 14495-1)."""
+J2K_START = b"\xff\x4f\xff\x51"
+"""Start of a JPEG 2000 codestream and its size marker (ISO 15444-1 A.5.1)."""
+RLE_HEADER_BYTES = 64
+RLE_SLACK_BYTES = 1024
+RLE_GROWTH = 64
+"""At most 128 bytes from two (PS3.5 annex G)."""
+
+
+def check_codestream(frame: bytes, syntax: UID, *, rows: int, columns: int, frame_bytes: int) -> None:
+    """Raise ``ValueError`` where ``frame`` holds another picture than ``rows`` x ``columns``, or far more bytes."""
+    if syntax == RLELossless:
+        # runs never take twice what they stand for; adding them up takes as long as decoding
+        is_long = len(frame) > 2 * frame_bytes + RLE_SLACK_BYTES
+        if is_long or (len(frame) * RLE_GROWTH > limit_bytes() and _rle_bytes(frame) > 2 * frame_bytes):
+            raise ValueError(f"its compressed pixels hold more than the {frame_bytes} bytes that its tags announce")
+        return
+    size = _j2k_size(frame) if J2K_START in frame[:4096] else _jpeg_size(frame)
+    if size is None:
+        raise ValueError("its compressed pixels have no header")
+    if size != (rows, columns):
+        raise ValueError(f"its compressed pixels are {size[1]} x {size[0]}, where its tags announce {columns} x {rows}")
+
+
+def _j2k_size(frame: bytes) -> tuple[int, int] | None:
+    start = frame.index(J2K_START)
+    if len(frame) < start + 24:
+        return None
+    right, bottom, left, top = struct.unpack(">4I", frame[start + 8 : start + 24])
+    return bottom - top, right - left
+
+
+def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
+    at = 0
+    while at + 9 <= len(frame):
+        if frame[at] != 0xFF:
+            return None
+        marker = frame[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+        elif marker == SOI:
+            at += 2
+        elif marker in FRAME_HEADERS:
+            rows, columns = struct.unpack(">HH", frame[at + 5 : at + 9])
+            return rows, columns
+        elif marker == SOS:
+            return None
+        else:
+            at += 2 + struct.unpack(">H", frame[at + 2 : at + 4])[0]
+    return None
+
+
+def _rle_bytes(frame: bytes) -> int:
+    """Return how many bytes the segments of an RLE frame give, by adding up their runs."""
+    count = struct.unpack("<L", frame[:4])[0] if len(frame) >= RLE_HEADER_BYTES else 0
+    starts = struct.unpack(f"<{min(count, 15)}L", frame[4 : 4 + 4 * min(count, 15)])
+    total = 0
+    for start, end in zip(starts, (*starts[1:], len(frame)), strict=True):
+        at = start
+        while at < end:
+            head = frame[at]
+            total += head + 1 if head < 128 else 257 - head if head > 128 else 0
+            at += head + 2 if head < 128 else 2 if head > 128 else 1
+    return total
