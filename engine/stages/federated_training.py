@@ -86,6 +86,7 @@ class _Training:
                 check_cancelled=reporter.check_cancelled,
                 completed=self.completed,
             )
+        self.replies.clear()  # of the last round, where the process was killed between its state and this
         if not self.judges_mean:
             # The last average has been sent to nobody yet. Asked again after an interruption, it has the same answer.
             self._judge(self._validate(self.arrays), arrays=self.arrays)
