@@ -31,39 +31,54 @@ def check(
     settings: SetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Read every image and mask of a dataset and name every fault."""
+    """Read every image and mask of a dataset; name every fault, and what a person should know all the same."""
     from engine.data.datasets import load_federation
-    from engine.data.validation import check_dataset
+    from engine.data.folders import read_folders
+    from engine.data.problems import Problem, faults_of, warnings_of
 
     chosen = _config(root, preset=preset, config=config, held_out=held_out, settings=settings)
-    if chosen.data.source == "folder" and chosen.data.root is not None:
-        sites = chosen.data.sites
-        problems = [p for p in check_dataset(chosen.data.root) if sites is None or p.site in (None, *sites)]
-        if problems:
-            _print_faults(problems, dataset=chosen.data.root, as_json=as_json)
-            raise typer.Exit(2)
-    federation = load_federation(chosen.data, seed=chosen.seed, thorough=True)
+    problems: Sequence[Problem] = ()
+    if chosen.data.source == "folder":
+        try:
+            problems = read_folders(chosen.data, thorough=True).problems
+        except UserError as error:  # there is nothing to look at: one fault
+            problems = (Problem(error.code, error.what, error.fix),)
+    warnings = warnings_of(problems)
+    if faults_of(problems):
+        _print_faults(faults_of(problems), warnings, dataset=chosen.data.root or Path(), as_json=as_json)
+        raise typer.Exit(2)
+    federation = load_federation(chosen.data, seed=chosen.seed, thorough=chosen.data.source == "phantom")
     counts = {name: len(site.train) + len(site.validation) for name, site in federation.sites.items()}
     counts[federation.test.name] = len(federation.test.test)
     if as_json:
-        print_json({"dataset": federation.name, "classes": list(federation.classes), "images": counts, "faults": []})
-    else:
-        print(f"{federation.name}: no faults in {sum(counts.values())} images of {len(counts)} sites.")
+        told = {"faults": [], "warnings": [problem.as_dict() for problem in warnings]}
+        print_json({"dataset": federation.name, "classes": list(federation.classes), "images": counts} | told)
+        return
+    print(f"{federation.name}: no faults in {sum(counts.values())} images of {len(counts)} sites.")
+    _print_list(warnings, title="warning(s)")
 
 
-def _print_faults(problems: Sequence[Problem], *, dataset: Path, as_json: bool) -> None:
+def _print_faults(faults: Sequence[Problem], warnings: Sequence[Problem], *, dataset: Path, as_json: bool) -> None:
     """Print one entry a fault; as JSON beside the error that a run would stop with."""
     from engine.data.problems import raise_problems
 
     try:
-        raise_problems(problems, dataset=dataset.name)
+        raise_problems(faults, dataset=dataset.name)
     except UserError as error:
         if as_json:
-            print_json({"error": error.as_dict(), "faults": [problem.as_dict() for problem in problems]})
+            told = {"faults": [p.as_dict() for p in faults], "warnings": [p.as_dict() for p in warnings]}
+            print_json({"error": error.as_dict()} | told)
             return
-    print(f"{dataset}: {len(problems)} fault(s).", file=sys.stderr)
+    _print_list(faults, title=f"fault(s) in {dataset}")
+    _print_list(warnings, title="warning(s)")
+
+
+def _print_list(problems: Sequence[Problem], *, title: str) -> None:
+    if problems:
+        print(f"{len(problems)} {title}.", file=sys.stderr)
     for problem in problems:
-        print(f"- {problem.what}\n  Fix: {problem.fix}", file=sys.stderr)
+        where = f"{problem.file}: " if problem.file is not None else ""
+        print(f"- {where}{problem.what}\n  Fix: {problem.fix}", file=sys.stderr)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Tally:
         return any(self.num_with) or self.num_unread > 0
 
 
-def tell_classes(scan: Scan, tallies: Mapping[str, Tally], *, complete: bool) -> None:
+def tell_classes(scan: Scan, tallies: Mapping[str, Tally], *, wanted: Sequence[str], complete: bool) -> None:
     """Note sites without any foreground and, where all masks have been read, classes and values that do not occur."""
     for site, tally in tallies.items():
         if tally.num_masks and not tally.has_foreground:
@@ -63,6 +63,8 @@ def tell_classes(scan: Scan, tallies: Mapping[str, Tally], *, complete: bool) ->
         return
     marked = {site: tally for site, tally in tallies.items() if tally.has_foreground}
     for k, name in enumerate(scan.description.classes):
+        if name not in wanted:
+            continue
         without = [site for site, tally in marked.items() if not tally.num_with[k]]
         if without and len(without) == len(marked):
             scan.problems.append(class_nowhere(name, where="any site"))

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from engine.config import DataConfig
+from engine.data.folders import held_out_site, participants, read_folders, read_test_set, refuse_unknown_held_out
 from engine.data.imagesets import ImageSet, PixelCache, pool_sets
-from engine.data.layout import dataset_sites, scan_dataset
 from engine.data.partition import partition_preview, split_by_group
 from engine.data.phantoms import TASKS
 from engine.data.phantoms.registry import MAX_PX, recipe_for
 from engine.data.pixels import Window
 from engine.data.problems import raise_problems
+from engine.data.scan import Scan
 from engine.data.sources import Item, PhantomItem
 from engine.data.transforms import mask_to_grid, normalise_image
-from engine.data.validation import check_copies, check_shared_patients, check_sites
 from engine.errors import UserError
 from engine.seeding import numpy_generator
 
@@ -74,7 +73,10 @@ def load_federation(
     them now with ``thorough``. Faults are collected and raised together as one ``UserError``. Decoded images are kept
     in memory up to ``cache_bytes``.
     """
-    source = _phantom_source(config, seed) if config.source == "phantom" else _folder_source(config, thorough)
+    folders = None if config.source == "phantom" else read_folders(config, thorough=thorough)
+    if folders is not None:
+        raise_problems(folders.problems, dataset=str(folders.root))
+    source = _phantom_source(config, seed) if folders is None else _source(folders.training)
     planes, classes = _chosen_classes(config, source)
     cache = PixelCache(budget_bytes=cache_bytes)
 
@@ -86,7 +88,9 @@ def load_federation(
         test_name, test_items = held_out, source.items[held_out]
         training = {name: items for name, items in source.items.items() if name != held_out}
     else:
-        test_name, test_items = _fixed_test(config, source, thorough)
+        test_name, test_items = _fixed_test(
+            config, source, None if folders is None else folders.test, thorough=thorough
+        )
         training = dict(source.items)
     test = Site(test_name, image_set(()), image_set(()), image_set(test_items))
     sites = {}
@@ -141,24 +145,7 @@ def _held_out(config: DataConfig, source: Source) -> str:
             why="Leave-one-site-out needs one site to train on and one to hold out.",
             fix="Add a site, or use data.protocol = 'fixed-test' with a data.test_root.",
         )
-    return config.held_out or sorted(source.items)[-1]
-
-
-def _refuse_unknown_held_out(config: DataConfig, *, dataset: str, sites: list[str]) -> None:
-    if config.protocol == "leave-one-site-out" and config.held_out is not None and config.held_out not in sites:
-        raise UserError(
-            "data.held_out_unknown",
-            what=f"The dataset {dataset} has no site called '{config.held_out}' to hold out.",
-            why="The configuration's data.held_out names the site on which the models are measured.",
-            fix=f"Use one of its sites: {', '.join(sites)}.",
-        )
-
-
-def _participants(config: DataConfig) -> tuple[str, ...] | None:
-    if config.sites is None:
-        return None
-    held_out = (config.held_out,) if config.protocol == "leave-one-site-out" and config.held_out else ()
-    return tuple(dict.fromkeys((*config.sites, *held_out)))
+    return held_out_site(config, source.items)
 
 
 def _chosen_classes(config: DataConfig, source: Source) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -178,8 +165,8 @@ def _phantom_source(config: DataConfig, seed: int) -> Source:
     image_px = min(config.image_px, MAX_PX)
     count = recipe_for(config.task, image_px=image_px, index=0).slices_per_patient
     task = TASKS[config.task]
-    _refuse_unknown_held_out(config, dataset=f"phantom {task.name}", sites=sorted(task.sites))
-    wanted = _participants(config) or task.sites
+    refuse_unknown_held_out(config, dataset=f"phantom {task.name}", sites=sorted(task.sites))
+    wanted = participants(config) or task.sites
     unknown = sorted(set(wanted) - set(task.sites))
     if unknown:
         raise UserError(
@@ -205,24 +192,7 @@ def _phantom_source(config: DataConfig, seed: int) -> Source:
     return Source(f"phantom_{task.name}", task.name, task.modality, task.classes, items)
 
 
-def _folder_source(config: DataConfig, thorough: bool) -> Source:
-    if config.root is None:
-        raise UserError(
-            "data.root_missing",
-            what="data.root is not set.",
-            why="data.source = 'folder' reads the dataset from there.",
-            fix="Set data.root to the dataset's folder.",
-        )
-    _refuse_unknown_held_out(config, dataset=str(config.root), sites=dataset_sites(config.root))
-    return _read_folder(config.root, thorough=thorough, participants=_participants(config))
-
-
-def _read_folder(
-    root: Path, *, thorough: bool, participants: tuple[str, ...] | None = None, min_images: int = 2
-) -> Source:
-    scan = scan_dataset(root, sites=participants)
-    check_sites(scan, thorough=thorough, min_images=min_images)
-    raise_problems(scan.problems, dataset=str(root))
+def _source(scan: Scan) -> Source:
     about = scan.description
     items: dict[str, tuple[Item, ...]] = {site: tuple(found) for site, found in scan.items.items()}
     return Source(
@@ -237,37 +207,15 @@ def _read_folder(
     )
 
 
-def _fixed_test(config: DataConfig, source: Source, thorough: bool) -> tuple[str, tuple[Item, ...]]:
-    if config.test_root is None:
-        raise UserError(
-            "data.test_root_missing",
-            what="data.test_root is not set.",
-            why="data.protocol = 'fixed-test' measures on the dataset that lies there.",
-            fix="Set data.test_root, or use data.protocol = 'leave-one-site-out'.",
-        )
-    if config.root is not None and config.test_root.resolve() == config.root.resolve():
-        raise UserError(
-            "data.test_is_training",
-            what=f"data.root and data.test_root are the same folder, {config.test_root}.",
-            why="A test set that was trained on measures nothing.",
-            fix="Set data.test_root to another dataset, or use data.protocol = 'leave-one-site-out'.",
-        )
-    test = _read_folder(config.test_root, thorough=thorough, min_images=1)
-    if test.classes != source.classes:
-        raise UserError(
-            "data.classes_differ",
-            what=f"The test set {test.name} has the classes {', '.join(test.classes)}, "
-            f"the training set {source.name} has {', '.join(source.classes)}.",
-            why="What is measured must be what was learned, in the same order.",
-            fix="Give both dataset.toml files the same classes.",
-        )
-    both = {**source.items, **{f"test set {test.name}, {site}": items for site, items in test.items.items()}}
-    copies = check_copies(both) if thorough else []
-    raise_problems([*check_shared_patients(both), *copies], dataset=str(config.test_root))
-    name = next(iter(test.items)) if len(test.items) == 1 else test.name
+def _fixed_test(
+    config: DataConfig, source: Source, scan: Scan | None, *, thorough: bool
+) -> tuple[str, tuple[Item, ...]]:
+    if scan is None:  # phantoms are tested on a folder: what they share with it is nothing
+        scan = read_test_set(config, thorough=thorough, classes=source.classes, name=source.name)
+    name = next(iter(scan.items)) if len(scan.items) == 1 else scan.description.name
     while name in source.items:
         name = f"{name}_test"
-    return name, tuple(item for items in test.items.values() for item in items)
+    return name, tuple(item for items in scan.items.values() for item in items)
 
 
 __all__ = [

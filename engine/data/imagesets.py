@@ -165,6 +165,11 @@ class ImageSet:
         levels = self._pixels(index).levels
         return np.broadcast_to(levels, (3, *levels.shape[1:]))
 
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what ``read_levels`` and ``read_mask`` do, of one image that is decoded once."""
+        pixels = self._pixels(index)
+        return np.broadcast_to(pixels.levels, (3, *pixels.levels.shape[1:])), pixels.mask()
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
         """Return the set of ``indices`` in that order, on the same cache."""
         return replace(self, items=tuple(self.items[int(index)] for index in indices))

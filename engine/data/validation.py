@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -37,12 +38,22 @@ def check_dataset(root: str | Path) -> list[Problem]:
     return faults_of(scan.problems)
 
 
-def check_sites(scan: Scan, *, thorough: bool, min_images: int = 2) -> list[Shown]:
+@dataclass(frozen=True)
+class Examination:
+    """What was kept of a dataset's pixels: fingerprints of the pictures, and what the masks of each site showed."""
+
+    shown: list[Shown]
+    tallies: Mapping[str, Tally]
+
+
+def check_sites(
+    scan: Scan, *, thorough: bool, min_images: int = 2, classes: Sequence[str] | None = None
+) -> Examination:
     """Add the faults of whole sites to ``scan.problems``: too few images, no foreground, shared patients and copies.
 
     With ``thorough`` every image and mask is decoded, once: classes that are nowhere, and pictures that are copies of
-    others though their files differ, are found; what was kept of the pictures is returned. Else masks are read only
-    until one with foreground is found.
+    others though their files differ, are found. Else masks are read only until one with foreground is found.
+    ``classes`` are those that somebody wants to segment; all when left out.
     """
     book = Sketchbook(scan.items)
     tallies: dict[str, Tally] = {}
@@ -57,12 +68,12 @@ def check_sites(scan: Scan, *, thorough: bool, min_images: int = 2) -> list[Show
         tallies[site] = Tally(scan.description)
         _read_site(scan, items, tallies[site], book if thorough else None)
         _check_own_split(scan, site, items)
-    tell_classes(scan, tallies, complete=thorough)
+    tell_classes(scan, tallies, wanted=classes or scan.description.classes, complete=thorough)
     scan.problems.extend(check_shared_patients(scan.items))
     scan.problems.extend(check_copies(scan.items))
-    shown = book.shown()
-    scan.problems.extend(check_near_copies(shown))
-    return shown
+    examination = Examination(book.shown(), tallies)
+    scan.problems.extend(check_near_copies(examination.shown))
+    return examination
 
 
 def check_shared_patients(items: Mapping[str, Sequence[Item]]) -> list[Problem]:
@@ -106,10 +117,11 @@ def check_copies(items: Mapping[str, Sequence[Item]]) -> list[Problem]:
     ]
 
 
-def check_near_copies(files: Sequence[Shown]) -> list[Problem]:
+def check_near_copies(files: Sequence[Shown], *, validated: Collection[Item] | None = None) -> list[Problem]:
     """Return a fault for each two sites' files that show one picture, and a warning for two of one site.
 
-    Files that are equal byte for byte are left out: :func:`check_copies` and the layout tell them.
+    Files that are equal byte for byte are left out: :func:`check_copies` and the layout tell them. So are two of one
+    patient at one site and, where the split is known by the images ``validated`` on, two that it keeps on one side.
     """
     problems = []
     equal = {
@@ -128,7 +140,7 @@ def check_near_copies(files: Sequence[Shown]) -> list[Problem]:
                     site=one.site,
                 )
             )
-        else:
+        elif validated is None or (one in validated) != (two in validated):
             problems.append(
                 Problem(
                     "data.near_copy",

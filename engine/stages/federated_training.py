@@ -60,7 +60,8 @@ class _Training:
             self._restore(state)
         self.completed = self.replies.load(self.round + 1)
         if state is None and not self.completed:
-            read_everything(context.federation, on_image=self._on_image)
+            for warning in read_everything(context.federation, on_image=self._on_image):
+                context.reporter.log("warning", warning)
         self.grid = student_grid(context, on_step=self._on_step)
 
     def run(self) -> None:
