@@ -172,7 +172,8 @@ def _info(description: str, schema: dict[str, Any]) -> str:
     low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
     bounds = ""
     if low is not None and high is not None:
-        bounds = text.BOUNDS_BOTH.format(low=_plain(low), high=_plain(high))
+        both = text.BOUNDS_ABOVE_BOTH if "exclusiveMinimum" in schema else text.BOUNDS_BOTH
+        bounds = both.format(low=_plain(low), high=_plain(high))
     elif low is not None:
         bounds = (text.BOUNDS_ABOVE if "exclusiveMinimum" in schema else text.BOUNDS_LOW).format(low=_plain(low))
     return f"{description.rstrip('.')}. {bounds}".strip(". ").strip() + ("." if description or bounds else "")

@@ -82,6 +82,7 @@ CHOICE_INFO = {"export.opset": "Version of the ONNX operator set.", "device": "a
 SOURCE_OURS = "not from the paper"
 SOURCE_PAPER, SOURCE_CODE, SOURCE_DIFFUSERS = "paper", "authors' code", "diffusers"
 BOUNDS_BOTH, BOUNDS_LOW, BOUNDS_ABOVE = "{low} to {high}", "At least {low}", "Above {low}"
+BOUNDS_ABOVE_BOTH = "Above {low}, at most {high}"
 OPTIONAL = "May stay empty"
 
 FIELD_EMPTY_WHAT = "'{label}' under '{section}' is empty."

@@ -162,13 +162,18 @@ class RunStore(QueueStore):
             )
         self.settle()
         work_id = self.work_id(run_id)
-        with self._writing() as connection:
-            mine = sa.or_(schema.runs.c.run_id == run_id, schema.runs.c.extends == run_id)
-            connection.execute(sa.delete(schema.runs).where(mine, schema.runs.c.status.not_in(ACTIVE)))
-            folders.discard(self.run_dir(run_id), runs=self.runs_folder)
-            if work_id != run_id:
-                folders.discard(self.run_dir(work_id).parent, runs=self.runs_folder)
-        folders.empty_trash(self.runs_folder)
+        gone = [folder for folder in {self.run_dir(run_id), self.run_dir(work_id)} if folder.is_dir()]
+        marks = [folders.mark(folder) for folder in gone]  # killed below, whoever opens the store next deletes them
+        try:
+            with self._writing() as connection:
+                mine = sa.or_(schema.runs.c.run_id == run_id, schema.runs.c.extends == run_id)
+                connection.execute(sa.delete(schema.runs).where(mine, schema.runs.c.status.not_in(ACTIVE)))
+            for folder in gone:
+                folders.discard(folder, runs=self.runs_folder)
+        finally:
+            for descriptor in marks:
+                os.close(descriptor)
+        self._put_in_order()
 
     def _put_in_order(self) -> None:
         """Do what killed programs have left undone, and remove what they have left half done."""

@@ -55,7 +55,7 @@ def test_kinds_and_bounds_come_from_the_schema(
 def test_information_names_its_source_and_bounds() -> None:
     assert spec("federation.rounds").info == "Communication rounds (paper: 100). 1 to 10000."
     assert "32 to 2048" in spec("data.image_px").info
-    assert "Above 0" in spec("federation.learning_rate").info
+    assert "Above 0, at most 10" in spec("federation.learning_rate").info
 
 
 @pytest.mark.parametrize("name", [name for name in preset_names() if name.startswith("phantom")])
