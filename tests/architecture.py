@@ -18,7 +18,22 @@ BASE = ("engine.types", "engine.errors", "engine.config", "engine.config_text", 
 PREDICTION = ("export.runtime", "export.results", "export.manifest", "export.card")
 RUN_RECORDS = tuple(
     f"engine.runs.{name}"
-    for name in ("store", "events", "lifecycle", "records", "results", "schema", "identity", "outputs", "report")
+    for name in (
+        "store",
+        "events",
+        "lifecycle",
+        "records",
+        "results",
+        "schema",
+        "identity",
+        "outputs",
+        "report",
+        "database",
+        "extensions",
+        "folders",
+        "processes",
+        "queue",
+    )
 )
 METHOD_PARTS = ("engine.federation", "engine.generation", "engine.distillation", "engine.evaluation")
 
@@ -34,7 +49,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     **{part: (*BASE, "engine.models", "engine.data") for part in METHOD_PARTS},
     "engine.evaluation.tables": ("engine.types",),
     "engine.pretraining": (*BASE, "engine.generation", "engine.models", "engine.data", "engine.runs.checkpoint"),
-    "engine.planning": (*BASE, "engine.data", "engine.models.assets", "engine.runs.identity", "engine.runs.store"),
+    "engine.planning": (
+        *BASE,
+        "engine.data",
+        "engine.models.assets",
+        "engine.runs.identity",
+        "engine.runs.report",
+        "engine.runs.store",
+    ),
     "engine.stages": (
         *BASE,
         *METHOD_PARTS,

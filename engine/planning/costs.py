@@ -4,20 +4,18 @@ Parameters, strides and the bytes of the state that crosses a site's border are 
 ``tests/unit/test_planning.py``. GFLOP of a forward pass and the activations that training keeps were counted once on
 those models; no test follows them.
 
-Seconds are GFLOP divided by a rate, scaled by a short test of this machine. The rates of the mini SAM, TinySAM and
-generator were set from CPU seconds of single steps and then lowered towards one whole run, both on a machine that was
-busy with other work. Those of the U-Net, the official sizes and CUDA are assumed, not measured.
+Seconds are GFLOP divided by a rate, scaled by a short test of this machine that ``calibration`` keeps. The rates of
+the mini SAM, TinySAM and generator were set from CPU seconds of single steps and then lowered towards one whole run,
+both on a machine that was busy with other work. Those of the U-Net, the official sizes and CUDA are assumed, not
+measured.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from engine.models.assets import find_weights_folder
 
@@ -122,19 +120,6 @@ class Speed:
         return gflop / (cpu_gflops * self.factor * min(1.0, image_px / SMALL_IMAGE_PX))
 
 
-def calibrate(device: str, *, threads: int | None, precision: str = "auto") -> Speed:
-    """Measure one core for about 0.1 s in CPU time, so that other work on the machine hardly matters."""
-    if device == "cuda":
-        return Speed("cuda", 1.0)
-    # So small that the BLAS library uses one thread for each product.
-    matrices = np.ones((500, 64, 64), dtype=np.float32)
-    seconds = min(_cpu_seconds_of_product(matrices) for _ in range(6))
-    core = 2 * matrices.shape[0] * 64**3 / seconds / 1e9 / REFERENCE_CORE_GFLOPS
-    cores = min(available_cores(), threads or available_cores())
-    slower = 1.0 if precision != "fp32" and has_bf16() else BF16_GAIN
-    return Speed("cpu", core * (cores / REFERENCE_CORES) ** CORES_EXPONENT / slower)
-
-
 def has_bf16() -> bool:
     """Return whether this CPU multiplies bfloat16 numbers in hardware (Linux tells; elsewhere no)."""
     try:
@@ -146,9 +131,3 @@ def has_bf16() -> bool:
 def available_cores() -> int:
     """Return the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpu_seconds_of_product(matrices: np.ndarray) -> float:
-    began = time.process_time()
-    np.matmul(matrices, matrices)
-    return max(1e-6, time.process_time() - began)

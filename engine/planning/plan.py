@@ -9,7 +9,8 @@ import psutil
 from engine.config import RunConfig
 from engine.data.datasets import CACHE_BYTES, Federation, load_federation
 from engine.planning import checks, compatibility
-from engine.planning.costs import GIB, available_cores, calibrate, generator_size
+from engine.planning.calibration import FILE, Calibration, calibration
+from engine.planning.costs import GIB, available_cores, generator_size
 from engine.planning.machine import choose_device, free_disk_gib
 from engine.planning.records import Plan, SitePlan, TrafficPlan
 from engine.planning.stage_costs import START_S, Workload, plan_stages, traffic_of_site
@@ -39,7 +40,8 @@ _ASSUMED = (
 def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str | None = None) -> Plan:
     """Return what the run will take and send; from ``first_stage`` on for a fork that takes over what is before.
 
-    Dataset headers are read (not every pixel), the machine is measured for about 0.1 s. Raises ``UserError`` where the
+    Dataset headers are read (not every pixel). The machine is measured once, for about 0.5 s, and the result kept in
+    the home folder: the same configuration has the same plan whenever one looks. Raises ``UserError`` where the
     run could not succeed: faults of the dataset, weights that are missing, no CUDA, too little memory or disk.
     """
     folder = home_folder(home)
@@ -53,7 +55,8 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
     federation = load_federation(config.data, seed=config.seed)
     compatibility.check_classes(federation.classes, names)
     sites = _sites(federation)
-    speed = calibrate(device, threads=config.threads, precision=config.precision)
+    measured = calibration(folder)
+    speed = measured.speed(device, threads=config.threads, precision=config.precision)
     work = Workload(config, sites, speed, num_classes=len(federation.classes), cache_gib=_cache_gib(config, sites))
     stages = plan_stages(work, to_run)
     peak_gib = max(stage.peak_memory_gib for stage in stages)
@@ -82,7 +85,7 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
         disk_free_gib=round(free_gib, 1),
         leaves_site=_leaves_site(config, to_run),
         warnings=checks.find_warnings(work, names, available_gib=free_now, peak_gib=peak_gib),
-        estimate=_ESTIMATE + (_ASSUMED if _any_assumed(config, device, names) else ""),
+        estimate=_estimate(config, device, names, measured=measured),
     )
 
 
@@ -143,6 +146,15 @@ def _any_assumed(config: RunConfig, device: str, names: tuple[str, ...]) -> bool
     models = [config.student] + ([config.teacher] if "foundation_finetuning" in names else [])
     generator = "generator_training" in names and generator_size(config.generator.backbone) != "mini"
     return device == "cuda" or generator or any(m.size != "mini" or m.name == "unet" for m in models)
+
+
+def _estimate(config: RunConfig, device: str, names: tuple[str, ...], *, measured: Calibration) -> str:
+    said = _ESTIMATE
+    if device == "cpu":
+        said += (
+            f"This machine's own was measured on {measured.measured_on} (to measure anew, delete {FILE} in the home). "
+        )
+    return (said + (_ASSUMED if _any_assumed(config, device, names) else "")).strip()
 
 
 def _machine(device: str, factor: float) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from engine.config import RunConfig, load_config, parse_config
 from engine.data.phantoms import write_dataset
 from engine.errors import UserError
-from engine.planning import Plan, plan
+from engine.planning import Plan, calibration, plan
 from engine.planning.costs import GENERATORS, MODELS, Speed, generator_size, model_cost
 from engine.planning.records import SitePlan
 from engine.planning.stage_costs import Workload, plan_stages, traffic_of_site
@@ -281,6 +283,38 @@ def test_the_plan_says_where_its_rates_are_assumed(name: str, assumed: bool, tmp
 def test_the_plan_is_made_without_torch() -> None:
     code = "import sys, engine.planning; assert not {'torch', 'flwr', 'gradio', 'diffusers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_machine_is_measured_once_for_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = iter([100.0, 50.0, 25.0])
+    monkeypatch.setattr(calibration, "measure", lambda: next(rates))
+    first, second = plan(config(), home=tmp_path), plan(config(), home=tmp_path)
+    assert (first.stages, first.minutes, first.machine) == (second.stages, second.minutes, second.machine)
+    assert time.strftime("%Y-%m-%d") in first.estimate and calibration.FILE in first.estimate
+    path = tmp_path / calibration.FILE
+    assert json.loads(path.read_text())["core_gflops"] == 100.0 and path.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(calibration, "machine_name", lambda: "another machine")
+    assert plan(config(), home=tmp_path).minutes > 1.5 * first.minutes  # half as fast, but for some fixed seconds
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[" * 100_000, '{"core_gflops": 1}', "[1]", "nan"])
+def test_a_damaged_measurement_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    monkeypatch.setattr(calibration, "measure", lambda: 80.0)
+    (tmp_path / calibration.FILE).write_text(damage)
+    assert calibration.calibration(tmp_path).core_gflops == 80.0
+    monkeypatch.setattr(calibration, "measure", lambda: 70.0)
+    assert calibration.calibration(tmp_path).core_gflops == 80.0
+
+
+def test_a_run_is_as_fast_as_its_cores_and_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "available_cores", lambda: 8)
+    monkeypatch.setattr(calibration, "has_bf16", lambda: True)
+    made = calibration.Calibration(1, "m", 2 * 97.0, "2025-01-01")
+    assert made.speed("cpu", threads=2).factor == pytest.approx(2.0)
+    assert made.speed("cpu", threads=None).factor == pytest.approx(2 * 4**0.7)
+    assert made.speed("cpu", threads=2, precision="fp32").factor == pytest.approx(2 / 1.6)
+    assert made.speed("cuda", threads=2) == Speed("cuda", 1.0)
+    assert 0.1 < calibration.measure(repetitions=2) < 1e5
 
 
 def test_a_fork_is_planned_from_its_own_stages_on(tmp_path: Path) -> None:
