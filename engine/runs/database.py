@@ -104,6 +104,8 @@ def database_errors(path: Path) -> Iterator[None]:
         yield
     except (sa.exc.DBAPIError, sqlite3.Error) as error:
         raise _user_error(path, error) from error
+    except UnicodeDecodeError as error:  # SQLite's own words about a damaged file quote its bytes
+        raise _damaged(path, "it holds bytes that are no text") from error
 
 
 def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:

@@ -41,8 +41,10 @@ STOP_GRACE_S = 3.0
 saved is whole, as after a SIGKILL. Cancelling thus takes at most 5 s, or as long as a checkpoint that is being
 written just then, up to SAVING_GRACE_S."""
 SAVING_GRACE_S = 120.0
-END_RETRY_S, END_PAUSE_S = 600.0, 2.0
-"""How long, and how often, a worker tries to record its end where the disk is full: somebody may free some space."""
+RESERVE, RESERVE_BYTES = "reserve.tmp", 1_000_000
+"""Space that a worker holds, so that it can say that the disk is full when it is."""
+END_RETRY_S, END_PAUSE_S = 60.0, 2.0
+"""How long, and how often, a worker tries to record its end where even that is taken: somebody may free some space."""
 METHODS_ENTRY = "engine.methods:METHODS"
 
 
@@ -64,6 +66,7 @@ class Worker:
         """Do what is left of the run; return the process's exit status (0 unless the run failed)."""
         threading.Thread(target=self._watch, daemon=True).start()
         outputs.clear_leftovers(self.folder)
+        self.hold_space()
         try:
             self._run_stages()
         except WorkerSuperseded:
@@ -80,6 +83,11 @@ class Worker:
             return 1
         self._end("finished")
         return 0
+
+    def hold_space(self) -> None:
+        """Take the space that recording this worker's end needs; nothing happens where the disk is full already."""
+        with suppress(OSError):
+            (self.folder / RESERVE).write_bytes(b"\0" * RESERVE_BYTES)
 
     def on_signal(self, _number: int, _frame: FrameType | None) -> None:
         """Treat SIGTERM and SIGINT as a request to stop."""
@@ -165,6 +173,7 @@ class Worker:
                 os._exit(0)
 
     def _fail(self, error: UserError) -> None:
+        (self.folder / RESERVE).unlink(missing_ok=True)
         try:
             self.store.write_log(self.run_id, "error", str(error), stage=self.store.get(self.run_id).stage)
         except UserError as fault:  # a full disk: the reason is recorded with the end of the run
@@ -179,6 +188,7 @@ class Worker:
     def _record_end(self, status: RunStatus, *, error: UserError | None = None) -> None:
         """Write the report, then record how the run ended, and let the next run in the queue begin."""
         deadline = time.monotonic() + END_RETRY_S
+        (self.folder / RESERVE).unlink(missing_ok=True)
         while True:
             try:
                 self._write_end(status, error=error)

@@ -37,9 +37,9 @@ def test_the_end_is_recorded_once_there_is_space_again(tmp_path: Path, monkeypat
     record = store.claim(max_running=1)
     assert record is not None
     refusals = iter([True, True])
-    real = store.set_status
+    real = store.end_run
 
-    def set_status(*arguments: object, **values: object) -> bool:
+    def end_run(*arguments: object, **values: object) -> bool:
         if next(refusals, False):
             raise FULL
         return real(*arguments, **values)  # type: ignore[arg-type]
@@ -47,7 +47,7 @@ def test_the_end_is_recorded_once_there_is_space_again(tmp_path: Path, monkeypat
     def write_log(*arguments: object, **values: object) -> None:
         raise FULL
 
-    monkeypatch.setattr(store, "set_status", set_status)
+    monkeypatch.setattr(store, "end_run", end_run)
     monkeypatch.setattr(store, "write_log", write_log)
     monkeypatch.setattr(worker, "END_PAUSE_S", 0.01)
     worker.Worker(store, run_id, attempt=record.attempt, methods=worker.METHODS_ENTRY)._fail(FULL)
