@@ -97,9 +97,9 @@ class Studio:
     # Models
 
     def models(self) -> list[ModelChoice]:
-        """Return the bundles of finished runs, newest first, then the shipped ones; broken folders are left out."""
+        """Return the bundles of complete runs, newest first, then the shipped ones; broken folders are left out."""
         choices = []
-        for run in self.store.list(status=["finished"]):
+        for run in self.store.list(complete=True):
             for artefact in self.store.artefacts(run.run_id, kind="bundle"):
                 label = text.MODEL_RUN.format(name=run.name, run_id=run.run_id)
                 choices += self._choice(self.store.run_dir(run.run_id) / artefact.path, label)

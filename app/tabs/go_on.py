@@ -67,7 +67,7 @@ def place() -> Parts:
 def live_values(view: RunView, part: Callable[[str, Any, Callable[[], Any]], Any], *, is_shown: bool) -> list[Any]:
     """Return the values of :meth:`Parts.listed` for a run; ``part`` leaves out what a browser shows already."""
     rounds = view.run.config.federation.rounds
-    choices = viewmodels.fork_choices(view.stages)
+    choices = viewmodels.fork_choices(view.kept or view.stages)
     stage = viewmodels.fork_default(choices)
     return [
         part("go_on", is_shown, lambda: gr.Accordion(visible=is_shown, open=False)),
@@ -79,7 +79,7 @@ def live_values(view: RunView, part: Callable[[str, Any, Callable[[], Any]], Any
 def fork_form(studio: Studio, form: run_form.RunForm, run_id: str, stage: str) -> list[Any]:
     """Return the values of ``form.purpose`` and ``form.controls`` for a fork of the run from ``stage``."""
     view = studio.store.view(run_id)
-    taken_over = viewmodels.stages_before(stage, view.stages)
+    taken_over = viewmodels.stages_before(stage, view.kept or view.stages)
     origin = run_form.Origin(run_id, view.run.name, stage, taken_over)
     config = view.run.config
     longest = MAX_NAME_LETTERS - len(text.FORK_NAME.format(name=""))

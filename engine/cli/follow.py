@@ -48,6 +48,8 @@ def follow(store: RunStore, run_id: str) -> None:
     if record.error:
         console.print(f"Error ({record.error['code']}): {record.error['what']}", style="red", markup=False)
         console.print(f"  Why: {record.error['why']}\n  Fix: {record.error['fix']}", markup=False)
+    if (note := store.view(run_id).note) is not None:
+        console.print(f"Note: {note}", style="yellow", markup=False)
     if record.resumable:
         console.print(f"What exists is kept. Go on with: python -m engine resume {run_id}", markup=False)
 
@@ -147,7 +149,7 @@ class _PlainPrinter:
             self.say(f"{view.run.run_id} {view.run.status}")
         else:
             done = f"{100 * stage.fraction:3.0f} %"
-            self.say(f"{view.run.run_id} {view.run.status}: {name} {done} {stage.message}{left}".rstrip())
+            self.say(f"{view.run.run_id} {view.run.status}: {name} {done} {view.note or stage.message}{left}".rstrip())
 
 
 def _current(view: RunView) -> StageRecord | None:
@@ -175,7 +177,7 @@ def _update_live(live: Live, store: RunStore, log: _LogTail, view: RunView) -> N
     line = f"{view.run.name} ({view.run.run_id}): {view.run.status}"
     if view.run.active:
         line += f", {duration(view.eta_s)} left in all"
-    message = running.message if running is not None and view.run.active else ""
+    message = view.note or (running.message if running is not None and view.run.active else "")
     live.update(Group(Text(line, style="bold"), table, Text(message), Text(_latest_metrics(store, view), style="dim")))
 
 

@@ -102,7 +102,10 @@ def open_store(home: Path | None) -> RunStore:
 
     folder = home_folder(home)
     os.environ["DSFEDMED_HOME"] = str(folder)
-    return RunStore(folder)
+    store = RunStore(folder)
+    for warning in store.warnings:
+        typer.echo(f"Note: {warning}", err=True)
+    return store
 
 
 def _known_keys() -> list[str]:
@@ -120,5 +123,5 @@ def _value(text: str) -> Any:
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or numbers of thousands of digits: the schema refuses the text
         return text

@@ -85,17 +85,35 @@ def resume(run_id: RunArgument, home: HomeOption = None, detach: DetachFlag = Fa
 
 def extend(
     run_id: RunArgument,
-    rounds: Annotated[int, typer.Option(min=1, help="Federated rounds in total")],
+    rounds: Annotated[int | None, typer.Option(min=1, help="Federated rounds in total")] = None,
+    drop: Annotated[bool, typer.Option("--drop", help="Give up an extension that has stopped")] = False,
     home: HomeOption = None,
     detach: DetachFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Add federated rounds to a run: training goes on from its checkpoint, later stages run again."""
+    """Add federated rounds to a run; its results stay until the longer run has its own.
+
+    Training goes on from its checkpoint, later stages run again.
+    """
     from engine.planning import plan
     from engine.runs import lifecycle
 
     store = open_store(home)
     chosen = _find(store, run_id)
+    if drop == (rounds is not None):
+        raise UserError(
+            "cli.extend",
+            what="Give either --rounds or --drop.",
+            why="A run is extended to a number of rounds, or an extension that has stopped is given up.",
+            fix=f"For instance: python -m engine extend {chosen} --rounds 150",
+        )
+    if rounds is None:
+        lifecycle.drop_extension(store, chosen)
+        if as_json:
+            print_json({"run_id": chosen, "status": store.get(chosen).status})
+        else:
+            print(f"{chosen}: {store.get(chosen).status}. Its extension was given up; its results are as they were.")
+        return
     plan(lifecycle.longer_config(store.get(chosen), rounds=rounds), home=store.home)
     lifecycle.extend(store, chosen, rounds=rounds)
     _follow(store, chosen, detach=detach, as_json=as_json)
@@ -201,6 +219,8 @@ def show(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = False
     print_table(("Stage", "Status", "Done", "Took", "Left", ""), rows, right=(2, 3, 4))
     if record.error:
         print(f"\nError ({record.error['code']}): {record.error['what']}\n  Fix: {record.error['fix']}")
+    if view.note:
+        print(f"\nNote: {view.note}")
     print_results(store, chosen)
     for line in store.events(chosen, limit=10):
         print(f"{line.level:7}  {line.text}")
@@ -222,6 +242,9 @@ def summary(store: RunStore, run_id: str) -> dict[str, Any]:
         "parent": record.parent,
         "fork_stage": record.fork_stage,
         "failure": record.error,
+        "note": view.note,
+        "extends_to_rounds": view.extension.config.federation.rounds if view.extension else None,
+        "started_by": record.started_by,
         "folder": str(store.run_dir(run_id)),
         "config": record.config.model_dump(mode="json"),
         "config_hash": record.config_hash,

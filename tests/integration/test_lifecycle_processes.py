@@ -209,7 +209,36 @@ def test_a_run_is_extended_from_its_checkpoint(store: RunStore) -> None:
     assert store.get(run_id).status == "finished" and store.get(run_id).config.federation.rounds == 12
     assert result(store, run_id) == result(store, whole)
     assert store.metrics(run_id, name="x") == store.metrics(whole, name="x")
+    assert store.traffic(run_id) == store.traffic(whole) and store.evaluation(run_id) == store.evaluation(whole)
     assert store.get(run_id).config_hash == store.get(whole).config_hash
+    reports = [json.loads((store.run_dir(r) / "run_report.json").read_text()) for r in (run_id, whole)]
+    for key in ("config", "stage_hashes", "status", "evaluation", "traffic"):
+        assert reports[0][key] == reports[1][key], key
+
+
+def test_an_extension_that_is_killed_leaves_the_results_and_goes_on(store: RunStore) -> None:
+    run_id = lifecycle.submit(store, config(rounds=7))
+    wait_for_status(store, run_id, "finished")
+    before, curves = result(store, run_id), store.metrics(run_id)
+    store.update_run(run_id, config_json=config(rounds=7, pause_ms=50).model_dump_json())
+    lifecycle.extend(store, run_id, rounds=60)
+    wait(lambda: store.view(run_id).stages[0].step >= 12)
+    assert result(store, run_id) == before and len(store.metrics(run_id, name="x")[0].steps) >= 10
+    os.kill(store.get(run_id).pid, signal.SIGKILL)
+    wait_for_status(store, run_id, "interrupted")
+    assert result(store, run_id) == before and store.metrics(run_id) == curves
+    assert store.view(run_id).note is not None and store.get(run_id).config.federation.rounds == 7
+    lifecycle.resume(store, run_id)
+    wait(lambda: store.view(run_id).stages[0].step >= 20)
+    lifecycle.cancel(store, run_id)
+    wait_for_status(store, run_id, "cancelled")
+    assert result(store, run_id) == before
+    lifecycle.extend(store, run_id, rounds=61)
+    wait_for_status(store, run_id, "finished")
+    whole = lifecycle.submit(store, config(rounds=61))
+    wait_for_status(store, whole, "finished")
+    assert result(store, run_id) == result(store, whole)
+    assert store.metrics(run_id) == store.metrics(whole) and store.traffic(run_id) == store.traffic(whole)
 
 
 def test_a_fork_takes_earlier_stages_over_and_refuses_edits_of_them(store: RunStore) -> None:
