@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import get_args
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -16,8 +17,9 @@ os.environ.update({"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETR
 import gradio as gr
 
 from app import markup, server, text, viewmodels
+from app.access import visitor_of
 from app.picker import Picker
-from app.settings import load_settings
+from app.settings import Access, load_settings
 from app.studio import Studio
 from app.tabs import samples, segment, train
 from engine.errors import UserError
@@ -29,6 +31,8 @@ SET_ADDRESS = """(run) => {
 }"""
 
 
+MAX_WAITING = 400
+"""Events of all visitors that wait to be handled; one more is told to try again."""
 KEEP = "(value) => value"
 TYPED = (gr.Textbox, gr.Number, gr.Radio, gr.Checkbox, gr.Slider)
 """Not dropdowns: while they tell of a choice, their value may still be that of before."""
@@ -48,11 +52,12 @@ def keep_what_is_typed(page: gr.Blocks) -> None:
 def build_app(studio: Studio) -> gr.Blocks:
     """Return the page over ``studio``; a run's id in the address (``/?run=ID``) decides which run it shows first."""
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
-    with gr.Blocks(title=text.TITLE, analytics_enabled=False, delete_cache=(3600, 7200)) as page:
+    with gr.Blocks(title=text.TITLE, analytics_enabled=False, delete_cache=(600, 7200)) as page:
         with gr.Row(elem_id="top"):
             gr.HTML(markup.header())
+            who = gr.HTML(visible=studio.mode == "sign-in", elem_id="who")
             run = Picker([], label=text.RUN_LABEL, info=text.RUN_INFO, filterable=False, elem_id="run")
-        standing_note = markup.notice(text.READ_ONLY_NOTE) if studio.settings.read_only else ""
+        standing_note = _standing_note(studio)
         note = gr.HTML(standing_note, elem_id="page-note")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(text.TAB_TRAIN, id="train"):
@@ -71,25 +76,49 @@ def build_app(studio: Studio) -> gr.Blocks:
             picker = gr.Dropdown(choices=viewmodels.run_choices(runs), value=chosen)
             box = gr.skip() if wanted in {None, *known} else markup.unknown_run(wanted)
             # Nothing where there are runs: somebody quick may have opened the form already.
-            return picker, gr.skip() if runs else gr.Accordion(open=True), box
+            by = visitor_of(request)
+            form = gr.skip() if runs and by.role != "viewer" else gr.Accordion(open=True, visible=by.role != "viewer")
+            return picker, form, box, markup.signed_in(by.name, by.role) if studio.mode == "sign-in" else gr.skip()
 
         keep_what_is_typed(page)
-        page.load(arrive, None, [run, new_run, note], **quiet)
+        page.load(arrive, None, [run, new_run, note, who], **quiet)
         run.change(None, run, None, js=SET_ADDRESS, **quiet)
         run.select(lambda: standing_note, None, note, **quiet)
-    return page.queue(default_concurrency_limit=4)
+    return page.queue(default_concurrency_limit=4, max_size=MAX_WAITING)
+
+
+def _standing_note(studio: Studio) -> str:
+    """Return what a visitor of a page for everybody should know first."""
+    if studio.mode == "read-only":
+        return markup.notice(text.READ_ONLY_NOTE)
+    if studio.mode == "demo":
+        return markup.notice(text.DEMO_NOTE.format(hours=f"{studio.settings.demo_hours:g}"))
+    return ""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and serve; return 2 with a plain sentence where the page cannot start."""
-    parser = argparse.ArgumentParser(prog="python -m app.main", description=text.LEAD)
+    parser = argparse.ArgumentParser(prog="python -m app.main", description=text.LEAD, epilog=text.ACCESS_HELP)
     parser.add_argument("--port", type=int, help="port to listen on (default 7860)")
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--home", type=Path, help="folder of the runs (default DSFEDMED_HOME or ./studio_home)")
     parser.add_argument("--read-only", action="store_true", default=None, help="nobody can start or stop runs")
+    parser.add_argument("--access", choices=get_args(Access), help="who may do what (default: see below)")
+    parser.add_argument(
+        "--users", type=Path, dest="users_file", help="users file: people sign in (python -m app.users)"
+    )
+    parser.add_argument(
+        "--allowed-host", action="append", dest="allowed_hosts", help="a name that the page goes by (repeatable)"
+    )
+    parser.add_argument(
+        "--allow-root", action="append", type=Path, dest="allowed_roots",
+        help="a folder below which runs may name files on a page that others can reach (repeatable)",
+    )  # fmt: skip
     parser.add_argument("--demo", action="store_true", help="start the demo run if the home has none yet")
     options = vars(parser.parse_args(arguments))
     demo = options.pop("demo")
+    if options["users_file"] and not options["access"]:
+        options["access"] = "sign-in"  # whatever the environment says
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an ordinary end, which takes the passing files with it
     try:
         settings = load_settings(**options)

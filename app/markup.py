@@ -34,6 +34,20 @@ def notice(sentence: str) -> str:
     return f"<p class='notice' role='note'>{escape(sentence)}</p>"
 
 
+def question(sentence: str) -> str:
+    """Return a question that a screen reader says as soon as it is shown."""
+    return f"<p class='question' role='alert'>{escape(sentence)}</p>"
+
+
+def signed_in(name: str, role: str) -> str:
+    """Return who is signed in, and the button that ends it: a form of its own, for it works without the page."""
+    words = escape(text.SIGNED_IN.format(name=name, role=role))
+    return (
+        f"<form class='signed-in' method='post' action='/sign-out'><span>{words}</span>"
+        f"<button>{text.SIGN_OUT}</button></form>"
+    )
+
+
 def quiet(sentence: str) -> str:
     """Return a sentence in small grey print; nothing for none."""
     return f"<p class='quiet'>{escape(sentence)}</p>" if sentence else ""

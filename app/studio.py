@@ -5,9 +5,12 @@ One :class:`Studio` serves every browser; it keeps no state of any of them.
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import math
+import secrets
 import threading
+import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,11 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from app import markup, text
+from app import markup, server_paths, text
+from app.access import PROGRAM, Visitor, decide
+from app.answers import Answers
+from app.permissions import Permissions
 from app.pictures import SamplePictures, sample_pictures
 from app.scratch import Scratch
 from app.settings import Settings
-from engine.config import load_config, parse_config
+from app.uploads import Uploads
+from engine.config import RunConfig, load_config, parse_config
 from engine.errors import UserError
 from engine.runs import lifecycle
 from engine.runs.records import RunRecord, ScoredSample
@@ -41,31 +48,38 @@ NEWEST_RUNS = 200
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """One bundle that the Segment tab offers; ``key`` is its folder."""
+    """One bundle that the Segment tab offers; ``key`` says where it is from, not where it lies."""
 
     key: str
     label: str
 
 
 def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
-    """Return (result, "") or (None, the error's box); only a ``UserError`` is expected, others are logged in full."""
+    """Return (result, "") or (None, the error's box); a ``UserError`` is expected, others are logged."""
     try:
         return action(), ""
     except UserError as error:
         return None, markup.user_error(error)
     except Exception as error:
-        LOG.exception("unforeseen error in the page")
+        # Without the error's own words: they may have the name of a file, and that a patient's.
+        where = "".join(traceback.format_tb(error.__traceback__))
+        LOG.error("unforeseen %s in the page\n%s", type(error).__name__, where)
         return None, markup.unexpected(error)
 
 
 class Studio:
-    """Reads and acts on the home folder of ``settings``."""
+    """Reads and acts on the home folder of ``settings``, for visitors whose rights it checks at every step."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.mode = decide(settings)
         self.store = RunStore(settings.home)
         self.scratch = Scratch(self.store.home)
+        self.uploads = Uploads(self.scratch.path, settings)
+        self.answers = Answers(keep_s=60 * settings.keep_minutes)
+        self.permissions = Permissions(self.store, settings, self.mode)
         self._lock = threading.Lock()
+        self._turn = threading.Lock()
 
     # Samples
 
@@ -98,15 +112,7 @@ class Studio:
 
     def models(self) -> list[ModelChoice]:
         """Return the bundles of complete runs, newest first, then the shipped ones; broken folders are left out."""
-        choices = []
-        for run in self.store.list(complete=True):
-            for artefact in self.store.artefacts(run.run_id, kind="bundle"):
-                label = text.MODEL_RUN.format(name=run.name, run_id=run.run_id)
-                choices += self._choice(self.store.run_dir(run.run_id) / artefact.path, label)
-        if self.settings.models_dir.is_dir():
-            for folder in sorted(path for path in self.settings.models_dir.iterdir() if path.is_dir()):
-                choices += self._choice(folder, text.MODEL_SHIPPED.format(name=folder.name))
-        return choices
+        return [choice for choice, _ in self._bundles()]
 
     def manifest(self, key: str) -> Manifest:
         """Return the manifest of an offered bundle."""
@@ -120,26 +126,37 @@ class Studio:
         with self._lock:
             return _load_session(folder, (folder / "manifest.json").stat().st_mtime)
 
+    def _bundles(self) -> list[tuple[ModelChoice, Path]]:
+        found = []
+        for run in self.store.list(complete=True):
+            for artefact in self.store.artefacts(run.run_id, kind="bundle"):
+                label = text.MODEL_RUN.format(name=run.name, run_id=run.run_id)
+                folder = self.store.run_dir(run.run_id) / artefact.path
+                found.append((ModelChoice(f"run/{run.run_id}/{artefact.path}", label), folder))
+        if self.settings.models_dir.is_dir():
+            for folder in sorted(path for path in self.settings.models_dir.iterdir() if path.is_dir()):
+                label = text.MODEL_SHIPPED.format(name=folder.name)
+                found.append((ModelChoice(f"shipped/{folder.name}", label), folder))
+        return [(choice, folder) for choice, folder in found if (folder / "manifest.json").is_file()]
+
     def _bundle_folder(self, key: str) -> Path:
         """Return the folder behind ``key``; a browser may only name bundles that this page offers."""
-        if key not in {choice.key for choice in self.models()}:
-            raise UserError(
-                "app.model_unknown",
-                what="The chosen model is not there any more.",
-                why="A model is read from its run's folder.",
-                fix="Choose another model from the list.",
-            )
-        return Path(key)
-
-    def _choice(self, folder: Path, label: str) -> list[ModelChoice]:
-        return [ModelChoice(str(folder), label)] if (folder / "manifest.json").is_file() else []
+        for choice, folder in self._bundles():
+            if choice.key == key:
+                return folder
+        raise UserError(
+            "app.model_unknown",
+            what="The chosen model is not there any more.",
+            why="A model is read from its run's folder.",
+            fix="Choose another model from the list.",
+        )
 
     # Files to download
 
     def save(self, name: str, content: bytes) -> str:
-        """Write ``content`` for download and return its path; the folder goes when the page's process ends."""
-        folder = self.scratch.path / hashlib.sha256(content).hexdigest()[:16]
-        folder.mkdir(exist_ok=True)
+        """Write ``content`` for download and return its path, which nobody can guess; it goes when uploads do."""
+        folder = self.scratch.path / secrets.token_urlsafe(16)
+        folder.mkdir(mode=0o700)
         (folder / name).write_bytes(content)
         return str(folder / name)
 
@@ -155,84 +172,116 @@ class Studio:
         except UserError:  # there is none of that name
             return newest
 
-    def plan(self, values: dict[str, Any], *, fork: tuple[str, str] | None = None) -> Plan:
+    def plan(self, values: dict[str, Any], *, by: Visitor, fork: tuple[str, str] | None = None) -> Plan:
         """Return what a run of these nested values needs and sends; ``UserError`` where it cannot run.
 
         With ``fork`` (a run and a stage of it), what a fork needs that runs the stages from there on.
         """
-        from engine.planning import plan
-
-        config = parse_config(values)
-        if fork is None:
-            return plan(config, home=self.store.home)
-        run_id, stage = fork
-        lifecycle.check_fork(self.store, run_id, config, stage=stage)
-        return plan(config, home=self.store.home, first_stage=stage)
+        self.permissions.check_role(by)
+        run_id, stage = fork or (None, None)
+        config = self._allowed(values, by=by, fork_of=run_id)
+        return self._planned(config, fork=None if run_id is None or stage is None else (run_id, stage))
 
     def sites(self, source: str | None, task: str | None, root: str | None) -> tuple[str, ...]:
-        """Return the sites of a phantom task or a folder; none for a folder that is no data set (yet)."""
+        """Return the sites of a phantom task or a folder; none for a folder that is no data set (yet).
+
+        On a page that others can reach, none for a folder that is not below an allowed one either.
+        """
         from engine.planning.dataset import site_names
 
-        folder = Path(root.strip()).expanduser() if root and root.strip() else None
         try:
+            folder = Path(root.strip()).expanduser() if root and root.strip() else None
+            if folder is not None and self.mode != "local":
+                folder = folder if server_paths.below(folder, self.settings.allowed_roots) else None
             return site_names(source=source or "", task=task or "", root=folder)
-        except (UserError, OSError):  # somebody is still typing; the plan says what is wrong with a folder
+        except (UserError, OSError, ValueError, RuntimeError):  # still being typed; the plan says what is wrong with it
             return ()
 
-    def launch(self, values: dict[str, Any]) -> str:
+    def launch(self, values: dict[str, Any], *, by: Visitor) -> str:
         """Plan and queue a run of these nested form values and return its id."""
-        self._refuse_read_only()
-        planned = self.plan(values)
-        return lifecycle.submit(self.store, parse_config(values), planned_s=planned.stage_seconds)
+        config = self._allowed(values, by=by)
+        planned = self._planned(config)
+        with self._turn:
+            self.permissions.check_turn(by)
+            run_id = lifecycle.submit(self.store, config, planned_s=planned.stage_seconds)
+            self.permissions.note_start(run_id, by)
+        return run_id
 
-    def fork(self, run_id: str, *, stage: str, values: dict[str, Any]) -> str:
+    def fork(self, run_id: str, *, stage: str, values: dict[str, Any], by: Visitor) -> str:
         """Plan and queue a run of these nested values that takes over what ``run_id`` did before ``stage``."""
-        self._refuse_read_only()
-        planned = self.plan(values, fork=(run_id, stage))
-        config = parse_config(values)
-        return lifecycle.fork(self.store, run_id, stage=stage, config=config, planned_s=planned.stage_seconds)
+        self.permissions.check_run(by, run_id)
+        config = self._allowed(values, by=by, fork_of=run_id)
+        planned = self._planned(config, fork=(run_id, stage))
+        with self._turn:
+            self.permissions.check_turn(by)
+            made = lifecycle.fork(self.store, run_id, stage=stage, config=config, planned_s=planned.stage_seconds)
+            self.permissions.note_start(made, by)
+        return made
 
-    def extend(self, run_id: str, further_rounds: float | None) -> None:
+    def extend(self, run_id: str, further_rounds: float | None, *, by: Visitor) -> None:
         """Let a run that has ended train for so many more federated rounds, and repeat the stages after them."""
-        self._refuse_read_only()
+        self.permissions.check_run(by, run_id)
         record = self.store.get(run_id)
-        if further_rounds is None or further_rounds != int(further_rounds):
+        if further_rounds is None or not math.isfinite(further_rounds) or further_rounds != int(further_rounds):
             raise UserError("app.rounds", what=text.ROUNDS_WHAT, why=text.ROUNDS_WHY, fix=text.ROUNDS_FIX)
         rounds = record.config.federation.rounds + int(further_rounds)
         longer = lifecycle.longer_config(record, rounds=rounds)
-        self.plan(longer.model_dump(mode="json"))
-        lifecycle.extend(self.store, run_id, rounds=rounds)
+        self.permissions.check_config(by, longer, taken_from=record.config)
+        self._planned(longer)
+        with self._turn:
+            self.permissions.check_turn(by)
+            lifecycle.extend(self.store, run_id, rounds=rounds)
+        self.permissions.note(run_id, by, text.DONE_EXTENDED)
 
-    def cancel(self, run_id: str) -> None:
+    def cancel(self, run_id: str, *, by: Visitor) -> None:
         """Ask a run to stop at its next step."""
-        self._refuse_read_only()
+        self.permissions.check_run(by, run_id)
         lifecycle.cancel(self.store, run_id)
+        self.permissions.note(run_id, by, text.DONE_CANCELLED)
 
-    def resume(self, run_id: str) -> None:
+    def resume(self, run_id: str, *, by: Visitor) -> None:
         """Put a stopped run back in the queue."""
-        self._refuse_read_only()
-        lifecycle.resume(self.store, run_id)
+        self.permissions.check_run(by, run_id)
+        with self._turn:
+            self.permissions.check_turn(by)
+            lifecycle.resume(self.store, run_id)
+        self.permissions.note(run_id, by, text.DONE_RESUMED)
 
     def start_demo(self) -> str:
         """Queue the demo run unless the home has one; return what to tell the person, who has the page in any case."""
         if any(run.name == text.DEMO_NAME for run in self.store.list()):
             return text.DEMO_THERE
         try:
-            run_id = self.launch(load_config(text.DEMO_NAME).model_dump(mode="json"))
+            run_id = self.launch(load_config(text.DEMO_NAME).model_dump(mode="json"), by=PROGRAM)
         except UserError as error:
             return text.DEMO_NOT_STARTED.format(error=error)
         return text.DEMO_STARTED.format(run_id=run_id)
 
-    def keep_queue_moving(self, stop: threading.Event, *, every_s: float = 2.0) -> None:
-        """Start waiting runs and mark those whose worker died, until ``stop`` is set; runs in a thread of its own."""
+    def keep_queue_moving(self, stop: threading.Event, *, every_s: float = 2.0, tidy_s: float = 15.0) -> None:
+        """Start waiting runs, mark those whose worker died and delete what is too old, until ``stop`` is set."""
+        tidied = 0.0
         while not stop.wait(every_s):
-            _, box = attempt(lambda: lifecycle.advance_queue(self.store))
-            if box:
-                LOG.error("the queue of runs could not be moved on")
+            steps: list[Callable[[], object]] = [lambda: lifecycle.advance_queue(self.store)]
+            if time.monotonic() - tidied > tidy_s:
+                tidied = time.monotonic()
+                steps += [self.uploads.sweep, self.permissions.forget_old_demos]
+            for step in steps:
+                if attempt(step)[1]:
+                    LOG.error("the queue of runs could not be moved on, or old files not be deleted")
 
-    def _refuse_read_only(self) -> None:
-        if self.settings.read_only:
-            raise UserError("app.read_only", what=text.READ_ONLY_WHAT, why=text.READ_ONLY_NOTE, fix=text.READ_ONLY_FIX)
+    def _allowed(self, values: dict[str, Any], *, by: Visitor, fork_of: str | None = None) -> RunConfig:
+        """Return the configuration in ``values`` where the visitor may start it."""
+        taken_from = None if fork_of is None else self.store.get(fork_of).config
+        return self.permissions.check_config(by, parse_config(values), taken_from=taken_from)
+
+    def _planned(self, config: RunConfig, *, fork: tuple[str, str] | None = None) -> Plan:
+        from engine.planning import plan
+
+        if fork is None:
+            return plan(config, home=self.store.home)
+        run_id, stage = fork
+        lifecycle.check_fork(self.store, run_id, config, stage=stage)
+        return plan(config, home=self.store.home, first_stage=stage)
 
 
 @lru_cache(maxsize=4)

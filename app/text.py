@@ -302,3 +302,83 @@ DEMO_STARTED = "The demo run {run_id} has been started; the page shows it live."
 DEMO_THERE = "The demo run is there already; the page shows it."
 DEMO_NOT_STARTED = "The demo run could not be started. {error}"
 DEMO_NAME = "phantom_cpu_demo"
+
+# Who may do what
+OPEN_WHAT = "The page would listen on {host}, where others can reach it, and nothing says what they may do."
+OPEN_WHY = "Everybody there could start and stop runs and read the results."
+OPEN_FIX = (
+    "Add --read-only, --access demo, --users FILE (made by `python -m app.users`), or DSFEDMED_PROXY_USER_HEADER with "
+    "DSFEDMED_PROXY_ADDRESSES; or listen on 127.0.0.1."
+)
+NO_USERS_WHAT = "Sign-in is asked for, and no users file is named."
+NO_USERS_WHY = "It says who may sign in."
+NO_USERS_FIX = "Write one with `python -m app.users FILE add NAME --role operator` and name it with --users FILE."
+NO_PROXY_WHAT = "The name of a trusted proxy's user is asked for, but not its header or not the proxy's addresses."
+NO_PROXY_WHY = "Anybody can send a header: only one that comes from the proxy's address tells who is signed in."
+NO_PROXY_FIX = "Set both DSFEDMED_PROXY_USER_HEADER and DSFEDMED_PROXY_ADDRESSES."
+VIEWER_WHAT = "You may look at runs and segment images here, but not start, stop or change runs."
+VIEWER_WHY = "Only operators may."
+VIEWER_FIX = "Ask whoever runs this page to make you an operator."
+NOT_YOURS_WHAT = "The run {run_id} is not yours."
+NOT_YOURS_WHY = "On this demonstration everybody may stop, resume and go on with the runs that they started themselves."
+NOT_YOURS_FIX = "Start one of your own above."
+COOKIE_WHAT = "Your browser sends no cookie, so the page would not know which run is yours."
+COOKIE_WHY = "On this demonstration everybody acts on their own runs only."
+COOKIE_FIX = "Allow cookies for this page, or open it in a window of its own, then try again."
+ONE_RUN_WHAT = "Your run {run_id} has not ended yet."
+ONE_RUN_WHY = "On this demonstration everybody has one run at a time."
+ONE_RUN_FIX = "Wait for it, or stop it first."
+BUSY_WHAT = "{count} runs wait or run here already."
+BUSY_WHY = "This demonstration computes on one small machine."
+BUSY_FIX = "Watch one of them, or try again in some minutes."
+DEMO_NOTE = (
+    "This page is a demonstration: you can start one of the two demo presets, watch it, and segment images. Runs of "
+    "visitors are deleted after {hours} hours."
+)
+DEMO_WHAT = "This demonstration does not start a run with these settings: {keys}."
+DEMO_WHY = "It runs on a small machine for everybody."
+DEMO_FIX = "Choose {presets} again; you may lower {keys}."
+PATH_WHAT = "'{key}' names neither weights of the registry nor a file or folder that this page may use."
+PATH_WHY = "Others can reach this page, so it opens only what its operator has allowed."
+PATH_FIX = "Name something below the folders that the operator has allowed, or a name of the registry."
+PATH_FIX_NONE = "Use the built-in phantoms and a name of the registry; no folder has been allowed (--allow-root)."
+SIGNED_IN = "Signed in as {name} ({role})"
+SIGN_OUT, SIGN_IN = "Sign out", "Sign in"
+SIGN_IN_NAME, SIGN_IN_PASSWORD = "Name", "Password"
+SIGN_IN_LEAD = "Only people with an account can see this page."
+SIGN_IN_WRONG = "That name and password do not belong together."
+SIGN_IN_SLOW = "Too many wrong passwords. Try again in {minutes} minutes."
+
+# Uploads
+UPLOAD_LARGE_WHAT = "The file is larger than {megabytes} MB."
+UPLOAD_LARGE_WHY = "This page keeps what visitors upload within bounds."
+QUOTA_ALL = "The page holds as many uploaded files as it may."
+QUOTA_WHY = "Uploads of all visitors share one disk."
+QUOTA_FIX = "Try again later: files are deleted after {minutes} minutes at most."
+FORM_WHAT = "The upload is not a form with one file."
+FORM_WHY = "The page takes one image at a time."
+FORM_FIX = "Choose one file and try again."
+LARGE_TO_ANSWER = "Reading and segmenting an image of {width} x {height} pixels would take {needed} MB of memory."
+LARGE_TO_ANSWER_WHY = "This page gives {megabytes} MB to one image."
+
+# Asked before
+ASK_CANCEL = (
+    "Stop this run? It ends at its next step. What it has done so far is kept, and it can be resumed from there."
+)
+ASK_CANCEL_YES, ASK_CANCEL_NO = "Yes, stop the run", "No, let it run"
+ASK_EXTEND = (
+    "Add these rounds? The run goes on training, and everything after federated training is done again: its present "
+    "models, samples and results are replaced."
+)
+ASK_EXTEND_YES, ASK_EXTEND_NO = "Yes, add the rounds", "No, leave it as it is"
+
+ACCESS_HELP = (
+    "On this machine's own address everybody may do everything. On any other address one of these rules is needed, or "
+    "the page does not start: --read-only; --access demo (visitors start the two demo presets and act on their own "
+    "runs: what containers and Spaces do); --users FILE (people sign in, as viewers or operators); or "
+    "DSFEDMED_PROXY_USER_HEADER with DSFEDMED_PROXY_ADDRESSES and DSFEDMED_PROXY_OPERATORS (a proxy says who they "
+    "are). Runs then name only weights of the registry, and folders below --allow-root."
+)
+DONE_BY = "{done} by {name}."
+DONE_STARTED, DONE_CANCELLED, DONE_RESUMED, DONE_EXTENDED = "Started", "Asked to stop", "Resumed", "Extended"
+SEGMENT_EXPIRED = "This result is not kept any more. Choose the image again."

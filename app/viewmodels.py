@@ -65,13 +65,18 @@ def kept_site(chosen: str | None, sites: Sequence[str]) -> str:
     return chosen or "" if not sites or chosen in sites else ""
 
 
-def actions(run: RunRecord, *, read_only: bool) -> Actions:
-    """Return what a person may do to the run now."""
+def actions(run: RunRecord, *, allowed: bool) -> Actions:
+    """Return what a person, who is or is not allowed to change the run, may do to it now."""
     return Actions(
-        cancel=run.active and not run.cancel_requested and not read_only,
-        resume=run.resumable and not read_only,
-        go_on=not run.active and not read_only,
+        cancel=allowed and run.active and not run.cancel_requested,
+        resume=allowed and run.resumable,
+        go_on=allowed and not run.active,
     )
+
+
+def selected_index(index: object) -> int:
+    """Return which picture of a gallery was chosen; the first for what is no index."""
+    return index if isinstance(index, int) and index >= 0 else 0
 
 
 def fork_choices(stages: Sequence[StageRecord]) -> Choices:

@@ -132,9 +132,12 @@ def displayable(image_HW3: np.ndarray) -> np.ndarray:
     """Return an image as uint8: as it is, or its own minimum to maximum stretched to 0-255 for other types."""
     if image_HW3.dtype == np.uint8:
         return image_HW3
-    values = image_HW3.astype(np.float32)
-    low, high = float(values.min()), float(values.max())
-    return np.rint((values - low) * (255 / (high - low) if high > low else 0.0)).astype(np.uint8)
+    low, high = float(image_HW3.min()), float(image_HW3.max())
+    scale = 255 / (high - low) if high > low else 0.0
+    shown = np.empty(image_HW3.shape, dtype=np.uint8)
+    for channel in range(image_HW3.shape[2]):  # one at a time: float32 copies of a large image take gigabytes
+        shown[..., channel] = np.rint((image_HW3[..., channel].astype(np.float32) - low) * scale)
+    return shown
 
 
 def plain_name(name: str) -> str:

@@ -88,6 +88,20 @@ class BundleSession:
             provider=self.provider,
         )
 
+    def masks(self, image_HW3: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return what :meth:`predict` gives as ``mask_KHW`` and ``wall_ms``, in a fifth of its memory.
+
+        Logits exist for one class at a time, and probabilities not at all. Raises as :meth:`predict` does.
+        """
+        check_image(image_HW3)
+        started = time.perf_counter()
+        logits_Khw = self._session.run([OUTPUT_NAME], {INPUT_NAME: self.preprocess(image_HW3)})[0][0]
+        height, width = image_HW3.shape[:2]
+        mask_KHW = np.empty((len(logits_Khw), height, width), dtype=np.uint8)
+        for index in range(len(logits_Khw)):
+            mask_KHW[index] = resize_logits(logits_Khw[index : index + 1], size_hw=(height, width))[0] > 0
+        return mask_KHW, 1000 * (time.perf_counter() - started)
+
     def preprocess(self, image_HW3: np.ndarray) -> np.ndarray:
         """Return the model input (1, 3, image_px, image_px), float32 in [0, 1], exactly as training prepares it."""
         manifest = self.manifest

@@ -80,6 +80,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *RUN_RECORDS,
         "engine.planning",
         "engine.data.readers",
+        "engine.data.budget",
+        "engine.models.assets",
         # numpy only; the page offers phantoms as example images
         "engine.data.phantoms",
         "engine.evaluation.tables",

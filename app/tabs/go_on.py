@@ -11,7 +11,7 @@ import gradio as gr
 from app import forms, markup, text, viewmodels
 from app.picker import Picker
 from app.studio import Studio, attempt
-from app.tabs import run_form
+from app.tabs import asking, run_form
 from engine.config import MAX_NAME_LETTERS
 from engine.runs.records import RunView
 
@@ -26,6 +26,7 @@ class Parts:
     rounds: gr.Number
     stage: gr.Dropdown
     extend: gr.Button
+    extend_asked: asking.Question
     fork: gr.Button
 
     def listed(self) -> list[Any]:
@@ -56,12 +57,13 @@ def place() -> Parts:
             rounds = gr.Number(1, label=text.EXTEND_LABEL, elem_id="extend-rounds")
             with gr.Row(elem_classes="actions"):
                 extend = gr.Button(text.EXTEND_BUTTON, elem_id="extend")
+            asked = asking.place("extend", question=text.ASK_EXTEND, yes=text.ASK_EXTEND_YES, no=text.ASK_EXTEND_NO)
         with gr.Column(min_width=280):
             gr.HTML(f"<h3>{text.FORK_HEADING}</h3>{markup.quiet(text.FORK_NOTE)}")
             stage = Picker([], label=text.FORK_LABEL, info=text.FORK_INFO, elem_id="fork-stage")
             with gr.Row(elem_classes="actions"):
                 fork = gr.Button(text.FORK_BUTTON, elem_id="fork")
-    return Parts(panel, rounds, stage, extend, fork)
+    return Parts(panel, rounds, stage, extend, asked, fork)
 
 
 def live_values(view: RunView, part: Callable[[str, Any, Callable[[], Any]], Any], *, is_shown: bool) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import forms, markup, text, viewmodels
+from app import demo, forms, markup, text, viewmodels
 from app.studio import Studio
 from engine.config import preset_names
 from engine.data.phantoms import TASKS
@@ -71,7 +71,8 @@ class Origin:
 def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     """Place the form; call it inside ``accordion``."""
     fields = forms.form_fields()
-    start = text.DEMO_NAME if text.DEMO_NAME in preset_names() else (preset_names() or [""])[0]
+    offered = list(demo.PRESETS) if studio.mode == "demo" else preset_names()
+    start = text.DEMO_NAME if text.DEMO_NAME in offered else (offered or [""])[0]
     values = dict(zip((f.key for f in fields), forms.preset_values(start, fields), strict=True)) if start else {}
     placed: dict[str, Any] = {}
     sites = studio.sites(*(values.get(f"data.{key}") for key in ("source", "task", "root")))
@@ -85,9 +86,7 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     with gr.Row(elem_classes="columns"):
         with gr.Column(min_width=300) as preset_part:
             gr.HTML(f"<h3>{text.STEP_PRESET}</h3>")
-            preset = gr.Dropdown(
-                preset_names(), value=start, label=text.PRESET_LABEL, info=text.PRESET_INFO, elem_id="preset"
-            )
+            preset = gr.Dropdown(offered, value=start, label=text.PRESET_LABEL, info=text.PRESET_INFO, elem_id="preset")
             note = gr.HTML(markup.quiet(forms.preset_note(start)) if start else "", elem_id="preset-note")
         with gr.Column(min_width=300, elem_classes=FILLED) as data_part:
             gr.HTML(f"<h3>{text.STEP_DATA}</h3>")
@@ -106,9 +105,7 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     start_heading = gr.HTML(_heading(text.STEP_START))
     with gr.Row(elem_classes=["actions", FILLED]):
         plan = gr.Button(text.PLAN_BUTTON, elem_id="plan")
-        launch = gr.Button(
-            text.LAUNCH_BUTTON, variant="primary", visible=not studio.settings.read_only, elem_id="launch"
-        )
+        launch = gr.Button(text.LAUNCH_BUTTON, variant="primary", visible=studio.mode != "read-only", elem_id="launch")
     message = gr.HTML(markup.quiet(text.PLAN_EMPTY), elem_id="plan-result")
     form = RunForm(
         fields, [placed[field.key] for field in fields], accordion, preset, note, plan, launch, message, gr.State(None),

@@ -164,7 +164,8 @@ def _wire_detail(studio: Studio, run: gr.Dropdown, parts: Parts) -> None:
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     def choose(shown_ids: tuple[str, ...], event: gr.SelectData) -> str:
-        return shown_ids[int(event.index)]
+        index = viewmodels.selected_index(event.index)
+        return shown_ids[index] if index < len(shown_ids) else ""
 
     def detail(run_id: str | None, sample_id: str, shown: float, site: str) -> Any:
         if not run_id or not sample_id:

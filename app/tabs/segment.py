@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -9,35 +10,15 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
-from app import markup, overlays, text, viewmodels
+from app import answers, markup, overlays, text, viewmodels
 from app.picker import Picker
 from app.studio import Studio, attempt
 from engine.errors import UserError
 
-SHOWN_PX = (768, 1400)
-"""Least and greatest longest side of the picture that is shown: small images are enlarged, large ones reduced."""
 SCROLL_TO_RESULT = "() => document.getElementById('overlay')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
-NUM_EXAMPLES = 4
-EXAMPLE_PX = 256
-FIRST_EXAMPLE = 9000
-"""Index of the first example phantom: far beyond the indices that runs train and test on."""
-
-
-@dataclass(frozen=True, eq=False)
-class Segmented:
-    """One answered image, kept for a browser: a new opacity needs no inference, a new model no upload."""
-
-    title: str
-    """The file, and which slice of it."""
-    stem: str
-    """Of the files to save."""
-    source_HW3: np.ndarray
-    """The image as it was read: uint8, uint16 or float."""
-    image_HW3: np.ndarray
-    """The image as it is shown, uint8."""
-    mask_KHW: np.ndarray
+STATE_S = 3600
+"""How long a browser tab's state is kept."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +47,10 @@ def build(studio: Studio, page: gr.Blocks) -> Parts:
             inputs = _place_inputs(studio)
         with gr.Column(scale=3, min_width=300):
             outputs = _place_result()
-    parts = Parts(**inputs, **outputs, result=gr.State(None), seen=gr.State(0))
+    parts = Parts(**inputs, **outputs, result=gr.State(None, time_to_live=STATE_S), seen=gr.State(0))
     _wire_models(studio, parts, page)
     _wire_images(studio, parts)
+    _wire_opacity(studio, parts)
     return parts
 
 
@@ -85,7 +67,7 @@ def _place_inputs(studio: Studio) -> dict[str, Any]:
     examples = gr.Gallery(
         label=text.SAMPLE_IMAGES,
         show_label=False,
-        columns=NUM_EXAMPLES,
+        columns=answers.NUM_EXAMPLES,
         height="auto",
         allow_preview=False,
         interactive=False,
@@ -138,7 +120,7 @@ def _wire_models(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
         return gr.Dropdown(choices=choices, value=kept), note, now
 
     def examples(chosen: str | None) -> Any:
-        pictures = attempt(lambda: example_images(studio, chosen))[0] if chosen else None
+        pictures = attempt(lambda: answers.example_images(studio, chosen))[0] if chosen else None
         heading = gr.HTML(markup.quiet(text.SAMPLE_IMAGES), visible=bool(pictures))
         return heading, gr.Gallery(value=pictures or [], visible=bool(pictures))
 
@@ -154,7 +136,7 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
 
     def look(chosen: str | None, path: str | None) -> Any:
         """Offer the slices of a volume; a picture has none."""
-        count = attempt(lambda: num_slices(studio, chosen, Path(path)))[0] if path else None
+        count = attempt(lambda: answers.num_slices(studio, chosen, Path(path)))[0] if path else None
         many = bool(count and count > 1)
         return gr.Slider(maximum=max(2, count or 1), value=(count or 1) // 2 + 1 if many else 1, visible=many)
 
@@ -162,36 +144,40 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
         if not path:
             return tuple(gr.skip() for _ in shown)
         file = Path(path)
-        count = attempt(lambda: num_slices(studio, chosen, file))[0] or 1
+        count = attempt(lambda: answers.num_slices(studio, chosen, file))[0] or 1
         number = min(max(1, int(number)), count)
-        title, stem = _named(file, number, count)
-        return _answer(studio, chosen, opacity, lambda: read_upload(studio, chosen, file, number - 1), title, stem)
+        named = _named(Path(studio.uploads.name_of(file)), number, count)
+        return _answer(studio, chosen, opacity, lambda: answers.read_upload(studio, chosen, file, number - 1), named)
+
+    def answer_example(chosen: str | None, number: int, opacity: float) -> tuple[Any, ...]:
+        named = text.SAMPLE_BUTTON.format(number=number + 1), f"example_{number + 1}"
+
+        def draw() -> np.ndarray:
+            return answers.example_image(studio, chosen or "", number)
+
+        return _answer(studio, chosen, opacity, draw, named, example=number)
 
     def segment_example(chosen: str | None, opacity: float, event: gr.SelectData) -> tuple[Any, ...]:
         """Answer an example; a file that was uploaded before is put away, for the result is no longer its own."""
-        number = int(event.index)
-        title, stem = text.SAMPLE_BUTTON.format(number=number + 1), f"example_{number + 1}"
-        found = _answer(studio, chosen, opacity, lambda: example_image(studio, chosen or "", number), title, stem)
-        return *found, None, gr.Slider(visible=False)
+        number = min(viewmodels.selected_index(event.index), answers.NUM_EXAMPLES - 1)
+        return *answer_example(chosen, number, opacity), None, gr.Slider(visible=False)
 
     def segment_again(
-        chosen: str | None, path: str | None, number: float, opacity: float, result: Segmented | None
+        chosen: str | None, path: str | None, number: float, opacity: float, result: answers.Shown | None
     ) -> tuple[Any, ...]:
         if path:  # another model may read the file's values otherwise
             return segment_file(chosen, path, number, opacity)
-        if result is None:
+        if result is None or result.example is None:
             return tuple(gr.skip() for _ in shown)
-        return _answer(studio, chosen, opacity, lambda: result.source_HW3, result.title, result.stem)
+        return answer_example(chosen, result.example, opacity)
 
     def put_away() -> tuple[Any, ...]:
         return *_nothing(markup.empty(text.SEGMENT_EMPTY_TITLE, text.SEGMENT_EMPTY)), gr.Slider(visible=False)
 
-    def reblend(result: Segmented | None, opacity: float) -> Any:
-        return gr.skip() if result is None else picture(result, opacity)
-
     file_inputs = [parts.model, parts.upload, parts.slice_index, parts.opacity]
-    visible: dict[str, Any] = {"api_visibility": "private", "show_progress_on": parts.message}
-    parts.upload.change(look, [parts.model, parts.upload], parts.slice_index, **quiet).then(
+    one_file: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "image"}  # they wait for each other anyhow
+    visible: dict[str, Any] = {"api_visibility": "private", "show_progress_on": parts.message, **one_file}
+    parts.upload.change(look, [parts.model, parts.upload], parts.slice_index, **quiet, **one_file).then(
         segment_file, file_inputs, shown, **visible
     ).then(js=SCROLL_TO_RESULT)
     parts.model.select(segment_again, [*file_inputs, parts.result], shown, **visible)
@@ -200,7 +186,23 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
     parts.examples.select(
         segment_example, [parts.model, parts.opacity], [*shown, parts.upload, parts.slice_index], **visible
     ).then(js=SCROLL_TO_RESULT)
-    parts.opacity.input(reblend, [parts.result, parts.opacity], parts.overlay, trigger_mode="always_last", **quiet)
+
+
+def _wire_opacity(studio: Studio, parts: Parts) -> None:
+    """Draw the last answer anew: no inference, and no picture in a browser's session."""
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+    def reblend(result: answers.Shown | None, opacity: float) -> Any:
+        if result is None:
+            return gr.skip(), gr.skip()
+        answer = studio.answers.get(result.key)
+        if answer is None:
+            return gr.skip(), markup.notice(text.SEGMENT_EXPIRED)
+        return answers.picture(answer, opacity), gr.skip()
+
+    parts.opacity.input(
+        reblend, [parts.result, parts.opacity], [parts.overlay, parts.message], trigger_mode="always_last", **quiet
+    )
 
 
 def _named(path: Path, number: int, count: int) -> tuple[str, str]:
@@ -219,10 +221,22 @@ def _nothing(message: str) -> tuple[Any, ...]:
     return hidden, hidden, "", hidden, message, None
 
 
-def _answer(studio: Studio, chosen: str | None, opacity: float, read: Any, title: str, stem: str) -> tuple[Any, ...]:
-    """Return the values of overlay, opacity, legend, download, message and result for one image."""
+def _answer(
+    studio: Studio,
+    chosen: str | None,
+    opacity: float,
+    read: Callable[[], np.ndarray],
+    named: tuple[str, str],
+    *,
+    example: int | None = None,
+) -> tuple[Any, ...]:
+    """Return the values of overlay, opacity, legend, download, message and result for one image.
 
-    def work() -> tuple[Segmented, str, str]:
+    ``named`` is its title and the stem of the files to save; ``example`` the number of an example.
+    """
+    title, stem = named
+
+    def work() -> tuple[answers.Segmented, str, str]:
         if not chosen:
             raise UserError(
                 "app.no_model",
@@ -230,111 +244,35 @@ def _answer(studio: Studio, chosen: str | None, opacity: float, read: Any, title
                 why="An image is segmented by a trained model.",
                 fix="Choose one under step 1, or launch a run on the Train tab first.",
             )
-        from export.results import displayable, mask_file
-
         session = studio.session(chosen)
-        image = read()
-        answer = session.predict(image)
-        classes = session.manifest.classes
-        path = studio.save(*mask_file(answer.mask_KHW, classes=classes, stem=stem))
-        provider = text.PROVIDERS.get(answer.provider, answer.provider)
-        time = f"{escape(title)} · {text.RESULT_TIME.format(wall_ms=answer.wall_ms, provider=provider)}"
-        segmented = Segmented(title, stem, image, displayable(image), answer.mask_KHW)
-        return segmented, legend(classes, answer.mask_KHW, time=time), path
+        found = answers.segment(session, read, stem=stem)
+        provider = text.PROVIDERS.get(found.provider, found.provider)
+        time = f"{escape(title)} · {text.RESULT_TIME.format(wall_ms=found.wall_ms, provider=provider)}"
+        return found, legend(session.manifest.classes, found.area_shares, time=time), studio.save(*found.file)
 
-    found, box = attempt(work)
-    if found is None:
+    done, box = attempt(work)
+    if done is None:
         return _nothing(box)
-    segmented, words, path = found
+    found, words, path = done
+    label = text.DOWNLOAD_SEVERAL if path.endswith(".zip") else text.DOWNLOAD_LABEL
     return (
-        gr.Image(value=picture(segmented, opacity), visible=True),
+        gr.Image(value=answers.picture(found.answer, opacity), visible=True),
         gr.Slider(visible=True),
         words,
-        gr.DownloadButton(
-            text.DOWNLOAD_SEVERAL if path.endswith(".zip") else text.DOWNLOAD_LABEL, value=path, visible=True
-        ),
-        "" if segmented.mask_KHW.any() else markup.notice(text.RESULT_NOTHING),
-        segmented,
-    )
+        gr.DownloadButton(label, value=path, visible=True),
+        "" if any(found.area_shares) else markup.notice(text.RESULT_NOTHING),
+        answers.Shown(studio.answers.put(found.answer), example),
+    )  # fmt: skip
 
 
-def picture(result: Segmented, opacity: float) -> np.ndarray:
-    """Return the image with its outlined mask at a size for screens, (H, W, 3) uint8."""
-    from export.results import overlay
-
-    longest_px = int(np.clip(max(result.image_HW3.shape[:2]), *SHOWN_PX))
-    height, width = overlays.fit(*result.image_HW3.shape[:2], longest_px=longest_px)
-    image = np.asarray(Image.fromarray(result.image_HW3).resize((width, height), Image.Resampling.BICUBIC))
-    masks = np.stack([overlays.resize_nearest(plane, height, width) for plane in result.mask_KHW])
-    return overlay(image, masks, opacity=opacity, outline_px=max(1, round(max(height, width) / 300)))
-
-
-def legend(classes: tuple[str, ...], mask_KHW: np.ndarray, *, time: str) -> str:
+def legend(classes: tuple[str, ...], area_shares: Sequence[float], *, time: str) -> str:
     """Return each class with its colour and its share of the image, and the time taken."""
     from export.results import class_colour
 
     rows = "".join(
         f"<tr><th scope='row'>{markup.swatch(overlays.hex_colour(class_colour(index)), name)}</th>"
         f"<td>{100 * share:.1f} %</td></tr>"
-        for index, (name, share) in enumerate(zip(classes, overlays.area_shares(mask_KHW), strict=True))
+        for index, (name, share) in enumerate(zip(classes, area_shares, strict=True))
     )
     head = f"<tr><th scope='col'>{text.RESULT_CLASS}</th><th scope='col'>{text.RESULT_AREA}</th></tr>"
     return f"<table class='legend'><thead>{head}</thead><tbody>{rows}</tbody></table><p class='quiet'>{time}</p>"
-
-
-def num_slices(studio: Studio, key: str | None, path: Path) -> int:
-    """Return how many slices the file holds as the model ``key`` cuts it; 1 for a picture."""
-    from engine.data.readers import image_info
-
-    return image_info(path, slice_axis=studio.manifest(key).slice_axis if key else 2).num_slices
-
-
-def read_upload(studio: Studio, key: str | None, path: Path, slice_index: int) -> np.ndarray:
-    """Return one picture of an uploaded file as the model ``key`` was trained on such, (H, W, 3).
-
-    Raises ``UserError`` that names the file, not its folder.
-    """
-    from engine.data.readers import image_info, read_image
-
-    limit = studio.settings.max_image_px
-    reading = studio.manifest(key).reading if key else {}
-    try:
-        geometry = image_info(path, slice_axis=reading.get("slice_axis", 2))
-        if max(geometry.height_px, geometry.width_px) > limit:
-            raise UserError(
-                "app.image_too_large",
-                what=f"The image has {geometry.width_px} x {geometry.height_px} pixels.",
-                why=f"This page takes images of up to {limit} pixels a side.",
-                fix=text.TOO_LARGE_FIX,
-            )
-        return read_image(path, slice_index=min(slice_index, geometry.num_slices - 1), **reading)[0]
-    except UserError as error:
-        what = error.what.replace(str(path), path.name)
-        raise UserError(error.code, what=what, why=error.why, fix=error.fix) from error
-
-
-def example_images(studio: Studio, key: str) -> list[tuple[np.ndarray, str]]:
-    """Return (picture, caption) of the model's example images; none where its images are not built-in phantoms."""
-    from engine.data.phantoms import TASKS
-
-    if studio.manifest(key).task not in TASKS:
-        return []
-    return [
-        (example_image(studio, key, number), text.SAMPLE_BUTTON.format(number=number + 1))
-        for number in range(NUM_EXAMPLES)
-    ]
-
-
-def example_image(studio: Studio, key: str, number: int) -> np.ndarray:
-    """Return a phantom of a site that the model's training did not see, (H, W, 3) uint8, drawn now.
-
-    A model of real images has seen no phantom site: the task's first one stands in.
-    """
-    from engine.data.phantoms import TASKS, render
-
-    manifest = studio.manifest(key)
-    sites = TASKS[manifest.task].sites
-    held_out = manifest.config.get("data", {}).get("held_out")
-    site = held_out if held_out in sites else (sites[0] if held_out else sites[-1])
-    drawn = render(manifest.task, site=site, index=FIRST_EXAMPLE + number, image_px=EXAMPLE_PX)
-    return drawn.image

@@ -9,9 +9,10 @@ from typing import Any
 import gradio as gr
 
 from app import forms, markup, plots, text, viewmodels
+from app.access import Visitor, visitor_of
 from app.picker import Picker
 from app.studio import Studio, attempt
-from app.tabs import go_on, run_form
+from app.tabs import asking, go_on, run_form
 
 LOG_LINES = 200
 SCROLL_TO_ANSWER = """() => {
@@ -40,17 +41,18 @@ class Parts:
     results_plot: gr.Plot
     log: gr.HTML
     live: gr.Column
+    cancel_asked: asking.Question
 
     def listed(self) -> list[Any]:
-        """Return the components in order."""
-        own = list(self.__dict__.values())
+        """Return the components in order, the question left out."""
+        own = list(self.__dict__.values())[:-1]
         at = own.index(self.go_on)
         return [*own[:at], *self.go_on.listed(), *own[at + 1 :]]
 
 
 def build(studio: Studio, run: gr.Dropdown) -> gr.Accordion:
     """Place the tab's components and wire them to the run picker; return the accordion of the new run."""
-    accordion = gr.Accordion(text.NEW_RUN, open=False, elem_id="new-run", visible=not studio.settings.read_only)
+    accordion = gr.Accordion(text.NEW_RUN, open=False, elem_id="new-run", visible=studio.mode != "read-only")
     with accordion:
         form = run_form.build(studio, accordion)
     parts = _place_live()
@@ -67,6 +69,7 @@ def _place_live() -> Parts:
         with gr.Row(elem_classes="actions"):
             cancel = gr.Button(text.CANCEL_BUTTON, variant="stop", visible=False, elem_id="cancel")
             resume = gr.Button(text.RESUME_BUTTON, variant="primary", visible=False, elem_id="resume")
+        cancel_asked = asking.place("cancel", question=text.ASK_CANCEL, yes=text.ASK_CANCEL_YES, no=text.ASK_CANCEL_NO)
         further = go_on.place()
         with gr.Row(elem_classes="columns"):
             with gr.Column(scale=2, min_width=280):
@@ -87,7 +90,7 @@ def _place_live() -> Parts:
         log = gr.HTML(elem_id="log", max_height=280)
     return Parts(
         message, status, cancel, resume, further, stepper, curves, loss, dice, traffic_note, traffic, results,
-        results_plot, log, live,
+        results_plot, log, live, cancel_asked,
     )  # fmt: skip
 
 
@@ -97,18 +100,18 @@ def _wire_form(studio: Studio, form: run_form.RunForm, run: gr.Dropdown) -> None
             return forms.from_values(list(values), form.fields)
         return forms.edited(studio.store.get(origin.run_id).config, list(values), form.fields)
 
-    def plan(origin: run_form.Origin | None, *values: Any) -> str:
+    def plan(request: gr.Request, origin: run_form.Origin | None, *values: Any) -> str:
         fork = None if origin is None else (origin.run_id, origin.stage)
-        found, box = attempt(lambda: studio.plan(written(origin, values), fork=fork))
+        found, box = attempt(lambda: studio.plan(written(origin, values), by=visitor_of(request), fork=fork))
         return box or markup.plan(found)
 
-    def start(origin: run_form.Origin | None, values: tuple[Any, ...]) -> str:
+    def start(by: Visitor, origin: run_form.Origin | None, values: tuple[Any, ...]) -> str:
         if origin is None:
-            return studio.launch(written(origin, values))
-        return studio.fork(origin.run_id, stage=origin.stage, values=written(origin, values))
+            return studio.launch(written(origin, values), by=by)
+        return studio.fork(origin.run_id, stage=origin.stage, values=written(origin, values), by=by)
 
-    def launch(origin: run_form.Origin | None, *values: Any) -> list[Any]:
-        run_id, box = attempt(lambda: start(origin, values))
+    def launch(request: gr.Request, origin: run_form.Origin | None, *values: Any) -> list[Any]:
+        run_id, box = attempt(lambda: start(visitor_of(request), origin, values))
         if run_id is None:
             return [gr.skip(), *[gr.skip()] * (len(form.purpose) - 1), box]
         choices = viewmodels.run_choices(studio.runs())
@@ -126,11 +129,11 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     outputs = [*parts.listed(), run, seen]
 
-    def refresh(run_id: str | None, chosen: str | None, before: dict[str, int]) -> list[Any]:
+    def refresh(request: gr.Request, run_id: str | None, chosen: str | None, before: dict[str, int]) -> list[Any]:
         if run_id is None:
             return [gr.skip()] * len(outputs)
         after = dict(before)
-        values, box = attempt(lambda: live_values(studio, run_id, chosen, after))
+        values, box = attempt(lambda: live_values(studio, run_id, chosen, after, by=visitor_of(request)))
         if values is None:
             return [box, *[gr.skip()] * (len(outputs) - 2), {}]
         runs = studio.runs(run_id)
@@ -143,18 +146,22 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
         return [*values, picker, after]
 
     def act(action: Callable[..., None]) -> Any:
-        def handler(run_id: str | None, chosen: str | None, before: dict[str, int], *values: Any) -> list[Any]:
-            _, box = attempt(lambda: action(run_id or "", *values))
-            return [box, *refresh(run_id, chosen, before)[1:]]
+        def handler(
+            request: gr.Request, run_id: str | None, chosen: str | None, before: dict[str, int], *values: Any
+        ) -> list[Any]:
+            _, box = attempt(lambda: action(run_id or "", *values, by=visitor_of(request)))
+            return [box, *refresh(request, run_id, chosen, before)[1:]]
 
         return handler
 
     inputs = [run, parts.curves, seen]
     for event in (gr.Timer(studio.settings.refresh_s).tick, run.change, parts.curves.input):
         event(refresh, inputs, outputs, **quiet)
-    parts.cancel.click(act(studio.cancel), inputs, outputs, **quiet)
+    parts.cancel_asked.wire(parts.cancel, run)
+    parts.go_on.extend_asked.wire(parts.go_on.extend, run)
+    parts.cancel_asked.yes.click(act(studio.cancel), inputs, outputs, **quiet)
     parts.resume.click(act(studio.resume), inputs, outputs, **quiet)
-    parts.go_on.extend.click(act(studio.extend), [*inputs, parts.go_on.rounds], outputs, **quiet)
+    parts.go_on.extend_asked.yes.click(act(studio.extend), [*inputs, parts.go_on.rounds], outputs, **quiet)
 
 
 def changed(seen: dict[str, int], part: str, value: Any) -> bool:
@@ -166,21 +173,23 @@ def changed(seen: dict[str, int], part: str, value: Any) -> bool:
     return True
 
 
-def live_values(studio: Studio, run_id: str | None, chosen: str | None, seen: dict[str, int]) -> list[Any]:
+def live_values(
+    studio: Studio, run_id: str | None, chosen: str | None, seen: dict[str, int], *, by: Visitor
+) -> list[Any]:
     """Return a value for every component of :class:`Parts`; ``gr.skip()`` for what a browser shows already."""
 
     def part(name: str, value: Any, show: Callable[[], Any]) -> Any:
         return show() if changed(seen, name, (run_id, value)) else gr.skip()
 
     if not run_id:
-        step = text.NO_RUN_READ_ONLY if studio.settings.read_only else text.NO_RUN_STEP
+        step = text.NO_RUN_READ_ONLY if by.role == "viewer" else text.NO_RUN_STEP
         nothing = part("message", "none", lambda: markup.empty(text.NO_RUN_TITLE, step))
         return [nothing, *[gr.skip()] * 15, part("live", False, lambda: gr.Column(visible=False))]
     store = studio.store
     view = store.view(run_id)
     series, traffic, rows = store.metrics(run_id), store.traffic(run_id), store.evaluation(run_id)
     differences, lines = store.differences(run_id), store.events(run_id, limit=LOG_LINES)
-    may = viewmodels.actions(view.run, read_only=studio.settings.read_only)
+    may = viewmodels.actions(view.run, allowed=studio.permissions.may_change(by, run_id))
     status, stepper = markup.status(view), markup.stepper(view.stages)
     choices = viewmodels.curve_choices(series, view.stages)
     # A stage that was chosen for the run before may have no curve here.

@@ -126,6 +126,14 @@ def test_launch_reload_second_page_cancel_resume_samples_segment(
     expect(second.locator("#status code")).to_have_text(run_id)
 
     page.locator("#cancel").click()
+    expect(page.locator("#cancel-no")).to_be_focused()
+    page.keyboard.press("Enter")  # the safe answer
+    expect(page.locator("#cancel-ask")).to_be_hidden()
+    expect(page.locator("#status .badge")).to_have_text("Running")
+    page.locator("#cancel").press("Enter")
+    expect(page.locator("#cancel-no")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
     expect(page.locator("#status .badge")).to_have_text("Cancelled", timeout=RUN_MS)
     expect(second.locator("#status .badge")).to_have_text("Cancelled")
     second.locator("#resume").click()
@@ -178,6 +186,8 @@ def test_a_finished_run_is_forked_with_another_setting_and_extended(
     expect(page.locator("#status code")).to_have_text(finished_run)
     page.locator("#go-on button.label-wrap").click()
     page.locator("#extend").click()
+    expect(page.locator("#extend-ask")).to_contain_text("are replaced")
+    page.locator("#extend-yes").click()
     expect(page.locator("#status .badge")).to_have_text("Running", timeout=RUN_MS)
     expect(page.locator("#go-on")).to_be_hidden()
     expect(page.locator("#status .badge")).to_have_text("Finished", timeout=RUN_MS)

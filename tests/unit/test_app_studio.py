@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app import text
+from app.access import LOCAL
 from app.settings import Settings
 from app.studio import Studio
 from app.tabs import samples
@@ -55,11 +56,11 @@ def test_an_older_run_can_still_be_shown(studio: Studio, monkeypatch: pytest.Mon
     assert studio.runs("none of them") == studio.runs()
 
 
-@pytest.mark.parametrize("rounds", [None, 2.7, 0])
+@pytest.mark.parametrize("rounds", [None, 2.7, 0, float("inf"), float("nan")])
 def test_rounds_to_add_must_be_whole(studio: Studio, rounds: float | None) -> None:
     run = studio.store.create_run(parse_config({}))
     with pytest.raises(UserError, match="ounds"):
-        studio.extend(run.run_id, rounds)
+        studio.extend(run.run_id, rounds, by=LOCAL)
     assert studio.store.get(run.run_id).config.federation.rounds == parse_config({}).federation.rounds
 
 
@@ -69,7 +70,7 @@ def test_the_plan_of_a_fork_refuses_what_its_launch_would(studio: Studio) -> Non
         studio.store.set_stage_status(run.run_id, stage, "finished")
     changed = parse_config({"seed": 7}).model_dump(mode="json")
     with pytest.raises(UserError, match="seed") as caught:
-        studio.plan(changed, fork=(run.run_id, "generation"))
+        studio.plan(changed, by=LOCAL, fork=(run.run_id, "generation"))
     assert caught.value.code == "run.fork_edit"
 
 

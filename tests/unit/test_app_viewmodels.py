@@ -55,7 +55,7 @@ def test_buttons_follow_the_run(
     status: str, asked: bool, read_only: bool, cancel: bool, resume: bool, go_on: bool
 ) -> None:
     run = a_run(status, cancel_requested=asked)
-    assert viewmodels.actions(run, read_only=read_only) == viewmodels.Actions(cancel, resume, go_on)
+    assert viewmodels.actions(run, allowed=not read_only) == viewmodels.Actions(cancel, resume, go_on)
 
 
 @pytest.mark.parametrize(

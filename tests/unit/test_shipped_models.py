@@ -9,9 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from app.answers import example_images
 from app.settings import REPOSITORY, Settings
 from app.studio import Studio
-from app.tabs.segment import example_images
 from engine.cli import main
 from engine.data.phantoms import render
 from export.manifest import MANIFEST_FILE, read_manifest, verify_files

@@ -1,0 +1,152 @@
+"""Who may do what: the page's mode, its visitors and their roles. The rules are applied by ``app.studio``. Torch-free.
+
+A page that only this machine can reach asks nobody who they are. Every other page has one of four rules, and does not
+start without one: read-only, a demonstration, sign-in, or the name that a trusted proxy gives.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from app import text
+from app.settings import Access, Settings
+from engine.errors import UserError
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+Role = Literal["viewer", "demo", "operator"]
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+STARTED_BY = "started_by.json"
+"""In a run's folder: who started it."""
+SCOPE_KEY = "dsfedmed.visitor"
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Who asks. ``key`` tells visitors apart and is no secret; ``name`` is for the run's log."""
+
+    key: str
+    name: str
+    role: Role
+
+
+LOCAL = Visitor("local", "this machine", "operator")
+"""Everybody at a page that only this machine can reach."""
+PROGRAM = Visitor("program", "the program", "operator")
+"""The page itself, which starts the demo run."""
+NOBODY = Visitor("nobody", "nobody", "viewer")
+
+
+def visitor_of(request: gr.Request) -> Visitor:
+    """Return who sent an event; the gate has noted it on the request."""
+    return request.request.scope.get(SCOPE_KEY, NOBODY) if request.request else NOBODY
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address to listen on can be reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def decide(settings: Settings) -> Access:
+    """Return the mode of the page, never ``auto``.
+
+    Raises ``UserError`` ``app.open_address`` where others can reach the page and nobody has said what they may do, or
+    ``app.access_incomplete`` where the chosen mode lacks what it needs.
+    """
+    chosen = settings.access
+    if settings.read_only:
+        chosen = "read-only"
+    elif chosen == "auto":
+        chosen = _found(settings)
+    if chosen == "local" and not is_loopback(settings.host):
+        raise UserError(
+            "app.open_address", what=text.OPEN_WHAT.format(host=settings.host), why=text.OPEN_WHY, fix=text.OPEN_FIX
+        )
+    if chosen == "sign-in" and settings.users_file is None:
+        raise UserError("app.access_incomplete", what=text.NO_USERS_WHAT, why=text.NO_USERS_WHY, fix=text.NO_USERS_FIX)
+    if chosen == "proxy" and not (settings.proxy_user_header and settings.proxy_addresses):
+        raise UserError("app.access_incomplete", what=text.NO_PROXY_WHAT, why=text.NO_PROXY_WHY, fix=text.NO_PROXY_FIX)
+    return chosen
+
+
+def _found(settings: Settings) -> Access:
+    if settings.users_file is not None:
+        return "sign-in"
+    if settings.proxy_user_header:
+        return "proxy"
+    return "demo" if settings.space else "local"
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The names in a Host header that are this page's own: a page of somebody else's that leads here has another."""
+
+    names: tuple[str, ...]
+    any_address: bool
+    """Whether any bare IP address will do: rebinding needs a name."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Hosts:
+        """Return the names of a page with these settings."""
+        names = [*LOOPBACK_NAMES, *settings.allowed_hosts, settings.space_host or ""]
+        if settings.space:
+            names.append("*.hf.space")
+        if not is_loopback(settings.host):
+            names += [settings.host, socket.gethostname()]
+        return cls(tuple(name.lower() for name in names if name), any_address=not is_loopback(settings.host))
+
+    def know(self, host: str) -> bool:
+        """Return whether a Host header (with or without port) is one of the page's own."""
+        name = host_name(host)
+        if self.any_address and _is_address(name):
+            return True
+        return any(name == own or (own.startswith("*.") and name.endswith(own[1:])) for own in self.names)
+
+
+def host_name(host: str) -> str:
+    """Return a Host header's name or address without its port and brackets, lower case."""
+    bare = host.strip().lower()
+    if bare.startswith("["):
+        return bare[1:].partition("]")[0]
+    return bare.partition(":")[0]
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def is_trusted_proxy(address: str, proxies: tuple[str, ...]) -> bool:
+    """Return whether a connection comes from one of the proxies (addresses or networks)."""
+    try:
+        came_from = ipaddress.ip_address(address)
+        return any(came_from in ipaddress.ip_network(proxy, strict=False) for proxy in proxies)
+    except ValueError:
+        return False
+
+
+def note_starter(run_dir: Path, visitor: Visitor) -> None:
+    """Write into the run's folder who started it."""
+    row = {"key": visitor.key, "name": visitor.name, "role": visitor.role}
+    (run_dir / STARTED_BY).write_text(json.dumps(row), encoding="utf-8")
+
+
+def starter(run_dir: Path) -> Visitor | None:
+    """Return who started a run; None for one of the command line, or of a time before this was noted."""
+    try:
+        row: Any = json.loads((run_dir / STARTED_BY).read_text(encoding="utf-8"))
+        return Visitor(str(row["key"]), str(row["name"]), row["role"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,208 @@
+"""Answered images: read within the page's budget of memory, segmented, and kept for a while at the size of a screen.
+
+What a browser's session remembers of an answer is its key. The pictures are here, few enough for one machine.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from cachetools import TTLCache
+from PIL import Image
+
+from app import overlays, text
+from app.settings import Settings
+from engine.data.budget import at_most
+from engine.errors import UserError
+
+if TYPE_CHECKING:
+    from app.studio import Studio
+    from export.runtime import BundleSession
+
+MIB = 2**20
+SHOWN_PX = (768, 1400)
+"""Least and greatest longest side of the picture that is shown: small images are enlarged, large ones reduced."""
+KEPT_BYTES = 96 * MIB
+"""All answers together; the one that was looked at longest ago goes first (ours)."""
+BYTES_PER_PIXEL = {"8 bits": 16, "more": 38}
+"""What answering takes for each pixel of an image: resizing it (in float32 where it has more than 8 bits), and the
+float32 logits of one class at a time (measured)."""
+BYTES_PER_CLASS = 2
+NUM_EXAMPLES = 4
+EXAMPLE_PX = 256
+FIRST_EXAMPLE = 9000
+"""Index of the first example phantom: far beyond the indices that runs train and test on."""
+_ONE_AT_A_TIME = threading.Lock()
+"""Reading and segmenting: the budget is for one image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One answered image at the size of a screen; a new opacity needs no inference."""
+
+    image_hw3: np.ndarray
+    """uint8."""
+    mask_Khw: np.ndarray
+    """uint8, 0 or 1."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Return what the pictures take."""
+        return self.image_hw3.nbytes + self.mask_Khw.nbytes
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a browser's session remembers of an answer."""
+
+    key: str
+    example: int | None
+    """The number of the example that was answered; None for an upload."""
+
+
+class Answers:
+    """The latest answers of all visitors, by a key that nobody can guess."""
+
+    def __init__(self, *, keep_s: float) -> None:
+        self._kept: TTLCache[str, Answer] = TTLCache(
+            KEPT_BYTES, keep_s, timer=time.monotonic, getsizeof=lambda answer: answer.num_bytes
+        )
+        self._lock = threading.Lock()
+
+    def put(self, answer: Answer) -> str:
+        """Keep an answer and return its key."""
+        key = secrets.token_urlsafe(12)
+        with self._lock:
+            self._kept[key] = answer
+        return key
+
+    def get(self, key: str) -> Answer | None:
+        """Return an answer, or None where it is gone."""
+        with self._lock:
+            return self._kept.get(key)
+
+
+def num_slices(studio: Studio, key: str | None, path: Path) -> int:
+    """Return how many slices the file holds as the model ``key`` cuts it; 1 for a picture."""
+    from engine.data.readers import image_info
+
+    with at_most(studio.settings.max_read_mb * MIB):
+        return image_info(path, slice_axis=studio.manifest(key).slice_axis if key else 2).num_slices
+
+
+def read_upload(studio: Studio, key: str | None, path: Path, slice_index: int) -> np.ndarray:
+    """Return one picture of an uploaded file as the model ``key`` was trained on such, (H, W, 3).
+
+    Raises ``UserError`` that calls the file by the name that it came with. What it would take is known from the
+    header, before anything is inflated.
+    """
+    from engine.data.readers import image_info, read_image
+
+    manifest = studio.manifest(key) if key else None
+    reading = manifest.reading if manifest else {}
+    classes = len(manifest.classes) if manifest else 1
+    try:
+        with at_most(studio.settings.max_read_mb * MIB):
+            geometry = image_info(path, slice_axis=reading.get("slice_axis", 2))
+            check_size(studio.settings, width=geometry.width_px, height=geometry.height_px, classes=classes)
+            image = read_image(path, slice_index=min(slice_index, geometry.num_slices - 1), **reading)[0]
+        height, width = image.shape[:2]
+        check_size(studio.settings, width=width, height=height, classes=classes, is_8_bit=image.dtype == np.uint8)
+        return image
+    except UserError as error:
+        what = error.what.replace(str(path), studio.uploads.name_of(path))
+        raise UserError(error.code, what=what, why=error.why, fix=error.fix) from error
+
+
+def check_size(settings: Settings, *, width: int, height: int, classes: int, is_8_bit: bool = True) -> None:
+    """Raise ``UserError`` ``app.image_too_large`` for a picture that this page does not answer."""
+    limit, budget_mb = settings.max_image_px, settings.max_read_mb
+    if max(height, width) > limit:
+        raise UserError(
+            "app.image_too_large",
+            what=f"The image has {width} x {height} pixels.",
+            why=f"This page takes images of up to {limit} pixels a side.",
+            fix=text.TOO_LARGE_FIX,
+        )
+    per_pixel = BYTES_PER_PIXEL["8 bits" if is_8_bit else "more"] + BYTES_PER_CLASS * classes
+    needed = width * height * per_pixel
+    if needed > budget_mb * MIB:
+        raise UserError(
+            "app.image_too_large",
+            what=text.LARGE_TO_ANSWER.format(width=width, height=height, needed=needed // MIB),
+            why=text.LARGE_TO_ANSWER_WHY.format(megabytes=budget_mb),
+            fix=text.TOO_LARGE_FIX,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """What one inference gave: the answer for the screen, the file to save, and figures."""
+
+    answer: Answer
+    file: tuple[str, bytes]
+    area_shares: tuple[float, ...]
+    wall_ms: float
+    provider: str
+
+
+def segment(session: BundleSession, read: Callable[[], np.ndarray], *, stem: str) -> Segmented:
+    """Read and segment one image; the full-size arrays are gone when this returns."""
+    from export.results import displayable, mask_file
+
+    with _ONE_AT_A_TIME:
+        image_HW3 = read()
+        mask_KHW, wall_ms = session.masks(image_HW3)
+        file = mask_file(mask_KHW, classes=session.manifest.classes, stem=stem)
+        answer = reduced(displayable(image_HW3), mask_KHW)
+        return Segmented(answer, file, overlays.area_shares(mask_KHW), wall_ms, session.provider)
+
+
+def reduced(image_HW3: np.ndarray, mask_KHW: np.ndarray) -> Answer:
+    """Return an image (uint8) and its masks at a size for screens."""
+    longest_px = int(np.clip(max(image_HW3.shape[:2]), *SHOWN_PX))
+    height, width = overlays.fit(*image_HW3.shape[:2], longest_px=longest_px)
+    image = np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BICUBIC))
+    return Answer(image, np.stack([overlays.resize_nearest(plane, height, width) for plane in mask_KHW]))
+
+
+def picture(answer: Answer, opacity: float) -> np.ndarray:
+    """Return the image with its outlined mask, (h, w, 3) uint8."""
+    from export.results import overlay
+
+    outline_px = max(1, round(max(answer.image_hw3.shape[:2]) / 300))
+    return overlay(answer.image_hw3, answer.mask_Khw, opacity=min(max(opacity, 0.0), 1.0), outline_px=outline_px)
+
+
+def example_images(studio: Studio, key: str) -> list[tuple[np.ndarray, str]]:
+    """Return (picture, caption) of the model's example images; none where its images are not built-in phantoms."""
+    from engine.data.phantoms import TASKS
+
+    if studio.manifest(key).task not in TASKS:
+        return []
+    return [
+        (example_image(studio, key, number), text.SAMPLE_BUTTON.format(number=number + 1))
+        for number in range(NUM_EXAMPLES)
+    ]
+
+
+def example_image(studio: Studio, key: str, number: int) -> np.ndarray:
+    """Return a phantom of a site that the model's training did not see, (H, W, 3) uint8, drawn now.
+
+    A model of real images has seen no phantom site: the task's first one stands in.
+    """
+    from engine.data.phantoms import TASKS, render
+
+    manifest = studio.manifest(key)
+    sites = TASKS[manifest.task].sites
+    held_out = manifest.config.get("data", {}).get("held_out")
+    site = held_out if held_out in sites else (sites[0] if held_out else sites[-1])
+    drawn = render(manifest.task, site=site, index=FIRST_EXAMPLE + number, image_px=EXAMPLE_PX)
+    return drawn.image

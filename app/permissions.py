@@ -1,0 +1,93 @@
+"""Which visitor may do what to which run; ``app.studio`` asks before it acts, whatever the buttons showed."""
+
+from __future__ import annotations
+
+import time
+
+from app import demo, server_paths, text
+from app.access import Visitor, note_starter, starter
+from app.settings import Access, Settings
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.runs.records import RunRecord
+from engine.runs.store import RunStore
+
+
+class Permissions:
+    """The rules of a page in ``mode`` over the runs of ``store``."""
+
+    def __init__(self, store: RunStore, settings: Settings, mode: Access) -> None:
+        self._store, self._settings, self._mode = store, settings, mode
+
+    def check_role(self, by: Visitor) -> None:
+        """Raise ``UserError`` ``app.read_only`` or ``app.viewer`` for somebody who may only look."""
+        if by.role != "viewer":
+            return
+        if self._mode == "read-only":
+            raise UserError("app.read_only", what=text.READ_ONLY_WHAT, why=text.READ_ONLY_NOTE, fix=text.READ_ONLY_FIX)
+        raise UserError("app.viewer", what=text.VIEWER_WHAT, why=text.VIEWER_WHY, fix=text.VIEWER_FIX)
+
+    def check_config(self, by: Visitor, config: RunConfig, *, taken_from: RunConfig | None = None) -> RunConfig:
+        """Return the configuration that this visitor may plan and start, or raise ``UserError``."""
+        self.check_role(by)
+        if self._mode != "local":
+            server_paths.check(config, roots=self._settings.allowed_roots, taken_from=taken_from)
+        if by.role != "demo":
+            return config
+        demo.check(config)
+        return demo.named(config)
+
+    def check_turn(self, by: Visitor) -> None:
+        """Raise ``UserError`` where a visitor of a demonstration has a run that has not ended, or too many wait."""
+        if by.role != "demo":
+            return
+        if not by.key.startswith("visitor:"):
+            raise UserError("app.no_cookie", what=text.COOKIE_WHAT, why=text.COOKIE_WHY, fix=text.COOKIE_FIX)
+        active = self._store.list(status=["queued", "running"])
+        for run in active:
+            if self._is_own(by, run.run_id):
+                what = text.ONE_RUN_WHAT.format(run_id=run.run_id)
+                raise UserError("app.one_run", what=what, why=text.ONE_RUN_WHY, fix=text.ONE_RUN_FIX)
+        if len(active) >= self._settings.demo_waiting:
+            what = text.BUSY_WHAT.format(count=len(active))
+            raise UserError("app.demo_busy", what=what, why=text.BUSY_WHY, fix=text.BUSY_FIX)
+
+    def check_run(self, by: Visitor, run_id: str) -> None:
+        """Raise ``UserError`` unless the visitor may stop, resume and go on with this run."""
+        self.check_role(by)
+        self._store.get(run_id)
+        if not self.may_change(by, run_id):
+            what = text.NOT_YOURS_WHAT.format(run_id=run_id)
+            raise UserError("app.not_yours", what=what, why=text.NOT_YOURS_WHY, fix=text.NOT_YOURS_FIX)
+
+    def may_change(self, by: Visitor, run_id: str) -> bool:
+        """Return whether the visitor may change this run: what decides which buttons are shown."""
+        return by.role == "operator" or (by.role == "demo" and self._is_own(by, run_id))
+
+    def note(self, run_id: str, by: Visitor, done: str) -> None:
+        """Write into the run's log who did what; nobody is named where nobody is told apart."""
+        if self._mode != "local":
+            self._store.write_log(run_id, "info", text.DONE_BY.format(done=done, name=by.name))
+
+    def note_start(self, run_id: str, by: Visitor) -> None:
+        """Note whose run it is."""
+        if self._mode != "local":
+            note_starter(self._store.run_dir(run_id), by)
+            self.note(run_id, by, text.DONE_STARTED)
+
+    def forget_old_demos(self) -> None:
+        """Delete the runs that visitors of a demonstration have started long ago."""
+        if self._mode != "demo":
+            return
+        oldest = time.time() - 3600 * self._settings.demo_hours
+        for run in self._store.list():
+            if not run.active and run.created_at < oldest and self._is_demo(run):
+                self._store.delete(run.run_id)
+
+    def _is_own(self, by: Visitor, run_id: str) -> bool:
+        found = starter(self._store.run_dir(run_id))
+        return found is not None and found.key == by.key and by.key.startswith("visitor:")
+
+    def _is_demo(self, run: RunRecord) -> bool:
+        found = starter(self._store.run_dir(run.run_id))
+        return found is not None and found.role == "demo"

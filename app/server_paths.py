@@ -1,0 +1,50 @@
+"""Which files of the server a run may name on a page that others can reach. Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app import text
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.models.assets import list_assets
+
+DATA_KEYS = ("data.root", "data.test_root")
+WEIGHT_KEYS = ("student.weights", "teacher.weights", "generator.backbone", "generator.controlnet")
+
+
+def below(path: Path, roots: tuple[Path, ...]) -> bool:
+    """Return whether ``path``, links followed, is one of ``roots`` or lies below one."""
+    try:
+        real = path.expanduser().resolve()
+        return any(real.is_relative_to(root.expanduser().resolve()) for root in roots)
+    except (OSError, RuntimeError, ValueError):  # a loop of links, no such user, a NUL in the name
+        return False
+
+
+def check(config: RunConfig, *, roots: tuple[Path, ...], taken_from: RunConfig | None = None) -> None:
+    """Raise ``UserError`` ``app.path_refused`` for a file or folder that lies below none of ``roots``.
+
+    What is there is not looked at: the answer tells nobody whether a path exists. Names of the weights' registry are
+    no paths; what ``taken_from``, the run that is forked, names already may stay.
+    """
+    names = {asset.name for asset in list_assets()} | {Path(asset.file).name for asset in list_assets()}
+    for key in (*DATA_KEYS, *WEIGHT_KEYS):
+        value = _value(config, key)
+        if value is None or (taken_from is not None and value == _value(taken_from, key)):
+            continue
+        if key in WEIGHT_KEYS and value.partition("@sha256:")[0] in names:
+            continue
+        if not below(Path(value), roots):
+            raise UserError(
+                "app.path_refused",
+                what=text.PATH_WHAT.format(key=key),
+                why=text.PATH_WHY,
+                fix=text.PATH_FIX if roots else text.PATH_FIX_NONE,
+            )
+
+
+def _value(config: RunConfig, key: str) -> str | None:
+    section, leaf = key.split(".")
+    value = getattr(getattr(config, section), leaf)
+    return None if value is None else str(value)

@@ -1,0 +1,40 @@
+"""A question before something that cannot be taken back: it stands in the page, and the keyboard goes to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from app import markup
+
+FOCUS = "() => setTimeout(() => document.querySelector('#{id}-no')?.focus(), 60)"
+FOCUS_BACK = "() => setTimeout(() => document.querySelector('#{id}')?.focus(), 60)"
+
+
+@dataclass(frozen=True)
+class Question:
+    """The question, folded away until the button ``asked_by`` is pressed."""
+
+    box: gr.Column
+    yes: gr.Button
+    no: gr.Button
+    elem_id: str
+
+    def wire(self, asked_by: gr.Button, run: gr.Dropdown) -> None:
+        """Show the question for ``asked_by``; hide it after either answer, and where another run is chosen."""
+        quiet = {"api_visibility": "private", "show_progress": "hidden"}
+        asked_by.click(lambda: gr.Column(visible=True), None, self.box, **quiet).then(js=FOCUS.format(id=self.elem_id))
+        for event in (self.yes.click, self.no.click, run.change):
+            event(lambda: gr.Column(visible=False), None, self.box, **quiet)
+        self.no.click(js=FOCUS_BACK.format(id=self.elem_id))
+
+
+def place(elem_id: str, *, question: str, yes: str, no: str) -> Question:
+    """Place the question that the button ``elem_id`` asks; its safe answer comes first and is the one in focus."""
+    with gr.Column(visible=False, elem_id=f"{elem_id}-ask", elem_classes="asking") as box:
+        gr.HTML(markup.question(question))
+        with gr.Row(elem_classes="actions"):
+            keep = gr.Button(no, elem_id=f"{elem_id}-no")
+            act = gr.Button(yes, variant="stop", elem_id=f"{elem_id}-yes")
+    return Question(box, act, keep, elem_id)

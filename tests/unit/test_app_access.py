@@ -1,0 +1,278 @@
+"""Who may do what: the page's mode, users and passwords, roles, demonstrations, and paths of the server."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import demo, users
+from app.access import LOCAL, PROGRAM, Hosts, Visitor, decide, is_trusted_proxy, starter
+from app.event_checks import Refusal
+from app.settings import Settings, load_settings
+from app.sign_in import FREE_TRIES, SignIn
+from app.studio import Studio
+from engine.config import load_config, parse_config
+from engine.data.phantoms import TASKS, write_dataset
+from engine.errors import UserError
+
+OPEN = {"host": "0.0.0.0"}
+PASSWORD = "correct horse battery"
+VIEWER, OPERATOR = Visitor("user:v", "v", "viewer"), Visitor("user:o", "o", "operator")
+ANNA, BERT = Visitor("visitor:anna", "a visitor", "demo"), Visitor("visitor:bert", "a visitor", "demo")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSFEDMED_MAX_RUNNING", "0")
+
+
+@pytest.mark.parametrize(("given", "mode"), [
+    ({}, "local"), ({"host": "::1"}, "local"), ({"read_only": True}, "read-only"),
+    ({**OPEN, "read_only": True}, "read-only"), ({**OPEN, "access": "demo"}, "demo"),
+    ({**OPEN, "space": "me/it"}, "demo"), ({**OPEN, "users_file": "u"}, "sign-in"),
+    ({**OPEN, "proxy_user_header": "X-User", "proxy_addresses": "10.0.0.1"}, "proxy"),
+    ({**OPEN, "space": "me/it", "users_file": "u"}, "sign-in"),
+])  # fmt: skip
+def test_the_mode_follows_the_settings(given: dict[str, Any], mode: str) -> None:
+    assert decide(Settings.model_validate(given)) == mode
+
+
+@pytest.mark.parametrize(("given", "code"), [
+    (OPEN, "app.open_address"), ({"host": "192.168.1.4"}, "app.open_address"), ({"host": "::"}, "app.open_address"),
+    ({"host": "studio.example.org"}, "app.open_address"), ({**OPEN, "access": "local"}, "app.open_address"),
+    ({"access": "sign-in"}, "app.access_incomplete"), ({"access": "proxy"}, "app.access_incomplete"),
+    ({"proxy_user_header": "X-User"}, "app.access_incomplete"),
+])  # fmt: skip
+def test_an_open_address_needs_a_rule(given: dict[str, Any], code: str) -> None:
+    with pytest.raises(UserError) as caught:
+        decide(Settings.model_validate(given))
+    assert caught.value.code == code
+
+
+def test_lists_come_from_the_environment_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSFEDMED_ALLOWED_HOSTS", "a.example, *.b.example")
+    monkeypatch.setenv("DSFEDMED_ALLOWED_ROOTS", "/data,/more")
+    settings = load_settings()
+    assert settings.allowed_hosts == ("a.example", "*.b.example")
+    assert settings.allowed_roots == (Path("/data"), Path("/more"))
+
+
+@pytest.mark.parametrize(("given", "good", "bad"), [
+    ({}, ["localhost", "LOCALHOST:7860", "127.0.0.1:1", "[::1]:7860"],
+     ["", "evil.example", "localhost.evil.example", "10.0.0.1", "127.0.0.1.evil.example:80"]),
+    ({**OPEN, "allowed_hosts": "studio.example.org,*.lab.example"},
+     ["studio.example.org:443", "a.lab.example", "10.1.2.3:7860", "[fe80::1]:80", "localhost"],
+     ["evil.example", "lab.example", "xlab.example", "studio.example.org.evil.example"]),
+    ({**OPEN, "space": "me/it"}, ["me-it.hf.space"], ["hf.space.evil.example", "xhf.space"]),
+])  # fmt: skip
+def test_only_the_pages_own_names_will_do(given: dict[str, Any], good: list[str], bad: list[str]) -> None:
+    hosts = Hosts.of(Settings.model_validate(given))
+    assert [host for host in good if not hosts.know(host)] == []
+    assert [host for host in bad if hosts.know(host)] == []
+
+
+def test_a_proxy_is_known_by_its_address() -> None:
+    proxies = ("10.0.0.1", "172.16.0.0/12", "::1")
+    assert all(is_trusted_proxy(address, proxies) for address in ("10.0.0.1", "172.20.3.4", "::1"))
+    assert not any(is_trusted_proxy(address, proxies) for address in ("10.0.0.2", "172.32.0.1", "unknown", ""))
+
+
+def test_the_users_file_holds_hashes_and_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "users.json"
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{PASSWORD}\n"))
+    assert users.main([str(path), "add", "anna", "--role", "operator", "--password-stdin"]) == 0
+    users.add(path, "vera", password=PASSWORD, role="viewer")
+    rows = json.loads(path.read_text())
+    assert PASSWORD not in path.read_text() and rows["anna"]["password"].startswith("$argon2id$")
+    assert rows["anna"]["password"] != rows["vera"]["password"] and stat.S_IMODE(path.stat().st_mode) == 0o600
+    known = users.Users(path)
+    found = known.verify("anna", PASSWORD)
+    assert found is not None and found.role == "operator"
+    assert known.verify("anna", PASSWORD + "!") is None and known.verify("nobody", PASSWORD) is None
+    assert users.main([str(path), "remove", "anna"]) == 0
+    os.utime(path, (1, 1))
+    assert known.verify("anna", PASSWORD) is None, "somebody who was removed is still let in"
+    with pytest.raises(UserError):
+        users.add(path, "bert", password="short", role="viewer")
+
+
+def signed(name: str, password: str) -> bytes:
+    return f"name={name}&password={password.replace(' ', '+')}".encode()
+
+
+def test_wrong_passwords_become_slow_and_a_new_one_ends_sessions(tmp_path: Path) -> None:
+    path = tmp_path / "users.json"
+    users.add(path, "anna", password=PASSWORD, role="viewer")
+    signing = SignIn(users.Users(path))
+    session, _ = signing.check(signed("anna", PASSWORD), address="1.1.1.1")
+    found = signing.visitor(session)
+    assert found is not None and (found.name, found.role) == ("anna", "viewer")
+    assert signing.visitor({"user": "anna", "of": "forged"}) is None and signing.visitor({}) is None
+    statuses = []
+    for _ in range(FREE_TRIES + 1):
+        with pytest.raises(Refusal) as caught:
+            signing.check(signed("anna", "a guess"), address="6.6.6.6")
+        statuses.append(caught.value.status)
+    assert statuses == [401] * FREE_TRIES + [429]
+    with pytest.raises(Refusal):  # not even with the right one
+        signing.check(signed("anna", PASSWORD), address="6.6.6.6")
+    signing.check(signed("anna", PASSWORD), address="1.1.1.1")
+    users.add(path, "anna", password="another long password", role="viewer")
+    assert signing.visitor(session) is None
+
+
+def a_studio(tmp_path: Path, **given: Any) -> Studio:
+    return Studio(Settings.model_validate({"home": tmp_path / "home", **given}))
+
+
+def smoke(**changes: Any) -> dict[str, Any]:
+    return load_config("phantom_cpu_smoke", overrides=changes).model_dump(mode="json")
+
+
+@pytest.mark.parametrize(("given", "code"), [
+    ({"read_only": True}, "app.read_only"), ({"access": "sign-in", "users_file": "u"}, "app.viewer"),
+])  # fmt: skip
+def test_a_viewer_changes_nothing(tmp_path: Path, given: dict[str, Any], code: str) -> None:
+    studio = a_studio(tmp_path, **given)
+    run = studio.store.create_run(parse_config({})).run_id
+    acts = [
+        lambda: studio.launch(smoke(), by=VIEWER), lambda: studio.plan(smoke(), by=VIEWER),
+        lambda: studio.cancel(run, by=VIEWER), lambda: studio.resume(run, by=VIEWER),
+        lambda: studio.extend(run, 1, by=VIEWER), lambda: studio.fork(run, stage="generation", values={}, by=VIEWER),
+    ]  # fmt: skip
+    for act in acts:
+        with pytest.raises(UserError) as caught:
+            act()
+        assert caught.value.code == code
+    assert [record.run_id for record in studio.store.list()] == [run]
+    assert not studio.permissions.may_change(VIEWER, run) and studio.permissions.may_change(OPERATOR, run)
+
+
+def test_it_is_noted_who_did_what(tmp_path: Path) -> None:
+    studio = a_studio(tmp_path, access="sign-in", users_file="u")
+    run = studio.launch(smoke(), by=OPERATOR)
+    studio.cancel(run, by=Visitor("user:other", "other", "operator"))
+    lines = [line.text for line in studio.store.events(run)]
+    assert "Started by o." in lines and "Asked to stop by other." in lines
+    assert starter(studio.store.run_dir(run)) == OPERATOR
+
+
+def test_a_visitor_of_a_demonstration_acts_on_one_run_of_their_own(tmp_path: Path) -> None:
+    studio = a_studio(tmp_path, access="demo", demo_waiting=2)
+    own = studio.launch(smoke(name="rude words"), by=ANNA)
+    assert studio.store.get(own).name == "phantom_cpu_smoke"
+    with pytest.raises(UserError) as caught:
+        studio.launch(smoke(), by=ANNA)
+    assert caught.value.code == "app.one_run"
+    for act in (studio.cancel, studio.resume):
+        with pytest.raises(UserError) as caught:
+            act(own, by=BERT)
+        assert caught.value.code == "app.not_yours"
+    with pytest.raises(UserError):
+        studio.extend(own, 1, by=BERT)
+    with pytest.raises(UserError):
+        studio.fork(own, stage="federated_training", values=smoke(), by=BERT)
+    assert studio.permissions.may_change(ANNA, own) and not studio.permissions.may_change(BERT, own)
+    studio.launch(smoke(), by=BERT)
+    with pytest.raises(UserError) as caught:
+        studio.launch(smoke(), by=Visitor("visitor:c", "a visitor", "demo"))
+    assert caught.value.code == "app.demo_busy"
+    with pytest.raises(UserError) as caught:
+        studio.launch(smoke(), by=Visitor("address:1.2.3.4", "a visitor", "demo"))
+    assert caught.value.code == "app.no_cookie"
+    studio.cancel(own, by=ANNA)
+    assert studio.store.get(own).status == "cancelled"
+
+
+def test_a_demonstration_does_not_extend_beyond_its_preset(tmp_path: Path) -> None:
+    studio = a_studio(tmp_path, access="demo")
+    own = studio.launch(smoke(**{"federation.rounds": 1}), by=ANNA)
+    studio.cancel(own, by=ANNA)
+    with pytest.raises(UserError) as caught:
+        studio.extend(own, 40, by=ANNA)
+    assert caught.value.code == "app.demo_settings"
+
+
+@pytest.mark.parametrize(("key", "value", "allowed"), [
+    ("federation.rounds", 1, True), ("federation.rounds", 2, True), ("seed", 7, True),
+    ("data.held_out", "endoscope_wide", True),
+    ("federation.rounds", 3000, False), ("data.image_px", 2048, False), ("generator.steps", 10**6, False),
+    ("student.weights", "/etc/passwd", False), ("generator.backbone", "/etc", False), ("method", "fedtinysam", False),
+    ("data.images_per_site", 40, False), ("distillation.epochs", 1, True), ("threads", 1024, False),
+])  # fmt: skip
+def test_a_demonstration_starts_a_preset_or_less_of_it(key: str, value: Any, allowed: bool) -> None:
+    config = load_config("phantom_cpu_smoke", overrides={key: value})
+    if allowed:
+        demo.check(config)
+    else:
+        with pytest.raises(UserError, match=key):
+            demo.check(config)
+
+
+def test_old_runs_of_a_demonstration_go_and_others_stay(tmp_path: Path) -> None:
+    studio = a_studio(tmp_path, access="demo", demo_hours=1)
+    old, kept = studio.launch(smoke(), by=ANNA), studio.launch(smoke(), by=PROGRAM)
+    for run in (old, kept):
+        studio.store.set_status(run, "cancelled")
+        studio.store.update_run(run, created_at=1.0)
+    studio.permissions.forget_old_demos()
+    assert [run.run_id for run in studio.store.list()] == [kept]
+    assert not studio.store.run_dir(old).exists()
+
+
+@pytest.mark.parametrize("key", ["data.root", "data.test_root", "student.weights", "teacher.weights",
+                                 "generator.backbone", "generator.controlnet"])  # fmt: skip
+def test_paths_of_the_server_are_no_oracle(tmp_path: Path, key: str) -> None:
+    allowed, secret = tmp_path / "allowed", tmp_path / "secret"
+    for folder in (allowed, secret):
+        folder.mkdir()
+    (allowed / "link").symlink_to(secret)
+    studio = a_studio(tmp_path, access="sign-in", users_file="u", allowed_roots=str(allowed))
+    told = set()
+    for path in (
+        secret,
+        tmp_path / "absent",
+        allowed / "link",
+        allowed / ".." / "secret",
+        Path("/etc/passwd"),
+        "~root",
+    ):
+        with pytest.raises(UserError) as caught:
+            studio.plan(_with_path(key, str(path)), by=OPERATOR)
+        told.add((caught.value.code, caught.value.what, caught.value.why, caught.value.fix))
+    assert len(told) == 1 and next(iter(told))[0] == "app.path_refused"
+    with pytest.raises(UserError) as caught:  # below an allowed folder the plan may say what is there
+        studio.plan(_with_path(key, str(allowed / "absent")), by=OPERATOR)
+    assert caught.value.code != "app.path_refused"
+
+
+def _with_path(key: str, path: str) -> dict[str, Any]:
+    source = {"data.source": "folder", "data.root": path} if key == "data.root" else {key: path}
+    if key == "data.test_root":
+        source |= {"data.protocol": "fixed-test"}
+    return smoke(**source)
+
+
+def test_sites_of_a_folder_are_told_below_allowed_ones_alone(tmp_path: Path) -> None:
+    names = TASKS["polyp"].sites[:2]
+    write_dataset("polyp", tmp_path / "data", images_per_site=2, image_px=64, sites=names)
+    local = Studio(Settings(home=tmp_path / "one"))
+    closed = Studio(Settings(home=tmp_path / "two", access="demo"))
+    opened = Studio(Settings(home=tmp_path / "three", access="demo", allowed_roots=(tmp_path,)))
+    root = str(tmp_path / "data")
+    seen = [studio.sites("folder", None, root) for studio in (local, closed, opened)]
+    assert seen == [tuple(sorted(names)), (), tuple(sorted(names))]
+    assert closed.sites("folder", None, "~no-such-user/x") == opened.sites("folder", None, "a\0b") == ()
+
+
+def test_on_this_machine_alone_everybody_may_everything(tmp_path: Path) -> None:
+    studio = a_studio(tmp_path)
+    run = studio.launch(smoke(**{"federation.rounds": 5}), by=LOCAL)
+    studio.cancel(run, by=LOCAL)
+    assert studio.store.get(run).status == "cancelled" and starter(studio.store.run_dir(run)) is None

@@ -1,0 +1,147 @@
+"""The gate before the page: names, origins, visitors, routes and sessions, on the real page in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from app import server, users
+from app.main import build_app
+from app.settings import Settings
+from app.studio import Studio
+
+API = "/gradio_api"
+PASSWORD = "correct horse battery"
+
+
+@contextmanager
+def visiting(home: Path, **given: Any) -> Iterator[TestClient]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DSFEDMED_MAX_RUNNING", "0")
+        settings = Settings.model_validate({"home": home, "models_dir": home / "none", **given})
+        studio = Studio(settings)
+        patch.setenv("GRADIO_TEMP_DIR", str(studio.scratch.path))
+        page = server.web_app(build_app(studio), studio)
+        yield TestClient(page, base_url="http://localhost:7860", client=("10.0.0.9", 5000), follow_redirects=False)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with visiting(tmp_path_factory.mktemp("home")) as client:
+        yield client
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example:7860", "10.0.0.1:7860", ""])
+def test_another_name_is_refused_on_loopback_too(local: TestClient, host: str) -> None:
+    assert local.get("/", headers={"host": host}).status_code == 421
+    assert local.get("/health", headers={"host": host}).status_code == 421
+
+
+@pytest.mark.parametrize(("headers", "status"), [
+    ({"origin": "https://evil.example"}, 403), ({"origin": "null"}, 403), ({"origin": "http://localhost:3000"}, 403),
+    ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}, 403), ({"origin": "http://localhost:7860"}, 200),
+    ({}, 200),
+])  # fmt: skip
+def test_the_pages_of_others_neither_read_nor_act(local: TestClient, headers: dict[str, str], status: int) -> None:
+    answer = local.get("/config", headers=headers)
+    assert answer.status_code == status
+    sent = local.post(f"{API}/queue/join", headers=headers, content=b"{}")
+    assert sent.status_code == (403 if status == 403 else 400)
+    if status == 403:
+        assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(("method", "route"), [
+    ("GET", f"{API}/proxy=http://localhost/"), ("GET", "/monitoring"), ("GET", "/docs"),
+    ("GET", f"{API}/file/etc/passwd"),
+    ("POST", f"{API}/run/predict"), ("POST", f"{API}/call/x"), ("POST", f"{API}/component_server"), ("PUT", "/config"),
+    ("POST", f"{API}/process_recording"), ("POST", f"{API}/stream/x"), ("DELETE", "/"), ("GET", "/?deep_link=x"),
+    ("POST", "/"), ("GET", "/sign-in"),
+])  # fmt: skip
+def test_what_the_page_does_not_need_is_not_there(local: TestClient, method: str, route: str) -> None:
+    assert local.request(method, route).status_code == 404
+
+
+@pytest.mark.parametrize("name", [
+    "/etc/passwd", "{home}/studio.sqlite", "{home}/page/session_secret", "http://localhost/", "relative.png", "{home}",
+    "{home}/page/../studio.sqlite", "/no/such/file",
+])  # fmt: skip
+def test_only_what_the_page_has_made_is_served(local: TestClient, name: str) -> None:
+    home = local.app.app._scratch.parent.parent  # type: ignore[attr-defined]
+    assert (home / "studio.sqlite").is_file()
+    answer = local.get(f"{API}/file={name.format(home=home)}")
+    assert answer.status_code == 403 and answer.json() == {"detail": "This page has no such file for you."}
+
+
+def test_ones_upload_is_ones_own(tmp_path: Path) -> None:
+    with visiting(tmp_path, read_only=True) as anna:
+        bert = TestClient(anna.app, base_url="http://localhost:7860")
+        for visitor in (anna, bert):
+            assert "httponly" in visitor.get("/").headers["set-cookie"].lower()
+        path = anna.post(f"{API}/upload", files={"files": ("drawing.svg", b"<svg/>")}).json()[0]
+        answer = anna.get(f"{API}/file={path}")
+        assert answer.content == b"<svg/>"
+        assert "sandbox" in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert bert.get(f"{API}/file={path}").status_code == 403
+        joined = {"session_hash": "tab", "fn_index": 10_000, "data": []}
+        assert anna.post(f"{API}/queue/join", json=joined).status_code == 404
+        for route in (f"{API}/queue/data?session_hash=tab", f"{API}/heartbeat/tab"):
+            assert bert.get(route).status_code == 403
+        assert bert.post(f"{API}/queue/join", json=joined).status_code == 403
+
+
+def test_people_sign_in_and_out(tmp_path: Path) -> None:
+    users.add(tmp_path / "users.json", "anna", password=PASSWORD, role="viewer")
+    with visiting(tmp_path / "home", users_file=tmp_path / "users.json") as client:
+        assert client.get("/").headers["location"] == "/sign-in"
+        assert client.get("/config").status_code == client.post(f"{API}/upload").status_code == 401
+        assert "<form method='post'" in client.get("/sign-in").text
+        wrong = client.post("/sign-in", data={"name": "<b>", "password": "x"})
+        assert wrong.status_code == 401 and "<b>" not in wrong.text and "set-cookie" not in wrong.headers
+        taken = client.post("/sign-in", data={"name": "anna", "password": PASSWORD})
+        cookie = taken.headers["set-cookie"].lower()
+        assert taken.status_code == 303 and "httponly" in cookie and "samesite=lax" in cookie
+        assert client.get("/config").status_code == 200
+        name, value = next(iter(client.cookies.items()))
+        forged = TestClient(client.app, base_url="http://localhost:7860", cookies={name: value[:-3] + "AAA"})
+        assert forged.get("/config").status_code == 401
+        assert client.post("/sign-out", headers={"origin": "https://evil.example"}).status_code == 403
+        assert client.post("/sign-out").status_code == 303
+        assert client.get("/config").status_code == 401
+
+
+def test_a_proxys_word_counts_from_its_own_address_alone(tmp_path: Path) -> None:
+    rules = {"access": "proxy", "proxy_user_header": "X-User", "proxy_addresses": "10.0.0.0/24", "proxy_operators": "o"}
+    with visiting(tmp_path, **rules) as proxy:
+        assert proxy.get("/config").status_code == 401
+        assert proxy.get("/config", headers={"x-user": "anna"}).status_code == 200
+        assert proxy.get("/config", headers=[("x-user", "anna"), ("x-user", "o")]).status_code == 401
+        stranger = TestClient(proxy.app, base_url="http://localhost:7860", client=("192.0.2.1", 1))
+        assert stranger.get("/config", headers={"x-user": "o"}).status_code == 403
+        assert stranger.get("/health").text == "ok"
+
+
+def test_in_a_space_the_cookie_lives_in_a_frame(tmp_path: Path) -> None:
+    with visiting(tmp_path, space="me/it", host="0.0.0.0") as client:
+        answer = client.get("/", headers={"host": "me-it.hf.space"})
+        cookie = answer.headers["set-cookie"].lower()
+        assert "samesite=none" in cookie and "secure" in cookie and "httponly" in cookie
+        assert "https://huggingface.co" in answer.headers["content-security-policy"]
+
+
+def test_gradio_itself_asks_whether_a_file_was_uploaded(local: TestClient) -> None:
+    """Behind the gate, should it ever miss one; ``mount_gradio_app`` leaves both of these as before ``launch``."""
+    page = local.app.app._page  # type: ignore[attr-defined]
+    assert page.has_launched and page.is_running
+
+
+def test_a_large_body_is_refused_before_it_is_read(local: TestClient) -> None:
+    answer = local.post(f"{API}/upload", headers={"content-length": str(10**9)}, content=b"x")
+    assert answer.status_code == 413
+    assert local.post(f"{API}/queue/join", content=b"x" * 70_000).status_code == 413
