@@ -1,0 +1,105 @@
+"""Files that are small on the disk and large in memory, for ``bench.attack``."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import tifffile
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+
+def write_all(folder: Path) -> list[Path]:
+    """Write every bomb into ``folder`` and return their paths."""
+    makers = (nifti_volume, nifti_promise, dicom_deflated, tiff_float64, tiff_uint16, png_large, npy_promise)
+    return [maker(folder) for maker in makers]
+
+
+def nifti_volume(folder: Path) -> Path:
+    """30 KB that are 31 million voxels, of which a careless reader makes float64 several times over."""
+    path = folder / "volume.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((512, 512, 120), np.uint8), np.eye(4)), path)
+    return path
+
+
+def nifti_promise(folder: Path) -> Path:
+    """A header that promises four gigabytes, and eight megabytes of zeros behind it."""
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((1024, 1024, 1024))
+    header.set_data_dtype(np.float32)
+    header.set_data_offset(352)
+    path = folder / "promise.nii.gz"
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4) + bytes(8 * 2**20)))
+    return path
+
+
+def dicom_deflated(folder: Path) -> Path:
+    """A deflated DICOM of 400 frames of 1024 x 1024, 16 bits."""
+    path, meta = folder / "deflated.dcm", FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
+    data.SOPClassUID, data.SOPInstanceUID, data.Modality = SecondaryCaptureImageStorage, generate_uid(), "OT"
+    data.Rows = data.Columns = 1024
+    data.NumberOfFrames, data.SamplesPerPixel, data.PhotometricInterpretation = 400, 1, "MONOCHROME2"
+    data.BitsAllocated = data.BitsStored = 16
+    data.HighBit, data.PixelRepresentation = 15, 0
+    data.PixelData = bytes(400 * 1024 * 1024 * 2)
+    pydicom.dcmwrite(path, data, enforce_file_format=True)
+    return path
+
+
+def tiff_float64(folder: Path) -> Path:
+    """A TIFF of 8192 x 8192 float64, half a gigabyte of zeros."""
+    path = folder / "float64.tif"
+    tifffile.imwrite(path, np.zeros((8192, 8192), np.float64), compression="zlib", rowsperstrip=64)
+    return path
+
+
+def tiff_uint16(folder: Path) -> Path:
+    """A colour TIFF of 8000 x 8000 at 16 bits."""
+    path = folder / "uint16.tif"
+    tifffile.imwrite(path, np.zeros((8000, 8000, 3), np.uint16), compression="zlib", rowsperstrip=64, photometric="rgb")
+    return path
+
+
+def png_large(folder: Path) -> Path:
+    """A PNG of 8000 x 8000 pixels in one colour."""
+    path = folder / "large.png"
+    Image.new("RGB", (8000, 8000)).save(path)
+    return path
+
+
+def npy_promise(folder: Path) -> Path:
+    """An npy header that promises eight gigabytes."""
+    text = "{'descr': '<f8', 'fortran_order': False, 'shape': (32768, 32768), }"
+    head = text.ljust(117) + "\n"
+    path = folder / "promise.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + bytes(4096))
+    return path
+
+
+def honest_png() -> bytes:
+    """Return an ordinary small picture."""
+    buffer = io.BytesIO()
+    ramp = np.linspace(0, 255, 96 * 96, dtype=np.uint8).reshape(96, 96)
+    Image.fromarray(np.stack([ramp, ramp.T, ramp[::-1]], axis=2)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def deep_json(levels: int) -> bytes:
+    """Return a JSON text of so many brackets within each other."""
+    return b"[" * levels + b"]" * levels
+
+
+def zipped_body(num_bytes: int) -> bytes:
+    """Return zeros as a deflated body."""
+    return zlib.compress(bytes(num_bytes))
