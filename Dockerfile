@@ -2,7 +2,11 @@
 #
 #   docker build -t dsfedmed .                                   for CPUs (no CUDA libraries, about 5 GB smaller)
 #   docker build -t dsfedmed --build-arg VARIANT=cuda .          for NVIDIA GPUs (run with --gpus all)
-#   docker run -p 7860:7860 -v dsfedmed:/data dsfedmed           the page on http://localhost:7860
+#   docker run -p 7860:7860 -v dsfedmed:/data dsfedmed           a demonstration on http://localhost:7860: visitors start
+#                                                                the two demo presets and act on their own runs
+#   docker run -p 127.0.0.1:7860:7860 -v dsfedmed:/data -e DSFEDMED_ACCESS=sign-in -e DSFEDMED_USERS_FILE=/data/users.json \
+#     dsfedmed                                                   people sign in; first write the users file:
+#   docker run -it -v dsfedmed:/data dsfedmed python -m app.users /data/users.json add NAME --role operator
 #   docker run dsfedmed python -m engine plan --preset phantom_cpu_demo
 #
 # Runs, checkpoints and models are kept in the volume /data.
@@ -35,9 +39,11 @@ COPY . .
 USER studio
 
 ENV DSFEDMED_HOME=/data/studio_home DSFEDMED_HOST=0.0.0.0 DSFEDMED_PORT=7860 GRADIO_ANALYTICS_ENABLED=False
+# Who may do what; the others are read-only, sign-in and proxy. Names of the server: DSFEDMED_ALLOWED_HOSTS=a.example
+ENV DSFEDMED_ACCESS=demo
 VOLUME /data
 EXPOSE 7860
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['DSFEDMED_PORT'], timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['DSFEDMED_PORT'] + '/health', timeout=4)"]
 
 CMD ["python", "-m", "app.main"]
