@@ -7,11 +7,9 @@ start without one: read-only, a demonstration, sign-in, or the name that a trust
 from __future__ import annotations
 
 import ipaddress
-import json
 import socket
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from app import text
 from app.settings import Access, Settings
@@ -22,14 +20,14 @@ if TYPE_CHECKING:
 
 Role = Literal["viewer", "demo", "operator"]
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-STARTED_BY = "started_by.json"
-"""In a run's folder: who started it."""
+VISITOR_KEY = "visitor:"
+"""How the keys of a demonstration's visitors begin; the store notes whose run it is by them."""
 SCOPE_KEY = "dsfedmed.visitor"
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """Who asks. ``key`` tells visitors apart and is no secret; ``name`` is for the run's log."""
+    """Who asks. ``key`` tells visitors apart and is no secret; ``name`` is for people."""
 
     key: str
     name: str
@@ -135,18 +133,3 @@ def is_trusted_proxy(address: str, proxies: tuple[str, ...]) -> bool:
         return any(came_from in ipaddress.ip_network(proxy, strict=False) for proxy in proxies)
     except ValueError:
         return False
-
-
-def note_starter(run_dir: Path, visitor: Visitor) -> None:
-    """Write into the run's folder who started it."""
-    row = {"key": visitor.key, "name": visitor.name, "role": visitor.role}
-    (run_dir / STARTED_BY).write_text(json.dumps(row), encoding="utf-8")
-
-
-def starter(run_dir: Path) -> Visitor | None:
-    """Return who started a run; None for one of the command line, or of a time before this was noted."""
-    try:
-        row: Any = json.loads((run_dir / STARTED_BY).read_text(encoding="utf-8"))
-        return Visitor(str(row["key"]), str(row["name"]), row["role"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from app import demo, server_paths, text
-from app.access import Visitor, note_starter, starter
+from app.access import VISITOR_KEY, Visitor
 from app.settings import Access, Settings
 from engine.config import RunConfig
 from engine.errors import UserError
@@ -41,7 +41,7 @@ class Permissions:
         """Raise ``UserError`` where a visitor of a demonstration has a run that has not ended, or too many wait."""
         if by.role != "demo":
             return
-        if not by.key.startswith("visitor:"):
+        if not by.key.startswith(VISITOR_KEY):
             raise UserError("app.no_cookie", what=text.COOKIE_WHAT, why=text.COOKIE_WHY, fix=text.COOKIE_FIX)
         active = self._store.list(status=["queued", "running"])
         for run in active:
@@ -64,16 +64,11 @@ class Permissions:
         """Return whether the visitor may change this run: what decides which buttons are shown."""
         return by.role == "operator" or (by.role == "demo" and self._is_own(by, run_id))
 
-    def note(self, run_id: str, by: Visitor, done: str) -> None:
-        """Write into the run's log who did what; nobody is named where nobody is told apart."""
-        if self._mode != "local":
-            self._store.write_log(run_id, "info", text.DONE_BY.format(done=done, name=by.name))
-
-    def note_start(self, run_id: str, by: Visitor) -> None:
-        """Note whose run it is."""
-        if self._mode != "local":
-            note_starter(self._store.run_dir(run_id), by)
-            self.note(run_id, by, text.DONE_STARTED)
+    def signature(self, by: Visitor) -> str | None:
+        """Return what the run's log and its record say of who asked; None where nobody is told apart."""
+        if self._mode == "local":
+            return None
+        return by.key if by.key.startswith(VISITOR_KEY) else by.name
 
     def forget_old_demos(self) -> None:
         """Delete the runs that visitors of a demonstration have started long ago."""
@@ -85,9 +80,7 @@ class Permissions:
                 self._store.delete(run.run_id)
 
     def _is_own(self, by: Visitor, run_id: str) -> bool:
-        found = starter(self._store.run_dir(run_id))
-        return found is not None and found.key == by.key and by.key.startswith("visitor:")
+        return by.key.startswith(VISITOR_KEY) and self._store.get(run_id).started_by == by.key
 
     def _is_demo(self, run: RunRecord) -> bool:
-        found = starter(self._store.run_dir(run.run_id))
-        return found is not None and found.role == "demo"
+        return run.started_by is not None and run.started_by.startswith(VISITOR_KEY)

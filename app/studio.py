@@ -203,9 +203,8 @@ class Studio:
         planned = self._planned(config)
         with self._turn:
             self.permissions.check_turn(by)
-            run_id = lifecycle.submit(self.store, config, planned_s=planned.stage_seconds)
-            self.permissions.note_start(run_id, by)
-        return run_id
+            signed = self.permissions.signature(by)
+            return lifecycle.submit(self.store, config, planned_s=planned.stage_seconds, by=signed)
 
     def fork(self, run_id: str, *, stage: str, values: dict[str, Any], by: Visitor) -> str:
         """Plan and queue a run of these nested values that takes over what ``run_id`` did before ``stage``."""
@@ -214,9 +213,8 @@ class Studio:
         planned = self._planned(config, fork=(run_id, stage))
         with self._turn:
             self.permissions.check_turn(by)
-            made = lifecycle.fork(self.store, run_id, stage=stage, config=config, planned_s=planned.stage_seconds)
-            self.permissions.note_start(made, by)
-        return made
+            signed, planned_s = self.permissions.signature(by), planned.stage_seconds
+            return lifecycle.fork(self.store, run_id, stage=stage, config=config, planned_s=planned_s, by=signed)
 
     def extend(self, run_id: str, further_rounds: float | None, *, by: Visitor) -> None:
         """Let a run that has ended train for so many more federated rounds, and repeat the stages after them."""
@@ -230,22 +228,19 @@ class Studio:
         self._planned(longer)
         with self._turn:
             self.permissions.check_turn(by)
-            lifecycle.extend(self.store, run_id, rounds=rounds)
-        self.permissions.note(run_id, by, text.DONE_EXTENDED)
+            lifecycle.extend(self.store, run_id, rounds=rounds, by=self.permissions.signature(by))
 
     def cancel(self, run_id: str, *, by: Visitor) -> None:
         """Ask a run to stop at its next step."""
         self.permissions.check_run(by, run_id)
-        lifecycle.cancel(self.store, run_id)
-        self.permissions.note(run_id, by, text.DONE_CANCELLED)
+        lifecycle.cancel(self.store, run_id, by=self.permissions.signature(by))
 
     def resume(self, run_id: str, *, by: Visitor) -> None:
         """Put a stopped run back in the queue."""
         self.permissions.check_run(by, run_id)
         with self._turn:
             self.permissions.check_turn(by)
-            lifecycle.resume(self.store, run_id)
-        self.permissions.note(run_id, by, text.DONE_RESUMED)
+            lifecycle.resume(self.store, run_id, by=self.permissions.signature(by))
 
     def start_demo(self) -> str:
         """Queue the demo run unless the home has one; return what to tell the person, who has the page in any case."""

@@ -379,6 +379,4 @@ ACCESS_HELP = (
     "DSFEDMED_PROXY_USER_HEADER with DSFEDMED_PROXY_ADDRESSES and DSFEDMED_PROXY_OPERATORS (a proxy says who they "
     "are). Runs then name only weights of the registry, and folders below --allow-root."
 )
-DONE_BY = "{done} by {name}."
-DONE_STARTED, DONE_CANCELLED, DONE_RESUMED, DONE_EXTENDED = "Started", "Asked to stop", "Resumed", "Extended"
 SEGMENT_EXPIRED = "This result is not kept any more. Choose the image again."

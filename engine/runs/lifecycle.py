@@ -190,7 +190,7 @@ def fork(
             taken_over=earlier,
             planned_s=planned_s,
             by=by,
-            said=f"Forked from {run_id} at {stage}.",
+            said=_said(f"Forked from {run_id} at {stage}", by) or f"Forked from {run_id} at {stage}.",
         )
     if not stored:
         raise UserError(

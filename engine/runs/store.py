@@ -80,6 +80,8 @@ class RunStore(QueueStore):
             run_id = self._new_folder()
             row = {"run_id": run_id, "parent": parent, "fork_stage": fork_stage, "started_by": by}
             _insert_run(connection, config, row, stages=stages, planned_s=planned_s, queued=queued)
+            if by is not None:
+                add_log_line(connection, run_id, "info", f"Started by {by}.")
         return self.get(run_id)
 
     def create_fork(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app import demo, users
-from app.access import LOCAL, PROGRAM, Hosts, Visitor, decide, is_trusted_proxy, starter
+from app.access import LOCAL, PROGRAM, Hosts, Visitor, decide, is_trusted_proxy
 from app.event_checks import Refusal
 from app.settings import Settings, load_settings
 from app.sign_in import FREE_TRIES, SignIn
@@ -159,8 +159,8 @@ def test_it_is_noted_who_did_what(tmp_path: Path) -> None:
     run = studio.launch(smoke(), by=OPERATOR)
     studio.cancel(run, by=Visitor("user:other", "other", "operator"))
     lines = [line.text for line in studio.store.events(run)]
-    assert "Started by o." in lines and "Asked to stop by other." in lines
-    assert starter(studio.store.run_dir(run)) == OPERATOR
+    assert "Started by o." in lines and "Cancelled by other." in lines
+    assert studio.store.get(run).started_by == "o"
 
 
 def test_a_visitor_of_a_demonstration_acts_on_one_run_of_their_own(tmp_path: Path) -> None:
@@ -275,4 +275,4 @@ def test_on_this_machine_alone_everybody_may_everything(tmp_path: Path) -> None:
     studio = a_studio(tmp_path)
     run = studio.launch(smoke(**{"federation.rounds": 5}), by=LOCAL)
     studio.cancel(run, by=LOCAL)
-    assert studio.store.get(run).status == "cancelled" and starter(studio.store.run_dir(run)) is None
+    assert studio.store.get(run).status == "cancelled" and studio.store.get(run).started_by is None
