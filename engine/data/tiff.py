@@ -229,7 +229,8 @@ class _Stack:
 
     def _require_bytes(self, page: tifffile.TiffPage | tifffile.TiffFrame | None) -> None:
         """Raise where decoding a page takes too much, or where the file ends before it."""
-        key, working = self.key, np.result_type(self.key.dtype, np.float32 if self.bits > 16 else self.key.dtype)
+        key, has_range = self.key, self.key.dtype.kind in "bu" and self.bits <= 16
+        working = key.dtype if has_range else np.result_type(key.dtype, np.float32)  # else it is scaled
         num_values = key.size if page is None else math.prod(key.chunked) * math.prod(key.chunks)
         require_bytes(self.path, num_values=num_values, dtype=working, copies=3)
         if page is None:

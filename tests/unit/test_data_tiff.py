@@ -176,13 +176,14 @@ def test_palettes_give_colours_to_pictures_and_indices_to_masks(tmp_path: Path) 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_inks_become_colours(tmp_path: Path, dtype: type) -> None:
     top = np.iinfo(dtype).max
-    inks = np.array(
-        [[[0, 0, 0, 0], [top, 0, 0, 0], [0, top // 5, 0, 0], [0, 0, 0, top], [0, 0, top, top // 5 * 4]]], dtype
-    )
-    path = tiff(tmp_path / "a.tif", inks, photometric="separated")
-    expected = [[top] * 3, [0, top, top], [top, top // 5 * 4, top], [0] * 3, [top // 5, top // 5, 0]]
+    fifth = top // 5
+    inks = [[0, 0, 0, 0], [top, 0, 0, 0], [0, fifth, 0, 0], [0, 0, 0, top], [0, 0, top, fifth * 4], [55, 55, 55, 54]]
+    path = tiff(tmp_path / "a.tif", np.array([inks], dtype), photometric="separated")
+    expected = [[top] * 3, [0, top, top], [top, fifth * 4, top], [0] * 3, [fifth, fifth, 0]]
+    expected.append([round((top - 55) * (top - 54) / top)] * 3)
     np.testing.assert_array_equal(read_image(path)[0][0], expected)
     refused(path, "SEPARATED", read_mask)
+    refused(tiff(path, np.array([inks], dtype), photometric="separated", **tag(332, 2)), "SEPARATED")  # other inks
 
 
 def test_jpeg_colours_in_a_tiff_are_close(tmp_path: Path) -> None:
@@ -208,6 +209,7 @@ def test_alpha_is_dropped_from_pictures(tmp_path: Path, extra: str) -> None:
     grey = tiff(tmp_path / "g.tif", alpha[..., 2:], photometric="minisblack", planarconfig=1, extrasamples=[extra])
     if extra == "unspecified":  # two stains, or grey and something: nobody can tell
         refused(grey, "2 channels")
+        np.testing.assert_array_equal(read_mask(grey), alpha[..., 2:])  # or two classes
     else:
         np.testing.assert_array_equal(read_image(grey)[0], grey3(NOISE[..., 2]))
 
@@ -233,7 +235,7 @@ def test_kinds_that_are_not_read_are_refused_by_their_name(tmp_path: Path) -> No
     holes = RAMP.astype(np.float32).copy()
     holes[3, 4] = np.nan
     refused(tiff(tmp_path / "n.tif", holes), "not finite")
-    refused(tiff(tmp_path / "s.tif", np.stack([holes * 0 + 1, holes]), photometric="minisblack"), "not finite")
+    refused(tiff(tmp_path / "s.tif", np.stack([np.ones_like(holes), holes]), photometric="minisblack"), "not finite")
     refused(tiff(tmp_path / "d.tif", RAMP.astype(np.int16), **tag(42113, "0", "s")), "no data")
     assert read_image(tiff(tmp_path / "e.tif", RAMP.astype(np.int16), **tag(42113, "-9999", "s")))[0].max() == 1
     Image.fromarray(NOISE).convert("LAB").save(tmp_path / "lab.tif")
@@ -267,6 +269,7 @@ def test_what_is_cut_off_is_never_made_up(tmp_path: Path, compression: str) -> N
 
 def test_bytes_are_budgeted_before_anything_is_inflated(tmp_path: Path) -> None:
     too_large(tiff(tmp_path / "f.tif", np.zeros((400, 400)), compression="zlib"))
+    too_large(tiff(tmp_path / "i.tif", np.zeros((400, 400), np.int16), compression="zlib"))  # becomes float32
     tile = tiff(tmp_path / "t.tif", np.zeros((16, 16), np.uint8), tile=(16, 16), compression="zlib")
     too_large(retag(retag(tile, "TileWidth", 4096), "TileLength", 4096))
     jpeg = tiff(tmp_path / "j.tif", GREY, compression="jpeg")
