@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.errors import UserError
 
@@ -27,8 +28,15 @@ NOTICE = (
     "be used for diagnosis or treatment."
 )
 
+MAX_MANIFEST_BYTES = 4_000_000
+MAX_SIDE_PX = 4096
+MAX_CLASSES = 256
+Text = Annotated[str, Field(max_length=4096)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", description="A name, never a path")]
+FileName = Annotated[
+    str, Field(max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", description="A name, never a path")
+]
 
 
 class Record(BaseModel):
@@ -41,17 +49,17 @@ class BundledFile(Record):
     """One file of the bundle, by content."""
 
     sha256: Sha256
-    size_bytes: Annotated[int, Field(ge=0)]
+    size_bytes: Count
 
 
 class BundledModel(Record):
     """Which model this is."""
 
-    name: str
-    size: str
-    role: str
+    name: Text
+    size: Text
+    role: Text
     """distilled_student, distilled_teacher, fedavg_student or finetuned_teacher."""
-    parameters: int
+    parameters: Count
 
 
 class Parity(Record):
@@ -62,7 +70,7 @@ class Parity(Record):
     mask_disagreement: float
     """Share of pixels whose side of probability 0.5 differs, in [0, 1]."""
     tolerance: float
-    num_images: int
+    num_images: Count
 
 
 class Manifest(Record):
@@ -70,13 +78,13 @@ class Manifest(Record):
 
     format: Literal["dsfedmed-bundle"]
     format_version: Literal[1]
-    name: str
-    task: str
-    modality: str
-    classes: Annotated[tuple[str, ...], Field(min_length=1)]
-    image_px: Annotated[int, Field(ge=1)]
+    name: Text
+    task: Text
+    modality: Text
+    classes: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=255)], ...], Field(min_length=1)]
+    image_px: Annotated[int, Field(ge=1, le=MAX_SIDE_PX)]
     """Side of the square model input in pixels."""
-    mask_stride: Annotated[int, Field(ge=1)]
+    mask_stride: Annotated[int, Field(ge=1, le=MAX_SIDE_PX)]
     """Input pixels per logit."""
     normalise: Literal["none", "per_image"]
     fit: Literal["squash", "letterbox"] = "squash"
@@ -90,18 +98,31 @@ class Manifest(Record):
     model: BundledModel
     opset: int
     parity: Parity
-    metrics: tuple[dict[str, Any], ...]
+    metrics: Annotated[tuple[dict[str, Any], ...], Field(max_length=10_000)]
     """Rows of the results table (fields of ``engine.types.EvaluationRow``)."""
-    files: dict[FileName, BundledFile]
+    files: Annotated[dict[FileName, BundledFile], Field(max_length=100)]
     config: dict[str, Any]
     """The complete RunConfig; of folders and files on the exporting machine only the name."""
-    config_hash: str
-    run_id: str
-    created: str
+    config_hash: Text
+    run_id: Text
+    created: Text
     """UTC, ISO 8601."""
-    versions: dict[str, str]
-    licence: str
-    notice: str
+    versions: Annotated[dict[Text, Text], Field(max_length=100)]
+    licence: Text
+    notice: Text
+
+    @model_validator(mode="after")
+    def _check(self) -> Manifest:
+        if len(set(self.classes)) < len(self.classes) or len(self.classes) > MAX_CLASSES:
+            raise ValueError(f"classes must be distinct, and at most {MAX_CLASSES}")
+        if self.image_px % self.mask_stride:
+            raise ValueError("image_px must be a multiple of mask_stride")
+        low, high = self.value_range or (0.0, 1.0)
+        if not -math.inf < low < high < math.inf:
+            raise ValueError("value_range must ascend between finite numbers")
+        if not all(math.isfinite(value) for value in self.parity.model_dump().values()):
+            raise ValueError("parity must be finite")
+        return self
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -123,8 +144,17 @@ def read_manifest(folder: Path) -> Manifest:
             fix="Give the bundle folder of a finished run, or export the run again.",
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise _corrupted(f"'{path}' cannot be read: {error}") from error
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise _corrupted(f"'{path}' has more than {MAX_MANIFEST_BYTES} bytes")
+    try:
+        values = json.loads(content.decode("utf-8"))
+    except RecursionError as error:
+        raise _corrupted(f"'{path}' is nested too deeply") from error
+    except ValueError as error:  # no JSON, no UTF-8, or numbers of thousands of digits
         raise _corrupted(f"'{path}' is not valid JSON: {error}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise _corrupted(f"'{path}' is not the manifest of a {FORMAT}")
@@ -138,7 +168,8 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        named = [f"{'.'.join(map(str, e['loc']))[:200] or 'manifest'}: {e['msg']}" for e in error.errors()]
+        faults = "; ".join([*named[:12], *(["..."] if len(named) > 12 else [])])
         raise _corrupted(f"'{path}' has {error.error_count()} fault(s): {faults}") from error
 
 
@@ -150,11 +181,14 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
         path = folder / name
         if not path.is_file():
             raise _corrupted(f"'{path}' is missing")
+        if path.is_symlink():
+            raise _corrupted(f"'{path}' is a link, a bundle holds files")
+        if path.stat().st_size != expected.size_bytes:  # told at once, however large it is
+            raise _corrupted(f"'{path}' has {path.stat().st_size} bytes, the manifest says {expected.size_bytes}")
         found = describe_file(path)
         if found != expected:
             raise _corrupted(
-                f"'{path}' has {found.size_bytes} bytes and SHA-256 {found.sha256[:12]}..., "
-                f"the manifest says {expected.size_bytes} and {expected.sha256[:12]}..."
+                f"'{path}' has SHA-256 {found.sha256[:12]}..., the manifest says {expected.sha256[:12]}..."
             )
 
 

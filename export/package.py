@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import secrets
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 from torch import nn
 
 from engine.config import ModelConfig, RunConfig
@@ -62,7 +63,8 @@ def write_bundle(folder: Path, model: nn.Module, *, content: BundleContent) -> M
     """Export ``model`` with its parity checked, and write the bundle ``folder``; return its manifest.
 
     The folder appears complete or not at all: files are written and synchronised under a temporary name beside it,
-    which is then renamed. An older bundle of that name is replaced.
+    which is then renamed. An older bundle of that name is replaced. What an export that was killed has left beside it
+    is removed, and put back where it is the only one.
 
     Raises
     ------
@@ -70,11 +72,12 @@ def write_bundle(folder: Path, model: nn.Module, *, content: BundleContent) -> M
         ``export.failed`` or ``export.parity``; an older bundle is then untouched.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    _clear_leftovers(folder)
+    # Not mkdtemp, whose folders are the owner's alone: a bundle is for whom the umask says.
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    partial.mkdir()
     try:
         manifest = _fill(partial, model, content=content)
-        # mkdtemp makes folders for the owner alone; a bundle is for everyone who may read its parent.
-        partial.chmod(0o755)
         _replace(folder, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -147,6 +150,22 @@ def _names_only(value: Any) -> Any:
     if isinstance(value, str) and Path(value).is_absolute():
         return Path(value).name
     return value
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Put an older bundle back that a killed export had moved away, and remove the parts of such exports."""
+    start = f".{folder.name}."
+    left = [path for path in folder.parent.iterdir() if path.name.startswith(start)]
+    for path in left:
+        if path.suffix not in (".partial", ".retired"):
+            continue
+        process = path.name.removeprefix(start).split("-")[0].split(".")[0]
+        if process.isdecimal() and psutil.pid_exists(int(process)):
+            continue  # it may still be at it
+        if path.suffix == ".retired" and not folder.exists():
+            path.rename(folder)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _replace(folder: Path, partial: Path) -> None:

@@ -146,6 +146,7 @@ def load_bundle(
             why="The model is run with ONNX Runtime.",
             fix="Update onnxruntime, or export the run again with a lower export.opset.",
         ) from error
+    _check_model(session, manifest)
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise UserError(
             "bundle.no_cuda",
@@ -154,6 +155,25 @@ def load_bundle(
             fix="Choose device 'auto' or 'cpu', or mend the CUDA installation.",
         )
     return BundleSession(manifest, session)
+
+
+def _check_model(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
+    """Refuse a model that is not the one the manifest describes: its sides, its classes, the names of its ends."""
+    side, grid = manifest.image_px, manifest.image_px // manifest.mask_stride
+    wanted = [(INPUT_NAME, [3, side, side]), (OUTPUT_NAME, [len(manifest.classes), grid, grid])]
+    found = [(end.name, list(end.shape)[1:]) for end in (*session.get_inputs(), *session.get_outputs())]
+    same = len(found) == len(wanted) and all(
+        name == known and len(shape) == len(sizes)
+        and all(not isinstance(size, int) or size == at for size, at in zip(shape, sizes, strict=True))
+        for (name, shape), (known, sizes) in zip(found, wanted, strict=True)
+    )  # fmt: skip
+    if not same:
+        raise UserError(
+            "bundle.corrupted",
+            what=f"The model of '{manifest.name}' maps {found[:2]}; its manifest says {wanted}.",
+            why="Masks would belong to other classes or other places than it says.",
+            fix="Copy the bundle again from where it was made, or export the run again.",
+        )
 
 
 def resize_logits(

@@ -27,7 +27,15 @@ def check_unchanged(federation: Federation, path: Path) -> None:
         temporary.write_text(json.dumps(now, indent=1), encoding="utf-8")
         temporary.replace(path)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            "stage.output_damaged",
+            what=f"{path}, which says what data this run began with, cannot be read: {error}.",
+            why="The run could go on with other images than it began with, and nobody would know.",
+            fix="Restore the run's folder from a backup; where you know that the data are the same, delete the file.",
+        ) from error
     changed = sorted({key.split(" ", 1)[1] for key in before.keys() | now.keys() if before.get(key) != now.get(key)})
     if changed:
         raise UserError(

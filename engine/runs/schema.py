@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 DATABASE_NAME = "studio.sqlite"
 
 metadata = MetaData()
@@ -196,11 +196,10 @@ _COUNTS = ("num_groups", "num_hd95", "num_missed", "num_spurious")
 UPGRADES: dict[int, tuple[str, ...]] = {
     1: ("ALTER TABLE samples ADD COLUMN generator VARCHAR NOT NULL DEFAULT ''",),
     2: (
-        "ALTER TABLE runs ADD COLUMN started_by VARCHAR",
-        "ALTER TABLE runs ADD COLUMN extends VARCHAR",
         *(f"ALTER TABLE evaluation ADD COLUMN {column} INTEGER" for column in _COUNTS),
         "ALTER TABLE evaluation ADD COLUMN hd95_penalised_px FLOAT",
     ),
+    3: ("ALTER TABLE runs ADD COLUMN started_by VARCHAR", "ALTER TABLE runs ADD COLUMN extends VARCHAR"),
 }
 """The statements that make schema n + 1 of schema n; tables that are missing then are made as they are today."""
 

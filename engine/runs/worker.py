@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import json
 import os
 import signal
 import sys
@@ -45,6 +46,7 @@ RESERVE, RESERVE_BYTES = "reserve.tmp", 1_000_000
 """Space that a worker holds, so that it can say that the disk is full when it is."""
 END_RETRY_S, END_PAUSE_S = 60.0, 2.0
 """How long, and how often, a worker tries to record its end where even that is taken: somebody may free some space."""
+_DAMAGED = ("UnidentifiedImageError", "SafetensorError")
 METHODS_ENTRY = "engine.methods:METHODS"
 
 
@@ -276,6 +278,14 @@ def _crash(error: Exception, run_id: str) -> UserError:
             what=f"The disk is full: {error}.",
             why="The stage stopped; everything up to its last checkpoint is kept.",
             fix="Free some space and resume the run.",
+        )
+    if isinstance(error, json.JSONDecodeError) or type(error).__name__ in _DAMAGED or "truncated" in str(error):
+        return UserError(
+            "run.output_damaged",
+            what=f"A file that an earlier stage wrote, or that the run reads, is damaged: {error}.",
+            why="The stage stopped; everything up to its last checkpoint is kept.",
+            fix=f"{lifecycle.WORKER_LOG} in the folder of the run {run_id} names the place: restore the file from a "
+            "backup, or fork the run from the stage that wrote it.",
         )
     return UserError(
         "run.crashed",

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from engine.errors import UserError
+
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as JSON under a temporary name, then rename it; floats that are not finite are refused."""
@@ -16,5 +18,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what :func:`write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return what :func:`write_json` wrote; ``UserError`` ``stage.output_damaged`` where it is not there, whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            "stage.output_damaged",
+            what=f"{path}, which an earlier stage wrote, cannot be read: {error}.",
+            why="A later stage works on exactly what the earlier one left.",
+            fix="Restore the run's folder from a backup, or fork the run from the stage that writes this file.",
+        ) from error

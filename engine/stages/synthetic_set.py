@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from engine.distillation.mutual import Pool
 from engine.distillation.pool import synthetic_pool
 from engine.models.segmenter import Segmenter
 from engine.stages.context import RunContext
-from engine.stages.files import write_json
+from engine.stages.files import read_json, write_json
 from engine.types import SyntheticSample
 
 LIST_FILE = Path("samples") / "samples.json"
@@ -29,7 +28,7 @@ def write_samples(run_dir: Path, samples: list[SyntheticSample]) -> None:
 
 def read_samples(run_dir: Path) -> list[SyntheticSample]:
     """Return the list that :func:`write_samples` wrote."""
-    rows = json.loads((run_dir / LIST_FILE).read_text(encoding="utf-8"))
+    rows = read_json(run_dir / LIST_FILE)
     return [
         SyntheticSample(**{k: Path(v) if k in _PATHS and v is not None else v for k, v in row.items()}) for row in rows
     ]

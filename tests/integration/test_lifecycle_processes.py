@@ -46,7 +46,7 @@ def config(*, rounds: int = 5, pause_ms: int = 1, task: str = "fundus", samples:
     )
 
 
-def wait(condition: Callable[[], bool], *, timeout_s: float = 60.0) -> None:
+def wait(condition: Callable[[], bool], *, timeout_s: float = 300.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "the condition did not become true in time"

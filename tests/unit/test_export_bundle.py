@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from engine.seeding import numpy_generator
 from engine.types import EvaluationRow
 from export.manifest import CARD_FILE, MANIFEST_FILE, MODEL_FILE, NOTICE, read_manifest
 from export.onnx_export import export_model
-from export.package import BundleContent, write_bundle
+from export.package import BundleContent, _clear_leftovers, write_bundle
 from export.parity import check_parity
 from export.runtime import BundleSession, load_bundle
 
@@ -276,3 +277,77 @@ def test_the_runtime_never_imports_torch_and_starts_fast(bundle: Path) -> None:
     assert done.returncode == 0, done.stderr
     # Processor time from the interpreter's start, which other programs do not lengthen; about 0.5 s.
     assert float(done.stdout) < 1.5
+
+
+FORGED: list[tuple[str, object]] = [
+    ("classes", ["disc", "disc"]),
+    ("classes", [""]),
+    ("classes", ["c"] * 300),
+    ("classes", "disc"),
+    ("classes", ["disc"]),  # the model has two
+    ("image_px", 10**9),
+    ("image_px", 10**400),
+    ("image_px", 128),  # the model takes 64
+    ("image_px", None),
+    ("mask_stride", 0),
+    ("mask_stride", 4),
+    ("value_range", [3, 3]),
+    ("value_range", [0, float("inf")]),
+    ("slice_axis", 7),
+    ("name", "x" * 10_000),
+    ("metrics", [1, 2]),
+    ("metrics", {}),
+    ("versions", {"python": ["3"]}),
+    ("files", {"../model.onnx": {"sha256": "0" * 64, "size_bytes": 1}}),
+    ("files", {"/etc/passwd": {"sha256": "0" * 64, "size_bytes": 1}}),
+    ("files", {"model.onnx": {"sha256": "0" * 64, "size_bytes": -1}}),
+    ("files", {"model.onnx": {"sha256": "0" * 64, "size_bytes": 10**30}}),
+    ("files", []),
+    ("model", []),
+    ("parity", {"max_abs_difference": float("nan")}),
+    ("config", 3),
+    ("extra", 1),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), FORGED)
+def test_a_forged_manifest_is_refused_with_its_fault(own_bundle: Path, key: str, value: object) -> None:
+    path = own_bundle / MANIFEST_FILE
+    values = json.loads(path.read_text())
+    assert {"classes", "image_px", "mask_stride", "files"} <= values.keys() and values["image_px"] == 64
+    path.write_text(json.dumps(values | {key: value}))
+    with pytest.raises(UserError) as caught:
+        load_bundle(own_bundle)
+    assert caught.value.code == "bundle.corrupted" and len(str(caught.value)) < 3000
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "[" * 200_000, '{"a": ' * 100_000, "1" * 5000, "x" * 5_000_000, "\x00", "NaN"]
+)
+def test_a_manifest_that_is_no_manifest_is_refused(own_bundle: Path, text: str) -> None:
+    (own_bundle / MANIFEST_FILE).write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_bundle(own_bundle)
+    assert caught.value.code == "bundle.corrupted"
+
+
+def test_a_bundle_holds_files_not_links(own_bundle: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.onnx"
+    (own_bundle / MODEL_FILE).rename(outside)
+    (own_bundle / MODEL_FILE).symlink_to(outside)
+    with pytest.raises(UserError, match="link"):
+        load_bundle(own_bundle)
+
+
+def test_what_a_killed_export_has_left_is_put_in_order(own_bundle: Path) -> None:
+    name, dead = own_bundle.name, 2**22 + 1  # no process has so high a number
+    alive = own_bundle.with_name(f".{name}.{os.getpid()}-aaaa.partial")
+    left = [own_bundle.with_name(f".{name}.{part}.partial") for part in (f"{dead}-bbbb", "k3jd")]
+    for folder in (alive, *left):
+        folder.mkdir()
+        (folder / MODEL_FILE).touch()
+    before = read_manifest(own_bundle)
+    own_bundle.rename(own_bundle.with_name(f".{name}.{dead}-bbbb.retired"))
+    _clear_leftovers(own_bundle)
+    assert read_manifest(own_bundle) == before
+    assert {path.name for path in own_bundle.parent.iterdir()} == {name, alive.name}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import UnidentifiedImageError
 
 from engine.config import parse_config
 from engine.errors import UserError
@@ -24,6 +26,10 @@ FULL = UserError("run.disk_full", what="The disk is full.", why="It is.", fix="F
         (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "run.disk_full"),
         (OSError(errno.EIO, "Input/output error"), "run.crashed"),
         (MemoryError("no"), "run.out_of_memory"),
+        (OSError("image file is truncated (3 bytes not processed)"), "run.output_damaged"),
+        (UnidentifiedImageError("cannot identify image file 'a.png'"), "run.output_damaged"),
+        (json.JSONDecodeError("Expecting value", "", 0), "run.output_damaged"),
+        (KeyError("x"), "run.crashed"),
     ],
 )
 def test_the_reason_of_a_crash_is_named(error: Exception, code: str) -> None:
