@@ -9,8 +9,8 @@
 #   make lint           ruff and mypy
 #   make clean          remove .venv and caches
 #
-# Variables: PYTHON (a Python 3.11), PORT (of the page), TESTS (what pytest runs), and TORCH_INDEX, a package index
-# whose torch and torchvision are taken instead of PyPI's: for CPU-only wheels, which are 2 GB smaller.
+# Variables: PYTHON (a Python 3.11), PORT (of the page), TESTS (what pytest runs), JOBS (test processes), and TORCH_INDEX,
+# a package index whose torch and torchvision are taken instead of PyPI's: for CPU-only wheels, which are 2 GB smaller.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -21,13 +21,17 @@ PYTHON ?= python3.11
 PORT ?= 7860
 TESTS ?= tests
 MUTATE ?=
+JOBS ?= 2
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 
-# One test process with two threads: the tests' models are too small to fill more.
-PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest --timeout=300 --durations=10
+# Two test processes of one thread: the tests' models are too small to fill more, and half of the time is spent in
+# importing. A file stays in one process, for the sake of its fixtures, and the long ones begin early. The limit is for
+# what hangs, not for what is slow: it is far above what a test takes on a busy machine.
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) \
+	--dist loadfile --no-loadscope-reorder --timeout=1800 --durations=15
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile

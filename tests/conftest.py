@@ -20,7 +20,7 @@ os.environ.update(
     PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
 )
 SCRATCH = tempfile.TemporaryDirectory(prefix="dsfedmed-tests-")
-os.environ.setdefault("DSFEDMED_HOME", SCRATCH.name)
+os.environ["DSFEDMED_HOME"] = SCRATCH.name  # also in each of several test processes, which must not share one
 os.environ["GRADIO_TEMP_DIR"] = SCRATCH.name
 
 # Examples follow from the test itself: a failure on one machine is a failure on all; no deadline on a busy machine.

@@ -10,6 +10,8 @@ from pathlib import Path
 import architecture as rules
 import pytest
 
+from tests.patience import WAIT_S
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = rules.read_modules(ROOT, ("engine", "export", "app"))
 BENCH = rules.read_modules(ROOT, ("bench",))
@@ -131,6 +133,6 @@ def test_torch_free_modules_load_without_torch() -> None:
         text=True,
         check=False,
         cwd=ROOT,
-        timeout=120,
+        timeout=WAIT_S,
     )
     assert done.returncode == 0, done.stderr

@@ -7,8 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ import pytest
 
 from engine.runs import lifecycle
 from engine.runs.store import RunStore
+from tests.patience import WAIT_S, wait
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["run", "--preset", "phantom_cpu_smoke", "--set", "method=fedtinysam", "--set", "student.weights=none"]
@@ -34,13 +34,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunStore]
     store.close()
 
 
-def wait(condition: Callable[[], object], *, timeout_s: float = 120.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not become true in time"
-        time.sleep(0.05)
-
-
 def start(*settings: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "engine", *TINY, *(word for text in settings for word in ("--set", text))]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -55,7 +48,7 @@ def test_ctrl_c_asks_the_run_to_stop_and_says_how_to_go_on(store: RunStore) -> N
     command = start("federation.rounds=2000", "data.images_per_site=30")
     run_id = running_id(store)
     command.send_signal(signal.SIGINT)
-    _, said = command.communicate(timeout=60)
+    _, said = command.communicate(timeout=WAIT_S)
     assert command.returncode == 130, said
     assert store.get(run_id).status == "cancelled"
     assert f"engine resume {run_id}" in said
@@ -99,7 +92,7 @@ def test_a_terminal_gets_a_live_display(store: RunStore) -> None:
     os.close(controller)
     assert process.stdout is not None
     printed = process.stdout.read()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=WAIT_S) == 0
     display = seen.decode("utf-8", errors="replace")
     assert "federated_training" in display and "left in all" in display and "step " in display
     assert "\x1b[" in display and "\x1b[" not in printed

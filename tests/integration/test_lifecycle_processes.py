@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,6 +18,7 @@ from engine.config import RunConfig, parse_config
 from engine.errors import UserError
 from engine.runs import lifecycle
 from engine.runs.store import RunStore
+from tests.patience import slowness, wait
 
 
 @pytest.fixture
@@ -44,13 +45,6 @@ def config(*, rounds: int = 5, pause_ms: int = 1, task: str = "fundus", samples:
             "evaluation": {"bootstrap_samples": samples},
         }
     )
-
-
-def wait(condition: Callable[[], bool], *, timeout_s: float = 300.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not become true in time"
-        time.sleep(0.02)
 
 
 def wait_for_status(store: RunStore, run_id: str, *wanted: str) -> None:
@@ -113,7 +107,7 @@ def test_cancelling_takes_less_than_5_s_and_the_run_goes_on_afterwards(store: Ru
     began = time.monotonic()
     lifecycle.cancel(store, run_id)
     wait_for_status(store, run_id, "cancelled")
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 5.0 * slowness()
     assert store.stages(run_id)[0].status == "cancelled"
     with pytest.raises(UserError, match="cancelled"):
         lifecycle.cancel(store, run_id)
@@ -130,7 +124,7 @@ def test_a_stage_that_never_looks_up_is_cancelled_within_5_s_too(store: RunStore
     began = time.monotonic()
     lifecycle.cancel(store, run_id)
     wait_for_status(store, run_id, "cancelled")
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 5.0 * slowness()
     assert store.stages(run_id)[0].status == "cancelled"
 
 

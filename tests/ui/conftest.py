@@ -16,6 +16,8 @@ import pytest
 import seed_store
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.patience import WAIT_S
+
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM_FLAGS = (
@@ -26,8 +28,7 @@ CHROMIUM_FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
-WAIT_MS = 60_000
-"""How long a condition may take: a machine busy with training is slow, and a fast one never waits that long."""
+WAIT_MS = 1000 * WAIT_S
 expect.set_options(timeout=WAIT_MS)
 SLOW_FRAMES = "window.requestAnimationFrame = (draw) => setTimeout(() => draw(performance.now()), {frame_ms})"
 """Draws as seldom as a busy machine without a graphics card does."""
@@ -68,7 +69,7 @@ def serving(home: Path, *options: str) -> Iterator[Server]:
         yield Server(f"http://127.0.0.1:{port}", home)
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=WAIT_S)
         log.close()
         told = (home / "page.log").read_text()
         assert "Traceback" not in told, told
@@ -80,7 +81,7 @@ def browser() -> Iterator[Browser]:
     """Give the system's Chromium, or the one that Playwright has downloaded."""
     path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+        chromium = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS), timeout=WAIT_MS)
         yield chromium
         chromium.close()
 

@@ -18,11 +18,11 @@ from engine.data.phantoms import TASKS, render
 from engine.runs import lifecycle
 from engine.runs.identity import changed_keys
 from engine.runs.store import RunStore
+from tests.patience import RUN_S
 
 pytestmark = pytest.mark.ui
 
-RUN_MS = 300_000
-"""Longest wait for a stage of the smoke run; it takes a minute as a whole where nothing else computes."""
+RUN_MS = 1000 * RUN_S
 LONG_ROUNDS = 10
 """So many that a run is still at work after a reload and a second page, however long these take."""
 

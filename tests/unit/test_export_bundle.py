@@ -27,6 +27,7 @@ from export.onnx_export import export_model
 from export.package import BundleContent, _clear_leftovers, write_bundle
 from export.parity import check_parity
 from export.runtime import BundleSession, load_bundle
+from tests.patience import WAIT_S
 
 IMAGE_PX = 64
 ROW = EvaluationRow("distilled_student", "site_d", "test", "disc", 12, 0.81, 0.7, 0.9, 0.7, 0.8, 0.69, None)
@@ -272,7 +273,7 @@ def test_the_runtime_never_imports_torch_and_starts_fast(bundle: Path) -> None:
         "assert 'torch' not in sys.modules and 'monai' not in sys.modules; print(cpu_s)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(bundle)], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", program, str(bundle)], capture_output=True, text=True, check=False, timeout=WAIT_S
     )
     assert done.returncode == 0, done.stderr
     # Processor time from the interpreter's start, which other programs do not lengthen; about 0.5 s.

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import WAIT_S
+
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SITES = ("north", "south")
-PATIENCE_S = 240.0
+PATIENCE_S = WAIT_S
 
 PYPROJECT = """
 [project]
