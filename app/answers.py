@@ -79,8 +79,9 @@ class Answers:
     def put(self, answer: Answer) -> str:
         """Keep an answer and return its key."""
         key = secrets.token_urlsafe(12)
-        with self._lock:
-            self._kept[key] = answer
+        if answer.num_bytes <= self._kept.maxsize:
+            with self._lock:
+                self._kept[key] = answer
         return key
 
     def get(self, key: str) -> Answer | None:
@@ -93,7 +94,7 @@ def num_slices(studio: Studio, key: str | None, path: Path) -> int:
     """Return how many slices the file holds as the model ``key`` cuts it; 1 for a picture."""
     from engine.data.readers import image_info
 
-    with at_most(studio.settings.max_read_mb * MIB):
+    with _ONE_AT_A_TIME, at_most(studio.settings.max_read_mb * MIB):
         return image_info(path, slice_axis=studio.manifest(key).slice_axis if key else 2).num_slices
 
 
