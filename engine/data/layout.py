@@ -17,7 +17,7 @@ from engine.data.grouping import keep_copies_together
 from engine.data.meta import FILE_NAME as META_NAME
 from engine.data.meta import read_patients
 from engine.data.names import child, folded, visible
-from engine.data.readers import Geometry, file_stem, image_info
+from engine.data.readers import Geometry, file_stem, image_info, place_mask
 from engine.data.scan import Scan, list_files, tell_duplicate
 from engine.data.sources import FolderItem, Split
 from engine.errors import UserError
@@ -249,7 +249,7 @@ def _items(
     slices = range(geometry.num_slices)
     names = [stem] if geometry.num_slices == 1 else [f"{stem}.{index:03d}" for index in slices]
     return [
-        FolderItem(site, names[k], whose or f"{site}/{stem}", image, masks, scan.description, k, split, whose)
+        FolderItem(site, names[k], whose or f"{site}/{stem}", image, masks, scan.description, geometry, k, split, whose)
         for k in slices
     ]
 
@@ -263,7 +263,14 @@ def _size(scan: Scan, site: str, path: Path) -> Geometry | None:
 
 
 def _check_grid(scan: Scan, site: str, path: Path, *, mask: Geometry, image: Geometry) -> None:
-    if not _fits(mask, image, scaled=path.parent.name in ("label_npy", "val_label_npy")):
+    """Note a mask that does not lie on its image's pixels: in the patient where both files say, else in the array."""
+    placed = mask.affine_lps is not None and image.affine_lps is not None
+    if placed and sorted(mask.shape) == sorted(image.shape):
+        try:
+            place_mask(path, like=image, slice_axis=scan.description.slice_axis)
+        except UserError as error:
+            scan.fault(error.code, site=site, path=path, what=f"At site '{site}': {error.what}", fix=error.fix)
+    elif placed or not _fits(mask, image, scaled=path.parent.name in ("label_npy", "val_label_npy")):
         scan.fault(
             "data.mask_size",
             site=site,

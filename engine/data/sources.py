@@ -11,6 +11,7 @@ import numpy as np
 from engine.data.description import DatasetDescription
 from engine.data.masks import MaskRule, MaskValueError
 from engine.data.phantoms import render
+from engine.data.pixels import Geometry
 from engine.data.readers import read_image, read_mask
 from engine.errors import UserError
 
@@ -50,6 +51,8 @@ class FolderItem:
     image: Path
     masks: tuple[Path, ...]
     description: DatasetDescription = field(compare=False)
+    geometry: Geometry = field(compare=False)
+    """Of the image, as its header told when the dataset was scanned; its masks are brought to it."""
     slice_index: int = 0
     split: Split | None = None
     patient: str | None = None
@@ -81,7 +84,8 @@ class FolderItem:
     def labels(self, path: Path) -> np.ndarray:
         """Return the numbers stored in one of the mask files, (h, w) or (h, w, C), on the image's pixels."""
         try:
-            return read_mask(path, slice_index=self.slice_index, slice_axis=self.description.slice_axis)
+            axis = self.description.slice_axis
+            return read_mask(path, slice_index=self.slice_index, slice_axis=axis, like=self.geometry)
         except UserError as error:
             raise self._located(error) from error
 

@@ -157,8 +157,11 @@ def check_near_copies(files: Sequence[Shown], *, validated: Collection[Item] | N
 
 def _read_site(scan: Scan, items: Sequence[FolderItem], tally: Tally, book: Sketchbook | None) -> None:
     told: set[tuple[str, Path]] = set()
+    at_fault = {scan.root / known.file for known in faults_of(scan.problems) if known.file is not None}
     for item in items:
-        if item.masks:
+        if at_fault.intersection(item.masks):  # its header was enough
+            tally.num_unread += 1
+        elif item.masks:
             tally.add(*_read_masks(scan, item, told))
         if book is not None:
             picture = _read(scan, item, item.picture, item.image, told)
