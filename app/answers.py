@@ -8,7 +8,8 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,7 +75,18 @@ class Answers:
         self._kept: TTLCache[str, Answer] = TTLCache(
             KEPT_BYTES, keep_s, timer=time.monotonic, getsizeof=lambda answer: answer.num_bytes
         )
+        self._counts: TTLCache[tuple[str, int], int | UserError] = TTLCache(1000, keep_s, timer=time.monotonic)
         self._lock = threading.Lock()
+
+    def counted(self, path: Path, slice_axis: int) -> int | UserError | None:
+        """Return what :meth:`count` was told: uploads do not change."""
+        with self._lock:
+            return self._counts.get((str(path), slice_axis))
+
+    def count(self, path: Path, slice_axis: int, found: int | UserError) -> None:
+        """Keep how many slices an uploaded file has, or why that cannot be said."""
+        with self._lock:
+            self._counts[str(path), slice_axis] = found
 
     def put(self, answer: Answer) -> str:
         """Keep an answer and return its key."""
@@ -91,11 +103,26 @@ class Answers:
 
 
 def num_slices(studio: Studio, key: str | None, path: Path) -> int:
-    """Return how many slices the file holds as the model ``key`` cuts it; 1 for a picture."""
+    """Return how many slices the file holds as the model ``key`` cuts it; 1 for a picture.
+
+    Raises ``UserError`` that calls the file by the name that it came with. A file is looked at once: some formats have
+    to be inflated for it, up to the budget.
+    """
     from engine.data.readers import image_info
 
-    with _ONE_AT_A_TIME, at_most(studio.settings.max_read_mb * MIB):
-        return image_info(path, slice_axis=studio.manifest(key).slice_axis if key else 2).num_slices
+    axis = studio.manifest(key).slice_axis if key else 2
+    with _ONE_AT_A_TIME:
+        found = studio.answers.counted(path, axis)
+        if found is None:
+            try:
+                with _named(studio, path), at_most(studio.settings.max_read_mb * MIB):
+                    found = image_info(path, slice_axis=axis).num_slices
+            except UserError as error:
+                found = error
+            studio.answers.count(path, axis, found)
+    if isinstance(found, UserError):
+        raise found
+    return found
 
 
 def read_upload(studio: Studio, key: str | None, path: Path, slice_index: int) -> np.ndarray:
@@ -109,7 +136,7 @@ def read_upload(studio: Studio, key: str | None, path: Path, slice_index: int) -
     manifest = studio.manifest(key) if key else None
     reading = manifest.reading if manifest else {}
     classes = len(manifest.classes) if manifest else 1
-    try:
+    with _named(studio, path):
         with at_most(studio.settings.max_read_mb * MIB):
             geometry = image_info(path, slice_axis=reading.get("slice_axis", 2))
             check_size(studio.settings, width=geometry.width_px, height=geometry.height_px, classes=classes)
@@ -117,6 +144,13 @@ def read_upload(studio: Studio, key: str | None, path: Path, slice_index: int) -
         height, width = image.shape[:2]
         check_size(studio.settings, width=width, height=height, classes=classes, is_8_bit=image.dtype == np.uint8)
         return image
+
+
+@contextmanager
+def _named(studio: Studio, path: Path) -> Iterator[None]:
+    """Let an error call the file by the name that it came with, not by where it lies here."""
+    try:
+        yield
     except UserError as error:
         what = error.what.replace(str(path), studio.uploads.name_of(path))
         raise UserError(error.code, what=what, why=error.why, fix=error.fix) from error

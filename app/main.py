@@ -17,7 +17,7 @@ os.environ.update({"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETR
 import gradio as gr
 
 from app import markup, server, text, viewmodels
-from app.access import visitor_of
+from app.access import decide, visitor_of
 from app.picker import Picker
 from app.settings import Access, load_settings
 from app.studio import Studio
@@ -122,6 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an ordinary end, which takes the passing files with it
     try:
         settings = load_settings(**options)
+        decide(settings)  # before anything is opened
         listening = server.listen(settings)
         studio = Studio(settings)
         os.environ["DSFEDMED_HOME"] = str(studio.store.home)  # where fetched weights are looked for

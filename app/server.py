@@ -24,8 +24,8 @@ from app.studio import Studio
 from app.users import Users
 from engine.errors import UserError
 
-MAX_SESSIONS = 200
-"""Browser tabs whose state is kept; each takes about a megabyte."""
+MAX_SESSIONS = 400
+"""Browser tabs whose state is kept; each takes a third of a megabyte (measured)."""
 MAX_CONNECTIONS = 400
 """An open tab holds two."""
 

@@ -136,8 +136,10 @@ class Visitor:
 
     def segment(self, model: str, path: str) -> tuple[str, float]:
         """Segment an uploaded file; return all that the page says, and the seconds that it took."""
-        event = self.follower(self.event("upload", "change"))
+        look = self.event("upload", "change")
+        event = self.follower(look)
         file = {"path": path, "meta": {"_type": "gradio.FileData"}}
         data = self.values(event, upload=file, model=model)
         began = time.perf_counter()
+        self.call(look["id"], self.values(look, upload=file, model=model))
         return json.dumps(self.call(event["id"], data)), time.perf_counter() - began

@@ -144,7 +144,9 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
         if not path:
             return tuple(gr.skip() for _ in shown)
         file = Path(path)
-        count = attempt(lambda: answers.num_slices(studio, chosen, file))[0] or 1
+        count, box = attempt(lambda: answers.num_slices(studio, chosen, file))
+        if count is None:
+            return _nothing(box)
         number = min(max(1, int(number)), count)
         named = _named(Path(studio.uploads.name_of(file)), number, count)
         return _answer(studio, chosen, opacity, lambda: answers.read_upload(studio, chosen, file, number - 1), named)

@@ -70,6 +70,22 @@ def test_a_large_file_is_refused_from_its_header_by_its_own_name(tmp_path: Path)
     assert "too_large" in caught.value.code and str(path) not in caught.value.what and peak < 4 * 2**20
 
 
+def test_a_file_is_looked_at_once(tmp_path: Path) -> None:
+    studio = Studio(Settings(home=tmp_path / "home"))
+    good, bad = tmp_path / "image.png", tmp_path / "broken.png"
+    Image.new("RGB", (30, 30)).save(good)
+    bad.write_bytes(b"no image")
+    assert num_slices(studio, MODEL, good) == 1
+    with pytest.raises(UserError) as first:
+        num_slices(studio, MODEL, bad)
+    good.unlink()
+    Image.new("RGB", (30, 30)).save(bad)
+    assert num_slices(studio, MODEL, good) == 1
+    with pytest.raises(UserError) as again:
+        num_slices(studio, MODEL, bad)
+    assert again.value is first.value and str(tmp_path) not in first.value.what
+
+
 def test_what_is_kept_has_the_size_of_a_screen() -> None:
     small = reduced(np.zeros((100, 50, 3), np.uint8), np.ones((2, 100, 50), np.uint8))
     assert small.image_hw3.shape == (768, 384, 3) and small.mask_Khw.shape == (2, 768, 384)

@@ -64,3 +64,14 @@ def test_style_and_theme_name_no_other_machine() -> None:
     # the names of XML vocabularies in inline pictures look like addresses; nobody fetches them
     assert re.findall(r"https?://(?!www\.w3\.org/)\S+|@import", css) == []
     assert theme.studio_theme()._stylesheets == []
+
+
+def test_an_address_that_others_can_reach_is_not_served_without_a_rule(tmp_path: Path) -> None:
+    rules = {"DSFEDMED_ACCESS", "DSFEDMED_READ_ONLY", "DSFEDMED_USERS_FILE", "SPACE_ID"}
+    environment = {key: value for key, value in os.environ.items() if key not in rules}
+    command = [sys.executable, "-m", "app.main", "--host", "0.0.0.0", "--port", "1", "--home", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    for words in ("0.0.0.0", "--read-only", "--access demo", "--users"):
+        assert words in done.stderr
+    assert not (tmp_path / "studio.sqlite").exists()
