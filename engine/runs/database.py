@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ def open_database(home: Path) -> sa.Engine:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
         _refuse_lost(path)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE))  # SQLite gives -wal and -shm the same mode
+        _make_private_file(path)
     except OSError as error:
         raise _not_writable(path, error) from error
     address = sa.URL.create("sqlite", database=str(path))  # not written out: a path may hold ? and %
@@ -44,6 +45,26 @@ def open_database(home: Path) -> sa.Engine:
         engine.dispose()
         raise
     return engine
+
+
+def _make_private_file(path: Path) -> None:
+    """Make an empty file for its owner alone where there is none; SQLite gives -wal and -shm the same mode.
+
+    It gets its name by a link and is never opened under it: to close it would end all locks that this process has on
+    the database.
+    """
+    if path.exists():
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary.touch(mode=PRIVATE_FILE)
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:  # another process was quicker
+        pass
+    except OSError:  # a file system without hard links
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _make_or_upgrade(connection: sa.Connection, path: Path) -> None:

@@ -130,11 +130,11 @@ def register_worker(store: RunStore, run_id: str, *, attempt: int, pid: int) -> 
 
 def worker_alive(record: RunRecord) -> bool:
     """Return whether a running run's worker, or the process that is about to start it, is there as far as one sees."""
-    silent_s = abs(time.time() - (record.heartbeat_at or 0.0))  # a clock that was set back is no sign of life
+    silent_s = time.time() - (record.heartbeat_at or 0.0)
     if record.pid is None:
-        return silent_s < START_GRACE_S
+        return abs(silent_s) < START_GRACE_S
     if record.host is None:  # claimed here; whoever claimed it registers the worker at once
-        return silent_s < START_GRACE_S and _is_process(record)
+        return abs(silent_s) < START_GRACE_S and _is_process(record)
     if record.host != socket.gethostname():
         return silent_s < STALE_S
     # Another process may have the number by now. Its start differs; so may the worker's own after the clock was set,

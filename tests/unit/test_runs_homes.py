@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -129,6 +130,22 @@ def test_a_damaged_reason_does_not_hide_the_other_runs(home: Path) -> None:
     statement("UPDATE runs SET error = '{'")(home / DATABASE_NAME)
     (record,) = RunStore(home).list()
     assert record.error is not None and record.error["code"] == "run.record_damaged"
+
+
+def test_another_store_of_the_same_process_leaves_the_locks_alone(home: Path) -> None:
+    """A process that opens and closes the file loses its locks on it: two writers would then write at once."""
+    first = RunStore(home)
+    probe = (
+        "import sqlite3, sys; connection = sqlite3.connect(sys.argv[1], timeout=0);"
+        "connection.execute('BEGIN IMMEDIATE')"
+    )
+    with first._writing():
+        with pytest.raises(UserError), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(database, "BUSY_TIMEOUT_MS", 10)
+            RunStore(home)
+        command = [sys.executable, "-c", probe, str(home / DATABASE_NAME)]
+        assert "locked" in subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def modes(home: Path) -> set[tuple[str, int]]:
