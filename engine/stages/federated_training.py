@@ -17,7 +17,8 @@ from engine.federation.student_task import EVALUATE_TASK, TRAIN_TASK, buffer_nam
 from engine.federation.tasks import Arrays, SiteReply
 from engine.models.averaging import moved_mean
 from engine.stages.context import RunContext
-from engine.stages.student_sites import ReplyFiles, record_query, student_grid
+from engine.stages.reply_files import ReplyFiles
+from engine.stages.student_sites import record_query, student_grid
 
 
 class FederatedTraining:

@@ -25,7 +25,7 @@ from engine.runs.checkpoint import CheckpointStore
 from engine.seeding import torch_generator
 from engine.stages.context import Role, RunContext
 from engine.stages.federated_training import FederatedTraining
-from engine.stages.student_sites import REPLIES
+from engine.stages.reply_files import REPLIES
 
 ROUNDS = 2
 DATA = {"task": "nuclei", "images_per_site": 4, "image_px": 32, "validation_fraction": 0.3, "augment": "flips_colour"}

@@ -25,7 +25,7 @@ from engine.data.readers import read_image
 from engine.errors import UserError
 from engine.runs.events import StoreReporter
 from engine.runs.store import RunStore
-from engine.types import EvaluationRow, Traffic
+from engine.types import EvaluationRow, ModelDifference, Traffic
 from export.runtime import load_bundle
 
 TINY = ["--preset", "phantom_cpu_smoke", "--set", "method=fedtinysam", "--set", "student.weights=none"]
@@ -57,6 +57,9 @@ def finished_run(home: Path, *, name: str = "a run") -> str:
     report.evaluation(
         [EvaluationRow("distilled_student", "a", "validation", "disc", 4, 0.5, 0.4, 0.6, 0.4, 0.5, 0.4, 1.0)]
     )
+    for site, split in (("z", "test"), ("a", "validation")):
+        pair = ("distilled_student", "fedavg_student")
+        report.differences([ModelDifference(*pair, site, split, "disc", 4, 3, 0.125, -0.25, 0.5)])
     report.traffic(Traffic("a", "up", "student", 1_500_000, round=1))
     report.flush()
     store.set_status(run_id, "finished")
@@ -166,10 +169,12 @@ def test_runs_are_listed_and_shown(capsys: pytest.CaptureFixture[str], home: Pat
     (row,) = as_json(capsys, "list")["runs"]
     assert (row["run_id"], row["name"], row["status"]) == (run_id, "the first", "finished")
     assert main(["list"]) == 0 and run_id in capsys.readouterr().out
-    assert as_json(capsys, "show", "last")["run_id"] == run_id
+    shown = as_json(capsys, "show", "last")
+    assert shown["run_id"] == run_id and [row["site"] for row in shown["differences"]] == ["z", "a"]
     assert main(["show", run_id]) == 0
     text = capsys.readouterr().out
     assert "0.810 [0.700, 0.900]" in text and "0.500 [" not in text and "1.5 MB" in text
+    assert text.count("+0.125 [-0.250, +0.500]") == 1, "the difference on the unseen site"
 
 
 def test_cancelling_what_is_over_is_refused(capsys: pytest.CaptureFixture[str], home: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -19,7 +20,7 @@ from engine.errors import UserError
 from engine.runs import lifecycle
 from engine.runs.report import build_report
 from engine.runs.store import RunStore
-from engine.types import STAGES
+from engine.types import STAGES, EvaluationRow, ModelDifference
 
 HERE = socket.gethostname()
 
@@ -211,6 +212,17 @@ def test_a_report_of_a_failed_run_says_why(store: RunStore) -> None:
     run_id = store.create_run(RunConfig()).run_id
     error = UserError("training.nan", what="w", why="y", fix="f")
     assert build_report(store, run_id, status="failed", error=error)["error"]["code"] == "training.nan"
+
+
+def test_a_report_has_the_results_and_the_differences(store: RunStore) -> None:
+    run_id = store.create_run(RunConfig()).run_id
+    row = EvaluationRow("m", "z", "test", "c", 4, 0.5, None, None, 0.4, 0.5, 0.3, 2.0, 1, 3, 1, 0, 9.5)
+    store.write_evaluation(run_id, [row])
+    store.write_differences(run_id, [ModelDifference("m", "n", "z", "test", "c", 4, 1, 0.25, None, None)])
+    report = json.loads(json.dumps(build_report(store, run_id), allow_nan=False))
+    (line,), (difference,) = report["evaluation"], report["differences"]
+    assert EvaluationRow(**line) == row and (line["num_missed"], line["hd95_penalised_px"]) == (1, 9.5)
+    assert (difference["baseline"], difference["dice"], difference["dice_low"]) == ("n", 0.25, None)
 
 
 def test_homes_whose_names_hold_the_signs_of_addresses_are_kept_apart(tmp_path: Path) -> None:
