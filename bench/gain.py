@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from engine.config import RunConfig, load_config, parse_config
 from engine.data.datasets import load_federation, pool_sets
 from engine.data.imagesets import ImageSet
 from engine.distillation.selection import num_selected
+from engine.errors import UserError
 from engine.runs.checkpoint import CheckpointStore
 from engine.stages.context import RunContext, Stage
 from engine.stages.evaluation import ROWS_FILE, Evaluation
@@ -256,4 +258,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))

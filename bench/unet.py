@@ -13,11 +13,13 @@ own.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from bench.gain import CELL_FILE, Cell, converged_config, finished_cells, interval
 from engine.cli.options import edit_config
 from engine.config import RunConfig, load_config
+from engine.errors import UserError
 from engine.models.registry import model_sizes
 from engine.stages.evaluation import Evaluation
 from engine.stages.federated_training import FederatedTraining
@@ -77,4 +79,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))

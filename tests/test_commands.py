@@ -26,7 +26,7 @@ from PIL import Image
 from test_documents import parse
 
 from engine.cli import main
-from engine.data.phantoms import render, write_dataset
+from engine.data.phantoms import TASKS, render, write_dataset
 from engine.models.assets import find_asset
 from engine.pretraining import jobs, settings
 from engine.runs.store import RunStore
@@ -171,6 +171,17 @@ def test_a_command_that_goes_on_with_a_run(
     if words[0] == "extend":
         assert after[0].config.federation.rounds == 30 > before.config.federation.rounds
     store.close()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_run_that_new_phantoms_are_offered_can_be_planned(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the task: the preset holds out a site that only its own task has."""
+    assert main(["data", "phantoms", task, "--out", str(tmp_path / "a set"), "--images", "12", "--px", "32"]) == 0
+    (told,) = documents.MODULE_COMMAND.findall(capsys.readouterr().out.replace("'", "").replace("a set", "a_set"))
+    words = [word.replace("a_set", "a set") for word in told.split()[4:]]
+    assert main(["plan", *words]) == 0
 
 
 @pytest.mark.parametrize("command", engine_commands("run"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -129,7 +130,9 @@ def phantoms(
     if as_json:
         print_json({"root": str(root), "task": task, "images_per_site": images, "image_px": px, "seed": seed})
     else:
-        print(f"Written to {root}. Run it with: python -m engine run --preset phantom_cpu_smoke --data {root}")
+        site = min(path.name for path in root.iterdir() if path.is_dir())
+        run = f"python -m engine run --preset phantom_cpu_smoke --data {shlex.quote(str(root))} --held-out {site}"
+        print(f"Written to {root}. Run it with: {run}")
 
 
 def _config(
