@@ -1,11 +1,14 @@
 """Three equalities that the README claims, measured.
 
     python -m bench.parity [--kills 10] [--preset phantom_cpu_smoke] [--home FOLDER]
+    python -m bench.parity --mode reference --authors DSFEDMED --official TINYSAM
 
 1. TinySAM against the official implementation with the same random state dict at 1024 px (recorded tensors).
 2. The mini models' ONNX files against PyTorch, largest difference of the logits.
 3. A run whose worker is killed with SIGKILL at random moments and resumed, against the same run undisturbed: largest
    difference over every tensor of every model and generator, every synthetic image and every row of the results.
+
+With ``--mode reference`` instead: reference mode beside the authors' own loop, see ``bench.reference_parity``.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from bench.reference_parity import reference_parity
 from bench.tinysam_parity import differences_from_golden
 from engine.config import RunConfig, load_config
 from engine.models.registry import build_model
@@ -105,7 +109,14 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--preset", default="phantom_cpu_smoke")
     parser.add_argument("--home", type=Path)
+    parser.add_argument("--mode", choices=("claims", "reference"), default="claims")
+    parser.add_argument("--authors", type=Path, help="a clone of github.com/LMIAPC/DSFedMed (mode reference)")
+    parser.add_argument("--official", type=Path, help="a clone of github.com/xinghaochen/TinySAM (mode reference)")
     chosen = parser.parse_args()
+    if chosen.mode == "reference":
+        if chosen.authors is None or chosen.official is None:
+            parser.error("--mode reference needs --authors and --official")
+        return 0 if reference_parity(chosen.authors, chosen.official) else 1
     official = differences_from_golden()
     print("TinySAM against the official one: " + ", ".join(f"{k} {v:.1e}" for k, v in official.items()), flush=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -6,15 +6,21 @@ import torch
 from torch.nn import functional
 
 
+def at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    """Return ``values`` in float32, or in float64 where they are so already: losses are not taken in half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def pixel_loss(logits_BKhw: torch.Tensor, mask_BKhw: torch.Tensor, *, pos_weight: float) -> torch.Tensor:
     """Return binary cross-entropy with logits of each image, shape (B,), the mean over classes and pixels.
 
     ``mask_BKhw`` is {0, 1} of any dtype; foreground terms are multiplied by ``pos_weight`` (2 in the authors' code).
-    Computed in float32 whatever autocast says.
+    Computed in float32 at least, whatever autocast says.
     """
-    weight = torch.tensor(pos_weight, device=logits_BKhw.device)
+    logits_BKhw = at_least_float32(logits_BKhw)
+    weight = logits_BKhw.new_tensor(pos_weight)
     loss_BKhw = functional.binary_cross_entropy_with_logits(
-        logits_BKhw.float(), mask_BKhw.float(), pos_weight=weight, reduction="none"
+        logits_BKhw, mask_BKhw.to(logits_BKhw.dtype), pos_weight=weight, reduction="none"
     )
     return loss_BKhw.flatten(1).mean(dim=1)
 
@@ -27,5 +33,6 @@ def supervised_loss(
     if dice_weight:
         from monai.losses import DiceLoss  # here, because importing MONAI takes seconds
 
-        loss = loss + dice_weight * DiceLoss(sigmoid=True, batch=True)(logits_BKhw.float(), mask_BKhw.float())
+        logits_BKhw = at_least_float32(logits_BKhw)
+        loss = loss + dice_weight * DiceLoss(sigmoid=True, batch=True)(logits_BKhw, mask_BKhw.to(logits_BKhw.dtype))
     return loss

@@ -23,12 +23,16 @@ CPU = torch.device("cpu")
 
 
 class ToyPool:
-    """Eight random images with a bright square each; the same interface as the real pools."""
+    """Eight random images with a bright square each; the same interface as the real pools.
+
+    ``augmented`` images, those of a batch with a generator, are flipped and brightened by its draws.
+    """
 
     names = tuple(f"s{i}" for i in range(8))
 
-    def __init__(self, *, image_px: int = 64) -> None:
+    def __init__(self, *, image_px: int = 64, augmented: bool = False) -> None:
         rng = numpy_generator(3, "toy pool")
+        self.augmented = augmented
         self.image = rng.uniform(0, 0.3, size=(8, 3, image_px, image_px)).astype(np.float32)
         self.mask = np.zeros((8, 1, image_px, image_px), dtype=np.uint8)
         for i in range(8):
@@ -40,19 +44,23 @@ class ToyPool:
         return 8
 
     def batch(self, indices, *, rng=None):
-        return self.image[indices], self.mask[indices]
+        if rng is None or not self.augmented:
+            return self.image[indices], self.mask[indices]
+        side = slice(None, None, int(rng.choice([-1, 1])))
+        image = self.image[indices][..., side] + rng.uniform(0, 0.2, size=(len(indices), 1, 1, 1))
+        return image.astype(np.float32), np.ascontiguousarray(self.mask[indices][..., side])
 
 
 def _config(**distillation) -> RunConfig:
     return RunConfig(distillation=DistillationConfig(**{"epochs": 2, "batch_size": 4, **distillation}))
 
 
-def _loop(config: RunConfig, **kwargs) -> MutualDistillation:
+def _loop(config: RunConfig, *, augmented: bool = False, **kwargs) -> MutualDistillation:
     models = {name: build_model(name, size="mini", image_px=64, seed=5) for name in ("sam", "tinysam")}
     return MutualDistillation(
         teacher=models["sam"],
         student=models["tinysam"],
-        pool=ToyPool(),
+        pool=ToyPool(augmented=augmented),
         config=config,
         grid_px=64 // models["tinysam"].mask_stride,
         device=CPU,
@@ -267,14 +275,22 @@ def test_one_way_distillation_leaves_the_teacher_alone():
     assert all(torch.equal(v, before[k]) for k, v in loop.teacher.state_dict().items())
 
 
-def test_resumed_in_the_middle_of_an_epoch_is_bit_equal():
-    config = _config(selection_rate=1.0)
-    whole = _loop(config)
+@pytest.mark.parametrize(
+    ("augmented", "changes"),
+    [
+        (True, {"selection_rate": 1.0}),
+        (False, {"selection_rate": 0.75, "batch_size": 3}),
+        (True, {"mode": "reference", "selector": "in_batch_quantile"}),
+    ],
+)
+def test_resumed_in_the_middle_of_an_epoch_is_bit_equal(augmented, changes):
+    config = _config(**changes)
+    whole = _loop(config, augmented=augmented)
     _train(whole, epochs=2)
-    first = _loop(config)
+    first = _loop(config, augmented=augmented)
     first.begin_epoch(on_batch=_no_check)
     first.train_step(first.batches()[0])
-    second = _loop(config)
+    second = _loop(config, augmented=augmented)
     second.load_state_dict(first.state_dict())
     _train(second, epochs=2)
     assert _equal(whole.student, second.student)
@@ -290,6 +306,38 @@ def test_nan_loss_names_the_sample():
     with pytest.raises(UserError, match="not a number at epoch 1, step 1") as caught:
         loop.train_step(loop.batches()[0])
     assert caught.value.code == "training.nan"
+
+
+def _fine_tuning(model: torch.nn.Module, *, augmented: bool = False, epochs: int) -> SupervisedTraining:
+    return SupervisedTraining(
+        model,
+        pool=ToyPool(augmented=augmented),
+        config=RunConfig(seed=1),
+        stage="foundation_finetuning",
+        epochs=epochs,
+        batch_size=4,
+        learning_rate=1e-3,
+        grid_px=64 // model.mask_stride,
+        device=CPU,
+    )
+
+
+def test_fine_tuning_on_augmented_images_resumes_bit_equal():
+    models = [build_model("sam", size="mini", image_px=64, seed=5) for _ in range(3)]
+    whole, first, second = (_fine_tuning(model, augmented=True, epochs=2) for model in models)
+
+    def go_on(training: SupervisedTraining) -> None:
+        while training.epoch < 2:
+            for indices in training.batches()[training.step :]:
+                training.train_step(indices)
+            training.end_epoch()
+
+    go_on(whole)
+    first.train_step(first.batches()[0])
+    second.load_state_dict(first.state_dict())
+    go_on(second)
+    assert _equal(whole.model, second.model)
+    assert not _equal(whole.model, first.model)
 
 
 def test_supervised_training_learns_and_keeps_the_last_epoch_s_logits():
