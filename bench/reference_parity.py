@@ -5,9 +5,10 @@
 DSFEDMED and TINYSAM are clones of github.com/LMIAPC/DSFedMed and github.com/xinghaochen/TinySAM; no line of theirs is
 part of this project. From their script's syntax tree the statements that set up the models' optimisers and losses, and
 the body of the training loop, are executed as they stand, on the CPU. What their clone lacks is put beside it: the ViT
-is segment_anything's, TinyViT is TinySAM's, and ``kl_loss`` and ``symmetric_mse_loss``, of which only bytecode was
-published, are written down below. Between set-up and loop their script runs ``test`` and ``validation``; that these
-call ``eval()`` and that nothing calls ``train()`` afterwards is read from the script, and the models are switched so.
+is segment_anything's, TinyViT is TinySAM's (with the side of its feature map in place of a literal 64), and ``kl_loss``
+and ``symmetric_mse_loss``, of which only bytecode was published, are written down below. Between set-up and loop their
+script runs ``test`` and ``validation``; that these call ``eval()`` and that nothing calls ``train()`` afterwards is
+read from the script, and the models are switched so.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ SCRIPT = "train_fed_sam_kd_sam_sample_2.0.py"
 NUM_STEPS, BATCH = 3, 4
 TOLERANCE, LEARNING_RATE = 1e-6, 1e-4
 LISTED = 8
-# TinySAM's feature map is a literal 64 x 64, its neck 256 wide, and its last merging keeps the size for 320 channels.
-IMAGE_PX = 1024
-GRID_PX = 256
+IMAGE_PX, STRIDE = 256, 16
+FEATURE_PX, GRID_PX = IMAGE_PX // STRIDE, IMAGE_PX // STRIDE * 4
 SAM_SIZE = SamPreset(embed_dim=48, depth=2, num_heads=3, global_attn_indexes=(1,))
+# TinySAM's neck is 256 wide, and its last merging keeps the size where it has 320 channels.
 TINYSAM_SIZE = TinySamPreset(
     embed_dims=(16, 32, 48, 320), depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 10), window_sizes=(7, 7, 14, 7),
     merge_strides=(2, 2, 1),
@@ -61,7 +62,7 @@ class Pool:
         rows, columns = np.mgrid[:GRID_PX, :GRID_PX]
         discs = []
         for _ in self.names:
-            y, x, radius = rng.uniform(60, 196), rng.uniform(60, 196), rng.uniform(20, 60)
+            y, x, radius = rng.uniform(0.2, 0.8, size=3) * (GRID_PX, GRID_PX, GRID_PX / 3)
             discs.append((rows - y) ** 2 + (columns - x) ** 2 < radius**2)
         self.mask = np.stack(discs)[:, None].astype(np.uint8)
         fine = self.mask.repeat(IMAGE_PX // GRID_PX, axis=2).repeat(IMAGE_PX // GRID_PX, axis=3)
@@ -128,6 +129,28 @@ def read_loop(script: Path) -> tuple[list[ast.stmt], list[ast.stmt]]:
     return [*main.body[start : end + 1], *ratio], batches.body
 
 
+class AnySize(ast.NodeTransformer):
+    """Turns the literal 64 x 64 of TinyViT's feature map into its side at ``IMAGE_PX``."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        """Replace the number."""
+        return ast.Constant(FEATURE_PX) if node.value == 64 else node
+
+
+def load_tiny_vit(path: Path) -> Any:
+    """Return TinySAM's TinyViT for images of ``IMAGE_PX``."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    (view,) = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and "view(B, 64, 64" in ast.unparse(node))
+    view.args = [AnySize().visit(argument) for argument in view.args]
+    module = ModuleType("tinysam_modeling.tiny_vit_sam")
+    module.__package__ = "tinysam_modeling"
+    sys.modules[module.__name__] = module
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it registers names that timm has by now
+        exec(compile(ast.fix_missing_locations(tree), str(path), "exec"), module.__dict__)
+    return module.TinyViT
+
+
 def load_package(name: str, folder: Path) -> None:
     """Make modules of ``folder`` importable as ``name.MODULE`` without running the package's own imports."""
     package = ModuleType(name)
@@ -145,9 +168,7 @@ def build_theirs(authors: Path, official: Path) -> dict[str, nn.Module]:
         name: importlib.import_module(f"dsfedmed_modeling.{name}")
         for name in ("mask_decoder", "prompt_encoder", "transformer")
     }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it registers names that timm has by now
-        tiny_vit = importlib.import_module("tinysam_modeling.tiny_vit_sam").TinyViT
+    tiny_vit = load_tiny_vit(official / "tinysam" / "modeling" / "tiny_vit_sam.py")
     size = SAM_SIZE
     encoders = {
         "teacher": ImageEncoderViT(
@@ -168,7 +189,7 @@ def build_theirs(authors: Path, official: Path) -> dict[str, nn.Module]:
         model.image_encoder = encoder
         model.prompt_encoder = part["prompt_encoder"].PromptEncoder(
             embed_dim=DECODER.dim,
-            image_embedding_size=(64, 64),
+            image_embedding_size=(FEATURE_PX, FEATURE_PX),
             input_image_size=(IMAGE_PX, IMAGE_PX),
             mask_in_chans=16,
         )
