@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels import get_decoder
 from pydicom.pixels.utils import as_pixel_options
@@ -32,7 +32,7 @@ from pydicom.uid import (
 )
 
 from engine.data.budget import require_bytes
-from engine.data.dicom_codestreams import check_codestream
+from engine.data.dicom_codestreams import bare_codestream
 from engine.data.dicom_decoders import PLUGIN, is_available
 from engine.data.dicom_frames import FrameTags, frame_affine, number, tag, volume_affine
 from engine.data.dicom_values import colour_depth, from_palette, grey_values, shown_share, stored_range
@@ -41,7 +41,7 @@ from engine.data.pixels import Unsupported, Window, scale_to_unit
 from engine.data.transforms import percentile_range
 from engine.data.volume_cache import VolumeCache
 
-HEADER_BYTES = 64 * 2**20
+HEADER_BYTES = 16 * 2**20
 """What a deflated file may hold before its pixels (ours)."""
 CACHE_BYTES = 2**28
 """Memory of headers and inflated files that stay open (ours)."""
@@ -145,27 +145,35 @@ class DicomFile:
             "bits_stored": stored,
             "pixel_representation": int(self.is_signed),
             "planar_configuration": int(number(self.tags, "PlanarConfiguration") or 0),
+            "correct_unused_bits": self.syntax.is_encapsulated,  # pydicom takes no notice of the highest bit
         }
         with self.stream() as stream:
             if self.syntax.is_encapsulated:
-                self._check_codestream(stream, index)
+                source: BinaryIO = io.BytesIO(encapsulate([self._frame(stream, index)], has_bot=False))
+                index, options["number_of_frames"], options["extended_offsets"] = 0, 1, None
             else:
+                source = stream
                 self._refuse_truncated(stream)
-            stream.seek(self.pixels.offset)
+                stream.seek(self.pixels.offset)
+            if allocated == 1 and rows * columns % 8:
+                return _packed_bits(stream, index, rows=rows, columns=columns)
             plugin = PLUGIN if is_available(self.syntax) else ""
-            pixels, _ = get_decoder(self.syntax).as_array(stream, index=index, decoding_plugin=plugin, **options)
+            pixels, _ = get_decoder(self.syntax).as_array(source, index=index, decoding_plugin=plugin, **options)
         pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-        if pixels.dtype.kind == "f" or stored >= 8 * pixels.dtype.itemsize or allocated == 1:
+        if pixels.dtype.kind == "f" or allocated == 1 or self.syntax.is_encapsulated:
             return pixels
-        return _cut_bits(pixels, stored=stored, high=high, is_compressed=self.syntax.is_encapsulated)
+        spare = 8 * pixels.dtype.itemsize - stored
+        below = high + 1 - stored
+        return (pixels << (spare - below)) >> spare if spare else pixels  # an arithmetic shift keeps the sign
 
-    def _check_codestream(self, stream: BinaryIO, index: int) -> None:
+    def _frame(self, stream: BinaryIO, index: int) -> bytes:
+        """Return one compressed frame, checked, without a file format around it."""
         stream.seek(self.pixels.offset)
         offsets = as_pixel_options(self.tags).get("extended_offsets")
         frame = get_frame(stream, index, number_of_frames=self.num_frames, extended_offsets=offsets)
         rows, columns = int(self.tags.Rows), int(self.tags.Columns)
         announced = -(-rows * columns * self.samples * self.bits[0] // 8)
-        check_codestream(frame, self.syntax, rows=rows, columns=columns, frame_bytes=announced)
+        return bare_codestream(frame, self.syntax, rows=rows, columns=columns, frame_bytes=announced)
 
     def _refuse_truncated(self, stream: BinaryIO) -> None:
         shared = 2 if self.photometric == "YBR_FULL_422" else self.samples  # two pixels share their colour
@@ -300,6 +308,8 @@ def _refuse_kinds(file: DicomFile) -> None:
         raise Unsupported(f"its colours are {file.photometric}")
     if file.photometric.startswith("YBR_FULL") and file.bits[0] > 8:
         raise Unsupported(f"its colours are {file.photometric} of {file.bits[0]} bits")
+    if file.bits[0] not in (1, 8, 16, 32, 64):
+        raise Unsupported(f"its pixels take {file.bits[0]} bits each")
     if file.photometric in GREY and str(tag(file.tags, "PixelPresentation")) in ("COLOR", "MIXED"):
         raise Unsupported("some of its grey values stand for colours (supplemental palette)")
     wide, high = (number(file.tags, f"TotalPixelMatrix{side}") for side in ("Columns", "Rows"))
@@ -330,8 +340,9 @@ def _working_dtype(bits_allocated: int) -> type:
     return np.float32 if bits_allocated <= 16 else np.float64
 
 
-def _cut_bits(pixels: np.ndarray, *, stored: int, high: int, is_compressed: bool) -> np.ndarray:
-    """Return the ``stored`` bits that end at ``high``: overlays were once kept in those above."""
-    spare = 8 * pixels.dtype.itemsize - stored
-    below = 0 if is_compressed else high + 1 - stored  # decoders give samples that begin at bit 0
-    return (pixels << (spare - below)) >> spare  # an arithmetic shift keeps the sign
+def _packed_bits(stream: BinaryIO, index: int, *, rows: int, columns: int) -> np.ndarray:
+    """Return frame ``index`` of bits that begin inside a byte, which pydicom reads a byte short (PS3.5 8.1.1)."""
+    first = index * rows * columns
+    stream.seek(first // 8, io.SEEK_CUR)
+    packed = np.frombuffer(stream.read(-(-(first % 8 + rows * columns) // 8)), np.uint8)
+    return np.unpackbits(packed, bitorder="little")[first % 8 :][: rows * columns].reshape(rows, columns)

@@ -17,32 +17,38 @@ FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 """JPEG markers that begin a frame header (ISO 10918-1 table B.1), and JPEG-LS's (ISO 14495-1)."""
 J2K_START = b"\xff\x4f\xff\x51"
 """Start of a JPEG 2000 codestream and its size marker (ISO 15444-1 A.5.1)."""
+JP2_START = b"\x00\x00\x00\x0cjP  "
 RLE_HEADER_BYTES = 64
 RLE_SLACK_BYTES = 1024
 RLE_GROWTH = 64
 """At most 128 bytes from two (PS3.5 annex G)."""
 
 
-def check_codestream(frame: bytes, syntax: UID, *, rows: int, columns: int, frame_bytes: int) -> None:
-    """Raise ``ValueError`` where ``frame`` holds another picture than ``rows`` x ``columns``, or far more bytes."""
+def bare_codestream(frame: bytes, syntax: UID, *, rows: int, columns: int, frame_bytes: int) -> bytes:
+    """Return ``frame`` without the boxes of a JP2 file, which DICOM does not allow and pydicom may turn in for ever.
+
+    Raises ``ValueError`` where it holds another picture than ``rows`` x ``columns``, or far more than ``frame_bytes``.
+    """
     if syntax == RLELossless:
         # runs never take twice what they stand for; adding them up takes as long as decoding
         is_long = len(frame) > 2 * frame_bytes + RLE_SLACK_BYTES
         if is_long or (len(frame) * RLE_GROWTH > limit_bytes() and _rle_bytes(frame) > 2 * frame_bytes):
             raise ValueError(f"its compressed pixels hold more than the {frame_bytes} bytes that its tags announce")
-        return
-    size = _j2k_size(frame) if J2K_START in frame[:4096] else _jpeg_size(frame)
+        return frame
+    if frame.startswith(JP2_START):
+        frame = frame[max(frame.find(J2K_START), 0) :]
+    size = _j2k_size(frame) if frame.startswith(J2K_START) else _jpeg_size(frame)
     if size is None:
         raise ValueError("its compressed pixels have no header")
     if size != (rows, columns):
         raise ValueError(f"its compressed pixels are {size[1]} x {size[0]}, where its tags announce {columns} x {rows}")
+    return frame
 
 
 def _j2k_size(frame: bytes) -> tuple[int, int] | None:
-    start = frame.index(J2K_START)
-    if len(frame) < start + 24:
+    if len(frame) < 24:
         return None
-    right, bottom, left, top = struct.unpack(">4I", frame[start + 8 : start + 24])
+    right, bottom, left, top = struct.unpack(">4I", frame[8:24])
     return bottom - top, right - left
 
 

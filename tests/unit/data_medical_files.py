@@ -44,3 +44,36 @@ def write_dicom(path: Path, pixels: np.ndarray, **tags: object) -> Path:
         setattr(dataset, tag, value)
     dataset.save_as(path, enforce_file_format=True)
     return path
+
+
+def group(**tags: object) -> pydicom.Dataset:
+    """Return a dataset of ``tags``: an item of a sequence."""
+    item = pydicom.Dataset()
+    for tag, value in tags.items():
+        setattr(item, tag, value)
+    return item
+
+
+def lut(descriptor: list[int], data: list[int] | bytes) -> pydicom.Dataset:
+    """Return a lookup table's item."""
+    item = pydicom.Dataset()
+    item.add_new("LUTDescriptor", "US", descriptor)
+    item.add_new("LUTData", "OW" if isinstance(data, bytes) else "US", data)
+    return item
+
+
+def write_frames(path: Path, frames: np.ndarray, *, per_frame: list[dict], shared: dict | None = None, **tags) -> Path:
+    """Write an enhanced file of ``frames`` (N, H, W) with functional groups {sequence: {tag: value}}."""
+
+    def groups(items: dict) -> pydicom.Dataset:
+        return group(**{name: [group(**values)] for name, values in items.items()})
+
+    return write_dicom(
+        path,
+        frames[0],
+        NumberOfFrames=len(frames),
+        PixelData=frames.tobytes(),
+        PerFrameFunctionalGroupsSequence=[groups(items) for items in per_frame],
+        SharedFunctionalGroupsSequence=[groups(shared or {})],
+        **tags,
+    )
