@@ -300,7 +300,9 @@ def _no_image(tags: pydicom.Dataset, *, has_preamble: bool) -> ValueError:
     if not has_preamble and tag(tags, "SOPClassUID") is None:
         return ValueError("it does not begin as a DICOM file, and holds no image either")
     kind = UID(str(tag(tags, "SOPClassUID") or "")).name or "DICOM object"
-    return Unsupported(f"it is a {kind} without an image")
+    if tag(tags, "Rows") is not None or "Image" in kind:
+        return ValueError(f"it is a {kind} without pixels")
+    return Unsupported(f"it is a {kind}, which is no image")
 
 
 def _refuse_kinds(file: DicomFile) -> None:

@@ -31,8 +31,8 @@ KINDS: tuple[tuple[str, int, bytes, tuple[str, ...]], ...] = (
     ("an HTML", 0, b"<html", ()),
     ("an NRRD", 0, b"NRRD", ()),
     ("a DICOM", 128, b"DICM", (".dcm", ".dicom")),
-    ("a NIfTI", 344, b"n+1\x00", (".nii", ".nii.gz")),
-    ("a NIfTI", 4, b"n+2\x00", (".nii", ".nii.gz")),
+    ("a NIfTI", 344, b"n+1\x00", (".nii",)),
+    ("a NIfTI", 4, b"n+2\x00", (".nii",)),
 )
 """Formats by the bytes that they begin with."""
 

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import nibabel
 import numpy as np
+from nibabel.nifti1 import data_type_codes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from nibabel.spatialimages import HeaderDataError
 
@@ -25,6 +26,7 @@ from engine.data.volume_cache import VolumeCache
 
 HEADER_BYTES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 """The first number of a header is its own size, in the file's byte order."""
+SINGLE_FILE, PAIRS = (b"n+1", b"n+2"), (b"ni1", b"ni2")
 UNIT_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Low bits of xyzt_units: metres, millimetres, micrometres; 0 (unknown) is taken for mm."""
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -156,23 +158,21 @@ def read_header(path: Path) -> Header:
     """Return what the first bytes say; nothing else is inflated."""
     is_gzipped = path.name.lower().endswith(".gz")
     with _opened(path, is_gzipped=is_gzipped) as stream:
-        first = stream.read(4)
-        sizes = {int.from_bytes(first, order): order for order in ("little", "big")}
+        first = stream.read(max(HEADER_BYTES))
+        sizes = {int.from_bytes(first[:4], order): order for order in ("little", "big")}
         size = next((size for size in sizes if size in HEADER_BYTES), None)
-        if size is None or len(first) < 4:
+        if size is None or len(first) < size:
             raise ValueError("it does not begin with the header of a NIfTI file")
+        magic = first[344:347] if size == 348 else first[4:7]
+        if magic not in SINGLE_FILE:
+            kind = "the header of a NIfTI pair" if magic in PAIRS else "an ANALYZE header"
+            raise Unsupported(f"it is {kind}, whose voxels lie in another file (.img)")
         stream.seek(0)
-        stored = HEADER_BYTES[size].from_fileobj(stream)
-    magic = bytes(stored["magic"].item())[:3]
-    if magic in (b"ni1", b"ni2", b""):
-        kind = "the header of a NIfTI pair" if magic else "an ANALYZE header"
-        raise Unsupported(f"it is {kind}, whose voxels lie in another file (.img)")
-    try:
-        dtype = stored.get_data_dtype()
-    except HeaderDataError as error:
-        raise Unsupported(f"its voxels are of a kind that is not read ({error})") from error
-    if dtype.kind == "c":
-        raise Unsupported(f"its voxels are complex numbers ({dtype})")
+        stored = _mended(HEADER_BYTES[size].from_fileobj(stream, check=False))
+    dtype = _voxel_type(stored)
+    offset = int(stored.get_data_offset())
+    if offset < size + 4:
+        raise ValueError(f"its voxels would begin inside its header, at byte {offset}")
     slope, intercept = stored.get_slope_inter()
     if slope is not None and not (np.isfinite(slope) and np.isfinite(intercept)):
         raise ValueError(f"its scale ({slope}, {intercept}) is not a number")
@@ -180,13 +180,34 @@ def read_header(path: Path) -> Header:
     return Header(
         shape,
         dtype,
-        int(stored.get_data_offset()),
+        offset,
         1.0 if slope is None else float(slope),
         0.0 if intercept is None else float(intercept),
         _affine_lps(stored),
         bool(stored["sform_code"] > 0 or stored["qform_code"] > 0),
         is_gzipped,
     )
+
+
+def _voxel_type(header: nibabel.Nifti1Header) -> np.dtype:
+    code = int(header["datatype"])
+    if code not in data_type_codes.value_set():
+        raise ValueError(f"its voxels are of no known kind (code {code})")
+    dtype = header.get_data_dtype()
+    is_number = dtype.kind in "uif" and dtype.itemsize <= 8
+    if not is_number and dtype.names is None:
+        kind = "complex numbers" if dtype.kind == "c" else "numbers of a kind that is not read"
+        raise Unsupported(f"its voxels are {kind} ({data_type_codes.label[code]})")
+    return dtype
+
+
+def _mended(header: nibabel.Nifti1Header) -> nibabel.Nifti1Header:
+    """Return the header with voxel sizes above 0 and a qfac of 1 or -1, as nibabel's own check would."""
+    sizes = np.abs(header["pixdim"][1:4])
+    header["pixdim"][1:4] = np.where(np.isfinite(sizes) & (sizes > 0), sizes, 1)
+    if header["pixdim"][0] not in (-1, 1):
+        header["pixdim"][0] = 1
+    return header
 
 
 def read_volume(path: Path) -> Volume:

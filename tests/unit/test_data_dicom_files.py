@@ -205,10 +205,16 @@ def test_kinds_that_are_not_read_are_named(tmp_path: Path) -> None:
     refused(mixed, "data.image_unsupported", "supplemental palette")
     odd = write_dicom(tmp_path / "o.dcm", SMOOTH, BitsAllocated=12, BitsStored=12)
     refused(odd, "data.image_unsupported", "12 bits")
-    no_image = pydicom.dcmread(plain)
-    del no_image.PixelData
-    no_image.save_as(tmp_path / "n.dcm")
-    refused(tmp_path / "n.dcm", "data.image_unsupported", "CT Image Storage without an image")
+    for name, code, word in (
+        ("1.2.840.10008.5.1.4.1.1.88.11", "data.image_unsupported", "Basic Text SR Storage, which is no image"),
+        ("1.2.840.10008.5.1.4.1.1.2", "data.image_unreadable", "CT Image Storage without pixels"),
+    ):
+        no_image = pydicom.dcmread(plain)
+        for absent in ("PixelData", "Rows", "Columns"):
+            delattr(no_image, absent)
+        no_image.SOPClassUID = UID(name)
+        no_image.save_as(tmp_path / "n.dcm")
+        refused(tmp_path / "n.dcm", code, word)
 
 
 def test_truncated_pixels_are_counted(tmp_path: Path) -> None:
