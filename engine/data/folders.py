@@ -129,7 +129,7 @@ def _untrained(config: DataConfig, scan: Scan, seen: Examination) -> list[Proble
     """Return a fault for each class that only the held-out site has; one that no site has is told already."""
     held_out = held_out_site(config, seen.tallies)
     sources = [tally for site, tally in seen.tallies.items() if site != held_out]
-    if any(tally.num_unread for tally in sources):
+    if not sources or any(tally.num_unread for tally in sources):
         return []
     return [
         class_nowhere(name, where=f"the sites that train ('{held_out}' is held out)")

@@ -17,11 +17,13 @@ from engine.data.grouping import keep_copies_together
 from engine.data.meta import FILE_NAME as META_NAME
 from engine.data.meta import read_patients
 from engine.data.names import child, folded, visible
-from engine.data.readers import Geometry, file_stem, image_info, place_mask
+from engine.data.readers import Geometry, file_stem, file_suffix, image_info, place_mask
 from engine.data.scan import Scan, list_files, tell_duplicate
 from engine.data.sources import FolderItem, Split
 from engine.errors import UserError
 
+SHOWN = 6
+"""Names of folders written out in a fault."""
 NPY_FOLDERS: tuple[tuple[str, str, Split], ...] = (
     ("data_npy", "label_npy", "train"),
     ("val_data_npy", "val_label_npy", "validation"),
@@ -105,7 +107,7 @@ def _scan_site(scan: Scan, site: str) -> None:
         scan.fault(
             "data.site_layout",
             site=site,
-            what=f"Site '{where}' has no images folder.",
+            what=f"Site '{where}' has no images folder{_held(folder)}.",
             fix=f"Give it images/ and masks/, or list the folders that are sites in {FILE_NAME} (sites = […]).",
         )
         return
@@ -125,6 +127,11 @@ def _scan_site(scan: Scan, site: str) -> None:
         )
 
 
+def _held(folder: Path) -> str:
+    names = [path.name for path in visible(folder) if path.is_dir()] if folder.is_dir() else []
+    return f" (it has {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''})" if names else ""
+
+
 def _folder_pairs(scan: Scan, site: str, image_folder: Path) -> list[tuple[Path, tuple[Path, ...], Split | None]]:
     folder = scan.root / site
     images = list_files(scan, site, image_folder)
@@ -139,7 +146,8 @@ def _folder_pairs(scan: Scan, site: str, image_folder: Path) -> list[tuple[Path,
             if stem in masks_here:
                 masks.append(masks_here[stem])
             else:
-                _missing_mask(scan, site, image, mask_folder / f"{file_stem(image)}.*")
+                expected = mask_folder / f"{file_stem(image)}.*"
+                _missing_mask(scan, site, image, expected, meant=_alike(stem, masks_here, images))
         pairs.append((image, tuple(masks) if len(masks) == len(mask_folders) else (), None))
     for masks_here in by_folder:
         for stem in sorted(set(masks_here) - set(images)):
@@ -162,7 +170,7 @@ def _mask_folders(scan: Scan, site: str) -> list[Path] | None:
         scan.fault(
             "data.class_folder_missing",
             site=site,
-            what=f"Site '{site}' has no masks folder.",
+            what=f"Site '{site}' has no masks folder{_held(scan.root / site)}.",
             fix="Put a mask of the same name as each image into masks/, or into masks/<class>/ for several classes.",
         )
         return None
@@ -281,14 +289,26 @@ def _check_grid(scan: Scan, site: str, path: Path, *, mask: Geometry, image: Geo
         )
 
 
-def _missing_mask(scan: Scan, site: str, image: Path, expected: Path) -> None:
+def _alike(stem: str, masks: dict[str, Path], images: dict[str, Path]) -> Path | None:
+    """Return the one mask without an image that is called like it but for a part in front or behind (``a_mask``)."""
+    affixed = [
+        path
+        for name, path in masks.items()
+        if name not in images and (name.startswith(tuple(stem + s for s in "_-. ")) or name.endswith(f"_{stem}"))
+    ]
+    return affixed[0] if len(affixed) == 1 else None
+
+
+def _missing_mask(scan: Scan, site: str, image: Path, expected: Path, *, meant: Path | None = None) -> None:
     scan.fault(
         "data.mask_missing",
         site=site,
         path=image,
         what=f"At site '{site}' the image {image.relative_to(scan.root / site)} has no mask "
         f"({expected.relative_to(scan.root / site)}).",
-        fix="Add the mask under the same name, or remove the image.",
+        fix="Add the mask under the same name, or remove the image."
+        if meant is None
+        else f"Rename the mask {meant.name} to {expected.stem}{file_suffix(meant)}, if it is meant.",
     )
 
 

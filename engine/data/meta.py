@@ -78,6 +78,8 @@ def read_patients(scan: Scan, *, site: str, images: Sequence[Path]) -> dict[Path
 def _rows(content: bytes) -> list[tuple[str, str]]:
     """Return (file, group) of each line that names a file, both stripped; raises ``_Table`` where there are none."""
     fix = "Give it the columns file and group (the patient), separated by commas, or take the file away."
+    if content.startswith((b"PK", b"\xd0\xcf\x11\xe0")):
+        raise _Table("is a spreadsheet of another kind (xlsx, ods or xls) under this name", "Save it again as CSV.")
     text = decode(content)
     if text.lower().startswith("sep="):  # spreadsheets write the separator into a line of its own
         text = text.partition("\n")[2]

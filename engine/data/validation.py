@@ -103,18 +103,28 @@ def check_shared_patients(items: Mapping[str, Sequence[Item]]) -> list[Problem]:
 def check_copies(items: Mapping[str, Sequence[Item]]) -> list[Problem]:
     """Return a problem for each image file that lies at two sites, byte for byte; phantoms have no files."""
     site_of = {item.image: site for site, found in items.items() for item in found if isinstance(item, FolderItem)}
+    order = list(items)
     files = (item for found in items.values() for item in found if isinstance(item, FolderItem))
-    return [
-        Problem(
-            "data.shared_image",
-            "The same picture lies at two sites: "
-            f"{' and '.join(f'{item.image.name} at {site_of[item.image]!r}' for item in copies)}.",
-            f"Keep it at one of them: {OVERLAP}.",
-            site=site_of[copies[0].image],
-        )
-        for copies in copied_files(files)
-        if len({site_of[item.image] for item in copies}) > 1
-    ]
+    problems = []
+    for copies in copied_files(files):
+        copies.sort(key=lambda item: order.index(site_of[item.image]))  # a site that trains before a test set
+        if len({site_of[item.image] for item in copies}) > 1:
+            told = " and ".join(f"{item.image.name} at {site_of[item.image]!r}" for item in copies)
+            problems.append(
+                Problem(
+                    "data.shared_image",
+                    f"The same picture lies at two sites: {told}.",
+                    f"Keep it at one of them: {OVERLAP}.",
+                    site=site_of[copies[0].image],
+                    file=_place(copies[0]),
+                )
+            )
+    return problems
+
+
+def _place(item: FolderItem) -> str:
+    """Return the image's path relative to its dataset: in every layout it lies in a folder of its site's."""
+    return "/".join(item.image.parts[-3:])
 
 
 def check_near_copies(files: Sequence[Shown], *, validated: Collection[Item] | None = None) -> list[Problem]:
@@ -138,6 +148,7 @@ def check_near_copies(files: Sequence[Shown], *, validated: Collection[Item] | N
                     f"'{one.site}' and {two.image.name} at '{two.site}' (encoded, resized or brightened anew).",
                     f"Keep it at one of them: {OVERLAP}.",
                     site=one.site,
+                    file=_place(one),
                 )
             )
         elif validated is None or (one in validated) != (two in validated):
@@ -148,7 +159,7 @@ def check_near_copies(files: Sequence[Shown], *, validated: Collection[Item] | N
                     "the same file (encoded, resized or brightened anew): training and validation may get one each.",
                     "Keep one of them, or give both the same group in meta.csv, which keeps them on one side.",
                     site=one.site,
-                    file=f"{one.site}/{one.image.parent.name}/{one.image.name}",
+                    file=_place(one),
                     weight="warning",
                 )
             )

@@ -87,7 +87,7 @@ def test_equal_seeds_give_equal_splits_and_sites_do_not_depend_on_each_other(tmp
 
 def test_fixed_test_set(tmp_path: Path) -> None:
     root, other = write_dataset(tmp_path / "set"), write_dataset(tmp_path / "other", sites=("beta",), count=1)
-    with pytest.raises(UserError, match=r"'test set toy, beta' and img_0.png at 'beta'") as caught:
+    with pytest.raises(UserError, match=r"'beta' and img_0\.png at 'test set toy, beta'") as caught:
         load_federation(folder(root, protocol="fixed-test", test_root=other), seed=1)
     assert caught.value.code == "data.shared_image"
     write_png(other / "beta" / "images" / "img_0.png", picture_at("other", 0))

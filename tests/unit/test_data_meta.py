@@ -76,6 +76,7 @@ def test_a_table_may_be_called_in_other_case(tmp_path: Path, name: str) -> None:
         ("file group\nimg_0.png p1\n", ("no column 'file'", "'file group'")),
         ("file,group\nimg_0.png,p1\nIMG_0,p2\n", ("names 'IMG_0' twice",)),
         (b"file,group\nimg_0.png,M\xfcller\n", ("UTF-8",)),
+        (b"PK\x03\x04" + bytes(90), ("spreadsheet",)),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_a_fault(tmp_path: Path, content: bytes | str, words: tuple[str, ...]) -> None:

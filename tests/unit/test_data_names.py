@@ -222,3 +222,23 @@ def test_what_is_no_file_is_told_before_it_is_opened(tmp_path: Path) -> None:
         ("data.no_file", "beta/images/pipe.png"),
         ("data.link_broken", "gamma/images/gone.png"),
     }
+
+
+def test_masks_under_names_of_their_own_are_told_how_to_be_renamed(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "set", count=11)
+    masks = root / "beta" / "masks"
+    for number in range(11):
+        (masks / f"img_{number}.png").rename(masks / (f"img_{number}_mask.png" if number else "Mask_img_0.PNG"))
+    fixes = {problem.file: problem.fix for problem in check_dataset(root) if problem.code == "data.mask_missing"}
+    assert "Rename the mask img_1_mask.png to img_1.png" in fixes["beta/images/img_1.png"]
+    assert "Rename the mask Mask_img_0.PNG to img_0.png" in fixes["beta/images/img_0.png"]
+
+
+def test_a_site_says_what_it_has_instead(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "set")
+    (root / "beta" / "masks").rename(root / "beta" / "labels")
+    (root / "gamma" / "images").rename(root / "gamma" / "imgs")
+    assert [problem.what for problem in check_dataset(root)] == [
+        "Site 'beta' has no masks folder (it has images, labels).",
+        "Site 'gamma' has no images folder (it has imgs, masks).",
+    ]
