@@ -88,7 +88,7 @@ def baseline() -> dict:
     kept = KEPT / f"lines-{digest.hexdigest()[:16]}.json"
     if not kept.is_file():
         print(f"Measuring which of {len(tests)} files of tests pass through which lines ...", flush=True)
-        folders = ",".join(f"engine/{package}" for package in PACKAGES)
+        folders = ",".join(sorted({*(f"engine/{package}" for package in PACKAGES), *(entry.folder for entry in KNOWN)}))
         command = [sys.executable, "-m", "bench.mutation.baseline", str(ROOT), str(kept), folders, *map(str, tests)]
         subprocess.run(command, cwd=ROOT, check=False)
     return json.loads(kept.read_text(encoding="utf-8"))
@@ -102,7 +102,8 @@ def _concerned(file: Path) -> bool:
 
 def known(packages: Sequence[str]) -> list[tuple[str, Mutant, bool]]:
     """Return the errors of the table, each made in its file."""
-    return [(entry.package, entry.mutant(ROOT), True) for entry in KNOWN if entry.package in packages]
+    everything = set(packages) == set(PACKAGES)
+    return [(entry.package, entry.mutant(ROOT), True) for entry in KNOWN if everything or entry.package in packages]
 
 
 def sample(packages: Sequence[str], *, count: int, seed: int) -> list[tuple[str, Mutant, bool]]:

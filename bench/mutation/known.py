@@ -23,6 +23,11 @@ class KnownError:
         """The package below ``engine`` that it is in."""
         return self.path.split("/")[1]
 
+    @property
+    def folder(self) -> str:
+        """The folder that it is in, from the root."""
+        return self.path.rpartition("/")[0]
+
     def mutant(self, root: Path) -> Mutant:
         """Return the module with the error in it; ``ValueError`` where the right line has changed."""
         text = (root / self.path).read_text(encoding="utf-8")
@@ -35,9 +40,147 @@ class KnownError:
 
 KNOWN: tuple[KnownError, ...] = (
     KnownError(
-        "divergence weighed w instead of 1 - w",
+        "the divergence is weighed w instead of 1 - w",
         "engine/distillation/mutual.py",
         "(1 - weight) * divergence",
         "weight * divergence",
+    ),
+    KnownError(
+        "SAM's BCE loses its weight",
+        "engine/distillation/mutual.py",
+        "loss = loss + weight * teacher_loss",
+        "loss = loss + teacher_loss",
+    ),
+    KnownError(
+        "SAM's BCE is left out",
+        "engine/distillation/mutual.py",
+        "loss = loss + weight * teacher_loss",
+        "loss = loss + 0 * teacher_loss",
+    ),
+    KnownError(
+        "the student distils in eval mode",
+        "engine/distillation/mutual.py",
+        "self.student.train(learns_statistics)",
+        "self.student.eval()",
+    ),
+    KnownError(
+        "SAM distils in eval mode",
+        "engine/distillation/mutual.py",
+        "self.teacher.train(learns_statistics)",
+        "self.teacher.eval()",
+    ),
+    KnownError(
+        "the reference mode trains in train mode",
+        "engine/distillation/mutual.py",
+        'learns_statistics = self.config.mode == "paper"',
+        "learns_statistics = True",
+    ),
+    KnownError(
+        "one-way distillation reaches SAM",
+        "engine/distillation/mutual.py",
+        "directed_kl(teacher_logits.detach(), student_logits",
+        "directed_kl(student_logits, teacher_logits",
+    ),
+    KnownError(
+        "foreground weighs like background",
+        "engine/models/objective.py",
+        "pos_weight=weight, reduction",
+        "reduction",
+    ),
+    KnownError(
+        "lambda weighs the wrong term",
+        "engine/distillation/learnability.py",
+        "weight * -l_gt + (1.0 - weight) * l_kl",
+        "(1.0 - weight) * -l_gt + weight * l_kl",
+    ),
+    KnownError(
+        "reliable samples score low",
+        "engine/distillation/learnability.py",
+        "weight * -l_gt +",
+        "weight * l_gt +",
+    ),
+    KnownError(
+        "the worst samples are chosen",
+        "engine/distillation/selection.py",
+        'np.argsort(-scores, kind="stable")[: num_selected',
+        'np.argsort(scores, kind="stable")[: num_selected',
+    ),
+    KnownError(
+        "divergences are summed over pixels",
+        "engine/distillation/losses.py",
+        "(first.sigmoid() - second.sigmoid()) * (first - second)",
+        "(first.sigmoid() - second.sigmoid()) * (first - second) * first.shape[2]",
+    ),
+    KnownError(
+        "sites train on their validation images too",
+        "engine/federation/student_task.py",
+        "            self.train[site],\n            config=self.config,",
+        "            (self.validation if len(self.validation[site]) else self.train)[site],\n            config=self.config,",
+    ),
+    KnownError(
+        "validation is on the training images",
+        "engine/federation/student_task.py",
+        "            self.validation[site],\n            batch_size",
+        "            self.train[site],\n            batch_size",
+    ),
+    KnownError(
+        "validation images are augmented",
+        "engine/federation/local_training.py",
+        "image_B3HW, mask_BKHW = image_set.batch(indices)",
+        'image_B3HW, mask_BKHW = image_set.batch(indices, rng=numpy_generator(0, "augment"))',
+    ),
+    KnownError(
+        "validation is in train mode",
+        "engine/federation/local_training.py",
+        "    model.eval()\n    dice",
+        "    model.train()\n    dice",
+    ),
+    KnownError(
+        "all sites draw one order and one augmentation",
+        "engine/federation/local_training.py",
+        'numpy_generator(seed, "federation", site, round_number, epoch)',
+        'numpy_generator(seed, "federation", round_number, epoch)',
+    ),
+    KnownError(
+        "every round draws the same order",
+        "engine/federation/local_training.py",
+        'numpy_generator(seed, "federation", site, round_number, epoch)',
+        'numpy_generator(seed, "federation", site, epoch)',
+    ),
+    KnownError(
+        "the sites weigh alike",
+        "engine/federation/aggregation.py",
+        "rounded_shares(num_examples) if rounded_weights else num_examples",
+        "rounded_shares(num_examples) if rounded_weights else dict.fromkeys(num_examples, 1)",
+    ),
+    KnownError(
+        "all sites get the same diffusion noise",
+        "engine/generation/training.py",
+        'torch_generator(self._seed, "generator", self._site, "noise", number)',
+        'torch_generator(self._seed, "generator", "noise", number)',
+    ),
+    KnownError(
+        "every step gets the same diffusion noise",
+        "engine/generation/training.py",
+        'torch_generator(self._seed, "generator", self._site, "noise", number)',
+        'torch_generator(self._seed, "generator", self._site, "noise")',
+    ),
+    KnownError(
+        "latents are not scaled",
+        "engine/generation/training.py",
+        "latents = latents * self._backbone.vae.config.scaling_factor",
+        "latents = latents * 1.0",
+    ),
+    KnownError(
+        "all sites' samples get the same noise",
+        "engine/stages/generation.py",
+        'seed=derive_seed(context.config.seed, "generation", site, index)',
+        'seed=derive_seed(context.config.seed, "generation", index)',
+    ),
+    KnownError(
+        "masks of validation images are shared",
+        "engine/stages/generation.py",
+        "train = context.federation.sites[request.site].train",
+        "train = context.federation.sites[request.site].validation",
     ),
 )
