@@ -367,8 +367,8 @@ ASK_CANCEL = (
 )
 ASK_CANCEL_YES, ASK_CANCEL_NO = "Yes, stop the run", "No, let it run"
 ASK_EXTEND = (
-    "Add these rounds? The run goes on training, and everything after federated training is done again: its present "
-    "models, samples and results are replaced."
+    "Add these rounds? The run goes on training, and everything after federated training is done again. Its present "
+    "models, samples and results stay until the new ones are there, which then take their place."
 )
 ASK_EXTEND_YES, ASK_EXTEND_NO = "Yes, add the rounds", "No, leave it as it is"
 

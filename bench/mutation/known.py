@@ -112,10 +112,10 @@ KNOWN: tuple[KnownError, ...] = (
         "(first.sigmoid() - second.sigmoid()) * (first - second) * first.shape[2]",
     ),
     KnownError(
-        "sites train on their validation images too",
+        "sites train on their validation images",
         "engine/federation/student_task.py",
         "            self.train[site],\n            config=self.config,",
-        "            (self.validation if len(self.validation[site]) else self.train)[site],\n            config=self.config,",
+        "            (self.validation if site in self.validation else 0)[site],\n            config=self.config,",
     ),
     KnownError(
         "validation is on the training images",
