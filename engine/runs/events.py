@@ -114,7 +114,7 @@ class StoreReporter:
 
     def differences(self, rows: Sequence[ModelDifference]) -> None:
         """Record the differences between models."""
-        self._store.write_differences(self._run_id, rows)
+        self._store.write_differences(self._work_id, rows)
 
     def artefact(self, kind: str, path: Path) -> None:
         """Record a file or folder below the run's folder, given as an absolute path or relative to that folder."""
