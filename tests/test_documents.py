@@ -200,7 +200,7 @@ OURS = {"app", "engine", "export", "bench", "tests"}
 def pinned() -> dict[str, str]:
     """Return the version that requirements.txt gives each distribution."""
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    wanted = [line for line in lines if line.strip() and not line.startswith("#")]
+    wanted = [words for line in lines if (words := line.partition("#")[0].strip())]
     rows = [re.fullmatch(r"([A-Za-z0-9_.-]+)==([\w.]+)(?:; .*)?", line) for line in wanted]
     assert all(rows), [line for line, row in zip(wanted, rows, strict=True) if row is None]
     return {_distribution(row[1]): row[2] for row in rows}
