@@ -28,7 +28,7 @@ from test_documents import parse
 from engine.cli import main
 from engine.data.phantoms import TASKS, render, write_dataset
 from engine.models.assets import find_asset
-from engine.pretraining import jobs, settings
+from engine.pretraining import jobs, segmenters, settings
 from engine.runs.store import RunStore
 from tests.patience import RUN_S, WAIT_S, wait
 
@@ -215,7 +215,9 @@ def test_the_mini_weights_are_made_again(world: World, tmp_path: Path, monkeypat
     """In the order in which they build on each other, on few images, into a copy of the weights."""
     weights = tmp_path / "weights"
     shutil.copytree(ROOT / "assets" / "weights", weights)
-    few = {"image_px": 64, "images_per_task": 6, "held_out_per_task": 2}
+    few = {"images_per_task": 6, "held_out_per_task": 2}
+    monkeypatch.setattr(segmenters, "LARGE_CORPUS", 6)
+    monkeypatch.setattr(segmenters, "HELD_OUT", {128: 2, 256: 2})
     whole_job, whole_settings = jobs.run_job, settings.Settings
     monkeypatch.setattr(jobs, "run_job", lambda *args, **options: whole_job(*args, output=weights, **options))
     monkeypatch.setattr(settings, "Settings", lambda **options: whole_settings(**few, **options))
