@@ -37,7 +37,7 @@ from engine.data.dicom_decoders import PLUGIN, is_available
 from engine.data.dicom_frames import FrameTags, frame_affine, number, tag, volume_affine
 from engine.data.dicom_values import colour_depth, from_palette, grey_values, shown_share, stored_range
 from engine.data.geometry import Geometry
-from engine.data.pixels import Unsupported, Window, scale_to_unit
+from engine.data.pixels import Unsupported, Window, label_plane, scale_to_unit
 from engine.data.transforms import percentile_range
 from engine.data.volume_cache import VolumeCache
 
@@ -226,7 +226,7 @@ class DicomFormat:
     @staticmethod
     def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
         """Return the stored numbers, without rescale or window."""
-        return open_dicom(path).stored(slice_index)
+        return label_plane(open_dicom(path).stored(slice_index))
 
 
 def open_dicom(path: Path) -> DicomFile:
@@ -276,8 +276,6 @@ def _percentiles(path: Path, modified_ns: int, size_bytes: int) -> tuple[float, 
         values, padding = grey_values(file.stored(index), file.frame_tags(index))
         found.append(values[~padding] if padding is not None else values.reshape(-1))
     values = np.concatenate(found)
-    if not np.isfinite(values).all():
-        raise Unsupported("it holds values that are not finite")
     return percentile_range(values) if values.size else (0.0, 0.0)
 
 

@@ -135,6 +135,8 @@ def volume_affine(file: pydicom.Dataset, num_frames: int) -> np.ndarray | None:
     offsets = numbers(file, "GridFrameOffsetVector", count=num_frames)  # dose grids
     if offsets is not None:
         places = origin + np.outer(np.array(offsets) - offsets[0], normal)
+    elif len(tag(file, "PerFrameFunctionalGroupsSequence") or []) < num_frames:
+        return None
     else:
         planes = [_plane(FrameTags(file, index)) for index in range(num_frames)]
         if any(plane is None or not np.allclose(plane[0], matrix, atol=1e-4) for plane in planes):

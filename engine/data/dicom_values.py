@@ -16,7 +16,11 @@ def grey_values(pixels: np.ndarray, frame: FrameTags) -> tuple[np.ndarray, np.nd
     The modality table if the file has one, else slope and intercept (PS3.3 C.11.1).
     """
     padding = _padding(pixels, frame.file)
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels if padding is None else pixels[~padding]).all():
+        raise Unsupported("it holds values that are not finite")
     values = pixels.astype(np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64)
+    if padding is not None:
+        values[padding] = 0  # it may be infinite
     tables = tag(frame.file, "ModalityLUTSequence")
     if tables is not None:
         found, _ = _looked_up(values, tables[0], file=frame.file)

@@ -59,9 +59,7 @@ def reading(path: Path, *, suffix: str) -> Iterator[None]:
             why=f"At most {limit_bytes() / 2**20:,.0f} MiB are given to one file, and they were not there.",
             fix="Close other programs, or cut, tile or reduce the image first.",
         ) from error
-    except (
-        Exception
-    ) as error:  # decoders of foreign files raise anything at all: struct.error, KeyError, zlib.error ...
+    except Exception as error:  # a decoder of foreign files raises anything at all
         raise _fault(path, suffix=suffix, error=error) from error
 
 

@@ -20,7 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from engine.data.budget import require_bytes
 from engine.data.geometry import Geometry
-from engine.data.pixels import Unsupported, scale_to_unit
+from engine.data.pixels import Unsupported, label_plane, scale_to_unit
 from engine.data.transforms import percentile_range, ranked_range
 from engine.data.volume_cache import VolumeCache
 
@@ -151,7 +151,7 @@ class NiftiFormat:
     def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
         """Return one slice's numbers as the file means them: labels kept as scaled integers come back as labels."""
         volume = _OPEN.get(path, read_volume)
-        return volume.scaled(volume.cut(slice_index, slice_axis=slice_axis))
+        return volume.scaled(label_plane(volume.cut(slice_index, slice_axis=slice_axis)))
 
 
 def read_header(path: Path) -> Header:

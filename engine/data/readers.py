@@ -135,11 +135,11 @@ def place_mask(path: str | Path, *, like: Geometry, slice_axis: int = 2) -> tupl
         fit = same_place(like, image_info(path, slice_axis=axis))
         if fit is not None:
             return fit, axis
-    without = "was saved without geometry (its header is that of a new file), so it"
+    without = "was saved without geometry (its header is that of a new file), so it " if mask.is_default_place else ""
     raise UserError(
         "data.mask_elsewhere",
-        what=f"The mask {path} {without if mask.is_default_place and not like.is_default_place else ''} lies elsewhere "
-        f"in the patient than its image: its pixels are {_placed(mask)}, the image's {_placed(like)}.",
+        what=f"The mask {path} {'' if like.is_default_place else without}lies elsewhere in the patient "
+        f"than its image: its pixels are {_placed(mask)}, the image's {_placed(like)}.",
         why="The geometry of mask and image differ (affine, spacing or size), so their pixels do not show the same.",
         fix="Export the mask with the image's own geometry (its header, or resampled to its grid).",
     )

@@ -302,3 +302,11 @@ def test_a_stream_that_is_not_dicom_is_told_so(tmp_path: Path) -> None:
     text = io.BytesIO(b"patient,site\n" * 99).getvalue()
     (tmp_path / "a.dcm").write_bytes(text)
     assert "does not begin as" in refused(tmp_path / "a.dcm", "data.image_unreadable").why
+
+
+def test_frames_that_are_only_announced_cost_nothing(tmp_path: Path) -> None:
+    place = {"PixelSpacing": [1, 1], "ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    path = write_dicom(tmp_path / "a.dcm", np.zeros((1, 1), np.uint8), NumberOfFrames=2**29, **place)
+    started = time.monotonic()
+    refused(path, "data.image_unreadable", "truncated")
+    assert time.monotonic() - started < 5

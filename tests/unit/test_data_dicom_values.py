@@ -323,3 +323,24 @@ def test_optional_tags_without_a_value_count_as_absent(tmp_path: Path, odd: dict
 def test_a_slope_of_zero_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="RescaleSlope is 0"):
         read_image(write_dicom(tmp_path / "z.dcm", line(1, 2), RescaleSlope=0, RescaleIntercept=5))
+
+
+def test_values_that_are_not_finite_are_told_unless_they_are_padding(tmp_path: Path) -> None:
+    values = np.array([[0, np.inf, 1]], "<f4")
+    path = write_dicom(tmp_path / "f.dcm", values, FloatPixelData=values.tobytes(), WindowCenter=1, WindowWidth=2)
+    tags = pydicom.dcmread(path)
+    for absent in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(tags, absent)
+    tags.save_as(path)
+    with pytest.raises(UserError, match="not finite"):
+        read_image(path)
+    tags.FloatPixelPaddingValue = np.inf
+    tags.save_as(path)
+    assert grey(path, value_range=(0, 2)).tolist() == [0, 0, 0.5]
+
+
+def test_a_mask_in_grey_colours_has_one_plane(tmp_path: Path) -> None:
+    labels = np.array([[0, 3], [7, 1]], np.uint8)
+    np.testing.assert_array_equal(read_mask(write_dicom(tmp_path / "g.dcm", np.dstack([labels] * 3))), labels)
+    with pytest.raises(UserError, match="coloured"):
+        read_mask(write_dicom(tmp_path / "c.dcm", np.dstack([labels, labels, labels * 2])))
