@@ -140,8 +140,7 @@ def _score_batch(
     logits_BKhw: Tensor, true_BKhw: Tensor, *, content_B1hw: Tensor, classes: Sequence[str]
 ) -> list[list[dict[str, Any]]]:
     """Return, for each image, one record a class and one of their mean when there are several classes."""
-    logits_BKhw = logits_BKhw.masked_fill(~content_B1hw, -math.inf)
-    true_BKhw = true_BKhw & content_B1hw
+    logits_BKhw = logits_BKhw.masked_fill(~content_B1hw, -math.inf)  # a mask has nothing in the padding as it is
     predicted_BKhw = logits_BKhw > 0  # probability 0.5
     overlap = measures.measure_overlap(predicted_BKhw, true_BKhw)
     five_dice_BK, five_iou_BK = measures.five_thresholds(logits_BKhw, true_BKhw)

@@ -158,7 +158,7 @@ def evaluate_site(
         summed += float(loss) * len(image_B3HW)
         content_B1hw = torch.from_numpy(mask_to_grid(image_set.content(indices), logits_BKhw.shape[-1])) > 0
         content_B1hw = content_B1hw.to(logits_BKhw.device)
-        dice.append(_dice_per_image((logits_BKhw > 0) & content_B1hw, (mask_BKhw > 0) & content_B1hw).cpu())
+        dice.append(_dice_per_image((logits_BKhw > 0) & content_B1hw, mask_BKhw > 0).cpu())
     if not dice:
         return None
     return ValidationScore(float(torch.cat(dice).mean()), summed / len(image_set))

@@ -84,6 +84,10 @@ class RunContext:
                 self._start_class_head(model, role=role, source=source)
         return place_model(model, self.device)
 
+    def architecture(self, role: Role) -> torch.nn.Module:
+        """Return the student or the teacher without its first weights, on the device, for whoever is sent some."""
+        return place_model(self._build(role), self.device)
+
     def _start_class_head(self, model: torch.nn.Module, *, role: Role, source: str) -> None:
         how = "the class head starts at random"
         if self._model_config(role).class_head == "copied" and isinstance(model, Segmenter):

@@ -18,7 +18,7 @@ def student_grid(context: RunContext, *, on_step: OnSiteStep | None = None) -> I
     """Return a Grid on which every source site trains, validates and measures the student."""
     sites = context.federation.sites
     tasks = make_student_tasks(
-        lambda: context.new_model("student"),
+        lambda: context.architecture("student"),
         train={name: site.train for name, site in sites.items()},
         validation={name: site.validation for name, site in sites.items()},
         config=context.config.federation,

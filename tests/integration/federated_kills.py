@@ -64,6 +64,8 @@ class SmallContext(RunContext):
             torch.nn.init.normal_(parameter.data, std=0.1, generator=generator)
         return model
 
+    architecture = new_model
+
 
 def configure() -> RunConfig:
     """Return three sites of phantoms, two of which train, with augmentation."""

@@ -58,6 +58,8 @@ class HandContext(RunContext):
     def new_model(self, role: Role) -> torch.nn.Module:
         return OneLayer(keeps_statistics=self.config.student.batch_norm == "kept")
 
+    architecture = new_model
+
 
 class Curves(ConsoleReporter):
     """Keeps the curves: name, then (site, step) to value."""
