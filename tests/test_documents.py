@@ -149,9 +149,10 @@ def test_the_formats_and_keys_of_a_dataset_are_those_that_are_read() -> None:
     formats = {
         "PNG": {".png"}, "JPEG": {".jpg", ".jpeg"}, "BMP": {".bmp"}, "TIFF": {".tif", ".tiff"},
         "NIfTI": {".nii", ".nii.gz"}, "DICOM": {".dcm", ".dicom"}, "npy": {".npy"},
+        "JPEG 2000": {".jp2", ".j2k"}, "JPEG-LS": {".jls"},
     }  # fmt: skip
     line = next(line for line in README.splitlines() if "images/NAME.png" in line)
-    named = {name for name in re.split(r"[\s,;]+", line.partition("#")[2]) if name in formats}
+    named = {name for name in re.split(r"\s*[,;]\s*", line.partition("#")[2].strip()) if name in formats}
     assert set().union(*(formats[name] for name in named)) == set(SUFFIXES)
     section = README.partition("## Your own images")[2].partition("\n## ")[0]
     keys = {span.split(" = ")[0] for span in documents.code_spans(section.partition("`dataset.toml` may")[2])}
