@@ -187,6 +187,7 @@ UNIMPORTED = {
     "onnxscript": "torch.onnx.export writes through it",
     "torchvision": "timm imports it; pinned beside torch, whose build it must match (TORCH_INDEX)",
     "onnxruntime": "the CPU build of onnxruntime-gpu, where that one does not exist",
+    "itsdangerous": "starlette signs the cookies of its sessions with it",
     "pytest-timeout": "pytest loads it: --timeout",
     "pytest-xdist": "pytest loads it: -n",
     "ruff": "make lint",
