@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -21,11 +22,14 @@ LOWERED = (
 """Counts that decide how long a run takes: any from 1 to the preset's."""
 FREE = ("name", "seed", "data.held_out", "distillation.learnability_lambda", "distillation.selection_rate")
 """Settings that cost nothing; the schema bounds them, and a name is replaced by :func:`named`."""
+OFFERED = frozenset({*LOWERED, *FREE} - {"name"})
+"""What the form offers: all else is refused, or without effect."""
 
 
 def check(config: RunConfig) -> None:
     """Raise ``UserError`` ``app.demo_settings`` unless the configuration is one of ``PRESETS`` or less of it."""
-    wrong = min((_wrong_keys(config, preset) for preset in PRESETS), key=len)
+    values = config.model_dump(mode="json")
+    wrong = min((_wrong_keys(values, preset) for preset in PRESETS), key=len)
     if wrong:
         raise UserError(
             "app.demo_settings",
@@ -35,14 +39,20 @@ def check(config: RunConfig) -> None:
         )
 
 
+def allows(values: Mapping[str, Any]) -> bool:
+    """Return whether a visitor may start what these nested values say."""
+    return any(not _wrong_keys(values, preset) for preset in PRESETS)
+
+
 def named(config: RunConfig) -> RunConfig:
     """Return the configuration under its preset's name: what a stranger writes is not shown to all others."""
-    return config.model_copy(update={"name": min(PRESETS, key=lambda preset: len(_wrong_keys(config, preset)))})
+    values = config.model_dump(mode="json")
+    return config.model_copy(update={"name": min(PRESETS, key=lambda preset: len(_wrong_keys(values, preset)))})
 
 
-def _wrong_keys(config: RunConfig, preset: str) -> list[str]:
-    """Return the keys of ``config`` that a demo of ``preset`` does not leave free."""
-    given, allowed = flat(config.model_dump(mode="json")), _preset(preset)
+def _wrong_keys(values: Mapping[str, Any], preset: str) -> list[str]:
+    """Return the keys of nested ``values`` that a demo of ``preset`` does not leave free."""
+    given, allowed = flat(values), _preset(preset)
     return [key for key, value in given.items() if key not in FREE and not _may(key, value, allowed[key])]
 
 
@@ -55,7 +65,7 @@ def _preset(name: str) -> dict[str, Any]:
     return flat(load_config(name).model_dump(mode="json"))
 
 
-def flat(values: dict[str, Any], *, prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
     """Return nested values by their dotted keys."""
     found: dict[str, Any] = {}
     for key, value in values.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import access, sign_in
 from app.access import LOCAL, SCOPE_KEY, Hosts, Visitor
 from app.event_checks import SESSION, Refusal, checked_event, parsed, session_of
+from app.pending import Pending
 from app.settings import Access, Settings
 from app.sign_in import SignIn
 from app.uploads import FRAME_BYTES, MIB, Uploads
@@ -60,7 +62,7 @@ class Gate:
     ) -> None:
         self._served, self._page, self._settings, self._mode = served, page, settings, mode
         self._uploads, self._signing = uploads, signing
-        self._hosts = Hosts.of(settings)
+        self._hosts, self._pending = Hosts.of(settings), Pending(page)
         self._scratch = uploads.folder.parent.resolve()
         self._sessions: TTLCache[str, str] = TTLCache(MAX_SESSIONS, ttl=3600 * SESSION_HOURS, timer=time.monotonic)
 
@@ -74,19 +76,23 @@ class Gate:
             return
         request = Request(scope, receive)
         send = self._guarded(send, is_file=request.url.path.startswith(FILE))
-        try:
-            answer: Response | Receive = await self._answer(request)
-        except Refusal as refusal:
-            answer = self._refused(request, refusal)
-        except ClientDisconnect:
-            return
-        if isinstance(answer, Response):
-            await answer(scope, receive, send)
-        else:
-            await self._served(scope, answer, send)
+        with ExitStack() as meanwhile:
+            try:
+                answer: Response | Receive = await self._answer(request, meanwhile)
+            except Refusal as refusal:
+                answer = self._refused(request, refusal)
+            except ClientDisconnect:
+                return
+            if isinstance(answer, Response):
+                await answer(scope, receive, send)
+            else:
+                await self._served(scope, answer, send)
 
-    async def _answer(self, request: Request) -> Response | Receive:
-        """Return an answer of the gate's own, or what the page is to read where it is to answer."""
+    async def _answer(self, request: Request, meanwhile: ExitStack) -> Response | Receive:
+        """Return an answer of the gate's own, or what the page is to read where it is to answer.
+
+        ``meanwhile`` takes what holds until the page has answered.
+        """
         path, method, headers = request.scope["path"], request.method, request.headers
         self._check_host(request)
         if path == HEALTH and method in ("GET", "HEAD"):
@@ -103,7 +109,7 @@ class Gate:
         if method in ("GET", "HEAD"):
             return self._check_read(request, path, visitor)
         if method == "POST" and path.rstrip("/") in SENT:
-            return await self._take(request, path.rstrip("/"), visitor)
+            return await self._take(request, path.rstrip("/"), visitor, meanwhile)
         raise Refusal(404, "This page has nothing there.")
 
     def _check_host(self, request: Request) -> None:
@@ -192,7 +198,7 @@ class Gate:
             raise Refusal(403, "This session is somebody else's.")
         return session
 
-    async def _take(self, request: Request, path: str, visitor: Visitor) -> Response | Receive:
+    async def _take(self, request: Request, path: str, visitor: Visitor, meanwhile: ExitStack) -> Response | Receive:
         if path == UPLOAD:
             return await self._upload(request, visitor)
         body = parsed(await _body(request, MAX_BODY_BYTES))
@@ -204,6 +210,7 @@ class Gate:
             checked = {"session_hash": body["session_hash"], "event_id": event, "fn_index": number}
         else:
             checked = checked_event(body, self._page, owned=lambda file: self._uploads.owned(file, visitor.key))
+            meanwhile.enter_context(self._pending.taking(visitor))
         return _replaced_body(request, json.dumps(checked).encode())
 
     async def _upload(self, request: Request, visitor: Visitor) -> Response:
@@ -241,7 +248,9 @@ class Gate:
         return RedirectResponse("/", 303)
 
     def _refused(self, request: Request, refusal: Refusal) -> Response:
-        headers = {"connection": "close"} if refusal.status == 413 else None
+        headers = {"connection": "close"} if refusal.status == 413 else {}
+        if refusal.retry_s:
+            headers["retry-after"] = str(refusal.retry_s)
         if request.scope["path"].rstrip("/") == UPLOAD:  # shown to people as it is
             return PlainTextResponse(refusal.sentence, refusal.status, headers)
         return JSONResponse({"detail": refusal.sentence}, refusal.status, headers)

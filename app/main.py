@@ -18,6 +18,7 @@ import gradio as gr
 
 from app import markup, server, text, viewmodels
 from app.access import decide, visitor_of
+from app.pending import MAX_ALL
 from app.picker import Picker
 from app.settings import Access, load_settings
 from app.studio import Studio
@@ -31,8 +32,6 @@ SET_ADDRESS = """(run) => {
 }"""
 
 
-MAX_WAITING = 400
-"""Events of all visitors that wait to be handled; one more is told to try again."""
 KEEP = "(value) => value"
 TYPED = (gr.Textbox, gr.Number, gr.Radio, gr.Checkbox, gr.Slider)
 """Not dropdowns: while they tell of a choice, their value may still be that of before."""
@@ -84,7 +83,7 @@ def build_app(studio: Studio) -> gr.Blocks:
         page.load(arrive, None, [run, new_run, note, who], **quiet)
         run.change(None, run, None, js=SET_ADDRESS, **quiet)
         run.select(lambda: standing_note, None, note, **quiet)
-    return page.queue(default_concurrency_limit=4, max_size=MAX_WAITING)
+    return page.queue(default_concurrency_limit=4, max_size=MAX_ALL)
 
 
 def _standing_note(studio: Studio) -> str:
@@ -119,12 +118,15 @@ def main(arguments: list[str] | None = None) -> int:
     demo = options.pop("demo")
     if options["users_file"] and not options["access"]:
         options["access"] = "sign-in"  # whatever the environment says
+    os.umask(0o077)  # whatever is written from here on is for the one who serves the page
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an ordinary end, which takes the passing files with it
     try:
         settings = load_settings(**options)
         decide(settings)  # before anything is opened
         listening = server.listen(settings)
         studio = Studio(settings)
+        for warning in studio.store.warnings:
+            print(warning, file=sys.stderr)
         os.environ["DSFEDMED_HOME"] = str(studio.store.home)  # where fetched weights are looked for
         os.environ["GRADIO_TEMP_DIR"] = str(studio.scratch.path)
         server.run(build_app(studio), studio, listening, demo=demo)

@@ -34,6 +34,11 @@ def notice(sentence: str) -> str:
     return f"<p class='notice' role='note'>{escape(sentence)}</p>"
 
 
+def notices(sentences: Sequence[str]) -> str:
+    """Return a strip for each sentence."""
+    return "".join(notice(sentence) for sentence in sentences)
+
+
 def question(sentence: str) -> str:
     """Return a question that a screen reader says as soon as it is shown."""
     return f"<p class='question' role='alert'>{escape(sentence)}</p>"
@@ -89,13 +94,16 @@ def status(view: RunView) -> str:
         stage = text.STAGES.get(run.fork_stage, (run.fork_stage, ""))[0]
         facts.append(f"<span>{escape(text.FORKED.format(run_id=run.parent, stage=stage))}</span>")
     cancelling = run.active and run.cancel_requested
+    # A note says what comes next better than the status does; only a fault to be mended is said beside it.
     coming = text.CANCELLING if cancelling else text.STATUS_NEXT[run.status]
+    following = f"<p class='next'>{coming}</p>" if view.note is None or cancelling or run.error else ""
+    note = notice(view.note) if view.note else ""
     return (
         f"<section class='status' aria-label='{escape(run.name)}'><h2>{escape(run.name)}"
         f" <code>{escape(run.run_id)}</code></h2><p class='facts'>{''.join(facts)}</p>"
         f"<div class='bar' role='progressbar' aria-label='{text.RUN_LABEL}' aria-valuemin='0' aria-valuemax='100'"
         f" aria-valuenow='{percent}'><span style='width:{percent}%'></span></div>"
-        f"<p class='next'>{coming}</p>{_run_error(run)}</section>"
+        f"{following}{note}{_run_error(run)}</section>"
     )
 
 

@@ -64,6 +64,14 @@ class Permissions:
         """Return whether the visitor may change this run: what decides which buttons are shown."""
         return by.role == "operator" or (by.role == "demo" and self._is_own(by, run_id))
 
+    def may_extend(self, by: Visitor, run: RunRecord) -> bool:
+        """Return whether the visitor may give the run one more round: a demonstration's presets bound it."""
+        if by.role != "demo":
+            return True
+        values = run.config.model_dump(mode="json")
+        values["federation"]["rounds"] += 1
+        return demo.allows(values)
+
     def signature(self, by: Visitor) -> str | None:
         """Return what the run's log and its record say of who asked; None where nobody is told apart."""
         if self._mode == "local":

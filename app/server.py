@@ -106,6 +106,7 @@ def run(page: gr.Blocks, studio: Studio, listening: socket.socket, *, demo: bool
     stop = threading.Event()
 
     def background() -> None:
+        studio.load_readers()
         if demo and studio.mode != "read-only":
             print(studio.start_demo(), flush=True)
         studio.keep_queue_moving(stop)

@@ -1,7 +1,10 @@
-"""Which files of the server a run may name on a page that others can reach. Torch-free."""
+"""Which files of the server a run may name, and which the page may, where others can reach it. Torch-free."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 
 from app import text
@@ -42,6 +45,20 @@ def check(config: RunConfig, *, roots: tuple[Path, ...], taken_from: RunConfig |
                 why=text.PATH_WHY,
                 fix=text.PATH_FIX if roots else text.PATH_FIX_NONE,
             )
+
+
+def shortened(words: str, folders: Mapping[Path, str]) -> str:
+    """Return words or HTML in which what lies below one of ``folders`` is named from there on.
+
+    A folder itself is called by its words in ``folders``.
+    """
+    there = {path: name for folder, name in folders.items() for path in (folder.absolute(), folder.resolve())}
+    named = [(str(path), name) for path, name in there.items() if path != Path(path.anchor)]
+    for path, name in sorted(named, key=lambda row: -len(row[0])):
+        for spelt in {path, escape(path)}:
+            words = re.sub(rf"(?<![\w.-]){re.escape(spelt)}/(?=[\w.])", "", words)
+            words = re.sub(rf"(?<![\w.-]){re.escape(spelt)}/?(?![\w-])", name, words)
+    return words
 
 
 def _value(config: RunConfig, key: str) -> str | None:

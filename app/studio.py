@@ -25,7 +25,7 @@ from app.answers import Answers
 from app.permissions import Permissions
 from app.pictures import SamplePictures, sample_pictures
 from app.scratch import Scratch
-from app.settings import Settings
+from app.settings import REPOSITORY, Settings
 from app.uploads import Uploads
 from engine.config import RunConfig, load_config, parse_config
 from engine.errors import UserError
@@ -54,19 +54,6 @@ class ModelChoice:
     label: str
 
 
-def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
-    """Return (result, "") or (None, the error's box); a ``UserError`` is expected, others are logged."""
-    try:
-        return action(), ""
-    except UserError as error:
-        return None, markup.user_error(error)
-    except Exception as error:
-        # Without the error's own words: they may have the name of a file, and that a patient's.
-        where = "".join(traceback.format_tb(error.__traceback__))
-        LOG.error("unforeseen %s in the page\n%s", type(error).__name__, where)
-        return None, markup.unexpected(error)
-
-
 class Studio:
     """Reads and acts on the home folder of ``settings``, for visitors whose rights it checks at every step."""
 
@@ -78,8 +65,31 @@ class Studio:
         self.uploads = Uploads(self.scratch.path, settings)
         self.answers = Answers(keep_s=60 * settings.keep_minutes)
         self.permissions = Permissions(self.store, settings, self.mode)
+        self._hidden = {
+            self.store.home: text.HOME_FOLDER,
+            settings.models_dir: text.MODELS_FOLDER,
+            REPOSITORY: text.PROGRAM_FOLDER,
+        }
         self._lock = threading.Lock()
         self._turn = threading.Lock()
+
+    # Words
+
+    def attempt(self, action: Callable[[], Result]) -> tuple[Result | None, str]:
+        """Return (result, "") or (None, the error's box); a ``UserError`` is expected, others are logged."""
+        try:
+            return action(), ""
+        except UserError as error:
+            return None, self.told(markup.user_error(error))
+        except Exception as error:
+            # Without the error's own words: they may have the name of a file, and that a patient's.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            LOG.error("unforeseen %s in the page\n%s", type(error).__name__, where)
+            return None, markup.unexpected(error)
+
+    def told(self, words: str) -> str:
+        """Return words or HTML for the page: where others can reach it, they do not say where its files lie."""
+        return words if self.mode == "local" else server_paths.shortened(words, self._hidden)
 
     # Samples
 
@@ -134,7 +144,8 @@ class Studio:
                 folder = self.store.run_dir(run.run_id) / artefact.path
                 found.append((ModelChoice(f"run/{run.run_id}/{artefact.path}", label), folder))
         if self.settings.models_dir.is_dir():
-            for folder in sorted(path for path in self.settings.models_dir.iterdir() if path.is_dir()):
+            there = (path for path in self.settings.models_dir.iterdir() if not path.name.startswith("."))
+            for folder in sorted(path for path in there if path.is_dir()):
                 label = text.MODEL_SHIPPED.format(name=folder.name)
                 found.append((ModelChoice(f"shipped/{folder.name}", label), folder))
         return [(choice, folder) for choice, folder in found if (folder / "manifest.json").is_file()]
@@ -242,6 +253,11 @@ class Studio:
             self.permissions.check_turn(by)
             lifecycle.resume(self.store, run_id, by=self.permissions.signature(by))
 
+    def drop_extension(self, run_id: str, *, by: Visitor) -> None:
+        """Give up the extension of a run that has stopped; the results of before stay."""
+        self.permissions.check_run(by, run_id)
+        lifecycle.drop_extension(self.store, run_id, by=self.permissions.signature(by))
+
     def start_demo(self) -> str:
         """Queue the demo run unless the home has one; return what to tell the person, who has the page in any case."""
         if any(run.name == text.DEMO_NAME for run in self.store.list()):
@@ -252,6 +268,12 @@ class Studio:
             return text.DEMO_NOT_STARTED.format(error=error)
         return text.DEMO_STARTED.format(run_id=run_id)
 
+    def load_readers(self) -> None:
+        """Import what reads medical files, a second's work that the first visitor with one would wait for."""
+        from engine.data.readers import load_all
+
+        self.attempt(load_all)
+
     def keep_queue_moving(self, stop: threading.Event, *, every_s: float = 2.0, tidy_s: float = 15.0) -> None:
         """Start waiting runs, mark those whose worker died and delete what is too old, until ``stop`` is set."""
         tidied = 0.0
@@ -261,7 +283,7 @@ class Studio:
                 tidied = time.monotonic()
                 steps += [self.uploads.sweep, self.permissions.forget_old_demos]
             for step in steps:
-                if attempt(step)[1]:
+                if self.attempt(step)[1]:
                     LOG.error("the queue of runs could not be moved on, or old files not be deleted")
 
     def _allowed(self, values: dict[str, Any], *, by: Visitor, fork_of: str | None = None) -> RunConfig:

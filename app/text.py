@@ -143,11 +143,12 @@ STAGE_STATE = {
 STAGES_HEADING = "Stages"
 ETA_LEFT = "about {time} left"
 TOOK = "took {time}"
-CANCEL_BUTTON, RESUME_BUTTON = "Cancel", "Resume"
+CANCEL_BUTTON, RESUME_BUTTON, DROP_BUTTON = "Cancel", "Resume", "Give the extension up"
 GO_ON = "Go on from this run"
 EXTEND_HEADING, EXTEND_BUTTON = "Extend: train it longer", "Extend"
 EXTEND_NOTE = (
-    "Federated training goes on where it ended. The stages after it run again, and what they now show is replaced."
+    "Federated training goes on where it ended, and the stages after it run again. The present results stay until the "
+    "new ones are there."
 )
 EXTEND_LABEL, EXTEND_INFO = "Further rounds", "On top of the {rounds} that the run has"
 FORK_HEADING, FORK_BUTTON = "Fork: try other settings", "Edit settings"
@@ -335,6 +336,7 @@ DEMO_NOTE = (
     "This page is a demonstration: you can start one of the two demo presets, watch it, and segment images. Runs of "
     "visitors are deleted after {hours} hours."
 )
+DEMO_SETTINGS = "On this demonstration you may lower the counts of the preset, and choose what costs nothing."
 DEMO_WHAT = "This demonstration does not start a run with these settings: {keys}."
 DEMO_WHY = "It runs on a small machine for everybody."
 DEMO_FIX = "Choose {presets} again; you may lower {keys}."
@@ -342,6 +344,9 @@ PATH_WHAT = "'{key}' names neither weights of the registry nor a file or folder 
 PATH_WHY = "Others can reach this page, so it opens only what its operator has allowed."
 PATH_FIX = "Name something below the folders that the operator has allowed, or a name of the registry."
 PATH_FIX_NONE = "Use the built-in phantoms and a name of the registry; no folder has been allowed (--allow-root)."
+HOME_FOLDER, MODELS_FOLDER, PROGRAM_FOLDER = "the home folder", "the folder of models", "the program's folder"
+QUEUE_EACH = "You have {most} requests that wait for their answer. Wait a moment, then try again."
+QUEUE_ALL = "The page is busy: {most} requests wait for their answer. Try again in a minute."
 SIGNED_IN = "Signed in as {name} ({role})"
 SIGN_OUT, SIGN_IN = "Sign out", "Sign in"
 SIGN_IN_NAME, SIGN_IN_PASSWORD = "Name", "Password"
@@ -363,13 +368,19 @@ LARGE_TO_ANSWER_WHY = "This page gives {megabytes} MB to one image."
 
 # Asked before
 ASK_CANCEL = (
-    "Stop this run? It ends at its next step. What it has done so far is kept, and it can be resumed from there."
+    "Stop this run? It ends at its next step. What it has done so far is kept, and it can be resumed from there. Where "
+    "it is being extended, its results of before stay as they are."
 )
 ASK_CANCEL_YES, ASK_CANCEL_NO = "Yes, stop the run", "No, let it run"
 ASK_EXTEND = (
     "Add these rounds? The run goes on training, and everything after federated training is done again. Its present "
-    "models, samples and results stay until the new ones are there, which then take their place."
+    "models, samples and results stay, and are shown, until all new ones are there, which then take their place."
 )
+ASK_DROP = (
+    "Give the extension up? The rounds that were added, as far as they were trained, are deleted and cannot be brought "
+    "back. The results of before the extension stay, and the run is again what it was."
+)
+ASK_DROP_YES, ASK_DROP_NO = "Yes, give it up", "No, keep it"
 ASK_EXTEND_YES, ASK_EXTEND_NO = "Yes, add the rounds", "No, leave it as it is"
 
 ACCESS_HELP = (

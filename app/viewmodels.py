@@ -30,6 +30,7 @@ class Actions:
     cancel: bool
     resume: bool
     go_on: bool
+    drop: bool
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,16 @@ def kept_site(chosen: str | None, sites: Sequence[str]) -> str:
     return chosen or "" if not sites or chosen in sites else ""
 
 
-def actions(run: RunRecord, *, allowed: bool) -> Actions:
-    """Return what a person, who is or is not allowed to change the run, may do to it now."""
+def actions(run: RunRecord, *, allowed: bool, extended: bool = False) -> Actions:
+    """Return what a person, who is or is not allowed to change the run, may do to it now.
+
+    ``extended`` says whether the run has an extension that is not finished.
+    """
     return Actions(
         cancel=allowed and run.active and not run.cancel_requested,
         resume=allowed and run.resumable,
         go_on=allowed and not run.active,
+        drop=allowed and extended and not run.active,
     )
 
 

@@ -10,12 +10,15 @@ import gradio as gr
 
 from app import forms, markup, text, viewmodels
 from app.picker import Picker
-from app.studio import Studio, attempt
+from app.studio import Studio
 from app.tabs import asking, run_form
 from engine.config import MAX_NAME_LETTERS
 from engine.runs.records import RunView
 
 SCROLL_TO_FORM = "() => document.getElementById('new-run')?.scrollIntoView({behavior: 'smooth'})"
+
+NUM_LIVE = 4
+"""How many components :meth:`Parts.listed` names."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Parts:
     """The panel's components; its live ones are those of :meth:`listed`."""
 
     panel: gr.Accordion
+    extend_part: gr.Column
     rounds: gr.Number
     stage: gr.Dropdown
     extend: gr.Button
@@ -31,13 +35,13 @@ class Parts:
 
     def listed(self) -> list[Any]:
         """Return the components that follow the run, in the order of :func:`live_values`."""
-        return [self.panel, self.rounds, self.stage]
+        return [self.panel, self.extend_part, self.rounds, self.stage]
 
     def wire_fork(self, studio: Studio, run: gr.Dropdown, form: run_form.RunForm, message: gr.HTML) -> None:
         """Let the fork's button fill and open ``form``; ``message`` takes what stands in the way."""
 
         def fill(run_id: str | None, stage: str | None) -> list[Any]:
-            found, box = attempt(lambda: fork_form(studio, form, run_id or "", stage or ""))
+            found, box = studio.attempt(lambda: fork_form(studio, form, run_id or "", stage or ""))
             return [box, *(found or [gr.skip()] * (len(form.purpose) + len(form.controls)))]
 
         self.fork.click(js=run_form.HOLD).then(
@@ -52,7 +56,7 @@ def place() -> Parts:
         gr.Accordion(text.GO_ON, open=False, visible=False, elem_id="go-on") as panel,
         gr.Row(elem_classes="columns"),
     ):
-        with gr.Column(min_width=280):
+        with gr.Column(min_width=280) as extend_part:
             gr.HTML(f"<h3>{text.EXTEND_HEADING}</h3>{markup.quiet(text.EXTEND_NOTE)}")
             rounds = gr.Number(1, label=text.EXTEND_LABEL, elem_id="extend-rounds")
             with gr.Row(elem_classes="actions"):
@@ -63,16 +67,19 @@ def place() -> Parts:
             stage = Picker([], label=text.FORK_LABEL, info=text.FORK_INFO, elem_id="fork-stage")
             with gr.Row(elem_classes="actions"):
                 fork = gr.Button(text.FORK_BUTTON, elem_id="fork")
-    return Parts(panel, rounds, stage, extend, asked, fork)
+    return Parts(panel, extend_part, rounds, stage, extend, asked, fork)
 
 
-def live_values(view: RunView, part: Callable[[str, Any, Callable[[], Any]], Any], *, is_shown: bool) -> list[Any]:
+def live_values(
+    view: RunView, part: Callable[[str, Any, Callable[[], Any]], Any], *, is_shown: bool, may_extend: bool
+) -> list[Any]:
     """Return the values of :meth:`Parts.listed` for a run; ``part`` leaves out what a browser shows already."""
     rounds = view.run.config.federation.rounds
     choices = viewmodels.fork_choices(view.kept or view.stages)
     stage = viewmodels.fork_default(choices)
     return [
         part("go_on", is_shown, lambda: gr.Accordion(visible=is_shown, open=False)),
+        part("go_on_extend", may_extend, lambda: gr.Column(visible=may_extend)),
         part("go_on_rounds", rounds, lambda: gr.Number(info=text.EXTEND_INFO.format(rounds=rounds))),
         part("go_on_stage", choices, lambda: gr.Dropdown(choices=choices, value=stage)),
     ]

@@ -44,6 +44,8 @@ class RunForm:
     settings_heading: gr.HTML
     start_heading: gr.HTML
     sections: dict[str, gr.Accordion]
+    hidden: frozenset[str]
+    """The sections in which this page's visitors can change nothing."""
 
     def control(self, key: str) -> Any:
         """Return the control of the field ``key``."""
@@ -77,8 +79,12 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     placed: dict[str, Any] = {}
     sites = studio.sites(*(values.get(f"data.{key}") for key in ("source", "task", "root")))
 
+    demonstrates = studio.mode == "demo"
+
     def place(field: forms.FieldSpec) -> None:
         placed[field.key] = control_of(field, values.get(field.key, field.default), sites=sites)
+        if demonstrates and field.key not in demo.OFFERED:
+            placed[field.key].visible = False
 
     fork_note = gr.HTML(visible=False, elem_id="fork-note")
     with gr.Row(elem_classes="actions"):
@@ -93,11 +99,15 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
             for key in FRONT_KEYS:
                 place(next(field for field in fields if field.key == key))
     settings_heading = gr.HTML(_heading(text.STEP_SETTINGS))
+    if demonstrates:
+        gr.HTML(markup.quiet(text.DEMO_SETTINGS))
+    hidden = _without_choice(fields) if demonstrates else frozenset()
     accordions = {}
     for name, group in forms.sections(fields).items():
         accordions[name] = gr.Accordion(
-            text.SECTION_LABELS.get(name, name), open=False, elem_id=f"section-{name}", elem_classes=FILLED
-        )
+            text.SECTION_LABELS.get(name, name), open=False, visible=name not in hidden, elem_id=f"section-{name}",
+            elem_classes=FILLED,
+        )  # fmt: skip
         with accordions[name], gr.Row(elem_classes="fields"):
             for field in group:
                 if field.key not in FRONT_KEYS:
@@ -109,7 +119,7 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     message = gr.HTML(markup.quiet(text.PLAN_EMPTY), elem_id="plan-result")
     form = RunForm(
         fields, [placed[field.key] for field in fields], accordion, preset, note, plan, launch, message, gr.State(None),
-        fork_note, new_instead, preset_part, data_part, settings_heading, start_heading, accordions,
+        fork_note, new_instead, preset_part, data_part, settings_heading, start_heading, accordions, hidden,
     )  # fmt: skip
     _wire(studio, form)
     return form
@@ -129,9 +139,15 @@ def purpose_values(form: RunForm, origin: Origin | None, *, is_open: bool = True
         gr.Column(visible="data" not in fixed),
         _heading(text.STEP_SETTINGS if origin is None else text.FORK_SETTINGS),
         _heading(text.STEP_START if origin is None else text.FORK_START),
-        *(gr.Accordion(visible=name not in fixed) for name in form.sections),
+        *(gr.Accordion(visible=name not in fixed | form.hidden) for name in form.sections),
         markup.quiet(text.PLAN_EMPTY),
     ]  # fmt: skip
+
+
+def _without_choice(fields: tuple[forms.FieldSpec, ...]) -> frozenset[str]:
+    """Return the sections in which a demonstration offers nothing."""
+    folded = [field for field in fields if field.key not in FRONT_KEYS]
+    return frozenset(f.section for f in fields) - {f.section for f in folded if f.key in demo.OFFERED}
 
 
 def _heading(words: str) -> str:
@@ -212,4 +228,5 @@ def _wire(studio: Studio, form: RunForm) -> None:
         # Only where a person has changed it: while a preset or a fork fills the form, the site that comes here may
         # still be that of the data set before.
         control.input(keep, place, place[3], trigger_mode="always_last", **quiet)
-    source.change(of_source, source, [form.control("data.task"), form.control("data.root")], **quiet)
+    if studio.mode != "demo":
+        source.change(of_source, source, [form.control("data.task"), form.control("data.root")], **quiet)

@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 
 from app import markup, plots, text, viewmodels
-from app.studio import THUMBNAIL_PX, Studio, attempt
+from app.studio import THUMBNAIL_PX, Studio
 from app.tabs import sample_detail
 from engine.runs.records import Page, ScoredSample
 
@@ -110,10 +110,10 @@ def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> No
         """Show what the run has now; nothing is sent while nothing has changed."""
         if run_id is None:
             return [gr.skip()] * len(whole)
-        now, box = attempt(lambda: _signature(studio, run_id))
+        now, box = studio.attempt(lambda: _signature(studio, run_id))
         if not box and seen.get("summary") == now:
             return [gr.skip()] * len(whole)
-        summary, box = (None, box) if box else attempt(lambda: _summary(studio, run_id))
+        summary, box = (None, box) if box else studio.attempt(lambda: _summary(studio, run_id))
         if summary is None:
             return box, *[gr.skip()] * (len(whole) - 2), {}
         fresh, epoch = seen.get("run") != run_id, _epoch(shown)
@@ -181,7 +181,7 @@ def _wire_detail(studio: Studio, run: gr.Dropdown, parts: Parts) -> None:
 
 
 def _detail(studio: Studio, run_id: str, sample_id: str, epoch: int | None) -> str:
-    found, box = attempt(lambda: sample_detail.html(studio, run_id, sample_id, epoch))
+    found, box = studio.attempt(lambda: sample_detail.html(studio, run_id, sample_id, epoch))
     return box or found or ""
 
 
@@ -256,13 +256,13 @@ def _listing(
         gallery = gr.Gallery(value=shown, selected_index=None)
         return gallery, note, gr.Button(interactive=at > 0), gr.Button(interactive=at < pages - 1), at, ids
 
-    values, box = attempt(pictures)
+    values, box = studio.attempt(pictures)
     return values or (gr.skip(), box, gr.skip(), gr.skip(), page, ())
 
 
 def _tile(studio: Studio, run_id: str, item: ScoredSample) -> tuple[np.ndarray, str]:
     """Return a picture of the gallery with its caption; a missing one does not take the others with it."""
-    picture, _ = attempt(lambda: studio.thumbnail(run_id, item.sample))
+    picture, _ = studio.attempt(lambda: studio.thumbnail(run_id, item.sample))
     if picture is None:
         return np.full((THUMBNAIL_PX, THUMBNAIL_PX, 3), 128, np.uint8), text.PICTURE_MISSING
     return picture, viewmodels.sample_caption(item)

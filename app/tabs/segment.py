@@ -13,7 +13,7 @@ import numpy as np
 
 from app import answers, markup, overlays, text, viewmodels
 from app.picker import Picker
-from app.studio import Studio, attempt
+from app.studio import Studio
 from engine.errors import UserError
 
 SCROLL_TO_RESULT = "() => document.getElementById('overlay')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
@@ -120,7 +120,7 @@ def _wire_models(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
         return gr.Dropdown(choices=choices, value=kept), note, now
 
     def examples(chosen: str | None) -> Any:
-        pictures = attempt(lambda: answers.example_images(studio, chosen))[0] if chosen else None
+        pictures = studio.attempt(lambda: answers.example_images(studio, chosen))[0] if chosen else None
         heading = gr.HTML(markup.quiet(text.SAMPLE_IMAGES), visible=bool(pictures))
         return heading, gr.Gallery(value=pictures or [], visible=bool(pictures))
 
@@ -136,7 +136,7 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
 
     def look(chosen: str | None, path: str | None) -> Any:
         """Offer the slices of a volume; a picture has none."""
-        count = attempt(lambda: answers.num_slices(studio, chosen, Path(path)))[0] if path else None
+        count = studio.attempt(lambda: answers.num_slices(studio, chosen, Path(path)))[0] if path else None
         many = bool(count and count > 1)
         return gr.Slider(maximum=max(2, count or 1), value=(count or 1) // 2 + 1 if many else 1, visible=many)
 
@@ -144,7 +144,7 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
         if not path:
             return tuple(gr.skip() for _ in shown)
         file = Path(path)
-        count, box = attempt(lambda: answers.num_slices(studio, chosen, file))
+        count, box = studio.attempt(lambda: answers.num_slices(studio, chosen, file))
         if count is None:
             return _nothing(box)
         number = min(max(1, int(number)), count)
@@ -252,7 +252,7 @@ def _answer(
         time = f"{escape(title)} · {text.RESULT_TIME.format(wall_ms=found.wall_ms, provider=provider)}"
         return found, legend(session.manifest.classes, found.area_shares, time=time), studio.save(*found.file)
 
-    done, box = attempt(work)
+    done, box = studio.attempt(work)
     if done is None:
         return _nothing(box)
     found, words, path = done

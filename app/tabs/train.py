@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import gradio as gr
@@ -11,7 +11,7 @@ import gradio as gr
 from app import forms, markup, plots, text, viewmodels
 from app.access import Visitor, visitor_of
 from app.picker import Picker
-from app.studio import Studio, attempt
+from app.studio import Studio
 from app.tabs import asking, go_on, run_form
 
 LOG_LINES = 200
@@ -27,9 +27,11 @@ class Parts:
     """The components of the live view, in the order in which :func:`live_values` fills them."""
 
     message: gr.HTML
+    warnings: gr.HTML
     status: gr.HTML
     cancel: gr.Button
     resume: gr.Button
+    drop: gr.Button
     go_on: go_on.Parts
     stepper: gr.HTML
     curves: gr.Dropdown
@@ -42,12 +44,17 @@ class Parts:
     log: gr.HTML
     live: gr.Column
     cancel_asked: asking.Question
+    drop_asked: asking.Question
 
     def listed(self) -> list[Any]:
-        """Return the components in order, the question left out."""
-        own = list(self.__dict__.values())[:-1]
+        """Return the components in order, the questions left out."""
+        own = list(self.__dict__.values())[:-2]
         at = own.index(self.go_on)
         return [*own[:at], *self.go_on.listed(), *own[at + 1 :]]
+
+
+NUM_LIVE = len(fields(Parts)) - 2 + go_on.NUM_LIVE - 1
+"""How many components :meth:`Parts.listed` names."""
 
 
 def build(studio: Studio, run: gr.Dropdown) -> gr.Accordion:
@@ -64,12 +71,15 @@ def build(studio: Studio, run: gr.Dropdown) -> gr.Accordion:
 
 def _place_live() -> Parts:
     message = gr.HTML(elem_id="train-message")
+    warnings = gr.HTML(elem_id="store-warnings")
     with gr.Column(visible=False, elem_id="live") as live:
         status = gr.HTML(elem_id="status")
         with gr.Row(elem_classes="actions"):
             cancel = gr.Button(text.CANCEL_BUTTON, variant="stop", visible=False, elem_id="cancel")
             resume = gr.Button(text.RESUME_BUTTON, variant="primary", visible=False, elem_id="resume")
+            drop = gr.Button(text.DROP_BUTTON, visible=False, elem_id="drop")
         cancel_asked = asking.place("cancel", question=text.ASK_CANCEL, yes=text.ASK_CANCEL_YES, no=text.ASK_CANCEL_NO)
+        drop_asked = asking.place("drop", question=text.ASK_DROP, yes=text.ASK_DROP_YES, no=text.ASK_DROP_NO)
         further = go_on.place()
         with gr.Row(elem_classes="columns"):
             with gr.Column(scale=2, min_width=280):
@@ -89,8 +99,8 @@ def _place_live() -> Parts:
         gr.HTML(f"<h3>{text.LOG_HEADING}</h3>")
         log = gr.HTML(elem_id="log", max_height=280)
     return Parts(
-        message, status, cancel, resume, further, stepper, curves, loss, dice, traffic_note, traffic, results,
-        results_plot, log, live, cancel_asked,
+        message, warnings, status, cancel, resume, drop, further, stepper, curves, loss, dice, traffic_note, traffic,
+        results, results_plot, log, live, cancel_asked, drop_asked,
     )  # fmt: skip
 
 
@@ -102,7 +112,7 @@ def _wire_form(studio: Studio, form: run_form.RunForm, run: gr.Dropdown) -> None
 
     def plan(request: gr.Request, origin: run_form.Origin | None, *values: Any) -> str:
         fork = None if origin is None else (origin.run_id, origin.stage)
-        found, box = attempt(lambda: studio.plan(written(origin, values), by=visitor_of(request), fork=fork))
+        found, box = studio.attempt(lambda: studio.plan(written(origin, values), by=visitor_of(request), fork=fork))
         return box or markup.plan(found)
 
     def start(by: Visitor, origin: run_form.Origin | None, values: tuple[Any, ...]) -> str:
@@ -111,7 +121,7 @@ def _wire_form(studio: Studio, form: run_form.RunForm, run: gr.Dropdown) -> None
         return studio.fork(origin.run_id, stage=origin.stage, values=written(origin, values), by=by)
 
     def launch(request: gr.Request, origin: run_form.Origin | None, *values: Any) -> list[Any]:
-        run_id, box = attempt(lambda: start(visitor_of(request), origin, values))
+        run_id, box = studio.attempt(lambda: start(visitor_of(request), origin, values))
         if run_id is None:
             return [gr.skip(), *[gr.skip()] * (len(form.purpose) - 1), box]
         choices = viewmodels.run_choices(studio.runs())
@@ -133,7 +143,7 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
         if run_id is None:
             return [gr.skip()] * len(outputs)
         after = dict(before)
-        values, box = attempt(lambda: live_values(studio, run_id, chosen, after, by=visitor_of(request)))
+        values, box = studio.attempt(lambda: live_values(studio, run_id, chosen, after, by=visitor_of(request)))
         if values is None:
             return [box, *[gr.skip()] * (len(outputs) - 2), {}]
         runs = studio.runs(run_id)
@@ -149,7 +159,7 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
         def handler(
             request: gr.Request, run_id: str | None, chosen: str | None, before: dict[str, int], *values: Any
         ) -> list[Any]:
-            _, box = attempt(lambda: action(run_id or "", *values, by=visitor_of(request)))
+            _, box = studio.attempt(lambda: action(run_id or "", *values, by=visitor_of(request)))
             return [box, *refresh(request, run_id, chosen, before)[1:]]
 
         return handler
@@ -158,8 +168,10 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
     for event in (gr.Timer(studio.settings.refresh_s).tick, run.change, parts.curves.input):
         event(refresh, inputs, outputs, **quiet)
     parts.cancel_asked.wire(parts.cancel, run)
+    parts.drop_asked.wire(parts.drop, run)
     parts.go_on.extend_asked.wire(parts.go_on.extend, run)
     parts.cancel_asked.yes.click(act(studio.cancel), inputs, outputs, **quiet)
+    parts.drop_asked.yes.click(act(studio.drop_extension), inputs, outputs, **quiet)
     parts.resume.click(act(studio.resume), inputs, outputs, **quiet)
     parts.go_on.extend_asked.yes.click(act(studio.extend), [*inputs, parts.go_on.rounds], outputs, **quiet)
 
@@ -181,16 +193,20 @@ def live_values(
     def part(name: str, value: Any, show: Callable[[], Any]) -> Any:
         return show() if changed(seen, name, (run_id, value)) else gr.skip()
 
+    # Of the server's disk: whoever runs the page can mend it.
+    warnings = studio.told(markup.notices(studio.store.warnings)) if by.role == "operator" else ""
+    warned = part("warnings", warnings, lambda: warnings)
     if not run_id:
         step = text.NO_RUN_READ_ONLY if by.role == "viewer" else text.NO_RUN_STEP
         nothing = part("message", "none", lambda: markup.empty(text.NO_RUN_TITLE, step))
-        return [nothing, *[gr.skip()] * 15, part("live", False, lambda: gr.Column(visible=False))]
+        return [nothing, warned, *[gr.skip()] * (NUM_LIVE - 3), part("live", False, lambda: gr.Column(visible=False))]
     store = studio.store
     view = store.view(run_id)
     series, traffic, rows = store.metrics(run_id), store.traffic(run_id), store.evaluation(run_id)
     differences, lines = store.differences(run_id), store.events(run_id, limit=LOG_LINES)
-    may = viewmodels.actions(view.run, allowed=studio.permissions.may_change(by, run_id))
-    status, stepper = markup.status(view), markup.stepper(view.stages)
+    allowed = studio.permissions.may_change(by, run_id)
+    may = viewmodels.actions(view.run, allowed=allowed, extended=view.extension is not None)
+    status, stepper = studio.told(markup.status(view)), studio.told(markup.stepper(view.stages))
     choices = viewmodels.curve_choices(series, view.stages)
     # A stage that was chosen for the run before may have no curve here.
     followed = {} if chosen in {stage for _, stage in choices} else {"value": viewmodels.FOLLOW}
@@ -200,10 +216,12 @@ def live_values(
     dice_title = viewmodels.curves_title(text.DICE_PLOT, dice)
     return [
         part("message", "", lambda: ""),
+        warned,
         part("status", status, lambda: status),
         part("cancel", may.cancel, lambda: gr.Button(visible=may.cancel)),
         part("resume", may.resume, lambda: gr.Button(visible=may.resume)),
-        *go_on.live_values(view, part, is_shown=may.go_on),
+        part("drop", may.drop, lambda: gr.Button(visible=may.drop)),
+        *go_on.live_values(view, part, is_shown=may.go_on, may_extend=studio.permissions.may_extend(by, view.run)),
         part("stepper", stepper, lambda: stepper),
         part("curves", choices, lambda: gr.Dropdown(choices=choices, **followed)),
         part("loss", loss, lambda: plots.curves(loss, title=loss_title, empty=text.CURVES_EMPTY)),
@@ -212,6 +230,6 @@ def live_values(
         part("traffic", traffic, lambda: plots.traffic(traffic)),
         part("results", (rows, differences), lambda: markup.results_table(rows, differences)),
         part("results_plot", rows, lambda: gr.Plot(value=plots.results(rows), visible=bool(rows))),
-        part("log", lines, lambda: markup.log(lines)),
+        part("log", lines, lambda: studio.told(markup.log(lines))),
         part("live", True, lambda: gr.Column(visible=True)),
     ]

@@ -97,9 +97,13 @@ def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:
 
 
 def open_store(home: Path | None) -> RunStore:
-    """Return the runs store; the home also becomes the place where fetched weights are looked for."""
+    """Return the runs store; the home also becomes the place where fetched weights are looked for.
+
+    What the program writes from here on is for its owner alone.
+    """
     from engine.runs.store import RunStore, home_folder
 
+    os.umask(0o077)
     folder = home_folder(home)
     os.environ["DSFEDMED_HOME"] = str(folder)
     store = RunStore(folder)

@@ -177,10 +177,16 @@ def _refuse_index(path: Path, slice_index: int, geometry: Geometry) -> None:
         )
 
 
+def load_all() -> None:
+    """Import every format's library now, for a program in which nobody is to wait for it at the first file."""
+    for suffix in (*NIFTI_SUFFIXES[:1], *DICOM_SUFFIXES[:1]):
+        _format(Path(f"image{suffix}"))
+
+
 def _format(path: Path) -> type[Format]:
     suffix = file_suffix(path)
     if suffix in NIFTI_SUFFIXES or suffix in DICOM_SUFFIXES:
-        # nibabel and pydicom take longest to import: the page starts without them
+        # nibabel and pydicom take longest to import: programs start without them
         if suffix in DICOM_SUFFIXES:
             from engine.data.dicom import DicomFormat
 

@@ -254,7 +254,7 @@ def _note(run: RunRecord, extension: ExtensionRecord | None, *, home: Path) -> s
     if extension is not None and run.status in RESUMABLE:
         return (
             f"Extending the run to {extension.config.federation.rounds} rounds has stopped; the results are those of "
-            "before, whole and usable. Resume the run to go on with the extension, or drop it."
+            "before, whole and usable. Resume the run to go on with the extension, or give it up."
         )
     return None
 
