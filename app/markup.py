@@ -121,15 +121,21 @@ def results_table(rows: Sequence[EvaluationRow], differences: Sequence[ModelDiff
         return f"<h3>{text.RESULTS_HEADING}</h3><p class='quiet'>{text.RESULTS_EMPTY}</p>"
     parts = [f"<h3>{text.RESULTS_HEADING}</h3><p class='quiet'>{text.RESULTS_NOTE}</p>"]
     if tested:
-        parts.append(table(text.RESULT_COLUMNS, tested, label=text.RESULTS_HEADING))
+        parts.append(_results(text.RESULT_COLUMNS, tested, label=text.RESULTS_HEADING))
     compared = viewmodels.difference_rows(differences)
     if compared:
-        inner = table(text.DIFFERENCE_COLUMNS, compared, label=text.DIFFERENCES_HEADING)
+        inner = _results(text.DIFFERENCE_COLUMNS, compared, label=text.DIFFERENCES_HEADING)
         parts.append(f"<details><summary>{text.DIFFERENCES_HEADING}</summary>{inner}</details>")
     if validated:
-        inner = table(text.RESULT_COLUMNS, validated, label=text.RESULTS_VALIDATION)
+        inner = _results(text.RESULT_COLUMNS, validated, label=text.RESULTS_VALIDATION)
         parts.append(f"<details><summary>{text.RESULTS_VALIDATION}</summary>{inner}</details>")
     return "".join(parts)
+
+
+def _results(columns: Sequence[str], rows: Sequence[Sequence[str]], *, label: str) -> str:
+    """Return a table of results below a line with what is the same for all of them."""
+    shown, lines, words = viewmodels.said_once(columns, rows, text.SAID_ONCE)
+    return quiet(words) + table(shown, lines, label=label)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, label: str) -> str:

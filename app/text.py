@@ -199,6 +199,7 @@ RESULT_COLUMNS = (
     "Site",
     "Images",
 )
+SAID_ONCE = ("Site", "Images")
 DIFFERENCE_COLUMNS = ("Model", "Against", "Class", "Dice difference (95 % interval)", "Site", "Images")
 DIFFERENCES_HEADING = "Differences between models, on the same test images"
 ONE_PATIENT = "one patient: no interval"

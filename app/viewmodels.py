@@ -204,6 +204,16 @@ def difference_rows(rows: Sequence[ModelDifference]) -> list[list[str]]:
     ]
 
 
+def said_once(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], names: Sequence[str]
+) -> tuple[list[str], list[list[str]], str]:
+    """Return the table without those columns of ``names`` that say the same in every line, and what they say."""
+    same = [at for at, name in enumerate(columns) if name in names and len({row[at] for row in rows}) == 1]
+    left = [at for at in range(len(columns)) if at not in same]
+    words = " · ".join(f"{columns[at]}: {rows[0][at]}" for at in same)
+    return [columns[at] for at in left], [[row[at] for at in left] for row in rows], words
+
+
 def _interval(low: float | None, high: float | None, *, sign: Literal["", "+"] = "") -> str:
     """Return an interval as text; all images of one patient have none."""
     return text.ONE_PATIENT if low is None or high is None else f"{low:{sign}.3f} to {high:{sign}.3f}"

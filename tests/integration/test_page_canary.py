@@ -24,5 +24,8 @@ def test_no_event_and_no_route_reads_a_file_for_a_visitor(tmp_path: Path) -> Non
         assert (tally.faults, asked, copies) == ([], [], [])
         told, _ = visitor.segment("shipped/nuclei_cpu", visitor.upload("Jane Doe.png", bombs.honest_png()).json()[0])
         assert "ms on" in told and "Jane Doe.png" in told, "an honest upload is segmented as before"
+        assert sum(path.suffix == ".png" for path in server.made()) > 1, "the upload and its mask"
+        readable = [path for path in (server.home, *server.home.rglob("*")) if path.stat().st_mode & 0o077]
+        assert readable == [], "others on this machine can read them"
     log = (server.home / "page.log").read_text()
     assert "Jane" not in log and "Traceback" not in log, log

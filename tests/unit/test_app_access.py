@@ -6,17 +6,21 @@ import io
 import json
 import os
 import stat
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app import demo, users
+from app import demo, settings, users
 from app.access import LOCAL, PROGRAM, Hosts, Visitor, decide, is_trusted_proxy
 from app.event_checks import Refusal
+from app.main import build_app
 from app.settings import Settings, load_settings
 from app.sign_in import FREE_TRIES, SignIn
 from app.studio import Studio
+from app.tabs import train
 from engine.config import load_config, parse_config
 from engine.data.phantoms import TASKS, write_dataset
 from engine.errors import UserError
@@ -58,9 +62,9 @@ def test_an_open_address_needs_a_rule(given: dict[str, Any], code: str) -> None:
 def test_lists_come_from_the_environment_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DSFEDMED_ALLOWED_HOSTS", "a.example, *.b.example")
     monkeypatch.setenv("DSFEDMED_ALLOWED_ROOTS", "/data,/more")
-    settings = load_settings()
-    assert settings.allowed_hosts == ("a.example", "*.b.example")
-    assert settings.allowed_roots == (Path("/data"), Path("/more"))
+    found = load_settings()
+    assert found.allowed_hosts == ("a.example", "*.b.example")
+    assert found.allowed_roots == (Path("/data"), Path("/more"))
 
 
 @pytest.mark.parametrize(("given", "good", "bad"), [
@@ -144,7 +148,8 @@ def test_a_viewer_changes_nothing(tmp_path: Path, given: dict[str, Any], code: s
     acts = [
         lambda: studio.launch(smoke(), by=VIEWER), lambda: studio.plan(smoke(), by=VIEWER),
         lambda: studio.cancel(run, by=VIEWER), lambda: studio.resume(run, by=VIEWER),
-        lambda: studio.extend(run, 1, by=VIEWER), lambda: studio.fork(run, stage="generation", values={}, by=VIEWER),
+        lambda: studio.extend(run, 1, by=VIEWER), lambda: studio.drop_extension(run, by=VIEWER),
+        lambda: studio.fork(run, stage="generation", values={}, by=VIEWER),
     ]  # fmt: skip
     for act in acts:
         with pytest.raises(UserError) as caught:
@@ -170,7 +175,7 @@ def test_a_visitor_of_a_demonstration_acts_on_one_run_of_their_own(tmp_path: Pat
     with pytest.raises(UserError) as caught:
         studio.launch(smoke(), by=ANNA)
     assert caught.value.code == "app.one_run"
-    for act in (studio.cancel, studio.resume):
+    for act in (studio.cancel, studio.resume, studio.drop_extension):
         with pytest.raises(UserError) as caught:
             act(own, by=BERT)
         assert caught.value.code == "app.not_yours"
@@ -213,6 +218,51 @@ def test_a_demonstration_starts_a_preset_or_less_of_it(key: str, value: Any, all
     else:
         with pytest.raises(UserError, match=key):
             demo.check(config)
+
+
+def test_a_demonstration_offers_what_it_accepts(tmp_path: Path) -> None:
+    studio = a_studio(tmp_path, access="demo")
+    own = studio.launch(smoke(**{"federation.rounds": 1}), by=ANNA)
+    run = studio.store.get(own)
+    assert studio.permissions.may_extend(ANNA, run)
+    longest = run.config.model_copy(update={"federation": load_config("phantom_cpu_smoke").federation})
+    record = replace(run, config_json=longest.model_dump_json())
+    assert not studio.permissions.may_extend(ANNA, record) and studio.permissions.may_extend(OPERATOR, record)
+    blocks = build_app(studio).blocks.values()
+    shown = {block.elem_id for block in blocks if getattr(block, "visible", False) and block.elem_id}
+    offered = {f"field-{key.replace('.', '-')}" for key in demo.OFFERED}
+    assert {elem_id for elem_id in shown if elem_id.startswith("field-")} == offered
+    assert {elem_id for elem_id in shown if elem_id.startswith("section-")} == {
+        f"section-{name}" for name in ("run", "data", "federation", "generator", "generation", "foundation",
+                                       "distillation")
+    }  # fmt: skip
+
+
+def test_words_for_others_do_not_say_where_the_files_lie(tmp_path: Path) -> None:
+    home = tmp_path / "a & b"
+    local, others = Studio(Settings(home=home)), Studio(Settings(home=home, access="demo"))
+    error = UserError("x", what=f"The folder {home}/runs/r1 is gone.", why=f"{home} is full.", fix=f"Look at '{home}'.")
+
+    def fail() -> None:
+        raise error
+
+    told = others.attempt(fail)[1]
+    assert "The folder runs/r1 is gone." in told and "the home folder is full." in told, told
+    assert str(tmp_path) not in told and "Look at &#x27;the home folder&#x27;." in told
+    assert escape(str(home)) in local.attempt(fail)[1], "whoever sits at the machine is told the path"
+    assert others.told(f"{home}-old/x and /x{home}/y") == f"{home}-old/x and /x{home}/y", "other folders"
+    assert others.told(f"{settings.REPOSITORY}/assets/x") == "assets/x"
+
+
+def test_what_the_store_warns_of_is_for_operators(tmp_path: Path) -> None:
+    studio = a_studio(tmp_path, access="sign-in", users_file="u")
+    studio.store.warnings = (f"Others can read {studio.store.home}/x.",)
+    for by, expected in ((OPERATOR, "Others can read x."), (VIEWER, "")):
+        shown = train.live_values(studio, None, None, {}, by=by)
+        assert len(shown) == train.NUM_LIVE and expected in shown[1]
+        assert bool(shown[1]) == bool(expected)
+        run = studio.store.create_run(parse_config({})).run_id
+        assert train.live_values(studio, run, "follow", {}, by=by)[1] == shown[1]
 
 
 def test_old_runs_of_a_demonstration_go_and_others_stay(tmp_path: Path) -> None:

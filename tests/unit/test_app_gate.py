@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from httpx import Response
 from starlette.testclient import TestClient
 
-from app import server, users
+from app import pending, server, users
 from app.main import build_app
 from app.settings import Settings
 from app.studio import Studio
@@ -133,6 +134,30 @@ def test_in_a_space_the_cookie_lives_in_a_frame(tmp_path: Path) -> None:
         cookie = answer.headers["set-cookie"].lower()
         assert "samesite=none" in cookie and "secure" in cookie and "httponly" in cookie
         assert "https://huggingface.co" in answer.headers["content-security-policy"]
+
+
+def test_nobody_fills_the_queue_of_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is handled here: the page's queue has not been started, so that everything that is taken waits."""
+    monkeypatch.setattr(pending, "MAX_EACH", 3)
+    monkeypatch.setattr(pending, "MAX_ALL", 5)
+    with visiting(tmp_path, read_only=True) as anna:
+        others = [TestClient(anna.app, base_url="http://localhost:7860") for _ in range(3)]
+        for visitor in (anna, *others):
+            visitor.get("/")
+
+        def ask(visitor: TestClient, tab: str) -> Response:
+            page = anna.app.app._page  # type: ignore[attr-defined]
+            event = next(key for key, one in page.fns.items() if one.fn and not one.inputs and one.queue)
+            return visitor.post(f"{API}/queue/join", json={"session_hash": tab, "fn_index": event, "data": []})
+
+        assert [ask(anna, f"a{at}").status_code for at in range(3)] == [200] * 3
+        refused = ask(anna, "a3")
+        assert refused.status_code == 429 and "3 requests" in refused.json()["detail"]
+        assert refused.headers["retry-after"] == "5"
+        assert [ask(other, f"o{at}").status_code for at, other in enumerate(others)] == [200, 200, 429], (
+            "all together have a bound too"
+        )
+        assert "The page is busy" in ask(others[2], "o2").json()["detail"]
 
 
 def test_gradio_itself_asks_whether_a_file_was_uploaded(local: TestClient) -> None:

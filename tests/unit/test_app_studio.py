@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from html import unescape
 from pathlib import Path
 
 import pytest
+from runs_world import ROUNDS, config, work
 
-from app import text
+from app import markup, text
 from app.access import LOCAL
 from app.settings import Settings
 from app.studio import Studio
@@ -14,12 +16,14 @@ from app.tabs import samples
 from engine.config import parse_config
 from engine.data.phantoms import TASKS, write_dataset
 from engine.errors import UserError
+from engine.runs import lifecycle
 from engine.runs.records import ScoredSample
 from engine.types import SyntheticSample
 
 
 @pytest.fixture
-def studio(tmp_path: Path) -> Studio:
+def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Studio:
+    monkeypatch.setenv("DSFEDMED_MAX_RUNNING", "0")
     return Studio(Settings(home=tmp_path / "home"))
 
 
@@ -79,3 +83,28 @@ def test_a_missing_picture_leaves_the_others_in_the_gallery(studio: Studio) -> N
     sample = SyntheticSample("s/1", "s", 1, 5, "s mask 0", "real", Path("samples/i.png"), Path("samples/m.png"), 0.81)
     picture, caption = samples._tile(studio, run.run_id, ScoredSample(sample, None))
     assert picture.shape == (192, 192, 3) and caption == text.PICTURE_MISSING
+
+
+def test_folders_that_are_hidden_are_no_models(tmp_path: Path) -> None:
+    for name in ("polyp", ".polyp.new", ".Trash"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "manifest.json").write_text("{}")
+    studio = Studio(Settings(home=tmp_path / "home", models_dir=tmp_path / "models"))
+    assert [choice.key for choice in studio.models()] == ["shipped/polyp"]
+
+
+def test_an_extension_that_stopped_is_given_up(studio: Studio) -> None:
+    store = studio.store
+    run_id = store.create_run(config()).run_id
+    work(store, run_id, rounds=ROUNDS)
+    store.set_status(run_id, "finished")
+    with pytest.raises(UserError) as caught:
+        studio.drop_extension(run_id, by=LOCAL)
+    assert caught.value.code == "run.not_extended"
+    lifecycle.extend(store, run_id, rounds=ROUNDS + 2)
+    lifecycle.cancel(store, run_id)
+    view = store.view(run_id)
+    assert view.note is not None and "give it up" in view.note
+    assert view.note in unescape(markup.status(view))
+    studio.drop_extension(run_id, by=LOCAL)
+    assert (store.get(run_id).status, store.extension(run_id), store.view(run_id).note) == ("finished", None, None)

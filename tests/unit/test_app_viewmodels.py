@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,20 @@ def test_buttons_follow_the_run(
     status: str, asked: bool, read_only: bool, cancel: bool, resume: bool, go_on: bool
 ) -> None:
     run = a_run(status, cancel_requested=asked)
-    assert viewmodels.actions(run, allowed=not read_only) == viewmodels.Actions(cancel, resume, go_on)
+    assert viewmodels.actions(run, allowed=not read_only) == viewmodels.Actions(cancel, resume, go_on, drop=False)
+    extended = viewmodels.actions(run, allowed=not read_only, extended=True)
+    assert extended == viewmodels.Actions(cancel, resume, go_on, drop=go_on), "what has stopped can be given up"
+
+
+@pytest.mark.parametrize(("status", "error", "next_too"), [
+    ("running", None, False), ("cancelled", None, False), ("failed", {"what": "w", "why": "y", "fix": "f"}, True),
+])  # fmt: skip
+def test_a_runs_note_is_said_and_says_what_comes_next(status: str, error: dict | None, next_too: bool) -> None:
+    view = RunView(a_run(status, error=error), (a_stage("federated_training"),), None, note="The disk is <full>.")
+    shown = markup.status(view)
+    assert "The disk is &lt;full&gt;." in shown
+    assert (text.STATUS_NEXT[status] in shown) == next_too
+    assert text.STATUS_NEXT[status] in markup.status(replace(view, note=None))
 
 
 @pytest.mark.parametrize(
@@ -144,6 +158,15 @@ def test_the_results_table_has_its_interval_and_a_dash_for_what_was_not_measured
     assert line["Dice (95 % interval)"] == "0.800 (0.750 to 0.850)"
     assert line["HD95 (px, of n)"] == line["Missed / false"] == line["HD95 with misses"] == text.NOT_MEASURED
     assert viewmodels.result_rows([row], "validation") == []
+
+
+def test_what_is_the_same_in_every_line_is_said_once() -> None:
+    columns, rows = ("Model", "Site", "Images"), [["a", "north", "4"], ["b", "north", "5"]]
+    shown = viewmodels.said_once(columns, rows, ("Site", "Images"))
+    assert shown == (["Model", "Images"], [["a", "4"], ["b", "5"]], "Site: north")
+    assert viewmodels.said_once(columns, rows, ()) == (list(columns), rows, "")
+    html = markup.results_table([_row(), replace(_row(), model="distilled_teacher")])
+    assert html.count(f"Site: {_row().site}") == 1 and "<th scope='col'>Site" not in html
 
 
 def test_the_results_table_counts_patients_and_misses() -> None:

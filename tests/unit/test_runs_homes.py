@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from runs_world import config, finished_run, results
 
+from engine.cli.options import open_store
 from engine.errors import UserError
 from engine.runs import database, folders, lifecycle, worker
 from engine.runs.records import RunRecord
@@ -325,3 +326,12 @@ def test_a_run_that_does_not_fit_leaves_nothing(small_disk: Path) -> None:
     assert record.run_id in known
     assert {path.name for path in (store.home / "runs").iterdir()} - {folders.TRASH} == known
     store.close()
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_what_a_command_writes_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSFEDMED_HOME", "")  # the command sets it, and it is to go again
+    open_store(tmp_path / "home")
+    (tmp_path / "home" / "weights").mkdir()
+    (tmp_path / "home" / "weights" / "fetched").touch()
+    assert modes(tmp_path / "home") == {("", 0o700), ("folder", 0), ("file", 0)}
