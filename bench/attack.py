@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ CANARY = "canary-3f9c2a77-do-not-read"
 PASSWORD = "a password of the bench"
 MOST_BYTES = 2**30
 TOLD_WITHIN_S = 1.0
+FLOOD = 300
 USERS = "app.users"
 
 
@@ -250,6 +252,24 @@ def attack_quotas(server: Server, headers: dict[str, str], tally: Tally) -> None
         tally.faults.append("the name of an upload is in the log")
 
 
+def attack_queue(server: Server, visitor: Visitor, headers: dict[str, str], tally: Tally) -> None:
+    """Ask for more than is answered, and read no answer; somebody else is taken all the same."""
+    path = visitor.upload("eye.png", bombs.honest_png()).json()[0]
+    event, data = visitor.segmenting("shipped/nuclei_cpu", path)
+    with ThreadPoolExecutor(16) as pool:
+        statuses = Counter(pool.map(lambda _: visitor.join(event, data).status_code, range(FLOOD)))
+    for status, count in statuses.items():
+        for _ in range(count):
+            tally.note("events that nobody waits for", refused=status == 429)
+    if set(statuses) != {200, 429}:
+        tally.faults.append(f"a flood of events: {dict(statuses)}")
+    other = Visitor(server, headers)
+    other.read_config()
+    event, data = other.segmenting("shipped/nuclei_cpu", other.upload("eye.png", bombs.honest_png()).json()[0])
+    if "ms on" not in json.dumps(other.call(event, data)):
+        tally.faults.append("a flood of events keeps others out")
+
+
 def attack_memory(server: Server, tally: Tally) -> None:
     """Feed the page files that are small on the disk; every answer says so within a second."""
     visitor = Visitor(server)
@@ -301,6 +321,8 @@ def against(
             attack_runs(visitor, foreign, tally)
         if mode == "demo":
             attack_demo(server, foreign, tally)
+        if mode in ("read-only", "demo"):
+            attack_queue(server, visitor, headers, tally)
         if mode == "loopback":
             attack_memory(server, tally)
         tally.faults += [f"the server asked {path}" for path in asked]
