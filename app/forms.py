@@ -179,6 +179,13 @@ def _info(description: str, schema: dict[str, Any]) -> str:
     return f"{description.rstrip('.')}. {bounds}".strip(". ").strip() + ("." if description or bounds else "")
 
 
+def rebounded(field: FieldSpec, bounds: str) -> str:
+    """Return the field's information with a sentence in place of the schema's "low to high"."""
+    low, high = (0.0 if end is None else end for end in (field.minimum, field.maximum))
+    schemas = text.BOUNDS_BOTH.format(low=_plain(low), high=_plain(high))
+    return f"{field.info.removesuffix(f'{schemas}.')}{bounds}"
+
+
 def _refuse_empty_number(field: FieldSpec) -> None:
     """A number that was cleared must not become the schema's own, which is not what the form had shown."""
     if field.kind in ("integer", "number"):

@@ -337,7 +337,9 @@ DEMO_NOTE = (
     "This page is a demonstration: you can start one of the two demo presets, watch it, and segment images. Runs of "
     "visitors are deleted after {hours} hours."
 )
+DEMO_PRESET_INFO = "A complete configuration. You may change some of it below."
 DEMO_SETTINGS = "On this demonstration you may lower the counts of the preset, and choose what costs nothing."
+DEMO_LOWERED = "1 to what the preset says."
 DEMO_WHAT = "This demonstration does not start a run with these settings: {keys}."
 DEMO_WHY = "It runs on a small machine for everybody."
 DEMO_FIX = "Choose {presets} again; you may lower {keys}."

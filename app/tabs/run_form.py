@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -82,6 +82,8 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     demonstrates = studio.mode == "demo"
 
     def place(field: forms.FieldSpec) -> None:
+        if demonstrates and field.key in demo.LOWERED:
+            field = replace(field, info=forms.rebounded(field, text.DEMO_LOWERED))
         placed[field.key] = control_of(field, values.get(field.key, field.default), sites=sites)
         if demonstrates and field.key not in demo.OFFERED:
             placed[field.key].visible = False
@@ -92,7 +94,8 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     with gr.Row(elem_classes="columns"):
         with gr.Column(min_width=300) as preset_part:
             gr.HTML(f"<h3>{text.STEP_PRESET}</h3>")
-            preset = gr.Dropdown(offered, value=start, label=text.PRESET_LABEL, info=text.PRESET_INFO, elem_id="preset")
+            info = text.DEMO_PRESET_INFO if demonstrates else text.PRESET_INFO
+            preset = gr.Dropdown(offered, value=start, label=text.PRESET_LABEL, info=info, elem_id="preset")
             note = gr.HTML(markup.quiet(forms.preset_note(start)) if start else "", elem_id="preset-note")
         with gr.Column(min_width=300, elem_classes=FILLED) as data_part:
             gr.HTML(f"<h3>{text.STEP_DATA}</h3>")

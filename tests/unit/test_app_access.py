@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from app import demo, settings, users
+from app import demo, settings, text, users
 from app.access import LOCAL, PROGRAM, Hosts, Visitor, decide, is_trusted_proxy
 from app.event_checks import Refusal
 from app.main import build_app
@@ -230,6 +230,8 @@ def test_a_demonstration_offers_what_it_accepts(tmp_path: Path) -> None:
     assert not studio.permissions.may_extend(ANNA, record) and studio.permissions.may_extend(OPERATOR, record)
     blocks = build_app(studio).blocks.values()
     shown = {block.elem_id for block in blocks if getattr(block, "visible", False) and block.elem_id}
+    rounds = next(block for block in blocks if block.elem_id == "field-federation-rounds")
+    assert rounds.info.endswith(f"). {text.DEMO_LOWERED}") and "10000" not in rounds.info
     offered = {f"field-{key.replace('.', '-')}" for key in demo.OFFERED}
     assert {elem_id for elem_id in shown if elem_id.startswith("field-")} == offered
     assert {elem_id for elem_id in shown if elem_id.startswith("section-")} == {
