@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import seed_store
 from conftest import Server, Watched, serving
 from playwright.sync_api import Page, expect
 
 from engine.data.phantoms import TASKS, write_dataset
+from engine.runs import lifecycle
+from engine.runs.store import RunStore
 
 pytestmark = pytest.mark.ui
 
@@ -155,3 +158,27 @@ def test_a_read_only_page_shows_runs_but_starts_and_stops_none(
         expect(page.locator("#new-run, #launch, #resume, #cancel, #go-on").locator("visible=true")).to_have_count(0)
         page.get_by_role("tab", name="Segment").click()
         expect(page.locator("#examples img").first).to_be_visible()
+
+
+def test_an_extension_that_stopped_is_told_and_given_up_after_a_question(
+    open_page: Callable[..., Watched], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSFEDMED_MAX_RUNNING", "0")
+    run_id = seed_store.fill(tmp_path)
+    store = RunStore(tmp_path)
+    lifecycle.extend(store, run_id, rounds=store.get(run_id).config.federation.rounds + 3)
+    lifecycle.cancel(store, run_id)
+    with serving(tmp_path) as server:
+        page = open_page(server.address, width=390).page
+        expect(page.locator("#status .notice")).to_contain_text("has stopped; the results are those of before")
+        expect(page.locator("#results table").first).to_contain_text("TinySAM, mutual distillation")
+        page.locator("#drop").click()
+        expect(page.locator("#drop-no")).to_be_focused()
+        page.locator("#drop-no").click()
+        expect(page.locator("#drop-ask")).to_be_hidden()
+        assert store.extension(run_id) is not None and page.evaluate(TOO_WIDE) <= 0
+        page.locator("#drop").click()
+        page.locator("#drop-yes").click()
+        expect(page.locator("#status .badge")).to_have_text("Finished")
+        expect(page.locator("#drop, #drop-ask, #resume, #status .notice").locator("visible=true")).to_have_count(0)
+    assert store.extension(run_id) is None and store.get(run_id).status == "finished"
