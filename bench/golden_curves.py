@@ -86,7 +86,7 @@ def distillation_curve(pool: ImageSet, **changes: object) -> list[list[float]]:
     while loop.epoch < part.epochs:
         loop.begin_epoch(on_batch=lambda: None)
         losses += [list(astuple(loop.train_step(indices))) for indices in loop.batches()]
-        loop.end_epoch(on_batch=lambda: None)
+        loop.end_epoch()
     return losses
 
 

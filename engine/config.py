@@ -186,9 +186,9 @@ class DistillationConfig(Section):
     selection_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Share trained on [C: 0.5]")
     score_scaling: Literal["raw", "zscore"] = Field("raw", description="Eq. 6 terms as they are, or z-scored (ours)")
     scoring: Literal["reuse", "exact"] = Field(
-        "reuse", description="reuse: training's own forward passes refresh scores; exact: rescore the whole pool"
+        "reuse", description="Before each epoch: by both models in full (exact), or on kept SAM features (reuse, ours)"
     )
-    refresh_fraction: Fraction = Field(0.1, description="reuse: share of unselected samples rescored an epoch (ours)")
+    refresh_fraction: Fraction = Field(0.1, description="reuse: share of SAM's features renewed an epoch (ours)")
     temperature: PositiveFactor = Field(1.0, description="KL temperature [C: 1.0]")
     supervision_weight: Fraction = Field(0.9, description="w of w*BCE + (1-w)*KL, both means over classes [C: 0.9]")
     reliable_quantile: Fraction = Field(0.7, description="in_batch_quantile: reliability threshold [C: 0.7]")

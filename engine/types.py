@@ -70,7 +70,7 @@ class SampleScore:
     rank: int
     selected: bool
     fresh: bool = True
-    """Whether the models of the last epoch gave the score (or this epoch's own pass); else it is older."""
+    """Whether the score was worked out for this epoch; else it is older."""
 
 
 @dataclass(frozen=True)

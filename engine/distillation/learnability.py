@@ -31,7 +31,7 @@ class SampleTerms:
 def sample_terms(
     teacher_BKhw: Tensor, student_BKhw: Tensor, mask_BKhw: Tensor, *, pos_weight: float, temperature: float
 ) -> SampleTerms:
-    """Return L_GT and L_KL (Eq. 7) of each image from logits that training has already computed; no gradient."""
+    """Return L_GT and L_KL (Eq. 7) of each image from both models' logits; no gradient."""
     with torch.no_grad():
         l_gt = pixel_loss(teacher_BKhw.detach(), mask_BKhw, pos_weight=pos_weight)
         l_kl = symmetric_kl(teacher_BKhw.detach(), student_BKhw.detach(), temperature=temperature)
@@ -57,21 +57,15 @@ def _standardise(values: np.ndarray) -> np.ndarray:
 
 
 class ScoreTable:
-    """L_GT and L_KL of every sample of the pool, with the epoch in which each was last computed (-1: before the first).
+    """L_GT and L_KL of every sample of the pool, with the epoch that each was last computed for (-1: not yet)."""
 
-    Invariant: every sample has a finite value of both terms, because the table is made from a complete first scoring.
-    """
-
-    def __init__(self, sample_ids: Sequence[str], terms: SampleTerms) -> None:
-        if len(terms.l_gt) != len(sample_ids) or len(terms.l_kl) != len(sample_ids):
-            raise ValueError("one L_GT and one L_KL are needed for every sample of the pool")
+    def __init__(self, sample_ids: Sequence[str]) -> None:
         self.sample_ids = tuple(sample_ids)
-        self.l_gt = terms.l_gt.astype(np.float64, copy=True)
-        self.l_kl = terms.l_kl.astype(np.float64, copy=True)
+        self.l_gt, self.l_kl = np.zeros(len(sample_ids)), np.zeros(len(sample_ids))
         self.scored_epoch = np.full(len(sample_ids), -1, dtype=np.int64)
 
     def update(self, indices: np.ndarray, terms: SampleTerms, *, epoch: int) -> None:
-        """Replace the terms of the samples at ``indices`` (B,) by those computed in ``epoch``."""
+        """Replace the terms of the samples at ``indices`` (B,) by those computed for ``epoch``."""
         self.l_gt[indices] = terms.l_gt
         self.l_kl[indices] = terms.l_kl
         self.scored_epoch[indices] = epoch
@@ -95,7 +89,7 @@ class ScoreTable:
                 score=float(scores[i]),
                 rank=int(ranks[i]),
                 selected=bool(chosen[i]),
-                fresh=bool(self.scored_epoch[i] >= epoch - 1),
+                fresh=bool(self.scored_epoch[i] == epoch),
             )
             for i, sample_id in enumerate(self.sample_ids)
         ]

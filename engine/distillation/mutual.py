@@ -1,14 +1,12 @@
 """Mutual distillation of SAM and TinySAM on the synthetic pool: one step, one epoch, the whole loop (Eq. 6-8).
 
-How scoring stays cheap (``scoring = "reuse"``): the first scores come from logits that earlier stages computed anyway;
-after that every training step's own forward pass renews the scores of its samples, and only ``refresh_fraction`` of the
-samples that were not trained on, the stalest first, is scored anew. ``exact`` rescores the pool before every epoch.
-Every random choice is drawn from a stream named by epoch, so a resumed loop equals an uninterrupted one.
+The pool is scored before every epoch (``engine.distillation.scoring``); the authors' in-batch rule chooses while it
+trains, and is recorded with its training passes' terms. Every random choice is drawn from a stream named by epoch, so a
+resumed loop equals an uninterrupted one.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from typing import Any, Protocol
@@ -20,8 +18,9 @@ from torch import Tensor
 from engine.config import RunConfig
 from engine.data.transforms import mask_to_grid
 from engine.distillation.features import KeptFeatures
-from engine.distillation.learnability import SampleTerms, ScoreTable, sample_terms
+from engine.distillation.learnability import ScoreTable, sample_terms
 from engine.distillation.losses import directed_kl, feature_loss, reference_kl, symmetric_kl
+from engine.distillation.scoring import PoolScorer
 from engine.distillation.selection import select_in_batch, select_pool
 from engine.errors import UserError
 from engine.models.averaging import moved_mean
@@ -62,7 +61,7 @@ class MutualDistillation:
     teacher, student : torch.nn.Module
         SAM and TinySAM on one device, with logits on one grid of ``grid_px``.
     pool : Pool
-        The pairs; ``initial_terms`` (L_GT and L_KL of every pair, in pool order) saves the first scoring pass.
+        The pairs.
     keep_features : callable
         Asked once for SAM's features of the pool, after the configuration's parts of SAM are frozen.
     """
@@ -76,7 +75,6 @@ class MutualDistillation:
         config: RunConfig,
         grid_px: int,
         device: torch.device,
-        initial_terms: SampleTerms | None = None,
         keep_features: Callable[[torch.nn.Module], KeptFeatures | None] = lambda _: None,
     ) -> None:
         self.teacher, self.student, self.pool = teacher, student, pool
@@ -99,35 +97,15 @@ class MutualDistillation:
         self.reports: list[LossReport] = []
         self.selected: np.ndarray | None = None
         self.picked: list[int] = []
-        self.table: ScoreTable | None = None
-        if initial_terms is not None:
-            self.table = ScoreTable(pool.names, initial_terms)
-
-    # -- scoring -----------------------------------------------------------------------------------------------------
-
-    def score(self, indices: np.ndarray, *, on_batch: Callable[[], None]) -> SampleTerms:
-        """Return Eq. 7 for the samples at ``indices``, both models in eval mode, without augmentation or gradient."""
-        self.teacher.eval()
-        self.student.eval()
-        parts = []
-        with torch.no_grad():
-            for start in range(0, len(indices), self.config.batch_size * 2):
-                on_batch()
-                chosen = indices[start : start + self.config.batch_size * 2]
-                image, mask = self._batch(chosen, rng=None)
-                with autocast(self.device, self.run_config.precision):
-                    teacher_logits = self.teacher.decode(self._teacher_features(chosen, image))
-                    student_logits = self.student(image)
-                parts.append(self._terms(teacher_logits, student_logits, mask))
-        return SampleTerms(np.concatenate([p.l_gt for p in parts]), np.concatenate([p.l_kl for p in parts]))
-
-    def _terms(self, teacher_logits: Tensor, student_logits: Tensor, mask: Tensor) -> SampleTerms:
-        return sample_terms(
-            teacher_logits,
-            student_logits,
-            mask,
-            pos_weight=self.run_config.pos_weight,
-            temperature=self.config.temperature,
+        self.table = ScoreTable(pool.names)
+        self.scorer = PoolScorer(
+            teacher=teacher,
+            student=student,
+            pool=pool,
+            config=config,
+            grid_px=grid_px,
+            device=device,
+            fixed_features=self.teacher_features,
         )
 
     # -- one epoch ---------------------------------------------------------------------------------------------------
@@ -135,13 +113,13 @@ class MutualDistillation:
     def begin_epoch(self, *, on_batch: Callable[[], None]) -> list[SampleScore]:
         """Score as configured, choose this epoch's samples, and return a record of every sample's score.
 
-        No record for the in-batch rule, which chooses while it trains: see :meth:`picked_records`.
+        Where every sample is chosen anyway, only the first epoch is scored. No record for the in-batch rule, which
+        chooses while it trains: see :meth:`picked_records`.
         """
-        everything = np.arange(len(self.pool))
-        if self.table is None:
-            self.table = ScoreTable(self.pool.names, self.score(everything, on_batch=on_batch))
-        elif self.config.scoring == "exact" and self.epoch > 0 and not self._picks_in_batch:
-            self.table.update(everything, self.score(everything, on_batch=on_batch), epoch=self.epoch)
+        chooses = not self._picks_in_batch and self.config.selection_rate < 1
+        if chooses or (not self._picks_in_batch and self.epoch == 0):
+            everything = np.arange(len(self.pool))
+            self.table.update(everything, self.scorer.score(epoch=self.epoch, on_batch=on_batch), epoch=self.epoch)
         scores = self.table.scores(weight=self.config.learnability_lambda, scaling=self.config.score_scaling)
         rng = numpy_generator(self.run_config.seed, "distillation", "selection", self.epoch)
         self.selected = select_pool(scores, config=self.config, rng=rng)
@@ -152,7 +130,7 @@ class MutualDistillation:
 
         The terms are those of the training passes that the rule chose by; selected are the samples that it picked.
         """
-        if not self._picks_in_batch or self.table is None:
+        if not self._picks_in_batch:
             return []
         scores = self.table.scores(weight=self.config.learnability_lambda, scaling=self.config.score_scaling)
         return self.table.records(scores, np.array(self.picked, dtype=np.int64), epoch=self.epoch)
@@ -169,16 +147,8 @@ class MutualDistillation:
         size = self.config.batch_size
         return [order[start : start + size] for start in range(0, len(order), size)]
 
-    def end_epoch(self, *, on_batch: Callable[[], None]) -> LossReport:
-        """Refresh the stalest of the samples that were not trained on (reuse); return the epoch's mean losses."""
-        assert self.selected is not None and self.table is not None
-        idle = np.setdiff1d(np.arange(len(self.pool)), self.selected)
-        last = self.epoch + 1 >= self.config.epochs
-        if self.config.scoring == "reuse" and len(idle) and not last:
-            count = math.ceil(self.config.refresh_fraction * len(idle))
-            stalest = idle[np.argsort(self.table.scored_epoch[idle], kind="stable")][:count]
-            if len(stalest):
-                self.table.update(stalest, self.score(stalest, on_batch=on_batch), epoch=self.epoch)
+    def end_epoch(self) -> LossReport:
+        """Move on to the next epoch and return the mean losses of the one that ends."""
         means = np.mean([astuple(report) for report in self.reports], axis=0)
         self.epoch, self.step, self.selected, self.picked, self.reports = self.epoch + 1, 0, None, [], []
         if self.config.average_decay:
@@ -216,8 +186,14 @@ class MutualDistillation:
         self._check_finite(loss, indices)
         self._update(loss)
         self.picked.extend(int(index) for index in indices[picked])
-        terms = self._terms(teacher_logits, student_logits, mask)
-        if self.table is not None:
+        if self._picks_in_batch:
+            terms = sample_terms(
+                teacher_logits,
+                student_logits,
+                mask,
+                pos_weight=self.run_config.pos_weight,
+                temperature=self.config.temperature,
+            )
             self.table.update(indices, terms, epoch=self.epoch)
         self.step += 1
         losses = (float(value.detach()) for value in (teacher_loss, student_loss, divergence))
@@ -291,7 +267,8 @@ class MutualDistillation:
             "selected": self.selected,
             "picked": list(self.picked),
             "reports": [astuple(report) for report in self.reports],
-            "table": None if self.table is None else self.table.state_dict(),
+            "table": self.table.state_dict(),
+            "scorer": self.scorer.state_dict(),
             "means": self.means,
             "teacher": self.teacher.state_dict(),
             "student": self.student.state_dict(),
@@ -303,10 +280,10 @@ class MutualDistillation:
         self.epoch, self.step, self.selected = state["epoch"], state["step"], state["selected"]
         self.picked = list(state.get("picked", ()))  # absent from checkpoints of before it was kept
         self.reports = [LossReport(*values) for values in state["reports"]]
-        if state["table"] is not None:
-            empty = np.zeros(len(self.pool))
-            self.table = ScoreTable(self.pool.names, SampleTerms(empty, empty))
+        if state["table"] is not None:  # None in checkpoints of before, and so is "scorer" absent from them
             self.table.load_state_dict(state["table"])
+        if "scorer" in state:
+            self.scorer.load_state_dict(state["scorer"])
         self.means = state["means"]
         self.teacher.load_state_dict(state["teacher"])
         self.student.load_state_dict(state["student"])

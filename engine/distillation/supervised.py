@@ -21,8 +21,6 @@ class SupervisedTraining:
     """One model, its Adam optimiser and the position in the loop; streams are named by ``stage`` and epoch.
 
     With ``features``, kept from the model's own frozen encoder, only the decoder runs.
-
-    The last epoch is not augmented: its logits are kept, so that the first learnability scores cost no extra pass.
     """
 
     def __init__(
@@ -46,7 +44,6 @@ class SupervisedTraining:
         self.optimiser = torch.optim.Adam(trainable, lr=learning_rate)
         self.epoch, self.step = 0, 0
         self.epoch_losses: list[float] = []
-        self.last_logits: torch.Tensor | None = None
 
     def batches(self) -> list[np.ndarray]:
         """Return this epoch's batches of pool indices."""
@@ -56,8 +53,7 @@ class SupervisedTraining:
     def train_step(self, indices: np.ndarray) -> float:
         """Take one optimiser step on the samples at ``indices`` (B,) and return the loss."""
         self.model.train()
-        last_epoch = self.epoch + 1 == self.epochs
-        rng = None if last_epoch else numpy_generator(self.config.seed, self.stage, "augment", self.epoch, self.step)
+        rng = numpy_generator(self.config.seed, self.stage, "augment", self.epoch, self.step)
         image, mask = self.pool.batch(indices, rng=rng)
         mask_BKhw = place_masks(mask_to_grid(mask, self.grid_px), self.device)
         with autocast(self.device, self.config.precision):
@@ -80,8 +76,6 @@ class SupervisedTraining:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
-        if last_epoch:
-            self._remember(indices, logits.detach())
         self.step += 1
         self.epoch_losses.append(float(loss.detach()))
         return self.epoch_losses[-1]
@@ -92,11 +86,6 @@ class SupervisedTraining:
         self.epoch, self.step, self.epoch_losses = self.epoch + 1, 0, []
         return mean_loss
 
-    def _remember(self, indices: np.ndarray, logits_BKhw: torch.Tensor) -> None:
-        if self.last_logits is None:
-            self.last_logits = torch.zeros((len(self.pool), *logits_BKhw.shape[1:]), dtype=torch.float16)
-        self.last_logits[torch.from_numpy(indices)] = logits_BKhw.clamp(-1e4, 1e4).to("cpu", torch.float16)
-
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state, ready for a checkpoint."""
         return {
@@ -105,12 +94,11 @@ class SupervisedTraining:
             "epoch_losses": list(self.epoch_losses),
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "last_logits": self.last_logits,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state made by :meth:`state_dict`."""
-        self.epoch, self.step, self.last_logits = state["epoch"], state["step"], state["last_logits"]
+        self.epoch, self.step = state["epoch"], state["step"]
         self.epoch_losses = list(state["epoch_losses"])
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -32,6 +32,8 @@ EVALUATION_S_PER_IMAGE = 0.01
 EXPORT_S = 2.0
 FROZEN_ENCODER_SHARE = 0.25
 """What of a training pass is left when the encoder's features come from the cache."""
+DECODER_SHARE = 0.12
+"""What of SAM's forward pass is its decoder's: measured at mini size, less at the others."""
 CHECKPOINTING_MEMORY, CHECKPOINTING_TIME = 0.35, 1.33
 MODELS_OF_METHOD = {"dsfedmed": ("student", "teacher", "teacher", "student"), "fedtinysam": ("student",)}
 
@@ -191,8 +193,10 @@ def _mutual_distillation(work: Workload) -> StagePlan:
     selected = pool if whole_pool else max(1, math.ceil(config.selection_rate * pool))
     both_train = work.train_s(work.teacher, frozen=config.freeze_teacher_encoder) + work.train_s(work.student)
     both_pass = work.pass_s(work.teacher) + work.pass_s(work.student)
-    scored = 0.0 if whole_pool else pool if config.scoring == "exact" else config.refresh_fraction * (pool - selected)
-    seconds = config.epochs * (selected * both_train + scored * both_pass) + pool * both_pass
+    renewed = 1.0 if config.scoring == "exact" else 0.0 if config.freeze_teacher_encoder else config.refresh_fraction
+    scoring = work.pass_s(work.student) + work.pass_s(work.teacher) * (renewed + (1 - renewed) * DECODER_SHARE)
+    passes = 0 if whole_pool else 1 if selected == pool else config.epochs
+    seconds = config.epochs * selected * both_train + pool * (passes * scoring + both_pass)
     memory = work.base_gib() + sum(
         work.train_gib(model, batch_size=config.batch_size) for model in (work.teacher, work.student)
     )

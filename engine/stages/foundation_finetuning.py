@@ -10,9 +10,6 @@ from engine.stages.context import RunContext
 from engine.stages.pace import Pace
 from engine.stages.synthetic_set import keep_features, load_pool
 
-TEACHER_LOGITS = "teacher_logits"
-"""Checkpoint with SAM's logits of every pair, from the last epoch's own forward passes."""
-
 
 class FoundationFinetuning:
     """Eq. 5: minimise L_sup(f_SAM(x~), m) over the synthetic set."""
@@ -46,7 +43,6 @@ class FoundationFinetuning:
         if state is not None:
             training.load_state_dict(state)
         self._train(context, training)
-        context.checkpoints.save(TEACHER_LOGITS, {"logits": training.last_logits})
         context.save_model(teacher, "finetuned_teacher")
 
     def _train(self, context: RunContext, training: SupervisedTraining) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +28,6 @@ from engine.stages.context import RunContext
 from engine.stages.synthetic_set import load_pool, write_samples
 from engine.types import RELEASED, SyntheticSample
 
-STUDENT_LOGITS = "student_logits"
-"""Checkpoint with the federated student's logits of every pair: half of what the first scores need."""
 _MASKS = "shared_masks"
 
 
@@ -169,11 +166,11 @@ def _write_pair(run_dir: Path, sample: SyntheticSample, *, image: np.ndarray, ma
 
 
 def _measure_faithfulness(context: RunContext, samples: list[SyntheticSample]) -> list[SyntheticSample]:
-    """Return the samples with the Dice of the federated student on each pair, and keep its logits for the scores."""
+    """Return the samples with the Dice of the federated student on each pair."""
     write_samples(context.run_dir, samples)
     pool = load_pool(context)
     student = context.load_model("student", "fedavg_student").eval()
-    kept, measured = [], []
+    measured = []
     for start in range(0, len(pool), 16):
         context.reporter.check_cancelled()
         indices = np.arange(start, min(start + 16, len(pool)))
@@ -183,7 +180,4 @@ def _measure_faithfulness(context: RunContext, samples: list[SyntheticSample]) -
         truth = torch.from_numpy(mask_to_grid(mask, logits.shape[-1])).bool()
         scores = dice(logits > 0, truth).mean(dim=1)
         measured += [replace(samples[i], faithfulness_dice=float(d)) for i, d in zip(indices, scores, strict=True)]
-        kept.append(logits.clamp(-1e4, 1e4).to(torch.float16))
-    state: dict[str, Any] = {"logits": torch.cat(kept)}
-    context.checkpoints.save(STUDENT_LOGITS, state)
     return measured

@@ -11,14 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.data.transforms import mask_to_grid
-from engine.distillation.learnability import SampleTerms, sample_terms
 from engine.distillation.mutual import MutualDistillation, Pool
 from engine.models.execution import autocast, place_images
 from engine.stages.context import RunContext
 from engine.stages.delivery import deliver_student
-from engine.stages.foundation_finetuning import TEACHER_LOGITS
-from engine.stages.generation import STUDENT_LOGITS
 from engine.stages.pace import Pace
 from engine.stages.synthetic_set import keep_features, load_pool, read_samples, write_samples
 from engine.types import MAX_MASK_CLASSES
@@ -44,7 +40,6 @@ class MutualDistillationStage:
             config=context.config,
             grid_px=context.grid_px,
             device=context.device,
-            initial_terms=self._initial_terms(context, pool),
             keep_features=partial(
                 keep_features, context, pool=pool, batch_size=context.config.distillation.batch_size * 2
             ),
@@ -59,27 +54,6 @@ class MutualDistillationStage:
             self._store_predictions(context, loop, pool)
         context.save_model(loop.student, "distilled_student")
         context.save_model(loop.teacher, "distilled_teacher")
-
-    def _initial_terms(self, context: RunContext, pool: Pool) -> SampleTerms | None:
-        """Return the first scores from logits that earlier stages kept; None asks the loop for a pass of its own."""
-        config = context.config
-        teacher, student = context.checkpoints.load(TEACHER_LOGITS), context.checkpoints.load(STUDENT_LOGITS)
-        if config.distillation.scoring == "exact" or teacher is None or student is None:
-            return None
-        parts = []
-        for start in range(0, len(pool), 64):
-            rows = slice(start, min(start + 64, len(pool)))
-            _, mask = pool.batch(np.arange(rows.start, rows.stop))
-            parts.append(
-                sample_terms(
-                    teacher["logits"][rows].float(),
-                    student["logits"][rows].float(),
-                    torch.from_numpy(mask_to_grid(mask, context.grid_px)),
-                    pos_weight=config.pos_weight,
-                    temperature=config.distillation.temperature,
-                )
-            )
-        return SampleTerms(np.concatenate([p.l_gt for p in parts]), np.concatenate([p.l_kl for p in parts]))
 
     def _train(self, context: RunContext, loop: MutualDistillation) -> None:
         epochs = context.config.distillation.epochs
@@ -100,7 +74,7 @@ class MutualDistillationStage:
                 done = loop.epoch * 100 + 100 * loop.step // len(batches)
                 pace.step(done, message=f"epoch {loop.epoch + 1} of {epochs}, {len(loop.selected)} samples selected")
             context.reporter.scores(loop.picked_records())
-            means = loop.end_epoch(on_batch=check)
+            means = loop.end_epoch()
             for name, value in asdict(means).items():
                 context.reporter.metric(name, value, step=loop.epoch)
         pace.save()

@@ -31,6 +31,7 @@ def config(tmp_path: Path) -> RunConfig:
         "teacher.weights": None,
         "generator.backbone": str(tmp_path / "ldm"),
         "generator.controlnet": None,
+        "data.augment": "flips_colour",
         "threads": 1,
         "device": "cpu",
     }

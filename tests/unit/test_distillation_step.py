@@ -176,7 +176,7 @@ def run_epoch(loop: MutualDistillation) -> None:
     loop.begin_epoch(on_batch=lambda: None)
     for indices in loop.batches():
         loop.train_step(indices)
-    loop.end_epoch(on_batch=lambda: None)
+    loop.end_epoch()
 
 
 @pytest.mark.parametrize(
