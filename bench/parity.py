@@ -117,23 +117,28 @@ def main() -> int:
         if chosen.authors is None or chosen.official is None:
             parser.error("--mode reference needs --authors and --official")
         return 0 if reference_parity(chosen.authors, chosen.official) else 1
+    with torch.no_grad():
+        return measure(kills=chosen.kills, preset=chosen.preset, home=chosen.home)
+
+
+def measure(*, kills: int, preset: str, home: Path | None) -> int:
+    """Measure and print every equality; return 1 where one does not hold."""
     official = differences_from_golden()
     print("TinySAM against the official one: " + ", ".join(f"{k} {v:.1e}" for k, v in official.items()), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         onnx = onnx_differences(Path(folder))
         print("ONNX against torch: " + ", ".join(f"{k} {v:.1e}" for k, v in onnx.items()), flush=True)
-        store = RunStore(chosen.home or Path(folder) / "home")
-        config = load_config(chosen.preset)
+        store = RunStore(home or Path(folder) / "home")
+        config = load_config(preset)
         whole, _ = run_to_end(store, config, kills=0)
-        resumed, killed = run_to_end(store, config, kills=chosen.kills)
+        resumed, killed = run_to_end(store, config, kills=kills)
         difference, count = largest_difference(store.run_dir(whole), store.run_dir(resumed))
         store.close()
     print(f"resumed after {killed} SIGKILLs against undisturbed: {difference:g} over {count} files")
-    holds = max(official.values()) <= 1e-5 and max(onnx.values()) <= 1e-4 and difference == 0 and killed == chosen.kills
+    holds = max(official.values()) <= 1e-5 and max(onnx.values()) <= 1e-4 and difference == 0 and killed == kills
     print("all hold" if holds else "NOT ALL HOLD")
     return 0 if holds else 1
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     raise SystemExit(main())

@@ -43,15 +43,21 @@ LIGHT = "tests.integration.lifecycle_stages:METHODS"
 ELSEWHERE = {
     "docker": "needs a container engine; what it runs in the container is executed here",
     "python -m bench.tinysam_parity --official": "needs a clone of the official code",
+    "python -m app.users": "asks for a password; its options are given one in the test below",
+    "python -m tests.unit.test_federation_golden": "writes the curve anew that its own tests hold",
     "python -m engine weights fetch": "needs a network; parsed here, and fetched locally in test_models_downloads",
 }
 SMALL_BENCHES = {
+    "bench.attack": "",
     "bench.federation_overhead": "--megabytes 1 --rounds 1",
     "bench.gain": "--tasks phantom_fundus --seeds 1 --folder cells "
     + " ".join(f"--set {text}" for text in (*SMALL, "federation.patience=1")),
+    "bench.golden_curves": "",
     "bench.model_speed": "--threads 1 --batch 1 --repeats 1",
     "bench.paper_scale": "--stages evaluation",
     "bench.parity": "--kills 1",
+    "bench.readers": "",
+    "bench.scoring": "--tasks phantom_nuclei --folder scores --images 4 --epochs 2",
     "bench.tinysam_parity": "",
     "bench.unet": "--presets phantom_cpu_demo --seeds 1,2 --folder cells --set evaluation.mask_px=32 "
     + " ".join(f"--set {text}" for text in SMALL),
@@ -114,7 +120,14 @@ def small() -> list[str]:
 
 
 def test_every_command_has_a_test() -> None:
-    known = ("make", "docker", "python -m app.main", *(f"python -m {name}" for name in SMALL_BENCHES), *ENGINE)
+    known = (
+        "make",
+        "docker",
+        "python -m app.main",
+        *ELSEWHERE,
+        *(f"python -m {name}" for name in SMALL_BENCHES),
+        *ENGINE,
+    )
     assert [command for command in COMMANDS if not command.startswith(known)] == []
     tested = {*SAID, *TRIED, *GOING_ON, *PRETRAINED}
     left = [c for c in ENGINE if c not in tested and not c.startswith(tuple(ELSEWHERE))]
@@ -287,10 +300,13 @@ def test_make_knows_its_target(command: str) -> None:
     assert ("-m app.main --demo" in steps) == (command == "make demo")
     tested = re.search(r"-m pytest .*", steps)
     assert bool(tested) == ("test" in command)
-    assert not tested or (' -m "not slow" ' in tested[0]) == (command == "make test")
+    quick = command.split()[1] == "test"
+    assert not tested or (' -m "not slow" ' in tested[0]) == quick
 
 
-def test_make_demo_serves_the_page_and_starts_the_demo_run(world: World, tmp_path: Path) -> None:
+def test_make_demo_serves_the_page_and_starts_the_demo_run(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -309,13 +325,23 @@ def test_make_demo_serves_the_page_and_starts_the_demo_run(world: World, tmp_pat
     finally:
         page.terminate()
         page.wait(timeout=WAIT_S)
+    monkeypatch.setenv("DSFEDMED_HOME", str(tmp_path))  # a command sets it to its own home, for good
     assert main(["cancel", "last", "--force", "--home", str(tmp_path)]) == 0
 
 
 def test_what_docker_runs_is_executed_here() -> None:
     for command in (c for c in COMMANDS if c.startswith("docker run")):
         _, module, rest = command.partition(" python -m ")
-        assert not module or f"python -m {rest}" in COMMANDS
+        assert not module or f"python -m {rest}" in COMMANDS or rest.startswith("app.users ")
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "python -m app.users " in c])
+def test_the_command_that_keeps_the_users_file(command: str, tmp_path: Path) -> None:
+    words = shlex.split(command.partition("python -m ")[2])[2:]
+    run = [sys.executable, "-m", "app.users", str(tmp_path / "users.json")]
+    subprocess.run([*run, *words, "--password-stdin"], input="a password of nobody", text=True, check=True, cwd=ROOT)
+    told = subprocess.run([*run, "list"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert told == "NAME\toperator\n"
 
 
 def test_the_commands_of_a_card_in_a_folder_of_its_own(world: World, finished: World, tmp_path: Path) -> None:
