@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import imagecodecs
@@ -29,10 +30,13 @@ COMPRESSIONS = ("none", "lzw", "zlib", "packbits", "zstd", "lzma")
 def compare() -> list[Outcome]:
     """Return what came of every file: a value, or a refusal by its right name."""
     shipped = sorted(path for path in Path(skimage.__file__).parent.rglob("*") if is_supported(path))
-    outcomes = [_against(path, list(_independent(path))) for path in shipped]
     with tempfile.TemporaryDirectory() as folder:
-        outcomes += [_against(path, list(_libtiff(path))) for path in _matrix(Path(folder))]
-    return outcomes + (_shared_cases() if CASES.is_dir() else [])
+        groups = {
+            "scikit-image": [_against(path, list(_independent(path))) for path in shipped],
+            "libtiff": [_against(path, list(_libtiff(path))) for path in _matrix(Path(folder))],
+            "cases": _shared_cases() if CASES.is_dir() else [],
+        }
+    return [replace(one, file=f"{group}/{one.file}") for group, outcomes in groups.items() for one in outcomes]
 
 
 def _against(path: Path, slices: list[np.ndarray]) -> Outcome:
