@@ -6,9 +6,10 @@ Each task is the preset of ``bench.gain`` at a small size. Its federated student
 fine-tuned SAM are made once. Then both models are distilled with ``scoring = "reuse"``; before every choice the pool is
 also scored exactly, by the same models, and the two are compared: Spearman's rank correlation of the scores, and the
 share of the chosen set that exact scores would have chosen too. ``older`` compares exact scores with the exact ones of
-the epoch before. Times are CPU seconds of this process, which other work does not lengthen: scoring and training an
-epoch, and distillation in proportion to distilling on every sample without scores. What is finished is kept in the
-folder: a second call goes on with the next task, or prints.
+the choice before; ``held`` compares, in epochs that go on with the last choice, its scores with exact ones. Times are
+CPU seconds of this process, which other work does not lengthen: scoring and training, and distillation in proportion
+to distilling on every sample without scores. What is finished is kept in the folder: a second call goes on with the
+next task, or prints.
 """
 
 from __future__ import annotations
@@ -126,8 +127,10 @@ def measure(loop: MutualDistillation) -> list[dict[str, float]]:
         trained = time.process_time()
         correlation, overlap = compare(np.array([record.score for record in records]), exact, rate=rate)
         older = (1.0, 1.0) if before is None else compare(before, exact, rate=rate)
+        is_choice = loop.epoch % loop.config.scoring_interval == 0
         rows.append(
             {
+                "is_choice": float(is_choice),
                 "correlation": correlation,
                 "overlap": overlap,
                 "older_correlation": older[0],
@@ -137,7 +140,7 @@ def measure(loop: MutualDistillation) -> list[dict[str, float]]:
                 "train_s": trained - scored,
             }
         )
-        before = exact
+        before = exact if is_choice else before
         loop.end_epoch()
         print(f"  epoch {loop.epoch}: correlation {correlation:.3f}, overlap {overlap:.2f}", flush=True)
     return rows
@@ -145,12 +148,19 @@ def measure(loop: MutualDistillation) -> list[dict[str, float]]:
 
 def summary(name: str, rows: list[dict[str, float]], *, num_samples: int, rate: float) -> str:
     """Return the lines for one task; the first epoch, exact in both, is left out of the agreement."""
-    later = {key: np.array([row[key] for row in rows[1:]]) for key in rows[0]}
-    total = {key: sum(row[key] for row in rows) for key in ("exact_s", "reuse_s", "train_s")}
+    choices = [row for row in rows[1:] if row["is_choice"]]
+    held = [row for row in rows[1:] if not row["is_choice"]]
+    total = {key: sum(row[key] for row in rows) for key in ("reuse_s", "train_s")}
+    total["exact_s"] = sum(row["exact_s"] for row in rows if row["is_choice"])
     everything = total["train_s"] * num_samples / num_selected(num_samples, rate)
     lines = [f"{name}: {num_samples} samples, {len(rows)} epochs; mean (least) over the epochs after the first"]
-    for label, prefix in (("reuse against exact", ""), ("older against exact", "older_")):
-        correlation, overlap = later[f"{prefix}correlation"], later[f"{prefix}overlap"]
+    parts = (("reuse against exact", "", choices), ("older against exact", "older_", choices), ("held", "", held))
+    for label, prefix, chosen in parts:
+        if not chosen:
+            continue
+        correlation, overlap = (
+            np.array([row[f"{prefix}{key}"] for row in chosen]) for key in ("correlation", "overlap")
+        )
         lines.append(
             f"  {label}: rank correlation {correlation.mean():.3f} ({correlation.min():.3f}), "
             f"same choice {overlap.mean():.2f} ({overlap.min():.2f})"

@@ -188,7 +188,8 @@ class DistillationConfig(Section):
     scoring: Literal["reuse", "exact"] = Field(
         "reuse", description="Before each epoch: by both models in full (exact), or on kept SAM features (reuse, ours)"
     )
-    refresh_fraction: Fraction = Field(0.1, description="reuse: share of SAM's features renewed an epoch (ours)")
+    refresh_fraction: Fraction = Field(0.1, description="reuse: share of SAM's features renewed at a choice (ours)")
+    scoring_interval: Epochs = Field(1, description="Epochs that train on one choice of the pool (ours)")
     temperature: PositiveFactor = Field(1.0, description="KL temperature [C: 1.0]")
     supervision_weight: Fraction = Field(0.9, description="w of w*BCE + (1-w)*KL, both means over classes [C: 0.9]")
     reliable_quantile: Fraction = Field(0.7, description="in_batch_quantile: reliability threshold [C: 0.7]")

@@ -1,6 +1,6 @@
 """Mutual distillation of SAM and TinySAM on the synthetic pool: one step, one epoch, the whole loop (Eq. 6-8).
 
-The pool is scored before every epoch (``engine.distillation.scoring``); the authors' in-batch rule chooses while it
+The pool is scored before every choice (``engine.distillation.scoring``); the authors' in-batch rule chooses while it
 trains, and is recorded with its training passes' terms. Every random choice is drawn from a stream named by epoch, so a
 resumed loop equals an uninterrupted one.
 """
@@ -113,11 +113,11 @@ class MutualDistillation:
     def begin_epoch(self, *, on_batch: Callable[[], None]) -> list[SampleScore]:
         """Score as configured, choose this epoch's samples, and return a record of every sample's score.
 
-        Where every sample is chosen anyway, only the first epoch is scored. No record for the in-batch rule, which
-        chooses while it trains: see :meth:`picked_records`.
+        The epochs between two scorings choose by the last one; where every sample is chosen anyway there is but one. No
+        record for the in-batch rule, which chooses while it trains: see :meth:`picked_records`.
         """
-        chooses = not self._picks_in_batch and self.config.selection_rate < 1
-        if chooses or (not self._picks_in_batch and self.epoch == 0):
+        is_due = self.config.selection_rate < 1 and self.epoch % self.config.scoring_interval == 0
+        if not self._picks_in_batch and (is_due or (self.table.scored_epoch < 0).any()):
             everything = np.arange(len(self.pool))
             self.table.update(everything, self.scorer.score(epoch=self.epoch, on_batch=on_batch), epoch=self.epoch)
         scores = self.table.scores(weight=self.config.learnability_lambda, scaling=self.config.score_scaling)

@@ -4,7 +4,7 @@
 are kept, ``refresh_fraction`` of them are renewed before each choice, oldest first, and both decoders and all of
 TinySAM run on every sample. Older scores are of no use: on phantoms, exact scores of two epochs in a row rank the pool
 alike by 0.6 only (Spearman), for what was trained on is disputed less afterwards. SAM's features change slowly: with
-15 % of them renewed an epoch the ranks agree by more than 0.9 (``python -m bench.scoring``).
+15 % of them renewed each time the ranks agree by more than 0.9 (``python -m bench.scoring``).
 """
 
 from __future__ import annotations

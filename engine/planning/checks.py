@@ -122,7 +122,7 @@ def _distillation_warnings(config: RunConfig) -> list[str]:
     part, default = config.distillation, RunConfig().distillation
     found = []
     if part.selector == "in_batch_quantile":
-        for key in ("learnability_lambda", "score_scaling", "scoring", "refresh_fraction"):
+        for key in ("learnability_lambda", "score_scaling", "scoring", "refresh_fraction", "scoring_interval"):
             if getattr(part, key) != getattr(default, key):
                 found.append(f"distillation.{key} changes no training: the selector is 'in_batch_quantile'.")
     else:

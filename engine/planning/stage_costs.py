@@ -195,7 +195,7 @@ def _mutual_distillation(work: Workload) -> StagePlan:
     both_pass = work.pass_s(work.teacher) + work.pass_s(work.student)
     renewed = 1.0 if config.scoring == "exact" else 0.0 if config.freeze_teacher_encoder else config.refresh_fraction
     scoring = work.pass_s(work.student) + work.pass_s(work.teacher) * (renewed + (1 - renewed) * DECODER_SHARE)
-    passes = 0 if whole_pool else 1 if selected == pool else config.epochs
+    passes = 0 if whole_pool else 1 if selected == pool else math.ceil(config.epochs / config.scoring_interval)
     seconds = config.epochs * selected * both_train + pool * (passes * scoring + both_pass)
     memory = work.base_gib() + sum(
         work.train_gib(model, batch_size=config.batch_size) for model in (work.teacher, work.student)

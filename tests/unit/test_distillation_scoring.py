@@ -141,6 +141,21 @@ def test_where_everything_is_chosen_only_the_first_epoch_is_scored():
     assert loop.selected.tolist() == list(range(8))
 
 
+def test_epochs_between_two_scorings_train_on_the_last_choice():
+    part = DistillationConfig(batch_size=4, epochs=4, scoring_interval=2, student_learning_rate=3e-3)
+    loop = make_loop(RunConfig(precision="fp32", distillation=part))
+    chosen, scores, fresh = [], [], []
+    for _ in range(4):
+        records = loop.begin_epoch(on_batch=no_check)
+        chosen.append(loop.selected.tolist())
+        scores.append([r.score for r in records])
+        fresh.append({r.fresh for r in records})
+        train_epoch(loop)
+    assert scores[0] == scores[1] != scores[2] == scores[3]
+    assert chosen[0] == chosen[1] and chosen[2] == chosen[3]
+    assert fresh == [{True}, {False}, {True}, {False}]
+
+
 def test_a_resumed_loop_has_the_features_of_encoders_that_are_no_more():
     part = DistillationConfig(batch_size=4, epochs=4, refresh_fraction=0.25, teacher_learning_rate=3e-3)
     config = RunConfig(precision="fp32", distillation=part)
