@@ -16,6 +16,7 @@ from engine.distillation.mutual import MutualDistillation
 from engine.distillation.selection import select_in_batch, select_pool, select_sampled, select_top_k
 from engine.distillation.supervised import SupervisedTraining
 from engine.errors import UserError
+from engine.models.averaging import moved_mean
 from engine.models.registry import build_model
 from engine.seeding import numpy_generator, torch_generator
 
@@ -361,6 +362,16 @@ def test_features_are_kept_only_where_they_cannot_change():
     assert may_keep_features(model, augment="none", **ask)
     assert not may_keep_features(model, augment="flips", **ask)
     assert not may_keep_features(model, augment="none", num_images=10**9, image_px=64), "beyond the memory's budget"
+
+
+def test_a_moving_mean_is_plain_at_first_and_then_forgets():
+    """0, 6, 12, 18 have the mean 9; with d = 0.75 the fifth value, 1, moves it by a quarter: 9 + (1 - 9) / 4 = 7."""
+    mean, steps = None, torch.tensor(3)
+    for count, value in enumerate((0.0, 6.0, 12.0, 18.0, 1.0), start=1):
+        current = {"weight": torch.tensor([value]), "batches": steps + count}
+        mean = moved_mean(mean, current, decay=0.75, count=count)
+    assert mean["weight"].item() == pytest.approx(7.0)
+    assert mean["batches"].item() == 8, "integers are the last ones"
 
 
 def test_the_moving_mean_is_kept_and_resumes():
