@@ -45,7 +45,12 @@ def fill(home: Path, *, status: str = "finished", until: str = "export") -> str:
             store.set_stage_status(run_id, stage, "finished")
         else:
             store.update_stage(run_id, stage, step=55, total=100, eta_s=75.0, message="round 11 of 20, " + SITES[0])
-    error = {"what": "The loss is not a number at step 12, site " + SITES[0] + ".", "why": "w", "fix": "f"}
+    error = {
+        "code": "training.nan",
+        "what": "The loss is not a number at step 12, site " + SITES[0] + ".",
+        "why": "w",
+        "fix": "f",
+    }
     store.set_status(run_id, status, error=error if status == "failed" else None)
     store.close()
     return run_id

@@ -186,7 +186,7 @@ def test_a_finished_run_is_forked_with_another_setting_and_extended(
     expect(page.locator("#status code")).to_have_text(finished_run)
     page.locator("#go-on button.label-wrap").click()
     page.locator("#extend").click()
-    expect(page.locator("#extend-ask")).to_contain_text("stay until the new ones are there")
+    expect(page.locator("#extend-ask")).to_contain_text("until all new ones are there")
     page.locator("#extend-yes").click()
     expect(page.locator("#status .badge")).to_have_text("Running", timeout=RUN_MS)
     expect(page.locator("#go-on")).to_be_hidden()
