@@ -122,15 +122,21 @@ def _mutants_of(file: Path) -> Iterator[Mutant]:
 
 
 def tests_of(mutant: Mutant, seen: dict) -> list[str]:
-    """Return the tests that pass through the mutant's line (for a module's constant: its file), fastest first."""
+    """Return the tests that pass through the mutant's line (for a module's constant: its file), fastest first.
+
+    The other tests of their files come last: what a fixture of the whole file computes counts for its first test only.
+    """
     lines = seen["lines"].get(mutant.path, {})
-    tests = set(lines.get(str(mutant.line), ())) or {test for passing in lines.values() for test in passing}
+    passing = set(lines.get(str(mutant.line), ())) or {test for tests in lines.values() for test in tests}
+    files = {test.partition("::")[0] for test in passing}
+    others = {test for test in seen["seconds"] if test.partition("::")[0] in files} - passing
     kept, filled = [], 0.0
-    for test in sorted(tests, key=lambda name: seen["seconds"].get(name, math.inf)):
-        filled += seen["seconds"].get(test, 0.0)
-        if kept and filled > TEST_BUDGET_S:
-            break
-        kept.append(test)
+    for group in (passing, others):
+        for test in sorted(group, key=lambda name: seen["seconds"].get(name, math.inf)):
+            filled += seen["seconds"].get(test, 0.0)
+            if kept and filled > TEST_BUDGET_S:
+                return kept
+            kept.append(test)
     return kept
 
 

@@ -64,12 +64,6 @@ KNOWN: tuple[KnownError, ...] = (
         "self.student.eval()",
     ),
     KnownError(
-        "SAM distils in eval mode",
-        "engine/distillation/mutual.py",
-        "self.teacher.train(learns_statistics)",
-        "self.teacher.eval()",
-    ),
-    KnownError(
         "the reference mode trains in train mode",
         "engine/distillation/mutual.py",
         'learns_statistics = self.config.mode == "paper"',
