@@ -8,6 +8,8 @@ import gradio as gr
 
 from app import markup
 
+SHOW = "() => ({__type__: 'update', visible: true})"
+HIDE = "() => ({__type__: 'update', visible: false})"
 FOCUS = "() => setTimeout(() => document.querySelector('#{id}-no')?.focus(), 60)"
 FOCUS_BACK = "() => setTimeout(() => document.querySelector('#{id}')?.focus(), 60)"
 
@@ -22,11 +24,15 @@ class Question:
     elem_id: str
 
     def wire(self, asked_by: gr.Button, run: gr.Dropdown) -> None:
-        """Show the question for ``asked_by``; hide it after either answer, and where another run is chosen."""
-        quiet = {"api_visibility": "private", "show_progress": "hidden"}
-        asked_by.click(lambda: gr.Column(visible=True), None, self.box, **quiet).then(js=FOCUS.format(id=self.elem_id))
+        """Show the question for ``asked_by``; hide it after either answer, and where another run is chosen.
+
+        All in the browser, at once: a server's answer to the run's choice could come after the click, and hide what the
+        click had shown.
+        """
+        quiet = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+        asked_by.click(None, None, self.box, js=SHOW, **quiet).then(js=FOCUS.format(id=self.elem_id))
         for event in (self.yes.click, self.no.click, run.change):
-            event(lambda: gr.Column(visible=False), None, self.box, **quiet)
+            event(None, None, self.box, js=HIDE, **quiet)
         self.no.click(js=FOCUS_BACK.format(id=self.elem_id))
 
 
