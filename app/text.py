@@ -173,12 +173,15 @@ LOG_EMPTY = "Nothing logged yet."
 MEAN_OF_SITES = "mean of the sites"
 MOVES = {"up": "sent", "down": "received"}
 DIRECTION = {"up": "to the server", "down": "from the server"}
+TO_MEASURE = "{size} of it only to measure models"
 KINDS = {
     "student": "student weights",
     "generator": "generator weights",
     "masks": "masks",
     "distilled": "distilled student",
     "statistics": "statistics",
+    "evaluated": "models to be measured",
+    "figures": "figures of images",
     "metrics": "numbers",
 }
 MODELS = {

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Choices = list[tuple[str, str]]
 FOLLOW = "follow"
+MEASURING = ("evaluated", "figures")
+"""Kinds of traffic that fill the results table: no method needs them."""
 NO_RUN = ""
 """Value of the run picker where the store holds no run; None is a picker that has not been filled yet."""
 
@@ -165,6 +167,9 @@ def traffic_summary(totals: Sequence[TrafficTotal]) -> str:
         payload_bytes = sum(total.payload_bytes for total in totals if total.direction == direction)
         if payload_bytes:
             parts.append(f"{megabytes(payload_bytes)} {words}")
+    measuring = sum(total.payload_bytes for total in totals if total.kind in MEASURING)
+    if measuring:
+        parts.append(text.TO_MEASURE.format(size=megabytes(measuring)))
     return " · ".join(parts)
 
 

@@ -13,8 +13,8 @@ from time import perf_counter
 
 import numpy as np
 
+from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.client_app import build_client_app
-from engine.federation.grid import InProcessGrid
 from engine.federation.rounds import RoundResult, run_rounds
 from engine.federation.tasks import SiteReply, SiteRequest
 from engine.seeding import numpy_generator

@@ -69,7 +69,8 @@ FIGURES = ("fedavg", "continued", "dsfedmed", "bound", "all_samples", "finetuned
 
 def real_pool(context: RunContext) -> ImageSet:
     """Return all source sites' real training images as one pool: the bound, never a deployment."""
-    return pool_sets([site.train for site in context.federation.sites.values()])
+    federation = load_federation(context.config.data, seed=context.config.seed)
+    return pool_sets([site.train for site in federation.sites.values()])
 
 
 def converged_config(

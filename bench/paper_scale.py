@@ -27,15 +27,16 @@ from engine.distillation.mutual import MutualDistillation
 from engine.distillation.supervised import SupervisedTraining
 from engine.evaluation.segmentation import evaluate_model
 from engine.federation.aggregation import federated_average
-from engine.federation.local_training import Objective, Placement, train_site
-from engine.federation.student_task import model_arrays
 from engine.federation.tasks import SiteReply
 from engine.generation.backbone import build_backbone, freeze
 from engine.generation.controlnet import ControlNetTraining, new_controlnet
 from engine.generation.sampling import generate
-from engine.models.execution import place_model, resolve_device
+from engine.models.arrays import model_arrays
+from engine.models.execution import Placement, place_model, resolve_device
+from engine.models.objective import Objective
 from engine.models.registry import build_model
 from engine.seeding import numpy_generator
+from engine.site.local_training import train_site
 
 SITES = ("a", "b")
 SAMPLER_STEPS = 2

@@ -36,6 +36,8 @@ RUN_RECORDS = tuple(
     )
 )
 METHOD_PARTS = ("engine.federation", "engine.generation", "engine.distillation", "engine.evaluation")
+BORDER = ("engine.federation.tasks", "engine.federation.payload", "engine.federation.descriptions")
+"""What both sides of a site's border know."""
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     # importer: what it may import of ours, besides itself and its own subpackages
@@ -48,10 +50,31 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.models": BASE,
     **{part: (*BASE, "engine.models", "engine.data") for part in METHOD_PARTS},
     "engine.evaluation.tables": ("engine.types",),
+    "engine.federation.backends.local": (
+        *BASE,
+        "engine.federation",
+        "engine.data",
+        "engine.site",
+        "engine.runs.checkpoint",
+    ),
+    "engine.federation.connect": (*BASE, "engine.federation", "engine.data", "engine.site", "engine.runs.checkpoint"),
+    "engine.site": (
+        *BASE,
+        *BORDER,
+        "engine.data",
+        "engine.models",
+        "engine.generation",
+        "engine.distillation",
+        "engine.evaluation",
+        "engine.runs.checkpoint",
+        "engine.runs.pace",
+    ),
     "engine.pretraining": (*BASE, "engine.generation", "engine.models", "engine.data", "engine.runs.checkpoint"),
     "engine.planning": (
         *BASE,
         "engine.data",
+        "engine.federation.connect",
+        "engine.federation.descriptions",
         "engine.models.assets",
         "engine.runs.identity",
         "engine.runs.report",
@@ -63,6 +86,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.models",
         "engine.data",
         "engine.runs.checkpoint",
+        "engine.runs.pace",
         "export.onnx_export",
         "export.parity",
         "export.package",

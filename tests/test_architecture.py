@@ -47,6 +47,25 @@ def test_only_the_federation_speaks_flower() -> None:
     assert rules.find_foreign([*SOURCES, *BENCH], package="flwr", only_in=("engine.federation",)) == []
 
 
+SERVER_SIDE = ("engine.stages", "engine.methods", "engine.distillation", "engine.planning", "engine.runs")
+OPENS_IMAGES = (
+    "engine.site",
+    *(f"engine.data.{name}" for name in ("datasets", "folders", "first_read", "readers", "validation")),
+)
+BORDER_CROSSINGS = ("engine.federation.connect", "engine.federation.backends.local")
+"""Where sites that lie on this machine are opened, as programs of their own; a deployed federation does without."""
+
+
+@pytest.mark.parametrize("opener", OPENS_IMAGES)
+def test_the_server_opens_no_image_of_a_site(opener: str) -> None:
+    """The promise that images stay: a stage has no way to them but to ask a site."""
+    server = [m for m in SOURCES if any(rules.starts_with(m.name, name) for name in SERVER_SIDE)]
+    federation = [m for m in SOURCES if rules.starts_with(m.name, "engine.federation")]
+    asked = [m for m in federation if m.name not in BORDER_CROSSINGS]
+    assert len(server) > 30 and len(asked) > 8
+    assert rules.find_foreign([*server, *asked], package=opener, only_in=()) == []
+
+
 @pytest.mark.parametrize("prefix", ["app", "tests"])
 def test_nothing_imports_the_page_or_the_tests(prefix: str) -> None:
     assert rules.find_imports_of([*SOURCES, *BENCH], prefix=prefix) == []

@@ -8,7 +8,7 @@ from typing import Literal
 
 from engine.config import DataConfig
 from engine.data.folders import held_out_site, participants, read_folders, read_test_set, refuse_unknown_held_out
-from engine.data.imagesets import ImageSet, PixelCache, pool_sets
+from engine.data.imagesets import CACHE_BYTES, ImageSet, PixelCache, pool_sets
 from engine.data.partition import partition_preview, split_by_group
 from engine.data.phantoms import TASKS
 from engine.data.phantoms.registry import MAX_PX, recipe_for
@@ -19,9 +19,6 @@ from engine.data.sources import Item, PhantomItem
 from engine.data.transforms import mask_to_grid, normalise_image
 from engine.errors import UserError
 from engine.seeding import numpy_generator
-
-CACHE_BYTES = 1 << 30
-"""Memory that decoded images may take; 1 GiB holds 4,000 colour images at 256 pixels, 300 at 1024."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from engine.data.transforms import (
     to_levels,
 )
 
+CACHE_BYTES = 1 << 30
+"""Memory that decoded images may take; 1 GiB holds 4,000 colour images at 256 pixels, 300 at 1024."""
 LEVELS = np.arange(256, dtype=np.uint8)
 
 

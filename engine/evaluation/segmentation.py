@@ -54,19 +54,50 @@ def evaluate_model(
     precision: Precision = "auto",
     check_cancelled: Callable[[], None] = lambda: None,
 ) -> tuple[list[EvaluationRow], list[dict[str, Any]]]:
-    """Return one row a class (and their mean, if there are several), and one record an image and class.
+    """Return one row a class (and their mean, if there are several), and what :func:`measure_images` gives.
+
+    ``seed`` is that of the intervals, which resample ``image_set.groups`` (patients). Other arguments and errors as
+    there.
+    """
+    images = measure_images(
+        model,
+        image_set,
+        classes=classes,
+        model_name=model_name,
+        site=site,
+        split=split,
+        config=config,
+        device=device,
+        precision=precision,
+        check_cancelled=check_cancelled,
+    )
+    return summarise(images, split=split, config=config, seed=seed), images
+
+
+def measure_images(
+    model: nn.Module,
+    image_set: Images,
+    *,
+    classes: Sequence[str],
+    model_name: str,
+    site: str,
+    split: Literal["validation", "test"],
+    config: EvaluationConfig,
+    device: torch.device,
+    precision: Precision = "auto",
+    check_cancelled: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Return one record an image and class (and one of their mean, if there are several).
 
     The model is moved to ``device``, evaluated without gradients in eval mode, and left in the modes it had. Logits
     are float32 (the forward pass runs under bf16 autocast when ``precision`` says so, and with ``auto`` on CUDA),
     bilinearly resized to ``config.mask_px`` when that is set, else scored on the decoder's own grid; masks are
     nearest-resized to the same grid. Padding (``data.fit = "letterbox"``) is no part of any measure. ``dice`` and
-    ``iou`` cut at probability 0.5; the five-threshold measures follow the authors' code (methods 1.7). Intervals
-    resample ``image_set.groups`` (patients).
+    ``iou`` cut at probability 0.5; the five-threshold measures follow the authors' code (methods 1.7).
 
     Returns
     -------
-    rows : list of EvaluationRow
-    images : list of dict
+    list of dict
         Keys ``name``, ``group``, ``site``, ``model``, ``class_name``, ``dice``, ``iou``, ``dice_five_thresholds``,
         ``iou_five_thresholds``, ``hd95_px`` (None where undefined), ``hd95_penalised_px``, ``missed`` and ``spurious``
         (masks that are empty on one side only), ``predicted_px`` and ``true_px`` (areas in pixels of the grid).
@@ -99,7 +130,7 @@ def evaluate_model(
             for index, per_class in zip(indices, scores, strict=True):
                 whose = {"name": image_set.names[index], "group": image_set.groups[index], "site": site}
                 images += [{**whose, "model": model_name, **score} for score in per_class]
-    return summarise(images, split=split, config=config, seed=seed), images
+    return images
 
 
 def resize_logits(logits_BKhw: Tensor, *, side_px: int) -> Tensor:

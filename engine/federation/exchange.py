@@ -11,8 +11,8 @@ from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from engine.errors import UserError
+from engine.federation.backends.inprocess import InProcessGrid, LocalError
 from engine.federation.client_app import WHO_ACTION, WHO_TASK, SiteError
-from engine.federation.grid import InProcessGrid, LocalError
 from engine.federation.payload import check_dtype, content_bytes, read_reply, request_content, to_payload
 from engine.federation.tasks import Arrays, SiteReply, SiteRequest
 from engine.types import Direction, RunCancelled, Traffic

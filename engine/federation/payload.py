@@ -18,7 +18,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from engine.errors import UserError
 from engine.federation.tasks import Arrays, Scalar, SiteReply, SiteRequest
 
-WIRE_DTYPES = ("float32", "float16", "int64", "uint8", "bool")
+WIRE_DTYPES = ("float32", "float16", "float64", "int64", "uint8", "bool")
 
 DECLARED_KINDS: dict[str, str] = {
     "student": "All weights and normalisation statistics of the student model (TinySAM); no image and no mask.",
@@ -26,13 +26,15 @@ DECLARED_KINDS: dict[str, str] = {
     "masks": "Binary masks that the site shares for generation, one bit a pixel; no image.",
     "distilled": "All weights of the distilled student, sent down to each site when distillation is over.",
     "statistics": "Means and variances of the student's BatchNorm layers over a site's training images; no image.",
+    "evaluated": "All weights of a model, sent to a site that measures it for the results table.",
+    "figures": "Dice, distances and areas of each image that a site has measured, under numbers in place of names.",
     "metrics": "Numbers that go with a message: round and settings down; loss, Dice and image counts up.",
 }
 """Every kind of content that a message may carry, in words for the plan and the page."""
 
 _NPY = "numpy.ndarray"
 """Flower's name for ``.npy`` bytes."""
-_ARRAYS, _SETTINGS, _METRICS, _EXAMPLES = "arrays", "settings", "metrics", "num-examples"
+_ARRAYS, _SETTINGS, _METRICS, _EXAMPLES, _TEXTS = "arrays", "settings", "metrics", "num-examples", "texts"
 
 
 def to_payload(arrays: Arrays) -> ArrayRecord:
@@ -116,14 +118,19 @@ def reply_content(reply: SiteReply) -> RecordDict:
     """Return a reply's content; the key ``num-examples`` is the one that Flower's own strategies weigh by."""
     metrics = MetricRecord({name: float(value) for name, value in reply.metrics.items()})
     metrics[_EXAMPLES] = int(reply.num_examples)
-    return RecordDict({_ARRAYS: to_payload(reply.arrays), _METRICS: metrics})
+    content = RecordDict({_ARRAYS: to_payload(reply.arrays), _METRICS: metrics})
+    if reply.texts:
+        content[_TEXTS] = ConfigRecord(dict(reply.texts))
+    return content
 
 
 def read_reply(message: Message) -> SiteReply:
     """Return the reply in a message that carries content."""
     metrics = cast(dict[str, float], dict(message.content.metric_records[_METRICS]))
     num_examples = int(metrics.pop(_EXAMPLES, 0))
-    return SiteReply(from_payload(message.content.array_records[_ARRAYS]), metrics, num_examples)
+    texts = message.content.config_records.get(_TEXTS, {})
+    arrays = from_payload(message.content.array_records[_ARRAYS])
+    return SiteReply(arrays, metrics, num_examples, {name: str(text) for name, text in texts.items()})
 
 
 def content_bytes(content: RecordDict) -> tuple[int, int]:

@@ -1,13 +1,14 @@
 """What a site is asked and what it answers, free of Flower and of PyTorch.
 
-A *task* is an ordinary function from :class:`SiteRequest` to :class:`SiteReply`; :mod:`engine.federation.client_app`
-registers it under its message type, so that one function runs in-process, in a simulation and on a SuperNode.
+A *task* is found by its name (``engine.site.tasks``); the same one answers in-process, in a simulation and on a
+SuperNode. Nothing but what is in these records crosses a site's border.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,14 @@ Arrays = Mapping[str, np.ndarray]
 """Named arrays that cross a site's border; dtypes as in ``payload.WIRE_DTYPES``."""
 
 Scalar = bool | int | float | str
+
+TRAIN_STUDENT = "train.student"
+VALIDATE_STUDENT = "query.student"
+MEASURE_STATISTICS = "query.statistics"
+TRAIN_GENERATOR = "train.generator"
+SHARE_MASKS = "query.masks"
+EVALUATE = "query.evaluate"
+DESCRIBE = "query.describe"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +43,28 @@ class SiteRequest:
 
 @dataclass(frozen=True, eq=False)
 class SiteReply:
-    """A site's answer: what it sends up, its figures, and n_k, the number of its examples (> 0)."""
+    """A site's answer: what it sends up, its figures, and n_k, the number of its examples (> 0).
+
+    ``texts`` are words: a description as JSON, a line for the run's log.
+    """
 
     arrays: Arrays
     metrics: Mapping[str, float]
     num_examples: int
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+class Listener(Protocol):
+    """Where a task tells how far it is while it works; what it tells is known at the server before its reply is."""
+
+    def check_cancelled(self) -> None:
+        """Raise RunCancelled when a stop was asked for; called at least every two seconds of work."""
+
+    def progress(self, step: int, total: int, *, message: str = "") -> None:
+        """Tell how far the task is; also raises RunCancelled."""
+
+    def metric(self, name: str, value: float, *, step: int) -> None:
+        """Tell one point of a curve."""
 
 
 SiteTask = Callable[[SiteRequest], SiteReply]

@@ -178,16 +178,7 @@ def load_backbone(
     UserError
         ``generator.backbone_absent`` when there is no such folder or a part of it is missing.
     """
-    folder = find_folder(name_or_folder)
-    missing = [part for part in _PARTS if not (folder / part).is_dir()] if folder else list(_PARTS)
-    if folder is None or missing:
-        raise UserError(
-            "generator.backbone_absent",
-            what=f"There is no latent diffusion model '{name_or_folder}' (missing: {', '.join(missing)}).",
-            why="The generator is a ControlNet on top of a frozen latent diffusion model in the diffusers layout.",
-            fix="Run `python -m engine pretrain vae` and `pretrain unet`, or set generator.backbone to the folder of "
-            "Stable Diffusion 1.5.",
-        )
+    folder = _whole_folder(name_or_folder)
     transformers_logging.disable_progress_bar()
     options = {"local_files_only": True, "use_safetensors": True}
     backbone = Backbone(
@@ -198,6 +189,38 @@ def load_backbone(
         scheduler=DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
     )
     return freeze(backbone, device=torch.device(device))
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The shapes of a backbone, without memory for its weights: enough to know what a ControlNet of it looks like."""
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+
+
+def outline_backbone(name_or_folder: str | Path) -> Outline:
+    """Return the shapes of the backbone in a folder; ``UserError`` ``generator.backbone_absent`` as in loading it."""
+    folder = _whole_folder(name_or_folder)
+    with torch.device("meta"):
+        return Outline(
+            AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae")),
+            UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")),
+        )
+
+
+def _whole_folder(name_or_folder: str | Path) -> Path:
+    folder = find_folder(name_or_folder)
+    missing = [part for part in _PARTS if not (folder / part).is_dir()] if folder else list(_PARTS)
+    if folder is None or missing:
+        raise UserError(
+            "generator.backbone_absent",
+            what=f"There is no latent diffusion model '{name_or_folder}' (missing: {', '.join(missing)}).",
+            why="The generator is a ControlNet on top of a frozen latent diffusion model in the diffusers layout.",
+            fix="Run `python -m engine pretrain vae` and `pretrain unet`, or set generator.backbone to the folder of "
+            "Stable Diffusion 1.5.",
+        )
+    return folder
 
 
 def save_backbone(backbone: Backbone, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:

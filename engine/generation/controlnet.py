@@ -12,7 +12,7 @@ import torch
 from diffusers import ControlNetModel
 
 from engine.errors import UserError
-from engine.generation.backbone import Backbone, find_folder, save_half
+from engine.generation.backbone import Backbone, Outline, find_folder, save_half
 from engine.generation.training import ControlNetTraining
 from engine.seeding import derive_seed
 
@@ -100,7 +100,7 @@ def controlnet_arrays(controlnet: ControlNetModel) -> dict[str, np.ndarray]:
     return {key: tensor.detach().cpu().half().numpy() for key, tensor in controlnet.state_dict().items()}
 
 
-def save_controlnet_arrays(arrays: Mapping[str, np.ndarray], folder: Path, *, backbone: Backbone) -> None:
+def save_controlnet_arrays(arrays: Mapping[str, np.ndarray], folder: Path, *, backbone: Backbone | Outline) -> None:
     """Write uploaded ``arrays`` as the ControlNet folder of a site.
 
     Raises
@@ -122,7 +122,7 @@ def save_controlnet_arrays(arrays: Mapping[str, np.ndarray], folder: Path, *, ba
     save_controlnet(controlnet, folder)
 
 
-def _from_backbone(backbone: Backbone, *, copy_weights: bool = True) -> ControlNetModel:
+def _from_backbone(backbone: Backbone | Outline, *, copy_weights: bool = True) -> ControlNetModel:
     levels = len(backbone.vae.config.block_out_channels)
     widest = backbone.unet.config.block_out_channels[0]
     return ControlNetModel.from_unet(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -56,3 +57,26 @@ def place_images(image_B3HW: np.ndarray, device: torch.device) -> torch.Tensor:
 def place_masks(mask_BKhw: np.ndarray, device: torch.device) -> torch.Tensor:
     """Return masks (B,K,h,w) as float32 on ``device``."""
     return torch.from_numpy(mask_BKhw).to(device, torch.float32)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a model computes: device, ``fp32`` or ``bf16`` autocast (weights stay float32), memory layout."""
+
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    channels_last: bool = False
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context of a forward pass."""
+        return autocast(torch.device(self.device), self.precision)
+
+    def place(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Return ``model`` on the device in the chosen layout."""
+        device = torch.device(self.device)
+        return place_model(model, device) if self.channels_last else model.to(device)
+
+    def batch(self, image_B3HW: np.ndarray) -> torch.Tensor:
+        """Return images as a tensor on the device in the chosen layout."""
+        device = torch.device(self.device)
+        return place_images(image_B3HW, device) if self.channels_last else torch.from_numpy(image_B3HW).to(device)

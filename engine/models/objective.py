@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The weights of L_sup: foreground pixels in BCE, and the soft Dice term (0 in the paper)."""
+
+    pos_weight: float = 2.0
+    dice_weight: float = 0.0
 
 
 def at_least_float32(values: torch.Tensor) -> torch.Tensor:

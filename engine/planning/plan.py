@@ -7,7 +7,9 @@ from pathlib import Path
 import psutil
 
 from engine.config import RunConfig
-from engine.data.datasets import CACHE_BYTES, Federation, load_federation
+from engine.data.imagesets import CACHE_BYTES
+from engine.federation.connect import describe
+from engine.federation.descriptions import FederationDescription
 from engine.planning import checks, compatibility
 from engine.planning.calibration import FILE, Calibration, calibration
 from engine.planning.costs import GIB, available_cores, generator_size
@@ -26,6 +28,8 @@ _LEAVES = {
     "the site, without images, names or identifiers.",
     "deformed": "Randomly deformed masks go up (mask_sharing = deformed): no patient's own outline leaves the site.",
     "statistics": "Means and variances of the student's layers over each site's training images go up once.",
+    "figures": "Every model is sent to each site to be measured there; Dice, distances and areas of each image go up, "
+    "under numbers in place of names.",
     "metrics": "Losses, Dice and image counts go up with each message.",
 }
 
@@ -52,7 +56,7 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
     checks.check_weights(config, names)
     checks.check_generator(config, device)
     compatibility.check_generated_side(config, names)
-    federation = load_federation(config.data, seed=config.seed)
+    federation = describe(config)
     compatibility.check_classes(federation.classes, names)
     sites = _sites(federation)
     measured = calibration(folder)
@@ -89,12 +93,10 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
     )
 
 
-def _sites(federation: Federation) -> tuple[SitePlan, ...]:
-    sources = [
-        SitePlan(site.name, "source", len(site.train), len(site.validation), 0) for site in federation.sites.values()
-    ]
-    test = SitePlan(federation.test.name, "test", 0, 0, len(federation.test.test))
-    return (*sources, test)
+def _sites(federation: FederationDescription) -> tuple[SitePlan, ...]:
+    sources = [SitePlan(site.name, "source", site.num_train, site.num_validation, 0) for site in federation.sources]
+    tested = sum(site.num_test for site in federation.tests)
+    return (*sources, SitePlan(federation.test_name, "test", 0, 0, tested))
 
 
 def _cache_gib(config: RunConfig, sites: tuple[SitePlan, ...]) -> float:
@@ -126,7 +128,8 @@ def _disk_gib(work: Workload, names: tuple[str, ...]) -> float:
 def _traffic(work: Workload, names: tuple[str, ...]) -> tuple[TrafficPlan, ...]:
     return tuple(
         TrafficPlan(site.site, direction, kind, payload)  # type: ignore[arg-type]
-        for site in work.sources
+        for site in work.sites
+        if site.role == "source" or work.config.data.protocol == "leave-one-site-out"
         for (direction, kind), payload in traffic_of_site(work, site, names).items()
     )
 
@@ -139,6 +142,8 @@ def _leaves_site(config: RunConfig, names: tuple[str, ...]) -> tuple[str, ...]:
         kinds.append(config.generation.mask_sharing)
     if "mutual_distillation" in names and config.distillation.batch_norm_statistics == "sites":
         kinds.append("statistics")
+    if "evaluation" in names:
+        kinds.append("figures")
     return tuple(_LEAVES[kind] for kind in [*kinds, "metrics"])
 
 

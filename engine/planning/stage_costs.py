@@ -107,7 +107,7 @@ def plan_stages(work: Workload, names: tuple[str, ...]) -> tuple[StagePlan, ...]
 
 
 def traffic_of_site(work: Workload, site: SitePlan, names: tuple[str, ...]) -> Mapping[tuple[str, str], int]:
-    """Return the bytes of a source site by direction and kind; headers, metrics and statistics, some KB, are left out.
+    """Return the bytes of a site by direction and kind; what takes some KB only is left out (metrics, figures...).
 
     The student travels as it is, the ControlNet in half precision, masks at one bit a pixel and class.
     """
@@ -124,6 +124,13 @@ def traffic_of_site(work: Workload, site: SitePlan, names: tuple[str, ...]) -> M
     if "mutual_distillation" in names:
         measured = work.config.distillation.batch_norm_statistics == "sites"
         table["down", "distilled"] = (2 if measured else 1) * state
+    if site.role == "test":
+        table = {}
+    if "evaluation" in names and (site.num_validation or site.num_test):
+        table["down", "evaluated"] = sum(
+            (work.student if role == "student" else work.teacher).state_bytes
+            for role in MODELS_OF_METHOD[work.config.method]
+        )
     return table
 
 

@@ -1,4 +1,4 @@
-"""What every stage is given: the configuration, the run's folder, the data, the models and a way to tell.
+"""What every stage is given: the configuration, the run's folder, the sites, the models and a way to tell.
 
 Models and generators are passed between stages as files below the run's folder, never in memory, so that each stage can
 be resumed, forked from or run on another machine.
@@ -8,24 +8,21 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 
-from engine.config import ModelConfig, RunConfig
-from engine.data.datasets import Federation, load_federation
-from engine.data.identity import FILE as IDENTITY_FILE
-from engine.data.identity import check_unchanged
+from engine.config import RunConfig
 from engine.errors import UserError
-from engine.federation.local_training import Objective, Placement
+from engine.federation.connect import connect
+from engine.federation.descriptions import IDENTITY_FILE, FederationDescription, check_unchanged
+from engine.federation.sites import Server, Sites
 from engine.models.execution import place_model, resolve_device
-from engine.models.registry import build_model
+from engine.models.roles import Role, build_role, model_config
 from engine.models.segmenter import Segmenter
 from engine.models.weights import load_weights, save_weights
 from engine.runs.checkpoint import CheckpointStore
 from engine.types import Reporter
-
-Role = Literal["student", "teacher"]
 
 
 class Stage(Protocol):
@@ -48,26 +45,31 @@ class RunContext:
         self.checkpoints = checkpoints
 
     @cached_property
-    def federation(self) -> Federation:
-        """The sites' images, split once by the run's seed; ``run.data_changed`` where they are others than before."""
-        federation = load_federation(self.config.data, seed=self.config.seed)
-        check_unchanged(federation, self.run_dir / IDENTITY_FILE)
-        return federation
+    def sites(self) -> Sites:
+        """The sites, split once by the run's seed; ``run.data_changed`` where their images are others than before."""
+        sites = self.open_sites()
+        check_unchanged(sites.description, self.run_dir / IDENTITY_FILE)
+        return sites
+
+    def open_sites(self, **where: Any) -> Sites:
+        """Return the sites anew; ``where`` are further arguments of :func:`engine.federation.connect.connect`."""
+        return connect(
+            self.config,
+            state_root=self.run_dir / "sites",
+            checkpoints=lambda: self.checkpoints,
+            server=lambda: Server(self.reporter.check_cancelled, self.reporter.traffic),
+            **where,
+        )
+
+    @property
+    def description(self) -> FederationDescription:
+        """What the sites have told of their data."""
+        return self.sites.description
 
     @cached_property
     def device(self) -> torch.device:
         """The device that the configuration asks for."""
         return resolve_device(self.config.device)
-
-    @cached_property
-    def placement(self) -> Placement:
-        """Device, precision and memory layout of every model of the run."""
-        return Placement(device=self.device.type, precision=self.config.precision, channels_last=True)
-
-    @property
-    def objective(self) -> Objective:
-        """The weights of L_sup."""
-        return Objective(pos_weight=self.config.pos_weight, dice_weight=self.config.dice_weight)
 
     @property
     def grid_px(self) -> int:
@@ -77,20 +79,16 @@ class RunContext:
     def new_model(self, role: Role) -> torch.nn.Module:
         """Return the student or the teacher with its first weights (released, pre-trained or random), on the device."""
         model = self._build(role)
-        source = self._model_config(role).weights
+        source = model_config(self.config, role).weights
         if source is not None:
             report = load_weights(model, source)
             if report.missing:
                 self._start_class_head(model, role=role, source=source)
         return place_model(model, self.device)
 
-    def architecture(self, role: Role) -> torch.nn.Module:
-        """Return the student or the teacher without its first weights, on the device, for whoever is sent some."""
-        return place_model(self._build(role), self.device)
-
     def _start_class_head(self, model: torch.nn.Module, *, role: Role, source: str) -> None:
         how = "the class head starts at random"
-        if self._model_config(role).class_head == "copied" and isinstance(model, Segmenter):
+        if model_config(self.config, role).class_head == "copied" and isinstance(model, Segmenter):
             model.copy_mask_to_classes()
             how = "each class starts as a copy of its mask"
         self.reporter.log("info", f"{source} has no head for these classes: {how}.")
@@ -124,18 +122,5 @@ class RunContext:
         """Return the folder of the generator that ``site`` uploaded."""
         return self.run_dir / "generators" / site
 
-    def _model_config(self, role: Role) -> ModelConfig:
-        return self.config.student if role == "student" else self.config.teacher
-
     def _build(self, role: Role) -> torch.nn.Module:
-        chosen = self._model_config(role)
-        model = build_model(
-            chosen.name,
-            size=chosen.size,
-            num_classes=len(self.federation.classes),
-            image_px=self.config.data.image_px,
-            seed=self.config.seed,
-        )
-        if isinstance(model, Segmenter):
-            model.keeps_statistics = chosen.batch_norm == "kept"
-        return model
+        return build_role(self.config, role, num_classes=len(self.description.classes))

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 from torch import nn
 
 from engine.federation.exchange import check_reply
-from engine.federation.rounds import call_once
-from engine.federation.statistics import MEAN, VARIANCE, batch_norm_layers, combine_statistics
-from engine.federation.student_task import EVALUATE_TASK, STATISTICS_TASK, load_arrays, model_arrays
-from engine.federation.tasks import SiteReply
+from engine.federation.statistics import combine_statistics
+from engine.federation.tasks import MEASURE_STATISTICS, VALIDATE_STUDENT, SiteReply
+from engine.models.arrays import load_arrays, model_arrays
+from engine.models.batch_norm import statistic_names
 from engine.stages.context import RunContext
-from engine.stages.student_sites import student_grid
 
 SENT, SETTLED = 1, 2
 """Rounds of the messages: the student as it was distilled, and with the statistics that all sites gave together."""
@@ -28,27 +26,20 @@ def deliver_student(context: RunContext, student: nn.Module) -> None:
     student has on its validation images. The bytes are counted as ``distilled``, what comes up as ``statistics``. Asked
     again after an interruption, the sites give the same answers.
     """
-    call: Any = partial(
-        call_once,
-        student_grid(context),
-        kind="distilled",
-        reply_kind="statistics",
-        sites=tuple(context.federation.sites),
-        on_traffic=context.reporter.traffic,
-        check_cancelled=context.reporter.check_cancelled,
-    )
+    ask = partial(context.sites.ask, kind="distilled", reply_kind="statistics")
     arrays = model_arrays(student)
     if context.config.distillation.batch_norm_statistics == "sites":
-        names = [f"{layer}.{part}" for layer in batch_norm_layers(student) for part in (MEAN, VARIANCE)]
-        replies = call(task=STATISTICS_TASK, arrays=arrays, round_number=SENT)
+        replies = ask(MEASURE_STATISTICS, arrays=arrays, round_number=SENT)
         for site, reply in replies.items():
-            check_reply(reply, site=site, round_number=SENT, sent={name: arrays[name] for name in names})
+            check_reply(
+                reply, site=site, round_number=SENT, sent={name: arrays[name] for name in statistic_names(student)}
+            )
         _tell(context, replies, what="with the statistics of synthetic images")
         arrays |= combine_statistics(replies)
         load_arrays(student, arrays)
-        _tell(context, call(task=EVALUATE_TASK, arrays=arrays, round_number=SETTLED), what="with those of the sites")
+        _tell(context, ask(VALIDATE_STUDENT, arrays=arrays, round_number=SETTLED), what="with those of the sites")
     else:
-        _tell(context, call(task=EVALUATE_TASK, arrays=arrays, round_number=SENT), what="as it was distilled")
+        _tell(context, ask(VALIDATE_STUDENT, arrays=arrays, round_number=SENT), what="as it was distilled")
 
 
 def _tell(context: RunContext, replies: Mapping[str, SiteReply], *, what: str) -> None:

@@ -6,10 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.data.imagesets import ImageSet
-from engine.evaluation.segmentation import evaluate_model
+from engine.evaluation.figures import unpack_figures
 from engine.evaluation.summary import Split, compare_models, summarise
-from engine.stages.context import Role, RunContext
+from engine.federation.tasks import EVALUATE
+from engine.models.arrays import model_arrays
+from engine.models.roles import Role
+from engine.stages.context import RunContext
 from engine.stages.files import write_json
 from engine.types import EvaluationRow, ModelDifference
 
@@ -25,12 +27,13 @@ PAIRS = (
     ("distilled_teacher", "distilled_student"),
 )
 """What distillation gave the student and SAM, and what the student lacks of SAM: model, baseline."""
-Entry = tuple[Split, str, ImageSet]
+Entry = tuple[Split, str, int]
+"""Split, site, number of images."""
 
 ROWS_FILE = Path("evaluation") / "rows.json"
 DIFFERENCES_FILE = Path("evaluation") / "differences.json"
 IMAGES_FILE = Path("evaluation") / "images.json"
-FORMAT = 2
+FORMAT = 3
 """Of what an interrupted evaluation keeps; what another version has measured is measured again."""
 
 
@@ -39,6 +42,8 @@ class Evaluation:
 
     name = "evaluation"
     describe = "All models are measured on the site that no training saw."
+
+    # Each site measures what it is sent; figures of images come back, without names.
 
     def run(self, context: RunContext) -> None:
         """Evaluate the models that this run's method has made; what an interrupted attempt has measured is kept."""
@@ -50,23 +55,23 @@ class Evaluation:
         total = len(models) * len(sets)
         for number, (name, role) in enumerate(models):
             missing = [place for place in range(len(sets)) if f"{name} {place}" not in state["rows"]]
-            model = context.load_model(role, name) if missing else None
+            arrays = model_arrays(context.load_model(role, name)) if missing else {}
             for place in missing:
-                split, site, image_set = sets[place]
+                split, site, count = sets[place]
                 context.reporter.progress(number * len(sets) + place, total, message=f"{name}, {site}")
-                rows, images = evaluate_model(
-                    model,
-                    image_set,
-                    classes=context.federation.classes,
-                    model_name=name,
-                    site=site,
-                    split=split,
-                    config=context.config.evaluation,
-                    seed=context.config.seed,
-                    device=context.device,
-                    precision="fp32",  # as the exported model is served, so that the bundle's figures are its own
-                    check_cancelled=context.reporter.check_cancelled,
+                reply = context.sites.ask(
+                    EVALUATE,
+                    kind="evaluated",
+                    reply_kind="figures",
+                    to=[site],
+                    arrays=arrays,
+                    settings={"role": role, "model": name, "split": split},
+                    round_number=number + 1,
+                )[site]
+                images = unpack_figures(
+                    reply.arrays, model=name, site=site, classes=context.description.classes, num_images=count
                 )
+                rows = summarise(images, split=split, config=context.config.evaluation, seed=context.config.seed)
                 state["rows"][f"{name} {place}"] = [asdict(row) for row in rows]
                 state["images"][f"{name} {place}"] = images
                 context.checkpoints.save(self.name, state)
@@ -101,25 +106,27 @@ def _stored_rows(state: dict[str, Any], keys: list[str]) -> list[EvaluationRow]:
 
 
 def _image_sets(context: RunContext) -> list[Entry]:
-    """Return (split, site, images): the unseen images first, then the sources' validation images where there are any.
-
-    A fixed test set may hold several sites: one entry each.
-    """
-    test, sources = context.federation.test, context.federation.sites
-    by_site: dict[str, list[int]] = {}
-    for index, item in enumerate(test.test.items):
-        by_site.setdefault(item.site, []).append(index)
-    sets: list[Entry] = [("test", test.name, test.test)]
-    if len(by_site) > 1:
-        names = {site: f"{site}_test" if site in sources else site for site in by_site}
-        sets = [("test", names[site], test.test.subset(chosen)) for site, chosen in by_site.items()]
-    sets += [("validation", site.name, site.validation) for site in sources.values()]
-    return [entry for entry in sets if len(entry[2])]
+    """Return the unseen images first, then the sources' validation images where there are any."""
+    tests: list[Entry] = [("test", site.name, site.num_test) for site in context.description.tests]
+    sources: list[Entry] = [("validation", site.name, site.num_validation) for site in context.description.sources]
+    return [entry for entry in [*tests, *sources] if entry[2]]
 
 
 def _pooled_images(context: RunContext, sets: list[Entry], images: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records of all sites of a test set with several of them, as one site; none where there is one."""
+    """Return the records of all sites of a test set with several of them, as one site; none where there is one.
+
+    Sites number their images and patients on their own, so the site's name goes with the number.
+    """
     tested = {site for split, site, _ in sets if split == "test"}
     if len(tested) < 2:
         return []
-    return [{**image, "site": context.federation.test.name} for image in images if image["site"] in tested]
+    return [
+        {
+            **image,
+            "name": f"{image['site']}/{image['name']}",
+            "group": f"{image['site']}/{image['group']}" if image["group"] else "",
+            "site": context.description.test_name,
+        }
+        for image in images
+        if image["site"] in tested
+    ]

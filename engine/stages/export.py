@@ -42,16 +42,16 @@ class Export:
             content=BundleContent(
                 name=context.config.name,
                 role=role,
-                task=context.federation.task,
-                modality=context.federation.modality,
-                classes=context.federation.classes,
+                task=context.description.task,
+                modality=context.description.modality,
+                classes=context.description.classes,
                 model=context.config.student,
                 config=context.config,
                 metrics=[row for row in rows if row.model == role],
                 run_id=context.run_dir.name,
-                value_range=context.federation.value_range,
-                slice_axis=context.federation.slice_axis,
-                window=context.federation.window,
+                value_range=context.description.value_range,
+                slice_axis=context.description.slice_axis,
+                window=context.description.window,
             ),
         )
         context.reporter.artefact("bundle", (context.run_dir / "bundle").relative_to(context.run_dir))

@@ -10,15 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.data.first_read import read_everything
 from engine.federation.aggregation import federated_average
-from engine.federation.rounds import RoundResult, call_once, run_rounds
-from engine.federation.student_task import EVALUATE_TASK, TRAIN_TASK, buffer_names, load_arrays, model_arrays
-from engine.federation.tasks import Arrays, SiteReply
+from engine.federation.rounds import RoundResult
+from engine.federation.tasks import TRAIN_STUDENT, VALIDATE_STUDENT, Arrays, SiteReply
+from engine.models.arrays import buffer_names, load_arrays, model_arrays
 from engine.models.averaging import moved_mean
 from engine.stages.context import RunContext
 from engine.stages.reply_files import ReplyFiles
-from engine.stages.student_sites import record_query, student_grid
 
 
 class FederatedTraining:
@@ -46,7 +44,7 @@ class _Training:
     def __init__(self, context: RunContext, *, stage: str) -> None:
         self.context, self.stage = context, stage
         self.config = context.config.federation
-        self.sites = tuple(context.federation.sites)
+        self.sites = context.sites.names
         self.model = context.new_model("student")
         self.judges_mean = self.config.patience is not None and self.config.average_decay > 0
         self.round = 0
@@ -61,21 +59,18 @@ class _Training:
             self._restore(state)
         self.completed = self.replies.load(self.round + 1)
         if state is None and not self.completed:
-            for warning in read_everything(context.federation, on_image=self._on_image):
+            for warning in context.sites.read_everything(on_image=self._on_image):
                 context.reporter.log("warning", warning)
-        self.grid = student_grid(context, on_step=self._on_step)
 
     def run(self) -> None:
         """Run the rounds that are missing, validate the last average, and save the model."""
-        reporter = self.context.reporter
         if not self.stopped:
-            run_rounds(
-                self.grid,
+            self.context.sites.train_rounds(
+                TRAIN_STUDENT,
+                kind="student",
                 arrays=self.arrays,
-                sites=self.sites,
                 rounds=self.config.rounds,
                 start_round=self.round + 1,
-                task=TRAIN_TASK,
                 aggregate=partial(
                     federated_average,
                     rounded_weights=self.config.aggregation_weights == "rounded",
@@ -84,9 +79,8 @@ class _Training:
                 ),
                 on_reply=self._on_reply,
                 on_round=self._on_round,
-                on_traffic=reporter.traffic,
-                check_cancelled=reporter.check_cancelled,
                 completed=self.completed,
+                listener=self,
             )
         self.replies.clear()  # of the last round, where the process was killed between its state and this
         if not self.judges_mean:
@@ -109,16 +103,8 @@ class _Training:
             log(f"The student of round {self.round} goes on (of {self.round} rounds).")
 
     def _validate(self, arrays: Arrays) -> dict[str, Mapping[str, float]]:
-        reporter = self.context.reporter
-        replies = call_once(
-            self.grid,
-            task=EVALUATE_TASK,
-            kind="student",
-            sites=self.sites,
-            arrays=arrays,
-            round_number=self.round,
-            on_traffic=partial(record_query, self.context),
-            check_cancelled=reporter.check_cancelled,
+        replies = self.context.sites.ask(
+            VALIDATE_STUDENT, kind="student", arrays=arrays, round_number=self.round, apart=True
         )
         return {site: reply.metrics for site, reply in replies.items()}
 
@@ -126,13 +112,17 @@ class _Training:
         steps = 100 * self.config.rounds * len(self.sites)
         self.context.reporter.progress(0, steps, message=f"reading the images: {done} of {total}")
 
-    def _on_step(self, site: str, round_number: int, step: int, total: int) -> None:
+    def progress(self, site: str, round_number: int, step: int, total: int) -> None:
+        """Hear how far a site is in its round."""
         place = self.sites.index(site) + step / total
         self.context.reporter.progress(
             int(100 * ((round_number - 1) * len(self.sites) + place)),
             100 * self.config.rounds * len(self.sites),
             message=f"round {round_number} of {self.config.rounds}, {site}",
         )
+
+    def metric(self, site: str, name: str, value: float, step: int) -> None:
+        """Hear of a curve: a round has none of its own."""
 
     def _on_reply(self, round_number: int, site: str, reply: SiteReply) -> None:
         for name in ("loss", "wall_s"):

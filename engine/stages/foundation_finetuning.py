@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from engine.distillation.mutual import Pool
 from engine.distillation.supervised import SupervisedTraining
+from engine.runs.pace import Pace
 from engine.stages.context import RunContext
-from engine.stages.pace import Pace
 from engine.stages.synthetic_set import keep_features, load_pool
 
 

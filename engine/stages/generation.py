@@ -13,14 +13,10 @@ from PIL import Image
 from engine.data.transforms import mask_to_grid
 from engine.distillation.pool import encode_mask
 from engine.evaluation.measures import dice
-from engine.federation.client_app import build_client_app
-from engine.federation.grid import InProcessGrid
-from engine.federation.payload import pack_masks, unpack_masks
-from engine.federation.rounds import call_once
-from engine.federation.tasks import SiteReply, SiteRequest
+from engine.federation.payload import unpack_masks
+from engine.federation.tasks import SHARE_MASKS
 from engine.generation.backbone import load_backbone
 from engine.generation.controlnet import load_controlnet
-from engine.generation.mask_sharing import share_masks
 from engine.generation.sampling import generate
 from engine.models.execution import autocast, place_images
 from engine.seeding import derive_seed, numpy_generator
@@ -75,7 +71,7 @@ class Generation:
                     controlnet,
                     mask_to_grid(mask_BKHW, generator.image_px),
                     seeds=[sample.seed for sample in batch],
-                    prompt=generator.prompt or context.federation.modality,
+                    prompt=generator.prompt or context.description.modality,
                     steps=config.sampler_steps,
                     guidance=config.guidance_scale,
                     batch_size=config.batch_size,
@@ -95,26 +91,7 @@ def _collect_masks(context: RunContext) -> dict[str, np.ndarray]:
     stored = context.checkpoints.load(_MASKS)
     if stored is not None:
         return dict(stored["masks"])
-    sites = tuple(context.federation.sites)
-
-    def share(request: SiteRequest) -> SiteReply:
-        config = context.config
-        train = context.federation.sites[request.site].train
-        count = min(len(train), config.generation.max_masks_per_site or len(train))
-        chosen = np.sort(numpy_generator(config.seed, "masks", "choice", request.site).permutation(len(train))[:count])
-        real = np.stack([train.read_mask(int(i)) for i in chosen])
-        rng = numpy_generator(config.seed, "masks", "deformation", request.site)
-        shared = share_masks(real, mode=config.generation.mask_sharing, rng=rng)
-        return SiteReply(arrays=pack_masks(shared), metrics={}, num_examples=count)
-
-    replies = call_once(
-        InProcessGrid(build_client_app({"query.masks": share}), sites=sites),
-        task="query.masks",
-        kind="masks",
-        sites=sites,
-        on_traffic=context.reporter.traffic,
-        check_cancelled=context.reporter.check_cancelled,
-    )
+    replies = context.sites.ask(SHARE_MASKS, kind="masks")
     masks = {site: unpack_masks(reply.arrays) for site, reply in replies.items()}
     context.checkpoints.save(_MASKS, {"masks": masks})
     return masks

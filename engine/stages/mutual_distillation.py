@@ -13,9 +13,9 @@ from PIL import Image
 
 from engine.distillation.mutual import MutualDistillation, Pool
 from engine.models.execution import autocast, place_images
+from engine.runs.pace import Pace
 from engine.stages.context import RunContext
 from engine.stages.delivery import deliver_student
-from engine.stages.pace import Pace
 from engine.stages.synthetic_set import keep_features, load_pool, read_samples, write_samples
 from engine.types import MAX_MASK_CLASSES
 

@@ -18,7 +18,7 @@ class ReplyFiles:
 
     def __init__(self, context: RunContext) -> None:
         self._checkpoints: CheckpointStore = context.checkpoints
-        self._sites = tuple(context.federation.sites)
+        self._sites = context.sites.names
         self._warn = lambda text: context.reporter.log("warning", text)
 
     def save(self, round_number: int, site: str, reply: SiteReply) -> None:

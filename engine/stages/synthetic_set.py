@@ -40,7 +40,7 @@ def load_pool(context: RunContext) -> ImageSet:
         read_samples(context.run_dir),
         run_dir=context.run_dir,
         data=context.config.data,
-        num_classes=len(context.federation.classes),
+        num_classes=len(context.description.classes),
     )
 
 

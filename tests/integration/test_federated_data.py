@@ -16,11 +16,14 @@ from bench.reporting import ConsoleReporter
 from engine.config import RunConfig, parse_config
 from engine.data.datasets import Federation, load_federation
 from engine.data.imagesets import ImageSet
-from engine.federation.local_training import evaluate_site
 from engine.federation.payload import payload_bytes
-from engine.federation.statistics import MEAN, VARIANCE, batch_norm_layers
-from engine.federation.student_task import model_arrays
+from engine.federation.sites import Sites
+from engine.models.arrays import model_arrays
+from engine.models.batch_norm import MEAN, VARIANCE, batch_norm_layers
+from engine.models.execution import Placement
+from engine.models.objective import Objective
 from engine.runs.checkpoint import CheckpointStore
+from engine.site.local_training import evaluate_site
 from engine.stages.context import RunContext
 from engine.stages.delivery import deliver_student
 from engine.stages.evaluation import Evaluation
@@ -58,14 +61,18 @@ class WatchedContext(RunContext):
         self.readings: list[Reading] = []
 
     @cached_property
-    def federation(self) -> Federation:  # type: ignore[override]
-        """The real one, watched."""
+    def federation(self) -> Federation:
+        """The real images, watched."""
         plain = load_federation(self.config.data, seed=self.config.seed)
         sites = {
             name: replace(site, train=self._watched(site.train), validation=self._watched(site.validation))
             for name, site in plain.sites.items()
         }
         return replace(plain, sites=sites, test=replace(plain.test, test=self._watched(plain.test.test)))
+
+    def open_sites(self, **where: Any) -> Sites:
+        """Let the sites have the watched images."""
+        return super().open_sites(federation=self.federation, **where)
 
     def names(self, part: str) -> set[str]:
         """Return the names of all images of ``train``, ``validation`` or ``test``."""
@@ -276,7 +283,7 @@ def test_the_sites_say_what_the_statistics_gave(measured: Any) -> None:
     scores, counts = [], []
     for site in context.federation.sites.values():
         score = evaluate_site(
-            student, site.validation, batch_size=3, objective=context.objective, placement=context.placement,
+            student, site.validation, batch_size=3, objective=Objective(), placement=Placement(channels_last=True),
             check_cancelled=lambda: None,
         )  # fmt: skip
         scores.append(score.dice if score else 0.0)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from bench.reporting import ConsoleReporter
 from engine.config import RunConfig, load_config, parse_config
+from engine.data.datasets import load_federation
 from engine.data.imagesets import ImageSet, PixelCache
 from engine.distillation.pool import SyntheticItem, decode_mask
 from engine.generation.backbone import build_backbone, load_backbone, save_backbone
@@ -40,6 +41,7 @@ class Recorded:
         self.context = RunContext(
             config=config, run_dir=run_dir, reporter=ConsoleReporter("test"), checkpoints=checkpoints
         )
+        self.federation = load_federation(config.data, seed=config.seed)
         self.items: dict[str, set] = defaultdict(set)
         self.augmented: dict[str, set] = defaultdict(set)
         self.context.save_model(self.context.new_model("student"), "fedavg_student")
@@ -81,12 +83,12 @@ def recorded(tmp_path_factory) -> Recorded:
 
 
 def split(recorded: Recorded, name: str) -> set:
-    return {item for site in recorded.context.federation.sites.values() for item in getattr(site, name).items}
+    return {item for site in recorded.federation.sites.values() for item in getattr(site, name).items}
 
 
 def test_generators_and_masks_come_from_training_images_alone(recorded):
     train, validation = split(recorded, "train"), split(recorded, "validation")
-    unseen = recorded.context.federation.test
+    unseen = recorded.federation.test
     test = {item for images in (unseen.train, unseen.validation, unseen.test) for item in images.items}
     assert len(validation) >= 3 and len(test) >= 3
     assert train.isdisjoint(validation | test)
@@ -114,14 +116,14 @@ def test_every_mask_of_the_pool_is_a_training_mask_of_its_site(recorded):
     context = recorded.context
     counts: dict[str, list[int]] = defaultdict(list)
     for sample in read_samples(context.run_dir):
-        train = context.federation.sites[sample.site].train
+        train = recorded.federation.sites[sample.site].train
         with Image.open(context.run_dir / sample.mask_path) as picture:
             mask = decode_mask(picture, num_classes=2)
         same = [i for i in range(len(train)) if np.array_equal(train.read_mask(i), mask)]
         assert len(same) == 1
         assert sample.source_mask == f"{sample.site} mask {same[0]}"
         counts[sample.site].append(same[0])
-    for site, images in context.federation.sites.items():
+    for site, images in recorded.federation.sites.items():
         assert sorted(counts[site]) == sorted(2 * list(range(len(images.train)))), "each mask twice"
 
 
@@ -137,7 +139,7 @@ def test_every_image_is_what_its_record_says(recorded):
             mask = decode_mask(picture, num_classes=2)
         image = generate(
             backbone, load_controlnet(source), mask[None], seeds=[sample.seed],
-            prompt=context.federation.modality, steps=2,
+            prompt=recorded.federation.modality, steps=2,
             guidance=context.config.generation.guidance_scale, precision="fp32",
         )[0]  # fmt: skip
         with Image.open(context.run_dir / sample.image_path) as picture:

@@ -106,7 +106,7 @@ def test_a_pair_for_every_shared_mask_with_its_provenance(whole):
 
 def test_only_declared_kinds_leave_a_site_and_the_generator_once(whole):
     up = [record for record in whole[1] if record.direction == "up"]
-    assert {record.kind for record in up} == {"student", "generator", "masks", "metrics"}
+    assert {record.kind for record in up} == {"student", "generator", "masks", "figures", "metrics"}
     generators = [record for record in up if record.kind == "generator"]
     assert len(generators) == len({record.site for record in generators}) == 3
     masks = [record.payload_bytes for record in up if record.kind == "masks"]

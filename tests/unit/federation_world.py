@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from monai.networks.nets import UNet
 from torch import nn
 
-from engine.config import FederationConfig
+from engine.config import FederationConfig, RunConfig
+from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.client_app import build_client_app
-from engine.federation.grid import InProcessGrid
-from engine.federation.local_training import Objective, Placement
-from engine.federation.student_task import make_student_tasks
-from engine.federation.tasks import SiteTask
+from engine.federation.tasks import (
+    MEASURE_STATISTICS,
+    TRAIN_STUDENT,
+    VALIDATE_STUDENT,
+    SiteReply,
+    SiteRequest,
+    SiteTask,
+)
+from engine.models.execution import Placement
+from engine.runs.checkpoint import CheckpointStore
 from engine.seeding import numpy_generator, torch_generator
+from engine.site.context import Models
+from engine.site.data import SiteData
+from engine.site.program import SiteProgram
+from engine.site.state import SiteState
 
 SITES = ("north", "south", "west")
 SIZES = {"north": 5, "south": 3, "west": 4}
 IMAGE_PX = 32
 SEED = 7
 CONFIG = FederationConfig(rounds=3, local_epochs=2, batch_size=2, learning_rate=1e-2)
-CPU = Placement()
+CPU = Placement(channels_last=True)
+"""As the sites' programs compute."""
 
 
 @dataclass(frozen=True)
@@ -74,22 +88,56 @@ class Asked:
         return list(dict.fromkeys((site, number) for site, number, _ in self.steps))
 
 
+@dataclass(frozen=True)
+class Listening:
+    """Notes the steps that a site tells of."""
+
+    site: str
+    number: int
+    asked: Asked | None
+    check_cancelled: Callable[[], None]
+
+    def progress(self, step: int, total: int, *, message: str = "") -> None:
+        if self.asked is not None:
+            self.asked.on_step(self.site, self.number, step, total)
+
+    def metric(self, name: str, value: float, *, step: int) -> None:
+        pass
+
+
 def student_tasks(
-    state_root: Path, *, asked: Asked | None = None, check_cancelled: Callable[[], None] = lambda: None
+    state_root: Path,
+    *,
+    build: Callable[[], nn.Module] = build_unet,
+    train: Mapping[str, Discs] | None = None,
+    validation: Mapping[str, Discs] | None = None,
+    config: FederationConfig = CONFIG,
+    dice_weight: float = 0.0,
+    asked: Asked | None = None,
+    check_cancelled: Callable[[], None] = lambda: None,
 ) -> dict[str, SiteTask]:
-    """Return the student's tasks over the three sites."""
-    return make_student_tasks(
-        build_unet,
-        train={site: Discs(site, size) for site, size in SIZES.items()},
-        validation={site: Discs(f"{site}-validation", 2) for site in SITES},
-        config=CONFIG,
-        objective=Objective(),
-        seed=SEED,
-        state_root=state_root,
-        placement=CPU,
-        check_cancelled=check_cancelled,
-        on_step=None if asked is None else asked.on_step,
-    )
+    """Return what the sites' programs answer: the three sites' where no other images are given."""
+    run = RunConfig(federation=config, seed=SEED, device="cpu", precision="fp32", dice_weight=dice_weight)
+    train = train or {site: Discs(site, size) for site, size in SIZES.items()}
+    validation = validation or {site: Discs(f"{site}-validation", 2) for site in SITES}
+    models = Models(run, build=lambda role: build())
+    programs = {}
+    for site in validation:
+        images: Any = (train[site], validation[site], Discs(site, 0))
+        store = CheckpointStore(state_root / site / "checkpoints", "world", warn=print)
+        state = SiteState(state_root / site, store)
+        data = SiteData(site, *images, classes=("disc",), modality="discs")
+        programs[site] = SiteProgram(data, config=run, state=partial(_itself, state), models=models)
+
+    def answer(request: SiteRequest) -> SiteReply:
+        listener = Listening(request.site, request.round, asked, check_cancelled)
+        return programs[request.site].answer(request, listener=listener)
+
+    return dict.fromkeys((TRAIN_STUDENT, VALIDATE_STUDENT, MEASURE_STATISTICS), answer)
+
+
+def _itself(state: SiteState) -> SiteState:
+    return state
 
 
 def student_grid(state_root: Path, *, asked: Asked | None = None) -> InProcessGrid:

@@ -234,6 +234,9 @@ def test_traffic_is_summed_by_direction() -> None:
     totals = [TrafficTotal("a", "up", "student", "f", 4_000_000, 1), TrafficTotal("b", "down", "student", "f", 1000, 1)]
     assert viewmodels.traffic_summary(totals) == "4.0 MB to the server · 1.0 kB from the server"
     assert viewmodels.traffic_summary([]) == ""
+    totals.append(TrafficTotal("b", "down", "evaluated", "e", 3_000_000, 1))
+    told = viewmodels.traffic_summary(totals)
+    assert told == "4.0 MB to the server · 3.0 MB from the server · 3.0 MB of it only to measure models"
 
 
 def test_markup_escapes_what_comes_from_outside() -> None:

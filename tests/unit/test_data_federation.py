@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.config import DataConfig
+from engine.config import DataConfig, RunConfig
 from engine.data.datasets import Federation, ImageSet, load_federation, mask_to_grid, partition_preview, pool_sets
-from engine.data.identity import check_unchanged
 from engine.data.phantoms import TASKS, render
 from engine.data.phantoms import write_dataset as write_phantoms
 from engine.data.readers import read_image
 from engine.data.transforms import prepare_image
 from engine.data.validation import check_dataset
 from engine.errors import UserError
+from engine.federation.connect import describe
+from engine.federation.descriptions import check_unchanged
 from tests.unit.data_world import (
     TWO_CLASSES,
     blob,
@@ -360,18 +361,22 @@ def test_data_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def run_on(data: DataConfig) -> RunConfig:
+    return RunConfig(data=data, seed=1)
+
+
 def test_data_that_changed_since_a_run_began_are_refused(tmp_path: Path) -> None:
     root, noted = write_dataset(tmp_path / "set"), tmp_path / "run" / "identity.json"
     for _ in range(2):
-        check_unchanged(load_federation(folder(root), seed=1), noted)
+        check_unchanged(describe(run_on(folder(root))), noted)
     assert "img_" not in noted.read_text(), "file names may identify patients"
     moved = tmp_path / "elsewhere"
     root.rename(moved)
-    check_unchanged(load_federation(folder(moved), seed=1), noted)
+    check_unchanged(describe(run_on(folder(moved))), noted)
     for kind in ("images", "masks"):
         (moved / "alpha" / kind / "img_3.png").unlink()
     with pytest.raises(UserError, match="'alpha' are not those") as caught:
-        check_unchanged(load_federation(folder(moved), seed=1), noted)
+        check_unchanged(describe(run_on(folder(moved))), noted)
     assert caught.value.code == "run.data_changed"
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from engine.errors import UserError
 from engine.federation.aggregation import federated_average, rounded_shares
+from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.client_app import build_client_app
-from engine.federation.grid import InProcessGrid
 from engine.federation.payload import from_payload, reply_content, request_content, to_payload
 from engine.federation.tasks import SiteReply, SiteRequest
 from engine.seeding import numpy_generator

@@ -10,9 +10,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordD
 from flwr.clientapp import ClientApp
 
 from engine.errors import UserError
+from engine.federation.backends.inprocess import InProcessGrid, LocalError
 from engine.federation.client_app import SiteError, build_client_app, site_of
 from engine.federation.exchange import failure_of, find_sites
-from engine.federation.grid import InProcessGrid, LocalError
 from engine.federation.payload import to_payload
 from engine.federation.rounds import run_rounds
 from engine.federation.server_app import build_server_app

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from engine.errors import UserError
+from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.client_app import build_client_app
-from engine.federation.grid import InProcessGrid
 from engine.federation.payload import (
     DECLARED_KINDS,
     WIRE_DTYPES,
@@ -74,8 +74,8 @@ def test_arrays_written_in_another_layout_are_read_too() -> None:
 
 
 def test_arrays_of_foreign_types_or_lengths_are_refused_on_arrival() -> None:
-    with pytest.raises(UserError, match="'w' is of type float64"):
-        from_payload(ArrayRecord({"w": FlowerArray(np.zeros(3))}))
+    with pytest.raises(UserError, match="'w' is of type complex64"):
+        from_payload(ArrayRecord({"w": FlowerArray(np.zeros(3, np.complex64))}))
     whole = FlowerArray(np.zeros(3, np.float32))
     cut = FlowerArray(whole.dtype, whole.shape, whole.stype, whole.data[:-1])
     with pytest.raises(ValueError, match="bytes"):
@@ -95,7 +95,9 @@ def test_equal_arrays_are_equal_bytes_whatever_the_order_and_layout() -> None:
     assert first.object_id == second.object_id
 
 
-@pytest.mark.parametrize("array", [np.zeros(2), np.zeros(2, np.int32), np.array(["a"]), np.array([{}], dtype=object)])
+@pytest.mark.parametrize(
+    "array", [np.zeros(2, np.complex64), np.zeros(2, np.int32), np.array(["a"]), np.array([{}], dtype=object)]
+)
 def test_other_dtypes_do_not_cross(array: np.ndarray) -> None:
     with pytest.raises(UserError, match="'secret' is of type") as caught:
         to_payload({"secret": array})
@@ -151,7 +153,16 @@ def test_scalars_are_counted_as_serialised() -> None:
 
 
 def test_every_kind_is_described() -> None:
-    assert list(DECLARED_KINDS) == ["student", "generator", "masks", "distilled", "statistics", "metrics"]
+    assert list(DECLARED_KINDS) == [
+        "student",
+        "generator",
+        "masks",
+        "distilled",
+        "statistics",
+        "evaluated",
+        "figures",
+        "metrics",
+    ]
     assert all(text.endswith(".") for text in DECLARED_KINDS.values())
 
 

@@ -10,13 +10,14 @@ import pytest
 
 from engine.errors import UserError
 from engine.federation.aggregation import federated_average
+from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.client_app import build_client_app
-from engine.federation.grid import InProcessGrid
-from engine.federation.local_training import Objective, train_site
 from engine.federation.payload import payload_bytes
 from engine.federation.rounds import RoundResult, call_once, run_rounds
-from engine.federation.student_task import buffer_names, load_arrays, model_arrays
 from engine.federation.tasks import SiteReply, SiteRequest
+from engine.models.arrays import buffer_names, load_arrays, model_arrays
+from engine.models.objective import Objective
+from engine.site.local_training import train_site
 from engine.types import RunCancelled, Traffic
 from tests.unit.federation_world import (
     CONFIG,
@@ -47,7 +48,7 @@ def bare_fedavg(state_root: Path, *, rounds: int) -> Arrays:
     for number in range(1, rounds + 1):
         local = {}
         for site in SITES:
-            model = build_unet()
+            model = CPU.place(build_unet())
             load_arrays(model, arrays)
             train_site(
                 model,

@@ -14,13 +14,15 @@ from torch import nn
 
 from engine.config import FederationConfig
 from engine.errors import UserError
-from engine.federation.local_training import Objective, Placement, evaluate_site, train_site
-from engine.federation.site_state import KEPT_ROUNDS, load_optimiser, save_optimiser
-from engine.federation.student_task import buffer_names, load_arrays, make_student_tasks, model_arrays
 from engine.federation.tasks import SiteRequest
+from engine.models.arrays import buffer_names, load_arrays, model_arrays
+from engine.models.execution import Placement
+from engine.models.objective import Objective
 from engine.models.registry import build_model
 from engine.models.segmenter import Segmenter
-from tests.unit.federation_world import CONFIG, CPU, SEED, Discs, build_unet
+from engine.site.local_training import evaluate_site, train_site
+from engine.site.optimiser_files import KEPT_ROUNDS, load_optimiser, save_optimiser
+from tests.unit.federation_world import CONFIG, CPU, SEED, Discs, build_unet, student_tasks
 
 TRAIN = Discs("north", 5)
 
@@ -204,17 +206,7 @@ def test_the_split_into_batches_does_not_change_validation() -> None:
 
 
 def test_no_validation_images_no_score(tmp_path: Path) -> None:
-    tasks = make_student_tasks(
-        build_unet,
-        train={"north": TRAIN},
-        validation={"north": Discs("north", 0)},
-        config=CONFIG,
-        objective=Objective(),
-        seed=SEED,
-        state_root=tmp_path,
-        placement=CPU,
-        check_cancelled=lambda: None,
-    )
+    tasks = student_tasks(tmp_path, validation={"north": Discs("north", 0)})
     reply = tasks["train.student"](SiteRequest("north", "train.student", 1, {}, model_arrays(build_unet())))
     assert set(reply.metrics) == {"loss", "wall_s"}
 
@@ -232,16 +224,13 @@ def test_tinysam_trains_and_is_never_stale(tmp_path: Path) -> None:
         assert isinstance(model, Segmenter)
         return model
 
-    tasks = make_student_tasks(
-        build,
+    tasks = student_tasks(
+        tmp_path,
+        build=build,
         train={"north": _Large("north", 2)},
         validation={"north": _Large("validation", 2)},
         config=FederationConfig(rounds=1, batch_size=2, learning_rate=1e-3),
-        objective=Objective(dice_weight=0.5),
-        seed=SEED,
-        state_root=tmp_path,
-        placement=CPU,
-        check_cancelled=lambda: None,
+        dice_weight=0.5,
     )
     first = model_arrays(build())
     before = tasks["query.student"](SiteRequest("north", "query.student", 0, {}, first))

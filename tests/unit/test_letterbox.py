@@ -17,8 +17,10 @@ from engine.data.augmentation import draw_change, place
 from engine.data.datasets import load_federation
 from engine.data.imagesets import ImageSet
 from engine.data.transforms import Box, content_box, fit_mask, normalise_image, prepare_image, resize_mask
-from engine.federation.local_training import Objective, Placement, evaluate_site
+from engine.models.execution import Placement
+from engine.models.objective import Objective
 from engine.seeding import numpy_generator
+from engine.site.local_training import evaluate_site
 from export.manifest import MANIFEST_FILE, read_manifest
 from export.package import BundleContent, write_bundle
 from export.runtime import BundleSession, load_bundle

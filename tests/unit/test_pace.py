@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bench.reporting import ConsoleReporter
+from engine.runs import pace
 from engine.runs.checkpoint import CheckpointStore
-from engine.stages import pace
 from engine.types import RunCancelled
 
 

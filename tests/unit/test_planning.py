@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_the_table_of_generators_equals_the_models() -> None:
 
 def test_the_bytes_of_a_student_are_those_of_its_messages() -> None:
     from engine.federation.payload import payload_bytes
-    from engine.federation.student_task import model_arrays
+    from engine.models.arrays import model_arrays
     from engine.models.registry import build_model
 
     cost = MODELS["tinysam", "mini"]
@@ -136,11 +137,18 @@ def test_bytes_of_a_site_are_those_of_its_messages() -> None:
         ("up", "generator"): 2 * GENERATORS["mini"].controlnet_parameters,
         ("up", "masks"): 12 * 2 * 1250,
         ("down", "distilled"): state,
+        ("down", "evaluated"): 2 * state + 2 * MODELS["sam", "mini"].state_bytes,
     }
-    assert set(traffic_of_site(work, work.sources[0], METHOD_STAGES["fedtinysam"])) == {
+    alone = METHOD_STAGES["fedtinysam"]
+    assert set(traffic_of_site(work, work.sources[0], alone)) == {
         ("down", "student"),
         ("up", "student"),
+        ("down", "evaluated"),
     }
+    unseen = next(site for site in work.sites if site.role == "test")
+    assert set(traffic_of_site(work, unseen, STAGES)) == {("down", "evaluated")}, "it is measured on, and no more"
+    without = replace(work.sources[0], num_validation=0)
+    assert ("down", "evaluated") not in traffic_of_site(work, without, STAGES), "there is nothing to measure on"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +208,7 @@ def test_a_plan_of_phantoms_is_complete(tmp_path: Path) -> None:
     assert isinstance(found, Plan) and found.classes == ("disc", "cup")
     assert [stage.name for stage in found.stages] == list(METHOD_STAGES["fedtinysam"])
     assert found.sites[-1].role == "test" and found.sites[-1].num_test == 6
-    assert set(found.bytes_per_site) == {site.site for site in found.sites if site.role == "source"}
+    assert set(found.bytes_per_site) == {site.site for site in found.sites}, "the unseen one is measured on"
     assert found.minutes > 0 and 0 < found.peak_memory_gib < found.memory_gib
     assert set(found.stage_seconds) == set(METHOD_STAGES["fedtinysam"])
     assert found.as_dict()["bytes_per_site"] == found.bytes_per_site
@@ -215,7 +223,7 @@ def test_the_plan_says_which_masks_leave_a_site() -> None:
         ("deformed", "no patient's own outline"),
     ):
         said = _leaves_site(parse_config({"generation": {"mask_sharing": mode}}), STAGES)
-        assert any(words in sentence for sentence in said) and len(said) == 4
+        assert any(words in sentence for sentence in said) and len(said) == 5
 
 
 @pytest.mark.parametrize(
@@ -328,8 +336,8 @@ def test_a_fork_is_planned_from_its_own_stages_on(tmp_path: Path) -> None:
     whole = plan(load_config("phantom_cpu_smoke"), home=tmp_path)
     fork = plan(load_config("phantom_cpu_smoke"), home=tmp_path, first_stage="mutual_distillation")
     assert [stage.name for stage in fork.stages] == ["mutual_distillation", "evaluation", "export"]
-    assert fork.minutes < whole.minutes and len(fork.leaves_site) == 1
-    assert {(row.direction, row.kind) for row in fork.traffic} == {("down", "distilled")}
+    assert fork.minutes < whole.minutes and len(fork.leaves_site) == 2
+    assert {(row.direction, row.kind) for row in fork.traffic} == {("down", "distilled"), ("down", "evaluated")}
     assert fork.disk_gib < whole.disk_gib
     generating = plan(load_config("phantom_cpu_smoke"), home=tmp_path, first_stage="generation")
-    assert {row.kind for row in generating.traffic} == {"masks", "distilled"}
+    assert {row.kind for row in generating.traffic} == {"masks", "distilled", "evaluated"}

@@ -12,9 +12,9 @@ from PIL import UnidentifiedImageError
 
 from engine.config import parse_config
 from engine.errors import UserError
-from engine.federation.site_state import load_optimiser, save_optimiser
 from engine.runs import worker
 from engine.runs.store import RunStore
+from engine.site.optimiser_files import load_optimiser, save_optimiser
 
 FULL = UserError("run.disk_full", what="The disk is full.", why="It is.", fix="Free some space.")
 

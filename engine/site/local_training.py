@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from engine.config import FederationConfig
 from engine.data.transforms import mask_to_grid
 from engine.errors import UserError
-from engine.federation.site_state import load_optimiser, save_optimiser
-from engine.models.execution import Precision, autocast, place_images, place_model
-from engine.models.objective import supervised_loss
+from engine.models.execution import Placement
+from engine.models.objective import Objective, supervised_loss
 from engine.seeding import derive_seed, numpy_generator
+from engine.site.optimiser_files import load_optimiser, save_optimiser
 
 ADAM_BETAS = (0.9, 0.999)
 """[C FL:417-421]"""
@@ -38,37 +38,6 @@ class ImageSource(Protocol):
 
     def content(self, indices: np.ndarray) -> np.ndarray:
         """Return where the images are picture and not padding, uint8 (B, 1, H, W) in {0, 1}."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The weights of L_sup: foreground pixels in BCE, and the soft Dice term (0 in the paper)."""
-
-    pos_weight: float = 2.0
-    dice_weight: float = 0.0
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where and how a model computes: device, ``fp32`` or ``bf16`` autocast (weights stay float32), memory layout."""
-
-    device: str = "cpu"
-    precision: Precision = "fp32"
-    channels_last: bool = False
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """Return the context of a forward pass."""
-        return autocast(torch.device(self.device), self.precision)
-
-    def place(self, model: nn.Module) -> nn.Module:
-        """Return ``model`` on the device in the chosen layout."""
-        device = torch.device(self.device)
-        return place_model(model, device) if self.channels_last else model.to(device)
-
-    def batch(self, image_B3HW: np.ndarray) -> Tensor:
-        """Return images as a tensor on the device in the chosen layout."""
-        device = torch.device(self.device)
-        return place_images(image_B3HW, device) if self.channels_last else torch.from_numpy(image_B3HW).to(device)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
-from engine.runs.checkpoint import CheckpointStore
-from engine.types import Reporter, RunCancelled
+from engine.types import RunCancelled
+
+if TYPE_CHECKING:
+    from engine.runs.checkpoint import CheckpointStore
 
 SAVE_EVERY_S = 20.0
 """Work that a SIGKILL may cost at most, as long as saving is quick: a mini checkpoint takes about 0.05 s (ours)."""
@@ -14,11 +17,18 @@ SAVING_SHARE = 0.05
 """Share of the time that saving may take; a Stable Diffusion ControlNet's 4 GB are then saved less often (ours)."""
 
 
+class Told(Protocol):
+    """Whoever is told: a run's reporter, or a site's listener."""
+
+    def progress(self, step: int, total: int, *, message: str = "") -> None:
+        """Hear how far the work is; raises RunCancelled when a stop was asked for."""
+
+
 class Pace:
-    """Reports each step of a stage and saves its state every ``SAVE_EVERY_S`` seconds or more, and on cancellation."""
+    """Tells each step and saves its state every ``SAVE_EVERY_S`` seconds or more, and on cancellation."""
 
     def __init__(
-        self, reporter: Reporter, *, checkpoints: CheckpointStore, name: str, total: int, state: Callable[[], dict]
+        self, reporter: Told, *, checkpoints: CheckpointStore, name: str, total: int, state: Callable[[], dict]
     ) -> None:
         self._reporter, self._checkpoints, self._name = reporter, checkpoints, name
         self._total, self._state = total, state
@@ -26,7 +36,7 @@ class Pace:
         self._interval_s = SAVE_EVERY_S
 
     def step(self, done: int, *, message: str = "") -> None:
-        """Tell that ``done`` of the stage's steps are finished; a stop saves before it passes on."""
+        """Tell that ``done`` of the steps are finished; a stop saves before it passes on."""
         if time.monotonic() - self._saved_at >= self._interval_s:
             self.save()
         try:

@@ -1,0 +1,90 @@
+"""All sites in this process, one after the other: the default back end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config import RunConfig
+from engine.data.datasets import Federation, load_federation
+from engine.data.first_read import read_everything
+from engine.federation.backends.inprocess import InProcessGrid
+from engine.federation.client_app import build_client_app
+from engine.federation.sites import Quiet, Server, SiteListener
+from engine.federation.tasks import SiteReply, SiteRequest
+from engine.runs.checkpoint import CheckpointStore
+from engine.site.context import Models
+from engine.site.data import SiteData, describe_all, sites_here
+from engine.site.program import SiteProgram
+from engine.site.state import SiteState
+from engine.site.tasks import TASKS
+
+
+class LocalBackEnd:
+    """Every site is a program of this process; sources and test sites are asked over Flower messages alike.
+
+    Parameters
+    ----------
+    state_root : Path
+        A site keeps its optimiser's state in ``state_root/SITE``.
+    checkpoints, server : callable
+        Give those of the stage that runs now. Unfinished work of the sites lies among the run's checkpoints.
+    federation : Federation, optional
+        The images, where they have been read already.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        state_root: Path,
+        checkpoints: Callable[[], CheckpointStore],
+        server: Callable[[], Server],
+        federation: Federation | None = None,
+    ) -> None:
+        self._federation = federation or load_federation(config.data, seed=config.seed)
+        self._server = server
+        self._listener: SiteListener = Quiet()
+        sites = sites_here(config, federation=self._federation)
+        self.description = describe_all(config, self._federation, sites)
+        models = Models.of_run(config, num_classes=len(self._federation.classes))
+
+        def program(place: int, data: SiteData) -> SiteProgram:
+            def state() -> SiteState:
+                return SiteState(state_root / data.name, checkpoints(), suffix=f"_{place}")
+
+            return SiteProgram(data, config=config, state=state, models=models)
+
+        self._programs = {data.name: program(place, data) for place, data in enumerate(sites.values())}
+        app = build_client_app(dict.fromkeys(TASKS, self._answer))
+        self.grid = InProcessGrid(app, sites=tuple(self._programs))
+
+    def listen(self, listener: SiteListener) -> None:
+        """Hand on what sites tell to ``listener`` from now on."""
+        self._listener = listener
+
+    def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
+        """Read every image of every site; here they can be compared across sites as well."""
+        return read_everything(self._federation, on_image=on_image)
+
+    def _answer(self, request: SiteRequest) -> SiteReply:
+        heard = _Heard(request.site, request.round, self._listener, self._server().check_cancelled)
+        return self._programs[request.site].answer(request, listener=heard)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What a site tells goes to the server at once."""
+
+    site: str
+    round_number: int
+    listener: SiteListener
+    check_cancelled: Callable[[], None]
+
+    def progress(self, step: int, total: int, *, message: str = "") -> None:
+        self.check_cancelled()
+        self.listener.progress(self.site, self.round_number, step, total)
+
+    def metric(self, name: str, value: float, *, step: int) -> None:
+        self.listener.metric(self.site, name, value, step)

@@ -1,0 +1,98 @@
+"""What a site says of its data before a run begins, and what the server knows of the whole: no pixels. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.data.pixels import Window
+from engine.errors import UserError
+
+IDENTITY_FILE = Path("data") / "identity.json"
+"""Below a run's folder: digests only, for names of files can identify patients."""
+
+
+@dataclass(frozen=True)
+class SiteDescription:
+    """One site's numbers of images, and digests that tell whether they are the same another day.
+
+    ``role`` is ``source`` for a site that trains, ``test`` for images that no training sees.
+    """
+
+    name: str
+    role: Literal["source", "test"]
+    num_train: int
+    num_validation: int
+    num_test: int
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of names, patients and file sizes of ``train``, ``validation`` or ``test``."""
+
+    def as_json(self) -> str:
+        """Return it as one JSON object."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class FederationDescription:
+    """The dataset as all sites agree on it, and its sites: ``sources`` sorted by name, then those of the test."""
+
+    name: str
+    task: str
+    modality: str
+    classes: tuple[str, ...]
+    sources: tuple[SiteDescription, ...]
+    tests: tuple[SiteDescription, ...]
+    test_name: str
+    """What the test is called where it has several sites."""
+    test_digest: str = ""
+    """Of all its images, as a site's digests are."""
+    test_at_server: bool = False
+    """Whether the test is a fixed set of the server's own: nothing crosses a border when it is measured on."""
+    value_range: tuple[float, float] | None = None
+    slice_axis: Literal[0, 1, 2] = 2
+    window: Window = "auto"
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The sites that train, in order."""
+        return tuple(site.name for site in self.sources)
+
+
+def check_unchanged(federation: FederationDescription, path: Path) -> None:
+    """Note the identity of the data in ``path``, or compare with what was noted there.
+
+    Raises ``UserError`` ``run.data_changed``, which names the sites: an image trained on before could be validated on
+    now, and n_k would no longer be what the averages were made with.
+    """
+    now = _identity(federation)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
+        temporary.write_text(json.dumps(now, indent=1), encoding="utf-8")
+        temporary.replace(path)
+        return
+    try:
+        before: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            "stage.output_damaged",
+            what=f"{path}, which says what data this run began with, cannot be read: {error}.",
+            why="The run could go on with other images than it began with, and nobody would know.",
+            fix="Restore the run's folder from a backup; where you know that the data are the same, delete the file.",
+        ) from error
+    changed = sorted({key.split(" ", 1)[1] for key in before.keys() | now.keys() if before.get(key) != now.get(key)})
+    if changed:
+        raise UserError(
+            "run.data_changed",
+            what=f"The images of {', '.join(repr(site) for site in changed)} are not those that this run began with.",
+            why="Going on with others would mix two datasets: what was trained on before may be validated on now.",
+            fix="Put the files and meta.csv back as they were, or start a new run on the data as they are.",
+        )
+
+
+def _identity(federation: FederationDescription) -> dict[str, str]:
+    found = {f"{part} {site.name}": digest for site in federation.sources for part, digest in site.digests.items()}
+    return found | {f"test {federation.test_name}": federation.test_digest}

@@ -1,0 +1,143 @@
+"""The sites as the server knows them: their names, what they have told of their data, and asking them.
+
+A stage asks here for whatever it needs of a site; it sees arrays, figures and n_k, and no image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from engine.federation.descriptions import FederationDescription
+from engine.federation.rounds import OnReply, call_once, run_rounds
+from engine.federation.tasks import Arrays, Scalar, SiteReply
+from engine.types import Traffic
+
+QUERIES_FROM = 1_000_000
+"""Traffic is keyed by round: a query about the model of round r is kept apart from the round's own messages."""
+
+
+class SiteListener(Protocol):
+    """Where the server hears what a site tells while it works."""
+
+    def progress(self, site: str, round_number: int, step: int, total: int) -> None:
+        """Hear how far a site's task is."""
+
+    def metric(self, site: str, name: str, value: float, step: int) -> None:
+        """Hear one point of a curve."""
+
+
+class Quiet:
+    """Hears nothing."""
+
+    def progress(self, site: str, round_number: int, step: int, total: int) -> None:
+        """Pass over it."""
+
+    def metric(self, site: str, name: str, value: float, step: int) -> None:
+        """Pass over it."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the server does with what it hears: it stops, and it counts bytes."""
+
+    check_cancelled: Callable[[], None]
+    traffic: Callable[[Traffic], None]
+
+
+class BackEnd(Protocol):
+    """Where the sites are: in this process, in a simulation, at other machines."""
+
+    grid: Grid
+    description: FederationDescription
+
+    def listen(self, listener: SiteListener) -> None:
+        """Hand on what sites tell to ``listener`` from now on."""
+
+    def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
+        """Let every site read all its images once; return warnings, raise ``UserError`` for what cannot be used."""
+
+
+class Sites:
+    """See the module docstring. ``server`` is asked anew for each message: each stage has its own."""
+
+    def __init__(self, back_end: BackEnd, *, server: Callable[[], Server]) -> None:
+        self._back_end, self._server = back_end, server
+
+    @property
+    def description(self) -> FederationDescription:
+        """What the sites have told of their data."""
+        return self._back_end.description
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sites that train, sorted."""
+        return self.description.source_names
+
+    def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
+        """Let every site read all its images once, so that a fault in the last one is not found hours later."""
+        return self._back_end.read_everything(on_image=on_image)
+
+    def train_rounds(
+        self, task: str, *, kind: str, arrays: Arrays, listener: SiteListener | None = None, **how: Any
+    ) -> dict[str, np.ndarray]:
+        """Run federated rounds at all sources; ``how`` as in :func:`engine.federation.rounds.run_rounds`."""
+        self._back_end.listen(listener or Quiet())
+        server = self._server()
+        return run_rounds(
+            self._back_end.grid,
+            arrays=arrays,
+            sites=self.names,
+            task=task,
+            kind=kind,
+            on_traffic=server.traffic,
+            check_cancelled=server.check_cancelled,
+            **how,
+        )
+
+    def ask(
+        self,
+        task: str,
+        *,
+        kind: str,
+        reply_kind: str | None = None,
+        to: Sequence[str] | None = None,
+        arrays: Arrays | None = None,
+        settings: Mapping[str, Scalar] | None = None,
+        round_number: int = 0,
+        apart: bool = False,
+        on_reply: OnReply | None = None,
+        completed: Mapping[str, SiteReply] | None = None,
+        listener: SiteListener | None = None,
+    ) -> dict[str, SiteReply]:
+        """Ask the sites ``to`` (all sources when left out) once; return their replies by site, sorted by name.
+
+        ``kind`` and ``reply_kind`` name what is sent and what comes back (``payload.DECLARED_KINDS``). With ``apart``
+        the bytes are counted apart from those of the round that has the same number.
+        """
+        self._back_end.listen(listener or Quiet())
+        server = self._server()
+        return call_once(
+            self._back_end.grid,
+            task=task,
+            kind=kind,
+            reply_kind=reply_kind,
+            sites=self.names if to is None else tuple(to),
+            arrays=arrays,
+            settings=settings,
+            round_number=round_number,
+            on_reply=on_reply,
+            completed=completed,
+            on_traffic=partial(self._count, server.traffic, apart=apart),
+            check_cancelled=server.check_cancelled,
+        )
+
+    def _count(self, on_traffic: Callable[[Traffic], None], record: Traffic, *, apart: bool) -> None:
+        if self.description.test_at_server and record.site not in self.names:
+            return
+        on_traffic(replace(record, round=QUERIES_FROM + record.round) if apart else record)

@@ -1,0 +1,25 @@
+"""What a site keeps of a run on its own disk: it survives restarts and never crosses the border."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.runs.checkpoint import CheckpointStore
+
+
+@dataclass(frozen=True)
+class SiteState:
+    """The optimiser's files lie in ``folder``; unfinished work is in ``checkpoints``, under names with ``suffix``.
+
+    On one machine all sites share the run's checkpoints, and the suffix tells them apart: a site's own name may hold
+    any sign that a folder's name can.
+    """
+
+    folder: Path
+    checkpoints: CheckpointStore
+    suffix: str = ""
+
+    def name_of(self, work: str) -> str:
+        """Return the checkpoint's name of unfinished ``work``."""
+        return f"{work}{self.suffix}"

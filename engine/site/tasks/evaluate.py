@@ -1,0 +1,36 @@
+"""A model measured on images of the site: figures of each image go back under neutral numbers."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from engine.evaluation.figures import pack_figures
+from engine.evaluation.segmentation import measure_images
+from engine.federation.tasks import SiteReply, SiteRequest
+from engine.models.arrays import load_arrays
+from engine.models.roles import Role
+from engine.site.context import SiteContext
+
+
+def evaluate(site: SiteContext, request: SiteRequest) -> SiteReply:
+    """Measure what was sent; its settings name the model's ``role`` and the ``split`` (validation or test).
+
+    In float32, as the exported model is served, so that a bundle's figures are its own.
+    """
+    role, split = cast(Role, request.settings["role"]), request.settings["split"]
+    model = site.models.of(role)
+    load_arrays(model, request.arrays)
+    images = site.data.test if split == "test" else site.data.validation
+    records = measure_images(
+        model,
+        images,
+        classes=site.data.classes,
+        model_name=str(request.settings["model"]),
+        site=site.site,
+        split="test" if split == "test" else "validation",
+        config=site.config.evaluation,
+        device=site.models.device,
+        precision="fp32",
+        check_cancelled=site.listener.check_cancelled,
+    )
+    return SiteReply(pack_figures(records), {}, len(images))

@@ -1,0 +1,78 @@
+"""The student at a site: a round of training, validation alone, and BatchNorm statistics of the training images."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from engine.federation.tasks import SiteReply, SiteRequest
+from engine.models.arrays import load_arrays, model_arrays
+from engine.site.context import SiteContext
+from engine.site.local_training import evaluate_site, train_site
+from engine.site.statistics import measure_statistics
+
+
+def train(site: SiteContext, request: SiteRequest) -> SiteReply:
+    """Validate what was sent, train on it, and reply with the whole state dict and n_k.
+
+    Its metrics are ``loss`` (mean L_sup while training), ``val_dice`` and ``val_loss`` (the received average on the
+    site's ``val_images`` validation images, before it trains; absent without any) and ``wall_s``.
+    """
+    started = monotonic()
+    model = site.models.of("student")
+    load_arrays(model, request.arrays)
+    received = _validate(site)
+    loss = train_site(
+        model,
+        site.data.train,
+        config=site.config.federation,
+        objective=site.objective,
+        seed=site.config.seed,
+        site=site.site,
+        round_number=request.round,
+        state_dir=site.state.folder,
+        placement=site.models.placement,
+        check_cancelled=site.listener.check_cancelled,
+        on_step=site.listener.progress,
+    )
+    metrics = {"loss": loss, **received, "wall_s": monotonic() - started}
+    return SiteReply(model_arrays(model), metrics, len(site.data.train))
+
+
+def validate(site: SiteContext, request: SiteRequest) -> SiteReply:
+    """Validate what was sent; nothing but figures goes back, with the validation images as examples (1 without any)."""
+    started = monotonic()
+    load_arrays(site.models.of("student"), request.arrays)
+    metrics = {**_validate(site), "wall_s": monotonic() - started}
+    return SiteReply({}, metrics, max(1, len(site.data.validation)))
+
+
+def statistics(site: SiteContext, request: SiteRequest) -> SiteReply:
+    """Measure what was sent on the site's training images; the statistics go back with n_k, and its validation."""
+    started = monotonic()
+    model = site.models.of("student")
+    load_arrays(model, request.arrays)
+    received = _validate(site)
+    arrays = measure_statistics(
+        model,
+        site.data.train,
+        batch_size=site.config.federation.batch_size,
+        seed=site.config.seed,
+        site=site.site,
+        placement=site.models.placement,
+        check_cancelled=site.listener.check_cancelled,
+    )
+    return SiteReply(arrays, {**received, "wall_s": monotonic() - started}, len(site.data.train))
+
+
+def _validate(site: SiteContext) -> dict[str, float]:
+    score = evaluate_site(
+        site.models.of("student"),
+        site.data.validation,
+        batch_size=site.config.federation.batch_size,
+        objective=site.objective,
+        placement=site.models.placement,
+        check_cancelled=site.listener.check_cancelled,
+    )
+    if score is None:
+        return {}
+    return {"val_dice": score.dice, "val_loss": score.loss, "val_images": float(len(site.data.validation))}
