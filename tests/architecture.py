@@ -50,14 +50,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.models": BASE,
     **{part: (*BASE, "engine.models", "engine.data") for part in METHOD_PARTS},
     "engine.evaluation.tables": ("engine.types",),
-    "engine.federation.backends.local": (
-        *BASE,
-        "engine.federation",
-        "engine.data",
-        "engine.site",
-        "engine.runs.checkpoint",
+    **dict.fromkeys(
+        ("engine.federation.backends.local", "engine.federation.connect"),
+        (*BASE, "engine.federation", "engine.data", "engine.models", "engine.site", "engine.runs.checkpoint"),
     ),
-    "engine.federation.connect": (*BASE, "engine.federation", "engine.data", "engine.site", "engine.runs.checkpoint"),
     "engine.site": (
         *BASE,
         *BORDER,

@@ -19,7 +19,7 @@ COUNTS = ("missed", "spurious")
 UNDEFINED = -1.0
 """Stands for a distance that is not defined, where one of the two masks is empty."""
 GROUP = "group"
-"""Number of the image's patient among the site's, by the order of their names; -1 where none is named."""
+"""Number of the image's patient among the site's, by the order of their names from 1; 0 where none is named."""
 
 
 def pack_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -33,9 +33,9 @@ def pack_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         for key in MEASURES
     }
     groups = [str(record["group"]) for record in records[::num_classes]]
-    ranks = {name: rank for rank, name in enumerate(sorted({name for name in groups if name}))}
+    ranks = {name: rank for rank, name in enumerate(sorted({name for name in groups if name}), start=1)}
     packed = {key: array.reshape(-1, num_classes) for key, array in arrays.items()}
-    return packed | {GROUP: np.array([ranks.get(name, -1) for name in groups], dtype=np.int64)}
+    return packed | {GROUP: np.array([ranks.get(name, 0) for name in groups], dtype=np.int64)}
 
 
 def unpack_figures(
@@ -57,7 +57,7 @@ def unpack_figures(
     records = []
     for image in range(num_images):
         group = int(arrays[GROUP][image])
-        whose = {"name": f"{image:05d}", "group": "" if group < 0 else f"{group:05d}", "site": site, "model": model}
+        whose = {"name": f"{image:05d}", "group": "" if group == 0 else f"{group:05d}", "site": site, "model": model}
         for place, class_name in enumerate(names):
             values = {key: _value(key, float(arrays[key][image, place])) for key in MEASURES}
             records.append({**whose, "class_name": class_name, **values})
@@ -84,6 +84,6 @@ def _problem(arrays: Mapping[str, np.ndarray], *, shape: tuple[int, int]) -> str
         if key in COUNTS and not bool((array == np.round(array)).all()):
             return f"'{key}' has values that are no counts"
     group = arrays[GROUP]
-    if group.shape != shape[:1] or group.dtype != np.int64 or (group.size and int(group.min()) < -1):
+    if group.shape != shape[:1] or group.dtype != np.int64 or (group.size and int(group.min()) < 0):
         return f"'{GROUP}' is {group.dtype}{group.shape}"
     return None

@@ -11,7 +11,10 @@ from engine.data.datasets import Federation, load_federation
 from engine.federation.descriptions import FederationDescription
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from engine.federation.sites import Server, Sites
+    from engine.models.roles import Role
     from engine.runs.checkpoint import CheckpointStore
 
 
@@ -30,12 +33,13 @@ def connect(
     checkpoints: Callable[[], CheckpointStore],
     server: Callable[[], Server],
     federation: Federation | None = None,
+    build: Callable[[Role], nn.Module] | None = None,
 ) -> Sites:
     """Return the sites of a run; arguments as for :class:`engine.federation.backends.local.LocalBackEnd`."""
     from engine.federation.backends.local import LocalBackEnd
     from engine.federation.sites import Sites
 
     back_end = LocalBackEnd(
-        config, state_root=state_root, checkpoints=checkpoints, server=server, federation=federation
+        config, state_root=state_root, checkpoints=checkpoints, server=server, federation=federation, build=build
     )
     return Sites(back_end, server=server)

@@ -6,18 +6,20 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic, sleep
 
-import numpy as np
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from engine.errors import UserError
 from engine.federation.backends.inprocess import InProcessGrid, LocalError
+from engine.federation.checks import bad_reply
 from engine.federation.client_app import WHO_ACTION, WHO_TASK, SiteError
-from engine.federation.payload import check_dtype, content_bytes, read_reply, request_content, to_payload
-from engine.federation.tasks import Arrays, SiteReply, SiteRequest
+from engine.federation.payload import Malformed, content_bytes, read_reply, request_content, to_payload
+from engine.federation.tasks import SiteReply, SiteRequest
 from engine.types import Direction, RunCancelled, Traffic
 
 POLL_S = 0.5
+MAX_REPLY_BYTES = 8 * 1024**3
+"""Of a reply whose size follows from nothing else; the paper's ControlNet has 1.5 GB (ours)."""
 OnTraffic = Callable[[Traffic], None]
 
 
@@ -63,13 +65,16 @@ def ask(
     kind: str,
     reply_kind: str | None = None,
     deadline_s: float | None = None,
+    max_bytes: int = MAX_REPLY_BYTES,
     on_traffic: OnTraffic | None = None,
     check_cancelled: Callable[[], None] = no_check,
 ) -> Iterator[tuple[str, SiteReply | UserError]]:
     """Send the requests and yield (site, reply or failure) as each arrives; stop after ``deadline_s`` seconds.
 
     ``kind`` names what the arrays are (``payload.DECLARED_KINDS``) in the traffic records, which are made for what
-    is sent and for what comes back (of ``reply_kind`` where that is another). RunCancelled is raised, never yielded.
+    is sent and for what comes back (of ``reply_kind`` where that is another). A reply whose arrays have more than
+    ``max_bytes``, or that is not what a site writes, is the failure ``federation.bad_reply``. RunCancelled is raised,
+    never yielded.
     """
     encoded: dict[int, ArrayRecord] = {}
     messages = []
@@ -94,9 +99,16 @@ def ask(
                 continue
             came = reply_kind or kind
             _count(on_traffic, reply.content, site=request.site, direction="up", kind=came, round_number=request.round)
-            yield request.site, read_reply(reply)
+            yield request.site, _read(reply, request=request, max_bytes=max_bytes)
         if not replies and not isinstance(grid, InProcessGrid):
             sleep(POLL_S)
+
+
+def _read(message: Message, *, request: SiteRequest, max_bytes: int) -> SiteReply | UserError:
+    try:
+        return read_reply(message, max_bytes=max_bytes)
+    except Malformed as fault:
+        return bad_reply(request.site, round_number=request.round, problem=str(fault))
 
 
 def failure_of(error: Error, *, site: str) -> UserError:
@@ -121,48 +133,6 @@ def failure_of(error: Error, *, site: str) -> UserError:
         what = record["what"] if site in record["what"] else f"Site {site}: {record['what']}"
         return UserError(record["code"], what=what, why=record["why"], fix=record["fix"])
     return _site_failed(site, reason=record.get("what", reason))
-
-
-def check_reply(reply: SiteReply, *, site: str, round_number: int, sent: Arrays | None = None) -> None:
-    """Raise ``UserError`` ``federation.bad_reply``, naming the site, unless a reply can be used.
-
-    Floats must be finite, ``num_examples`` > 0, and, where ``sent`` is given, names, shapes and dtypes must equal
-    those of ``sent``.
-    """
-    problem = None
-    bad_metrics = [name for name, value in reply.metrics.items() if not np.isfinite(value)]
-    if reply.num_examples <= 0:
-        problem = f"it counts {reply.num_examples} examples"
-    elif bad_metrics:
-        problem = f"{bad_metrics[0]} is {reply.metrics[bad_metrics[0]]}"
-    elif sent is not None:
-        problem = _difference(reply.arrays, sent=sent)
-    if problem is None:
-        problem = next((f"'{k}' has values that are not finite" for k, v in reply.arrays.items() if _broken(v)), None)
-    if problem is not None:
-        raise UserError(
-            "federation.bad_reply",
-            what=f"The reply of site {site} in round {round_number} cannot be used: {problem}.",
-            why="One bad reply would spoil the model of all sites.",
-            fix=f"Look at the data and the log of {site}; a lower learning rate helps when numbers overflow.",
-        )
-    for name, array in reply.arrays.items():
-        check_dtype(name, array)
-
-
-def _difference(arrays: Arrays, *, sent: Arrays) -> str | None:
-    if arrays.keys() != sent.keys():
-        odd = sorted(arrays.keys() ^ sent.keys())
-        return f"{len(odd)} arrays are missing or unknown, the first is '{odd[0]}'"
-    for name, array in arrays.items():
-        expected = sent[name]
-        if array.shape != expected.shape or array.dtype != expected.dtype:
-            return f"'{name}' is {array.dtype}{array.shape}, not {expected.dtype}{expected.shape}"
-    return None
-
-
-def _broken(array: np.ndarray) -> bool:
-    return array.dtype.kind == "f" and not bool(np.isfinite(array).all())
 
 
 def _site_failed(site: str, *, reason: str) -> UserError:

@@ -16,9 +16,8 @@ from flwr.app import Array as FlowerArray
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from engine.errors import UserError
+from engine.federation.checks import WIRE_DTYPES, check_dtype, is_possible_shape, mask_problem
 from engine.federation.tasks import Arrays, Scalar, SiteReply, SiteRequest
-
-WIRE_DTYPES = ("float32", "float16", "float64", "int64", "uint8", "bool")
 
 DECLARED_KINDS: dict[str, str] = {
     "student": "All weights and normalisation statistics of the student model (TinySAM); no image and no mask.",
@@ -31,6 +30,9 @@ DECLARED_KINDS: dict[str, str] = {
     "metrics": "Numbers that go with a message: round and settings down; loss, Dice and image counts up.",
 }
 """Every kind of content that a message may carry, in words for the plan and the page."""
+
+MAX_SCALAR_BYTES = 100_000
+"""Of the figures that go with a reply (ours)."""
 
 _NPY = "numpy.ndarray"
 """Flower's name for ``.npy`` bytes."""
@@ -50,34 +52,49 @@ def to_payload(arrays: Arrays) -> ArrayRecord:
     return record
 
 
+class Malformed(ValueError):
+    """A message that no site of ours writes; the text says what is wrong and follows "cannot be used: "."""
+
+
 def from_payload(record: ArrayRecord) -> dict[str, np.ndarray]:
-    """Return the arrays of a record, writable and owned by the caller; raises ``UserError`` for a foreign dtype."""
+    """Return the arrays of a record, writable and owned by the caller.
+
+    Nothing is allocated for an array whose shape does not fit the bytes that came. Raises :class:`Malformed`.
+    """
     return {name: _decode(name, array) for name, array in record.items()}
 
 
 def _decode(name: str, array: FlowerArray) -> np.ndarray:
-    if array.stype == _NPY and array.dtype in WIRE_DTYPES:
-        dtype = np.dtype(array.dtype)
-        header = _header(dtype, tuple(array.shape))
-        size = math.prod(array.shape)
-        if array.data.startswith(header) and len(array.data) == len(header) + size * dtype.itemsize:
-            flat = np.frombuffer(array.data, dtype, count=size, offset=len(header))
-            return flat.reshape(array.shape).copy()
-    # Written by someone else: let numpy read the header (it refuses pickles), and check what came out.
-    decoded = array.numpy()
-    check_dtype(name, decoded)
-    return decoded
+    if array.stype != _NPY:
+        raise Malformed(f"'{name}' is written as {array.stype!r:.40}")
+    fast = _header(np.dtype(array.dtype), tuple(array.shape)) if array.dtype in WIRE_DTYPES else None
+    if fast is not None and array.data.startswith(fast):
+        dtype, shape, fortran_order, offset = np.dtype(array.dtype), tuple(array.shape), False, len(fast)
+    else:
+        dtype, shape, fortran_order, offset = _foreign_header(name, array.data)
+    if not is_possible_shape(shape):
+        raise Malformed(f"'{name}' says that its shape is {shape!s:.80}")
+    size = math.prod(shape)
+    if len(array.data) - offset != size * dtype.itemsize:
+        raise Malformed(f"'{name}' says that it is {dtype}{shape}, and has {len(array.data) - offset} bytes")
+    flat = np.frombuffer(array.data, dtype, count=size, offset=offset)
+    return flat.reshape(shape, order="F" if fortran_order else "C").copy()
 
 
-def check_dtype(name: str, array: np.ndarray) -> None:
-    """Raise ``UserError`` ``federation.dtype`` unless the array may cross a site's border."""
-    if str(array.dtype) not in WIRE_DTYPES:
-        raise UserError(
-            "federation.dtype",
-            what=f"The array '{name}' is of type {array.dtype}.",
-            why=f"Only {', '.join(WIRE_DTYPES)} cross a site's border.",
-            fix="Cast the array before it is sent.",
-        )
+def _foreign_header(name: str, data: bytes) -> tuple[np.dtype, tuple[int, ...], bool, int]:
+    """Return (dtype, shape, whether in Fortran order, bytes before the data) of ``.npy`` bytes that others wrote."""
+    file = BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            raise ValueError(f"npy version {version}")
+        shape, fortran_order, dtype = readers[version](file)
+    except (ValueError, SyntaxError, TypeError) as error:  # whatever numpy says of a header that is none
+        raise Malformed(f"'{name}' is no array ({error!s:.100})") from error
+    if str(dtype) not in WIRE_DTYPES:
+        raise Malformed(f"'{name}' is of type {dtype}")
+    return dtype, shape, fortran_order, file.tell()
 
 
 def payload_bytes(arrays: Arrays) -> int:
@@ -124,13 +141,28 @@ def reply_content(reply: SiteReply) -> RecordDict:
     return content
 
 
-def read_reply(message: Message) -> SiteReply:
-    """Return the reply in a message that carries content."""
-    metrics = cast(dict[str, float], dict(message.content.metric_records[_METRICS]))
-    num_examples = int(metrics.pop(_EXAMPLES, 0))
-    texts = message.content.config_records.get(_TEXTS, {})
-    arrays = from_payload(message.content.array_records[_ARRAYS])
-    return SiteReply(arrays, metrics, num_examples, {name: str(text) for name, text in texts.items()})
+def read_reply(message: Message, *, max_bytes: int | None = None) -> SiteReply:
+    """Return the reply in a message that carries content.
+
+    Raises :class:`Malformed` for what is no reply, and before anything is decoded where its arrays have more than
+    ``max_bytes`` or its figures more than ``MAX_SCALAR_BYTES``.
+    """
+    content = message.content
+    arrays, scalars = content_bytes(content)
+    if max_bytes is not None and arrays > max_bytes:
+        raise Malformed(f"its arrays have {arrays:,} bytes, more than the {max_bytes:,} that were expected")
+    if scalars > MAX_SCALAR_BYTES:
+        raise Malformed(f"its figures have {scalars:,} bytes")
+    if _ARRAYS not in content.array_records or _METRICS not in content.metric_records:
+        raise Malformed("it has no arrays or no figures")
+    metrics = dict(content.metric_records[_METRICS])
+    lists = [name for name, value in metrics.items() if isinstance(value, list)]
+    num_examples = metrics.pop(_EXAMPLES, None)
+    if lists or not isinstance(num_examples, int):
+        raise Malformed(f"'{lists[0]!s:.40}' is a list" if lists else f"{_EXAMPLES} is {num_examples!r:.40}")
+    texts = {name: str(text) for name, text in content.config_records.get(_TEXTS, {}).items()}
+    arrays = from_payload(content.array_records[_ARRAYS])
+    return SiteReply(arrays, cast(dict[str, float], metrics), num_examples, texts)
 
 
 def content_bytes(content: RecordDict) -> tuple[int, int]:
@@ -153,6 +185,13 @@ def pack_masks(mask_NKHW: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def unpack_masks(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the uint8 masks that :func:`pack_masks` packed, in their shape."""
+    """Return the uint8 masks that :func:`pack_masks` packed, in their shape.
+
+    Nothing is allocated for a shape that does not fit the bits. Raises :class:`Malformed`; what is wrong with a site's
+    own masks is said by ``checks.check_masks``.
+    """
+    problem = mask_problem(arrays)
+    if problem is not None:
+        raise Malformed(problem)
     shape = tuple(int(side) for side in arrays["shape"])
-    return np.unpackbits(arrays["bits"], count=int(np.prod(shape))).reshape(shape)
+    return np.unpackbits(arrays["bits"], count=math.prod(shape)).reshape(shape)

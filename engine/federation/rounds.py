@@ -16,8 +16,13 @@ from flwr.serverapp import Grid
 
 from engine.errors import UserError
 from engine.federation.aggregation import federated_average
-from engine.federation.exchange import OnTraffic, ask, check_reply, find_sites, no_check
+from engine.federation.checks import NO_MORE_CHECKS, RoundChecks
+from engine.federation.exchange import MAX_REPLY_BYTES, OnTraffic, ask, find_sites, no_check
+from engine.federation.payload import payload_bytes
 from engine.federation.tasks import Arrays, Scalar, SiteReply, SiteRequest, message_type
+
+FOREIGN_HEADER_BYTES = 10_000
+"""How much longer than ours a header of an array may be that another program wrote (numpy's own limit)."""
 
 OnReply = Callable[[int, str, SiteReply], None]
 Aggregate = Callable[[Mapping[str, SiteReply], Arrays], dict[str, np.ndarray]]
@@ -65,6 +70,7 @@ class _Round:
     reply_kind: str | None = None
     same_arrays: bool = True
     """Whether a reply has to carry the names, shapes and dtypes that were sent."""
+    checks: RoundChecks = NO_MORE_CHECKS
 
     def collect(
         self, sites: Sequence[str], *, completed: Mapping[str, SiteReply]
@@ -74,6 +80,8 @@ class _Round:
         failures: dict[str, UserError] = {}
         for site, reply in replies.items():
             self._check(reply, site=site)
+        for site in self._outsized(replies):
+            del replies[site]  # the run was stopped by it; the site has been mended, or is refused again
         task = message_type(self.task)
         requests = [
             SiteRequest(site, task, self.number, self.settings, self.arrays) for site in sites if site not in replies
@@ -85,6 +93,7 @@ class _Round:
             kind=self.kind,
             reply_kind=self.reply_kind,
             deadline_s=self.deadline_s,
+            max_bytes=self._max_bytes(),
             on_traffic=self.on_traffic,
             check_cancelled=self.check_cancelled,
         )
@@ -101,11 +110,27 @@ class _Round:
             replies[site] = answer
             if self.on_reply is not None:
                 self.on_reply(self.number, site, answer)
+        for site, error in self._outsized(replies).items():
+            if self.quorum is None:
+                raise error
+            del replies[site]
+            failures[site] = error
         _check_enough(replies, sites=sites, failures=failures, quorum=self.quorum, round_number=self.number)
         return {site: replies[site] for site in sorted(replies)}, failures
 
     def _check(self, reply: SiteReply, *, site: str) -> None:
-        check_reply(reply, site=site, round_number=self.number, sent=self.arrays if self.same_arrays else None)
+        sent = self.arrays if self.same_arrays else None
+        self.checks.check(reply, site=site, round_number=self.number, sent=sent)
+
+    def _outsized(self, replies: Mapping[str, SiteReply]) -> dict[str, UserError]:
+        if not self.same_arrays:
+            return {}
+        return self.checks.outsized(replies, sent=self.arrays, round_number=self.number)
+
+    def _max_bytes(self) -> int:
+        if not self.same_arrays:
+            return MAX_REPLY_BYTES
+        return payload_bytes(self.arrays) + FOREIGN_HEADER_BYTES * len(self.arrays)
 
 
 def run_rounds(
@@ -125,6 +150,7 @@ def run_rounds(
     quorum: int | None = None,
     deadline_s: float | None = None,
     completed: Mapping[str, SiteReply] | None = None,
+    checks: RoundChecks = NO_MORE_CHECKS,
     check_cancelled: Callable[[], None] = no_check,
     wait_s: float = 0.0,
 ) -> dict[str, np.ndarray]:
@@ -134,7 +160,9 @@ def run_rounds(
     loop. ``completed`` holds the replies of ``start_round`` that an interrupted run had: these sites are not asked
     again. ``on_traffic`` gets the bytes of every message, both ways, of ``kind`` and of the metrics beside it.
     ``quorum`` is how many replies suffice after ``deadline_s`` seconds or when the others have failed; without one
-    every site is needed. Nodes may take ``wait_s`` seconds to appear.
+    every site is needed. ``checks`` is what a reply is held to beyond its own sense; what it refuses is a failure like
+    any other, and a site whose update alone was refused is asked again when the run goes on. Nodes may take ``wait_s``
+    seconds to appear.
 
     Raises RunCancelled as a site or ``check_cancelled`` raised it, and UserError as raised at the site, or
     ``federation.{bad_reply,site_failed,deadline,quorum,site_absent}``.
@@ -151,6 +179,7 @@ def run_rounds(
         on_traffic=on_traffic,
         quorum=quorum,
         deadline_s=deadline_s,
+        checks=checks,
         check_cancelled=check_cancelled,
     )
     for number in range(start_round, rounds + 1):
@@ -180,13 +209,14 @@ def call_once(
     on_traffic: OnTraffic | None = None,
     deadline_s: float | None = None,
     completed: Mapping[str, SiteReply] | None = None,
+    checks: RoundChecks = NO_MORE_CHECKS,
     check_cancelled: Callable[[], None] = no_check,
     wait_s: float = 0.0,
 ) -> dict[str, SiteReply]:
     """Ask the sites one after the other (generator upload, mask sharing, evaluation); return replies by site.
 
-    The sites' arrays are theirs to choose, so only dtypes and finite values are checked. Sites in ``completed`` are
-    not asked again. Other arguments and errors as in :func:`run_rounds`, without a quorum.
+    The sites' arrays are theirs to choose, so they are checked for what no reply may have, not against what was sent.
+    Sites in ``completed`` are not asked again. Other arguments and errors as in :func:`run_rounds`, without a quorum.
     """
     nodes = find_sites(grid, sites=sites, wait_s=wait_s)
     questions = _Round(
@@ -202,6 +232,7 @@ def call_once(
         on_traffic=on_traffic,
         quorum=None,
         deadline_s=deadline_s,
+        checks=checks,
         check_cancelled=check_cancelled,
         same_arrays=False,
     )

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
-"""Named arrays that cross a site's border; dtypes as in ``payload.WIRE_DTYPES``."""
+"""Named arrays that cross a site's border; dtypes as in ``checks.WIRE_DTYPES``."""
 
 Scalar = bool | int | float | str
 

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from engine.federation.exchange import check_reply
+from engine.federation.checks import check_reply
 from engine.federation.statistics import combine_statistics
 from engine.federation.tasks import MEASURE_STATISTICS, VALIDATE_STUDENT, SiteReply
 from engine.models.arrays import load_arrays, model_arrays

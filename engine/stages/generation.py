@@ -13,6 +13,7 @@ from PIL import Image
 from engine.data.transforms import mask_to_grid
 from engine.distillation.pool import encode_mask
 from engine.evaluation.measures import dice
+from engine.federation.checks import check_masks
 from engine.federation.payload import unpack_masks
 from engine.federation.tasks import SHARE_MASKS
 from engine.generation.backbone import load_backbone
@@ -92,9 +93,18 @@ def _collect_masks(context: RunContext) -> dict[str, np.ndarray]:
     if stored is not None:
         return dict(stored["masks"])
     replies = context.sites.ask(SHARE_MASKS, kind="masks")
+    size = {"num_classes": len(context.description.classes), "image_px": context.config.data.image_px}
+    for site, reply in replies.items():
+        check_masks(reply, site=site, at_most=_num_masks(context, site), **size)
     masks = {site: unpack_masks(reply.arrays) for site, reply in replies.items()}
     context.checkpoints.save(_MASKS, {"masks": masks})
     return masks
+
+
+def _num_masks(context: RunContext, site: str) -> int:
+    """Return how many masks a site is asked for."""
+    num_train = next(about.num_train for about in context.description.sources if about.name == site)
+    return min(num_train, context.config.generation.max_masks_per_site or num_train)
 
 
 def _by_generator(plan: dict[str, list[SyntheticSample]]) -> Iterator[tuple[str, str, list[SyntheticSample]]]:

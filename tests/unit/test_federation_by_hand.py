@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from bench.reporting import ConsoleReporter
 from engine.config import RunConfig, parse_config
 from engine.data.datasets import Federation, Site
+from engine.federation.sites import Sites
 from engine.runs.checkpoint import CheckpointStore
 from engine.stages.context import Role, RunContext
 from engine.stages.federated_training import FederatedTraining
@@ -46,19 +47,24 @@ class Images(Discs):
     items = ()
 
 
+def discs_of(site: str) -> Any:
+    return Images(site, SIZES[site]), Images(f"{site}-validation", VALIDATION[site]), Images(site, 0)
+
+
 class HandContext(RunContext):
     """A run's context whose sites are discs and whose student is one layer."""
 
-    federation = Federation(  # type: ignore[assignment]
+    federation: Any = Federation(
         "discs", "discs", "discs", ("disc",),
-        {s: Site(s, Images(s, SIZES[s]), Images(f"{s}-validation", VALIDATION[s]), Images(s, 0)) for s in SITES},
+        {s: Site(s, *discs_of(s)) for s in SITES},
         Site("test", Images("test", 0), Images("test", 0), Images("test", 2)),
     )  # fmt: skip
 
     def new_model(self, role: Role) -> torch.nn.Module:
         return OneLayer(keeps_statistics=self.config.student.batch_norm == "kept")
 
-    architecture = new_model
+    def open_sites(self, **where: Any) -> Sites:
+        return super().open_sites(federation=self.federation, build=self.new_model, **where)
 
 
 class Curves(ConsoleReporter):

@@ -54,10 +54,10 @@ def unpacked(arrays: dict[str, np.ndarray], *, classes: tuple[str, ...] = ("poly
 def test_figures_cross_whole_and_names_stay() -> None:
     arrays = pack_figures(RECORDS)
     assert arrays["dice"].tolist() == [[0.1], [0.9], [0.4], [0.7]]
-    assert arrays[GROUP].tolist() == [1, 0, 1, -1], "patients are numbered in the order of their names"
+    assert arrays[GROUP].tolist() == [2, 1, 2, 0], "patients are numbered in the order of their names"
     back = unpacked(arrays)
     assert [(r["name"], r["group"]) for r in back] == [
-        ("00000", "00001"), ("00001", "00000"), ("00002", "00001"), ("00003", "")
+        ("00000", "00002"), ("00001", "00001"), ("00002", "00002"), ("00003", "")
     ]  # fmt: skip
     measured = [{key: r[key] for key in (*MEASURES, "class_name", "model", "site")} for r in RECORDS]
     assert [{key: r[key] for key in m} for r, m in zip(back, measured, strict=True)] == measured
@@ -90,7 +90,7 @@ def test_several_classes_lie_side_by_side() -> None:
         ({"missed": np.full((4, 1), 0.5)}, "'missed' has values that are no counts"),
         ({"iou": np.zeros((5, 1))}, r"'iou' is float64\(5, 1\), not float64\(4, 1\)"),
         ({"iou": np.zeros((4, 1), np.float32)}, "'iou' is float32"),
-        ({GROUP: np.full(4, -2)}, "'group' is int64"),
+        ({GROUP: np.full(4, -1)}, "'group' is int64"),
         ({"secret": np.zeros(1)}, "it has .*secret"),
     ],
 )

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from engine.config import RunConfig
 from engine.data.datasets import Federation, load_federation
 from engine.data.first_read import read_everything
@@ -13,6 +15,7 @@ from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.client_app import build_client_app
 from engine.federation.sites import Quiet, Server, SiteListener
 from engine.federation.tasks import SiteReply, SiteRequest
+from engine.models.roles import Role
 from engine.runs.checkpoint import CheckpointStore
 from engine.site.context import Models
 from engine.site.data import SiteData, describe_all, sites_here
@@ -32,6 +35,8 @@ class LocalBackEnd:
         Give those of the stage that runs now. Unfinished work of the sites lies among the run's checkpoints.
     federation : Federation, optional
         The images, where they have been read already.
+    build : callable, optional
+        Makes the models by role, in place of those that the configuration names.
     """
 
     def __init__(
@@ -42,13 +47,15 @@ class LocalBackEnd:
         checkpoints: Callable[[], CheckpointStore],
         server: Callable[[], Server],
         federation: Federation | None = None,
+        build: Callable[[Role], nn.Module] | None = None,
     ) -> None:
         self._federation = federation or load_federation(config.data, seed=config.seed)
         self._server = server
         self._listener: SiteListener = Quiet()
         sites = sites_here(config, federation=self._federation)
         self.description = describe_all(config, self._federation, sites)
-        models = Models.of_run(config, num_classes=len(self._federation.classes))
+        num_classes = len(self._federation.classes)
+        models = Models(config, build=build) if build else Models.of_run(config, num_classes=num_classes)
 
         def program(place: int, data: SiteData) -> SiteProgram:
             def state() -> SiteState:
