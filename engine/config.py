@@ -111,6 +111,22 @@ class FederationConfig(Section):
     learning_rate: StepSize = Field(1e-4, description="Adam step size [C: 1e-4]")
     aggregation_weights: Literal["exact", "rounded"] = Field("exact", description="n_k/n, or at 2 decimals [C]")
     average_buffers: bool = Field(True, description="Average BatchNorm statistics [C]; off: the first ones stay")
+    aggregation: Literal["fedavg", "fedavgm", "median", "trimmed_mean", "krum", "multi_krum"] = Field(
+        "fedavg", description="Mean of the sites' models [P], with momentum, or one that withstands hostile sites"
+    )
+    server_momentum: Decay = Field(0.9, description="fedavgm: share of the last step that is taken again")
+    server_learning_rate: StepSize = Field(1.0, description="fedavgm: length of the server's step")
+    trimmed_share: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.25, description="trimmed_mean: share of the sites left out at either end of each weight (ours)"
+    )
+    hostile_sites: int = Field(1, ge=0, le=1000, description="krum, multi_krum: sites that may send anything (ours)")
+    large_updates: Literal["accept", "refuse", "clip"] = Field(
+        "accept", description="A site's update far larger than the others': accept, refuse or shorten it (ours)"
+    )
+    update_norm_limit: Annotated[float, Field(ge=1, le=1e6)] = Field(
+        10.0, description="refuse, clip: how many times the norm of the others' median an update may have (ours)"
+    )
+    proximal_mu: Factor = Field(0.0, description="FedProx: weight of mu/2 |theta - received|^2 at the sites; 0 is off")
     patience: int | None = Field(
         None,
         ge=1,

@@ -60,6 +60,16 @@ class FederationDescription:
         """The sites that train, in order."""
         return tuple(site.name for site in self.sources)
 
+    @property
+    def num_train(self) -> dict[str, int]:
+        """Training images of each source."""
+        return {site.name: site.num_train for site in self.sources}
+
+    @property
+    def num_validation(self) -> dict[str, int]:
+        """Validation images of each source."""
+        return {site.name: site.num_validation for site in self.sources}
+
 
 def check_unchanged(federation: FederationDescription, path: Path) -> None:
     """Note the identity of the data in ``path``, or compare with what was noted there.

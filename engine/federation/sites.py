@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from flwr.serverapp import Grid
 
+from engine.federation.checks import NO_MORE_CHECKS, RoundChecks
 from engine.federation.descriptions import FederationDescription
 from engine.federation.rounds import OnReply, call_once, run_rounds
 from engine.federation.tasks import Arrays, Scalar, SiteReply
@@ -113,6 +114,7 @@ class Sites:
         apart: bool = False,
         on_reply: OnReply | None = None,
         completed: Mapping[str, SiteReply] | None = None,
+        checks: RoundChecks = NO_MORE_CHECKS,
         listener: SiteListener | None = None,
     ) -> dict[str, SiteReply]:
         """Ask the sites ``to`` (all sources when left out) once; return their replies by site, sorted by name.
@@ -133,6 +135,7 @@ class Sites:
             round_number=round_number,
             on_reply=on_reply,
             completed=completed,
+            checks=checks,
             on_traffic=partial(self._count, server.traffic, apart=apart),
             check_cancelled=server.check_cancelled,
         )

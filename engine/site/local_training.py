@@ -67,6 +67,9 @@ def train_site(
 ) -> float:
     """Run ``config.local_epochs`` of Adam on L_sup (Eq. 3) and return the mean loss over images and epochs.
 
+    ``model`` comes with the weights that the site received. With ``config.proximal_mu`` what is minimised has
+    mu/2 |theta - theta_received|^2 beside L_sup (FedProx, Li et al. 2020, arXiv 1812.06127); the loss told is L_sup.
+
     The batch order is the stream ("federation", site, round, epoch) and dropout draws from ("federation", site,
     round, "torch"), so a round that is run again, in another process or after a kill, gives the same weights. Adam's
     state is read from ``state_dir`` (the newest from before this round) and written there at the end.
@@ -81,6 +84,7 @@ def train_site(
     load_optimiser(optimiser, model=model, folder=state_dir, round_number=round_number)
     total_steps = config.local_epochs * math.ceil(len(image_set) / config.batch_size)
     summed = 0.0
+    received = [parameter.detach().clone() for parameter in model.parameters() if config.proximal_mu]
     model.train()
     with _named_randomness(seed, "federation", site, round_number, "torch", device=placement.device):
         batches = _batches(image_set, config=config, seed=seed, site=site, round_number=round_number)
@@ -92,6 +96,8 @@ def train_site(
             if not math.isfinite(value):
                 raise _not_finite(value, site=site, round_number=round_number, step=step)
             loss.backward()
+            if config.proximal_mu:
+                _add_proximal_gradient(model, received, mu=config.proximal_mu)
             optimiser.step()
             summed += value * len(image_B3HW)
             if on_step is not None:
@@ -152,6 +158,14 @@ def _loss(
     mask_BKhw = torch.from_numpy(mask_to_grid(mask_BKHW, logits_BKhw.shape[-1])).to(placement.device)
     loss = supervised_loss(logits_BKhw, mask_BKhw, pos_weight=objective.pos_weight, dice_weight=objective.dice_weight)
     return loss, logits_BKhw, mask_BKhw
+
+
+@torch.no_grad()
+def _add_proximal_gradient(model: nn.Module, received: list[Tensor], *, mu: float) -> None:
+    """Add mu (theta - theta_received), the gradient of FedProx's term mu/2 |theta - theta_received|^2."""
+    for parameter, start in zip(model.parameters(), received, strict=True):
+        if parameter.grad is not None:  # one that has no gradient stays where it was
+            parameter.grad.add_(parameter - start, alpha=mu)
 
 
 def _dice_per_image(predicted_BKhw: Tensor, mask_BKhw: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.federation.aggregation import federated_average
+from engine.federation.aggregation import make_aggregator
+from engine.federation.checks import RoundChecks
 from engine.federation.rounds import RoundResult
 from engine.federation.tasks import TRAIN_STUDENT, VALIDATE_STUDENT, Arrays, SiteReply
 from engine.models.arrays import buffer_names, load_arrays, model_arrays
@@ -54,6 +55,16 @@ class _Training:
         self.stopped = False
         self.patient_since = 0
         self.replies = ReplyFiles(context)
+        buffers = buffer_names(self.model)
+        counts = context.description.num_train
+        self.aggregator = make_aggregator(self.config, buffers=buffers, num_examples=counts)
+        self.checks = RoundChecks(
+            num_examples=counts,
+            num_validation=context.description.num_validation,
+            buffers=buffers,
+            needed=("loss", "wall_s"),
+            update_limit=self.config.update_norm_limit if self.config.large_updates == "refuse" else None,
+        )
         state = context.checkpoints.load(stage)
         if state is not None:
             self._restore(state)
@@ -71,12 +82,8 @@ class _Training:
                 arrays=self.arrays,
                 rounds=self.config.rounds,
                 start_round=self.round + 1,
-                aggregate=partial(
-                    federated_average,
-                    rounded_weights=self.config.aggregation_weights == "rounded",
-                    average_buffers=self.config.average_buffers,
-                    buffers=buffer_names(self.model),
-                ),
+                aggregate=self.aggregator.aggregate,
+                checks=self.checks,
                 on_reply=self._on_reply,
                 on_round=self._on_round,
                 completed=self.completed,
@@ -104,7 +111,12 @@ class _Training:
 
     def _validate(self, arrays: Arrays) -> dict[str, Mapping[str, float]]:
         replies = self.context.sites.ask(
-            VALIDATE_STUDENT, kind="student", arrays=arrays, round_number=self.round, apart=True
+            VALIDATE_STUDENT,
+            kind="student",
+            arrays=arrays,
+            round_number=self.round,
+            apart=True,
+            checks=RoundChecks(num_validation=self.checks.num_validation),
         )
         return {site: reply.metrics for site, reply in replies.items()}
 
@@ -172,6 +184,7 @@ class _Training:
             "arrays": dict(self.arrays),
             "best": self.best,
             "mean": self.mean,
+            "aggregator": self.aggregator.state(),
             "stopped": self.stopped,
             "patient_since": self.patient_since,
             "rounds": self.config.rounds,
@@ -183,6 +196,7 @@ class _Training:
         if self.config.patience is None:
             self.best = {**self.best, "arrays": None}  # older states hold it all the same
         self.mean = state["mean"]
+        self.aggregator.restore(state.get("aggregator", {}))
         self.stopped = state["stopped"] and self.config.patience is not None
         self.patient_since = state.get("patient_since", 0)
         if self.stopped and self.config.rounds > state.get("rounds", self.config.rounds):

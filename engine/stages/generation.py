@@ -103,7 +103,7 @@ def _collect_masks(context: RunContext) -> dict[str, np.ndarray]:
 
 def _num_masks(context: RunContext, site: str) -> int:
     """Return how many masks a site is asked for."""
-    num_train = next(about.num_train for about in context.description.sources if about.name == site)
+    num_train = context.description.num_train[site]
     return min(num_train, context.config.generation.max_masks_per_site or num_train)
 
 

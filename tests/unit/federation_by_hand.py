@@ -64,6 +64,9 @@ class Switches:
     keeps: bool = False
     decay: float = 0.0
     seed: int = 11
+    mu: float = 0.0
+    momentum: float = 0.0
+    is_median: bool = False
 
 
 @dataclass
@@ -81,12 +84,19 @@ def train(switches: Switches) -> Result:
     theta, states = first_weights(), {site: _Adam(switches.rate) for site in SITES}
     result = Result({}, {}, [theta], theta)
     mean: Weights | None = None
+    velocity: Weights = {}
     for number in range(1, switches.rounds + 1):
         local = {}
         for site in SITES:
             result.dice[site, number - 1] = validate(theta, site)
             local[site], result.loss[site, number] = _at_site(theta, states[site], site, number, switches)
         averaged = {name: sum(switches.shares[site] * local[site][name] for site in SITES) for name in theta}
+        if switches.is_median:
+            averaged = {name: np.median([local[site][name] for site in SITES], axis=0) for name in theta}
+        if switches.momentum:
+            for name in ("conv.weight", "norm.weight", "norm.bias"):
+                velocity[name] = switches.momentum * velocity.get(name, 0.0) + theta[name] - averaged[name]
+                averaged[name] = theta[name] - velocity[name]
         kept = {name: theta[name] for name in theta if "running" in name and not switches.averages_buffers}
         theta = {**averaged, **kept}
         result.averages.append(theta)
@@ -126,12 +136,13 @@ class _Adam:
 
 
 def _at_site(theta: Weights, adam: _Adam, site: str, number: int, switches: Switches) -> tuple[Weights, float]:
-    images, total = Discs(site, SIZES[site]), 0.0
+    images, total, received = Discs(site, SIZES[site]), 0.0, theta
     for epoch in range(switches.epochs):
         order = numpy_generator(switches.seed, "federation", site, number, epoch).permutation(len(images))
         for start in range(0, len(order), switches.batch):
             chosen = order[start : start + switches.batch]
             loss, gradient, statistics = _step(theta, *_pixels(images, chosen), switches)
+            gradient = {name: g + switches.mu * (theta[name] - received[name]) for name, g in gradient.items()}
             theta = {**adam.update(theta, gradient), **statistics}
             total += loss * len(chosen)
     return theta, total / (len(images) * switches.epochs)

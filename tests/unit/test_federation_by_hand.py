@@ -37,6 +37,9 @@ CASES: list[tuple[dict[str, Any], Switches]] = [
     ({"student": {"name": "tinysam", "weights": "tinysam-mini", "batch_norm": "kept"}}, Switches(keeps=True)),
     ({"federation": {"rounds": 4, "average_decay": 0.6}}, Switches(rounds=4, decay=0.6)),
     ({"seed": 12}, Switches(seed=12)),
+    ({"federation": {"proximal_mu": 0.8, "local_epochs": 2}}, Switches(mu=0.8, epochs=2)),
+    ({"federation": {"rounds": 4, "aggregation": "fedavgm", "server_momentum": 0.5}}, Switches(rounds=4, momentum=0.5)),
+    ({"federation": {"aggregation": "median"}}, Switches(is_median=True)),
 ]
 
 

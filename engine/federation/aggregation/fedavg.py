@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from engine.errors import UserError
+from engine.federation.aggregation.aggregator import NO_BUFFERS, Buffers, Stateless, combine
 from engine.federation.tasks import Arrays, SiteReply
 
 _HUNDREDTHS = 100
@@ -37,23 +39,18 @@ def federated_average(
 
     Integers (BatchNorm's counters) are never averaged: they are the first site's.
     """
-    names = sorted(replies)
-    num_examples = {name: replies[name].num_examples for name in names}
-    weights = rounded_shares(num_examples) if rounded_weights else num_examples
-    total = sum(weights.values())
-    result = {}
-    for key, old in previous.items():
-        if old.dtype.kind != "f":
-            result[key] = np.array(replies[names[0]].arrays[key])
-        elif key in buffers and not average_buffers:
-            result[key] = np.array(old)
-        else:
-            # Whole weights first and one division last: n_k * x is exact in float64 for float32 x and n_k < 2^29.
-            summed = np.zeros(old.shape, dtype=np.float64)
-            for name in names:
-                summed += np.multiply(replies[name].arrays[key], weights[name], dtype=np.float64)
-            result[key] = (summed / total).astype(old.dtype)
-    return result
+    num_examples = {name: replies[name].num_examples for name in sorted(replies)}
+    weights = list((rounded_shares(num_examples) if rounded_weights else num_examples).values())
+    total = sum(weights)
+
+    def mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        # Whole weights first and one division last: n_k * x is exact in float64 for float32 x and n_k < 2^29.
+        summed = np.zeros(arrays[0].shape, dtype=np.float64)
+        for array, weight in zip(arrays, weights, strict=True):
+            summed += np.multiply(array, weight, dtype=np.float64)
+        return np.asarray(summed / total)
+
+    return combine(replies, previous, rule=mean, buffers=Buffers(buffers, average_buffers))
 
 
 def rounded_shares(num_examples: Mapping[str, int]) -> dict[str, int]:
@@ -70,3 +67,21 @@ def rounded_shares(num_examples: Mapping[str, int]) -> dict[str, int]:
             fix="Set federation.aggregation_weights to 'exact'.",
         )
     return shares
+
+
+@dataclass(frozen=True)
+class FedAvg(Stateless):
+    """:func:`federated_average` as an :class:`~engine.federation.aggregation.aggregator.Aggregator`."""
+
+    buffers: Buffers = NO_BUFFERS
+    rounded_weights: bool = False
+
+    def aggregate(self, replies: Mapping[str, SiteReply], previous: Arrays) -> dict[str, np.ndarray]:
+        """Return the average of the replies by n_k."""
+        return federated_average(
+            replies,
+            previous,
+            rounded_weights=self.rounded_weights,
+            average_buffers=self.buffers.averaged,
+            buffers=self.buffers.names,
+        )

@@ -1,0 +1,73 @@
+"""What every algorithm of aggregation is, and what all of them do alike. Free of Flower and of PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.federation.tasks import Arrays, SiteReply
+
+Rule = Callable[[Sequence[np.ndarray]], np.ndarray]
+"""From one float array of each site, in the order of their names, to the one that goes on, float64."""
+
+
+class Aggregator(Protocol):
+    """One algorithm with what it keeps from round to round."""
+
+    def aggregate(self, replies: Mapping[str, SiteReply], previous: Arrays) -> dict[str, np.ndarray]:
+        """Return the model after a round: the arrays of ``previous``, the model before it, with their dtypes.
+
+        Sites are taken in the order of their names, sums are float64, and the replies are left as they are.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """Return what has to be in a checkpoint, so that the next round is the same after a restart."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state` gave; an empty one is the state before the first round."""
+
+
+class Stateless:
+    """Base of the algorithms that keep nothing from round to round."""
+
+    def state(self) -> dict[str, Any]:
+        """Return an empty state."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """The names of the arrays that are no parameters (BatchNorm's statistics and counters), and their handling."""
+
+    names: frozenset[str] = frozenset()
+    averaged: bool = True
+    """False: the float ones stay as they are at the server."""
+
+
+NO_BUFFERS = Buffers()
+
+
+def combine(
+    replies: Mapping[str, SiteReply], previous: Arrays, *, rule: Rule, buffers: Buffers
+) -> dict[str, np.ndarray]:
+    """Return the model that ``rule`` makes, float array by float array.
+
+    Integers (BatchNorm's counters) are never averaged: they are the first site's by name. Float buffers that are not
+    averaged stay as they are in ``previous``.
+    """
+    names = sorted(replies)
+    result = {}
+    for key, old in previous.items():
+        if old.dtype.kind != "f":
+            result[key] = np.array(replies[names[0]].arrays[key])
+        elif key in buffers.names and not buffers.averaged:
+            result[key] = np.array(old)
+        else:
+            result[key] = np.asarray(rule([replies[name].arrays[key] for name in names])).astype(old.dtype)
+    return result
