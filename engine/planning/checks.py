@@ -40,6 +40,19 @@ def check_generator(config: RunConfig, device: str) -> None:
         )
 
 
+def check_aggregation(config: RunConfig, *, num_sources: int) -> None:
+    """Refuse Krum where a model has no neighbours to be judged by."""
+    part = config.federation
+    if part.aggregation in ("krum", "multi_krum") and num_sources < part.hostile_sites + 3:
+        raise UserError(
+            "plan.too_few_for_krum",
+            what=f"federation.aggregation '{part.aggregation}' with {part.hostile_sites} hostile site(s) needs "
+            f"{part.hostile_sites + 3} sites at least; this run trains on {num_sources}.",
+            why="Krum judges a model by its n - f - 2 closest of n models, f of them hostile: here there are none.",
+            fix="Take more sites, lower federation.hostile_sites, or set federation.aggregation to 'median'.",
+        )
+
+
 def check_memory(stages: tuple[StagePlan, ...], *, memory_gib: float, device: str) -> None:
     """Refuse a run whose largest stage needs more memory than there is."""
     worst = max(stages, key=lambda stage: stage.peak_memory_gib)
@@ -83,6 +96,7 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
         found.append("federation.patience has no effect: it is not below federation.rounds.")
     if config.federation.patience is not None and not any(site.num_validation for site in work.sources):
         found.append("federation.patience has no effect: no site has validation images.")
+    found += _aggregation_warnings(config, num_sources=len(work.sources))
     for role in ("student", "teacher"):
         if getattr(config, role).batch_norm == "kept" and getattr(config, role).name != "tinysam":
             found.append(f"{role}.batch_norm has no effect: only TinySAM has such layers to keep.")
@@ -115,6 +129,41 @@ def _data_warnings(config: RunConfig) -> list[str]:
         found.append("data.held_out has no effect: data.protocol is 'fixed-test'.")
     if data.protocol == "leave-one-site-out" and data.test_root is not None:
         found.append("data.test_root has no effect: data.protocol is 'leave-one-site-out'.")
+    return found
+
+
+_READ_BY = {
+    "server_momentum": ("fedavgm",),
+    "server_learning_rate": ("fedavgm",),
+    "trimmed_share": ("trimmed_mean",),
+    "hostile_sites": ("krum", "multi_krum"),
+    "aggregation_weights": ("fedavg", "fedavgm", "multi_krum"),
+}
+"""Settings of the federation that only some ways of aggregation read."""
+
+
+def _aggregation_warnings(config: RunConfig, *, num_sources: int) -> list[str]:
+    part, default = config.federation, RunConfig().federation
+    chosen = part.aggregation
+    found = [
+        f"federation.{key} has no effect: federation.aggregation is '{chosen}'."
+        for key, readers in _READ_BY.items()
+        if chosen not in readers and getattr(part, key) != getattr(default, key)
+    ]
+    if chosen == "fedavgm" and part.server_momentum == 0 and part.server_learning_rate == 1:
+        found.append("federation.aggregation 'fedavgm' is FedAvg: there is no momentum, and the step is 1.")
+    if chosen == "median" and num_sources < 3:
+        found.append(f"federation.aggregation 'median' withstands nothing: it is the mean of {num_sources} site(s).")
+    if chosen == "trimmed_mean" and int(part.trimmed_share * num_sources) == 0:
+        found.append(f"federation.trimmed_share cuts no site: {part.trimmed_share:g} of {num_sources} is below one.")
+    if chosen in ("krum", "multi_krum") and num_sources < 2 * part.hostile_sites + 3:
+        needed = 2 * part.hostile_sites + 3
+        found.append(f"Krum's guarantee needs 2 f + 3 sites, here {needed}; this run trains on {num_sources}.")
+    if part.large_updates == "accept":
+        if part.update_norm_limit != default.update_norm_limit:
+            found.append("federation.update_norm_limit has no effect: federation.large_updates is 'accept'.")
+    elif num_sources < 3:
+        found.append(f"federation.large_updates: of {num_sources} site(s) nobody can say whose update is too large.")
     return found
 
 

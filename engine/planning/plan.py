@@ -58,6 +58,7 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
     compatibility.check_generated_side(config, names)
     federation = describe(config)
     compatibility.check_classes(federation.classes, names)
+    checks.check_aggregation(config, num_sources=len(federation.sites))
     sites = _sites(federation)
     measured = calibration(folder)
     speed = measured.speed(device, threads=config.threads, precision=config.precision)
@@ -115,6 +116,8 @@ def _disk_gib(work: Workload, names: tuple[str, ...]) -> float:
     if "federated_training" in names:
         # The server's state twice and a round's replies; Adam's moments of three rounds at each site.
         total += (2 * 3 + sites) * work.student.state_bytes + 3 * sites * 8 * student
+        if work.config.federation.aggregation == "fedavgm":
+            total += 2 * 8 * student
     if "generator_training" in names:
         total += sites * 2 * work.generator.controlnet_parameters + 2 * 12 * work.generator.controlnet_parameters
     if "generation" in names:

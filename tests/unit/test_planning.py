@@ -259,6 +259,41 @@ def test_a_fault_of_the_dataset_is_found_by_the_plan(tmp_path: Path) -> None:
         plan(config(data={"source": "folder", "root": str(root), "image_px": 64}), home=tmp_path)
 
 
+AGGREGATION_WARNINGS: list[tuple[dict[str, Any], str]] = [  # phantom fundus trains on 3 sites
+    ({"server_momentum": 0.5}, "server_momentum has no effect: federation.aggregation is 'fedavg'"),
+    ({"aggregation": "median", "server_learning_rate": 0.5}, "server_learning_rate has no effect"),
+    ({"aggregation": "krum", "hostile_sites": 0, "trimmed_share": 0.1}, "trimmed_share has no effect"),
+    ({"hostile_sites": 2}, "hostile_sites has no effect"),
+    (
+        {"aggregation": "krum", "hostile_sites": 0, "aggregation_weights": "rounded"},
+        "aggregation_weights has no effect",
+    ),
+    ({"aggregation": "fedavgm", "server_momentum": 0.0}, "'fedavgm' is FedAvg"),
+    ({"aggregation": "trimmed_mean"}, "trimmed_share cuts no site: 0.25 of 3 is below one"),
+    ({"update_norm_limit": 3.0}, "update_norm_limit has no effect"),
+]
+
+
+@pytest.mark.parametrize("federation", [{"aggregation": "median"}, {"large_updates": "clip"}])
+def test_of_two_sites_nobody_can_be_outvoted(federation: dict[str, Any], tmp_path: Path) -> None:
+    three, two = (
+        plan(config(federation=federation, data={"images_per_site": 6, "image_px": 64, "sites": sites}), home=tmp_path)
+        for sites in (None, [site.site for site in plan(config(), home=tmp_path).sites[1:]])
+    )
+    assert (len(three.sites), len(two.sites)) == (4, 3)
+    assert len(two.warnings) == len(three.warnings) + 1
+    assert any("2 site(s)" in warning for warning in two.warnings)
+
+
+@pytest.mark.parametrize(("aggregation", "hostile"), [("krum", 1), ("multi_krum", 1), ("krum", 2)])
+def test_krum_without_neighbours_is_refused(aggregation: str, hostile: int, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"needs {hostile + 3} sites at least; this run trains on 3") as caught:
+        plan(config(federation={"aggregation": aggregation, "hostile_sites": hostile}), home=tmp_path)
+    assert caught.value.code == "plan.too_few_for_krum"
+    made = plan(config(federation={"aggregation": aggregation, "hostile_sites": 0}), home=tmp_path)
+    assert not any("guarantee" in warning for warning in made.warnings)
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -281,6 +316,7 @@ def test_a_fault_of_the_dataset_is_found_by_the_plan(tmp_path: Path) -> None:
             "export.student has no effect",
         ),
         ({"data": {"images_per_site": 6, "image_px": 64, "test_root": "/x"}}, "test_root has no effect"),
+        *(({"federation": values}, words) for values, words in AGGREGATION_WARNINGS),
     ],
 )
 def test_settings_without_effect_are_said(values: dict[str, Any], words: str, tmp_path: Path) -> None:
