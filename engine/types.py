@@ -136,6 +136,21 @@ class ModelDifference:
     """Ends of the paired bootstrap 95 % interval, over patients; None where all images are of one patient."""
 
 
+@dataclass(frozen=True)
+class SiteSpread:
+    """How evenly one model serves the sites of a split; every site counts the same, Dice in [0, 1]."""
+
+    model: str
+    split: Literal["validation", "test"]
+    num_sites: int
+    dice: float
+    """Mean over the sites."""
+    dice_sd: float
+    """Standard deviation over the sites, of these and no others."""
+    worst_site: str
+    worst_dice: float
+
+
 class Reporter(Protocol):
     """Where a stage tells what it does. Calls are cheap; every record is keyed, so repeating one replaces it."""
 

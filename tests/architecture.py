@@ -65,6 +65,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.runs.checkpoint",
         "engine.runs.pace",
     ),
+    "engine.evaluation.spread": ("engine.types",),
     "engine.pretraining": (*BASE, "engine.generation", "engine.models", "engine.data", "engine.runs.checkpoint"),
     "engine.planning": (
         *BASE,
@@ -113,7 +114,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 """The longest name that an importer's dotted name starts with decides. Nothing lists app or tests."""
 
-TORCH_FREE = ("app", "engine.planning", "engine.evaluation.tables", *PREDICTION, *RUN_RECORDS)
+TORCH_FREE = (
+    "app",
+    "engine.planning",
+    "engine.evaluation.tables",
+    "engine.evaluation.spread",
+    *PREDICTION,
+    *RUN_RECORDS,
+)
 """Modules (and subpackages) that must not bring in torch, directly or through what they import."""
 
 GENERATOR_MAKERS = ("torch.Generator", "np.random.default_rng", "numpy.random.default_rng")

@@ -56,14 +56,20 @@ def follow(store: RunStore, run_id: str) -> None:
 
 def print_results(store: RunStore, run_id: str) -> None:
     """Print the results table of the unseen site and what crossed each site's border, where there is any."""
-    from engine.evaluation.tables import LEGEND, format_differences, format_table
+    from engine.evaluation.spread import site_spread
+    from engine.evaluation.tables import LEGEND, format_differences, format_spread, format_table
 
-    rows = [row for row in store.evaluation(run_id) if row.split == "test"]
+    measured = store.evaluation(run_id)
+    rows = [row for row in measured if row.split == "test"]
     if rows:
         print(f"\nOn the unseen site:\n\n{format_table(rows)}\n\n{LEGEND}\n")
     differences = [row for row in store.differences(run_id) if row.split == "test"]
     if differences:
         print(f"Differences on the same images:\n\n{format_differences(differences)}\n")
+    for split in ("test", "validation"):
+        spread = [row for row in site_spread(measured) if row.split == split]
+        if spread:
+            print(f"Over the sites, on their {split} images:\n\n{format_spread(spread)}\n")
     _print_traffic(store.traffic(run_id))
     for artefact in store.artefacts(run_id):
         if artefact.kind in ("bundle", "report"):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from engine.types import EvaluationRow, ModelDifference
+from engine.types import EvaluationRow, ModelDifference, SiteSpread
 
 MODEL_TITLES = {
     "fedavg_student": "TinySAM, FedAvg only",
@@ -17,6 +17,7 @@ MODEL_TITLES = {
 HEADER = ("Model", "Site", "Class", "Images", "Dice [95 % interval]", "IoU", "Dice (5 cuts)", "IoU (5 cuts)",
           "HD95 px (of)", "Missed/false", "HD95 + misses")  # fmt: skip
 DIFFERENCE_HEADER = ("Model", "against", "Site", "Class", "Images", "Dice difference [95 % interval]")
+SPREAD_HEADER = ("Model", "Worst site", "Sites", "Worst Dice", "Mean over sites", "SD over sites")
 LEGEND = (
     'Intervals resample patients (in brackets where they are fewer than the images). "5 cuts" are means over five '
     "thresholds of the raw logits, as in the DSFedMed authors' code. HD95 is in pixels of the scored grid, over the "
@@ -36,6 +37,11 @@ def format_table(rows: Sequence[EvaluationRow], *, style: Style = "text") -> str
 def format_differences(rows: Sequence[ModelDifference], *, style: Style = "text") -> str:
     """Return the differences between models as a table in the order given, Dice in [-1, 1]."""
     return _lay_out([DIFFERENCE_HEADER, *(difference_cells(row) for row in rows)], num_text_columns=4, style=style)
+
+
+def format_spread(rows: Sequence[SiteSpread], *, style: Style = "text") -> str:
+    """Return how evenly models serve the sites of one split, in the order given."""
+    return _lay_out([SPREAD_HEADER, *(spread_cells(row) for row in rows)], num_text_columns=2, style=style)
 
 
 def _lay_out(lines: Sequence[tuple[str, ...]], *, num_text_columns: int, style: Style) -> str:
@@ -84,6 +90,13 @@ def difference_cells(row: ModelDifference) -> tuple[str, ...]:
         images_cell(row.num_images, row.num_groups),
         f"{row.dice:+.3f} [{_interval(row.dice_low, row.dice_high, sign='+')}]",
     )
+
+
+def spread_cells(row: SiteSpread) -> tuple[str, ...]:
+    """Return the texts of one line, one for each column of ``SPREAD_HEADER``."""
+    figures = (row.worst_dice, row.dice, row.dice_sd)
+    title = MODEL_TITLES.get(row.model, row.model)
+    return (title, row.worst_site, str(row.num_sites), *(f"{figure:.3f}" for figure in figures))
 
 
 def images_cell(num_images: int, num_groups: int | None) -> str:

@@ -15,10 +15,11 @@ from engine.errors import UserError
 from engine.evaluation.bootstrap import count_groups, mean_interval
 from engine.evaluation.measures import penalised_px
 from engine.evaluation.segmentation import evaluate_model
+from engine.evaluation.spread import site_spread
 from engine.evaluation.summary import compare_models, summarise
-from engine.evaluation.tables import HEADER, difference_cells, format_differences, table_cells
+from engine.evaluation.tables import HEADER, difference_cells, format_differences, format_spread, table_cells
 from engine.seeding import numpy_generator
-from engine.types import MEAN_CLASS, EvaluationRow, ModelDifference
+from engine.types import MEAN_CLASS, EvaluationRow, ModelDifference, SiteSpread
 
 CONFIG = EvaluationConfig(bootstrap_samples=400)
 SIDE = 16
@@ -218,3 +219,36 @@ def test_tables_carry_the_counts() -> None:
     assert difference_cells(difference)[4:] == ("9", "+0.031 [-0.010, +0.070]")
     for cell in difference_cells(difference):
         assert cell in format_differences([difference]) and cell in format_differences([difference], style="markdown")
+
+
+def site_row(
+    model: str, site: str, dice: float, *, images: int = 4, split: Any = "test", name: str = MEAN_CLASS
+) -> Any:
+    return EvaluationRow(model, site, split, name, images, dice, None, None, dice, dice, dice, None)
+
+
+def test_the_worst_site_and_the_spread_by_hand() -> None:
+    """Sites 0.9, 0.6, 0.75: mean 0.75, deviations 0.15, -0.15, 0; sd = sqrt(0.045 / 3) = 0.12247."""
+    rows = [
+        site_row("m", "pool", (0.9 * 2 + 0.6 * 6 + 0.75 * 4) / 12, images=12),  # all of them together is no site
+        site_row("m", "a", 0.9, images=2),
+        site_row("m", "a", 0.1, images=2, name="cup"),
+        site_row("m", "b", 0.6, images=6),
+        site_row("m", "c", 0.75),
+        site_row("other", "a", 0.3),
+        site_row("m", "north", 0.5, split="validation"),
+        site_row("m", "south", 0.5, split="validation"),
+    ]
+    first, second = site_spread(rows)
+    assert (first.model, first.split, first.num_sites, first.worst_site) == ("m", "test", 3, "b")
+    assert (first.dice, first.worst_dice, first.dice_sd) == pytest.approx((0.75, 0.6, 0.1224745))
+    assert second == SiteSpread("m", "validation", 2, 0.5, 0.0, "north", 0.5)
+    text = format_spread([first])
+    assert text.splitlines()[-1].split() == ["m", "b", "3", "0.600", "0.750", "0.122"]
+
+
+def test_a_large_site_is_not_taken_for_all_of_them() -> None:
+    rows = [site_row("m", "a", 0.9), site_row("m", "b", 0.6), site_row("m", "c", 0.8, images=8)]
+    (spread,) = site_spread(rows)
+    assert (spread.num_sites, spread.worst_site) == (3, "b")
+    assert site_spread(rows[:1]) == [] == site_spread([])
