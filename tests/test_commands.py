@@ -53,6 +53,7 @@ SMALL_BENCHES = {
     "bench.gain": "--tasks phantom_fundus --seeds 1 --folder cells "
     + " ".join(f"--set {text}" for text in (*SMALL, "federation.patience=1")),
     "bench.golden_curves": "",
+    "bench.hostile": "--quick --folder hostile",
     "bench.model_speed": "--threads 1 --batch 1 --repeats 1",
     "bench.paper_scale": "--stages evaluation",
     "bench.parity": "--kills 1",
