@@ -1,6 +1,6 @@
 """What one hostile site of four does to the student on a site that nobody trains on, with and without the defences.
 
-    python -m bench.hostile [--folder bench_hostile] [--rounds 5] [--images 16] [--quick] [--json]
+    python -m bench.hostile [--folder bench_hostile] [--rounds 4] [--images 16] [--quick] [--json]
 
 Phantom liver at 64 px, TinySAM from the shipped weights: three sites of their own scanners are honest, a fourth (with
 other patients of the first one's scanner) sends, in every round, what ATTACKS names; the scanner of the unseen site is
@@ -233,16 +233,13 @@ class Cell:
             )
         return self.dice(arrays), sum(bool(result.failures) for result in results)
 
-    def undefended(self) -> float | None:
-        """Return Dice on the unseen site after FedAvg of whatever comes; None where that breaks off."""
+    def undefended(self) -> float:
+        """Return Dice on the unseen site after FedAvg of whatever comes. Raises what numpy and torch say of it."""
         task, arrays = self.task(), model_arrays(self.model)
         for number in range(1, self.config.federation.rounds + 1):
             replies = {site: task(SiteRequest(site, TRAIN_STUDENT, number, {}, arrays)) for site in self.sites}
-            try:
-                arrays = federated_average(replies, arrays)
-                load_arrays(self.model, arrays)
-            except (ValueError, RuntimeError):  # shapes that do not fit
-                return None
+            arrays = federated_average(replies, arrays)
+            load_arrays(self.model, arrays)
         return self.dice(arrays)
 
     def dice(self, arrays: Arrays) -> float:
@@ -263,12 +260,15 @@ class Cell:
 def measure(
     attack: str | None, defence: str | None, *, rounds: int, images: int, alone: bool = False
 ) -> dict[str, Any]:
-    """Return one cell: ``dice`` in points (None where the run broke off), and the rounds that ``refused`` the site."""
+    """Return one cell: ``dice`` in points, and in how many rounds the site was ``refused``; or the ``error``."""
     config = configure(rounds=rounds, images=images, federation=DEFENCES[defence] if defence else {})
     with TemporaryDirectory() as folder:
         cell = Cell(config, Path(folder), attack=attack, alone=alone)
-        dice, refused = cell.defended() if defence else (cell.undefended(), 0)
-    return {"dice": None if dice is None else 100 * dice, "refused": refused}
+        try:
+            dice, refused = cell.defended() if defence else (cell.undefended(), 0)
+        except (UserError, ValueError, RuntimeError) as error:  # a loss that is NaN, shapes that do not fit
+            return {"dice": None, "refused": 0, "error": f"{error!s:.200}"}
+    return {"dice": 100 * dice, "refused": refused}
 
 
 def fill(file: Path, *, attacks: tuple[str, ...], rounds: int, images: int) -> dict[str, dict[str, Any]]:
@@ -311,14 +311,18 @@ def failures(cells: Mapping[str, Mapping[str, Any]], *, attacks: tuple[str, ...]
     """Return the rows where a defence that is relied on is more than a point below the run without the site."""
     least = cells[f"{WITHOUT} | None"]["dice"] - TOLERANCE_POINTS
     keys = [f"{attack} | {defence}" for attack in attacks for defence in RELIED_ON]
-    return [f"{key}: {cells[key]['dice']:.1f} is below {least:.1f}" for key in keys if cells[key]["dice"] < least]
+    broken = [
+        f"{key}: {cell['error']}" for key, cell in cells.items() if "error" in cell and not key.endswith("| None")
+    ]
+    low = [key for key in keys if "error" not in cells[key] and cells[key]["dice"] < least]
+    return [*broken, *(f"{key}: {cells[key]['dice']:.1f} is below {least:.1f}" for key in low)]
 
 
 def main() -> int:
     """Measure what is not there yet, print, and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("bench_hostile"))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--images", type=int, default=16, help="phantoms at each site")
     parser.add_argument("--quick", action="store_true", help="one round, three attacks, few images")
     parser.add_argument("--json", action="store_true", help="print the cells as JSON")

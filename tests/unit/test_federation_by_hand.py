@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ from safetensors.torch import load_file
 from bench.reporting import ConsoleReporter
 from engine.config import RunConfig, parse_config
 from engine.data.datasets import Federation, Site
+from engine.errors import UserError
 from engine.federation.sites import Sites
+from engine.federation.tasks import TRAIN_STUDENT, SiteReply, SiteRequest
 from engine.runs.checkpoint import CheckpointStore
+from engine.site.program import SiteProgram
 from engine.stages.context import Role, RunContext
 from engine.stages.federated_training import FederatedTraining
+from engine.types import RunCancelled
 from tests.unit import federation_by_hand as by_hand
 from tests.unit.federation_by_hand import VALIDATION, OneLayer, Switches, Weights
 from tests.unit.federation_world import SITES, SIZES, Discs
@@ -81,6 +86,15 @@ class Curves(ConsoleReporter):
         self.points[name][site, step] = value
 
 
+class Interrupted(Curves):
+    """Stops the run in the third round, when one site's reply is on the disk."""
+
+    def metric(self, name: str, value: float, *, step: int, site: str | None = None) -> None:
+        super().metric(name, value, step=step, site=site)
+        if (name, step, site) == ("loss", 3, "south"):
+            raise RunCancelled
+
+
 def configure(change: dict[str, Any]) -> RunConfig:
     values: dict[str, Any] = {"precision": "fp32", "device": "cpu", "seed": 11, "federation": dict(FEDERATION)}
     for key, value in change.items():
@@ -88,8 +102,8 @@ def configure(change: dict[str, Any]) -> RunConfig:
     return parse_config(values)
 
 
-def run(folder: Path, change: dict[str, Any]) -> tuple[Weights, Curves]:
-    config, reporter = configure(change), Curves()
+def run(folder: Path, change: dict[str, Any], *, reporter: Curves | None = None) -> tuple[Weights, Curves]:
+    config, reporter = configure(change), reporter or Curves()
     checkpoints = CheckpointStore(folder / "checkpoints", config.content_hash(), warn=print)
     context = HandContext(config=config, run_dir=folder, reporter=reporter, checkpoints=checkpoints)
     FederatedTraining().run(context)
@@ -145,3 +159,61 @@ def test_the_model_that_goes_on_is_the_one_that_was_validated(decay: float, tmp_
     # It waited for three models that are no better. An average is validated a round after it was made, the last one
     # at the end; a mean at once.
     assert max(judged) == (best + 3 if decay else best + 4) < 20
+
+
+def test_what_an_algorithm_keeps_is_in_the_checkpoint(tmp_path: Path) -> None:
+    change = {"federation": {"rounds": 4, "aggregation": "fedavgm", "server_momentum": 0.5}}
+    whole, _ = run(tmp_path / "whole", change)
+    with pytest.raises(RunCancelled):
+        run(tmp_path / "again", change, reporter=Interrupted())
+    again, reporter = run(tmp_path / "again", change)
+    assert {step for (_, step) in reporter.points["loss"]} == {3, 4}
+    assert all(np.array_equal(whole[name], again[name]) for name in whole)
+
+
+def south_lies(patch: pytest.MonkeyPatch, change: Callable[[SiteReply], SiteReply]) -> None:
+    """Let the south change what it replies to a round."""
+    honest = SiteProgram.answer
+
+    def answer(program: SiteProgram, request: SiteRequest, **how: Any) -> SiteReply:
+        reply = honest(program, request, **how)
+        return change(reply) if (request.site, request.task) == ("south", TRAIN_STUDENT) else reply
+
+    patch.setattr(SiteProgram, "answer", answer)
+
+
+def ten_times(reply: SiteReply) -> SiteReply:
+    return replace(reply, arrays={k: a * 10 if a.dtype == np.float32 else a for k, a in reply.arrays.items()})
+
+
+@pytest.mark.parametrize(
+    ("lie", "federation", "problem"),
+    [
+        (lambda reply: replace(reply, num_examples=10**9), {}, "counts 1000000000 examples, and the site has 3"),
+        (lambda reply: replace(reply, metrics={**reply.metrics, "val_images": 9.0}), {}, "9 validation images"),
+        (lambda reply: replace(reply, metrics={**reply.metrics, "val_dice": 99.0}), {}, "val_dice is 99"),
+        (lambda reply: replace(reply, metrics={"loss": 1.0}), {}, "does not say wall_s"),
+        (ten_times, {"large_updates": "refuse"}, "times as large as the median of the other sites'"),
+    ],
+)
+def test_the_stage_holds_sites_to_what_is_known_of_them(
+    lie: Any, federation: dict[str, Any], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    south_lies(monkeypatch, lie)
+    with pytest.raises(UserError, match="site south in round 1") as caught:
+        run(tmp_path, {"federation": federation})
+    assert caught.value.code == "federation.bad_reply" and problem in caught.value.what
+
+
+def test_large_updates_are_accepted_or_shortened_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, _ = run(tmp_path / "honest", {})
+    south_lies(monkeypatch, ten_times)
+    accepted, _ = run(tmp_path / "accepted", {})
+    clipped, _ = run(tmp_path / "clipped", {"federation": {"large_updates": "clip", "update_norm_limit": 1.0}})
+    off = {
+        name: np.abs(found["conv.weight"] - honest["conv.weight"]).max()
+        for name, found in [("accepted", accepted), ("clipped", clipped)]
+    }
+    assert off["accepted"] > 1 > 10 * off["clipped"] > 0

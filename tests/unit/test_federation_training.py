@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from engine.config import FederationConfig
@@ -144,6 +145,22 @@ def test_a_loss_that_is_not_finite_names_site_round_and_step(tmp_path: Path) -> 
     assert caught.value.code == "federation.loss_not_finite"
     assert caught.value.what == f"The loss at site north is nan in round 4, step {len(steps) + 1}."
     assert not list(tmp_path.iterdir())
+
+
+def test_the_proximal_term_pulls_by_mu_times_the_way_gone(tmp_path: Path) -> None:
+    """After two steps Adam's first moment is 0.9 * 0.1 g1 + 0.1 g2; FedProx adds mu (theta_1 - theta_0) to g2 alone."""
+    config = CONFIG.model_copy(update={"local_epochs": 1, "batch_size": 3})
+    before_step: list[dict[str, np.ndarray]] = []
+    model = build_unet()
+    train(model, tmp_path / "0", config=config, check_cancelled=lambda: before_step.append(model_arrays(model)))
+    train(build_unet(), tmp_path / "1", config=config.model_copy(update={"proximal_mu": 0.7}))
+    plain, pulled = (load_file(tmp_path / name / "adam_round_000001.safetensors") for name in "01")
+    assert len(before_step) == 2
+    for name, _ in model.named_parameters():
+        gone = before_step[1][name] - before_step[0][name]
+        pull = (pulled[f"exp_avg/{name}"] - plain[f"exp_avg/{name}"]).numpy()
+        np.testing.assert_allclose(pull, 0.1 * 0.7 * gone, rtol=1e-3, atol=1e-6)
+        assert np.abs(gone).max() > 1e-3
 
 
 def test_steps_are_told_in_order(tmp_path: Path) -> None:
