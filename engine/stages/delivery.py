@@ -32,7 +32,11 @@ def deliver_student(context: RunContext, student: nn.Module) -> None:
         replies = ask(MEASURE_STATISTICS, arrays=arrays, round_number=SENT)
         for site, reply in replies.items():
             check_reply(
-                reply, site=site, round_number=SENT, sent={name: arrays[name] for name in statistic_names(student)}
+                reply,
+                site=site,
+                round_number=SENT,
+                sent={name: arrays[name] for name in statistic_names(student)},
+                num_examples=context.description.num_train,
             )
         _tell(context, replies, what="with the statistics of synthetic images")
         arrays |= combine_statistics(replies)

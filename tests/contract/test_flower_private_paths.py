@@ -1,4 +1,5 @@
-"""The private paths of Flower that the in-process Grid stands on, pinned to the version they were read in."""
+"""The private paths of Flower that the in-process Grid stands on, and the function of the trimmed mean, pinned to
+the version that they were read in."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -34,6 +37,11 @@ def test_only_the_federation_imports_flower() -> None:
         if importing.search(path.read_text()) and "federation" not in path.relative_to(ENGINE).parts
     ]
     assert outside == []
+
+
+def test_the_trimmed_mean_cuts_a_whole_number_of_sites_at_either_end() -> None:
+    values = np.array([[3.0], [100.0], [7.0], [-2.0], [2.0]])
+    assert [trim_mean(values, share).tolist() for share in (0.19, 0.2, 0.4)] == [[22.0], [4.0], [3.0]]
 
 
 def test_an_empty_run_can_be_made() -> None:

@@ -101,7 +101,15 @@ def test_krum_takes_the_chosen_sites_counters_and_leaves_buffers_that_stay() -> 
     assert (stays["w"].tolist(), stays["norm.running_mean"].tolist(), stays["n"]) == ([0.0, 0.0], [0.0], 0)
 
 
-@pytest.mark.parametrize(("sites", "hostile"), [(3, 1), (4, 2), (2, 0)])
+def test_krum_goes_on_with_one_neighbour_where_replies_are_missing() -> None:
+    """Three replies, f = 1: a and b lie close together; Multi-Krum keeps two."""
+    start, values = {"w": np.zeros(1, np.float32)}, replies_of({"a": [1.0], "b": [2.0], "c": [60.0]})
+    assert make(aggregation="krum").aggregate(values, start)["w"].tolist() == [1.0]
+    assert make(aggregation="multi_krum").aggregate(values, start)["w"].tolist() == [1.5]
+    assert make(aggregation="krum", hostile_sites=0).aggregate(replies_of({"a": [4.0]}), start)["w"].tolist() == [4.0]
+
+
+@pytest.mark.parametrize(("sites", "hostile"), [(2, 1), (3, 2), (1, 1)])
 def test_krum_with_too_few_sites_says_so(sites: int, hostile: int) -> None:
     values = replies_of({f"site {index}": [index] for index in range(sites)})
     with pytest.raises(UserError) as caught:

@@ -17,6 +17,8 @@ from engine.federation.tasks import Arrays, SiteReply
 class Krum(Stateless):
     """A site's score is the sum of the squared distances to its n - f - 2 closest; the lowest scores are averaged.
 
+    One neighbour at least, as in Flower: where a reply was refused or is missing, the round goes on with fewer.
+
     Parameters
     ----------
     average : FedAvg
@@ -42,18 +44,18 @@ class Krum(Stateless):
     def choose(self, replies: Mapping[str, SiteReply], previous: Arrays) -> list[str]:
         """Return the chosen sites, the best first; of equal scores the first by name."""
         names = sorted(replies)
-        num_closest = len(names) - self.num_hostile - 2
-        if num_closest < 1:
+        if self.num_hostile and len(names) < self.num_hostile + 2:
             raise UserError(
                 "federation.too_few_for_krum",
                 what=f"Krum has {len(names)} replies in a round and is told that {self.num_hostile} may be hostile.",
-                why="A model is judged by its n - f - 2 closest of n models, f of them hostile: here there are none.",
+                why="A model is judged by those that lie close to it: two honest ones are needed.",
                 fix="Take more sites, lower federation.hostile_sites, or set federation.aggregation to 'median'.",
             )
+        num_closest = max(1, len(names) - self.num_hostile - 2)
         distances_nn = _squared_distances(replies, previous, average=self.average)
         np.fill_diagonal(distances_nn, np.inf)  # a model is not its own neighbour
         scores = np.sort(distances_nn, axis=1)[:, :num_closest].sum(axis=1)
-        num_kept = self.num_kept or len(names) - self.num_hostile
+        num_kept = self.num_kept or max(1, len(names) - self.num_hostile)
         return [names[index] for index in np.argsort(scores, kind="stable")[:num_kept]]
 
 
