@@ -1,6 +1,6 @@
 """What one hostile site of four does to the student on a site that nobody trains on, with and without the defences.
 
-    python -m bench.hostile [--folder bench_hostile] [--rounds 4] [--images 16] [--quick] [--json]
+    python -m bench.hostile [--folder bench_hostile] [--rounds 3] [--images 12] [--quick] [--json]
 
 Phantom liver at 64 px, TinySAM from the shipped weights: three sites of their own scanners are honest, a fourth (with
 other patients of the first one's scanner) sends, in every round, what ATTACKS names; the scanner of the unseen site is
@@ -19,7 +19,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,11 +29,11 @@ import torch
 
 from bench.reporting import ConsoleReporter
 from engine.config import RunConfig, parse_config
-from engine.data.datasets import load_federation
+from engine.data.datasets import Federation, load_federation
 from engine.errors import UserError
 from engine.federation.aggregation import federated_average, make_aggregator
 from engine.federation.backends.inprocess import InProcessGrid
-from engine.federation.checks import RoundChecks
+from engine.federation.checks import VARIANCE_SUFFIX, RoundChecks
 from engine.federation.client_app import build_client_app
 from engine.federation.rounds import RoundResult, run_rounds
 from engine.federation.tasks import TRAIN_STUDENT, Arrays, SiteReply, SiteRequest, SiteTask
@@ -72,11 +72,14 @@ def _floats(change: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Attack:
 
 def _noise(request: SiteRequest, reply: SiteReply) -> SiteReply:
     rng = numpy_generator(0, "hostile", request.round)
-    return _floats(lambda sent, made: rng.normal(size=made.shape))(request, reply)
+    noisy = _floats(lambda sent, made: rng.normal(size=made.shape))(request, reply)
+    # Variances that are below 0 are another attack.
+    arrays = {name: np.abs(a) if name.endswith(VARIANCE_SUFFIX) else a for name, a in noisy.arrays.items()}
+    return replace(reply, arrays=arrays)
 
 
 def _negative_variance(request: SiteRequest, reply: SiteReply) -> SiteReply:
-    arrays = {name: -np.ones_like(a) if name.endswith("running_var") else a for name, a in reply.arrays.items()}
+    arrays = {name: -np.ones_like(a) if name.endswith(VARIANCE_SUFFIX) else a for name, a in reply.arrays.items()}
     return replace(reply, arrays=arrays)
 
 
@@ -161,17 +164,26 @@ class Unheard:
         """Pass over it."""
 
 
+@cache
+def load_images(images: int) -> Federation:
+    """Return the phantoms, drawn once for all cells."""
+    config = configure(rounds=1, images=images, federation={})
+    return load_federation(config.data, seed=config.seed)
+
+
 class Cell:
     """One run of the federation. Without an attack the fourth site is honest; ``alone`` the others are without it."""
 
-    def __init__(self, config: RunConfig, folder: Path, *, attack: str | None, alone: bool = False):
+    def __init__(
+        self, config: RunConfig, federation: Federation, folder: Path, *, attack: str | None, alone: bool = False
+    ) -> None:
         reporter = ConsoleReporter("hostile")
         checkpoints = CheckpointStore(folder / "checkpoints", config.content_hash(), warn=print)
         self.config, self.attack = config, attack
         self.context = RunContext(config=config, run_dir=folder, reporter=reporter, checkpoints=checkpoints)
         self.model = self.context.new_model("student")
         self.models = Models.of_run(config, num_classes=1)
-        self.federation = load_federation(config.data, seed=config.seed)
+        self.federation = federation
         images = {site: source.train for site, source in self.federation.sites.items()}
         half = {site: len(own) // 2 for site, own in images.items()}
         self.train: dict[str, ImageSource] = {site: own.subset(range(half[site])) for site, own in images.items()}
@@ -263,7 +275,7 @@ def measure(
     """Return one cell: ``dice`` in points, and in how many rounds the site was ``refused``; or the ``error``."""
     config = configure(rounds=rounds, images=images, federation=DEFENCES[defence] if defence else {})
     with TemporaryDirectory() as folder:
-        cell = Cell(config, Path(folder), attack=attack, alone=alone)
+        cell = Cell(config, load_images(images), Path(folder), attack=attack, alone=alone)
         try:
             dice, refused = cell.defended() if defence else (cell.undefended(), 0)
         except (UserError, ValueError, RuntimeError) as error:  # a loss that is NaN, shapes that do not fit
@@ -322,8 +334,8 @@ def main() -> int:
     """Measure what is not there yet, print, and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("bench_hostile"))
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--images", type=int, default=16, help="phantoms at each site")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=12, help="phantoms at each site")
     parser.add_argument("--quick", action="store_true", help="one round, three attacks, few images")
     parser.add_argument("--json", action="store_true", help="print the cells as JSON")
     chosen = parser.parse_args()
@@ -337,9 +349,7 @@ def main() -> int:
         print(json.dumps({"cells": cells, "failures": found}, indent=1))
     else:
         print(table(cells, attacks=attacks, rounds=rounds))
-        print(
-            "* refused in every round, + in some; in brackets the difference from the run without the site, in points."
-        )
+        print("* refused in every round, + in some; in brackets the points above the run without the site.")
         print("\n".join(found))
     return 1 if found else 0
 

@@ -143,7 +143,7 @@ KNOWN: tuple[KnownError, ...] = (
     ),
     KnownError(
         "the sites weigh alike",
-        "engine/federation/aggregation.py",
+        "engine/federation/aggregation/fedavg.py",
         "rounded_shares(num_examples) if rounded_weights else num_examples",
         "rounded_shares(num_examples) if rounded_weights else dict.fromkeys(num_examples, 1)",
     ),

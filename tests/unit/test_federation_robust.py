@@ -199,6 +199,9 @@ def test_clipping_shortens_statistics_apart_and_goes_before_every_algorithm() ->
     momentum = make(buffers, aggregation="fedavgm", **values)
     momentum.aggregate(replies, start)
     assert momentum.state()["velocity"]["w"].tolist() == [-1.0]
+    again = make(buffers, aggregation="fedavgm", **values)
+    again.restore(momentum.state())
+    assert again.aggregate(replies, start)["w"].tolist() == momentum.aggregate(replies, start)["w"].tolist() != [1.0]
     assert make(aggregation="fedavgm", **values).state() == {"velocity": {}}
 
 

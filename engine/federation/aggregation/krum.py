@@ -55,7 +55,7 @@ class Krum(Stateless):
         distances_nn = _squared_distances(replies, previous, average=self.average)
         np.fill_diagonal(distances_nn, np.inf)  # a model is not its own neighbour
         scores = np.sort(distances_nn, axis=1)[:, :num_closest].sum(axis=1)
-        num_kept = self.num_kept or max(1, len(names) - self.num_hostile)
+        num_kept = self.num_kept or len(names) - self.num_hostile
         return [names[index] for index in np.argsort(scores, kind="stable")[:num_kept]]
 
 
