@@ -194,6 +194,12 @@ def test_what_flower_declares_beside_the_bytes_decides_nothing() -> None:
         assert np.array_equal(from_payload(lying)["w"], np.ones((2, 2), np.float32))
 
 
+def test_arrays_with_a_header_of_the_second_version_are_read() -> None:
+    file, weight = BytesIO(), np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.lib.format.write_array(file, weight, version=(2, 0))
+    assert np.array_equal(from_payload(raw(file.getvalue()))["w"], weight)
+
+
 def metric_record(values: Mapping[str, Any]) -> RecordDict:
     return RecordDict({"arrays": ArrayRecord(), "metrics": MetricRecord(dict(values))})
 
@@ -202,6 +208,8 @@ def metric_record(values: Mapping[str, Any]) -> RecordDict:
     ("content", "problem"),
     [
         (RecordDict(), "it has no arrays or no figures"),
+        (RecordDict({"arrays": ArrayRecord()}), "it has no arrays or no figures"),
+        (RecordDict({"metrics": MetricRecord({"num-examples": 2})}), "it has no arrays or no figures"),
         (metric_record({}), "num-examples is None"),
         (metric_record({"num-examples": 2.5}), "num-examples is 2.5"),
         (metric_record({"num-examples": 2, "loss": [0.5, 1.0]}), "'loss' is a list"),
