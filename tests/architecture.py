@@ -66,6 +66,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.runs.pace",
     ),
     "engine.evaluation.spread": ("engine.types",),
+    "engine.site.node": (*BASE, "engine.federation"),
     "engine.pretraining": (*BASE, "engine.generation", "engine.models", "engine.data", "engine.runs.checkpoint"),
     "engine.planning": (
         *BASE,
@@ -77,6 +78,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.runs.report",
         "engine.runs.store",
     ),
+    "engine.deployment": (*BASE, "engine.federation", "engine.site"),
     "engine.stages": (
         *BASE,
         *METHOD_PARTS,

@@ -1,0 +1,253 @@
+"""A federation's folder at the server: its settings, certificates and sites, as files that people can read and edit.
+
+federation.toml      name, public address, port on this machine
+ca.crt  ca.key       the CA; ca.key is needed for `init` and `renew` only
+server/              what the server runs with: certificate, secret, database, logs, configurations of proxies
+sites/NAME.toml      what is known of a site; NAME.csr, the signing request that was accepted
+for-sites/NAME/      what the site gets: site.toml, ca.crt, README.txt; nothing in it is secret
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import tomllib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from engine.deployment import certificates
+from engine.errors import UserError
+
+SETTINGS = "federation.toml"
+SERVER_PORT = 9093
+"""Port of the SuperLink on loopback (ours)."""
+PUBLIC_PORT = 9443
+"""Port that sites connect to, the proxy's (ours)."""
+SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+SiteState = Literal["invited", "accepted", "revoked"]
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A federation's folder and settings; ``public_address`` is ``HOST:PORT`` for sites."""
+
+    folder: Path
+    name: str
+    public_address: str
+    port: int
+
+    @property
+    def server(self) -> Path:
+        """The folder that the server runs with."""
+        return self.folder / "server"
+
+    @property
+    def address(self) -> str:
+        """Where the SuperLink listens on this machine."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def secret(self) -> Path:
+        """The file whose reader may act as the server's worker."""
+        return self.server / "worker.secret"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site as the coordinator knows it; ``key_pem`` is its public key, once its request has come."""
+
+    name: str
+    state: SiteState
+    changed_at: str
+    key_pem: bytes | None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What to compare with the site over the phone."""
+        return certificates.fingerprint(self.key_pem) if self.key_pem else None
+
+
+def create(folder: Path, *, name: str, public_address: str, port: int = SERVER_PORT) -> Federation:
+    """Make a federation's folder with its CA, the server's certificate and secret."""
+    host, _ = split_address(public_address)
+    if (folder / SETTINGS).exists():
+        raise UserError(
+            "deployment.exists",
+            what=f"{folder} holds a federation already.",
+            why="A new CA would lock all its sites out.",
+            fix="Choose another folder, or renew the server's certificate with `engine federation renew`.",
+        )
+    made = Federation(folder, name, public_address, port)
+    for place in (folder, made.server, made.server / "logs", folder / "sites", folder / "for-sites"):
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.chmod(0o700)
+    certificates.make_ca(folder, federation=name)
+    certificates.make_server_certificate(folder, hosts=[host], into=made.server)
+    certificates.write_public(made.server / "ca.crt", (folder / "ca.crt").read_bytes())
+    certificates.write_private(made.secret, secrets.token_hex(32).encode())
+    settings = {"name": name, "public_address": public_address, "port": port}
+    (folder / SETTINGS).write_text(
+        "# What sites are told is public_address, HOST:PORT of the proxy. The server itself listens on this machine's\n"
+        "# loopback at port. Edit both as you like, then start the server again.\n" + to_toml(settings),
+        encoding="utf-8",
+    )
+    return made
+
+
+def load(folder: Path) -> Federation:
+    """Return the federation in a folder; ``UserError`` ``deployment.no_federation`` where there is none."""
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise UserError(
+            "deployment.no_federation",
+            what=f"{folder} holds no federation: {SETTINGS} is missing.",
+            why="Sites, certificates and the server's settings are kept there.",
+            fix="Name the folder of `engine federation init`, or make one with it.",
+        )
+    written = read_toml(path, keys=("name", "public_address", "port"))
+    split_address(str(written["public_address"]))
+    return Federation(folder, str(written["name"]), str(written["public_address"]), int(str(written["port"])))
+
+
+def sites(federation: Federation) -> tuple[Site, ...]:
+    """Return the sites of a federation, sorted by name."""
+    return tuple(_site(path) for path in sorted((federation.folder / "sites").glob("*.toml")))
+
+
+def find_site(federation: Federation, name: str) -> Site:
+    """Return one site; ``UserError`` ``deployment.no_site`` names those that there are."""
+    known = {site.name: site for site in sites(federation)}
+    if name not in known:
+        raise UserError(
+            "deployment.no_site",
+            what=f"There is no site '{name}' in this federation.",
+            why=f"Its sites: {', '.join(known) or 'none'}.",
+            fix="Add it with `engine federation add-site`.",
+        )
+    return known[name]
+
+
+def invite(federation: Federation, name: str) -> Path:
+    """Write the folder that a new site gets; return it."""
+    _check_name(name)
+    if (federation.folder / "sites" / f"{name}.toml").exists():
+        raise UserError(
+            "deployment.site_exists",
+            what=f"The site '{name}' is in this federation already.",
+            why="Two sites of one name could not be told apart.",
+            fix=f"Its folder is for-sites/{name}; give another name, or its signing request with --request.",
+        )
+    folder = federation.folder / "for-sites" / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    certificates.write_public(folder / "ca.crt", (federation.folder / "ca.crt").read_bytes())
+    settings = {"site": name, "server": federation.public_address, "data": "", "federation": federation.name}
+    (folder / "site.toml").write_text(
+        "# data is the folder of this site's images. Everything here may be edited; nothing is signed.\n"
+        + to_toml(settings),
+        encoding="utf-8",
+    )
+    (folder / "README.txt").write_text(_SITE_README.format(name=name), encoding="utf-8")
+    _write_site(federation, name, "invited")
+    return folder
+
+
+def accept(federation: Federation, name: str, request: Path) -> Site:
+    """Keep a site's signing request: its key may take part from the next time that the server looks."""
+    key_pem = certificates.read_request(request, site=name)
+    if not (federation.folder / "sites" / f"{name}.toml").exists():
+        invite(federation, name)
+    twins = [site.name for site in sites(federation) if site.key_pem == key_pem and site.name != name]
+    old = find_site(federation, name)
+    if twins or (old.state == "revoked" and old.key_pem == key_pem):
+        whose = f"of the site '{twins[0]}'" if twins else "that was revoked"
+        raise UserError(
+            "deployment.key_used",
+            what=f"The request's key is the one {whose}.",
+            why="Every site has a key of its own, and a revoked key stays revoked.",
+            fix="Ask the site to make new keys with `engine site keys --new`.",
+        )
+    certificates.write_public(federation.folder / "sites" / f"{name}.csr", request.read_bytes())
+    _write_site(federation, name, "accepted")
+    return find_site(federation, name)
+
+
+def revoke(federation: Federation, name: str) -> None:
+    """Note that a site's key may not take part any more."""
+    find_site(federation, name)
+    _write_site(federation, name, "revoked")
+
+
+def accepted_keys(federation: Federation) -> dict[str, bytes]:
+    """Return the public key (PEM) of every site that may take part, by name."""
+    return {site.name: site.key_pem for site in sites(federation) if site.state == "accepted" and site.key_pem}
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT``; ``UserError`` ``deployment.address`` where it is not one."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536 or "/" in host:
+        raise UserError(
+            "deployment.address",
+            what=f"'{text}' is not an address.",
+            why="Sites find the server by a name or number and a port.",
+            fix=f"Give HOST:PORT, for instance federation.example.org:{PUBLIC_PORT}.",
+        )
+    return host.strip("[]"), int(port)
+
+
+def to_toml(values: dict[str, str | int]) -> str:
+    """Return texts and whole numbers as TOML."""
+    rows = []
+    for key, value in values.items():
+        text = str(value) if isinstance(value, int) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        rows.append(f"{key} = {text}\n")
+    return "".join(rows)
+
+
+def read_toml(path: Path, *, keys: tuple[str, ...]) -> dict[str, object]:
+    """Return a file's values; ``UserError`` ``deployment.settings`` names the file and the line or key."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        problem = next((f"'{key}' is missing" for key in keys if key not in values), None)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        problem = str(error)
+    if problem is not None:
+        raise UserError(
+            "deployment.settings",
+            what=f"{path} cannot be read: {problem}.",
+            why="The program does not guess settings.",
+            fix="Lines are `key = value`, texts in double quotes; a backslash is written \\\\, or use single quotes.",
+        )
+    return values
+
+
+def _check_name(name: str) -> None:
+    if SITE_NAME.fullmatch(name) is None:
+        raise UserError(
+            "deployment.site_name",
+            what=f"'{name}' cannot be a site's name.",
+            why="It names files, keys and rows of tables.",
+            fix="Use at most 63 letters, digits, dots, dashes and underscores, a letter or digit first.",
+        )
+
+
+def _site(path: Path) -> Site:
+    written = read_toml(path, keys=("state", "changed_at"))
+    request = path.with_suffix(".csr")
+    key_pem = certificates.read_request(request, site=path.stem) if request.is_file() else None
+    return Site(path.stem, str(written["state"]), str(written["changed_at"]), key_pem)  # type: ignore[arg-type]
+
+
+def _write_site(federation: Federation, name: str, state: SiteState) -> None:
+    path = federation.folder / "sites" / f"{name}.toml"
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    path.write_text(to_toml({"state": state, "changed_at": now}), encoding="utf-8")
+
+
+_SITE_README = """\
+1. python -m engine site keys .        makes this site's key here; send site.csr to the coordinator, site.key to nobody
+2. Read the fingerprint to the coordinator by phone; they add the site.
+3. python -m engine site up . --data FOLDER_OF_IMAGES        needs one outgoing connection, to the address in site.toml
+"""

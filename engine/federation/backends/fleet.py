@@ -1,0 +1,189 @@
+"""A site's connection to a SuperLink: Flower's Fleet API, spoken by the site's own program.
+
+``flower-supernode`` would download the server's app bundle, run it in a new process for every message (3 s of imports
+each) and open a port of its own. This connection does none of that: one process, one outgoing connection, and nothing
+is run at a site but the program that is installed there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from flwr.app import Message
+from flwr.app.message import remove_content_from_message
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest, PushMessagesRequest
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.node_pb2 import Node
+from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.constant import VERSION_INCOMPATIBILITY_MESSAGE_METADATA_KEY
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, no_object_id_recompute
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, push_objects
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from engine.errors import UserError
+from engine.federation.backends.superlink import patient
+from engine.federation.connection_faults import plain_words
+
+BEAT_EVERY_S = 15.0
+"""A node counts as offline after 60 s of silence."""
+OUTAGE_S = 60.0
+"""How long one request is tried again before whoever asked hears of it."""
+
+
+class FleetConnection:
+    """A site's place in a federation, to be used in a ``with`` statement.
+
+    Parameters
+    ----------
+    address : str
+        ``HOST:PORT`` of the server, or of the proxy before it.
+    ca : Path
+        Certificate of the federation's CA (PEM).
+    key : Path
+        The site's private key (PEM, ECDSA P-384).
+
+    Raises ``UserError`` ``federation.*`` where the server cannot be reached, is another, or refuses the key.
+    """
+
+    def __init__(self, address: str, *, ca: Path, key: Path) -> None:
+        self.address = address
+        private = load_pem_private_key(key.read_bytes(), password=None)
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        self._public_pem = public_key_to_bytes(private.public_key())
+        self._retry = patient(outage_s=OUTAGE_S)
+        self._client = FleetHttpClient.from_server_address(
+            address,
+            False,
+            ca.read_bytes(),
+            interceptors=[_SameVersion(), NodeAuthHttpInterceptor(private, private.public_key())],
+        )
+        self._over = threading.Event()
+        self._refused: UserError | None = None
+
+    def __enter__(self) -> FleetConnection:
+        request = ActivateNodeRequest(public_key=self._public_pem, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
+        with plain_words(self.address):
+            self.node = Node(node_id=self._client.ActivateNode(request).node_id)
+        self._heart = threading.Thread(target=self._beat, name="fleet heartbeat", daemon=True)
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        try:
+            self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.node.node_id))
+        except httpx.HTTPError:
+            pass  # the server may be what is gone; it notices the silence
+        finally:
+            self._client.close()
+
+    def receive(self) -> Message | None:
+        """Return the next message, whole, or None where there is none; messages of runs that are over are dropped."""
+        if self._refused is not None:
+            raise self._refused
+        with plain_words(self.address):
+            given = self._retry.invoke(self._client.PullMessages, PullMessagesRequest(node=self.node))
+            if not given.messages_list:
+                return None
+            run_id, tree = given.messages_list[0].metadata.run_id, given.message_object_trees[0]
+            if not self.wanted(run_id):
+                return None
+            message = pull_and_inflate_object_from_tree(
+                tree,
+                make_pull_object_fn_protobuf(self._tried(self._client.PullObject), self.node, run_id),
+                make_confirm_message_received_fn_protobuf(
+                    self._tried(self._client.ConfirmMessageReceived), self.node, run_id
+                ),
+                return_type=Message,
+            )
+        message.metadata.__dict__["_message_id"] = tree.object_id
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, self.node.node_id, run_id
+        return message
+
+    def wanted(self, run_id: int) -> bool:
+        """Return whether a run is still going on, so that an answer to it has a reader."""
+        try:
+            with plain_words(self.address):
+                self._retry.invoke(self._client.GetRun, GetRunRequest(node=self.node, run_id=run_id))
+        except UserError as error:
+            if error.code == "federation.run_over":
+                return False
+            raise
+        return True
+
+    def send(self, reply: Message) -> None:
+        """Send a reply; ``UserError`` ``federation.run_over`` where nobody waits for it any more."""
+        run_id = reply.metadata.run_id
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        with plain_words(self.address), no_object_id_recompute():
+            request = PushMessagesRequest(
+                node=self.node,
+                messages_list=[message_to_proto(remove_content_from_message(reply))],
+                message_object_trees=[get_object_tree(reply)],
+            )
+            answer = self._retry.invoke(self._client.PushMessages, request)
+            push_objects(
+                get_all_nested_objects(reply),
+                make_push_object_fn_protobuf(
+                    self._tried(self._client.PushObject), self.node, run_id, answer.session_id
+                ),
+                object_ids_to_push=set(answer.objects_to_push),
+            )
+
+    def _tried(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda request: self._retry.invoke(call, request)
+
+    def _beat(self) -> None:
+        while not self._over.wait(BEAT_EVERY_S):
+            try:
+                with plain_words(self.address):
+                    self._client.SendNodeHeartbeat(
+                        SendNodeHeartbeatRequest(node=self.node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
+                    )
+            except UserError as error:
+                # An outage passes; whoever receives meets it too. A refused key does not.
+                if error.code in ("federation.key_refused", "federation.clock", "federation.certificate"):
+                    self._refused = error
+                    return
+
+
+class _SameVersion:
+    """Tell the server our Flower's version, and refuse to go on where it says that it has another."""
+
+    def __init__(self) -> None:
+        self._own = dict(RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata())
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Add the headers, look at the answer's."""
+        context.request.headers.update(self._own)
+        response = call_next(context)
+        told = response.headers.get(VERSION_INCOMPATIBILITY_MESSAGE_METADATA_KEY)
+        if told:
+            raise UserError(
+                "federation.other_version",
+                what=f"This program and the server's differ in their version of Flower: {told}",
+                why="They would misunderstand each other.",
+                fix="Install the version of this program that the coordinator uses.",
+            )
+        return response
