@@ -235,7 +235,7 @@ def _bad_request(path: Path, problem: str) -> UserError:
         "deployment.request",
         what=f"{path} is not a signing request of this site: {problem}.",
         why="Only the site itself can make it, beside its own key.",
-        fix="Ask the site for the file site.csr that `engine site keys` has written.",
+        fix="Ask the site for the file site.csr that `site keys` has written.",
     )
 
 
@@ -245,5 +245,5 @@ def _bad_file(path: Path, error: Exception) -> UserError:
         "deployment.file",
         what=f"{path} cannot be read: {told}.",
         why="Keys and certificates prove who a site and a server are.",
-        fix="Restore it from a backup; a site makes new keys with `engine site keys`.",
+        fix="Restore it from a backup; a site makes new keys with `site keys`.",
     )

@@ -77,7 +77,7 @@ def create(folder: Path, *, name: str, public_address: str, port: int = SERVER_P
             "deployment.exists",
             what=f"{folder} holds a federation already.",
             why="A new CA would lock all its sites out.",
-            fix="Choose another folder, or renew the server's certificate with `engine federation renew`.",
+            fix="Choose another folder, or renew the server's certificate with `federation renew`.",
         )
     made = Federation(folder, name, public_address, port)
     for place in (folder, made.server, made.server / "logs", folder / "sites", folder / "for-sites"):
@@ -104,7 +104,7 @@ def load(folder: Path) -> Federation:
             "deployment.no_federation",
             what=f"{folder} holds no federation: {SETTINGS} is missing.",
             why="Sites, certificates and the server's settings are kept there.",
-            fix="Name the folder of `engine federation init`, or make one with it.",
+            fix="Name the folder of `federation init`, or make one with it.",
         )
     written = read_toml(path, keys=("name", "public_address", "port"))
     split_address(str(written["public_address"]))
@@ -124,7 +124,7 @@ def find_site(federation: Federation, name: str) -> Site:
             "deployment.no_site",
             what=f"There is no site '{name}' in this federation.",
             why=f"Its sites: {', '.join(known) or 'none'}.",
-            fix="Add it with `engine federation add-site`.",
+            fix="Add it with `federation add-site`.",
         )
     return known[name]
 
@@ -166,7 +166,7 @@ def accept(federation: Federation, name: str, request: Path) -> Site:
             "deployment.key_used",
             what=f"The request's key is the one {whose}.",
             why="Every site has a key of its own, and a revoked key stays revoked.",
-            fix="Ask the site to make new keys with `engine site keys --new`.",
+            fix="Ask the site to make new keys with `site keys --new`.",
         )
     certificates.write_public(federation.folder / "sites" / f"{name}.csr", request.read_bytes())
     _write_site(federation, name, "accepted")

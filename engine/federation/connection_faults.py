@@ -74,7 +74,7 @@ def refusal(response: httpx.Response, *, address: str) -> UserError:
             what=f"The server at {address} does not know this site's key.",
             why="Only keys that the coordinator has registered may take part; this one is not registered, or not any "
             "more.",
-            fix="Send the signing request of `engine site keys` to the coordinator, and ask whether the site was "
+            fix="Send the signing request of `site keys` to the coordinator, and ask whether the site was "
             "added or revoked.",
         )
     if response.status_code == httpx.codes.UNAUTHORIZED:
@@ -92,7 +92,7 @@ def refusal(response: httpx.Response, *, address: str) -> UserError:
         "federation.server_refused",
         what=f"The server at {address} refused a request (Flower's error {code}): {response.text[:300]}.",
         why="Without an answer the work cannot go on.",
-        fix="Look into the server's log, which `engine federation status` names.",
+        fix="Look into the server's log, which `federation status` names.",
     )
 
 
@@ -118,7 +118,7 @@ def _not_authorised(response: httpx.Response, *, address: str) -> UserError:
         "federation.key_refused",
         what=f"The server at {address} does not accept this key.",
         why="The coordinator has revoked it, or the server was set up anew since it was registered.",
-        fix="Ask the coordinator; a revoked site makes new keys with `engine site keys`.",
+        fix="Ask the coordinator; a revoked site makes new keys with `site keys`.",
     )
 
 
@@ -126,7 +126,7 @@ def _certificate_refused(error: ssl.SSLCertVerificationError, *, address: str) -
     code, why = error.verify_code, "A site talks to no server whose identity it cannot check."
     if code == _EXPIRED:
         what = f"The certificate of the server at {address} has expired."
-        fix = "Ask the coordinator for a new one (`engine federation renew`), and look at this machine's clock."
+        fix = "Ask the coordinator for a new one (`federation renew`), and look at this machine's clock."
     elif code == _NOT_YET:
         what = f"The certificate of the server at {address} is not valid yet by this machine's clock."
         fix = f"This machine's clock says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: set it by a time server (NTP)."

@@ -76,6 +76,8 @@ class FleetConnection:
             ca.read_bytes(),
             interceptors=[_SameVersion(), NodeAuthHttpInterceptor(private, private.public_key())],
         )
+        self.on_accepted: Callable[[], object] = lambda: None
+        """Called when the server has accepted the key."""
         self._over = threading.Event()
         self._refused: UserError | None = None
 
@@ -83,6 +85,7 @@ class FleetConnection:
         request = ActivateNodeRequest(public_key=self._public_pem, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
         with plain_words(self.address):
             self.node = Node(node_id=self._client.ActivateNode(request).node_id)
+        self.on_accepted()
         self._heart = threading.Thread(target=self._beat, name="fleet heartbeat", daemon=True)
         self._heart.start()
         return self

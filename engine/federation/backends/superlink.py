@@ -65,7 +65,7 @@ serverapp = "nobody:app"
 clientapp = "nobody:app"
 [tool.flwr.app.config]
 """,
-    "nobody.py": b'raise RuntimeError("Nothing is run from an app bundle: start sites with `engine site up`.")\n',
+    "nobody.py": b'raise RuntimeError("Nothing is run from an app bundle: start sites with `site up`.")\n',
 }
 
 

@@ -1,0 +1,39 @@
+"""A site's program for tests of deployment: one task of plain arithmetic on the numbers in its folder of "images"."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+from flwr.clientapp import ClientApp
+
+from engine.errors import UserError
+from engine.federation.client_app import build_client_app
+from engine.federation.tasks import SiteReply, SiteRequest, SiteTask
+
+
+def tasks(site: str, data: Path) -> dict[str, SiteTask]:
+    """Return the tasks of a site whose folder holds ``numbers.txt``."""
+
+    def train(request: SiteRequest) -> SiteReply:
+        numbers = np.array((data / "numbers.txt").read_text().split(), np.float32)
+        if request.settings.get("fail") == site:
+            raise UserError("data.mask_missing", what="x.png has no mask.", why="It is needed.", fix="Add it.")
+        if request.settings.get("die") == site and not (data / "died").exists():
+            (data / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(float(request.settings.get("work_s", 0.0)))
+        weights = {
+            name: value + np.sin(value + numbers.mean() * request.round) for name, value in request.arrays.items()
+        }
+        return SiteReply(weights, {"loss": float(numbers.mean())}, len(numbers))
+
+    return {"student": train}
+
+
+def client_app(site: str, data: Path, folder: Path) -> ClientApp:
+    """Return the ClientApp that ``site up`` serves with DSFEDMED_SITE_PROGRAM=tests.deployment.toy_site:client_app."""
+    return build_client_app(tasks(site, data))
