@@ -12,7 +12,7 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.models.assets import list_assets
 
-DATA_KEYS = ("data.root", "data.test_root")
+DATA_KEYS = ("server", "data.root", "data.test_root")
 WEIGHT_KEYS = ("student.weights", "teacher.weights", "generator.backbone", "generator.controlnet")
 
 
@@ -62,6 +62,6 @@ def shortened(words: str, folders: Mapping[Path, str]) -> str:
 
 
 def _value(config: RunConfig, key: str) -> str | None:
-    section, leaf = key.split(".")
-    value = getattr(getattr(config, section), leaf)
+    section, _, leaf = key.rpartition(".")
+    value = getattr(getattr(config, section) if section else config, leaf)
     return None if value is None else str(value)

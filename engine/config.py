@@ -251,6 +251,10 @@ class RunConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; all cores when left out")
+    backend: Literal["local", "superlink"] = Field(
+        "local", description="Where the sites are: in this process, or programs of their own at a federation's server"
+    )
+    server: Folder | None = Field(None, description="The federation's folder at its server (backend = superlink)")
     pos_weight: PositiveFactor = Field(2.0, description="Weight of foreground pixels in BCE [C: 2]")
     dice_weight: Factor = Field(0.0, description="Weight of an added soft Dice loss (ours; the paper has none)")
     data: DataConfig = DataConfig()
@@ -266,7 +270,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
-        if self.data.source == "folder" and self.data.root is None:
+        if self.backend == "superlink" and self.server is None:
+            raise ValueError("server is needed when backend is 'superlink'")
+        if self.data.source == "folder" and self.data.root is None and self.backend == "local":
             raise ValueError("data.root is needed when data.source is 'folder'")
         if self.data.protocol == "fixed-test" and self.data.test_root is None:
             raise ValueError("data.test_root is needed when data.protocol is 'fixed-test'")
@@ -283,11 +289,13 @@ class RunConfig(Section):
         return self
 
     def content_hash(self) -> str:
-        """Return 16 hex digits that identify everything but the name; a checkpoint carries them.
+        """Return 16 hex digits that identify everything but the name and where sites are; a checkpoint carries them.
 
         Defaults are left out: a key that a later version adds leaves the runs of this one as they are.
         """
-        text = json.dumps(self.model_dump(mode="json", exclude={"name"}, exclude_defaults=True), sort_keys=True)
+        text = json.dumps(
+            self.model_dump(mode="json", exclude={"name", "backend", "server"}, exclude_defaults=True), sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

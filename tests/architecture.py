@@ -50,9 +50,23 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.models": BASE,
     **{part: (*BASE, "engine.models", "engine.data") for part in METHOD_PARTS},
     "engine.evaluation.tables": ("engine.types",),
-    **dict.fromkeys(
-        ("engine.federation.backends.local", "engine.federation.connect"),
-        (*BASE, "engine.federation", "engine.data", "engine.models", "engine.site", "engine.runs.checkpoint"),
+    "engine.federation.backends.local": (
+        *BASE,
+        "engine.federation",
+        "engine.data",
+        "engine.models",
+        "engine.site",
+        "engine.runs.checkpoint",
+    ),
+    "engine.federation.connect": (
+        *BASE,
+        "engine.federation",
+        "engine.data",
+        "engine.models",
+        "engine.site",
+        "engine.runs.checkpoint",
+        "engine.deployment.federations",
+        "engine.deployment.server",
     ),
     "engine.site": (
         *BASE,
@@ -67,6 +81,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "engine.evaluation.spread": ("engine.types",),
     "engine.site.node": (*BASE, "engine.federation"),
+    "engine.site.deployed": (
+        *BASE,
+        *BORDER,
+        "engine.data",
+        "engine.site",
+        "engine.models.assets",
+        "engine.runs.checkpoint",
+        "engine.runs.identity",
+    ),
     "engine.pretraining": (*BASE, "engine.generation", "engine.models", "engine.data", "engine.runs.checkpoint"),
     "engine.planning": (
         *BASE,

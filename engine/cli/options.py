@@ -24,6 +24,12 @@ HeldOutOption = Annotated[str | None, typer.Option("--held-out", help="Site that
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE, for instance federation.rounds=5; may be given repeatedly")
 ]
+BackendOption = Annotated[
+    str | None, typer.Option("--backend", help="Where the sites are: local (this process) or superlink (hospitals)")
+]
+ServerOption = Annotated[
+    Path | None, typer.Option("--server", help="The federation's folder at its server (with --backend superlink)")
+]
 NameOption = Annotated[str | None, typer.Option("--name", help="A name for people")]
 
 
@@ -35,6 +41,8 @@ def read_config(
     held_out: str | None = None,
     settings: Sequence[str] | None = None,
     name: str | None = None,
+    backend: str | None = None,
+    server: Path | None = None,
 ) -> RunConfig:
     """Return the configuration that the options describe; later options win over the file, ``--set`` over all."""
     from engine.config import load_config, preset_names
@@ -53,6 +61,10 @@ def read_config(
         overrides["data.held_out"] = held_out
     if name is not None:
         overrides["name"] = name
+    if backend is not None:
+        overrides["backend"] = backend
+    if server is not None:
+        overrides |= {"server": str(server), "backend": backend or "superlink"}
     source: str | Path = preset if preset is not None else Path(str(config))
     if preset is not None and preset not in preset_names():
         raise UserError(

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.options import (
+    BackendOption,
     ConfigOption,
     DataOption,
     HeldOutOption,
     NameOption,
     PresetOption,
+    ServerOption,
     SetOption,
     edit_config,
     open_store,
@@ -36,13 +38,16 @@ def plan(
     data: DataOption = None,
     held_out: HeldOutOption = None,
     settings: SetOption = None,
+    backend: BackendOption = None,
+    server: ServerOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Say what a run will take and send, and refuse what cannot run. Nothing is started."""
     from engine.planning import plan as make_plan
 
-    chosen = read_config(preset=preset, config=config, data=data, held_out=held_out, settings=settings)
+    sites = {"backend": backend, "server": server}
+    chosen = read_config(preset=preset, config=config, data=data, held_out=held_out, settings=settings, **sites)
     _set_home(home)
     made = make_plan(chosen, home=home)
     if as_json:
@@ -57,6 +62,8 @@ def run(
     data: DataOption = None,
     held_out: HeldOutOption = None,
     settings: SetOption = None,
+    backend: BackendOption = None,
+    server: ServerOption = None,
     name: NameOption = None,
     home: HomeOption = None,
     detach: DetachFlag = False,
@@ -66,7 +73,8 @@ def run(
     from engine.planning import plan as make_plan
     from engine.runs import lifecycle
 
-    chosen = read_config(preset=preset, config=config, data=data, held_out=held_out, settings=settings, name=name)
+    about = {"name": name, "backend": backend, "server": server}
+    chosen = read_config(preset=preset, config=config, data=data, held_out=held_out, settings=settings, **about)
     store = open_store(home)
     made = make_plan(chosen, home=home)
     run_id = lifecycle.submit(store, chosen, planned_s=made.stage_seconds)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from engine.config import DataConfig
@@ -74,12 +75,7 @@ def load_federation(
     if folders is not None:
         raise_problems(folders.problems, dataset=str(folders.root))
     source = _phantom_source(config, seed) if folders is None else _source(folders.training)
-    planes, classes = _chosen_classes(config, source)
-    cache = PixelCache(budget_bytes=cache_bytes)
-
-    def image_set(items: tuple[Item, ...]) -> ImageSet:
-        return ImageSet(items, config.image_px, planes, config.normalise, config.augment, cache, config.fit)
-
+    image_set, classes = _cutter(config, source, cache_bytes=cache_bytes)
     if config.protocol == "leave-one-site-out":
         held_out = _held_out(config, source)
         test_name, test_items = held_out, source.items[held_out]
@@ -92,15 +88,66 @@ def load_federation(
     test = Site(test_name, image_set(()), image_set(()), image_set(test_items))
     sites = {}
     for name, items in sorted(training.items()):
-        train, validation = _split(name, items, fraction=config.validation_fraction, seed=seed)
-        if not train:
-            raise UserError(
-                "data.site_no_training",
-                what=f"The site '{name}' has no training images ({len(validation)} for validation).",
-                why="Every site that takes part trains on its own images.",
-                fix="Put some of them into data_npy, or leave the site out (data.sites).",
-            )
-        sites[name] = Site(name, image_set(train), image_set(validation), image_set(()))
+        sites[name] = _source_site(config, name, items, image_set=image_set, seed=seed)
+    return _federation(source, classes, sites=sites, test=test)
+
+
+def load_site(
+    config: DataConfig, site: str, *, root: Path, held_out: bool, seed: int, cache_bytes: int = CACHE_BYTES
+) -> Federation:
+    """Return a federation of which nothing but ``site`` is on this machine, in ``root``: as its source, or its test.
+
+    The site's images are cut as :func:`load_federation` cuts them where all sites are together.
+    """
+    alone = {"sites": (site,), "held_out": site if held_out else None, "protocol": "leave-one-site-out"}
+    own = config.model_copy(update={**alone, "root": root, "test_root": None})
+    if config.source == "folder":
+        folders = read_folders(own, thorough=False)
+        raise_problems(folders.problems, dataset=str(folders.root))
+        source = _source(folders.training)
+    else:
+        source = _phantom_source(own, seed)
+    image_set, classes = _cutter(own, source, cache_bytes=cache_bytes)
+    items, none = source.items[site], image_set(())
+    if held_out:
+        return _federation(source, classes, sites={}, test=Site(site, none, none, image_set(items)))
+    cut = _source_site(own, site, items, image_set=image_set, seed=seed)
+    return _federation(source, classes, sites={site: cut}, test=Site("", none, none, none))
+
+
+def _cutter(
+    config: DataConfig, source: Source, *, cache_bytes: int
+) -> tuple[Callable[[tuple[Item, ...]], ImageSet], tuple[str, ...]]:
+    """Return what makes image sets with one cache, and the classes in use."""
+    planes, classes = _chosen_classes(config, source)
+    cache = PixelCache(budget_bytes=cache_bytes)
+
+    def image_set(items: tuple[Item, ...]) -> ImageSet:
+        return ImageSet(items, config.image_px, planes, config.normalise, config.augment, cache, config.fit)
+
+    return image_set, classes
+
+
+def _source_site(
+    config: DataConfig,
+    name: str,
+    items: tuple[Item, ...],
+    *,
+    image_set: Callable[[tuple[Item, ...]], ImageSet],
+    seed: int,
+) -> Site:
+    train, validation = _split(name, items, fraction=config.validation_fraction, seed=seed)
+    if not train:
+        raise UserError(
+            "data.site_no_training",
+            what=f"The site '{name}' has no training images ({len(validation)} for validation).",
+            why="Every site that takes part trains on its own images.",
+            fix="Put some of them into data_npy, or leave the site out (data.sites).",
+        )
+    return Site(name, image_set(train), image_set(validation), image_set(()))
+
+
+def _federation(source: Source, classes: tuple[str, ...], *, sites: Mapping[str, Site], test: Site) -> Federation:
     return Federation(
         source.name,
         source.task,
@@ -220,6 +267,7 @@ __all__ = [
     "ImageSet",
     "Site",
     "load_federation",
+    "load_site",
     "mask_to_grid",
     "normalise_image",
     "partition_preview",

@@ -20,8 +20,8 @@ from engine.errors import UserError
 from engine.federation.backends.fleet import FleetConnection
 from engine.site.node import serve
 
-PROGRAM_ENTRY = "engine.site.program:client_app"
-"""``module:function`` that returns the ClientApp of a site from its name, its folder of images and its own folder."""
+PROGRAM_ENTRY = "engine.site.deployed:program"
+"""``module:function`` that returns a site's program from its name, folder of images, own folder, and who is told."""
 ACCEPTED = "accepted_at.txt"
 
 
@@ -38,8 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         site = sites.load(chosen.folder, data=chosen.data, server=chosen.server)
         module, _, name = chosen.program.partition(":")
-        client_app = getattr(importlib.import_module(module), name)(site.name, chosen.data, chosen.folder)
-        serve(lambda: _connect(site), client_app, site=site.name, stop=stop, say=_say)
+        program = getattr(importlib.import_module(module), name)(site.name, chosen.data, chosen.folder, _say)
+        serve(lambda: _connect(site), program, site=site.name, stop=stop, say=_say)
     except UserError as error:
         error = _since_accepted(error, chosen.folder)
         _say(f"Error ({error.code}): {error}")

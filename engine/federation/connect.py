@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.config import RunConfig
 from engine.data.datasets import Federation, load_federation
@@ -13,13 +13,22 @@ from engine.federation.descriptions import FederationDescription
 if TYPE_CHECKING:
     from torch import nn
 
+    from engine.federation.backends.deployed import DeployedBackEnd
     from engine.federation.sites import Server, Sites
     from engine.models.roles import Role
     from engine.runs.checkpoint import CheckpointStore
 
 
+ASKED_S = 60.0
+"""How long planning waits for sites that are not connected (ours)."""
+
+
 def describe(config: RunConfig) -> FederationDescription:
     """Return what the sites say of their data: names, counts, digests. ``UserError`` for faults of the data."""
+    if config.backend == "superlink":
+        back_end = _deployed(config, run_id="description", presence_s=ASKED_S)
+        back_end.close()
+        return back_end.description
     from engine.site.data import describe_all, sites_here
 
     federation = load_federation(config.data, seed=config.seed)
@@ -39,7 +48,26 @@ def connect(
     from engine.federation.backends.local import LocalBackEnd
     from engine.federation.sites import Sites
 
+    if config.backend == "superlink":
+        from engine.federation.backends.deployed import NOTE
+
+        run_dir = state_root.parent
+        return Sites(_deployed(config, run_id=run_dir.name, note=run_dir / NOTE, server=server), server=server)
     back_end = LocalBackEnd(
         config, state_root=state_root, checkpoints=checkpoints, server=server, federation=federation, build=build
     )
     return Sites(back_end, server=server)
+
+
+def _deployed(config: RunConfig, *, run_id: str, **how: Any) -> DeployedBackEnd:
+    """Return the sites of the federation whose folder at its server the configuration names."""
+    from engine.deployment import federations
+    from engine.deployment.server import link_of
+    from engine.federation.backends.deployed import DeployedBackEnd
+    from engine.federation.sites import Server
+
+    assert config.server is not None
+    federation = federations.load(config.server)
+    how.setdefault("server", lambda: Server(lambda: None, lambda _: None))
+    keys = federations.accepted_keys(federation)
+    return DeployedBackEnd(config, link=link_of(federation), keys=keys, run_id=run_id, **how)

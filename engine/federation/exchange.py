@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic, sleep
+from typing import Protocol, runtime_checkable
 
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
@@ -23,6 +24,14 @@ MAX_REPLY_BYTES = 8 * 1024**3
 OnTraffic = Callable[[Traffic], None]
 
 
+@runtime_checkable
+class KnowsSites(Protocol):
+    """A Grid that knows by itself which node is which site, and waits for those that are not connected."""
+
+    def site_nodes(self, sites: Sequence[str], *, wait_s: float) -> dict[str, int]:
+        """Return the node id of each of ``sites``; ``UserError`` ``federation.site_absent`` names the others."""
+
+
 def no_check() -> None:
     """Stand in for ``check_cancelled`` where nobody can ask for a stop."""
 
@@ -33,6 +42,8 @@ def find_sites(grid: Grid, *, sites: Sequence[str], wait_s: float = 0.0) -> dict
     Raises ``UserError`` ``federation.site_absent`` when a site has no node by then, ``federation.site_twice`` when
     two nodes give one name.
     """
+    if isinstance(grid, KnowsSites):
+        return grid.site_nodes(sites, wait_s=wait_s)
     started = monotonic()
     names: dict[int, str] = {}
     while True:

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 from engine.errors import UserError
 from engine.federation.aggregation import federated_average
 from engine.federation.checks import NO_MORE_CHECKS, RoundChecks
-from engine.federation.exchange import MAX_REPLY_BYTES, OnTraffic, ask, find_sites, no_check
+from engine.federation.exchange import MAX_REPLY_BYTES, KnowsSites, OnTraffic, ask, find_sites, no_check
 from engine.federation.payload import payload_bytes
 from engine.federation.tasks import Arrays, Scalar, SiteReply, SiteRequest, message_type
 
@@ -213,8 +213,9 @@ def call_once(
     check_cancelled: Callable[[], None] = no_check,
     wait_s: float = 0.0,
 ) -> dict[str, SiteReply]:
-    """Ask the sites one after the other (generator upload, mask sharing, evaluation); return replies by site.
+    """Ask the sites once (generator upload, mask sharing, evaluation); return replies by site.
 
+    Sites at other machines are asked side by side, those of this process one after the other.
     The sites' arrays are theirs to choose, so they are checked for what no reply may have, not against what was sent.
     Sites in ``completed`` are not asked again. Other arguments and errors as in :func:`run_rounds`, without a quorum.
     """
@@ -237,8 +238,8 @@ def call_once(
         same_arrays=False,
     )
     replies = {site: reply for site, reply in (completed or {}).items() if site in sites}
-    for site in sites:
-        replies |= questions.collect([site], completed=replies)[0]
+    for asked in [sites] if isinstance(grid, KnowsSites) else [[site] for site in sites]:
+        replies |= questions.collect(asked, completed=replies)[0]
     return {site: replies[site] for site in sorted(replies)}
 
 

@@ -63,6 +63,9 @@ class BackEnd(Protocol):
     def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
         """Let every site read all its images once; return warnings, raise ``UserError`` for what cannot be used."""
 
+    def close(self) -> None:
+        """Let go of what was opened to reach the sites."""
+
 
 class Sites:
     """See the module docstring. ``server`` is asked anew for each message: each stage has its own."""
@@ -74,6 +77,10 @@ class Sites:
     def description(self) -> FederationDescription:
         """What the sites have told of their data."""
         return self._back_end.description
+
+    def close(self) -> None:
+        """Let go of what was opened to reach the sites."""
+        self._back_end.close()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
 WHOLE_RUN_KEYS = ("seed", "method", "precision", "pos_weight", "dice_weight")
 """Keys outside the sections that change every stage's numbers."""
 
-FREE_KEYS = ("name", "device", "threads")
+FREE_KEYS = ("name", "device", "threads", "backend", "server")
 """Keys that say what a run is called and where it runs; a run may be resumed with others."""
 
 

@@ -227,7 +227,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         "student": model(config.student),
         "teacher": model(config.teacher),
     }
-    return config.model_copy(update=parts)
+    return config.model_copy(update=parts | {"server": absolute(config.server)})
 
 
 def check_fork(store: RunStore, run_id: str, config: RunConfig, *, stage: str) -> None:

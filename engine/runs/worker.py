@@ -16,10 +16,10 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.config import RunConfig
 from engine.errors import UserError
@@ -103,6 +103,12 @@ class Worker:
         method: Method = getattr(methods, name)[config.method]
         finished = {stage.name for stage in self.store.stages(self.work_id) if stage.status == "finished"}
         names = [stage.name for stage in method.stages]
+        with ExitStack() as opened:
+            self._run_each(config, method, methods, names, finished, opened)
+
+    def _run_each(
+        self, config: RunConfig, method: Method, methods: Any, names: list[str], finished: set[str], opened: ExitStack
+    ) -> None:
         context: RunContext | None = None
         for stage in method.stages:
             if stage.name in finished:
@@ -116,6 +122,7 @@ class Worker:
                 context = methods.RunContext(
                     config=config, run_dir=self.folder, reporter=reporter, checkpoints=self.checkpoints
                 )
+                opened.callback(context.close)
             context.reporter, context.checkpoints = reporter, self.checkpoints
             self.store.update_run(self.run_id, owner=self.attempt, stage=stage.name)
             self.store.set_stage_status(self.work_id, stage.name, "running")

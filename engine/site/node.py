@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Protocol
 
-from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import ConfigRecord, Error, Message
 
 from engine.errors import UserError
 from engine.federation.backends.fleet import FleetConnection
+from engine.federation.client_app import SiteError
+from engine.federation.payload import RUN_RECORD, TOLD_RECORD, read_request, reply_content
+from engine.federation.tasks import Listener, SiteReply, SiteRequest
 from engine.types import RunCancelled
 
-POLL_S = 1.0
+POLL_S = 0.5
 """How often an idle site asks (ours); Flower's own nodes ask every 3 s."""
 RETRY_S = 10.0
 """How long a site waits before it tries an unreachable server again (ours)."""
+WANTED_S = 10.0
+"""How often a working site asks whether anybody still waits for its answer (ours)."""
 RAISED = 2
 """Flower's error code for an exception at a site (ErrorCode.CLIENT_APP_RAISED_EXCEPTION)."""
 PASSING = ("federation.server_unreachable", "federation.server_name", "federation.not_a_server")
@@ -24,15 +30,17 @@ PASSING = ("federation.server_unreachable", "federation.server_name", "federatio
 Say = Callable[[str], None]
 
 
+class Program(Protocol):
+    """What answers at a site."""
+
+    def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
+        """Answer a request of the run that ``run`` describes; what it raises is told to the server."""
+
+
 def serve(
-    connect: Callable[[], FleetConnection],
-    client_app: ClientApp,
-    *,
-    site: str,
-    stop: threading.Event,
-    say: Say = print,
+    connect: Callable[[], FleetConnection], program: Program, *, site: str, stop: threading.Event, say: Say = print
 ) -> None:
-    """Answer the server's messages with ``client_app`` until ``stop`` is set, through outages of the server.
+    """Answer the server's messages until ``stop`` is set, through outages of the server.
 
     ``say`` gets one sentence for each thing that happens. Raises ``UserError`` ``federation.*`` for what somebody has
     to mend first, such as a refused key.
@@ -43,7 +51,12 @@ def serve(
             with connect() as connection:
                 say(f"Connected to the server at {connection.address} as {site}.")
                 was = ""
-                _answer_all(connection, client_app, site=site, stop=stop, say=say)
+                while not stop.is_set():
+                    message = connection.receive()
+                    if message is None:
+                        stop.wait(POLL_S)
+                    else:
+                        _handle(message, connection, program, site=site, stop=stop, say=say)
         except UserError as error:
             if error.code not in PASSING:
                 raise
@@ -53,43 +66,68 @@ def serve(
             stop.wait(RETRY_S)
 
 
-def _answer_all(
-    connection: FleetConnection, client_app: ClientApp, *, site: str, stop: threading.Event, say: Say
+def _handle(
+    message: Message, connection: FleetConnection, program: Program, *, site: str, stop: threading.Event, say: Say
 ) -> None:
-    contexts: dict[int, Context] = {}
-    while not stop.is_set():
-        message = connection.receive()
-        if message is None:
-            stop.wait(POLL_S)
-            continue
-        metadata = message.metadata
-        context = contexts.setdefault(
-            metadata.run_id,
-            Context(
-                run_id=metadata.run_id,
-                node_id=connection.node.node_id,
-                node_config={"site": site},
-                state=RecordDict(),
-                run_config={},
-            ),
-        )
-        say(f"Asked for {metadata.message_type} (round {metadata.group_id or 0}).")
-        reply = _answer(message, client_app, context)
-        try:
-            connection.send(reply)
-        except UserError as error:
-            if error.code != "federation.run_over":
-                raise
-            say(f"Nobody waits for the answer to {metadata.message_type} any more: its run has ended.")
-            continue
-        say(f"Answered {metadata.message_type}." if not reply.has_error() else f"Failed: {reply.error.reason}")
-
-
-def _answer(message: Message, client_app: ClientApp, context: Context) -> Message:
+    about = f"{message.metadata.message_type} (round {message.metadata.group_id or 0})"
+    say(f"Asked for {about}.")
+    listener = _Listener(connection, run_id=message.metadata.run_id, stop=stop, say=say)
+    reply = _answer(message, program, listener, site=site)
+    if reply is None:
+        say(f"Stopped {about}: nobody waits for it any more.")
+        return
     try:
-        return client_app(message, context)
-    except RunCancelled as error:
-        failure: Exception = error
-    except Exception as error:  # as Flower's own nodes tell it: the server reads SiteError's record out of the text
-        failure = error
-    return Message(Error(RAISED, f"{type(failure)}:<'{failure}'>"), reply_to=message)
+        connection.send(reply)
+    except UserError as error:
+        if error.code != "federation.run_over":
+            raise
+        say(f"Nobody waits for the answer to {about} any more: its run has ended.")
+        return
+    say(f"Failed: {reply.error.reason}" if reply.has_error() else f"Answered {about}.")
+
+
+def _answer(message: Message, program: Program, listener: _Listener, *, site: str) -> Message | None:
+    run = {key: str(value) for key, value in message.content.config_records.get(RUN_RECORD, {}).items()}
+    try:
+        answer = program.answer(read_request(message, site=site), run=run, listener=listener)
+        content = reply_content(answer)
+    except RunCancelled:
+        return None
+    except Exception as error:  # told to the server by site and reason, as Flower's own nodes tell it
+        failure = SiteError(site=site, error=error)
+        return Message(Error(RAISED, f"{type(failure)}:<'{failure}'>"), reply_to=message)
+    if listener.names:
+        content[TOLD_RECORD] = ConfigRecord(
+            {"names": listener.names, "values": listener.values, "steps": listener.steps}
+        )
+    return Message(content, reply_to=message)
+
+
+class _Listener:
+    """Keeps the points of curves for the reply, and notices that nobody waits for it any more."""
+
+    def __init__(self, connection: FleetConnection, *, run_id: int, stop: threading.Event, say: Say) -> None:
+        self._connection, self._run_id, self._stop, self._say = connection, run_id, stop, say
+        self._asked_at = self._said_at = monotonic()
+        self.names: list[str] = []
+        self.values: list[float] = []
+        self.steps: list[int] = []
+
+    def check_cancelled(self) -> None:
+        if self._stop.is_set():
+            raise RunCancelled("this program is being stopped")
+        if monotonic() - self._asked_at > WANTED_S:
+            self._asked_at = monotonic()
+            if not self._connection.wanted(self._run_id):
+                raise RunCancelled("the run has ended")
+
+    def progress(self, step: int, total: int, *, message: str = "") -> None:
+        self.check_cancelled()
+        if monotonic() - self._said_at > WANTED_S:
+            self._said_at = monotonic()
+            self._say(f"Step {step} of {total}.")
+
+    def metric(self, name: str, value: float, *, step: int) -> None:
+        self.names.append(name)
+        self.values.append(float(value))
+        self.steps.append(step)

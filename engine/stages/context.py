@@ -61,6 +61,11 @@ class RunContext:
             **where,
         )
 
+    def close(self) -> None:
+        """Let go of the sites, where they have been asked for."""
+        if "sites" in self.__dict__:
+            self.sites.close()
+
     @property
     def description(self) -> FederationDescription:
         """What the sites have told of their data."""

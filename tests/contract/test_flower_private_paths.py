@@ -26,7 +26,11 @@ def test_version_is_the_one_that_was_read() -> None:
 
 def test_only_the_grid_touches_private_paths() -> None:
     touched = {path.relative_to(ENGINE).as_posix() for path in ENGINE.rglob("*.py") if PRIVATE.search(path.read_text())}
-    assert touched == {"federation/backends/inprocess.py", "federation/backends/superlink.py", "federation/backends/fleet.py"}
+    assert touched == {
+        "federation/backends/inprocess.py",
+        "federation/backends/superlink.py",
+        "federation/backends/fleet.py",
+    }
 
 
 def test_only_the_federation_imports_flower() -> None:

@@ -20,7 +20,7 @@ from engine.federation.backends.superlink import SuperlinkGrid
 from tests.patience import WAIT_S, wait
 
 ROOT = Path(__file__).resolve().parents[2]
-TOY = "tests.deployment.toy_site:client_app"
+TOY = "tests.deployment.toy_site:program"
 NUMBERS = {"north": "1 2 3", "south": "10", "west": "4 4.5"}
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pytest
 
+from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.client_app import build_client_app
-from engine.federation.grid import InProcessGrid
 from engine.federation.rounds import run_rounds
 from engine.federation.tasks import SiteReply, SiteRequest
 from tests.deployment.deployed import Deployed, deployed

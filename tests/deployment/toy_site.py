@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from flwr.clientapp import ClientApp
 
 from engine.errors import UserError
-from engine.federation.client_app import build_client_app
-from engine.federation.tasks import SiteReply, SiteRequest, SiteTask
+from engine.federation.tasks import Listener, SiteReply, SiteRequest, SiteTask
 
 
 def tasks(site: str, data: Path) -> dict[str, SiteTask]:
@@ -34,6 +33,17 @@ def tasks(site: str, data: Path) -> dict[str, SiteTask]:
     return {"student": train}
 
 
-def client_app(site: str, data: Path, folder: Path) -> ClientApp:
-    """Return the ClientApp that ``site up`` serves with DSFEDMED_SITE_PROGRAM=tests.deployment.toy_site:client_app."""
-    return build_client_app(tasks(site, data))
+class ToySite:
+    """Answers with its tasks, whatever the run."""
+
+    def __init__(self, site: str, data: Path) -> None:
+        self._tasks = {"train.student": tasks(site, data)["student"]}
+
+    def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
+        """Do the task of the request."""
+        return self._tasks[request.task](request)
+
+
+def program(site: str, data: Path, folder: Path, say: Callable[[str], None]) -> ToySite:
+    """Return what ``site up`` serves with DSFEDMED_SITE_PROGRAM=tests.deployment.toy_site:program."""
+    return ToySite(site, data)

@@ -32,6 +32,9 @@ class RunContext:
     reporter: Reporter
     checkpoints: CheckpointStore
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 class Walk:
     """Adds a random number per round; the generator's state is part of the checkpoint."""

@@ -75,6 +75,9 @@ class LocalBackEnd:
         """Read every image of every site; here they can be compared across sites as well."""
         return read_everything(self._federation, on_image=on_image)
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def _answer(self, request: SiteRequest) -> SiteReply:
         heard = _Heard(request.site, request.round, self._listener, self._server().check_cancelled)
         return self._programs[request.site].answer(request, listener=heard)

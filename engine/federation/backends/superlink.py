@@ -11,7 +11,7 @@ Private paths of Flower are touched here, in ``fleet.py`` and ``inprocess.py``; 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,10 +158,25 @@ class SuperlinkGrid(HttpGrid):
     note : Path, optional
         Where to remember the Flower run, so that the next attempt ends what a killed one has left: sites then do not
         work on a question that nobody waits for.
+    presence_s : float
+        How long to wait for sites that are not connected, at least.
+    check : callable
+        Called while waiting; raises what ends the wait.
     """
 
-    def __init__(self, link: Link, *, keys: Mapping[str, bytes], note: Path | None = None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        keys: Mapping[str, bytes],
+        note: Path | None = None,
+        presence_s: float = 0.0,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._link, self._keys, self._note = link, dict(keys), note
+        self._presence_s, self._check = presence_s, check
+        self.known: dict[str, int] = {}
+        """Node id of each site that was asked for last, by name."""
         self._control = Control(link)
         self._over = threading.Event()
         self._lost: UserError | None = None
@@ -205,6 +220,29 @@ class SuperlinkGrid(HttpGrid):
         names = {key.strip(): name for name, key in self._keys.items()}
         known = ((names.get(node.key_pem.strip()), node) for node in self._control.nodes())
         return {name: node for name, node in known if name is not None}
+
+    def site_nodes(self, sites: Sequence[str], *, wait_s: float) -> dict[str, int]:
+        """Return the node id of each of ``sites`` by its registered key, once all of them are connected.
+
+        Raises ``UserError`` ``federation.site_absent`` after ``wait_s`` or ``presence_s`` seconds, the longer one.
+        """
+        until = monotonic() + max(wait_s, self._presence_s)
+        while True:
+            nodes = {name: node for name, node in self.nodes().items() if node.online}
+            absent = [site for site in sites if site not in nodes]
+            if not absent:
+                self.known = {site: nodes[site].node_id for site in sites}
+                return self.known
+            self._check()
+            if monotonic() > until:
+                raise UserError(
+                    "federation.site_absent",
+                    what=f"Not connected: {', '.join(absent)}; connected: {', '.join(sorted(nodes)) or 'none'}.",
+                    why="Every site of the run has to be there before the first round.",
+                    fix="Ask the missing sites to start their program (site up), or leave them out of data.sites; then "
+                    "resume the run.",
+                )
+            sleep(0.5)
 
     def get_node_ids(self) -> list[int]:
         """Return the ids of the nodes that are online and may take part, by the site's name (Flower's interface)."""

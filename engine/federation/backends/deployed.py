@@ -1,0 +1,202 @@
+"""Sites at other machines, each a program of its own that asks a SuperLink for questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from flwr.app import ConfigRecord, Message
+
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.federation.backends.superlink import Link, SuperlinkGrid
+from engine.federation.descriptions import FederationDescription, SiteDescription
+from engine.federation.payload import RUN_RECORD, TOLD_RECORD
+from engine.federation.rounds import call_once
+from engine.federation.sites import Quiet, Server, SiteListener
+from engine.federation.tasks import DESCRIBE, READ_EVERYTHING, SiteReply
+
+PRESENCE_S = 600.0
+"""How long a run waits for sites that are not connected (ours)."""
+NOTE = "flower_run.txt"
+
+
+class DeployedBackEnd:
+    """The sites of a federation, over its SuperLink.
+
+    Parameters
+    ----------
+    link : Link
+        Where the SuperLink is.
+    keys : mapping
+        Public key of each site that may take part, by name.
+    run_id : str
+        Under which sites keep the state of this run.
+    note : Path, optional
+        Where the Flower run is remembered, see :class:`SuperlinkGrid`.
+    presence_s : float
+        How long to wait for sites that are not connected.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        link: Link,
+        keys: Mapping[str, bytes],
+        run_id: str,
+        server: Callable[[], Server],
+        note: Path | None = None,
+        presence_s: float = PRESENCE_S,
+    ) -> None:
+        self._server = server
+        self._listener: SiteListener = Quiet()
+        names, held_out = _participants(config, keys)
+        record = ConfigRecord({"id": run_id, "config": _for_sites(config, names=names, held_out=held_out)})
+        own = {name: key for name, key in keys.items() if name in names}
+        self.grid: SuperlinkGrid = _RunGrid(
+            link, keys=own, note=note, run=record, presence_s=presence_s, back_end=self
+        ).__enter__()
+        try:
+            self.description = self._described(names, held_out)
+        except BaseException:
+            self.close()
+            raise
+
+    def listen(self, listener: SiteListener) -> None:
+        """Hand on what sites tell to ``listener`` from now on; they tell it with their replies."""
+        self._listener = listener
+
+    def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
+        """Let every site read all its images once; ``on_image`` counts sites here."""
+        sites = [site.name for site in (*self.description.sources, *self.description.tests)]
+        answered: list[str] = []
+
+        def count(_round: int, site: str, _reply: SiteReply) -> None:
+            answered.append(site)
+            on_image(len(answered), len(sites))
+
+        self._ask(READ_EVERYTHING, sites, on_reply=count)
+        return []
+
+    def check_cancelled(self) -> None:
+        """Raise RunCancelled when a stop was asked for."""
+        self._server().check_cancelled()
+
+    def tell(self, site: str, told: ConfigRecord) -> None:
+        """Hand on the points of a site's curves."""
+        columns = (cast(list[Any], told[key]) for key in ("names", "values", "steps"))
+        for name, value, step in zip(*columns, strict=True):
+            self._listener.metric(site, str(name), float(value), int(step))
+
+    def close(self) -> None:
+        """End the Flower run and the connection."""
+        self.grid.__exit__(None, None, None)
+
+    def _ask(self, task: str, sites: Sequence[str], **how: Any) -> dict[str, SiteReply]:
+        return call_once(
+            self.grid, task=task, kind="metrics", sites=sites, check_cancelled=self._server().check_cancelled, **how
+        )
+
+    def _described(self, names: Sequence[str], held_out: str) -> FederationDescription:
+        replies = self._ask(DESCRIBE, names)
+        datasets = {site: json.loads(reply.texts["dataset"]) for site, reply in replies.items()}
+        _check_alike(datasets)
+        sites = {site: SiteDescription(**json.loads(reply.texts["description"])) for site, reply in replies.items()}
+        about = datasets[held_out]
+        test = sites[held_out]
+        value_range = about["value_range"]
+        return FederationDescription(
+            about["name"],
+            about["task"],
+            about["modality"],
+            tuple(about["classes"]),
+            tuple(sites[name] for name in sorted(names) if name != held_out),
+            (test,),
+            held_out,
+            test.digests.get("test", ""),
+            False,
+            None if value_range is None else (value_range[0], value_range[1]),
+            about["slice_axis"],
+            about["window"] if isinstance(about["window"], str) else tuple(about["window"]),
+        )
+
+
+class _RunGrid(SuperlinkGrid):
+    """A Grid whose messages say which run asks, and whose replies bring what sites told while they worked."""
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        keys: Mapping[str, bytes],
+        note: Path | None,
+        run: ConfigRecord,
+        presence_s: float,
+        back_end: DeployedBackEnd,
+    ) -> None:
+        self._run_record, self._back_end = run, back_end
+        super().__init__(link, keys=keys, note=note, presence_s=presence_s, check=back_end.check_cancelled)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        sent = list(messages)
+        for message in sent:
+            message.content[RUN_RECORD] = self._run_record
+        return super().push_messages(sent)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        replies = super().pull_messages(message_ids)
+        names = {node_id: name for name, node_id in self.known.items()}
+        for reply in replies:
+            if reply.has_content() and TOLD_RECORD in reply.content:
+                told = cast(ConfigRecord, reply.content.pop(TOLD_RECORD))
+                self._back_end.tell(names.get(reply.metadata.src_node_id, "?"), told)
+        return replies
+
+
+def _participants(config: RunConfig, keys: Mapping[str, bytes]) -> tuple[tuple[str, ...], str]:
+    """Return the sites of a run, sorted, and the one that is held out."""
+    if config.data.protocol != "leave-one-site-out":
+        raise UserError(
+            "federation.fixed_test",
+            what="A run across sites of their own holds one site out; data.protocol is 'fixed-test'.",
+            why="A test set at the server has no program that could be asked.",
+            fix="Use data.protocol = 'leave-one-site-out', with the test set's site in the federation.",
+        )
+    chosen = sorted(config.data.sites or keys)
+    held_out = config.data.held_out or (chosen[-1] if chosen else "")
+    names = sorted({*chosen, held_out} - {""})
+    unknown = [name for name in names if name not in keys]
+    if unknown or len(names) < 2:
+        raise UserError(
+            "federation.site_not_accepted",
+            what=f"The federation has no accepted site called {', '.join(unknown)}."
+            if unknown
+            else f"The federation has {len(keys)} accepted site(s).",
+            why="A run needs a site that trains and one that is held out, all of them accepted by key.",
+            fix=f"Its sites: {', '.join(sorted(keys)) or 'none'}; add others with `federation add-site`.",
+        )
+    return tuple(names), held_out
+
+
+def _for_sites(config: RunConfig, *, names: Sequence[str], held_out: str) -> str:
+    """Return the configuration as sites get it: who takes part is said, and no folder of the server."""
+    values = config.model_dump(mode="json")
+    values["data"] |= {"sites": list(names), "held_out": held_out, "root": None, "test_root": None}
+    return json.dumps(values | {"backend": "local", "server": None, "name": "run"}, sort_keys=True)
+
+
+def _check_alike(datasets: Mapping[str, dict[str, Any]]) -> None:
+    """Raise ``UserError`` ``federation.sites_differ`` where sites do not agree on what is segmented in what."""
+    first, expected = next(iter(datasets.items()))
+    for site, about in datasets.items():
+        for key in ("task", "modality", "classes", "value_range", "slice_axis", "window"):
+            if about[key] != expected[key]:
+                raise UserError(
+                    "federation.sites_differ",
+                    what=f"Sites {first} and {site} differ in {key}: {expected[key]} and {about[key]}.",
+                    why="One model is trained on the images of all sites, which must show and mark the same.",
+                    fix="Give the dataset.toml of both the same lines.",
+                )

@@ -1,0 +1,141 @@
+"""A site's program that stands alone at its hospital: it opens the runs that it is asked for, on its own images."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.config import RunConfig, parse_config
+from engine.data.datasets import Federation, load_site
+from engine.data.problems import Problem, raise_problems
+from engine.errors import UserError
+from engine.federation.tasks import DESCRIBE, READ_EVERYTHING, TRAIN_GENERATOR, Listener, SiteReply, SiteRequest
+from engine.models.assets import list_assets
+from engine.runs.checkpoint import CheckpointStore
+from engine.runs.identity import METHOD_STAGES, checkpoint_hash
+from engine.site.data import SiteData, sites_here
+from engine.site.program import SiteProgram
+from engine.site.state import SiteState
+
+DATASET = "dataset"
+"""Text of a description's reply: what all sites of a federation must have in common, as JSON."""
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+
+
+def program(site: str, data: Path, folder: Path, say: Callable[[str], None]) -> DeployedSite:
+    """Return the program that `site up` serves: ``data`` holds dataset.toml and the site's own images."""
+    return DeployedSite(site, data=data, folder=folder, say=say)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A run at this site."""
+
+    config: RunConfig
+    federation: Federation
+    data: SiteData
+    program: SiteProgram
+
+
+class DeployedSite:
+    """Answers for one site; keeps the run open that was asked for last, and each run's state below ``folder/runs``."""
+
+    def __init__(self, site: str, *, data: Path, folder: Path, say: Callable[[str], None]) -> None:
+        self._site, self._data, self._folder, self._say = site, data, folder, say
+        self._key: tuple[str, str] | None = None
+        self._run: _Opened | None = None
+        self._task = ""
+
+    def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
+        """Answer a request of the run whose id and configuration ``run`` gives."""
+        opened = self._opened(run)
+        self._task = request.task
+        if request.task == READ_EVERYTHING:
+            return self._read_everything(opened, listener)
+        reply = opened.program.answer(request, listener=listener)
+        if request.task != DESCRIBE:
+            return reply
+        about = opened.federation
+        dataset = {"name": about.name, "task": about.task, "modality": about.modality, "classes": about.classes}
+        dataset |= {"value_range": about.value_range, "slice_axis": about.slice_axis, "window": about.window}
+        return SiteReply(reply.arrays, reply.metrics, reply.num_examples, {**reply.texts, DATASET: json.dumps(dataset)})
+
+    def _opened(self, run: Mapping[str, str]) -> _Opened:
+        key = (run.get("id", ""), run.get("config", ""))
+        if self._run is None or key != self._key:
+            self._run = None  # its images and models go before the next ones come
+            self._run, self._key = self._open(*key), key
+        return self._run
+
+    def _open(self, run_id: str, text: str) -> _Opened:
+        config = self._config(run_id, text)
+        held_out = config.data.held_out == self._site
+        federation = load_site(config.data, self._site, root=self._data, held_out=held_out, seed=config.seed)
+        data = sites_here(config, federation=federation)[self._site]
+        folder = self._folder / "runs" / run_id
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        names = METHOD_STAGES[config.method]
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+
+        def state() -> SiteState:
+            stage = "generator_training" if self._task == TRAIN_GENERATOR else "federated_training"
+            return SiteState(
+                folder,
+                CheckpointStore(
+                    folder / "checkpoints",
+                    lambda scope: checkpoint_hash(config, names, scope),
+                    warn=self._say,
+                    scope=stage,
+                ),
+            )
+
+        self._say(f"Opened the run {run_id}: {len(data.train)} images to train on, {len(data.test)} to test on.")
+        return _Opened(config, federation, data, SiteProgram(data, config=config, state=state))
+
+    def _config(self, run_id: str, text: str) -> RunConfig:
+        try:
+            values = json.loads(text)
+            values["data"]["root"] = str(self._data)
+            config = parse_config(values)
+        except (ValueError, KeyError, TypeError, UserError) as error:
+            raise UserError(
+                "federation.other_version",
+                what=f"Site {self._site} cannot read the run's settings: {error}",
+                why="Server and sites must have one version of this program.",
+                fix="Install the coordinator's version at the site.",
+            ) from error
+        if _RUN_ID.fullmatch(run_id) is None:
+            raise ValueError(f"a run's id was expected, not {run_id!r}")
+        known = {asset.name for asset in list_assets()}
+        parts = (config.student.weights, config.teacher.weights, config.generator.backbone, config.generator.controlnet)
+        unknown = [name for name in parts if name is not None and name.partition("@sha256:")[0] not in known]
+        if unknown:
+            raise UserError(
+                "federation.weights_elsewhere",
+                what=f"The run starts from '{unknown[0]}', which is no name of the registry.",
+                why="A server names no files of a site.",
+                fix="Use weights that `weights list` names.",
+            )
+        return config
+
+    def _read_everything(self, opened: _Opened, listener: Listener) -> SiteReply:
+        problems: dict[tuple[str, str], Problem] = {}
+        done, sets = 0, (opened.data.train, opened.data.validation, opened.data.test)
+        total = sum(len(images) for images in sets)
+        for images in sets:
+            for index in range(len(images)):
+                listener.progress(done, total)
+                try:
+                    images.read(index)
+                except UserError as error:  # a damaged volume is one fault, not one for each slice
+                    problem = Problem(error.code, error.what, error.fix, site=self._site)
+                    problems.setdefault((error.code, error.what), problem)
+                done += 1
+        raise_problems(list(problems.values()), dataset=opened.federation.name)
+        return SiteReply({}, {}, max(1, total))
