@@ -40,6 +40,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from engine.errors import UserError
+from engine.federation.backends.packing import pack, unpack
 from engine.federation.backends.superlink import patient
 from engine.federation.connection_faults import plain_words
 
@@ -121,6 +122,7 @@ class FleetConnection:
                 return_type=Message,
             )
         message.metadata.__dict__["_message_id"] = tree.object_id
+        unpack(message.content)
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, self.node.node_id, run_id
         return message
 
@@ -138,6 +140,8 @@ class FleetConnection:
     def send(self, reply: Message) -> None:
         """Send a reply; ``UserError`` ``federation.run_over`` where nobody waits for it any more."""
         run_id = reply.metadata.run_id
+        if reply.has_content():
+            pack([reply])
         reply.metadata.__dict__["_message_id"] = reply.object_id
         with plain_words(self.address), no_object_id_recompute():
             request = PushMessagesRequest(

@@ -41,6 +41,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
 from engine.errors import UserError
+from engine.federation.backends.packing import pack, unpack
 from engine.federation.connection_faults import plain_words
 
 BEAT_EVERY_S = 15.0
@@ -253,13 +254,18 @@ class SuperlinkGrid(HttpGrid):
         sent = list(messages)
         for message in sent:
             message.metadata.ttl = MESSAGE_LIFETIME_S
+        pack(sent)
         with self._told():
             return list(super().push_messages(sent))
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that are there by now, perhaps none."""
         with self._told():
-            return list(super().pull_messages(message_ids))
+            replies = list(super().pull_messages(message_ids))
+        for reply in replies:
+            if reply.has_content():
+                unpack(reply.content)
+        return replies
 
     @contextmanager
     def _told(self) -> Iterator[None]:
