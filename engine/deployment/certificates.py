@@ -51,9 +51,14 @@ class Validity:
         return (self.ends - datetime.now(UTC)).days
 
 
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """Return a new private key."""
+    return ec.generate_private_key(ec.SECP384R1())
+
+
 def make_ca(folder: Path, *, federation: str) -> None:
     """Write ``ca.key`` and ``ca.crt``, which signs the server's certificate and nothing else."""
-    key = ec.generate_private_key(ec.SECP384R1())
+    key = new_key()
     name = _name(f"{federation} CA")
     certificate = (
         _unsigned(name, name, key.public_key(), days=CA_DAYS)
@@ -70,7 +75,7 @@ def make_server_certificate(folder: Path, *, hosts: Sequence[str], into: Path) -
     """Write ``server.key`` and ``server.crt`` for ``hosts`` and for this machine itself, signed by the folder's CA."""
     ca_key = _read_key(folder / "ca.key")
     ca = read_certificate(folder / "ca.crt")
-    key = ec.generate_private_key(ec.SECP384R1())
+    key = new_key()
     names = list(dict.fromkeys([*hosts, "localhost", "127.0.0.1", "::1"]))
     certificate = (
         _unsigned(_name(hosts[0]), ca.subject, key.public_key(), days=SERVER_DAYS, no_later=ca.not_valid_after_utc)
@@ -91,7 +96,7 @@ def make_site_keys(folder: Path, *, site: str) -> str:
 
     The request holds the public key and the site's name, signed with the private key, which stays where it is.
     """
-    key = ec.generate_private_key(ec.SECP384R1())
+    key = new_key()
     request = x509.CertificateSigningRequestBuilder().subject_name(_name(site)).sign(key, _HASH)
     write_private(folder / "site.key", _private_pem(key))
     write_public(folder / "site.csr", request.public_bytes(Encoding.PEM))

@@ -24,6 +24,8 @@ START_S = 120.0
 """How long a SuperLink may take to start: it imports for 5 to 20 s (ours)."""
 LOOK_S = 2.0
 """How often the server looks for sites that were added or revoked meanwhile (ours)."""
+CHECK_S = 30.0
+"""How often it looks for keys that somebody else has registered: who has an account on this machine could (ours)."""
 SAFE_SETTINGS = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -247,16 +249,16 @@ def _wait_until_it_answers(federation: Federation, link: Supervised, *, stop: th
 
 
 class _Register:
-    """Looks whether the federation's folder has changed, and registers and revokes accordingly."""
+    """Keeps who is registered with the SuperLink as the federation's folder says."""
 
     def __init__(self, federation: Federation, control: Control, *, say: Say) -> None:
         self._federation, self._control, self._say = federation, control, say
-        self._seen = self._stamp()
+        self._seen, self._next = self._stamp(), monotonic() + CHECK_S
 
     def look(self) -> None:
-        stamp = self._stamp()
-        if stamp != self._seen and self.bring_up_to_date():
-            self._seen = stamp
+        stamp, now = self._stamp(), monotonic()
+        if (stamp != self._seen or now > self._next) and self.bring_up_to_date():
+            self._seen, self._next = stamp, now + CHECK_S
 
     def bring_up_to_date(self) -> bool:
         try:

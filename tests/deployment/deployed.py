@@ -76,11 +76,13 @@ class Deployed:
     def __init__(self, folder: Path, *, sites: tuple[str, ...] = tuple(NUMBERS)) -> None:
         self.folder, self.sites = folder, sites
         self.port, self.public_port = free_port(), free_port()
+        folder.mkdir(exist_ok=True)
         self.federation_folder = folder / "federation"
         words = ["--address", f"localhost:{self.public_port}", "--port", str(self.port)]
         assert main(["federation", "init", str(self.federation_folder), *words]) == 0
         self.federation = federations.load(self.federation_folder)
         self.processes: list[Process] = []
+        self.others: list[subprocess.Popen[bytes]] = []
         for site in sites:
             self.add_site(site)
 
@@ -119,11 +121,11 @@ class Deployed:
         process.wait_for("Sites connect to")
         return process
 
-    def start_site(self, site: str, *, server: str | None = None) -> Process:
+    def start_site(self, site: str, *, server: str | None = None, env: Mapping[str, str] | None = None) -> Process:
         """Start a site's program."""
         folder = self.folder / "at" / site
         where = ("--data", str(folder / "images"), "--server", server or self.address)
-        return self.start("site", "up", str(folder), *where, name=site)
+        return self.start("site", "up", str(folder), *where, name=site, env=env)
 
     def grid(self, *, note: Path | None = None) -> SuperlinkGrid:
         """Return the grid of this federation, not opened yet."""
@@ -135,14 +137,16 @@ class Deployed:
 
     def end(self) -> None:
         """End everything that was started."""
-        for process in reversed(self.processes):
-            if process.process.poll() is None:
-                process.process.terminate()
-        for process in reversed(self.processes):
+        started = [*self.others, *(process.process for process in reversed(self.processes))]
+        for process in started:
+            if process.poll() is None:
+                process.terminate()
+        for process in started:
             try:
-                process.process.wait(timeout=30)
+                process.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
 
 
 @contextmanager

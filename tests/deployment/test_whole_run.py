@@ -1,0 +1,59 @@
+"""A whole run of DSFedMed at four sites of their own equals the same run in one process, to the last bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.cli import main
+from engine.data.phantoms import write_dataset
+from engine.runs.store import RunStore
+from tests.deployment.deployed import Deployed, deployed
+from tests.patience import RUN_S
+
+SITES = ("tower_hd", "scope_octagon", "guided_inset", "portable_yellow")
+SET = [word for text in ("device=cpu", "threads=1", "data.source=folder") for word in ("--set", text)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(6 * RUN_S)]
+
+
+def spread(world: Deployed, root: Path) -> None:
+    """Give each site its own images, and nobody else's, with the description that all share."""
+    for site in world.sites:
+        images = world.folder / "at" / site / "images"
+        shutil.copy(root / "dataset.toml", images)
+        shutil.copytree(root / site, images / site)
+
+
+def result(home: Path) -> tuple[dict[str, bytes], dict]:
+    store = RunStore(home)
+    (run,) = store.list()
+    assert run.status == "finished", run.error
+    folder = store.run_dir(run.run_id)
+    models = {path.name: path.read_bytes() for path in (folder / "models").glob("*.safetensors")}
+    table = {(r.model, r.site, r.split, r.class_name): r.dice for r in store.evaluation(run.run_id)}
+    traffic = {(t.site, t.direction, t.kind): t.payload_bytes for t in store.traffic(run.run_id)}
+    store.close()
+    return models, {"dice": table, "traffic": traffic}
+
+
+def test_a_run_across_sites_equals_the_run_in_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_dataset("polyp", tmp_path / "all", images_per_site=12, image_px=64)
+    run = ["run", "--preset", "phantom_cpu_smoke", *SET, "--json"]
+    assert main([*run, "--set", f"data.root={root}", "--home", str(tmp_path / "together")]) == 0
+    with deployed(tmp_path / "deployed", sites=SITES) as world:
+        spread(world, root)
+        world.start_server()
+        for site in SITES:
+            world.start_site(site, env={"DSFEDMED_SITE_PROGRAM": "engine.site.deployed:program"})
+        where = ["--server", str(world.federation_folder), "--home", str(tmp_path / "apart")]
+        capsys.readouterr()
+        assert main([*run, "--set", "data.root=none", *where]) == 0
+        shown = json.loads(capsys.readouterr().out)
+    (together, about), (apart, about_apart) = result(tmp_path / "together"), result(tmp_path / "apart")
+    assert set(together) == set(apart) and len(together) >= 4
+    assert [name for name in together if together[name] != apart[name]] == []
+    assert about == about_apart
+    assert shown["config"]["backend"] == "superlink"
