@@ -36,6 +36,7 @@ CLOCK_MARGIN = timedelta(minutes=10)
 WARN_DAYS = 30
 """``status`` warns so long before an end (ours)."""
 _HASH = hashes.SHA384()
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def make_server_certificate(folder: Path, *, hosts: Sequence[str], into: Path) -
     ca_key = _read_key(folder / "ca.key")
     ca = read_certificate(folder / "ca.crt")
     key = new_key()
-    names = list(dict.fromkeys([*hosts, "localhost", "127.0.0.1", "::1"]))
+    names = list(dict.fromkeys([*hosts, *_LOOPBACK]))
     certificate = (
         _unsigned(_name(hosts[0]), ca.subject, key.public_key(), days=SERVER_DAYS, no_later=ca.not_valid_after_utc)
         .add_extension(x509.SubjectAlternativeName([_host(name) for name in names]), critical=False)

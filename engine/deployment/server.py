@@ -140,6 +140,8 @@ def update_registrations(federation: Federation, control: Control, *, say: Say) 
 
 def update_if_running(federation: Federation, *, say: Say) -> bool:
     """Register and revoke at once where the server is up; return whether it is."""
+    if not _listening(federation):  # at once: Flower takes seconds to import
+        return False
     from engine.federation.backends.superlink import Control
 
     control = Control(link_of(federation), outage_s=1.0)
@@ -156,19 +158,8 @@ def update_if_running(federation: Federation, *, say: Say) -> bool:
 
 def status(federation: Federation) -> Status:
     """Return who may take part, who is online, and how long certificates are valid."""
-    from engine.federation.backends.superlink import Control
-
-    control = Control(link_of(federation), outage_s=1.0)
-    nodes: dict[bytes, Node] = {}
-    running = True
-    try:
-        nodes = {node.key_pem.strip(): node for node in control.nodes()}
-    except UserError as error:
-        running = False
-        if error.code != "federation.server_unreachable":
-            raise
-    finally:
-        control.close()
+    running = _listening(federation)
+    nodes = _nodes(federation) if running else {}
     rows = []
     for site in federations.sites(federation):
         node = nodes.get((site.key_pem or b"").strip())
@@ -185,6 +176,16 @@ def status(federation: Federation) -> Status:
         certificate_warnings(federation),
         federation.server / "logs" / "superlink.log",
     )
+
+
+def _nodes(federation: Federation) -> dict[bytes, Node]:
+    from engine.federation.backends.superlink import Control
+
+    control = Control(link_of(federation), outage_s=1.0)
+    try:
+        return {node.key_pem.strip(): node for node in control.nodes()}
+    finally:
+        control.close()
 
 
 def certificate_warnings(federation: Federation, *, refuse: bool = False) -> tuple[str, ...]:
@@ -211,10 +212,14 @@ def certificate_warnings(federation: Federation, *, refuse: bool = False) -> tup
     return (*problems, *found)
 
 
-def _check_port(federation: Federation) -> None:
+def _listening(federation: Federation) -> bool:
     with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", federation.port)) != 0:
-            return
+        return probe.connect_ex(("127.0.0.1", federation.port)) == 0
+
+
+def _check_port(federation: Federation) -> None:
+    if not _listening(federation):
+        return
     raise UserError(
         "deployment.port_taken",
         what=f"Port {federation.port} of this machine is taken by another program.",

@@ -77,7 +77,7 @@ def test_three_sites_give_what_they_give_in_process(world: Deployed) -> None:
 
 
 def test_a_fault_of_a_site_reaches_the_server_in_its_own_words(world: Deployed) -> None:
-    with pytest.raises(UserError, match="Site south: x.png has no mask") as raised:
+    with pytest.raises(UserError, match=r"Site south: x\.png has no mask") as raised:
         rounds(world, number=1, fail="south")
     assert raised.value.code == "data.mask_missing"
 
