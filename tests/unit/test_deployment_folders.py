@@ -1,0 +1,146 @@
+"""A federation's and a site's folders: what is written, who may take part, and what is said about faults."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from engine.deployment import certificates, federations, site
+from engine.deployment.proxies import write_proxies
+from engine.deployment.server import certificate_warnings, command, environment
+from engine.errors import UserError
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> federations.Federation:
+    made = federations.create(tmp_path / "fed", name='a "federation"', public_address="fed.example.org:9443", port=9093)
+    write_proxies(made)
+    return made
+
+
+def refused(code: str, call: object, *args: object, **options: object) -> UserError:
+    with pytest.raises(UserError) as raised:
+        call(*args, **options)  # type: ignore[operator]
+    assert raised.value.code == code
+    return raised.value
+
+
+def test_settings_are_read_back_and_may_be_edited(federation: federations.Federation) -> None:
+    assert federations.load(federation.folder) == federation
+    path = federation.folder / federations.SETTINGS
+    path.write_text(path.read_text().replace("9093", "7000").replace("9443", "443") + "\n# ours\n")
+    edited = federations.load(federation.folder)
+    assert (edited.port, edited.public_address) == (7000, "fed.example.org:443")
+    path.write_text("name = 3 x")
+    assert str(path) in refused("deployment.settings", federations.load, federation.folder).what
+    path.write_text('name = "a"\nport = 1\n')
+    assert "'public_address' is missing" in refused("deployment.settings", federations.load, federation.folder).what
+
+
+def test_a_federation_is_not_made_twice_and_folders_are_the_owner_s(federation: federations.Federation) -> None:
+    refused("deployment.exists", federations.create, federation.folder, name="b", public_address="b:1")
+    for folder in (federation.folder, federation.server, federation.server / "logs", federation.folder / "sites"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert federation.secret.stat().st_mode & 0o777 == 0o600 and len(federation.secret.read_bytes()) == 64
+
+
+@pytest.mark.parametrize("address", ["fed.example.org", "https://a:1", ":9", "a:0", "a:70000", "a:x"])
+def test_addresses_that_are_none(address: str, tmp_path: Path) -> None:
+    refused("deployment.address", federations.create, tmp_path / "fed", name="a", public_address=address)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", ".a", "-a", "ä", "a" * 64])
+def test_names_that_no_site_can_have(federation: federations.Federation, name: str) -> None:
+    refused("deployment.site_name", federations.invite, federation, name)
+
+
+def test_what_a_site_gets_holds_no_secret_and_is_not_signed(federation: federations.Federation) -> None:
+    folder = federations.invite(federation, "north")
+    assert sorted(path.name for path in folder.iterdir()) == ["README.txt", "ca.crt", "site.toml"]
+    assert len((folder / "README.txt").read_text().splitlines()) == 3
+    assert all(b"PRIVATE" not in path.read_bytes() for path in folder.iterdir())
+    toml = folder / "site.toml"
+    toml.write_text(toml.read_text().replace('data = ""', "data = '/images'") + 'note = "ours"\n')
+    read = site.load(folder)
+    assert (read.name, read.server, read.data) == ("north", "fed.example.org:9443", Path("/images"))
+    assert site.load(folder, data=Path("/other"), server="a:1").server == "a:1"
+
+
+def test_a_site_from_invitation_to_revocation(federation: federations.Federation, tmp_path: Path) -> None:
+    folder = shutil.move(federations.invite(federation, "north"), tmp_path / "north")
+    here = site.load(Path(folder))
+    told = site.make_keys(here)
+    assert site.make_keys(here) == told, "asking again changes nothing"
+    assert federations.accepted_keys(federation) == {}
+    federations.accept(federation, "north", here.folder / "site.csr")
+    assert federations.find_site(federation, "north").fingerprint == told
+    assert list(federations.accepted_keys(federation)) == ["north"]
+    federations.revoke(federation, "north")
+    assert federations.accepted_keys(federation) == {}
+    error = refused("deployment.key_used", federations.accept, federation, "north", here.folder / "site.csr")
+    assert "--new" in error.fix
+    assert site.make_keys(here, new=True) != told
+    federations.accept(federation, "north", here.folder / "site.csr")
+    assert list(federations.accepted_keys(federation)) == ["north"]
+
+
+def test_one_key_for_two_sites_is_refused(federation: federations.Federation, tmp_path: Path) -> None:
+    certificates.make_site_keys(tmp_path, site="north")
+    federations.accept(federation, "north", tmp_path / "site.csr")
+    refused("deployment.request", federations.accept, federation, "south", tmp_path / "site.csr")
+    refused("deployment.site_exists", federations.invite, federation, "north")
+    refused("deployment.no_site", federations.revoke, federation, "east")
+
+
+def test_what_stops_a_site_before_it_starts(federation: federations.Federation, tmp_path: Path) -> None:
+    folder = federations.invite(federation, "north")
+
+    def up(**options: object) -> object:
+        return site.up(site.load(folder, **options), stop=None, say=print)  # type: ignore[arg-type]
+
+    refused("deployment.no_site_folder", site.load, tmp_path)
+    assert f"python -m engine site keys {folder}" in refused("deployment.no_keys", up).fix
+    site.make_keys(site.load(folder))
+    refused("deployment.no_data", up)
+    refused("deployment.no_data", up, data=tmp_path / "missing")
+    (folder / "site.key").chmod(0o644)
+    assert "chmod 600" in refused("deployment.key_readable", up, data=tmp_path).fix
+    (folder / "site.key").chmod(0o600)
+    (folder / "ca.crt").unlink()
+    refused("deployment.file", up, data=tmp_path)
+
+
+def test_a_server_is_refused_with_a_certificate_that_sites_would_refuse(
+    federation: federations.Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert certificate_warnings(federation) == ()
+    monkeypatch.setattr(certificates, "SERVER_DAYS", 20)
+    certificates.make_server_certificate(federation.folder, hosts=["fed.example.org"], into=federation.server)
+    (warning,) = certificate_warnings(federation, refuse=True)
+    assert "expires in 19 days" in warning and "federation renew" in warning
+    monkeypatch.setattr(certificates, "SERVER_DAYS", 0)
+    certificates.make_server_certificate(federation.folder, hosts=["other.org"], into=federation.server)
+    error = refused("deployment.certificate", certificate_warnings, federation, refuse=True)
+    assert "expired" in error.what and "not for 'fed.example.org'" in error.what
+    assert error.fix == f"Run: python -m engine federation renew {federation.folder}"
+
+
+def test_the_superlink_is_started_with_tls_keys_and_on_loopback_only(federation: federations.Federation) -> None:
+    words = command(federation)
+    given = dict(pairwise(words))
+    assert (given["--host"], given["--port"], given["--isolation"]) == ("127.0.0.1", "9093", "process")
+    assert {"--enable-supernode-auth", "--disable-runtime-dependency-installation"} <= set(words)
+    assert "--insecure" not in words and Path(given["--ssl-keyfile"]).is_file()
+    safe = environment(federation.server / "flower")
+    assert (safe["FLWR_TELEMETRY_ENABLED"], safe["FLWR_DISABLE_UPDATE_CHECK"]) == ("0", "1")
+
+
+def test_proxies_name_the_fleet_path_alone(federation: federations.Federation) -> None:
+    nginx = (federation.server / "nginx.conf").read_text()
+    caddy = (federation.server / "Caddyfile").read_text()
+    assert "listen 9443 ssl;" in nginx and "https://127.0.0.1:9093;" in nginx and nginx.count("proxy_pass") == 1
+    assert ":9443 {" in caddy and "path /v1/fleet/*" in caddy and caddy.count("reverse_proxy") == 1
+    assert "$" not in nginx + caddy, "everything is filled in"
