@@ -130,9 +130,9 @@ def test_every_command_has_a_test() -> None:
         *ENGINE,
     )
     assert [command for command in COMMANDS if not command.startswith(known)] == []
-    tested = {*SAID, *TRIED, *GOING_ON, *PRETRAINED}
+    tested = {*SAID, *TRIED, *GOING_ON, *PRETRAINED, *DEPLOYED}
     left = [c for c in ENGINE if c not in tested and not c.startswith(tuple(ELSEWHERE))]
-    assert left == engine_commands("run"), "of every run, the plan is made and a small one is run"
+    assert left == RUNS, "of every run, the plan is made and a small one is run"
     assert len(COMMANDS) > 40
 
 
@@ -140,6 +140,8 @@ SAID = engine_commands("list", "show", "doctor", "data", "plan")
 TRIED = engine_commands("predict", "export") + [c for c in ENGINE if c == "python -m engine weights list"]
 GOING_ON = engine_commands("extend", "fork", "cancel", "resume")
 PRETRAINED = engine_commands("pretrain")
+DEPLOYED = engine_commands("federation", "server", "site") + [c for c in engine_commands("run") if "--server" in c]
+RUNS = [c for c in engine_commands("run") if "--server" not in c]
 
 
 @pytest.mark.parametrize("command", [*SAID, *TRIED])
@@ -198,7 +200,7 @@ def test_the_run_that_new_phantoms_are_offered_can_be_planned(
     assert main(["plan", *words]) == 0
 
 
-@pytest.mark.parametrize("command", engine_commands("run"))
+@pytest.mark.parametrize("command", RUNS)
 def test_a_run_can_be_planned(world: World, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Its configuration and images are as ``run`` would find them; see below for the runs themselves."""
     assert main(["plan", *world.words(command)[1:]]) == 0
@@ -207,13 +209,27 @@ def test_a_run_can_be_planned(world: World, command: str, capsys: pytest.Capture
 
 @pytest.mark.slow
 @pytest.mark.timeout(4 * RUN_S)
-@pytest.mark.parametrize("command", engine_commands("run"))
+@pytest.mark.parametrize("command", RUNS)
 def test_a_small_run(world: World, command: str, tmp_path: Path) -> None:
     assert main([*world.words(command), *small(), "--home", str(tmp_path)]) == 0
     store = RunStore(tmp_path)
     (run,) = store.list()
     assert run.status == "finished" and store.evaluation(run.run_id)
     store.close()
+
+
+def test_a_federation_by_its_commands_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs until it is stopped, and the run itself, are parsed; tests/deployment executes them."""
+    monkeypatch.chdir(tmp_path)
+    assert len(DEPLOYED) == 10
+    for command in sorted(DEPLOYED, key=COMMANDS.index):
+        words = shlex.split(command)[3:]
+        if words[0] in ("server", "run") or words[:2] == ["site", "up"]:
+            parse(words)
+            continue
+        assert main(words) == 0, command
+        if words[1] == "add-site" and "--request" not in words:
+            (tmp_path / "FEDERATION" / "for-sites" / "north").rename(tmp_path / "north")
 
 
 @pytest.mark.parametrize("command", [*PRETRAINED, *engine_commands("weights")])

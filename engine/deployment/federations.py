@@ -247,7 +247,7 @@ def _write_site(federation: Federation, name: str, state: SiteState) -> None:
 
 
 _SITE_README = """\
-1. python -m engine site keys .        makes this site's key here; send site.csr to the coordinator, site.key to nobody
+1. python -m engine site keys ./       makes this site's key here; send site.csr to the coordinator, site.key to nobody
 2. Read the fingerprint to the coordinator by phone; they add the site.
-3. python -m engine site up . --data FOLDER_OF_IMAGES        needs one outgoing connection, to the address in site.toml
+3. python -m engine site up ./ --data FOLDER_OF_IMAGES       needs one outgoing connection, to the address in site.toml
 """
