@@ -7,9 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
+from test_documents import parse
 
 from engine.deployment import certificates, federations, site
-from engine.deployment.proxies import write_proxies
+from engine.deployment.proxies import TEMPLATES, write_proxies
 from engine.deployment.server import certificate_warnings, command, environment
 from engine.errors import UserError
 
@@ -144,3 +146,17 @@ def test_proxies_name_the_fleet_path_alone(federation: federations.Federation) -
     assert "listen 9443 ssl;" in nginx and "https://127.0.0.1:9093;" in nginx and nginx.count("proxy_pass") == 1
     assert ":9443 {" in caddy and "path /v1/fleet/*" in caddy and caddy.count("reverse_proxy") == 1
     assert "$" not in nginx + caddy, "everything is filled in"
+
+
+def test_the_containers_run_documented_commands_and_a_site_opens_no_port() -> None:
+    def services(name: str) -> dict:
+        return yaml.safe_load((TEMPLATES / name).read_text())["services"]
+
+    server, alone = services("compose-server.yaml"), services("compose-site.yaml")["site"]
+    for one in (server["server"], alone):
+        assert one["command"][:3] == ["python", "-m", "engine"]
+        parse(one["command"][3:])
+    assert "ports" not in alone and "network_mode" not in alone
+    assert [volume for volume in alone["volumes"] if volume.endswith(":/images:ro")]
+    assert server["proxy"]["network_mode"] == "service:server" and "ports" not in server["proxy"]
+    assert server["server"]["ports"] == ["${PUBLIC_PORT:-9443}:${PUBLIC_PORT:-9443}"], "the proxy's port, not Flower's"
