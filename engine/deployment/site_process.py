@@ -49,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _connect(site: sites.SiteFolder) -> FleetConnection:
-    connection = FleetConnection(site.server, ca=site.folder / "ca.crt", key=site.key)
+    connection = FleetConnection(
+        site.server, ca=site.folder / "ca.crt", key=site.key, at_work=site.folder / "at_work.bin"
+    )
     connection.on_accepted = lambda: (site.folder / ACCEPTED).write_text(f"{time.time():.0f}", encoding="utf-8")
     return connection
 

@@ -20,6 +20,8 @@ POLL_S = 0.5
 """How often an idle site asks (ours); Flower's own nodes ask every 3 s."""
 RETRY_S = 10.0
 """How long a site waits before it tries an unreachable server again (ours)."""
+MOST_ATTEMPTS = 3
+"""A message with which the program was killed so often is not begun again (ours)."""
 WANTED_S = 10.0
 """How often a working site asks whether anybody still waits for its answer (ours)."""
 RAISED = 2
@@ -72,9 +74,13 @@ def _handle(
     about = f"{message.metadata.message_type} (round {message.metadata.group_id or 0})"
     say(f"Asked for {about}.")
     listener = _Listener(connection, run_id=message.metadata.run_id, stop=stop, say=say)
-    reply = _answer(message, program, listener, site=site)
+    if connection.attempt > 1:
+        say(f"The program was ended while it was at work on this; attempt {connection.attempt}.")
+    reply = _answer(message, program, listener, site=site, attempt=connection.attempt)
     if reply is None:
-        say(f"Stopped {about}: nobody waits for it any more.")
+        if not stop.is_set():  # else it is gone on with when the program is started again
+            say(f"Stopped {about}: nobody waits for it any more.")
+            connection.drop()
         return
     try:
         connection.send(reply)
@@ -82,13 +88,21 @@ def _handle(
         if error.code != "federation.run_over":
             raise
         say(f"Nobody waits for the answer to {about} any more: its run has ended.")
+        connection.drop()
         return
     say(f"Failed: {reply.error.reason}" if reply.has_error() else f"Answered {about}.")
 
 
-def _answer(message: Message, program: Program, listener: _Listener, *, site: str) -> Message | None:
+def _answer(message: Message, program: Program, listener: _Listener, *, site: str, attempt: int) -> Message | None:
     run = {key: str(value) for key, value in message.content.config_records.get(RUN_RECORD, {}).items()}
     try:
+        if attempt > MOST_ATTEMPTS:
+            raise UserError(
+                "federation.site_killed",
+                what=f"The program of site {site} was killed {attempt - 1} times at {message.metadata.message_type}.",
+                why="It is not begun once more: it would end the same way.",
+                fix=f"Look at the end of logs/site.log at {site}; where memory was short, lower batch sizes. Then resume.",
+            )
         answer = program.answer(read_request(message, site=site), run=run, listener=listener)
         content = reply_content(answer)
     except RunCancelled:

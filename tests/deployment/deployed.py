@@ -100,6 +100,7 @@ class Deployed:
         assert main(["site", "keys", str(folder)]) == 0
         (folder / "images").mkdir()
         (folder / "images" / "numbers.txt").write_text(NUMBERS.get(site, "1"))
+        (folder / "images" / "deaths.txt").touch()
         if accept:
             self.accept(site)
         return folder

@@ -82,15 +82,20 @@ def test_a_fault_of_a_site_reaches_the_server_in_its_own_words(world: Deployed) 
     assert raised.value.code == "data.mask_missing"
 
 
-def test_a_killed_program_is_started_again_and_its_log_says_so(world: Deployed) -> None:
-    """The message that it was working on is lost: Flower tells so after a minute, and the run can be resumed."""
-    with pytest.raises(UserError) as raised:
-        rounds(world, number=1, die="west")
-    assert raised.value.code == "federation.site_failed" and "west" in raised.value.what
-    log = world.folder / "at" / "west" / "logs" / "site.log"
-    assert "was killed by SIGKILL" in log.read_text()
-    assert "Asked for train.student (round 1)." in log.read_text().partition("was killed")[0].splitlines()[-2]
-    assert equal(rounds(world, number=1, die="west"), dict(in_process(world, rounds=1, sites=SITES)))
+def test_a_program_that_is_killed_at_work_begins_it_again(world: Deployed) -> None:
+    expected = dict(in_process(world, rounds=2, sites=SITES))
+    assert equal(rounds(world, number=2, die="west", times=2), expected)
+    log = (world.folder / "at" / "west" / "logs" / "site.log").read_text()
+    assert log.count("was killed by SIGKILL") == 2 and "attempt 3" in log
+
+
+def test_a_message_that_kills_the_program_each_time_is_given_up_by_name(world: Deployed) -> None:
+    (world.folder / "at" / "west" / "images" / "deaths.txt").write_text("")
+    with pytest.raises(UserError, match=r"site west was killed 3 times at train\.student") as raised:
+        rounds(world, number=1, die="west", times=100)
+    assert raised.value.code == "federation.site_killed"
+    (world.folder / "at" / "west" / "images" / "deaths.txt").write_text("")
+    assert equal(rounds(world, number=1), dict(in_process(world, rounds=1, sites=SITES)))
 
 
 def test_the_server_is_started_again_and_sites_come_back(world: Deployed) -> None:

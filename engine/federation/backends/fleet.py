@@ -20,7 +20,13 @@ from flwr.app import Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
 from flwr.common.serde import message_to_proto
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest, PushMessagesRequest
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PullMessagesResponse,
+    PushMessagesRequest,
+)
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
@@ -61,11 +67,13 @@ class FleetConnection:
         Certificate of the federation's CA (PEM).
     key : Path
         The site's private key (PEM, ECDSA P-384).
+    at_work : Path
+        Where the message that is being worked on is noted, for a program that is started again.
 
     Raises ``UserError`` ``federation.*`` where the server cannot be reached, is another, or refuses the key.
     """
 
-    def __init__(self, address: str, *, ca: Path, key: Path) -> None:
+    def __init__(self, address: str, *, ca: Path, key: Path, at_work: Path) -> None:
         self.address = address
         private = load_pem_private_key(key.read_bytes(), password=None)
         assert isinstance(private, ec.EllipticCurvePrivateKey)
@@ -81,6 +89,9 @@ class FleetConnection:
         """Called when the server has accepted the key."""
         self._over = threading.Event()
         self._refused: UserError | None = None
+        self._at_work = at_work
+        self.attempt = 0
+        """How often the message that was received last has been begun, this time included."""
 
     def __enter__(self) -> FleetConnection:
         request = ActivateNodeRequest(public_key=self._public_pem, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
@@ -103,28 +114,49 @@ class FleetConnection:
             self._client.close()
 
     def receive(self) -> Message | None:
-        """Return the next message, whole, or None where there is none; messages of runs that are over are dropped."""
+        """Return the next message, whole, or None where there is none; messages of runs that are over are dropped.
+
+        A message that a killed program was at work on comes again: it stays at the server until it is answered.
+        """
         if self._refused is not None:
             raise self._refused
         with plain_words(self.address):
-            given = self._retry.invoke(self._client.PullMessages, PullMessagesRequest(node=self.node))
+            given = self._left() or self._retry.invoke(self._client.PullMessages, PullMessagesRequest(node=self.node))
             if not given.messages_list:
                 return None
-            run_id, tree = given.messages_list[0].metadata.run_id, given.message_object_trees[0]
+            self._keep(given)
+            run_id, self._tree = given.messages_list[0].metadata.run_id, given.message_object_trees[0]
             if not self.wanted(run_id):
+                self.drop()
                 return None
             message = pull_and_inflate_object_from_tree(
-                tree,
+                self._tree,
                 make_pull_object_fn_protobuf(self._tried(self._client.PullObject), self.node, run_id),
-                make_confirm_message_received_fn_protobuf(
-                    self._tried(self._client.ConfirmMessageReceived), self.node, run_id
-                ),
+                lambda _: None,  # confirmed with the answer
                 return_type=Message,
             )
-        message.metadata.__dict__["_message_id"] = tree.object_id
+        message.metadata.__dict__["_message_id"] = self._tree.object_id
         unpack(message.content)
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, self.node.node_id, run_id
         return message
+
+    def drop(self) -> None:
+        """Let go of the message that was received last: nobody waits for its answer."""
+        self._at_work.unlink(missing_ok=True)
+        self.attempt = 0
+
+    def _left(self) -> PullMessagesResponse | None:
+        if not self._at_work.is_file():
+            return None
+        number, _, content = self._at_work.read_bytes().partition(b"\n")
+        self.attempt = int(number)
+        return PullMessagesResponse.FromString(content)
+
+    def _keep(self, given: PullMessagesResponse) -> None:
+        self.attempt += 1
+        part = self._at_work.with_suffix(".part")
+        part.write_bytes(f"{self.attempt}\n".encode() + given.SerializeToString())
+        part.replace(self._at_work)
 
     def wanted(self, run_id: int) -> bool:
         """Return whether a run is still going on, so that an answer to it has a reader."""
@@ -149,6 +181,10 @@ class FleetConnection:
                 messages_list=[message_to_proto(remove_content_from_message(reply))],
                 message_object_trees=[get_object_tree(reply)],
             )
+            confirm = make_confirm_message_received_fn_protobuf(
+                self._tried(self._client.ConfirmMessageReceived), self.node, run_id
+            )
+            confirm(self._tree.object_id)
             answer = self._retry.invoke(self._client.PushMessages, request)
             push_objects(
                 get_all_nested_objects(reply),
@@ -157,6 +193,7 @@ class FleetConnection:
                 ),
                 object_ids_to_push=set(answer.objects_to_push),
             )
+        self.drop()
 
     def _tried(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return lambda request: self._retry.invoke(call, request)
