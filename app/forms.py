@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from app import text
-from engine.config import PRESETS_DIR, RunConfig, load_config
+from engine.config import DEFAULT_METHOD, PRESETS_DIR, RunConfig, load_config
+from engine.config_keys import unread_sections
 from engine.errors import UserError
 
 Kind = Literal["integer", "number", "choice", "switch", "text", "names"]
@@ -71,10 +72,14 @@ def to_values(config: RunConfig, fields: tuple[FieldSpec, ...]) -> list[Any]:
 def from_values(values: list[Any], fields: tuple[FieldSpec, ...]) -> dict[str, Any]:
     """Return nested values for ``parse_config``; an empty optional control is None, an empty required text left out.
 
-    Raises ``UserError`` ``app.field_empty`` for a number that has to be there.
+    Sections that the chosen method does not read are left out: the form does not show them. Raises ``UserError``
+    ``app.field_empty`` for a number that has to be there.
     """
     nested: dict[str, Any] = {}
+    unread = _unread(values, fields)
     for field, value in zip(fields, values, strict=True):
+        if field.section in unread:
+            continue
         parsed = _parsed(value, field)
         if parsed is None and not field.optional:
             _refuse_empty_number(field)
@@ -90,12 +95,14 @@ def from_values(values: list[Any], fields: tuple[FieldSpec, ...]) -> dict[str, A
 def edited(config: RunConfig, values: list[Any], fields: tuple[FieldSpec, ...]) -> dict[str, Any]:
     """Return the nested values of ``config`` with what somebody has changed in the form that it had filled.
 
-    A control that shows what it was filled with leaves the configuration's own value, to the last digit.
+    A control that shows what it was filled with leaves the configuration's own value, to the last digit; so does one
+    that is not shown, since the chosen method does not read its section.
     """
     nested = config.model_dump(mode="json")
+    unread = _unread(values, fields)
     for field, value, before in zip(fields, values, to_values(config, fields), strict=True):
         parsed = _parsed(value, field)
-        if parsed == _parsed(before, field):
+        if field.section in unread or parsed == _parsed(before, field):
             continue
         if parsed is None and not field.optional:
             _refuse_empty_number(field)
@@ -148,6 +155,16 @@ def _field(key: str, section: str, schema: dict[str, Any], *, default: Any) -> F
         maximum=typed.get("maximum"),
         choices=tuple(typed.get("enum", ())),
     )
+
+
+def method_of(values: list[Any], fields: tuple[FieldSpec, ...]) -> str:
+    """Return the method that the form's values name."""
+    named = [str(value) for field, value in zip(fields, values, strict=True) if field.key == "method"]
+    return named[0] if named else DEFAULT_METHOD
+
+
+def _unread(values: list[Any], fields: tuple[FieldSpec, ...]) -> frozenset[str]:
+    return unread_sections(method_of(values, fields))
 
 
 def _label(key: str) -> str:

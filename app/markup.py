@@ -14,6 +14,7 @@ from PIL import Image
 
 from app import text, viewmodels
 from engine.errors import UserError
+from engine.methods import catalogue
 from engine.runs.records import LogLine, RunRecord, RunView, StageRecord
 from engine.types import EvaluationRow, ModelDifference
 
@@ -91,7 +92,7 @@ def status(view: RunView) -> str:
     if run.status == "finished":
         facts.append(f"<span>{text.TOOK.format(time=viewmodels.duration(sum(s.wall_s for s in view.stages)))}</span>")
     if run.parent and run.fork_stage:
-        stage = text.STAGES.get(run.fork_stage, (run.fork_stage, ""))[0]
+        stage = catalogue.stage_title(run.fork_stage)
         facts.append(f"<span>{escape(text.FORKED.format(run_id=run.parent, stage=stage))}</span>")
     cancelling = run.active and run.cancel_requested
     # A note says what comes next better than the status does; only a fault to be mended is said beside it.
@@ -200,7 +201,7 @@ def figures(pictures: Sequence[Figure], *, columns: int | None = None) -> str:
 
 def fork_note(name: str, run_id: str, stage: str, taken_over: Sequence[str]) -> str:
     """Return what the form is about while it makes a fork, and what the fork does not do again."""
-    titles = [text.STAGES.get(key, (key, ""))[0] for key in (stage, *taken_over)]
+    titles = [catalogue.stage_title(key) for key in (stage, *taken_over)]
     title = text.FORK_OF.format(name=name, run_id=run_id, stage=titles[0])
     taken = text.FORK_TAKES.format(stages=", ".join(titles[1:])) if taken_over else text.FORK_TAKES_NOTHING
     return f"<div class='notice' role='note'><b>{escape(title)}</b><p>{escape(taken)}</p></div>"
@@ -232,7 +233,8 @@ def _run_error(run: RunRecord) -> str:
 
 
 def _step(stage: StageRecord) -> str:
-    label, meaning = text.STAGES.get(stage.name, (stage.name, ""))
+    known = catalogue.stage(stage.name)
+    label, meaning = (stage.name, "") if known is None else (known.title, known.sentence)
     state = text.STAGE_STATE[stage.status]
     percent = int(100 * stage.fraction)
     notes = [state]

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from app import text
 from app.overlays import hex_colour
+from engine.methods import catalogue
 from engine.runs.records import MetricSeries, ScoredSample, TrafficTotal
 from engine.types import MEAN_CLASS, EvaluationRow
 from export.results import class_colour
@@ -41,7 +42,7 @@ def curves(series: Sequence[MetricSeries], *, title: str, empty: str, unit_range
         )
     if not series:
         return _say(figure, empty)
-    axis = text.STEP_AXES.get(series[0].stage, text.EPOCH_AXIS)
+    axis = _step_axis(series[0].stage)
     figure.update_xaxes(title_text=axis, rangemode="tozero")
     figure.update_yaxes(range=[0, 1]) if unit_range else figure.update_yaxes(rangemode="tozero")
     return figure
@@ -63,9 +64,9 @@ def traffic(totals: Sequence[TrafficTotal]) -> go.Figure:
         return _say(figure, text.TRAFFIC_EMPTY)
     sites = sorted({total.site for total in totals})
     bars = [(site, direction) for site in reversed(sites) for direction in reversed(text.MOVES)]
-    there = {total.kind for total in totals}
+    there, kinds = {total.kind for total in totals}, catalogue.kinds()
     # All known kinds, so that a colour stays with its kind when the first message of another one arrives.
-    for index, kind in enumerate([*text.KINDS, *sorted(there - text.KINDS.keys())]):
+    for index, kind in enumerate([*kinds, *sorted(there - kinds.keys())]):
         if kind not in there:
             continue
         sums = Counter[tuple[str, str]]()
@@ -76,7 +77,7 @@ def traffic(totals: Sequence[TrafficTotal]) -> go.Figure:
             y=[f"{site} {text.MOVES[direction]}" for site, direction in bars],
             x=[sums[bar] / MEGABYTE for bar in bars],
             orientation="h",
-            name=text.KINDS.get(kind, kind),
+            name=kinds[kind].title if kind in kinds else kind,
             marker={"color": PALETTE[index % len(PALETTE)]},
             hovertemplate="%{x:.2f} MB<extra>%{fullData.name}</extra>",
         )
@@ -152,8 +153,13 @@ def _add_points(figure: go.Figure, group: Sequence[ScoredSample], *, name: str, 
     )
 
 
+def _step_axis(stage: str) -> str:
+    known = catalogue.stage(stage)
+    return "" if known is None else known.step
+
+
 def _bar_label(row: EvaluationRow, *, with_site: bool) -> str:
-    label = text.MODELS.get(row.model, row.model).replace(", ", ",<br>")
+    label = catalogue.model_title(row.model).replace(", ", ",<br>")
     return f"{label} · {row.site}" if with_site else label
 
 

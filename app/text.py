@@ -124,15 +124,6 @@ STATUS_NEXT = {
     "interrupted": "Its worker is gone. Press Resume to go on from its last checkpoint.",
 }
 CANCELLING = "Stopping at the next step …"
-STAGES = {
-    "federated_training": ("Federated training", "The student learns at every site; only weights travel."),
-    "generator_training": ("Generator training", "Each site trains its own image generator."),
-    "generation": ("Generation", "The server draws synthetic images from masks."),
-    "foundation_finetuning": ("Foundation fine-tuning", "SAM learns from the synthetic images."),
-    "mutual_distillation": ("Mutual distillation", "SAM and TinySAM teach each other."),
-    "evaluation": ("Evaluation", "All models on the site that no training saw."),
-    "export": ("Export", "The small model as an ONNX bundle."),
-}
 STAGE_STATE = {
     "pending": "to do",
     "running": "running",
@@ -174,22 +165,6 @@ MEAN_OF_SITES = "mean of the sites"
 MOVES = {"up": "sent", "down": "received"}
 DIRECTION = {"up": "to the server", "down": "from the server"}
 TO_MEASURE = "{size} of it only to measure models"
-KINDS = {
-    "student": "student weights",
-    "generator": "generator weights",
-    "masks": "masks",
-    "distilled": "distilled student",
-    "statistics": "statistics",
-    "evaluated": "models to be measured",
-    "figures": "figures of images",
-    "metrics": "numbers",
-}
-MODELS = {
-    "fedavg_student": "TinySAM, FedAvg only",
-    "finetuned_teacher": "SAM, fine-tuned",
-    "distilled_teacher": "SAM, mutual distillation",
-    "distilled_student": "TinySAM, mutual distillation",
-}
 RESULT_COLUMNS = (
     "Model",
     "Class",
@@ -207,8 +182,6 @@ DIFFERENCE_COLUMNS = ("Model", "Against", "Class", "Dice difference (95 % interv
 DIFFERENCES_HEADING = "Differences between models, on the same test images"
 ONE_PATIENT = "one patient: no interval"
 NOT_MEASURED = "–"
-STEP_AXES = {"federated_training": "round", "generator_training": "optimiser step"}
-EPOCH_AXIS = "epoch"
 
 # Samples
 SAMPLES_LEAD = (
@@ -235,12 +208,12 @@ SELECTED, REJECTED = "selected", "not selected"
 PREVIOUS, NEXT = "Previous page", "Next page"
 PAGE_OF = "Page {page} of {pages} · {total} images"
 SAMPLES_EMPTY_TITLE = "No synthetic images yet"
-SAMPLES_EMPTY_STEP = "They appear when the run reaches the <b>Generation</b> stage. Watch it on the <b>Train</b> tab."
+SAMPLES_EMPTY_STEP = "They appear when the run reaches the <b>{stage}</b> stage. Watch it on the <b>Train</b> tab."
 SAMPLES_NO_RUN = "Start a run on the <b>Train</b> tab; its synthetic images appear here."
 PICTURE_MISSING = "its file is missing"
 SAMPLES_NONE_TITLE = "No image matches"
 SAMPLES_NONE_STEP = "Show all sites and all images, or choose another epoch."
-SAMPLES_NO_GENERATION = "This method makes no synthetic images. Choose a run of the method dsfedmed."
+SAMPLES_NO_GENERATION = "This method makes no synthetic images. Choose a run of a method that does: {methods}."
 DETAIL_EMPTY = "Choose an image above, or a point in the plot, to see it in full with both models' predictions."
 DETAIL_IMAGE, DETAIL_MASK, DETAIL_DISPUTE = "Synthetic image", "Its mask", "Where they disagree"
 DETAIL_OUTLINED = "Its masks outlined"

@@ -6,11 +6,13 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from app import text
+from engine.config_keys import unread_sections
 from engine.evaluation.tables import images_cell
-from engine.runs.identity import STAGE_SECTIONS
+from engine.methods import catalogue
 from engine.runs.records import MetricSeries, RunRecord, RunView, ScoredSample, StageRecord, TrafficTotal
 from engine.types import RELEASED, EvaluationRow, ModelDifference
 
@@ -89,13 +91,13 @@ def selected_index(index: object) -> int:
 def fork_choices(stages: Sequence[StageRecord]) -> Choices:
     """Return (label, stage) of every stage that a fork may begin at: all before it are finished."""
     unfinished = next((at for at, stage in enumerate(stages) if stage.status != "finished"), len(stages))
-    return [(text.STAGES.get(stage.name, (stage.name, ""))[0], stage.name) for stage in stages[: unfinished + 1]]
+    return [(catalogue.stage_title(stage.name), stage.name) for stage in stages[: unfinished + 1]]
 
 
 def fork_default(choices: Choices) -> str | None:
     """Return the last stage of ``choices`` that trains or generates: settings of evaluation are seldom tried."""
-    names = [name for _, name in choices]
-    return next((name for name in reversed(names) if name not in ("evaluation", "export")), None)
+    stages = catalogue.stages(name for _, name in choices)
+    return next((stage.name for stage in reversed(stages) if stage.trains), None)
 
 
 def stages_before(stage: str, stages: Sequence[StageRecord]) -> tuple[str, ...]:
@@ -106,7 +108,23 @@ def stages_before(stage: str, stages: Sequence[StageRecord]) -> tuple[str, ...]:
 
 def fixed_sections(taken_over: Sequence[str]) -> frozenset[str]:
     """Return the sections of the configuration that a fork cannot change: those that ``taken_over`` stages read."""
-    return frozenset(section for stage in taken_over for section in STAGE_SECTIONS.get(stage, ()))
+    return frozenset(catalogue.sections_of(taken_over))
+
+
+def hidden_sections(method: str, taken_over: Sequence[str]) -> frozenset[str]:
+    """Return the sections that the form does not show: ``method`` does not read them, or a fork cannot change them."""
+    return unread_sections(method) | fixed_sections(taken_over)
+
+
+def fixed_keys(method: str) -> frozenset[str]:
+    """Return the dotted keys that ``method`` fixes, whatever the form says."""
+    known = catalogue.methods().get(method)
+    return frozenset() if known is None else frozenset(known.overlay)
+
+
+def method_choices(names: Sequence[str]) -> Choices:
+    """Return (label, method) of the methods to choose from."""
+    return [(f"{catalogue.method_title(name)} ({name})", name) for name in names]
 
 
 def overall_fraction(stages: Sequence[StageRecord]) -> float:
@@ -124,7 +142,7 @@ def overall_fraction(stages: Sequence[StageRecord]) -> float:
 def curve_choices(series: Sequence[MetricSeries], stages: Sequence[StageRecord]) -> Choices:
     """Return (label, stage) of every stage with a curve; the first choice follows the run."""
     present = {curve.stage for curve in series}
-    named = [(text.STAGES.get(s.name, (s.name, ""))[0], s.name) for s in stages if s.name in present]
+    named = [(catalogue.stage_title(s.name), s.name) for s in stages if s.name in present]
     return [(text.CURVES_FOLLOW, FOLLOW), *named]
 
 
@@ -157,7 +175,7 @@ def curves_title(title: str, curves: Sequence[MetricSeries]) -> str:
     """Return the title of a plot with the stage that its curves come from."""
     if not curves:
         return title
-    return f"{title} · {text.STAGES.get(curves[0].stage, (curves[0].stage, ''))[0]}"
+    return f"{title} · {catalogue.stage_title(curves[0].stage)}"
 
 
 def traffic_summary(totals: Sequence[TrafficTotal]) -> str:
@@ -177,7 +195,7 @@ def result_rows(rows: Sequence[EvaluationRow], split: str) -> list[list[str]]:
     """Return the lines of the results table of one split, in the order of ``text.RESULT_COLUMNS``."""
     return [
         [
-            text.MODELS.get(row.model, row.model),
+            catalogue.model_title(row.model),
             row.class_name,
             f"{number(row.dice)} ({_interval(row.dice_low, row.dice_high)})",
             number(row.iou),
@@ -197,8 +215,8 @@ def difference_rows(rows: Sequence[ModelDifference]) -> list[list[str]]:
     """Return the lines of the table of differences on the test images, in the order of ``text.DIFFERENCE_COLUMNS``."""
     return [
         [
-            text.MODELS.get(row.model, row.model),
-            text.MODELS.get(row.baseline, row.baseline),
+            catalogue.model_title(row.model),
+            catalogue.model_title(row.baseline),
             row.class_name,
             f"{row.dice:+.3f} ({_interval(row.dice_low, row.dice_high, sign='+')})",
             row.site,
@@ -240,7 +258,7 @@ def plan_stages(planned: Plan) -> list[list[str]]:
     """Return the lines of the plan's table of stages, in the order of ``text.PLAN_STAGE_COLUMNS``."""
     return [
         [
-            text.STAGES.get(stage.name, (stage.name, ""))[0],
+            catalogue.stage_title(stage.name),
             duration(60 * stage.minutes),
             f"{stage.peak_memory_gib:.1f}",
             str(stage.steps),
@@ -248,6 +266,15 @@ def plan_stages(planned: Plan) -> list[list[str]]:
         ]
         for stage in planned.stages
     ]
+
+
+def samples_step(stages: Sequence[str]) -> str:
+    """Return, as HTML, what to do where a run of these stages has no synthetic images (yet)."""
+    drawing = next((stage.title for stage in catalogue.stages(stages) if "samples" in stage.records), None)
+    if drawing is not None:
+        return text.SAMPLES_EMPTY_STEP.format(stage=escape(drawing))
+    able = [name for name, known in catalogue.methods().items() if catalogue.records_of(known.stage_names, "samples")]
+    return text.SAMPLES_NO_GENERATION.format(methods=", ".join(able))
 
 
 def sample_filter(site: str | None, show: str, order: str) -> SampleFilter:

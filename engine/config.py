@@ -10,16 +10,22 @@ import hashlib
 import json
 import tomllib
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from engine.errors import UserError
+from engine.methods import catalogue
 
 MAX_FAULTS_SAID = 12
 MAX_FILE_BYTES = 1_000_000
-_LIMIT_FAULTS = ("less_than_equal", "string_too_long")
+_METHOD_FAULT = "method_unknown"
+_LATER_FAULTS = ("less_than_equal", "string_too_long", _METHOD_FAULT)
+"""What a stored run may have: it is beyond limits that came later, or its method is not registered here."""
+DEFAULT_METHOD = "dsfedmed"
 PRESETS_DIR = Path(__file__).parent / "presets"
 
 
@@ -40,6 +46,16 @@ def _refuse_long_path(value: Path) -> Path:
     if len(str(value)) > MAX_PATH_LETTERS:
         raise ValueError(f"a path has at most {MAX_PATH_LETTERS} characters")
     return value
+
+
+def _refuse_unknown_method(name: str) -> str:
+    if name not in catalogue.methods():
+        raise PydanticCustomError(_METHOD_FAULT, "{sentence}", {"sentence": catalogue.unknown_method(name)[:-1]})
+    return name
+
+
+def _offer_methods(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(catalogue.methods())
 
 
 # Upper limits (ours): some ten times what any run of the paper or of its size needs, so that a slip of the finger or
@@ -240,14 +256,19 @@ class ExportConfig(Section):
 
 
 class RunConfig(Section):
-    """Everything that decides a run's numbers; equal configuration, seed and machine give equal numbers."""
+    """Everything that decides a run's numbers; equal configuration, seed and machine give equal numbers.
+
+    What the method is by definition (its overlay) holds whatever else is given.
+    """
 
     name: Annotated[str, _Plain] = Field(
         "run", min_length=1, max_length=MAX_NAME_LETTERS, description="A name for people"
     )
     # A browser's numbers are whole up to 2^53.
     seed: int = Field(1337, ge=0, le=2**53 - 1, description="Root of every random stream [C: 1337]")
-    method: Literal["dsfedmed", "fedtinysam"] = Field("dsfedmed", description="Compared system to run")
+    method: Annotated[str, AfterValidator(_refuse_unknown_method)] = Field(
+        DEFAULT_METHOD, description="Compared system to run", json_schema_extra=_offer_methods
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; all cores when left out")
@@ -267,6 +288,15 @@ class RunConfig(Section):
     distillation: DistillationConfig = DistillationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _overlay(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        name = values.get("method", DEFAULT_METHOD)
+        method = catalogue.methods().get(name) if isinstance(name, str) else None
+        return catalogue.overlaid(values, method.overlay) if method and method.overlay else values
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
@@ -315,11 +345,11 @@ def parse_config(values: Any) -> RunConfig:
 
 
 def parse_stored_config(values: Any) -> RunConfig:
-    """Return the configuration of a run as it was stored, also where it is beyond limits that came later."""
+    """Return the configuration of a run as it was stored, also where a new run could not have it: see _LATER_FAULTS."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        beyond = [e["loc"] for e in error.errors() if e["type"] in _LIMIT_FAULTS and 1 <= len(e["loc"]) <= 2]
+        beyond = [e["loc"] for e in error.errors() if e["type"] in _LATER_FAULTS and 1 <= len(e["loc"]) <= 2]
         if len(beyond) < error.error_count():
             return parse_config(values)
     within = json.loads(json.dumps(values))

@@ -1,4 +1,4 @@
-"""A configuration as complete, commented TOML: every key, its value and its description from the one schema."""
+"""A configuration as complete, commented TOML: each key that its method reads, its value and its description."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from engine.config import RunConfig, Section
+from engine.config_keys import unread_sections
 
 
 def to_toml(config: RunConfig, *, header: str = "") -> str:
-    """Return ``config`` as TOML that :func:`engine.config.load_config` reads back to an equal configuration.
+    """Return ``config`` as TOML that :func:`engine.config.load_config` reads back, equal in all that has an effect.
 
-    Keys that are left out (None) are written as comments, since TOML has no null. ``header`` is put on top, one comment
-    line a line.
+    Keys that are left out (None) are written as comments, since TOML has no null; sections that the method does not
+    read are left out. ``header`` is put on top, one comment line a line.
     """
     lines = [f"# {line}".rstrip() for line in header.splitlines()]
     sections: list[str] = []
+    unread = unread_sections(config.method)
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
+        if name in unread:
+            continue
         if isinstance(value, Section):
             sections += ["", f"[{name}]", *_section_lines(value)]
         else:
@@ -42,9 +46,12 @@ def _key_lines(name: str, value: Any, field: FieldInfo) -> list[str]:
 
 
 def _choices(field: FieldInfo) -> str:
-    if get_origin(field.annotation) is Literal:
-        return f"({' | '.join(map(str, get_args(field.annotation)))})"
-    return ""
+    offered = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    if callable(field.json_schema_extra):  # the methods, which are known only when asked for
+        schema: dict[str, Any] = {}
+        field.json_schema_extra(schema)
+        offered = schema["enum"]
+    return f"({' | '.join(map(str, offered))})" if offered else ""
 
 
 def _literal(value: Any) -> str:

@@ -13,15 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 Direction = Literal["up", "down"]
-STAGES = (
-    "federated_training",
-    "generator_training",
-    "generation",
-    "foundation_finetuning",
-    "mutual_distillation",
-    "evaluation",
-    "export",
-)
 
 
 class RunCancelled(Exception):
@@ -80,7 +71,7 @@ class Traffic:
     site: str
     direction: Direction
     kind: str
-    """student, generator, masks, distilled, statistics or metrics."""
+    """One of ``engine.methods.catalogue.kinds()``."""
     payload_bytes: int
     round: int = 0
     """With stage, site, direction and kind it tells a message from another: telling one again replaces it."""
@@ -91,7 +82,7 @@ class EvaluationRow:
     """One line of the results table: one model on one site's images."""
 
     model: str
-    """fedavg_student, finetuned_teacher, distilled_teacher or distilled_student."""
+    """Name of one of the method's models."""
     site: str
     split: Literal["validation", "test"]
     class_name: str

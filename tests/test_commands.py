@@ -38,7 +38,7 @@ SMALL = (
     "evaluation.bootstrap_samples=20", "precision=fp32", "threads=1",
 )  # fmt: skip
 """Makes a run of any preset as small as it can be; the stages, models and weights stay its own."""
-LIGHT = "tests.integration.lifecycle_stages:METHODS"
+LIGHT = "tests.integration.lifecycle_stages:STAGES"
 """Three stages that take no time, for what is said about runs rather than by them."""
 ELSEWHERE = {
     "docker": "needs a container engine; what it runs in the container is executed here",
@@ -165,7 +165,7 @@ def test_a_command_that_goes_on_with_a_run(
 ) -> None:
     """On stages that take no time; the stages themselves are continued in test_resume_bit_equal and test_stages."""
     monkeypatch.setenv("DSFEDMED_HOME", str(tmp_path))
-    monkeypatch.setenv("DSFEDMED_METHODS", LIGHT)
+    monkeypatch.setenv("DSFEDMED_STAND_INS", LIGHT)
     words = world.words(command)
     store = RunStore(tmp_path)
     light = ["run", "--preset", "phantom_cpu_smoke", "--set", "method=fedtinysam", "--set", "student.weights=none"]

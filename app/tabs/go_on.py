@@ -13,6 +13,7 @@ from app.picker import Picker
 from app.studio import Studio
 from app.tabs import asking, run_form
 from engine.config import MAX_NAME_LETTERS
+from engine.runs.identity import growing_stage
 from engine.runs.records import RunView
 
 SCROLL_TO_FORM = "() => document.getElementById('new-run')?.scrollIntoView({behavior: 'smooth'})"
@@ -75,6 +76,7 @@ def live_values(
 ) -> list[Any]:
     """Return the values of :meth:`Parts.listed` for a run; ``part`` leaves out what a browser shows already."""
     rounds = view.run.config.federation.rounds
+    may_extend = may_extend and growing_stage([stage.name for stage in view.stages]) is not None
     choices = viewmodels.fork_choices(view.kept or view.stages)
     stage = viewmodels.fork_default(choices)
     return [
@@ -93,4 +95,4 @@ def fork_form(studio: Studio, form: run_form.RunForm, run_id: str, stage: str) -
     config = view.run.config
     longest = MAX_NAME_LETTERS - len(text.FORK_NAME.format(name=""))
     renamed = config.model_copy(update={"name": text.FORK_NAME.format(name=config.name[:longest])})
-    return [*run_form.purpose_values(form, origin), *forms.to_values(renamed, form.fields)]
+    return [*run_form.purpose_values(form, origin, method=config.method), *forms.to_values(renamed, form.fields)]

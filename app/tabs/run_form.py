@@ -9,8 +9,10 @@ import gradio as gr
 
 from app import demo, forms, markup, text, viewmodels
 from app.studio import Studio
-from engine.config import preset_names
+from engine.config import DEFAULT_METHOD, preset_names
+from engine.config_keys import unread_sections
 from engine.data.phantoms import TASKS
+from engine.methods import catalogue
 
 FRONT_KEYS = ("data.source", "data.task", "data.root", "data.held_out")
 """Fields that stand in the open, above the folded sections."""
@@ -105,11 +107,12 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     if demonstrates:
         gr.HTML(markup.quiet(text.DEMO_SETTINGS))
     hidden = _without_choice(fields) if demonstrates else frozenset()
+    unread = unread_sections(values.get("method", DEFAULT_METHOD))
     accordions = {}
     for name, group in forms.sections(fields).items():
         accordions[name] = gr.Accordion(
-            text.SECTION_LABELS.get(name, name), open=False, visible=name not in hidden, elem_id=f"section-{name}",
-            elem_classes=FILLED,
+            text.SECTION_LABELS.get(name, name), open=False, visible=name not in hidden | unread,
+            elem_id=f"section-{name}", elem_classes=FILLED,
         )  # fmt: skip
         with accordions[name], gr.Row(elem_classes="fields"):
             for field in group:
@@ -128,10 +131,13 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     return form
 
 
-def purpose_values(form: RunForm, origin: Origin | None, *, is_open: bool = True) -> list[Any]:
-    """Return the values of ``form.purpose``: sections whose stages a fork takes over are not shown."""
+def purpose_values(form: RunForm, origin: Origin | None, *, method: str, is_open: bool = True) -> list[Any]:
+    """Return the values of ``form.purpose``.
+
+    Sections that ``method`` does not read, and those whose stages a fork takes over, are not shown.
+    """
     taken_over = () if origin is None else origin.taken_over
-    fixed = viewmodels.fixed_sections(taken_over)
+    hidden = form.hidden | viewmodels.hidden_sections(method, taken_over)
     return [
         gr.Accordion(label=text.NEW_RUN if origin is None else text.FORK_RUN, open=is_open),
         origin,
@@ -139,10 +145,10 @@ def purpose_values(form: RunForm, origin: Origin | None, *, is_open: bool = True
                 visible=origin is not None),
         gr.Button(visible=origin is not None),
         gr.Column(visible=origin is None),
-        gr.Column(visible="data" not in fixed),
+        gr.Column(visible="data" not in hidden),
         _heading(text.STEP_SETTINGS if origin is None else text.FORK_SETTINGS),
         _heading(text.STEP_START if origin is None else text.FORK_START),
-        *(gr.Accordion(visible=name not in fixed | form.hidden) for name in form.sections),
+        *(gr.Accordion(visible=name not in hidden) for name in form.sections),
         markup.quiet(text.PLAN_EMPTY),
     ]  # fmt: skip
 
@@ -177,6 +183,8 @@ def control_of(field: forms.FieldSpec, value: Any, *, sites: tuple[str, ...] = (
     if field.key == "data.held_out":
         common["info"] = text.HELD_OUT_INFO
         return gr.Dropdown(viewmodels.held_out_choices(sites), value=value or "", allow_custom_value=True, **common)
+    if field.key == "method":
+        return gr.Dropdown(viewmodels.method_choices(field.choices), value=value, **common)
     if field.kind == "choice":
         return gr.Dropdown(list(field.choices), value=value, **common)
     if field.kind == "switch":
@@ -208,13 +216,27 @@ def _wire(studio: Studio, form: RunForm) -> None:
     def anew() -> tuple[Any, ...]:
         start = text.DEMO_NAME
         filled = forms.preset_values(start, form.fields)
-        return *purpose_values(form, None), start, markup.quiet(forms.preset_note(start)), *filled
+        of_start = forms.method_of(filled, form.fields)
+        return *purpose_values(form, None, method=of_start), start, markup.quiet(forms.preset_note(start)), *filled
 
     def offer(source: str, task: str | None, root: str | None) -> gr.Dropdown:
         return gr.Dropdown(choices=viewmodels.held_out_choices(studio.sites(source, task, root)))
 
     def keep(source: str, task: str | None, root: str | None, held_out: str | None) -> gr.Dropdown:
         return gr.Dropdown(value=viewmodels.kept_site(held_out, studio.sites(source, task, root)))
+
+    # A demonstration offers one method, and hides fields by rules of its own.
+    fixable = (
+        []
+        if studio.mode == "demo"
+        else sorted({k for name in catalogue.methods() for k in viewmodels.fixed_keys(name)})
+    )
+
+    def of_method(method: str, origin: Origin | None) -> list[Any]:
+        hidden = form.hidden | viewmodels.hidden_sections(method, () if origin is None else origin.taken_over)
+        parts = [gr.Accordion(visible=name not in hidden) for name in form.sections]
+        fixed = viewmodels.fixed_keys(method)
+        return [*parts, *(gr.update(visible=key not in fixed) for key in fixable)]
 
     def of_source(source: str) -> tuple[Any, Any]:
         return gr.update(visible=source == "phantom"), gr.update(visible=source == "folder")
@@ -224,6 +246,9 @@ def _wire(studio: Studio, form: RunForm) -> None:
     whole = [form.preset_note, form.message, *form.controls]
     # Not ``input``, which a dropdown sends twice for a choice.
     form.preset.select(js=HOLD).then(fill, form.preset, whole, **quiet).then(js=FREE)
+    chosen = [form.control("method"), form.origin]
+    follow = [*form.sections.values(), *(form.control(key) for key in fixable)]
+    chosen[0].change(of_method, chosen, follow, trigger_mode="always_last", **quiet)
     source = form.control("data.source")
     place = [form.control(f"data.{key}") for key in ("source", "task", "root", "held_out")]
     for control in place[:3]:

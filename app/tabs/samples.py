@@ -208,8 +208,7 @@ def _summary(studio: Studio, run_id: str) -> Summary:
     if not run_id:
         return Summary(0, (), (), markup.empty(text.SAMPLES_EMPTY_TITLE, text.SAMPLES_NO_RUN))
     everything = studio.store.samples(run_id, limit=MAX_POINTS)
-    makes_samples = any(stage.name == "generation" for stage in studio.store.stages(run_id))
-    step = text.SAMPLES_EMPTY_STEP if makes_samples else text.SAMPLES_NO_GENERATION
+    step = viewmodels.samples_step([stage.name for stage in studio.store.stages(run_id)])
     return Summary(
         total=everything.total,
         sites=tuple(sorted({item.sample.site for item in everything.items})),

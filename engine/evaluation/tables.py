@@ -6,14 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
+from engine.methods.catalogue import model_title
 from engine.types import EvaluationRow, ModelDifference, SiteSpread
 
-MODEL_TITLES = {
-    "fedavg_student": "TinySAM, FedAvg only",
-    "finetuned_teacher": "SAM, fine-tuned on synthetic",
-    "distilled_teacher": "SAM, mutually distilled",
-    "distilled_student": "TinySAM, mutually distilled",
-}
 HEADER = ("Model", "Site", "Class", "Images", "Dice [95 % interval]", "IoU", "Dice (5 cuts)", "IoU (5 cuts)",
           "HD95 px (of)", "Missed/false", "HD95 + misses")  # fmt: skip
 DIFFERENCE_HEADER = ("Model", "against", "Site", "Class", "Images", "Dice difference [95 % interval]")
@@ -66,7 +61,7 @@ def table_cells(row: EvaluationRow) -> tuple[str, ...]:
     """Return the texts of one line, one for each column of ``HEADER``."""
     misses = UNDEFINED if row.num_missed is None else f"{row.num_missed}/{row.num_spurious}"
     return (
-        MODEL_TITLES.get(row.model, row.model),
+        model_title(row.model),
         row.site,
         row.class_name,
         images_cell(row.num_images, row.num_groups),
@@ -83,8 +78,8 @@ def table_cells(row: EvaluationRow) -> tuple[str, ...]:
 def difference_cells(row: ModelDifference) -> tuple[str, ...]:
     """Return the texts of one line, one for each column of ``DIFFERENCE_HEADER``."""
     return (
-        MODEL_TITLES.get(row.model, row.model),
-        MODEL_TITLES.get(row.baseline, row.baseline),
+        model_title(row.model),
+        model_title(row.baseline),
         row.site,
         row.class_name,
         images_cell(row.num_images, row.num_groups),
@@ -95,8 +90,7 @@ def difference_cells(row: ModelDifference) -> tuple[str, ...]:
 def spread_cells(row: SiteSpread) -> tuple[str, ...]:
     """Return the texts of one line, one for each column of ``SPREAD_HEADER``."""
     figures = (row.worst_dice, row.dice, row.dice_sd)
-    title = MODEL_TITLES.get(row.model, row.model)
-    return (title, row.worst_site, str(row.num_sites), *(f"{figure:.3f}" for figure in figures))
+    return (model_title(row.model), row.worst_site, str(row.num_sites), *(f"{figure:.3f}" for figure in figures))
 
 
 def images_cell(num_images: int, num_groups: int | None) -> str:

@@ -82,7 +82,7 @@ def ask(
 ) -> Iterator[tuple[str, SiteReply | UserError]]:
     """Send the requests and yield (site, reply or failure) as each arrives; stop after ``deadline_s`` seconds.
 
-    ``kind`` names what the arrays are (``payload.DECLARED_KINDS``) in the traffic records, which are made for what
+    ``kind`` names what the arrays are (a kind of the catalogue) in the traffic records, which are made for what
     is sent and for what comes back (of ``reply_kind`` where that is another). A reply whose arrays have more than
     ``max_bytes``, or that is not what a site writes, is the failure ``federation.bad_reply``. RunCancelled is raised,
     never yielded.

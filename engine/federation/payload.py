@@ -19,18 +19,6 @@ from engine.errors import UserError
 from engine.federation.checks import WIRE_DTYPES, check_dtype, is_possible_shape, mask_problem
 from engine.federation.tasks import Arrays, Scalar, SiteReply, SiteRequest
 
-DECLARED_KINDS: dict[str, str] = {
-    "student": "All weights and normalisation statistics of the student model (TinySAM); no image and no mask.",
-    "generator": "The weights of the ControlNet that the site trained on its images and masks; sent up once.",
-    "masks": "Binary masks that the site shares for generation, one bit a pixel; no image.",
-    "distilled": "All weights of the distilled student, sent down to each site when distillation is over.",
-    "statistics": "Means and variances of the student's BatchNorm layers over a site's training images; no image.",
-    "evaluated": "All weights of a model, sent to a site that measures it for the results table.",
-    "figures": "Dice, distances and areas of each image that a site has measured, under numbers in place of names.",
-    "metrics": "Numbers that go with a message: round and settings down; loss, Dice and image counts up.",
-}
-"""Every kind of content that a message may carry, in words for the plan and the page."""
-
 MAX_SCALAR_BYTES = 100_000
 """Of the figures that go with a reply (ours)."""
 

@@ -126,7 +126,7 @@ class Sites:
     ) -> dict[str, SiteReply]:
         """Ask the sites ``to`` (all sources when left out) once; return their replies by site, sorted by name.
 
-        ``kind`` and ``reply_kind`` name what is sent and what comes back (``payload.DECLARED_KINDS``). With ``apart``
+        ``kind`` and ``reply_kind`` name what is sent and what comes back (kinds of the catalogue). With ``apart``
         the bytes are counted apart from those of the round that has the same number.
         """
         self._back_end.listen(listener or Quiet())

@@ -1,6 +1,1 @@
-"""Compared systems: a method is a list of stages."""
-
-from engine.methods.registry import METHODS, Method
-from engine.stages.context import RunContext
-
-__all__ = ["METHODS", "Method", "RunContext"]
+"""Compared systems: a method is a file that describes it to the catalogue. Torch-free."""

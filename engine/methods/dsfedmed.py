@@ -1,22 +1,107 @@
-"""DSFedMed (arXiv 2601.16073): federated student, site generators, synthetic set, SAM, mutual distillation."""
+"""DSFedMed: federated student, site generators, synthetic set, SAM, mutual distillation; and DSFedMed without parts."""
 
 from __future__ import annotations
 
-from engine.stages.context import Stage
-from engine.stages.evaluation import Evaluation
-from engine.stages.export import Export
-from engine.stages.federated_training import FederatedTraining
-from engine.stages.foundation_finetuning import FoundationFinetuning
-from engine.stages.generation import Generation
-from engine.stages.generator_training import GeneratorTraining
-from engine.stages.mutual_distillation import MutualDistillationStage
+from engine.methods.catalogue import PREDICTIONS, KindSpec, MethodSpec, ModelSpec, StageSpec, register
+from engine.methods.shared_stages import EVALUATION, EXPORT, FEDERATED_TRAINING
 
-DSFEDMED_STAGES: tuple[Stage, ...] = (
-    FederatedTraining(),
-    GeneratorTraining(),
-    Generation(),
-    FoundationFinetuning(),
-    MutualDistillationStage(),
-    Evaluation(),
-    Export(),
+GENERATOR = KindSpec(
+    "generator",
+    "generator weights",
+    "The weights of the ControlNet that the site trained on its images and masks; sent up once.",
 )
+MASKS = KindSpec("masks", "masks", "Binary masks that the site shares for generation, one bit a pixel; no image.")
+DISTILLED = KindSpec(
+    "distilled",
+    "distilled student",
+    "All weights of the distilled student, sent down to each site when distillation is over.",
+)
+STATISTICS = KindSpec(
+    "statistics",
+    "statistics",
+    "Means and variances of the student's BatchNorm layers over a site's training images; no image.",
+)
+
+FINETUNED_TEACHER = ModelSpec(
+    "finetuned_teacher", "SAM, fine-tuned on synthetic", role="teacher", architecture="teacher"
+)
+DISTILLED_TEACHER = ModelSpec(
+    "distilled_teacher",
+    "SAM, mutually distilled",
+    role="teacher",
+    architecture="teacher",
+    compared_with=("finetuned_teacher", "distilled_student"),
+)
+DISTILLED_STUDENT = ModelSpec(
+    "distilled_student",
+    "TinySAM, mutually distilled",
+    role="student",
+    architecture="student",
+    compared_with=("fedavg_student",),
+)
+
+GENERATOR_TRAINING = StageSpec(
+    "generator_training",
+    "Generator training",
+    "Each site trains its own image generator.",
+    entry="engine.stages.generator_training:GeneratorTraining",
+    cost="engine.planning.stage_costs:generator_training",
+    reads=("generator",),
+    keeps=("generators",),
+    sends=(GENERATOR,),
+    step="optimiser step",
+)
+GENERATION = StageSpec(
+    "generation",
+    "Generation",
+    "The server draws synthetic images from masks.",
+    entry="engine.stages.generation:Generation",
+    cost="engine.planning.stage_costs:generation",
+    reads=("generation",),
+    keeps=("samples",),
+    records=("samples",),
+    sends=(MASKS,),
+)
+FOUNDATION_FINETUNING = StageSpec(
+    "foundation_finetuning",
+    "Foundation fine-tuning",
+    "SAM learns from the synthetic images.",
+    entry="engine.stages.foundation_finetuning:FoundationFinetuning",
+    cost="engine.planning.stage_costs:foundation_finetuning",
+    reads=("teacher", "foundation"),
+    makes=(FINETUNED_TEACHER,),
+)
+MUTUAL_DISTILLATION = StageSpec(
+    "mutual_distillation",
+    "Mutual distillation",
+    "SAM and TinySAM teach each other.",
+    entry="engine.stages.mutual_distillation:MutualDistillationStage",
+    cost="engine.planning.stage_costs:mutual_distillation",
+    reads=("distillation",),
+    makes=(DISTILLED_TEACHER, DISTILLED_STUDENT),
+    records=("scores", PREDICTIONS),
+    sends=(DISTILLED, STATISTICS),
+)
+STAGES = (
+    FEDERATED_TRAINING,
+    GENERATOR_TRAINING,
+    GENERATION,
+    FOUNDATION_FINETUNING,
+    MUTUAL_DISTILLATION,
+    EVALUATION,
+    EXPORT,
+)
+PAPER = "arXiv 2601.16073"
+ONE_WAY = {"distillation.mutual": False}
+NO_SELECTION = {"distillation.mode": "paper", "distillation.selector": "top_k", "distillation.selection_rate": 1.0}
+REFERENCE = {"distillation.mode": "reference", "distillation.selector": "in_batch_quantile"}
+
+register(MethodSpec("dsfedmed", "DSFedMed: federated dual distillation", PAPER, STAGES))
+# The rows of the paper's ablation (its whole is DSFedMed itself), and what the authors' code does.
+for _name, _title, _where, _overlay in (
+    ("dsfedmed_no_selection", "DSFedMed on all samples", "ablation, mutual distillation alone", NO_SELECTION),
+    ("dsfedmed_one_way", "DSFedMed, SAM teaches only", "ablation, selection alone", ONE_WAY),
+    ("dsfedmed_plain", "DSFedMed, SAM teaches only, on all samples", "ablation, neither", ONE_WAY | NO_SELECTION),
+    ("dsfedmed_reference", "DSFedMed as its authors' code runs it", "github.com/LMIAPC/DSFedMed", REFERENCE),
+):
+    register(MethodSpec(_name, _title, f"{PAPER}, {_where}", STAGES, overlay=_overlay))

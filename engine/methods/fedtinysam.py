@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from engine.stages.context import Stage
-from engine.stages.evaluation import Evaluation
-from engine.stages.export import Export
-from engine.stages.federated_training import FederatedTraining
+from engine.methods.catalogue import MethodSpec, register
+from engine.methods.shared_stages import EVALUATION, EXPORT, FEDERATED_TRAINING
 
-FEDTINYSAM_STAGES: tuple[Stage, ...] = (FederatedTraining(), Evaluation(), Export())
+register(
+    MethodSpec(
+        "fedtinysam",
+        "TinySAM by FedAvg alone",
+        "arXiv 2601.16073, baseline",
+        stages=(FEDERATED_TRAINING, EVALUATION, EXPORT),
+    )
+)

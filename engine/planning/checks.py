@@ -7,31 +7,32 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from engine.config import RunConfig
+from engine.config_keys import section_keys
 from engine.errors import UserError
+from engine.methods import catalogue
 from engine.models.assets import asset_paths, find_asset, find_weights_folder, pinned_checksum
 from engine.planning.costs import available_cores
 from engine.planning.records import StagePlan
 from engine.planning.stage_costs import Workload
-from engine.runs.identity import STAGE_SECTIONS
 
 
 def check_weights(config: RunConfig, stages: tuple[str, ...]) -> None:
     """Refuse names of weights that are unknown or not on this machine (checksums are compared when they are loaded)."""
-    wanted: list[tuple[str, str | None]] = [("student.weights", config.student.weights)]
-    if "foundation_finetuning" in stages:
-        wanted.append(("teacher.weights", config.teacher.weights))
+    sections = catalogue.sections_of(stages)
+    wanted = [(f"{role}.weights", getattr(config, role).weights) for role in ("student", "teacher") if role in sections]
     for key, name in wanted:
         if name is not None:
             _check_model_weights(key, name)
-    if "generator_training" in stages:
+    if "generator" in sections:
         _check_folder("generator.backbone", config.generator.backbone)
         if config.generator.controlnet is not None:
             _check_folder("generator.controlnet", config.generator.controlnet)
 
 
-def check_generator(config: RunConfig, device: str) -> None:
+def check_generator(config: RunConfig, stages: tuple[str, ...], *, device: str) -> None:
     """Refuse an 8-bit optimiser where it cannot work."""
-    if config.generator.optimiser_8bit and (device != "cuda" or find_spec("bitsandbytes") is None):
+    asked = config.generator.optimiser_8bit and "generator" in catalogue.sections_of(stages)
+    if asked and (device != "cuda" or find_spec("bitsandbytes") is None):
         raise UserError(
             "plan.optimiser_8bit",
             what="The configuration asks for the 8-bit optimiser (generator.optimiser_8bit), which is not available.",
@@ -82,13 +83,15 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
     """Return one sentence for each setting without effect and each thing that may surprise."""
     config = work.config
     default = RunConfig(name="default")
+    sections = catalogue.sections_of(stages)
     found = []
-    unused = {section for name, sections in STAGE_SECTIONS.items() if name not in stages for section in sections}
-    for section in sorted(unused):
+    for key, value in catalogue.method(config.method).overlay.items():
+        found.append(f"{key} is {value}: the method '{config.method}' is that by definition.")
+    for section in sorted(section_keys().keys() - {"", *sections}):
         if getattr(config, section) != getattr(default, section):
             found.append(f"[{section}] has no effect: the method '{config.method}' has no stage that reads it.")
     found += _data_warnings(config)
-    if "mutual_distillation" in stages:
+    if "distillation" in sections:
         found += _distillation_warnings(config)
     if config.threads is not None and work.speed.device == "cuda":
         found.append("threads has little effect: the models run on the GPU.")
@@ -97,12 +100,12 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
     if config.federation.patience is not None and not any(site.num_validation for site in work.sources):
         found.append("federation.patience has no effect: no site has validation images.")
     found += _aggregation_warnings(config, num_sources=len(work.sources))
-    for role in ("student", "teacher"):
+    for role in (role for role in ("student", "teacher") if role in sections):
         if getattr(config, role).batch_norm == "kept" and getattr(config, role).name != "tinysam":
             found.append(f"{role}.batch_norm has no effect: only TinySAM has such layers to keep.")
     if config.export.student == "better_on_validation" and not any(site.num_validation for site in work.sources):
         found.append("export.student has no effect: no site has validation images, the distilled model is exported.")
-    if "generation" in stages and config.generator.image_px != config.data.image_px:
+    if "generation" in sections and config.generator.image_px != config.data.image_px:
         found.append(
             f"Synthetic images are made at {config.generator.image_px} pixels and resized to {config.data.image_px}."
         )

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from engine.config import ModelConfig, RunConfig
 from engine.errors import UserError
+from engine.methods import catalogue
 from engine.models.assets import find_asset, find_weights_folder
 from engine.planning.costs import MODELS
 from engine.types import MAX_MASK_CLASSES
-
-_DISTILS = "mutual_distillation"
 
 
 def check_models(config: RunConfig, stages: tuple[str, ...]) -> None:
@@ -22,19 +21,20 @@ def check_models(config: RunConfig, stages: tuple[str, ...]) -> None:
 
     Raises ``UserError``: ``model.unknown``, ``model.image_size``, ``plan.models_misfit``, ``weights.misfit``.
     """
-    roles = {"student": config.student} | ({"teacher": config.teacher} if _DISTILS in stages else {})
+    sections = catalogue.sections_of(stages)
+    roles = {role: getattr(config, role) for role in ("student", "teacher") if role in sections}
     for role, model in roles.items():
         _check_known(role, model)
         _check_weights_fit(role, model)
     for role, model in roles.items():
         _check_side(role, model, image_px=config.data.image_px)
-    if _DISTILS in stages:
+    if "distillation" in sections:
         _check_pair(config)
 
 
 def check_classes(classes: tuple[str, ...], stages: tuple[str, ...]) -> None:
     """Refuse more classes than the generator's condition image has planes; UserError ``data.too_many_classes``."""
-    if "generation" in stages and len(classes) > MAX_MASK_CLASSES:
+    if "generation" in catalogue.sections_of(stages) and len(classes) > MAX_MASK_CLASSES:
         raise UserError(
             "data.too_many_classes",
             what=f"The dataset has {len(classes)} classes: {', '.join(classes)}.",
@@ -46,7 +46,7 @@ def check_classes(classes: tuple[str, ...], stages: tuple[str, ...]) -> None:
 def check_generated_side(config: RunConfig, stages: tuple[str, ...]) -> None:
     """Refuse a side that the backbone's levels do not divide; UserError ``generator.image_size``."""
     multiple = backbone_multiple_px(config.generator.backbone)
-    if "generator_training" in stages and multiple and config.generator.image_px % multiple:
+    if "generator" in catalogue.sections_of(stages) and multiple and config.generator.image_px % multiple:
         raise UserError(
             "generator.image_size",
             what=f"The generator cannot make images of {config.generator.image_px} pixels (generator.image_px).",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -10,28 +11,16 @@ from engine.config import RunConfig
 from engine.data.imagesets import CACHE_BYTES
 from engine.federation.connect import describe
 from engine.federation.descriptions import FederationDescription
+from engine.methods import catalogue
 from engine.planning import checks, compatibility
 from engine.planning.calibration import FILE, Calibration, calibration
 from engine.planning.costs import GIB, available_cores, generator_size
 from engine.planning.machine import choose_device, free_disk_gib
 from engine.planning.records import Plan, SitePlan, TrafficPlan
-from engine.planning.stage_costs import START_S, Workload, plan_stages, traffic_of_site
-from engine.runs.identity import METHOD_STAGES
+from engine.planning.stage_costs import START_S, StageCost, Workload, plan_stages, stage_costs
 from engine.runs.store import home_folder
 
-_LEAVES = {
-    "student": "Student weights go both ways in every round, no images. Weights can still reveal "
-    "something of the images they were trained on.",
-    "generator": "Each site's image generator goes up once. It was trained on the site's images and may reproduce "
-    "traits of them.",
-    "real": "The sites' real masks go up (mask_sharing = real, as in the paper): outlines of patients' anatomy leave "
-    "the site, without images, names or identifiers.",
-    "deformed": "Randomly deformed masks go up (mask_sharing = deformed): no patient's own outline leaves the site.",
-    "statistics": "Means and variances of the student's layers over each site's training images go up once.",
-    "figures": "Every model is sent to each site to be measured there; Dice, distances and areas of each image go up, "
-    "under numbers in place of names.",
-    "metrics": "Losses, Dice and image counts go up with each message.",
-}
+_METRICS_LEAVE = "Losses, Dice and image counts go up with each message."
 
 _ESTIMATE = (
     "Times are rough estimates, as if nothing else ran on this machine: each model's operations divided by a rate. "
@@ -49,12 +38,12 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
     run could not succeed: faults of the dataset, weights that are missing, no CUDA, too little memory or disk.
     """
     folder = home_folder(home)
-    names = METHOD_STAGES[config.method]
+    names = catalogue.method(config.method).stage_names
     to_run = names[names.index(first_stage) :] if first_stage in names else names
     device, memory_gib = choose_device(config.device)
     compatibility.check_models(config, names)
     checks.check_weights(config, names)
-    checks.check_generator(config, device)
+    checks.check_generator(config, names, device=device)
     compatibility.check_generated_side(config, names)
     federation = describe(config)
     compatibility.check_classes(federation.classes, names)
@@ -63,9 +52,12 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
     measured = calibration(folder)
     speed = measured.speed(device, threads=config.threads, precision=config.precision)
     work = Workload(config, sites, speed, num_classes=len(federation.classes), cache_gib=_cache_gib(config, sites))
-    stages = plan_stages(work, to_run)
+    costs = stage_costs(work, names)
+    num_synthetic = sum(cost.synthetic for cost in costs.values())
+    costs = {name: costs[name] for name in to_run}
+    stages = plan_stages(costs)
     peak_gib = max(stage.peak_memory_gib for stage in stages)
-    disk_gib = _disk_gib(work, to_run)
+    disk_gib = _disk_gib(work, costs)
     free_gib = free_disk_gib(folder)
     checks.check_memory(stages, memory_gib=memory_gib, device=device)
     checks.check_disk(disk_gib, free_gib=free_gib, home=folder)
@@ -80,15 +72,15 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
         modality=federation.modality,
         classes=federation.classes,
         sites=sites,
-        num_synthetic=work.num_synthetic if "generation" in names else 0,
+        num_synthetic=num_synthetic,
         stages=stages,
-        traffic=_traffic(work, to_run),
+        traffic=_traffic(work, costs),
         minutes=round(START_S / 60 / speed.factor + sum(stage.minutes for stage in stages), 2),
         peak_memory_gib=peak_gib,
         memory_gib=round(memory_gib, 1),
         disk_gib=round(disk_gib, 2),
         disk_free_gib=round(free_gib, 1),
-        leaves_site=_leaves_site(config, to_run),
+        leaves_site=(*(said for cost in costs.values() for said in cost.leaves), _METRICS_LEAVE),
         warnings=checks.find_warnings(work, names, available_gib=free_now, peak_gib=peak_gib),
         estimate=_estimate(config, device, names, measured=measured),
     )
@@ -105,54 +97,27 @@ def _cache_gib(config: RunConfig, sites: tuple[SitePlan, ...]) -> float:
     return min(CACHE_BYTES, images * 4 * config.data.image_px**2) / GIB
 
 
-def _disk_gib(work: Workload, names: tuple[str, ...]) -> float:
+def _disk_gib(work: Workload, costs: Mapping[str, StageCost]) -> float:
     """Return checkpoints (two of each), models, generators, samples and the bundle of the stages to run, in GiB.
 
     What a fork takes over is linked, not copied.
     """
-    student, teacher = work.student.parameters, work.teacher.parameters
-    sites = len(work.sources)
-    total = float(4 * student * 2)
-    if "federated_training" in names:
-        # The server's state twice and a round's replies; Adam's moments of three rounds at each site.
-        total += (2 * 3 + sites) * work.student.state_bytes + 3 * sites * 8 * student
-        if work.config.federation.aggregation == "fedavgm":
-            total += 2 * 8 * student
-    if "generator_training" in names:
-        total += sites * 2 * work.generator.controlnet_parameters + 2 * 12 * work.generator.controlnet_parameters
-    if "generation" in names:
-        px = work.config.generator.image_px
-        total += work.num_synthetic * (2 * px**2 + 2 * work.config.data.image_px**2)
-    if "mutual_distillation" in names:
-        total += 2 * 12 * teacher + 2 * 12 * (teacher + student) + 4 * (2 * teacher + student)
-    return total / GIB
+    return (4 * work.student.parameters * 2 + sum(cost.disk_bytes for cost in costs.values())) / GIB
 
 
-def _traffic(work: Workload, names: tuple[str, ...]) -> tuple[TrafficPlan, ...]:
+def _traffic(work: Workload, costs: Mapping[str, StageCost]) -> tuple[TrafficPlan, ...]:
     return tuple(
-        TrafficPlan(site.site, direction, kind, payload)  # type: ignore[arg-type]
+        TrafficPlan(site.site, direction, kind, payload)
         for site in work.sites
-        if site.role == "source" or work.config.data.protocol == "leave-one-site-out"
-        for (direction, kind), payload in traffic_of_site(work, site, names).items()
+        for cost in costs.values()
+        for (direction, kind), payload in cost.site_bytes.get(site.site, {}).items()
     )
 
 
-def _leaves_site(config: RunConfig, names: tuple[str, ...]) -> tuple[str, ...]:
-    kinds = ["student"] if "federated_training" in names else []
-    if "generator_training" in names:
-        kinds.append("generator")
-    if "generation" in names:
-        kinds.append(config.generation.mask_sharing)
-    if "mutual_distillation" in names and config.distillation.batch_norm_statistics == "sites":
-        kinds.append("statistics")
-    if "evaluation" in names:
-        kinds.append("figures")
-    return tuple(_LEAVES[kind] for kind in [*kinds, "metrics"])
-
-
 def _any_assumed(config: RunConfig, device: str, names: tuple[str, ...]) -> bool:
-    models = [config.student] + ([config.teacher] if "foundation_finetuning" in names else [])
-    generator = "generator_training" in names and generator_size(config.generator.backbone) != "mini"
+    sections = catalogue.sections_of(names)
+    models = [config.student] + ([config.teacher] if "teacher" in sections else [])
+    generator = "generator" in sections and generator_size(config.generator.backbone) != "mini"
     return device == "cuda" or generator or any(m.size != "mini" or m.name == "unet" for m in models)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from engine.config import RunConfig
+from engine.config import ModelConfig, RunConfig
+from engine.methods import catalogue
 from engine.planning.costs import (
     GENERATORS,
     GIB,
@@ -20,7 +21,10 @@ from engine.planning.costs import (
     scale,
 )
 from engine.planning.records import SitePlan, StagePlan
+from engine.types import Direction
 
+SiteBytes = Mapping[tuple[Direction, str], int]
+"""Bytes of one site by direction and kind."""
 PROCESS_GIB = {"cpu": 1.0, "cuda": 1.2}
 """A worker with torch, diffusers and Flower imported and no model loaded."""
 START_S = 15.0
@@ -34,8 +38,12 @@ FROZEN_ENCODER_SHARE = 0.25
 """What of a training pass is left when the encoder's features come from the cache."""
 DECODER_SHARE = 0.12
 """What of SAM's forward pass is its decoder's: measured at mini size, less at the others."""
+MASKS_LEAVE = {
+    "real": "The sites' real masks go up (mask_sharing = real, as in the paper): outlines of patients' anatomy leave "
+    "the site, without images, names or identifiers.",
+    "deformed": "Randomly deformed masks go up (mask_sharing = deformed): no patient's own outline leaves the site.",
+}
 CHECKPOINTING_MEMORY, CHECKPOINTING_TIME = 0.35, 1.33
-MODELS_OF_METHOD = {"dsfedmed": ("student", "teacher", "teacher", "student"), "fedtinysam": ("student",)}
 
 
 @dataclass(frozen=True)
@@ -56,12 +64,22 @@ class Workload:
     @property
     def student(self) -> ModelCost:
         """The student's row."""
-        return model_cost(self.config.student.name, self.config.student.size)
+        return self.model("student")
 
     @property
     def teacher(self) -> ModelCost:
         """The teacher's row."""
-        return model_cost(self.config.teacher.name, self.config.teacher.size)
+        return self.model("teacher")
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """For every model that the method makes, the section of the configuration that describes it."""
+        return tuple(made.architecture for made in catalogue.method(self.config.method).models)
+
+    def model(self, architecture: str) -> ModelCost:
+        """Return the row of the model that a section of the configuration describes."""
+        chosen: ModelConfig = getattr(self.config, architecture)
+        return model_cost(chosen.name, chosen.size)
 
     @property
     def generator(self) -> GeneratorCost:
@@ -72,6 +90,10 @@ class Workload:
     def validates_mean(self) -> bool:
         """Whether the moving mean of the averages is sent down after every round, for patience to judge."""
         return self.config.federation.patience is not None and self.config.federation.average_decay > 0
+
+    def at_each_site(self, sent: SiteBytes) -> dict[str, SiteBytes]:
+        """Return ``StageCost.site_bytes`` where every source site sends and receives the same."""
+        return {site.site: sent for site in self.sources}
 
     def masks_of(self, site: SitePlan) -> int:
         """Masks that a site shares."""
@@ -101,40 +123,45 @@ class Workload:
         return PROCESS_GIB[self.speed.device] + (self.cache_gib if self.speed.device == "cpu" else 0.0)
 
 
-def plan_stages(work: Workload, names: tuple[str, ...]) -> tuple[StagePlan, ...]:
-    """Return the plan of every stage of ``names``, in order."""
-    return tuple(_PLANNERS[name](work) for name in names)
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage takes and sends, over the whole run."""
 
-
-def traffic_of_site(work: Workload, site: SitePlan, names: tuple[str, ...]) -> Mapping[tuple[str, str], int]:
-    """Return the bytes of a site by direction and kind; what takes some KB only is left out (metrics, figures...).
+    steps: int
+    images: int
+    seconds: float
+    memory_gib: float
+    """At its peak."""
+    detail: str
+    """Half a sentence on what it does."""
+    site_bytes: Mapping[str, SiteBytes] = field(default_factory=dict)
+    """For each site the bytes by direction and kind; what takes some KB only is left out (metrics, figures...).
 
     The student travels as it is, the ControlNet in half precision, masks at one bit a pixel and class.
     """
-    rounds = work.config.federation.rounds
-    state = work.student.state_bytes
-    table: dict[tuple[str, str], int] = {}
-    if "federated_training" in names:
-        validated = rounds if work.validates_mean else 1
-        table = {("down", "student"): (rounds + validated) * state, ("up", "student"): rounds * state}
-    if "generator_training" in names:
-        table["up", "generator"] = 2 * work.generator.controlnet_parameters
-    if "generation" in names:
-        table["up", "masks"] = math.ceil(work.masks_of(site) * work.num_classes * work.config.data.image_px**2 / 8)
-    if "mutual_distillation" in names:
-        measured = work.config.distillation.batch_norm_statistics == "sites"
-        table["down", "distilled"] = (2 if measured else 1) * state
-    if site.role == "test":
-        table = {}
-    if "evaluation" in names and (site.num_validation or site.num_test):
-        table["down", "evaluated"] = sum(
-            (work.student if role == "student" else work.teacher).state_bytes
-            for role in MODELS_OF_METHOD[work.config.method]
-        )
-    return table
+    leaves: tuple[str, ...] = ()
+    """A sentence for each kind of content that leaves a site, with its exposure."""
+    disk_bytes: float = 0.0
+    synthetic: int = 0
+    """Synthetic images that it makes."""
 
 
-def _federated_training(work: Workload) -> StagePlan:
+def stage_costs(work: Workload, names: Sequence[str]) -> dict[str, StageCost]:
+    """Return the costs of the stages of these names, in order."""
+    return {stage.name: catalogue.load_entry(stage.cost)(work) for stage in catalogue.stages(names)}
+
+
+def plan_stages(costs: Mapping[str, StageCost]) -> tuple[StagePlan, ...]:
+    """Return the plan of every stage, in order."""
+    return tuple(
+        StagePlan(name, cost.steps, cost.images, round((cost.seconds + STAGE_S) / 60, 2), round(cost.memory_gib, 2),
+                  cost.detail)
+        for name, cost in costs.items()
+    )  # fmt: skip
+
+
+def federated_training(work: Workload) -> StageCost:
+    """Rounds of training at the sites, and validation of what each round has made."""
     config = work.config.federation
     epochs = config.rounds * config.local_epochs
     steps = epochs * sum(math.ceil(site.num_train / config.batch_size) for site in work.sources)
@@ -146,10 +173,25 @@ def _federated_training(work: Workload) -> StagePlan:
     held = (3 + len(work.sources)) * work.student.state_bytes / GIB
     memory = work.base_gib() + held + work.train_gib(work.student, batch_size=config.batch_size)
     detail = f"{config.rounds} rounds at {len(work.sources)} sites, {trained // config.rounds} images a round"
-    return _stage("federated_training", steps, trained, seconds, memory, detail)
+    down = config.rounds + (config.rounds if work.validates_mean else 1)
+    sent: SiteBytes = {
+        ("down", "student"): down * work.student.state_bytes,
+        ("up", "student"): config.rounds * work.student.state_bytes,
+    }
+    # The server's state twice and a round's replies; Adam's moments of three rounds at each site.
+    sites = len(work.sources)
+    disk = (2 * 3 + sites) * work.student.state_bytes + 3 * sites * 8 * work.student.parameters
+    if config.aggregation == "fedavgm":
+        disk += 2 * 8 * work.student.parameters
+    leaves = (
+        "Student weights go both ways in every round, no images. Weights can still reveal something of the images they "
+        "were trained on.",
+    )
+    return StageCost(steps, trained, seconds, memory, detail, work.at_each_site(sent), leaves, disk)
 
 
-def _generator_training(work: Workload) -> StagePlan:
+def generator_training(work: Workload) -> StageCost:
+    """A ControlNet at each site."""
     config, cost = work.config.generator, work.generator
     sites = len(work.sources)
     images = sites * config.steps * config.batch_size * config.accumulation
@@ -165,10 +207,17 @@ def _generator_training(work: Workload) -> StagePlan:
     state = 4 * cost.backbone_parameters + optimiser * cost.controlnet_parameters
     memory = work.base_gib() + (state + activations) / GIB
     detail = f"{config.steps} steps at each of {sites} sites, batches of {config.batch_size}"
-    return _stage("generator_training", sites * config.steps, images, seconds, memory, detail)
+    sent: SiteBytes = {("up", "generator"): 2 * cost.controlnet_parameters}
+    disk = sites * 2 * cost.controlnet_parameters + 2 * 12 * cost.controlnet_parameters
+    leaves = (
+        "Each site's image generator goes up once. It was trained on the site's images and may reproduce traits of "
+        "them.",
+    )
+    return StageCost(sites * config.steps, images, seconds, memory, detail, work.at_each_site(sent), leaves, disk)
 
 
-def _generation(work: Workload) -> StagePlan:
+def generation(work: Workload) -> StageCost:
+    """An image for every shared mask, and the student's opinion of it."""
     config, cost = work.config.generation, work.generator
     generator_px = work.config.generator.image_px
     area = scale(generator_px, cost.image_px)
@@ -181,20 +230,31 @@ def _generation(work: Workload) -> StagePlan:
     parameters = 4 * (cost.backbone_parameters + cost.controlnet_parameters)
     memory = work.base_gib() + (parameters + 0.3e6 * cost.activation_mb * config.batch_size * area) / GIB
     detail = f"{images} images in {config.sampler_steps} steps, masks {config.mask_sharing}"
-    return _stage("generation", images * config.sampler_steps, images, seconds, memory, detail)
+    image_px = work.config.data.image_px
+    bits = work.num_classes * image_px**2
+    sent: dict[str, SiteBytes] = {
+        site.site: {("up", "masks"): math.ceil(work.masks_of(site) * bits / 8)} for site in work.sources
+    }
+    return StageCost(
+        images * config.sampler_steps, images, seconds, memory, detail, sent, (MASKS_LEAVE[config.mask_sharing],),
+        disk_bytes=images * (2 * generator_px**2 + 2 * image_px**2), synthetic=images,
+    )  # fmt: skip
 
 
-def _foundation_finetuning(work: Workload) -> StagePlan:
+def foundation_finetuning(work: Workload) -> StageCost:
+    """SAM on the synthetic set."""
     config = work.config.foundation
     images = config.epochs * work.num_synthetic
     steps = config.epochs * math.ceil(work.num_synthetic / config.batch_size)
     seconds = images * work.train_s(work.teacher, frozen=config.freeze_encoder)
     memory = work.base_gib() + work.train_gib(work.teacher, batch_size=config.batch_size)
     detail = f"{config.epochs} epochs on {work.num_synthetic} synthetic images"
-    return _stage("foundation_finetuning", steps, images, seconds, memory, detail)
+    disk = (2 * 12 + 4) * work.teacher.parameters
+    return StageCost(steps, images, seconds, memory, detail, disk_bytes=disk)
 
 
-def _mutual_distillation(work: Workload) -> StagePlan:
+def mutual_distillation(work: Workload) -> StageCost:
+    """Scores of the pool, training on what they choose, predictions of all of it at the end."""
     config, pool = work.config.distillation, work.num_synthetic
     whole_pool = config.selector == "in_batch_quantile"
     selected = pool if whole_pool else max(1, math.ceil(config.selection_rate * pool))
@@ -209,41 +269,39 @@ def _mutual_distillation(work: Workload) -> StagePlan:
     )
     detail = f"{config.epochs} epochs on {selected} of {pool} samples ({config.selector}, scoring {config.scoring})"
     steps = config.epochs * math.ceil(selected / config.batch_size)
-    return _stage("mutual_distillation", steps, config.epochs * selected, seconds, memory, detail)
+    measured = config.batch_norm_statistics == "sites"
+    sent: SiteBytes = {("down", "distilled"): (2 if measured else 1) * work.student.state_bytes}
+    leaves = ("Means and variances of the student's layers over each site's training images go up once.",)
+    disk = (2 * 12 + 4) * (work.teacher.parameters + work.student.parameters)
+    return StageCost(
+        steps, config.epochs * selected, seconds, memory, detail, work.at_each_site(sent), leaves if measured else (),
+        disk,
+    )  # fmt: skip
 
 
-def _evaluation(work: Workload) -> StagePlan:
-    roles = MODELS_OF_METHOD[work.config.method]
+def evaluation(work: Workload) -> StageCost:
+    """Every model of the method on all validation and test images."""
+    models = [work.model(architecture) for architecture in work.architectures]
     images = sum(site.num_test + site.num_validation for site in work.sites)
-    models = [work.student if role == "student" else work.teacher for role in roles]
     seconds = images * sum(work.pass_s(model) + EVALUATION_S_PER_IMAGE for model in models)
     largest = max(models, key=lambda model: model.parameters)
     passing = 0.3e6 * largest.activation_mb * scale(work.config.data.image_px, largest.image_px)
     memory = work.base_gib() + (4 * largest.parameters + work.config.evaluation.batch_size * passing) / GIB
     detail = f"{len(models)} models on {images} images"
-    return _stage("evaluation", len(models), len(models) * images, seconds, memory, detail)
+    sent: SiteBytes = {("down", "evaluated"): sum(model.state_bytes for model in models)}
+    asked = work.sites if work.config.data.protocol == "leave-one-site-out" else work.sources
+    leaves = (
+        "Every model is sent to each site to be measured there; Dice, distances and areas of each image go up, under "
+        "numbers in place of names.",
+    )
+    to_sites = {site.site: sent for site in asked if site.num_validation or site.num_test}
+    return StageCost(len(models), len(models) * images, seconds, memory, detail, to_sites, leaves)
 
 
-def _export(work: Workload) -> StagePlan:
-    roles = sorted(set(MODELS_OF_METHOD[work.config.method]))
-    models = [work.student if role == "student" else work.teacher for role in roles]
+def export(work: Workload) -> StageCost:
+    """One ONNX model, compared with PyTorch."""
+    models = [work.model(architecture) for architecture in sorted(set(work.architectures))]
     seconds = EXPORT_S + 10 * sum(work.pass_s(model) for model in models)
     largest = max(models, key=lambda model: model.parameters)
     memory = work.base_gib() + (16 * largest.parameters) / GIB
-    return _stage("export", len(models), 0, seconds, memory, "ONNX with its parity checked")
-
-
-def _stage(name: str, steps: int, images: int, seconds: float, memory_gib: float, detail: str) -> StagePlan:
-    seconds += STAGE_S
-    return StagePlan(name, steps, images, round(seconds / 60, 2), round(memory_gib, 2), detail)
-
-
-_PLANNERS = {
-    "federated_training": _federated_training,
-    "generator_training": _generator_training,
-    "generation": _generation,
-    "foundation_finetuning": _foundation_finetuning,
-    "mutual_distillation": _mutual_distillation,
-    "evaluation": _evaluation,
-    "export": _export,
-}
+    return StageCost(len(models), 0, seconds, memory, "ONNX with its parity checked")

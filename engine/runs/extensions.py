@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from engine.config import RunConfig
+from engine.methods import catalogue
 from engine.runs import folders, schema
 from engine.runs.records import ACTIVE, ExtensionRecord, MetricSeries
 from engine.runs.results import ResultStore, add_log_line
@@ -179,7 +180,8 @@ class ExtensionStore(ResultStore):
 def copy_rows(connection: sa.Connection, source: str, target: str, stages: list[str]) -> None:
     """Copy what ``stages`` recorded under ``source``, beside their own rows, to ``target``."""
     tables = [table for table in schema.RESULTS.values() if "stage" in table.c]
-    tables += [table for stage in stages for table in schema.RESULTS_OF_STAGE.get(stage, ())]
+    named = {name for stage in catalogue.stages(stages) for name in stage.records}
+    tables += [table for name, table in schema.RESULTS.items() if name in named]
     for table in tables:
         columns = [sa.literal(target) if c.name == "run_id" else c for c in table.c]
         query = sa.select(*columns).where(table.c.run_id == source)

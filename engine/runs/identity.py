@@ -1,4 +1,4 @@
-"""Which stages a method has, and which part of a configuration each stage depends on. Torch-free.
+"""Which part of a configuration each stage of a run depends on. Torch-free.
 
 A stage's checkpoint and outputs depend on the sections that it and the stages before it read. Their hash is the
 stage's identity: an edit of a later section leaves it unchanged, which is what makes *extend* and *fork* safe.
@@ -12,24 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.config import RunConfig
-from engine.types import STAGES
-
-METHOD_STAGES: dict[str, tuple[str, ...]] = {
-    "dsfedmed": STAGES,
-    "fedtinysam": ("federated_training", "evaluation", "export"),
-}
-"""Stage names of every method; a test holds them equal to ``engine.methods``."""
-
-STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
-    "federated_training": ("data", "student", "federation"),
-    "generator_training": ("generator",),
-    "generation": ("generation",),
-    "foundation_finetuning": ("teacher", "foundation"),
-    "mutual_distillation": ("distillation",),
-    "evaluation": ("evaluation",),
-    "export": ("export",),
-}
-"""Sections that each stage is the first to read."""
+from engine.methods import catalogue
 
 WHOLE_RUN_KEYS = ("seed", "method", "precision", "pos_weight", "dice_weight")
 """Keys outside the sections that change every stage's numbers."""
@@ -48,9 +31,8 @@ def stage_hash(config: RunConfig, stages: Sequence[str], stage: str, *, ignore_r
     """
     values = config.model_dump(mode="json", exclude_defaults=True)
     wanted: dict[str, Any] = {key: values[key] for key in WHOLE_RUN_KEYS if key in values}
-    for name in stages[: stages.index(stage) + 1]:
-        for section in STAGE_SECTIONS.get(name, ()):
-            wanted[section] = values.get(section, {})
+    for section in catalogue.sections_of(stages[: stages.index(stage) + 1]):
+        wanted[section] = values.get(section, {})
     if ignore_rounds:
         wanted["federation"] = {k: v for k, v in wanted["federation"].items() if k != "rounds"}
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
@@ -60,7 +42,7 @@ def checkpoint_hash(config: RunConfig, stages: Sequence[str], stage: str) -> str
     """Return the identity that the checkpoints which ``stage`` writes carry; the whole configuration's if unknown."""
     if stage not in stages:
         return config.content_hash()
-    return stage_hash(config, stages, stage, ignore_rounds=stage == "federated_training")
+    return stage_hash(config, stages, stage, ignore_rounds=stage == growing_stage(stages))
 
 
 def changed_keys(before: RunConfig, after: RunConfig) -> tuple[str, ...]:
@@ -75,7 +57,12 @@ def first_stage_of(key: str, stages: Sequence[str]) -> str | None:
         return None
     if top in WHOLE_RUN_KEYS:
         return stages[0]
-    return next((stage for stage in stages if top in STAGE_SECTIONS.get(stage, ())), None)
+    return next((stage.name for stage in catalogue.stages(stages) if top in stage.reads), None)
+
+
+def growing_stage(stages: Sequence[str]) -> str | None:
+    """Return the stage that more rounds let go on from its checkpoint; ``None`` where there is none."""
+    return next((stage.name for stage in catalogue.stages(stages) if stage.grows), None)
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any], *, prefix: str) -> list[str]:

@@ -16,7 +16,7 @@ from engine.config import ModelConfig, RunConfig, parse_config
 from engine.errors import UserError
 from engine.runs import outputs
 from engine.runs.extensions import WORKER_LOG
-from engine.runs.identity import changed_keys, first_stage_of
+from engine.runs.identity import changed_keys, first_stage_of, growing_stage
 from engine.runs.processes import advance_queue, reap, register_worker, worker_alive
 from engine.runs.records import RunRecord
 from engine.runs.store import RunStore
@@ -120,7 +120,8 @@ def extend(store: RunStore, run_id: str, *, rounds: int, by: str | None = None) 
     The run's results stay as they are, and are given out, until every stage of the longer run has its own; where that
     stops on the way, ``resume`` goes on with it and ``drop_extension`` gives it up. Extending a run whose extension
     has stopped goes on from the rounds that it has trained, unless fewer are wanted now. Raises ``UserError``
-    ``run.active``, or ``run.extend_rounds`` unless ``rounds`` is above the number that the results have.
+    ``run.active``, ``run.extend_method``, or ``run.extend_rounds`` unless ``rounds`` is above the number that the
+    results have.
     """
     store.settle()
     reap(store)
@@ -132,7 +133,14 @@ def extend(store: RunStore, run_id: str, *, rounds: int, by: str | None = None) 
     source = earlier.work_id if earlier and goes_on else run_id
     trained = record.config.federation.rounds
     said = _said(f"Extended from {trained} to {rounds} rounds", by) or f"Extended from {trained} to {rounds} rounds."
-    first = "federated_training"
+    first = growing_stage([stage.name for stage in store.stages(run_id)])
+    if first is None:
+        raise UserError(
+            "run.extend_method",
+            what=f"The method '{record.method}' of the run '{run_id}' has no stage that could train further rounds.",
+            why="Only federated training goes on from where it ended.",
+            fix="Fork the run with other settings instead.",
+        )
     with store.filling(extends=run_id) as work_id:
         outputs.take_over(store, source=source, target=work_id, stages=[first])
         factor = rounds / trained  # later stages' estimates follow from how the plan has done

@@ -8,18 +8,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from engine.methods import catalogue
 from engine.runs import folders
 from engine.runs.store import RunStore
 
 CHECKPOINTS = "checkpoints"
 REPORT_NAME = "run_report.json"
-STAGE_PATHS: dict[str, tuple[str, ...]] = {
-    "federated_training": ("sites", "data"),
-    "generator_training": ("generators",),
-    "generation": ("samples",),
-    "evaluation": ("evaluation",),
-}
-"""Folders below a run's folder in which a stage keeps files beside the artefacts that it records."""
 
 _LINKED = (".safetensors", ".png", ".npy", ".onnx")
 """Written once, or replaced by renaming: two runs may share the bytes. Everything else is copied."""
@@ -79,7 +73,7 @@ def checkpoint_scope(path: Path) -> str | None:
 def files_of(store: RunStore, run_id: str, stages: Sequence[str]) -> tuple[Path, ...]:
     """Return every file below the run's folder that belongs to one of ``stages``, each once."""
     folder = store.run_dir(run_id)
-    roots = [folder / name for stage in stages for name in STAGE_PATHS.get(stage, ())]
+    roots = [folder / name for stage in catalogue.stages(stages) for name in stage.keeps]
     roots += [folder / artefact.path for artefact in store.artefacts(run_id) if artefact.stage in stages]
     found = {path for root in roots for path in (root.rglob("*") if root.is_dir() else [root]) if path.is_file()}
     found |= {p for p in (folder / CHECKPOINTS).rglob("*.safetensors") if checkpoint_scope(p) in stages}
@@ -88,7 +82,7 @@ def files_of(store: RunStore, run_id: str, stages: Sequence[str]) -> tuple[Path,
 
 def _later_maps(store: RunStore, run_id: str, *, stages: Sequence[str]) -> set[Path]:
     """Return the probability maps that distillation added to the samples, where distillation is not taken over."""
-    if "mutual_distillation" in stages:
+    if catalogue.records_of(stages, catalogue.PREDICTIONS):
         return set()
     folder = store.run_dir(run_id)
     pairs = (item.sample for item in store.samples(run_id, limit=-1).items)

@@ -206,11 +206,4 @@ UPGRADES: dict[int, tuple[str, ...]] = {
 RESULTS: dict[str, Table] = {
     table.name: table for table in (metrics, traffic, samples, scores, evaluation, differences, artefacts)
 }
-"""What stages record beside their own row."""
-
-RESULTS_OF_STAGE: dict[str, tuple[Table, ...]] = {
-    "generation": (samples,),
-    "mutual_distillation": (scores,),
-    "evaluation": (evaluation, differences),
-}
-"""Tables without a column ``stage``, by the one stage that writes them."""
+"""What stages record beside their own row; a table without a column ``stage`` is written by one stage alone."""

@@ -21,10 +21,10 @@ import sqlalchemy as sa
 
 from engine.config import RunConfig
 from engine.errors import UserError
+from engine.methods import catalogue
 from engine.runs import folders, schema
 from engine.runs.database import open_database
 from engine.runs.extensions import copy_rows
-from engine.runs.identity import METHOD_STAGES
 from engine.runs.queue import QueueStore
 from engine.runs.records import ACTIVE, RESUMABLE, ExtensionRecord, RunRecord, RunView, StageRecord
 from engine.runs.results import add_log_line
@@ -223,7 +223,7 @@ def _insert_run(
     queued: bool,
 ) -> None:
     now, planned = time.time(), planned_s or {}
-    names = tuple(stages) if stages is not None else METHOD_STAGES[config.method]
+    names = tuple(stages) if stages is not None else catalogue.method(config.method).stage_names
     about = {"name": config.name, "method": config.method, "status": "queued", "attempt": 0, "cancel_requested": False}
     stored = {"config_json": config.model_dump_json(), "config_hash": config.content_hash()}
     times = {"created_at": now, "queued_at": now if queued else None}
@@ -242,7 +242,7 @@ def _copy_results(connection: sa.Connection, source: str, target: str, stages: S
     own = sa.select(*columns).where(table.c.run_id == source, table.c.name.in_(stages))
     connection.execute(table.insert().from_select([c.name for c in table.c], own))
     copy_rows(connection, source, target, list(stages))
-    if "mutual_distillation" not in stages:
+    if not catalogue.records_of(stages, catalogue.PREDICTIONS):
         maps = sa.update(schema.samples).where(schema.samples.c.run_id == target)
         connection.execute(maps.values(teacher_path=None, student_path=None))
 

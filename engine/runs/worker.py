@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import importlib
 import json
 import os
 import signal
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.config import RunConfig
 from engine.errors import UserError
+from engine.methods import catalogue
 from engine.runs import lifecycle, outputs
 from engine.runs.events import StoreReporter, WorkerSuperseded
 from engine.runs.identity import checkpoint_hash
@@ -33,8 +33,8 @@ from engine.runs.store import RunStore
 from engine.types import RunCancelled
 
 if TYPE_CHECKING:
-    from engine.methods import Method, RunContext
     from engine.runs.checkpoint import CheckpointStore
+    from engine.stages.context import RunContext, Stage
 
 BEAT_EVERY_S = 1.0
 STOP_GRACE_S = 3.0
@@ -47,14 +47,14 @@ RESERVE, RESERVE_BYTES = "reserve.tmp", 1_000_000
 END_RETRY_S, END_PAUSE_S = 60.0, 2.0
 """How long, and how often, a worker tries to record its end where even that is taken: somebody may free some space."""
 _DAMAGED = ("UnidentifiedImageError", "SafetensorError")
-METHODS_ENTRY = "engine.methods:METHODS"
+CONTEXT_ENTRY = "engine.stages.context:RunContext"
 
 
 class Worker:
     """One attempt at one run."""
 
-    def __init__(self, store: RunStore, run_id: str, *, attempt: int, methods: str) -> None:
-        self.store, self.run_id, self.attempt, self._methods_entry = store, run_id, attempt, methods
+    def __init__(self, store: RunStore, run_id: str, *, attempt: int, stand_ins: str | None = None) -> None:
+        self.store, self.run_id, self.attempt, self._stand_ins = store, run_id, attempt, stand_ins
         self._ending = threading.Lock()
         self.stop = threading.Event()
         self.over = threading.Event()
@@ -98,19 +98,24 @@ class Worker:
     def _run_stages(self) -> None:
         config = self._config()
         _set_threads(config.threads)
-        module, _, name = self._methods_entry.partition(":")
-        methods = importlib.import_module(module)
-        method: Method = getattr(methods, name)[config.method]
+        method = catalogue.method(config.method)
+        stages, make_context = self._work_of(method)
         finished = {stage.name for stage in self.store.stages(self.work_id) if stage.status == "finished"}
-        names = [stage.name for stage in method.stages]
         with ExitStack() as opened:
-            self._run_each(config, method, methods, names, finished, opened)
+            self._run_each(config, method, stages, make_context, finished, opened)
 
     def _run_each(
-        self, config: RunConfig, method: Method, methods: Any, names: list[str], finished: set[str], opened: ExitStack
+        self,
+        config: RunConfig,
+        method: catalogue.MethodSpec,
+        stages: tuple[Stage, ...],
+        make_context: type[RunContext],
+        finished: set[str],
+        opened: ExitStack,
     ) -> None:
+        names = list(method.stage_names)
         context: RunContext | None = None
-        for stage in method.stages:
+        for stage, spec in zip(stages, method.stages, strict=True):
             if stage.name in finished:
                 continue
             reporter = StoreReporter(
@@ -119,20 +124,31 @@ class Worker:
             reporter.check_cancelled()
             self.checkpoints = self._checkpoint_store(config, names, stage.name, reporter)
             if context is None:
-                context = methods.RunContext(
+                context = make_context(
                     config=config, run_dir=self.folder, reporter=reporter, checkpoints=self.checkpoints
                 )
                 opened.callback(context.close)
             context.reporter, context.checkpoints = reporter, self.checkpoints
             self.store.update_run(self.run_id, owner=self.attempt, stage=stage.name)
             self.store.set_stage_status(self.work_id, stage.name, "running")
-            reporter.log("info", f"{stage.name}: {stage.describe}")
+            reporter.log("info", f"{stage.name}: {spec.sentence}")
             try:
                 stage.run(context)
             finally:
                 reporter.flush()
             self.store.set_stage_status(self.work_id, stage.name, "finished", wall_s=reporter.wall_s)
             reporter.log("info", f"{stage.name}: finished after {reporter.wall_s:.1f} s.")
+
+    def _work_of(self, method: catalogue.MethodSpec) -> tuple[tuple[Stage, ...], type[RunContext]]:
+        """Return the method's stages, ready to run, and the class of what they are given; or what stands in for them.
+
+        All are imported before the first one runs: a fault in the last costs nothing then.
+        """
+        if self._stand_ins is not None:
+            stages = catalogue.load_entry(self._stand_ins)
+            context = catalogue.load_entry(f"{self._stand_ins.partition(':')[0]}:RunContext")
+            return tuple(stages[name] for name in method.stage_names), context
+        return catalogue.make_stages(method), catalogue.load_entry(CONTEXT_ENTRY)
 
     def _config(self) -> RunConfig:
         extension = self.store.extension(self.run_id)
@@ -243,7 +259,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run_id")
     parser.add_argument("--home", type=Path, default=None, help="home folder (else DSFEDMED_HOME, else ./studio_home)")
     parser.add_argument("--attempt", type=int, default=None, help="given by whoever took the run out of the queue")
-    parser.add_argument("--methods", default=os.environ.get("DSFEDMED_METHODS", METHODS_ENTRY), help="module:NAME")
+    stand_ins = os.environ.get("DSFEDMED_STAND_INS")
+    parser.add_argument("--stand-ins", default=stand_ins, help="for tests: module:NAME of other stages, by name")
     chosen = parser.parse_args(arguments)
     os.umask(0o077)  # everything that a stage writes is for the person who runs it alone
     store = RunStore(chosen.home)
@@ -257,7 +274,7 @@ def main(arguments: list[str] | None = None) -> int:
         attempt = record.attempt
     if not lifecycle.register_worker(store, chosen.run_id, attempt=attempt, pid=os.getpid()):
         return 0
-    worker = Worker(store, chosen.run_id, attempt=attempt, methods=chosen.methods)
+    worker = Worker(store, chosen.run_id, attempt=attempt, stand_ins=chosen.stand_ins)
     signal.signal(signal.SIGTERM, worker.on_signal)
     signal.signal(signal.SIGINT, worker.on_signal)
     return worker.run()

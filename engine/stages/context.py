@@ -17,6 +17,8 @@ from engine.errors import UserError
 from engine.federation.connect import connect
 from engine.federation.descriptions import IDENTITY_FILE, FederationDescription, check_unchanged
 from engine.federation.sites import Server, Sites
+from engine.methods import catalogue
+from engine.methods.catalogue import ModelSpec
 from engine.models.execution import place_model, resolve_device
 from engine.models.roles import Role, build_role, model_config
 from engine.models.segmenter import Segmenter
@@ -29,7 +31,6 @@ class Stage(Protocol):
     """One step of a method; it never asks which method called it."""
 
     name: str
-    describe: str
 
     def run(self, context: RunContext) -> None:
         """Do the stage, going on from its checkpoint where there is one. RunCancelled passes through."""
@@ -75,6 +76,12 @@ class RunContext:
     def device(self) -> torch.device:
         """The device that the configuration asks for."""
         return resolve_device(self.config.device)
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """The models of the run's method that have been made by now, in the order of making."""
+        made = catalogue.method(self.config.method).models
+        return tuple(model for model in made if self.model_path(model.name).is_file())
 
     @property
     def grid_px(self) -> int:

@@ -10,23 +10,10 @@ from engine.evaluation.figures import unpack_figures
 from engine.evaluation.summary import Split, compare_models, summarise
 from engine.federation.tasks import EVALUATE
 from engine.models.arrays import model_arrays
-from engine.models.roles import Role
 from engine.stages.context import RunContext
 from engine.stages.files import write_json
 from engine.types import EvaluationRow, ModelDifference
 
-MODELS: tuple[tuple[str, Role], ...] = (
-    ("fedavg_student", "student"),
-    ("finetuned_teacher", "teacher"),
-    ("distilled_teacher", "teacher"),
-    ("distilled_student", "student"),
-)
-PAIRS = (
-    ("distilled_student", "fedavg_student"),
-    ("distilled_teacher", "finetuned_teacher"),
-    ("distilled_teacher", "distilled_student"),
-)
-"""What distillation gave the student and SAM, and what the student lacks of SAM: model, baseline."""
 Entry = tuple[Split, str, int]
 """Split, site, number of images."""
 
@@ -41,21 +28,22 @@ class Evaluation:
     """Dice, IoU and HD95 with bootstrap intervals, and paired differences; nothing is chosen by the unseen site's."""
 
     name = "evaluation"
-    describe = "All models are measured on the site that no training saw."
 
     # Each site measures what it is sent; figures of images come back, without names.
 
     def run(self, context: RunContext) -> None:
         """Evaluate the models that this run's method has made; what an interrupted attempt has measured is kept."""
-        models = [(name, role) for name, role in MODELS if context.model_path(name).is_file()]
+        models = [(model.name, model.architecture) for model in context.models]
+        # The models made last come first: what each has gained is asked of them.
+        pairs = [(made.name, other) for made in reversed(context.models) for other in made.compared_with]
         sets = _image_sets(context)
         state = context.checkpoints.load(self.name)
         if state is None or state.get("format") != FORMAT:
             state = {"format": FORMAT, "rows": {}, "images": {}}
         total = len(models) * len(sets)
-        for number, (name, role) in enumerate(models):
+        for number, (name, architecture) in enumerate(models):
             missing = [place for place in range(len(sets)) if f"{name} {place}" not in state["rows"]]
-            arrays = model_arrays(context.load_model(role, name)) if missing else {}
+            arrays = model_arrays(context.load_model(architecture, name)) if missing else {}
             for place in missing:
                 split, site, count = sets[place]
                 context.reporter.progress(number * len(sets) + place, total, message=f"{name}, {site}")
@@ -65,7 +53,7 @@ class Evaluation:
                     reply_kind="figures",
                     to=[site],
                     arrays=arrays,
-                    settings={"role": role, "model": name, "split": split},
+                    settings={"role": architecture, "model": name, "split": split},
                     round_number=number + 1,
                 )[site]
                 images = unpack_figures(
@@ -79,10 +67,10 @@ class Evaluation:
         pooled = _pooled_images(context, sets, [image for key in keys for image in state["images"][key]])
         settings = {"config": context.config.evaluation, "seed": context.config.seed}
         rows = [*summarise(pooled, split="test", **settings), *_stored_rows(state, keys)]
-        differences = compare_models(pooled, pairs=PAIRS, split="test", **settings)
+        differences = compare_models(pooled, pairs=pairs, split="test", **settings)
         for place, (split, _, _) in enumerate(sets):
             of_set = [image for name, _ in models for image in state["images"][f"{name} {place}"]]
-            differences += compare_models(of_set, pairs=PAIRS, split=split, **settings)
+            differences += compare_models(of_set, pairs=pairs, split=split, **settings)
         self._record(context, rows, differences, images=[image for key in keys for image in state["images"][key]])
         context.reporter.progress(total, total)
 

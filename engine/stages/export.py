@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.methods.catalogue import ModelSpec
 from engine.stages.context import RunContext
 from engine.stages.evaluation import ROWS_FILE
 from engine.stages.files import read_json
 from engine.types import MEAN_CLASS, EvaluationRow
 from export.package import BundleContent, write_bundle
-
-STUDENTS = ("distilled_student", "fedavg_student")
-"""The first that the method has made is deployed, unless validation is to favour the other: sites run TinySAM only."""
 
 
 def validation_dice(rows: Sequence[EvaluationRow], model: str) -> float | None:
@@ -29,25 +27,24 @@ class Export:
     """ONNX, manifest and model card of the deployed student, in ``bundle/``."""
 
     name = "export"
-    describe = "TinySAM becomes an ONNX model that runs at the sites without PyTorch."
 
     def run(self, context: RunContext) -> None:
         """Write the bundle; parity with PyTorch is checked on the way."""
         rows = [EvaluationRow(**row) for row in read_json(context.run_dir / ROWS_FILE)]
-        role = self._choose(context, rows)
-        context.reporter.progress(0, 1, message=f"exporting {role}")
+        chosen = self._choose(context, rows)
+        context.reporter.progress(0, 1, message=f"exporting {chosen.name}")
         manifest = write_bundle(
             context.run_dir / "bundle",
-            context.load_model("student", role),
+            context.load_model(chosen.architecture, chosen.name),
             content=BundleContent(
                 name=context.config.name,
-                role=role,
+                role=chosen.name,
                 task=context.description.task,
                 modality=context.description.modality,
                 classes=context.description.classes,
-                model=context.config.student,
+                model=getattr(context.config, chosen.architecture),
                 config=context.config,
-                metrics=[row for row in rows if row.model == role],
+                metrics=[row for row in rows if row.model == chosen.name],
                 run_id=context.run_dir.name,
                 value_range=context.description.value_range,
                 slice_axis=context.description.slice_axis,
@@ -59,11 +56,12 @@ class Export:
         context.reporter.log("info", f"ONNX and PyTorch differ by at most {difference:.1e} in their logits.")
         context.reporter.progress(1, 1)
 
-    def _choose(self, context: RunContext, rows: Sequence[EvaluationRow]) -> str:
-        made = [name for name in STUDENTS if context.model_path(name).is_file()]
+    def _choose(self, context: RunContext, rows: Sequence[EvaluationRow]) -> ModelSpec:
+        """The student made last is deployed, unless validation is to favour another: sites run students only."""
+        made = {model.name: model for model in reversed(context.models) if model.role == "student"}
         scores = {name: score for name in made if (score := validation_dice(rows, name)) is not None}
         if context.config.export.student == "distilled" or len(scores) < 2:
-            return made[0]
+            return next(iter(made.values()))
         told = ", ".join(f"{name.replace('_', ' ')} {score:.3f}" for name, score in scores.items())
         context.reporter.log("info", f"Mean Dice on the sites' validation images: {told}. The better one is exported.")
-        return max(scores, key=lambda name: scores[name])
+        return made[max(scores, key=lambda name: scores[name])]

@@ -24,7 +24,6 @@ class FederatedTraining:
     """FedAvg of the student for ``federation.rounds``, or until its validation Dice has stopped rising."""
 
     name = "federated_training"
-    describe = "Every site trains TinySAM on its own images; the server averages the weights."
 
     def run(self, context: RunContext) -> None:
         """Train and save ``fedavg_student``."""

@@ -15,7 +15,6 @@ class FoundationFinetuning:
     """Eq. 5: minimise L_sup(f_SAM(x~), m) over the synthetic set."""
 
     name = "foundation_finetuning"
-    describe = "The server fine-tunes SAM on the synthetic images."
 
     def __init__(self, *, pool: Callable[[RunContext], Pool] = load_pool) -> None:
         self._load_pool = pool

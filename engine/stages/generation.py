@@ -32,7 +32,6 @@ class Generation:
     """Eq. 2: x~ = g(m; Phi_c of site k) for the masks m that site k shares; image, mask and provenance are stored."""
 
     name = "generation"
-    describe = "The server generates a synthetic image for every mask that the sites share."
 
     def run(self, context: RunContext) -> None:
         """Collect masks, generate what is missing, and measure how faithful each pair is."""

@@ -12,7 +12,6 @@ class GeneratorTraining:
     """Eq. 1: the backbone stays frozen, only the ControlNet learns, and only the ControlNet leaves the site."""
 
     name = "generator_training"
-    describe = "Every site trains an image generator on its own images and uploads it once."
 
     def run(self, context: RunContext) -> None:
         """Train at the sites that have not uploaded yet; generators lie in ``generators/SITE``."""

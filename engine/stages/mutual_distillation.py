@@ -24,7 +24,6 @@ class MutualDistillationStage:
     """Eq. 6-8 in the mode, with the selector and at the rate that the configuration names."""
 
     name = "mutual_distillation"
-    describe = "SAM and TinySAM teach each other on the synthetic samples that are worth most."
 
     def __init__(self, *, pool: Callable[[RunContext], Pool] = load_pool) -> None:
         self._load_pool = pool

@@ -1,4 +1,4 @@
-"""A method of three small stages for the tests of the worker: a random walk whose state is checkpointed every step.
+"""Three small stages in place of those of fedtinysam, for tests of the worker: a random walk, checkpointed every step.
 
 ``data.task`` steers the first stage: ``bad`` raises a UserError, ``crash`` any other error, ``deaf`` never comes to a
 step boundary, ``full`` meets a full disk. ``data.images_per_site`` is its pause between two steps in milliseconds,
@@ -40,7 +40,6 @@ class Walk:
     """Adds a random number per round; the generator's state is part of the checkpoint."""
 
     name = "federated_training"
-    describe = "A random walk."
 
     def run(self, context: RunContext) -> None:
         """Walk ``federation.rounds`` steps and write the place reached to ``walk.txt``."""
@@ -81,7 +80,6 @@ class Judge:
     """Writes one line of the results table."""
 
     name = "evaluation"
-    describe = "One line."
 
     def run(self, context: RunContext) -> None:
         """Record the number of bootstrap samples as Dice."""
@@ -96,7 +94,6 @@ class Pack:
     """Copies the walk's result."""
 
     name = "export"
-    describe = "A file."
 
     def run(self, context: RunContext) -> None:
         """Write ``bundle/walk.txt``."""
@@ -106,16 +103,8 @@ class Pack:
         context.reporter.artefact("bundle", target.parent)
 
 
-@dataclass(frozen=True)
-class Method:
-    """As engine.methods has it."""
-
-    name: str
-    describe: str
-    stages: tuple[Any, ...]
-
-
-METHODS = {"fedtinysam": Method("fedtinysam", "For tests", (Walk(), Judge(), Pack()))}
+STAGES = {stage.name: stage for stage in (Walk(), Judge(), Pack())}
+"""What stands in for the stages of fedtinysam."""
 
 
 class Broken(Walk):
@@ -126,4 +115,4 @@ class Broken(Walk):
         self._misbehave("bad", context)
 
 
-BROKEN_METHODS = {"fedtinysam": Method("fedtinysam", "For tests", (Broken(), Judge(), Pack()))}
+BROKEN_STAGES = STAGES | {Broken.name: Broken()}

@@ -23,7 +23,7 @@ TINY = ["run", "--preset", "phantom_cpu_smoke", "--set", "method=fedtinysam", "-
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunStore]:
-    monkeypatch.setenv("DSFEDMED_METHODS", "tests.integration.lifecycle_stages:METHODS")
+    monkeypatch.setenv("DSFEDMED_STAND_INS", "tests.integration.lifecycle_stages:STAGES")
     monkeypatch.setenv("DSFEDMED_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     store = RunStore(tmp_path / "home")

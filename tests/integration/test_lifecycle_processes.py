@@ -23,7 +23,7 @@ from tests.patience import slowness, wait
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunStore]:
-    monkeypatch.setenv("DSFEDMED_METHODS", "tests.integration.lifecycle_stages:METHODS")
+    monkeypatch.setenv("DSFEDMED_STAND_INS", "tests.integration.lifecycle_stages:STAGES")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     store = RunStore(tmp_path / "home")
     yield store
@@ -60,6 +60,7 @@ def steps_done(store: RunStore, run_id: str) -> int:
 
 
 def result(store: RunStore, run_id: str) -> str:
+    store.settle()  # an extension is finished a moment before its worker has moved its folder
     return (store.run_dir(run_id) / "bundle" / "walk.txt").read_text()
 
 

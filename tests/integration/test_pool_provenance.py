@@ -21,8 +21,8 @@ from engine.distillation.pool import SyntheticItem, decode_mask
 from engine.generation.backbone import build_backbone, load_backbone, save_backbone
 from engine.generation.controlnet import load_controlnet
 from engine.generation.sampling import generate
-from engine.methods import RunContext
 from engine.runs.checkpoint import CheckpointStore
+from engine.stages.context import RunContext
 from engine.stages.foundation_finetuning import FoundationFinetuning
 from engine.stages.generation import Generation
 from engine.stages.generator_training import GeneratorTraining

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from engine.config import RunConfig, load_config
+from engine.methods import catalogue
 from engine.runs import lifecycle
 from engine.runs.records import RunView
 from engine.runs.store import RunStore
 from engine.seeding import numpy_generator
-from engine.types import STAGES
+
+STAGES = catalogue.method("dsfedmed").stage_names
 
 TIMEOUT_S = 1500.0
 NUM_KILLS = 2

@@ -17,11 +17,12 @@ from engine.config import RunConfig, load_config, parse_config
 from engine.data.phantoms import write_dataset
 from engine.errors import UserError
 from engine.generation.backbone import build_backbone, save_backbone
-from engine.methods import METHODS, RunContext
+from engine.methods import catalogue
 from engine.runs.checkpoint import CheckpointStore
-from engine.runs.identity import METHOD_STAGES
+from engine.stages.context import RunContext
 from engine.stages.evaluation import ROWS_FILE, Evaluation
 from engine.stages.export import Export
+from engine.stages.federated_training import FederatedTraining
 from engine.stages.files import read_json, write_json
 from engine.stages.generation import Generation
 from engine.stages.synthetic_set import read_samples
@@ -64,7 +65,7 @@ def config(tmp_path_factory) -> RunConfig:
 def _run(config: RunConfig, run_dir: Path, *, stop_every: int | None = None) -> list[Traffic]:
     records: list[Traffic] = []
     run_dir.mkdir(exist_ok=True)
-    for stage in METHODS[config.method].stages:
+    for stage in catalogue.make_stages(catalogue.method(config.method)):
         while True:
             reporter = StoppingReporter(steps=stop_every)
             checkpoints = CheckpointStore(run_dir / "checkpoints", config.content_hash(), warn=print)
@@ -231,10 +232,6 @@ def test_a_fixed_test_set_of_several_sites_is_measured_site_by_site_and_as_a_who
     assert pooled["dice"] == pytest.approx((sites[0]["dice"] + sites[1]["dice"]) / 2)
 
 
-def test_the_torch_free_list_of_stages_is_the_real_one():
-    assert {name: tuple(stage.name for stage in method.stages) for name, method in METHODS.items()} == METHOD_STAGES
-
-
 def test_patience_without_validation_images_changes_nothing(config, tmp_path):
     values = config.model_dump(mode="json")
     values["data"]["validation_fraction"] = 0.0
@@ -245,7 +242,7 @@ def test_patience_without_validation_images_changes_nothing(config, tmp_path):
         chosen, run_dir = parse_config(values), tmp_path / str(patience)
         checkpoints = CheckpointStore(run_dir / "checkpoints", chosen.content_hash(), warn=print)
         context = RunContext(config=chosen, run_dir=run_dir, reporter=ConsoleReporter("test"), checkpoints=checkpoints)
-        METHODS["dsfedmed"].stages[0].run(context)
+        FederatedTraining().run(context)
         assert checkpoints.load("federated_training")["round"] == 3
         models.append(load_file(run_dir / "models" / "fedavg_student.safetensors"))
     assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
@@ -261,7 +258,7 @@ def test_more_rounds_begin_patience_anew(config, tmp_path):
         context = RunContext(
             config=parse_config(values), run_dir=tmp_path, reporter=ConsoleReporter("test"), checkpoints=checkpoints
         )
-        METHODS["dsfedmed"].stages[0].run(context)
+        FederatedTraining().run(context)
         return checkpoints.load("federated_training")
 
     first = train(12)
@@ -298,9 +295,9 @@ def test_a_stop_after_patience_has_ended_training_loses_no_average(config, tmp_p
         reporter.stops = stops
         context = RunContext(config=chosen, run_dir=folder, reporter=reporter, checkpoints=checkpoints)
         with pytest.raises(RunCancelled) if stops else nullcontext():
-            METHODS["dsfedmed"].stages[0].run(context)
+            FederatedTraining().run(context)
         if stops:
-            METHODS["dsfedmed"].stages[0].run(context)
+            FederatedTraining().run(context)
         return reporter.points
 
     assert train(tmp_path / "stopped", stops=True) == train(tmp_path / "whole", stops=False)

@@ -13,11 +13,14 @@ from PIL import Image
 
 from engine.config import load_config, parse_config
 from engine.data.phantoms import TASKS, render
+from engine.methods import catalogue
 from engine.models.registry import build_model
 from engine.runs.events import StoreReporter
 from engine.runs.store import RunStore
-from engine.types import STAGES, EvaluationRow, ModelDifference, SampleScore, SyntheticSample, Traffic
+from engine.types import EvaluationRow, ModelDifference, SampleScore, SyntheticSample, Traffic
 from export.package import BundleContent, write_bundle
+
+STAGES = catalogue.method("dsfedmed").stage_names
 
 TASK = "fundus"
 SITES = TASKS[TASK].sites[:3]

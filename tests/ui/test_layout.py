@@ -133,7 +133,7 @@ def test_the_log_opens_at_its_newest_line(layout_server: Server, open_page: Call
 
 def test_the_finished_run_shows_its_table_and_plots(layout_server: Server, open_page: Callable[..., Watched]) -> None:
     page = open_page(layout_server.address).page
-    expect(page.locator("#results table").first).to_contain_text("TinySAM, mutual distillation")
+    expect(page.locator("#results table").first).to_contain_text("TinySAM, mutually distilled")
     expect(page.locator("#results-plot .js-plotly-plot")).to_be_visible()
     expect(page.locator("#traffic-note")).to_contain_text("to the server")
     expect(page.locator("#stepper li.finished")).to_have_count(7)
@@ -171,7 +171,7 @@ def test_an_extension_that_stopped_is_told_and_given_up_after_a_question(
     with serving(tmp_path) as server:
         page = open_page(server.address, width=390).page
         expect(page.locator("#status .notice")).to_contain_text("has stopped; the results are those of before")
-        expect(page.locator("#results table").first).to_contain_text("TinySAM, mutual distillation")
+        expect(page.locator("#results table").first).to_contain_text("TinySAM, mutually distilled")
         page.locator("#drop").click()
         expect(page.locator("#drop-no")).to_be_focused()
         page.locator("#drop-no").click()

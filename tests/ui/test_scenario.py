@@ -139,7 +139,7 @@ def test_launch_reload_second_page_cancel_resume_samples_segment(
     second.locator("#resume").click()
     expect(page.locator("#status .badge")).to_have_text("Finished", timeout=RUN_MS)
     expect(page.locator("#stepper li.finished")).to_have_count(7)
-    expect(page.locator("#results table").first).to_contain_text("TinySAM, mutual distillation")
+    expect(page.locator("#results table").first).to_contain_text("TinySAM, mutually distilled")
 
     page.get_by_role("tab", name="Samples").click()
     page.wait_for_selector("#gallery img")

@@ -11,9 +11,12 @@ import pytest
 from app import markup, text, viewmodels
 from engine.config import RunConfig, parse_config
 from engine.errors import UserError
+from engine.methods import catalogue
 from engine.planning import plan
 from engine.runs.records import LogLine, MetricSeries, RunRecord, RunView, ScoredSample, StageRecord, TrafficTotal
-from engine.types import STAGES, EvaluationRow, ModelDifference, SampleScore, SyntheticSample
+from engine.types import EvaluationRow, ModelDifference, SampleScore, SyntheticSample
+
+STAGES = catalogue.method("dsfedmed").stage_names
 
 
 def a_run(status: str = "running", **values: object) -> RunRecord:
@@ -154,7 +157,7 @@ def test_bytes(count: float, words: str) -> None:
 def test_the_results_table_has_its_interval_and_a_dash_for_what_was_not_measured() -> None:
     row = EvaluationRow("distilled_student", "d", "test", "disc", 9, 0.8, 0.75, 0.85, 0.7, 0.79, 0.69, None)
     line = dict(zip(text.RESULT_COLUMNS, viewmodels.result_rows([row], "test")[0], strict=True))
-    assert line["Model"] == "TinySAM, mutual distillation"
+    assert line["Model"] == "TinySAM, mutually distilled"
     assert line["Dice (95 % interval)"] == "0.800 (0.750 to 0.850)"
     assert line["HD95 (px, of n)"] == line["Missed / false"] == line["HD95 with misses"] == text.NOT_MEASURED
     assert viewmodels.result_rows([row], "validation") == []
@@ -181,7 +184,7 @@ def test_differences_carry_their_sign_and_only_those_on_test_images_are_shown() 
     models, numbers = ("distilled_student", "fedavg_student"), (9, 4, 0.0312, -0.01, 0.07)
     rows = [ModelDifference(*models, "d", split, "disc", *numbers) for split in ("test", "validation")]
     assert viewmodels.difference_rows(rows) == [
-        [text.MODELS[models[0]], text.MODELS[models[1]], "disc", "+0.031 (-0.010 to +0.070)", "d", "9 (4)"]
+        ["TinySAM, mutually distilled", "TinySAM, FedAvg only", "disc", "+0.031 (-0.010 to +0.070)", "d", "9 (4)"]
     ]
     assert text.DIFFERENCES_HEADING in markup.results_table([_row()], rows)
     assert text.DIFFERENCES_HEADING not in markup.results_table([_row()])

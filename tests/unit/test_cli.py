@@ -34,7 +34,7 @@ TINY += ["--set", "federation.rounds=3", "--set", "data.images_per_site=4"]
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DSFEDMED_METHODS", "tests.integration.lifecycle_stages:METHODS")
+    monkeypatch.setenv("DSFEDMED_STAND_INS", "tests.integration.lifecycle_stages:STAGES")
     monkeypatch.setenv("DSFEDMED_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path / "home"
@@ -154,7 +154,7 @@ def test_a_run_is_followed_to_its_results(capsys: pytest.CaptureFixture[str], ho
 def test_a_failed_run_has_status_1_and_its_reason(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DSFEDMED_METHODS", "tests.integration.lifecycle_stages:BROKEN_METHODS")
+    monkeypatch.setenv("DSFEDMED_STAND_INS", "tests.integration.lifecycle_stages:BROKEN_STAGES")
     assert main(["run", *TINY]) == 1
     captured = capsys.readouterr()
     assert "data.bad" in captured.err and "engine resume" in captured.err

@@ -14,7 +14,6 @@ from engine.errors import UserError
 from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.client_app import build_client_app
 from engine.federation.payload import (
-    DECLARED_KINDS,
     WIRE_DTYPES,
     Malformed,
     content_bytes,
@@ -151,20 +150,6 @@ def test_scalars_are_counted_as_serialised() -> None:
     assert arrays == payload_bytes({"w": np.zeros(2, np.float32)})
     assert scalars == len(MetricRecord({"loss": 0.25, "num-examples": 17}).deflate())
     assert scalars != len(ConfigRecord({}).deflate())
-
-
-def test_every_kind_is_described() -> None:
-    assert list(DECLARED_KINDS) == [
-        "student",
-        "generator",
-        "masks",
-        "distilled",
-        "statistics",
-        "evaluated",
-        "figures",
-        "metrics",
-    ]
-    assert all(text.endswith(".") for text in DECLARED_KINDS.values())
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from engine.config import RunConfig, load_config, parse_config
 from engine.data.phantoms import write_dataset
 from engine.errors import UserError
+from engine.methods import catalogue
 from engine.planning import Plan, calibration, plan
 from engine.planning.costs import GENERATORS, MODELS, Speed, generator_size, model_cost
 from engine.planning.records import SitePlan
-from engine.planning.stage_costs import Workload, plan_stages, traffic_of_site
-from engine.runs.identity import METHOD_STAGES
-from engine.types import STAGES
+from engine.planning.stage_costs import Workload, plan_stages, stage_costs
+
+STAGES = catalogue.method("dsfedmed").stage_names
+FEDTINYSAM = catalogue.method("fedtinysam").stage_names
 
 WHOLE = {"method": "dsfedmed"}
 NO_WEIGHTS = {"student": {"name": "tinysam", "weights": None}, "teacher": {"name": "sam", "weights": None}}
@@ -45,7 +47,14 @@ def workload(values: dict[str, Any] | None = None, *, images: int = 10, device: 
 
 
 def stages_of(work: Workload) -> dict[str, Any]:
-    return {stage.name: stage for stage in plan_stages(work, METHOD_STAGES[work.config.method])}
+    names = catalogue.method(work.config.method).stage_names
+    return {stage.name: stage for stage in plan_stages(stage_costs(work, names))}
+
+
+def bytes_of(work: Workload, site: int, names: tuple[str, ...] = STAGES) -> dict[tuple[str, str], int]:
+    """Bytes of one of the sites, the unseen one last, by direction and kind."""
+    costs = stage_costs(work, names).values()
+    return {way: sent for cost in costs for way, sent in cost.site_bytes.get(work.sites[site].site, {}).items()}
 
 
 def test_the_table_of_models_equals_the_models() -> None:
@@ -101,12 +110,6 @@ def test_an_unknown_size_counts_as_the_largest_of_its_family() -> None:
     assert model_cost("sam", "vit_x") == MODELS["sam", "vit_l"]
 
 
-def test_the_methods_of_the_plan_are_those_that_run() -> None:
-    from engine.methods import METHODS
-
-    assert {name: tuple(s.name for s in method.stages) for name, method in METHODS.items()} == METHOD_STAGES
-
-
 def test_steps_and_images_follow_the_configuration() -> None:
     found = stages_of(
         workload(
@@ -129,7 +132,7 @@ def test_steps_and_images_follow_the_configuration() -> None:
 
 def test_bytes_of_a_site_are_those_of_its_messages() -> None:
     work = workload({"federation": {"rounds": 3}, "generation": {"max_masks_per_site": 12}, "data": {"image_px": 100}})
-    table = dict(traffic_of_site(work, work.sources[1], STAGES))
+    table = bytes_of(work, 1)
     state = MODELS["tinysam", "mini"].state_bytes
     assert table == {
         ("down", "student"): 4 * state,
@@ -139,16 +142,14 @@ def test_bytes_of_a_site_are_those_of_its_messages() -> None:
         ("down", "distilled"): state,
         ("down", "evaluated"): 2 * state + 2 * MODELS["sam", "mini"].state_bytes,
     }
-    alone = METHOD_STAGES["fedtinysam"]
-    assert set(traffic_of_site(work, work.sources[0], alone)) == {
+    assert set(bytes_of(work, 0, FEDTINYSAM)) == {
         ("down", "student"),
         ("up", "student"),
         ("down", "evaluated"),
     }
-    unseen = next(site for site in work.sites if site.role == "test")
-    assert set(traffic_of_site(work, unseen, STAGES)) == {("down", "evaluated")}, "it is measured on, and no more"
-    without = replace(work.sources[0], num_validation=0)
-    assert ("down", "evaluated") not in traffic_of_site(work, without, STAGES), "there is nothing to measure on"
+    assert set(bytes_of(work, -1)) == {("down", "evaluated")}, "the unseen site is measured on, and no more"
+    without = replace(work, sites=(replace(work.sources[0], num_validation=0), *work.sites[1:]))
+    assert ("down", "evaluated") not in bytes_of(without, 0), "there is nothing to measure on"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_bytes_of_a_site_are_those_of_its_messages() -> None:
 )
 def test_models_that_go_down_are_planned(values: dict[str, Any], kind: str, models: int) -> None:
     work = workload(values)
-    table = traffic_of_site(work, work.sources[0], STAGES)
+    table = bytes_of(work, 0)
     assert table["down", kind] == models * MODELS["tinysam", "mini"].state_bytes
 
 
@@ -182,7 +183,7 @@ def test_more_work_never_takes_less(rounds: int, batch: int, px: int, images: in
             "distillation": {"selection_rate": rate},
             "generation": {"images_per_mask": factor},
         }
-        stages = plan_stages(workload(values, images=images), STAGES)
+        stages = plan_stages(stage_costs(workload(values, images=images), STAGES))
         assert all(stage.minutes >= 0 and stage.peak_memory_gib > 0 and stage.steps > 0 for stage in stages)
         return sum(stage.minutes for stage in stages), max(stage.peak_memory_gib for stage in stages)
 
@@ -206,23 +207,21 @@ def test_selection_saves_time(settings: dict[str, Any], at_most: float) -> None:
 def test_a_plan_of_phantoms_is_complete(tmp_path: Path) -> None:
     found = plan(config(), home=tmp_path)
     assert isinstance(found, Plan) and found.classes == ("disc", "cup")
-    assert [stage.name for stage in found.stages] == list(METHOD_STAGES["fedtinysam"])
+    assert [stage.name for stage in found.stages] == list(FEDTINYSAM)
     assert found.sites[-1].role == "test" and found.sites[-1].num_test == 6
     assert set(found.bytes_per_site) == {site.site for site in found.sites}, "the unseen one is measured on"
     assert found.minutes > 0 and 0 < found.peak_memory_gib < found.memory_gib
-    assert set(found.stage_seconds) == set(METHOD_STAGES["fedtinysam"])
+    assert set(found.stage_seconds) == set(FEDTINYSAM)
     assert found.as_dict()["bytes_per_site"] == found.bytes_per_site
     assert not any("masks" in sentence for sentence in found.leaves_site if "up (mask_sharing" in sentence)
 
 
-def test_the_plan_says_which_masks_leave_a_site() -> None:
-    from engine.planning.plan import _leaves_site
-
+def test_the_plan_says_which_masks_leave_a_site(tmp_path: Path) -> None:
     for mode, words in (
         ("real", "outlines of patients' anatomy leave the site"),
         ("deformed", "no patient's own outline"),
     ):
-        said = _leaves_site(parse_config({"generation": {"mask_sharing": mode}}), STAGES)
+        said = plan(parse_config({"generation": {"mask_sharing": mode}}), home=tmp_path).leaves_site
         assert any(words in sentence for sentence in said) and len(said) == 5
 
 

@@ -55,7 +55,7 @@ def test_the_longer_run_s_results_take_their_place(store: RunStore) -> None:
     run_id = finished_run(store)
     attempt = begin(store, run_id)
     work(store, run_id, rounds=LONGER)
-    Worker(store, run_id, attempt=attempt, methods="")._end("finished")
+    Worker(store, run_id, attempt=attempt)._end("finished")
     fresh = store.create_run(config(rounds=LONGER), queued=True).run_id
     store.claim(max_running=9, run_id=fresh)
     work(store, fresh, rounds=LONGER)
@@ -81,7 +81,7 @@ def test_an_extension_that_stops_leaves_the_results_and_says_so(store: RunStore,
         lifecycle.reap(store)
     else:
         reason = UserError("x.y", what="It broke.", why="w", fix="f") if how == "failed" else None
-        Worker(store, run_id, attempt=attempt, methods="")._end(how, error=reason)  # type: ignore[arg-type]
+        Worker(store, run_id, attempt=attempt)._end(how, error=reason)  # type: ignore[arg-type]
     assert results(store, run_id) == before
     view = store.view(run_id)
     assert view.run.status == how and view.run.resumable
@@ -154,7 +154,7 @@ def test_a_fork_of_results_that_are_just_replaced_is_refused(store: RunStore, mo
     parent = store.get(run_id).config
 
     def taken_over_meanwhile(*_arguments: object, **_named: object) -> None:
-        Worker(store, run_id, attempt=attempt, methods="")._end("finished")
+        Worker(store, run_id, attempt=attempt)._end("finished")
 
     monkeypatch.setattr(lifecycle.outputs, "take_over", taken_over_meanwhile)
     with pytest.raises(UserError) as caught:

@@ -277,7 +277,7 @@ def running(store: RunStore) -> RunRecord:
 def test_a_run_whose_disk_is_full_has_failed_at_once(small_disk: Path) -> None:
     store = RunStore(small_disk / "home")
     record = running(store)
-    working = worker.Worker(store, record.run_id, attempt=record.attempt, methods=worker.METHODS_ENTRY)
+    working = worker.Worker(store, record.run_id, attempt=record.attempt)
     working.hold_space()
     fill(small_disk)
     with pytest.raises(UserError) as caught:

@@ -138,7 +138,7 @@ def done_extension(store: RunStore) -> str:
 
 
 def end_as_the_worker(store: RunStore, run_id: str) -> None:
-    Worker(store, run_id, attempt=store.get(run_id).attempt, methods="")._end("finished")
+    Worker(store, run_id, attempt=store.get(run_id).attempt)._end("finished")
 
 
 ACTIONS: dict[str, tuple[Callable[[RunStore], str], Action]] = {

@@ -17,10 +17,13 @@ import pytest
 
 from engine.config import RunConfig, parse_config
 from engine.errors import UserError
+from engine.methods import catalogue
 from engine.runs import lifecycle
 from engine.runs.report import build_report
 from engine.runs.store import RunStore
-from engine.types import STAGES, EvaluationRow, ModelDifference
+from engine.types import EvaluationRow, ModelDifference
+
+STAGES = catalogue.method("dsfedmed").stage_names
 
 HERE = socket.gethostname()
 

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from engine.config import RunConfig
+from engine.methods import catalogue
 from engine.runs import outputs
 from engine.runs.checkpoint import CheckpointStore
 from engine.runs.events import StoreReporter
 from engine.runs.store import RunStore
-from engine.types import STAGES, SyntheticSample
+from engine.types import SyntheticSample
+
+STAGES = catalogue.method("dsfedmed").stage_names
 
 
 @pytest.fixture

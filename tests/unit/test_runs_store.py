@@ -15,10 +15,13 @@ import pytest
 
 from engine.config import RunConfig
 from engine.errors import UserError
+from engine.methods import catalogue
 from engine.runs.events import StoreReporter, WorkerSuperseded
 from engine.runs.schema import DATABASE_NAME, SCHEMA_VERSION
 from engine.runs.store import RunStore
-from engine.types import STAGES, EvaluationRow, ModelDifference, RunCancelled, SampleScore, SyntheticSample, Traffic
+from engine.types import EvaluationRow, ModelDifference, RunCancelled, SampleScore, SyntheticSample, Traffic
+
+STAGES = catalogue.method("dsfedmed").stage_names
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_the_end_is_recorded_once_there_is_space_again(tmp_path: Path, monkeypat
     monkeypatch.setattr(store, "end_run", end_run)
     monkeypatch.setattr(store, "write_log", write_log)
     monkeypatch.setattr(worker, "END_PAUSE_S", 0.01)
-    worker.Worker(store, run_id, attempt=record.attempt, methods=worker.METHODS_ENTRY)._fail(FULL)
+    worker.Worker(store, run_id, attempt=record.attempt)._fail(FULL)
     ended = store.get(run_id)
     assert ended.status == "failed" and ended.error is not None and ended.error["code"] == "run.disk_full"
     store.close()

@@ -1,0 +1,23 @@
+"""Which keys a configuration has, and which of its sections a method reads. Torch-free."""
+
+from __future__ import annotations
+
+from engine.config import RunConfig, Section
+from engine.methods import catalogue
+
+
+def section_keys() -> dict[str, tuple[str, ...]]:
+    """Return the keys of every section by its name, those outside of the sections under the empty name."""
+    found: dict[str, tuple[str, ...]] = {"": ()}
+    for name, field in RunConfig.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found[name] = tuple(field.annotation.model_fields)
+        else:
+            found[""] += (name,)
+    return found
+
+
+def unread_sections(method: str) -> frozenset[str]:
+    """Return the sections that no stage of ``method`` reads; none where the method is not registered here."""
+    found = catalogue.methods().get(method)
+    return frozenset() if found is None else frozenset(section_keys()) - {"", *found.sections}

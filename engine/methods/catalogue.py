@@ -1,0 +1,302 @@
+"""Every method, stage, model and kind of message, described once. Torch-free: the page and the plan read it too.
+
+A method is a file that calls :func:`register`. Those of this package are found by themselves; ``DSFEDMED_METHODS``
+names the modules of others, separated by commas. Only these are ever imported: a configuration, a stored run or a
+visitor of the page gives names that are looked up here and nothing else. Whatever depends on the name of a stage, a
+model or a method derives from these records.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.errors import UserError
+
+MODULES_VARIABLE = "DSFEDMED_METHODS"
+PACKAGE = "engine.methods"
+PREDICTIONS = "predictions"
+"""In ``StageSpec.records``: the stage adds both models' probability maps to samples that an earlier stage has drawn."""
+
+
+@dataclass(frozen=True)
+class KindSpec:
+    """What a message between a site and the server may carry."""
+
+    name: str
+    title: str
+    """Two or three words, for plots."""
+    contents: str
+    """A sentence: what it holds, and what it does not."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model that a stage saves as ``models/NAME.safetensors``; all of a run's models are evaluated."""
+
+    name: str
+    title: str
+    """What tables and plots call it."""
+    role: str
+    """``student`` runs at the sites; of a method's students the last one made is deployed. ``teacher``: the server."""
+    architecture: str
+    """Section of the configuration that says what it is built from."""
+    compared_with: tuple[str, ...] = ()
+    """Names of models: the differences to them are worked out."""
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One step of a method. A stage of one name is the same in every method that has it."""
+
+    name: str
+    title: str
+    sentence: str
+    """What it does, for the page's list of stages and the run's log."""
+    entry: str
+    """``module:Class`` with ``name`` and ``run(context)``; imported by the worker alone, so it may need torch."""
+    cost: str
+    """``module:function`` from a ``Workload`` to a ``StageCost``; imported by the plan, so it must not need torch."""
+    reads: tuple[str, ...]
+    """Sections of the configuration that no stage before it reads: their keys are part of its results' identity."""
+    makes: tuple[ModelSpec, ...] = ()
+    keeps: tuple[str, ...] = ()
+    """Folders below the run's in which it keeps files beside the artefacts that it records."""
+    records: tuple[str, ...] = ()
+    """Tables of the store that this stage alone writes: samples, scores, evaluation, differences; or PREDICTIONS."""
+    sends: tuple[KindSpec, ...] = ()
+    step: str = "epoch"
+    """What the steps of its curves are."""
+    trains: bool = True
+    """Whether it trains or generates; measuring and packing do not."""
+    grows: bool = False
+    """Whether more ``federation.rounds`` let it go on from its checkpoint; only a method's first stage may."""
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A system: its stages run in order, each resumable on its own."""
+
+    name: str
+    title: str
+    paper: str
+    stages: tuple[StageSpec, ...]
+    overlay: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted keys of the configuration, and the values that make it this system, whatever else is asked for."""
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Names of the stages in order."""
+        return tuple(stage.name for stage in self.stages)
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """The models that it makes, in the order of making."""
+        return tuple(model for stage in self.stages for model in stage.makes)
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Sections of the configuration that its stages read."""
+        return sections_of(self.stage_names)
+
+
+METRICS = KindSpec(
+    "metrics", "numbers", "Numbers that go with a message: round and settings down; loss, Dice and image counts up."
+)
+"""Goes with every message, whatever the stage."""
+
+_methods: dict[str, MethodSpec] = {}
+_known: dict[tuple[type, str], Any] = {}
+"""Stages, models and kinds of the registered methods by class and name."""
+_lock = threading.RLock()
+_is_loaded = False
+
+
+def register(method: MethodSpec) -> MethodSpec:
+    """Add a method; registering an equal one again changes nothing. Raises ``ValueError`` for a faulty description."""
+    with _lock:
+        known = _parts(method)
+        for part in [method, *known.values()]:
+            if not part.name.isidentifier() or part.name != part.name.lower():
+                raise ValueError(f"'{part.name}' is no name: letters, digits and underscores in lower case")
+        if _methods.get(method.name, method) != method:
+            raise ValueError(f"there is another method '{method.name}' already")
+        for (kind, name), part in known.items():
+            if _known.get((kind, name), part) != part:
+                raise ValueError(f"there is another {kind.__name__} '{name}' already")
+        _check_against_schema(method)
+        if any(stage.grows for stage in method.stages[1:]):
+            raise ValueError(f"only the first stage of '{method.name}' can grow with the rounds")
+        _known.update(known)
+        _methods[method.name] = method
+    return method
+
+
+def methods() -> Mapping[str, MethodSpec]:
+    """Return the methods by name; ``UserError`` ``method.module`` for a module of others that cannot be imported."""
+    global _is_loaded
+    with _lock:
+        if not _is_loaded:
+            _is_loaded = True
+            try:
+                _import_all()
+            except BaseException:
+                _is_loaded = False
+                raise
+        return _methods
+
+
+def method(name: str) -> MethodSpec:
+    """Return the method called ``name``; ``UserError`` ``method.unknown``, which lists those that there are."""
+    found = methods().get(name)
+    if found is None:
+        raise UserError(
+            "method.unknown",
+            what=unknown_method(name),
+            why="Its stages are not known here, so nothing can be planned or run.",
+            fix=f"Choose one of them, or name the module that registers it in {MODULES_VARIABLE}.",
+        )
+    return found
+
+
+def unknown_method(name: str) -> str:
+    """Return the sentence that refuses the method ``name``."""
+    return f"There is no method '{name}'; there are {', '.join(methods())}."
+
+
+def stage(name: str) -> StageSpec | None:
+    """Return a stage, or ``None`` for one of a method that is not registered here."""
+    methods()
+    return _known.get((StageSpec, name))
+
+
+def stages(names: Iterable[str]) -> tuple[StageSpec, ...]:
+    """Return the stages of these names that are known, in the order given."""
+    return tuple(found for name in names if (found := stage(name)) is not None)
+
+
+def sections_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the sections of the configuration that the stages of these names read, each once."""
+    return tuple(dict.fromkeys(section for found in stages(names) for section in found.reads))
+
+
+def records_of(names: Iterable[str], what: str) -> bool:
+    """Return whether one of the stages of these names records ``what``."""
+    return any(what in found.records for found in stages(names))
+
+
+def kinds() -> dict[str, KindSpec]:
+    """Return every kind of content that a message may carry, by name."""
+    methods()
+    found = [part for part in _known.values() if isinstance(part, KindSpec)]
+    return {kind.name: kind for kind in [*found, METRICS]}
+
+
+def method_title(name: str) -> str:
+    """Return what people call a method; its name where it is not registered here."""
+    found = methods().get(name)
+    return name if found is None else found.title
+
+
+def stage_title(name: str) -> str:
+    """Return what people call a stage; its name where it is not registered here."""
+    found = stage(name)
+    return name if found is None else found.title
+
+
+def model_title(name: str) -> str:
+    """Return what people call a model; its name where it is not registered here."""
+    methods()
+    found = _known.get((ModelSpec, name))
+    return name if found is None else found.title
+
+
+def overlaid(values: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested ``values`` with the dotted keys of ``overlay`` set; ``values`` stay as they are."""
+    result = dict(values)
+    for key, value in overlay.items():
+        section, _, leaf = key.rpartition(".")
+        if not section:
+            result[leaf] = value
+            continue
+        part = result.get(section, {})
+        part = part.model_dump() if hasattr(part, "model_dump") else part
+        if isinstance(part, Mapping):  # else the schema refuses it
+            result[section] = {**part, leaf: value}
+    return result
+
+
+def load_entry(entry: str) -> Any:
+    """Return what ``module:name`` names; ``UserError`` ``method.entry`` where there is no such thing."""
+    module, _, name = entry.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            "method.entry",
+            what=f"'{entry}', which a method names, cannot be imported: {error}.",
+            why="The work of a stage is written there.",
+            fix="Correct the entry in the method's file, or install what its module needs.",
+        ) from error
+
+
+def make_stages(chosen: MethodSpec) -> tuple[Any, ...]:
+    """Return the stages of a method, ready to run, in order. Imports torch."""
+    made = tuple(load_entry(stage.entry)() for stage in chosen.stages)
+    for stage, spec in zip(made, chosen.stages, strict=True):
+        if stage.name != spec.name:
+            raise UserError(
+                "method.entry",
+                what=f"The stage of {spec.entry} calls itself '{stage.name}', its description '{spec.name}'.",
+                why="Checkpoints and records are kept by this name.",
+                fix="Give both the same name.",
+            )
+    return made
+
+
+def _parts(method: MethodSpec) -> dict[tuple[type, str], Any]:
+    parts = [*method.stages, *method.models, *(kind for stage in method.stages for kind in stage.sends)]
+    found: dict[tuple[type, str], Any] = {}
+    for part in parts:
+        if found.setdefault((type(part), part.name), part) != part:
+            raise ValueError(f"'{method.name}' has two different parts called '{part.name}'")
+    return found
+
+
+def _check_against_schema(method: MethodSpec) -> None:
+    """A section that is misspelt in ``reads`` would be missing from the identity of results."""
+    from engine.config_keys import section_keys  # the configuration asks this module for the methods' names
+
+    keys = section_keys()
+    for stage in method.stages:
+        wrong = [section for section in stage.reads if section not in keys]
+        wrong += [model.architecture for model in stage.makes if model.architecture not in keys]
+        wrong += [f"federation (of '{stage.name}')"] if stage.grows and "federation" not in stage.reads else []
+        if wrong:
+            raise ValueError(f"'{stage.name}' does not name sections of the configuration as it should: {wrong}")
+    for key in method.overlay:
+        section, _, leaf = key.rpartition(".")
+        if leaf not in keys.get(section, ()):
+            raise ValueError(f"the overlay of '{method.name}' names no key of the configuration: {key}")
+
+
+def _import_all() -> None:
+    package = importlib.import_module(PACKAGE)
+    for found in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{PACKAGE}.{found.name}")
+    for module in filter(None, (name.strip() for name in os.environ.get(MODULES_VARIABLE, "").split(","))):
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever a file of others raises: the page must be able to say it
+            raise UserError(
+                "method.module",
+                what=f"The module '{module}', which {MODULES_VARIABLE} names, cannot be imported: "
+                f"{type(error).__name__}: {error}.",
+                why="It registers a method, and every process of the program has to know the same ones.",
+                fix=f"Correct the file, put its folder on PYTHONPATH, or take it out of {MODULES_VARIABLE}.",
+            ) from error

@@ -1,0 +1,56 @@
+"""Stages that several methods have: federated training of the student, evaluation and export."""
+
+from __future__ import annotations
+
+from engine.methods.catalogue import KindSpec, ModelSpec, StageSpec
+
+FEDAVG_STUDENT = ModelSpec("fedavg_student", "TinySAM, FedAvg only", role="student", architecture="student")
+STUDENT = KindSpec(
+    "student",
+    "student weights",
+    "All weights and normalisation statistics of the student model (TinySAM); no image and no mask.",
+)
+FEDERATED_TRAINING = StageSpec(
+    "federated_training",
+    "Federated training",
+    "The student learns at every site; only weights travel.",
+    entry="engine.stages.federated_training:FederatedTraining",
+    cost="engine.planning.stage_costs:federated_training",
+    reads=("data", "student", "federation"),
+    makes=(FEDAVG_STUDENT,),
+    keeps=("sites", "data"),
+    sends=(STUDENT,),
+    step="round",
+    grows=True,
+)
+EVALUATED = KindSpec(
+    "evaluated",
+    "models to be measured",
+    "All weights of a model, sent to a site that measures it for the results table.",
+)
+FIGURES = KindSpec(
+    "figures",
+    "figures of images",
+    "Dice, distances and areas of each image that a site has measured, under numbers in place of names.",
+)
+EVALUATION = StageSpec(
+    "evaluation",
+    "Evaluation",
+    "All models on the site that no training saw.",
+    entry="engine.stages.evaluation:Evaluation",
+    cost="engine.planning.stage_costs:evaluation",
+    reads=("evaluation",),
+    keeps=("evaluation",),
+    records=("evaluation", "differences"),
+    sends=(EVALUATED, FIGURES),
+    trains=False,
+)
+EXPORT = StageSpec(
+    "export",
+    "Export",
+    "The small model as an ONNX bundle.",
+    entry="engine.stages.export:Export",
+    cost="engine.planning.stage_costs:export",
+    reads=("export",),
+    trains=False,
+)
