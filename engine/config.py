@@ -15,16 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
 
 from engine.errors import UserError
 from engine.methods import catalogue
 
 MAX_FAULTS_SAID = 12
 MAX_FILE_BYTES = 1_000_000
-_METHOD_FAULT = "method_unknown"
-_LATER_FAULTS = ("less_than_equal", "string_too_long", _METHOD_FAULT)
-"""What a stored run may have: it is beyond limits that came later, or its method is not registered here."""
+_LIMIT_FAULTS = ("less_than_equal", "string_too_long")
 DEFAULT_METHOD = "dsfedmed"
 PRESETS_DIR = Path(__file__).parent / "presets"
 
@@ -50,7 +47,7 @@ def _refuse_long_path(value: Path) -> Path:
 
 def _refuse_unknown_method(name: str) -> str:
     if name not in catalogue.methods():
-        raise PydanticCustomError(_METHOD_FAULT, "{sentence}", {"sentence": catalogue.unknown_method(name)[:-1]})
+        raise ValueError(catalogue.unknown_method(name).removesuffix("."))
     return name
 
 
@@ -345,11 +342,16 @@ def parse_config(values: Any) -> RunConfig:
 
 
 def parse_stored_config(values: Any) -> RunConfig:
-    """Return the configuration of a run as it was stored, also where a new run could not have it: see _LATER_FAULTS."""
+    """Return the configuration of a run as it was stored, also where a new run could not have it.
+
+    It may be beyond limits that came later, and its method may not be registered here any more.
+    """
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        beyond = [e["loc"] for e in error.errors() if e["type"] in _LATER_FAULTS and 1 <= len(e["loc"]) <= 2]
+        faults = error.errors()
+        limits = [e["loc"] for e in faults if e["type"] in _LIMIT_FAULTS and 1 <= len(e["loc"]) <= 2]
+        beyond = [*limits, *(e["loc"] for e in faults if e["loc"] == ("method",))]
         if len(beyond) < error.error_count():
             return parse_config(values)
     within = json.loads(json.dumps(values))

@@ -44,6 +44,7 @@ def plan(
     as_json: JsonFlag = False,
 ) -> None:
     """Say what a run will take and send, and refuse what cannot run. Nothing is started."""
+    from engine.config_keys import unread_sections
     from engine.planning import plan as make_plan
 
     sites = {"backend": backend, "server": server}
@@ -51,7 +52,8 @@ def plan(
     _set_home(home)
     made = make_plan(chosen, home=home)
     if as_json:
-        print_json({"plan": made.as_dict(), "config": chosen.model_dump(mode="json")})
+        read = chosen.model_dump(mode="json", exclude={*unread_sections(chosen.method)})
+        print_json({"plan": made.as_dict(), "config": read})
     else:
         _print_plan(made)
 

@@ -80,6 +80,29 @@ def test_the_held_out_site_is_chosen_from_the_sites_of_the_images(
     expect(box).to_have_value(TASKS["polyp"].sites[1])
 
 
+def test_the_form_has_the_sections_that_the_method_reads(
+    layout_server: Server, open_page: Callable[..., Watched]
+) -> None:
+    watched = open_page(layout_server.address)
+    page = watched.page
+    page.get_by_role("button", name="Start a new run").click()
+    page.locator("#section-run button.label-wrap").click()
+    page.locator("#section-distillation button.label-wrap").click()
+    expect(page.locator("#field-distillation-mutual")).to_be_visible()
+    for method, distils, chooses in (
+        ("TinySAM by FedAvg alone", False, False),
+        ("DSFedMed, SAM teaches only (", True, False),
+        ("DSFedMed: federated dual", True, True),
+    ):
+        page.locator("#field-method input").click()
+        page.get_by_role("option", name=method).click()
+        expect(page.locator("#section-distillation")).to_be_visible(visible=distils)
+        expect(page.locator("#section-teacher")).to_be_visible(visible=distils)
+        expect(page.locator("#section-federation")).to_be_visible()
+        expect(page.locator("#field-distillation-mutual")).to_be_visible(visible=chooses)
+    assert not watched.faults
+
+
 def test_a_failed_run_says_what_happened_and_what_to_do(
     layout_server: Server, open_page: Callable[..., Watched]
 ) -> None:
