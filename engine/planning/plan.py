@@ -47,7 +47,7 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
     compatibility.check_generated_side(config, names)
     federation = describe(config)
     compatibility.check_classes(federation.classes, names)
-    checks.check_aggregation(config, num_sources=len(federation.sites))
+    checks.check_aggregation(config, num_sources=len(federation.sources))
     sites = _sites(federation)
     measured = calibration(folder)
     speed = measured.speed(device, threads=config.threads, precision=config.precision)

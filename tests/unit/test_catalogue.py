@@ -26,7 +26,8 @@ def test_every_stage_and_cost_that_is_named_exists() -> None:
 
 def test_every_kind_of_message_is_described() -> None:
     kinds = catalogue.kinds()
-    assert list(kinds) == ["student", "generator", "masks", "distilled", "statistics", "metrics"]
+    names = ["student", "generator", "masks", "distilled", "statistics", "evaluated", "figures", "metrics"]
+    assert list(kinds) == names
     assert all(kind.title and kind.contents.endswith(".") for kind in kinds.values())
 
 
