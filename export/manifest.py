@@ -58,7 +58,7 @@ class BundledModel(Record):
     name: Text
     size: Text
     role: Text
-    """distilled_student, distilled_teacher, fedavg_student or finetuned_teacher."""
+    """Name of the model in its run, for instance distilled_student."""
     parameters: Count
 
 

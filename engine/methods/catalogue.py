@@ -14,7 +14,7 @@ import pkgutil
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from engine.errors import UserError
 
@@ -42,7 +42,7 @@ class ModelSpec:
     name: str
     title: str
     """What tables and plots call it."""
-    role: str
+    role: Literal["student", "teacher"]
     """``student`` runs at the sites; of a method's students the last one made is deployed. ``teacher``: the server."""
     architecture: str
     """Section of the configuration that says what it is built from."""

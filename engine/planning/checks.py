@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -86,7 +87,7 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
     sections = catalogue.sections_of(stages)
     found = []
     for key, value in catalogue.method(config.method).overlay.items():
-        found.append(f"{key} is {value}: the method '{config.method}' is that by definition.")
+        found.append(f"{key} is {json.dumps(value)}: the method '{config.method}' is that by definition.")
     for section in sorted(section_keys().keys() - {"", *sections}):
         if getattr(config, section) != getattr(default, section):
             found.append(f"[{section}] has no effect: the method '{config.method}' has no stage that reads it.")
