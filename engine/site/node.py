@@ -101,7 +101,7 @@ def _answer(message: Message, program: Program, listener: _Listener, *, site: st
                 "federation.site_killed",
                 what=f"The program of site {site} was killed {attempt - 1} times at {message.metadata.message_type}.",
                 why="It is not begun once more: it would end the same way.",
-                fix=f"Look at the end of logs/site.log at {site}; where memory was short, lower batch sizes. Then resume.",
+                fix=f"Look at the end of logs/site.log at {site} (short of memory: lower batch sizes), then resume.",
             )
         answer = program.answer(read_request(message, site=site), run=run, listener=listener)
         content = reply_content(answer)
