@@ -16,7 +16,7 @@ from engine.types import MEAN_CLASS, EvaluationRow
 from export.results import class_colour
 
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#8c6bb1", "#8c510a")
-"""Okabe and Ito's colours, which people with any colour vision tell apart, and two of ours for many kinds of message."""
+"""Okabe and Ito's colours, which people with any colour vision tell apart, and two of ours for kinds of message."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 INK = "#64748b"
 GRID = "rgba(100, 116, 139, 0.25)"

@@ -9,13 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from engine.config_federation import FederationConfig
+from engine.config_types import (
+    MAX_NAME_LETTERS,
+    Batch,
+    Decay,
+    Epochs,
+    Factor,
+    Folder,
+    Fraction,
+    Name,
+    Plain,
+    PositiveFactor,
+    Section,
+    Source,
+    StepSize,
+)
 from engine.errors import UserError
 from engine.methods import catalogue
 
@@ -26,25 +41,6 @@ DEFAULT_METHOD = "dsfedmed"
 PRESETS_DIR = Path(__file__).parent / "presets"
 
 
-class Section(BaseModel):
-    """Base of every part of a configuration: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def _refuse_control_characters(value: str | Path) -> str | Path:
-    """Refuse what no name and no path holds, but what breaks terminals, logs and system calls."""
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in str(value)):
-        raise ValueError("control characters are not allowed")
-    return value
-
-
-def _refuse_long_path(value: Path) -> Path:
-    if len(str(value)) > MAX_PATH_LETTERS:
-        raise ValueError(f"a path has at most {MAX_PATH_LETTERS} characters")
-    return value
-
-
 def _refuse_unknown_method(name: str) -> str:
     if name not in catalogue.methods():
         raise ValueError(catalogue.unknown_method(name).removesuffix("."))
@@ -53,24 +49,6 @@ def _refuse_unknown_method(name: str) -> str:
 
 def _offer_methods(schema: dict[str, Any]) -> None:
     schema["enum"] = list(catalogue.methods())
-
-
-# Upper limits (ours): some ten times what any run of the paper or of its size needs, so that a slip of the finger or
-# bad will is refused before it takes a machine for years.
-MAX_NAME_LETTERS = 80
-MAX_PATH_LETTERS = 4096
-_Plain = AfterValidator(_refuse_control_characters)
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-Batch = Annotated[int, Field(ge=1, le=4096)]
-Epochs = Annotated[int, Field(ge=1, le=10_000)]
-StepSize = Annotated[float, Field(gt=0, le=10.0)]
-Factor = Annotated[float, Field(ge=0, le=1e6)]
-PositiveFactor = Annotated[float, Field(gt=0, le=1e6)]
-Name = Annotated[str, Field(max_length=255), _Plain]
-Source = Annotated[str, Field(max_length=MAX_PATH_LETTERS), _Plain]
-"""A name of the registry, or a path."""
-Folder = Annotated[Path, AfterValidator(_refuse_long_path), _Plain]
 
 
 class DataConfig(Section):
@@ -115,40 +93,6 @@ class ModelConfig(Section):
     )
 
 
-class FederationConfig(Section):
-    """Federated training of the student (Eq. 3-4)."""
-
-    rounds: Epochs = Field(100, description="Communication rounds [P: 100]")
-    local_epochs: Epochs = Field(1, description="Epochs at each site in a round [C: 1]")
-    batch_size: Batch = Field(10, description="Images in a batch [C: 10]")
-    learning_rate: StepSize = Field(1e-4, description="Adam step size [C: 1e-4]")
-    aggregation_weights: Literal["exact", "rounded"] = Field("exact", description="n_k/n, or at 2 decimals [C]")
-    average_buffers: bool = Field(True, description="Average BatchNorm statistics [C]; off: the first ones stay")
-    aggregation: Literal["fedavg", "fedavgm", "median", "trimmed_mean", "krum", "multi_krum"] = Field(
-        "fedavg", description="Mean of the sites' models [P], with momentum, or one that withstands hostile sites"
-    )
-    server_momentum: Decay = Field(0.9, description="fedavgm: share of the last step that is taken again")
-    server_learning_rate: StepSize = Field(1.0, description="fedavgm: length of the server's step")
-    trimmed_share: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        0.25, description="trimmed_mean: share of the sites left out at either end of each weight (ours)"
-    )
-    hostile_sites: int = Field(1, ge=0, le=1000, description="krum, multi_krum: sites that may send anything (ours)")
-    large_updates: Literal["accept", "refuse", "clip"] = Field(
-        "accept", description="A site's update far larger than the others': accept, refuse or shorten it (ours)"
-    )
-    update_norm_limit: Annotated[float, Field(ge=1, le=1e6)] = Field(
-        10.0, description="refuse, clip: how many times the norm of the others' median an update may have (ours)"
-    )
-    proximal_mu: Factor = Field(0.0, description="FedProx: weight of mu/2 |theta - received|^2 at the sites; 0 is off")
-    patience: int | None = Field(
-        None,
-        ge=1,
-        le=10_000,
-        description="Stop after so many rounds without a better validation Dice; never when left out (ours)",
-    )
-    average_decay: Decay = Field(0.0, description="Moving mean of the rounds' averages goes on; 0 is the last (ours)")
-
-
 class GeneratorConfig(Section):
     """ControlNet training at each site (Eq. 1)."""
 
@@ -164,7 +108,7 @@ class GeneratorConfig(Section):
     gradient_checkpointing: bool = Field(False, description="Less memory, slower")
     optimiser_8bit: bool = Field(False, description="8-bit AdamW; needs bitsandbytes and a CUDA GPU")
     empty_prompt_fraction: Fraction = Field(0.1, description="Share of batches with an empty prompt (ours)")
-    prompt: Annotated[str, _Plain] | None = Field(
+    prompt: Annotated[str, Plain] | None = Field(
         None, max_length=1000, description="Text prompt; the dataset's modality when left out"
     )
 
@@ -258,7 +202,7 @@ class RunConfig(Section):
     What the method is by definition (its overlay) holds whatever else is given.
     """
 
-    name: Annotated[str, _Plain] = Field(
+    name: Annotated[str, Plain] = Field(
         "run", min_length=1, max_length=MAX_NAME_LETTERS, description="A name for people"
     )
     # A browser's numbers are whole up to 2^53.

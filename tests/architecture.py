@@ -14,7 +14,14 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}
 
-BASE = ("engine.types", "engine.errors", "engine.config", "engine.config_keys", "engine.config_text", "engine.seeding")
+CONFIG = (
+    "engine.config",
+    "engine.config_types",
+    "engine.config_federation",
+    "engine.config_keys",
+    "engine.config_text",
+)
+BASE = ("engine.types", "engine.errors", *CONFIG, "engine.seeding")
 CATALOGUE = "engine.methods.catalogue"
 PREDICTION = ("export.runtime", "export.results", "export.manifest", "export.card")
 RUN_RECORDS = tuple(
@@ -45,7 +52,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.errors": (),
     "engine.types": (),
     "engine.seeding": (),
-    "engine.config": ("engine.errors", CATALOGUE),
+    "engine.config": ("engine.errors", "engine.config_types", "engine.config_federation", CATALOGUE),
+    "engine.config_types": (),
+    "engine.config_federation": ("engine.config_types",),
     "engine.config_keys": ("engine.config", CATALOGUE),
     "engine.config_text": ("engine.config", "engine.config_keys", "engine.errors"),
     "engine.data": BASE,

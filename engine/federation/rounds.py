@@ -6,6 +6,7 @@ handed over one by one, so that a caller who saves each loses at most one site's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from time import monotonic
 import numpy as np
 from flwr.serverapp import Grid
 
+from engine.config import FederationConfig
 from engine.errors import UserError
 from engine.federation.aggregation import federated_average
 from engine.federation.checks import NO_MORE_CHECKS, RoundChecks
@@ -37,8 +39,23 @@ class RoundResult:
     metrics: dict[str, dict[str, float]]
     num_examples: dict[str, int]
     failures: dict[str, UserError]
-    """Sites without a usable reply; always empty unless a quorum was given."""
+    """Sites that the round went on without; always empty unless a quorum was given."""
     wall_s: float
+
+    @classmethod
+    def of(
+        cls,
+        number: int,
+        arrays: Arrays,
+        replies: Mapping[str, SiteReply],
+        *,
+        failures: dict[str, UserError],
+        wall_s: float,
+    ) -> RoundResult:
+        """Return the result without the replies' arrays."""
+        metrics = {site: dict(reply.metrics) for site, reply in replies.items()}
+        counts = {site: reply.num_examples for site, reply in replies.items()}
+        return cls(number, arrays, metrics, counts, failures, wall_s)
 
     def mean(self, name: str) -> float | None:
         """Return a metric's mean over sites weighted by n_k, or None where a site does not report it."""
@@ -49,6 +66,19 @@ class RoundResult:
 
 
 OnRound = Callable[[RoundResult], bool | None]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A site without a usable reply in a round: it is asked again for the ``attempt``-th time, or left out (None)."""
+
+    round: int
+    site: str
+    error: UserError
+    attempt: int | None
+
+
+OnFailure = Callable[[Failure], None]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -71,21 +101,43 @@ class _Round:
     same_arrays: bool = True
     """Whether a reply has to carry the names, shapes and dtypes that were sent."""
     checks: RoundChecks = NO_MORE_CHECKS
+    retries: int = 0
+    on_failure: OnFailure = lambda _failure: None
 
     def collect(
         self, sites: Sequence[str], *, completed: Mapping[str, SiteReply]
     ) -> tuple[dict[str, SiteReply], dict[str, UserError]]:
         """Return (replies sorted by site, failures); raise when they do not suffice."""
         replies = {site: completed[site] for site in sites if site in completed}
-        failures: dict[str, UserError] = {}
         for site, reply in replies.items():
             self._check(reply, site=site)
         for site in self._outsized(replies):
             del replies[site]  # the run was stopped by it; the site has been mended, or is refused again
+        failures = self._ask(sites, replies)
+        for attempt in range(1, self.retries + 1):
+            for site, error in failures.items():
+                self.on_failure(Failure(self.number, site, error, attempt))
+            if not failures:
+                break
+            failures = self._ask(sites, replies)
+        if failures and self.quorum is None:
+            raise next(iter(failures.values()))
+        for site, error in failures.items():
+            self.on_failure(Failure(self.number, site, error, None))
+        _check_enough(replies, sites=sites, failures=failures, quorum=self.quorum, round_number=self.number)
+        return {site: replies[site] for site in sorted(replies)}, failures
+
+    def _ask(self, sites: Sequence[str], replies: dict[str, SiteReply]) -> dict[str, UserError]:
+        """Ask the sites without a reply, add what can be used to ``replies``, and return the failures by site.
+
+        Where nobody asks again and every reply is needed, the first failure ends the round: no other site works for
+        nothing.
+        """
+        failures: dict[str, UserError] = {}
+        stops = self.quorum is None and not self.retries
         task = message_type(self.task)
-        requests = [
-            SiteRequest(site, task, self.number, self.settings, self.arrays) for site in sites if site not in replies
-        ]
+        asked = [site for site in sites if site not in replies]
+        requests = [SiteRequest(site, task, self.number, self.settings, self.arrays) for site in asked]
         answers = ask(
             self.grid,
             requests,
@@ -103,7 +155,7 @@ class _Round:
                     raise answer
                 self._check(answer, site=site)
             except UserError as error:
-                if self.quorum is None:
+                if stops:
                     raise
                 failures[site] = error
                 continue
@@ -111,12 +163,14 @@ class _Round:
             if self.on_reply is not None:
                 self.on_reply(self.number, site, answer)
         for site, error in self._outsized(replies).items():
-            if self.quorum is None:
+            if stops:
                 raise error
             del replies[site]
             failures[site] = error
-        _check_enough(replies, sites=sites, failures=failures, quorum=self.quorum, round_number=self.number)
-        return {site: replies[site] for site in sorted(replies)}, failures
+        late = [site for site in asked if site not in replies and site not in failures]
+        if late and stops:
+            raise _late(late, round_number=self.number)
+        return failures | {site: _late([site], round_number=self.number) for site in late}
 
     def _check(self, reply: SiteReply, *, site: str) -> None:
         sent = self.arrays if self.same_arrays else None
@@ -148,7 +202,9 @@ def run_rounds(
     on_round: OnRound | None = None,
     on_traffic: OnTraffic | None = None,
     quorum: int | None = None,
+    retries: int = 0,
     deadline_s: float | None = None,
+    on_failure: OnFailure = lambda _failure: None,
     completed: Mapping[str, SiteReply] | None = None,
     checks: RoundChecks = NO_MORE_CHECKS,
     check_cancelled: Callable[[], None] = no_check,
@@ -160,36 +216,32 @@ def run_rounds(
     loop. ``completed`` holds the replies of ``start_round`` that an interrupted run had: these sites are not asked
     again. ``on_traffic`` gets the bytes of every message, both ways, of ``kind`` and of the metrics beside it.
     ``quorum`` is how many replies suffice after ``deadline_s`` seconds or when the others have failed; without one
-    every site is needed. ``checks`` is what a reply is held to beyond its own sense; what it refuses is a failure like
-    any other, and a site whose update alone was refused is asked again when the run goes on. Nodes may take ``wait_s``
-    seconds to appear.
+    every site is needed. A site that fails or is late is asked up to ``retries`` times more; ``on_failure`` is told
+    each time, and when the round goes on without it. ``checks`` is what a reply is held to beyond its own sense; what
+    it refuses is a failure like any other, and a site whose update alone was refused is asked again when the run goes
+    on. Nodes may take ``wait_s`` seconds to appear.
 
     Raises RunCancelled as a site or ``check_cancelled`` raised it, and UserError as raised at the site, or
     ``federation.{bad_reply,site_failed,deadline,quorum,site_absent}``.
     """
     nodes = find_sites(grid, sites=sites, wait_s=wait_s)
     questions = partial(
-        _Round,
-        grid=grid,
-        nodes=nodes,
-        task=task,
-        kind=kind,
-        settings=settings or {},
+        _Round, grid=grid, nodes=nodes, task=task, kind=kind, settings=settings or {},
         on_reply=on_reply,
         on_traffic=on_traffic,
         quorum=quorum,
+        retries=retries,
+        on_failure=on_failure,
         deadline_s=deadline_s,
         checks=checks,
         check_cancelled=check_cancelled,
-    )
+    )  # fmt: skip
     for number in range(start_round, rounds + 1):
         started = monotonic()
         known = completed if completed is not None and number == start_round else {}
         replies, failures = questions(number=number, arrays=arrays).collect(sites, completed=known)
         arrays = aggregate(replies, arrays)
-        metrics = {site: dict(reply.metrics) for site, reply in replies.items()}
-        counts = {site: reply.num_examples for site, reply in replies.items()}
-        result = RoundResult(number, arrays, metrics, counts, failures, monotonic() - started)
+        result = RoundResult.of(number, arrays, replies, failures=failures, wall_s=monotonic() - started)
         if on_round is not None and on_round(result):
             break
     return dict(arrays)
@@ -243,6 +295,23 @@ def call_once(
     return {site: replies[site] for site in sorted(replies)}
 
 
+def quorum_of(config: FederationConfig, *, num_sites: int) -> int | None:
+    """Return how many replies a round needs, None for all of them: half of the sites where nothing else is set."""
+    if config.on_failure != "skip":
+        return None
+    return min(num_sites, config.quorum or math.ceil(num_sites / 2))
+
+
+def _late(sites: Sequence[str], *, round_number: int) -> UserError:
+    return UserError(
+        "federation.deadline",
+        what=f"Round {round_number} is over its deadline without {', '.join(sites)}.",
+        why="Its reply had not come when the time was over.",
+        fix="Give the sites more time (federation.deadline_s), go on without the slow ones (federation.on_failure = "
+        "'skip'), or mend the slow site; then resume the run.",
+    )
+
+
 def _check_enough(
     replies: Mapping[str, SiteReply],
     *,
@@ -251,16 +320,8 @@ def _check_enough(
     quorum: int | None,
     round_number: int,
 ) -> None:
-    late = [site for site in sites if site not in replies and site not in failures]
-    if quorum is None and late:
-        raise UserError(
-            "federation.deadline",
-            what=f"Round {round_number} is over its deadline without {', '.join(late)}.",
-            why="Without a quorum every site's reply is needed.",
-            fix="Give the sites more time, set a quorum, or mend the slow site; then resume the run.",
-        )
     if quorum is not None and len(replies) < quorum:
-        reasons = "; ".join([*(f"{site}: {error}" for site, error in failures.items()), *(f"{s}: late" for s in late)])
+        reasons = "; ".join(f"{site}: {error.what}" for site, error in failures.items())
         raise UserError(
             "federation.quorum",
             what=f"Round {round_number} has {len(replies)} of the {quorum} replies that it needs ({reasons}).",

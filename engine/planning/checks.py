@@ -101,6 +101,7 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
     if config.federation.patience is not None and not any(site.num_validation for site in work.sources):
         found.append("federation.patience has no effect: no site has validation images.")
     found += _aggregation_warnings(config, num_sources=len(work.sources))
+    found += _failure_warnings(config, num_sources=len(work.sources))
     for role in (role for role in ("student", "teacher") if role in sections):
         if getattr(config, role).batch_norm == "kept" and getattr(config, role).name != "tinysam":
             found.append(f"{role}.batch_norm has no effect: only TinySAM has such layers to keep.")
@@ -118,6 +119,19 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
     if peak_gib > available_gib:
         found.append(f"About {peak_gib:.1f} GiB are needed at the peak; {available_gib:.1f} GiB are free just now.")
     return tuple(found)
+
+
+def _failure_warnings(config: RunConfig, *, num_sources: int) -> list[str]:
+    part, default = config.federation, RunConfig().federation
+    found = []
+    for key, needed in (("retries", "retry"), ("quorum", "skip")):
+        if part.on_failure != needed and getattr(part, key) != getattr(default, key):
+            found.append(f"federation.{key} has no effect: federation.on_failure is not '{needed}'.")
+    if part.on_failure == "skip" and part.quorum is not None and part.quorum > num_sources:
+        found.append(f"federation.quorum is {part.quorum}: with {num_sources} sites every one is needed.")
+    if part.deadline_s is not None and config.backend == "local":
+        found.append("federation.deadline_s has no effect on sites in this process: they work one after the other.")
+    return found
 
 
 def _data_warnings(config: RunConfig) -> list[str]:

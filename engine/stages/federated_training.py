@@ -12,12 +12,15 @@ from torch import Tensor
 
 from engine.federation.aggregation import make_aggregator
 from engine.federation.checks import RoundChecks
-from engine.federation.rounds import RoundResult
+from engine.federation.rounds import Failure, RoundResult, quorum_of
 from engine.federation.tasks import TRAIN_STUDENT, VALIDATE_STUDENT, Arrays, SiteReply
 from engine.models.arrays import buffer_names, load_arrays, model_arrays
 from engine.models.averaging import moved_mean
 from engine.stages.context import RunContext
 from engine.stages.reply_files import ReplyFiles
+
+TOOK_PART = "took_part"
+"""Curve of a site: 1 for a round whose average has its reply, 0 for one without it."""
 
 
 class FederatedTraining:
@@ -83,6 +86,10 @@ class _Training:
                 start_round=self.round + 1,
                 aggregate=self.aggregator.aggregate,
                 checks=self.checks,
+                quorum=quorum_of(self.config, num_sites=len(self.sites)),
+                retries=self.config.retries if self.config.on_failure == "retry" else 0,
+                deadline_s=self.config.deadline_s,
+                on_failure=self._on_failure,
                 on_reply=self._on_reply,
                 on_round=self._on_round,
                 completed=self.completed,
@@ -140,10 +147,19 @@ class _Training:
             self.context.reporter.metric(name, reply.metrics[name], step=round_number, site=site)
         self.replies.save(round_number, site, reply)
 
+    def _on_failure(self, failure: Failure) -> None:
+        what = f"asked again, attempt {failure.attempt}" if failure.attempt else "the round goes on without it"
+        line = f"Round {failure.round}, {failure.site}: {what}. {failure.error.what}"
+        self.context.reporter.log("warning", line)
+
     def _on_round(self, result: RoundResult) -> bool:
         if not self.judges_mean:
             self._judge(result.metrics, arrays=self.arrays)
         self.round, self.arrays = result.round, result.arrays
+        if self.config.on_failure == "skip":
+            for site in self.sites:
+                took_part = float(site in result.metrics)
+                self.context.reporter.metric(TOOK_PART, took_part, step=result.round, site=site)
         if self.config.average_decay:
             current = {name: torch.from_numpy(np.asarray(array)) for name, array in self.arrays.items()}
             self.mean = moved_mean(self.mean, current, decay=self.config.average_decay, count=self.round)

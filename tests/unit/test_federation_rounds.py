@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from engine.config import FederationConfig
 from engine.errors import UserError
 from engine.federation.aggregation import federated_average
 from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.client_app import build_client_app
 from engine.federation.payload import payload_bytes
-from engine.federation.rounds import RoundResult, call_once, run_rounds
+from engine.federation.rounds import Failure, RoundResult, call_once, quorum_of, run_rounds
 from engine.federation.tasks import SiteReply, SiteRequest
 from engine.models.arrays import buffer_names, load_arrays, model_arrays
 from engine.models.objective import Objective
@@ -278,6 +281,66 @@ def test_a_quorum_goes_on_without_a_failed_site_and_says_so() -> None:
     assert np.array_equal(arrays["w"], np.full((2, 2), 2.0))
     assert [sorted(result.metrics) for result in results] == [["north", "west"]] * 2
     assert [list(result.failures) for result in results] == [["south"]] * 2
+
+
+def failing_first(times: int) -> tuple[Callable[[SiteRequest], SiteReply], list[tuple[str, int]]]:
+    """Return a task that fails so often at the south in each round, and the list of who was asked."""
+    asked: list[tuple[str, int]] = []
+
+    def task(request: SiteRequest) -> SiteReply:
+        asked.append((request.site, request.round))
+        if request.site == "south" and asked.count((request.site, request.round)) <= times:
+            raise RuntimeError("the disk is full")
+        return echo(request)
+
+    return task, asked
+
+
+def test_a_site_that_fails_is_asked_again_and_the_model_is_that_of_no_failure() -> None:
+    task, asked = failing_first(2)
+    told: list[Failure] = []
+    results: list[RoundResult] = []
+    grid = InProcessGrid(build_client_app({"student": task}), sites=SITES)
+    how: dict[str, Any] = {"arrays": WEIGHT, "sites": SITES, "rounds": 2}
+    arrays = run_rounds(grid, retries=2, on_failure=told.append, on_round=results.append, **how)
+    plain = run_rounds(InProcessGrid(build_client_app({"student": echo}), sites=SITES), **how)
+    assert_same_bits(arrays, plain)
+    assert [(f.round, f.site, f.attempt) for f in told] == [(n, "south", k) for n in (1, 2) for k in (1, 2)]
+    assert all("the disk is full" in failure.error.what for failure in told)
+    assert not any(result.failures for result in results)
+    assert asked.count(("north", 1)) == asked.count(("west", 2)) == 1, "who has answered is not asked again"
+
+
+def test_a_site_that_goes_on_failing_stops_the_run_by_name() -> None:
+    task, asked = failing_first(9)
+    grid = InProcessGrid(build_client_app({"student": task}), sites=SITES)
+    with pytest.raises(UserError, match=r"Site south failed.*the disk is full"):
+        run_rounds(grid, arrays=WEIGHT, sites=SITES, rounds=1, retries=2)
+    assert asked.count(("south", 1)) == 3
+
+
+def test_a_late_site_is_a_failure_that_can_be_left_out() -> None:
+    told: list[Failure] = []
+    grid = InProcessGrid(build_client_app({"student": echo}), sites=SITES)
+    with pytest.raises(UserError, match=r"0 of the 1 replies .*north: Round 1 is over its deadline without north"):
+        run_rounds(grid, arrays=WEIGHT, sites=SITES, rounds=1, quorum=1, deadline_s=0.0, on_failure=told.append)
+    assert {(failure.site, failure.error.code) for failure in told} == {(s, "federation.deadline") for s in SITES}
+
+
+@pytest.mark.parametrize(
+    ("federation", "expected"),
+    [
+        ({}, None),
+        ({"on_failure": "retry"}, None),
+        ({"on_failure": "skip"}, 3),
+        ({"on_failure": "skip", "quorum": 2}, 2),
+        ({"on_failure": "skip", "quorum": 9}, 5),
+        ({"quorum": 2}, None),
+    ],
+)
+def test_how_many_replies_a_round_needs(federation: dict[str, Any], expected: int | None) -> None:
+    """Of five sites; half of them, rounded up, where only skipping is chosen."""
+    assert quorum_of(FederationConfig(**federation), num_sites=5) == expected
 
 
 def test_too_few_replies_for_the_quorum() -> None:

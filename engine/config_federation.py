@@ -1,0 +1,53 @@
+"""The section ``federation`` of a configuration: rounds, aggregation, what happens when a site fails."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from engine.config_types import Batch, Decay, Epochs, Factor, Section, StepSize
+
+
+class FederationConfig(Section):
+    """Federated training of the student (Eq. 3-4)."""
+
+    rounds: Epochs = Field(100, description="Communication rounds [P: 100]")
+    local_epochs: Epochs = Field(1, description="Epochs at each site in a round [C: 1]")
+    batch_size: Batch = Field(10, description="Images in a batch [C: 10]")
+    learning_rate: StepSize = Field(1e-4, description="Adam step size [C: 1e-4]")
+    aggregation_weights: Literal["exact", "rounded"] = Field("exact", description="n_k/n, or at 2 decimals [C]")
+    average_buffers: bool = Field(True, description="Average BatchNorm statistics [C]; off: the first ones stay")
+    aggregation: Literal["fedavg", "fedavgm", "median", "trimmed_mean", "krum", "multi_krum"] = Field(
+        "fedavg", description="Mean of the sites' models [P], with momentum, or one that withstands hostile sites"
+    )
+    server_momentum: Decay = Field(0.9, description="fedavgm: share of the last step that is taken again")
+    server_learning_rate: StepSize = Field(1.0, description="fedavgm: length of the server's step")
+    trimmed_share: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.25, description="trimmed_mean: share of the sites left out at either end of each weight (ours)"
+    )
+    hostile_sites: int = Field(1, ge=0, le=1000, description="krum, multi_krum: sites that may send anything (ours)")
+    large_updates: Literal["accept", "refuse", "clip"] = Field(
+        "accept", description="A site's update far larger than the others': accept, refuse or shorten it (ours)"
+    )
+    update_norm_limit: Annotated[float, Field(ge=1, le=1e6)] = Field(
+        10.0, description="refuse, clip: how many times the norm of the others' median an update may have (ours)"
+    )
+    on_failure: Literal["stop", "retry", "skip"] = Field(
+        "stop", description="A site fails or is late: stop the run, ask again, or go on without it that round (ours)"
+    )
+    retries: int = Field(3, ge=1, le=1000, description="retry: times that a site is asked again in one round (ours)")
+    quorum: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None, description="skip: replies that a round needs; half of the sites when left out (ours)"
+    )
+    deadline_s: Annotated[float, Field(gt=0, le=1e7)] | None = Field(
+        None, description="Seconds after which a site that has not answered counts as failed; never when left out"
+    )
+    proximal_mu: Factor = Field(0.0, description="FedProx: weight of mu/2 |theta - received|^2 at the sites; 0 is off")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Stop after so many rounds without a better validation Dice; never when left out (ours)",
+    )
+    average_decay: Decay = Field(0.0, description="Moving mean of the rounds' averages goes on; 0 is the last (ours)")

@@ -1,0 +1,47 @@
+"""What the fields of a configuration may hold: names, paths, counts, shares, each with its limits."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+# Upper limits (ours): some ten times what any run of the paper or of its size needs, so that a slip of the finger or
+# bad will is refused before it takes a machine for years.
+MAX_NAME_LETTERS = 80
+MAX_PATH_LETTERS = 4096
+
+
+class Section(BaseModel):
+    """Base of every part of a configuration: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _refuse_control_characters(value: str | Path) -> str | Path:
+    """Refuse what no name and no path holds, but what breaks terminals, logs and system calls."""
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in str(value)):
+        raise ValueError("control characters are not allowed")
+    return value
+
+
+def _refuse_long_path(value: Path) -> Path:
+    if len(str(value)) > MAX_PATH_LETTERS:
+        raise ValueError(f"a path has at most {MAX_PATH_LETTERS} characters")
+    return value
+
+
+Plain = AfterValidator(_refuse_control_characters)
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Batch = Annotated[int, Field(ge=1, le=4096)]
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
+StepSize = Annotated[float, Field(gt=0, le=10.0)]
+Factor = Annotated[float, Field(ge=0, le=1e6)]
+PositiveFactor = Annotated[float, Field(gt=0, le=1e6)]
+Name = Annotated[str, Field(max_length=255), Plain]
+Source = Annotated[str, Field(max_length=MAX_PATH_LETTERS), Plain]
+"""A name of the registry, or a path."""
+Folder = Annotated[Path, AfterValidator(_refuse_long_path), Plain]
