@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from engine.config_federation import FederationConfig
-from engine.config_types import (
+from engine.config_fields import (
     MAX_NAME_LETTERS,
     Batch,
     Decay,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from engine.config_types import Batch, Decay, Epochs, Factor, Section, StepSize
+from engine.config_fields import Batch, Decay, Epochs, Factor, Section, StepSize
 
 
 class FederationConfig(Section):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from engine.config import RunConfig, Section
+from engine.config import RunConfig
+from engine.config_fields import Section
 from engine.methods import catalogue
 
 

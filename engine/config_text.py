@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from engine.config import RunConfig, Section
+from engine.config import RunConfig
+from engine.config_fields import Section
 from engine.config_keys import unread_sections
 
 

@@ -16,7 +16,7 @@ VAGUE_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}
 
 CONFIG = (
     "engine.config",
-    "engine.config_types",
+    "engine.config_fields",
     "engine.config_federation",
     "engine.config_keys",
     "engine.config_text",
@@ -52,11 +52,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.errors": (),
     "engine.types": (),
     "engine.seeding": (),
-    "engine.config": ("engine.errors", "engine.config_types", "engine.config_federation", CATALOGUE),
-    "engine.config_types": (),
-    "engine.config_federation": ("engine.config_types",),
-    "engine.config_keys": ("engine.config", CATALOGUE),
-    "engine.config_text": ("engine.config", "engine.config_keys", "engine.errors"),
+    "engine.config": ("engine.errors", "engine.config_fields", "engine.config_federation", CATALOGUE),
+    "engine.config_fields": (),
+    "engine.config_federation": ("engine.config_fields",),
+    "engine.config_keys": ("engine.config", "engine.config_fields", CATALOGUE),
+    "engine.config_text": ("engine.config", "engine.config_fields", "engine.config_keys", "engine.errors"),
     "engine.data": BASE,
     "engine.models": BASE,
     **{part: (*BASE, "engine.models", "engine.data") for part in METHOD_PARTS},
@@ -97,6 +97,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *BORDER,
         "engine.data",
         "engine.site",
+        CATALOGUE,
         "engine.models.assets",
         "engine.runs.checkpoint",
         "engine.runs.identity",
@@ -154,8 +155,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 """The longest name that an importer's dotted name starts with decides. Nothing lists app or tests."""
 
 TORCH_FREE = (
-    "app", "engine.config", "engine.config_keys", "engine.config_text", "engine.methods", "engine.planning",
-    "engine.evaluation.tables", "engine.evaluation.spread", *PREDICTION, *RUN_RECORDS,
+    "app", "engine.config", "engine.config_fields", "engine.config_keys", "engine.config_text", "engine.methods",
+    "engine.planning", "engine.evaluation.tables", "engine.evaluation.spread", *PREDICTION, *RUN_RECORDS,
 )  # fmt: skip
 """Modules (and subpackages) that must not bring in torch, directly or through what they import."""
 

@@ -12,7 +12,7 @@ from app import forms, markup, text, viewmodels
 from app.picker import Picker
 from app.studio import Studio
 from app.tabs import asking, run_form
-from engine.config import MAX_NAME_LETTERS
+from engine.config_fields import MAX_NAME_LETTERS
 from engine.runs.identity import growing_stage
 from engine.runs.records import RunView
 

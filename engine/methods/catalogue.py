@@ -260,7 +260,8 @@ def make_stages(chosen: MethodSpec) -> tuple[Any, ...]:
 
 
 def _parts(method: MethodSpec) -> dict[tuple[type, str], Any]:
-    parts = [*method.stages, *method.models, *(kind for stage in method.stages for kind in stage.sends)]
+    sent = (kind for stage in method.stages for kind in stage.sends)
+    parts: list[StageSpec | ModelSpec | KindSpec] = [*method.stages, *method.models, *sent]
     found: dict[tuple[type, str], Any] = {}
     for part in parts:
         if found.setdefault((type(part), part.name), part) != part:

@@ -15,9 +15,10 @@ from engine.data.datasets import Federation, load_site
 from engine.data.problems import Problem, raise_problems
 from engine.errors import UserError
 from engine.federation.tasks import DESCRIBE, READ_EVERYTHING, TRAIN_GENERATOR, Listener, SiteReply, SiteRequest
+from engine.methods import catalogue
 from engine.models.assets import list_assets
 from engine.runs.checkpoint import CheckpointStore
-from engine.runs.identity import METHOD_STAGES, checkpoint_hash
+from engine.runs.identity import checkpoint_hash
 from engine.site.data import SiteData, sites_here
 from engine.site.program import SiteProgram
 from engine.site.state import SiteState
@@ -79,7 +80,7 @@ class DeployedSite:
         data = sites_here(config, federation=federation)[self._site]
         folder = self._folder / "runs" / run_id
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        names = METHOD_STAGES[config.method]
+        names = catalogue.method(config.method).stage_names
         if config.threads is not None:
             torch.set_num_threads(config.threads)
 

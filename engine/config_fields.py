@@ -1,4 +1,4 @@
-"""What the fields of a configuration may hold: names, paths, counts, shares, each with its limits."""
+"""What the parts of a configuration are made of: the base of its sections, and bounded kinds of values."""
 
 from __future__ import annotations
 
