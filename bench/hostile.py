@@ -116,7 +116,7 @@ DEFENCES: dict[str, dict[str, Any]] = {
 """What the configuration says under [federation]; the checks of single replies are always on.
 
 A quarter trimmed off four sites is the median."""
-RELIED_ON = ("refuse, median",)
+RELIED_ON = ("refuse, multi-Krum",)
 QUICK = ("NaN", "update x -10", "flipped labels")
 
 

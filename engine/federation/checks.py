@@ -15,6 +15,8 @@ from engine.federation.update_norms import update_ratios
 WIRE_DTYPES = ("float32", "float16", "float64", "int64", "uint8", "bool")
 """What may cross a site's border."""
 
+BAD_REPLY = "federation.bad_reply"
+"""Code of the failure of a site whose reply was refused."""
 VARIANCE_SUFFIX = "running_var"
 MAX_METRICS = 100
 """Figures in a reply (ours)."""
@@ -198,7 +200,7 @@ def is_possible_shape(shape: Sequence[int]) -> bool:
 def bad_reply(site: str, *, round_number: int, problem: str) -> UserError:
     """Return the failure of a site whose reply cannot be used; ``problem`` goes on after a colon."""
     return UserError(
-        "federation.bad_reply",
+        BAD_REPLY,
         what=f"The reply of site {site} in round {round_number} cannot be used: {problem}.",
         why="One bad reply would spoil the model of all sites.",
         fix=f"Look at the data and the log of {site}; a lower learning rate helps when numbers overflow.",

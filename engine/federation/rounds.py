@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
+from typing import Protocol
 
 import numpy as np
 from flwr.serverapp import Grid
 
 from engine.config import FederationConfig
 from engine.errors import UserError
-from engine.federation.aggregation import federated_average
-from engine.federation.checks import NO_MORE_CHECKS, RoundChecks
+from engine.federation.aggregation.fedavg import FedAvg
+from engine.federation.checks import BAD_REPLY, NO_MORE_CHECKS, RoundChecks
 from engine.federation.exchange import MAX_REPLY_BYTES, KnowsSites, OnTraffic, ask, find_sites, no_check
 from engine.federation.payload import payload_bytes
 from engine.federation.tasks import Arrays, Scalar, SiteReply, SiteRequest, message_type
@@ -27,7 +28,15 @@ FOREIGN_HEADER_BYTES = 10_000
 """How much longer than ours a header of an array may be that another program wrote (numpy's own limit)."""
 
 OnReply = Callable[[int, str, SiteReply], None]
-Aggregate = Callable[[Mapping[str, SiteReply], Arrays], dict[str, np.ndarray]]
+
+
+class Aggregate(Protocol):
+    """What makes one model of a round's replies; see ``aggregation.Aggregator.aggregate``."""
+
+    def __call__(
+        self, replies: Mapping[str, SiteReply], previous: Arrays, *, num_refused: int
+    ) -> dict[str, np.ndarray]:
+        """Return the model after the round."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +75,7 @@ class RoundResult:
 
 
 OnRound = Callable[[RoundResult], bool | None]
+FEDAVG = FedAvg().aggregate
 
 
 @dataclass(frozen=True)
@@ -197,7 +207,7 @@ def run_rounds(
     task: str = "student",
     kind: str = "student",
     settings: Mapping[str, Scalar] | None = None,
-    aggregate: Aggregate = federated_average,
+    aggregate: Aggregate = FEDAVG,
     on_reply: OnReply | None = None,
     on_round: OnRound | None = None,
     on_traffic: OnTraffic | None = None,
@@ -240,7 +250,8 @@ def run_rounds(
         started = monotonic()
         known = completed if completed is not None and number == start_round else {}
         replies, failures = questions(number=number, arrays=arrays).collect(sites, completed=known)
-        arrays = aggregate(replies, arrays)
+        num_refused = sum(error.code == BAD_REPLY for error in failures.values())
+        arrays = aggregate(replies, arrays, num_refused=num_refused)
         result = RoundResult.of(number, arrays, replies, failures=failures, wall_s=monotonic() - started)
         if on_round is not None and on_round(result):
             break

@@ -323,3 +323,23 @@ def test_without_the_checks_these_replies_would_spoil_the_average() -> None:
     honest = SiteReply(START, {}, 10)
     claims = {"north": honest, "south": SiteReply({"w": np.full(4, 7, np.float32)}, {}, 10**9)}
     assert federated_average(claims, START)["w"].tolist() == pytest.approx([7.0] * 4)
+
+
+def test_a_refused_site_is_counted_where_it_is_known_to_be_hostile() -> None:
+    told: list[int] = []
+
+    def aggregate(replies: Mapping[str, SiteReply], previous: Any, *, num_refused: int) -> dict[str, np.ndarray]:
+        told.append(num_refused)
+        return federated_average(replies, previous)
+
+    def fail(request: SiteRequest) -> SiteReply:
+        if request.site == "west":
+            raise ZeroDivisionError
+        return hostile(request)
+
+    grid = InProcessGrid(build_client_app({"student": fail}), sites=SITES)
+    run_rounds(
+        grid, arrays=START, sites=SITES, rounds=1, checks=RoundChecks(update_limit=5.0), quorum=2, aggregate=aggregate
+    )
+    run_rounds(grid, arrays=START, sites=SITES, rounds=1, quorum=2, aggregate=aggregate)
+    assert told == [1, 0]

@@ -106,6 +106,9 @@ def test_krum_goes_on_with_one_neighbour_where_replies_are_missing() -> None:
     start, values = {"w": np.zeros(1, np.float32)}, replies_of({"a": [1.0], "b": [2.0], "c": [60.0]})
     assert make(aggregation="krum").aggregate(values, start)["w"].tolist() == [1.0]
     assert make(aggregation="multi_krum").aggregate(values, start)["w"].tolist() == [1.5]
+    for large in ("accept", "clip"):  # one was refused, so it is none of these
+        kept = make(aggregation="multi_krum", large_updates=large, update_norm_limit=1000.0)
+        assert kept.aggregate(values, start, num_refused=1)["w"].tolist() == [21.0]
     assert make(aggregation="krum", hostile_sites=0).aggregate(replies_of({"a": [4.0]}), start)["w"].tolist() == [4.0]
 
 

@@ -198,7 +198,7 @@ def test_buffers_of_the_server_stay_when_not_averaged(tmp_path: Path) -> None:
         arrays=arrays,
         sites=SITES,
         rounds=1,
-        aggregate=lambda replies, previous: federated_average(
+        aggregate=lambda replies, previous, num_refused: federated_average(
             replies, previous, average_buffers=False, buffers=buffers
         ),
     )

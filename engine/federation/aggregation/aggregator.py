@@ -17,9 +17,12 @@ Rule = Callable[[Sequence[np.ndarray]], np.ndarray]
 class Aggregator(Protocol):
     """One algorithm with what it keeps from round to round."""
 
-    def aggregate(self, replies: Mapping[str, SiteReply], previous: Arrays) -> dict[str, np.ndarray]:
+    def aggregate(
+        self, replies: Mapping[str, SiteReply], previous: Arrays, *, num_refused: int = 0
+    ) -> dict[str, np.ndarray]:
         """Return the model after a round: the arrays of ``previous``, the model before it, with their dtypes.
 
+        ``num_refused`` is how many sites sent something that was refused; their replies are not among ``replies``.
         Sites are taken in the order of their names, sums are float64, and the replies are left as they are.
         """
 

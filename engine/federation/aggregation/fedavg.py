@@ -76,7 +76,9 @@ class FedAvg(Stateless):
     buffers: Buffers = NO_BUFFERS
     rounded_weights: bool = False
 
-    def aggregate(self, replies: Mapping[str, SiteReply], previous: Arrays) -> dict[str, np.ndarray]:
+    def aggregate(
+        self, replies: Mapping[str, SiteReply], previous: Arrays, *, num_refused: int = 0
+    ) -> dict[str, np.ndarray]:
         """Return the average of the replies by n_k."""
         return federated_average(
             replies,

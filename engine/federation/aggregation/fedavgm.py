@@ -30,7 +30,9 @@ class FedAvgM:
         self._average, self._momentum, self._learning_rate = average, momentum, learning_rate
         self._velocity: dict[str, np.ndarray] = {}
 
-    def aggregate(self, replies: Mapping[str, SiteReply], previous: Arrays) -> dict[str, np.ndarray]:
+    def aggregate(
+        self, replies: Mapping[str, SiteReply], previous: Arrays, *, num_refused: int = 0
+    ) -> dict[str, np.ndarray]:
         """Return the model a step of momentum further than the average of the replies."""
         result = self._average.aggregate(replies, previous)
         for key, old in previous.items():

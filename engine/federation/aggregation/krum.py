@@ -17,7 +17,8 @@ from engine.federation.tasks import Arrays, SiteReply
 class Krum(Stateless):
     """A site's score is the sum of the squared distances to its n - f - 2 closest; the lowest scores are averaged.
 
-    One neighbour at least, as in Flower: where a reply was refused or is missing, the round goes on with fewer.
+    Sites that were refused in the round are some of the f. Where others' replies are missing, one neighbour at least is
+    asked, as in Flower.
 
     Parameters
     ----------
@@ -36,26 +37,29 @@ class Krum(Stateless):
     num_hostile: int
     num_kept: int | None = 1
 
-    def aggregate(self, replies: Mapping[str, SiteReply], previous: Arrays) -> dict[str, np.ndarray]:
+    def aggregate(
+        self, replies: Mapping[str, SiteReply], previous: Arrays, *, num_refused: int = 0
+    ) -> dict[str, np.ndarray]:
         """Return the average of the chosen replies by n_k. Raises ``UserError`` ``federation.too_few_for_krum``."""
-        chosen = self.choose(replies, previous)
+        chosen = self.choose(replies, previous, num_refused=num_refused)
         return self.average.aggregate({name: replies[name] for name in chosen}, previous)
 
-    def choose(self, replies: Mapping[str, SiteReply], previous: Arrays) -> list[str]:
+    def choose(self, replies: Mapping[str, SiteReply], previous: Arrays, *, num_refused: int = 0) -> list[str]:
         """Return the chosen sites, the best first; of equal scores the first by name."""
         names = sorted(replies)
-        if self.num_hostile and len(names) < self.num_hostile + 2:
+        num_hostile = max(0, self.num_hostile - num_refused)
+        if num_hostile and len(names) < num_hostile + 2:
             raise UserError(
                 "federation.too_few_for_krum",
-                what=f"Krum has {len(names)} replies in a round and is told that {self.num_hostile} may be hostile.",
+                what=f"Krum has {len(names)} replies in a round and is told that {num_hostile} may be hostile.",
                 why="A model is judged by those that lie close to it: two honest ones are needed.",
                 fix="Take more sites, lower federation.hostile_sites, or set federation.aggregation to 'median'.",
             )
-        num_closest = max(1, len(names) - self.num_hostile - 2)
+        num_closest = max(1, len(names) - num_hostile - 2)
         distances_nn = _squared_distances(replies, previous, average=self.average)
         np.fill_diagonal(distances_nn, np.inf)  # a model is not its own neighbour
         scores = np.sort(distances_nn, axis=1)[:, :num_closest].sum(axis=1)
-        num_kept = self.num_kept or len(names) - self.num_hostile
+        num_kept = self.num_kept or len(names) - num_hostile
         return [names[index] for index in np.argsort(scores, kind="stable")[:num_kept]]
 
 

@@ -20,7 +20,9 @@ class Median(Stateless):
 
     buffers: Buffers = NO_BUFFERS
 
-    def aggregate(self, replies: Mapping[str, SiteReply], previous: Arrays) -> dict[str, np.ndarray]:
+    def aggregate(
+        self, replies: Mapping[str, SiteReply], previous: Arrays, *, num_refused: int = 0
+    ) -> dict[str, np.ndarray]:
         """Return the median of the replies, weight by weight."""
         return combine(replies, previous, rule=_median, buffers=self.buffers)
 

@@ -27,11 +27,13 @@ class NormClipping:
     buffers: frozenset[str] = frozenset()
     num_examples: Mapping[str, int] | None = None
 
-    def aggregate(self, replies: Mapping[str, SiteReply], previous: Arrays) -> dict[str, np.ndarray]:
+    def aggregate(
+        self, replies: Mapping[str, SiteReply], previous: Arrays, *, num_refused: int = 0
+    ) -> dict[str, np.ndarray]:
         """Return what ``inner`` makes of the shortened updates."""
         ratios = update_ratios(replies, previous, buffers=self.buffers, num_examples=self.num_examples)
         clipped = {name: self._clip(reply, previous, ratios[name]) for name, reply in replies.items()}
-        return self.inner.aggregate(clipped, previous)
+        return self.inner.aggregate(clipped, previous, num_refused=num_refused)
 
     def state(self) -> dict[str, Any]:
         """Return the state of ``inner``."""

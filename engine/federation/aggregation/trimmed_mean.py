@@ -22,7 +22,9 @@ class TrimmedMean(Stateless):
     share: float
     buffers: Buffers = NO_BUFFERS
 
-    def aggregate(self, replies: Mapping[str, SiteReply], previous: Arrays) -> dict[str, np.ndarray]:
+    def aggregate(
+        self, replies: Mapping[str, SiteReply], previous: Arrays, *, num_refused: int = 0
+    ) -> dict[str, np.ndarray]:
         """Return the trimmed mean of the replies, weight by weight."""
         return combine(replies, previous, rule=self._mean, buffers=self.buffers)
 
