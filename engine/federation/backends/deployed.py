@@ -146,14 +146,11 @@ class _RunGrid(SuperlinkGrid):
             message.content[RUN_RECORD] = self._run_record
         return super().push_messages(sent)
 
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        replies = super().pull_messages(message_ids)
-        names = {node_id: name for name, node_id in self.known.items()}
-        for reply in replies:
-            if reply.has_content() and TOLD_RECORD in reply.content:
-                told = cast(ConfigRecord, reply.content.pop(TOLD_RECORD))
-                self._back_end.tell(names.get(reply.metadata.src_node_id, "?"), told)
-        return replies
+    def opened(self, reply: Message) -> None:
+        if TOLD_RECORD in reply.content:
+            names = {node_id: name for name, node_id in self.known.items()}
+            told = cast(ConfigRecord, reply.content.pop(TOLD_RECORD))
+            self._back_end.tell(names[reply.metadata.src_node_id], told)
 
 
 def _participants(config: RunConfig, keys: Mapping[str, bytes]) -> tuple[tuple[str, ...], str]:

@@ -18,9 +18,10 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import httpx
-from flwr.app import Message
+from flwr.app import Error, Message
+from flwr.app.message import make_message
 from flwr.cli.build import build_fab_from_files
-from flwr.common.constant import HEARTBEAT_PATIENCE, SubStatus
+from flwr.common.constant import HEARTBEAT_PATIENCE, ErrorCode, SubStatus
 from flwr.common.serde import run_from_proto
 from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest, StopRunRequest
 from flwr.proto.control_pb2 import UnregisterNodeRequest as RevokeNodeRequest
@@ -42,6 +43,7 @@ from flwr.superlink.grid import HttpGrid
 
 from engine.errors import UserError
 from engine.federation.backends.packing import pack, unpack
+from engine.federation.client_app import SiteError
 from engine.federation.connection_faults import plain_words
 
 BEAT_EVERY_S = 15.0
@@ -176,6 +178,7 @@ class SuperlinkGrid(HttpGrid):
     ) -> None:
         self._link, self._keys, self._note = link, dict(keys), note
         self._presence_s, self._check = presence_s, check
+        self._asked: dict[str, int] = {}
         self.known: dict[str, int] = {}
         """Node id of each site that was asked for last, by name."""
         self._control = Control(link)
@@ -256,16 +259,41 @@ class SuperlinkGrid(HttpGrid):
             message.metadata.ttl = MESSAGE_LIFETIME_S
         pack(sent)
         with self._told():
-            return list(super().push_messages(sent))
+            ids = list(super().push_messages(sent))
+        self._asked |= {key: message.metadata.dst_node_id for key, message in zip(ids, sent, strict=True)}
+        return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that are there by now, perhaps none."""
         with self._told():
             replies = list(super().pull_messages(message_ids))
-        for reply in replies:
-            if reply.has_content():
-                unpack(reply.content)
-        return replies
+        return [self._opened(reply) for reply in replies]
+
+    def opened(self, reply: Message) -> None:
+        """Take out of a reply what is no part of its content; whatever this raises makes the reply a bad one."""
+
+    def _opened(self, reply: Message) -> Message:
+        """Return the reply with its arrays unpacked, or an error reply where a site has not written it as ours do."""
+        asked = self._asked.pop(reply.metadata.reply_to_message_id, None)
+        if not reply.has_content():
+            return reply
+        try:
+            if reply.metadata.src_node_id != asked:
+                raise ValueError("it comes from a site that was not asked")
+            unpack(reply.content)
+            self.opened(reply)
+        except Exception as fault:  # a hostile site may write anything at all: its reply is bad, the round goes on
+            bad = UserError(
+                "federation.bad_reply",
+                what=f"Its reply cannot be read: {type(fault).__name__}: {fault}.",
+                why="One bad reply would spoil the model of all sites.",
+                fix="Look whether the site runs this version of the program.",
+            )
+            reason = str(SiteError(site="", error=bad))
+            return make_message(
+                metadata=reply.metadata, error=Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason)
+            )
+        return reply
 
     @contextmanager
     def _told(self) -> Iterator[None]:
