@@ -49,9 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _connect(site: sites.SiteFolder) -> FleetConnection:
-    connection = FleetConnection(
-        site.server, ca=site.folder / "ca.crt", key=site.key, at_work=site.folder / "at_work.bin"
-    )
+    connection = FleetConnection(site.server, ca=site.folder / "ca.crt", key=site.key, notes=site.folder)
     connection.on_accepted = lambda: (site.folder / ACCEPTED).write_text(f"{time.time():.0f}", encoding="utf-8")
     return connection
 

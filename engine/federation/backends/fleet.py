@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -67,13 +68,13 @@ class FleetConnection:
         Certificate of the federation's CA (PEM).
     key : Path
         The site's private key (PEM, ECDSA P-384).
-    at_work : Path
-        Where the message that is being worked on is noted, for a program that is started again.
+    notes : Path
+        Folder for what a program that is started again must know: its node, and the message that was being worked on.
 
     Raises ``UserError`` ``federation.*`` where the server cannot be reached, is another, or refuses the key.
     """
 
-    def __init__(self, address: str, *, ca: Path, key: Path, at_work: Path) -> None:
+    def __init__(self, address: str, *, ca: Path, key: Path, notes: Path) -> None:
         self.address = address
         private = load_pem_private_key(key.read_bytes(), password=None)
         assert isinstance(private, ec.EllipticCurvePrivateKey)
@@ -89,14 +90,18 @@ class FleetConnection:
         """Called when the server has accepted the key."""
         self._over = threading.Event()
         self._refused: UserError | None = None
-        self._at_work = at_work
+        self._at_work, self._node_note = notes / "at_work.bin", notes / "node_id.txt"
         self.attempt = 0
         """How often the message that was received last has been begun, this time included."""
 
     def __enter__(self) -> FleetConnection:
         request = ActivateNodeRequest(public_key=self._public_pem, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
         with plain_words(self.address):
+            if self._node_note.is_file():  # a program that was killed has not said goodbye: still online, it is refused
+                with suppress(httpx.HTTPStatusError):
+                    self._client.DeactivateNode(DeactivateNodeRequest(node_id=int(self._node_note.read_text())))
             self.node = Node(node_id=self._client.ActivateNode(request).node_id)
+        self._node_note.write_text(str(self.node.node_id), encoding="utf-8")
         self.on_accepted()
         self._heart = threading.Thread(target=self._beat, name="fleet heartbeat", daemon=True)
         self._heart.start()
