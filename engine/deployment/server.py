@@ -130,11 +130,20 @@ def update_registrations(federation: Federation, control: Control, *, say: Say) 
     known = {node.key_pem.strip(): node for node in control.nodes()}
     for name, key_pem in wanted.items():
         if key_pem.strip() not in known:
-            control.register(name, key_pem)
+            try:
+                control.register(name, key_pem)
+            except UserError:
+                # A command and the server itself may register at once; then the key is there.
+                if key_pem.strip() not in {node.key_pem.strip() for node in control.nodes()}:
+                    raise
             say(f"{name} may connect now (key {certificates.fingerprint(key_pem)}).")
     for key_pem, node in known.items():
         if key_pem not in {key.strip() for key in wanted.values()}:
-            control.revoke(node.node_id)
+            try:
+                control.revoke(node.node_id)
+            except UserError:
+                if node.node_id in {other.node_id for other in control.nodes()}:
+                    raise
             say(f"{node.name} may not connect any more (key {certificates.fingerprint(key_pem)}).")
 
 

@@ -95,12 +95,12 @@ class FleetConnection:
         """How often the message that was received last has been begun, this time included."""
 
     def __enter__(self) -> FleetConnection:
-        request = ActivateNodeRequest(public_key=self._public_pem, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
         with plain_words(self.address):
-            if self._node_note.is_file():  # a program that was killed has not said goodbye: still online, it is refused
-                with suppress(httpx.HTTPStatusError):
-                    self._client.DeactivateNode(DeactivateNodeRequest(node_id=int(self._node_note.read_text())))
-            self.node = Node(node_id=self._client.ActivateNode(request).node_id)
+            if not self._goes_on():
+                request = ActivateNodeRequest(
+                    public_key=self._public_pem, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
+                )
+                self.node = Node(node_id=self._client.ActivateNode(request).node_id)
         self._node_note.write_text(str(self.node.node_id), encoding="utf-8")
         self.on_accepted()
         self._heart = threading.Thread(target=self._beat, name="fleet heartbeat", daemon=True)
@@ -111,12 +111,24 @@ class FleetConnection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
+        # With work begun, the server waits a minute for this site to come back. It may also be what is gone.
+        if not self._at_work.is_file():
+            with suppress(httpx.HTTPError):
+                self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.node.node_id))
+        self._client.close()
+
+    def _goes_on(self) -> bool:
+        """Return whether the node that was killed or cut off is this site's still: online, it cannot be activated."""
+        if not self._node_note.is_file():
+            return False
+        self.node = Node(node_id=int(self._node_note.read_text(encoding="utf-8")))
+        beat = SendNodeHeartbeatRequest(node=self.node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
         try:
-            self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.node.node_id))
-        except httpx.HTTPError:
-            pass  # the server may be what is gone; it notices the silence
-        finally:
-            self._client.close()
+            return bool(self._client.SendNodeHeartbeat(beat).success)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.UNAUTHORIZED:
+                raise
+            return False  # another server, or new keys
 
     def receive(self) -> Message | None:
         """Return the next message, whole, or None where there is none; messages of runs that are over are dropped.
