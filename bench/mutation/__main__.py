@@ -2,9 +2,11 @@
 
 Two sets. The *known* ones are errors that once stayed green, each an entry of ``known.py``: all must be killed. The
 others are a sample, drawn with a seed, of all small errors that ``operators.py`` makes: the share killed is the score.
-Each mutant runs the tests that pass through its line, fastest first, until one fails.
+Each mutant runs the tests that pass through its line, fastest first, until one fails; ``trial.py`` says why a busy
+machine kills none.
 
-What was measured is kept below ``build/mutation`` and used again while neither the code nor the tests have changed.
+What was measured is kept below ``build/mutation`` and used again while neither the code nor the tests have changed: a
+run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +47,19 @@ HEAVY = (
 )
 """Imported once, before forking: they take longer than most tests, and none of them is mutated."""
 TEST_BUDGET_S = 240.0
-"""Tests of a mutant, fastest first, until so many unmutated seconds are filled (ours)."""
+"""Tests of a mutant, fastest first, until so many unmutated CPU seconds are filled (ours)."""
 AIM = 0.9
+
+
+Drawn = tuple[str, Mutant, bool]
+"""A mutant, the package that it is in, and whether it is one of the known."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One mutant's fate; ``known`` for the errors of the table."""
+    """One mutant's fate: ``code`` is the digest of its module, ``known`` is for the errors of the table."""
 
+    code: str
     package: str
     told: str
     verdict: str
@@ -75,17 +82,23 @@ def main() -> int:
     drawn = [*known(packages), *sample(packages, count=chosen.per_package, seed=chosen.seed)]
     for name in HEAVY:
         importlib.import_module(name)
-    results = list(tried(drawn, seen, jobs=chosen.jobs))
-    return tell(results)
+    return tell(list(tried(drawn, seen, jobs=chosen.jobs, kept=KEPT / f"verdicts-{digest()}.jsonl")))
+
+
+def digest() -> str:
+    """Return the name of the code and the tests as they are."""
+    sha = hashlib.sha256()
+    for file in sorted(
+        file for folder in ("engine", "tests", "bench/mutation") for file in (ROOT / folder).rglob("*.py")
+    ):
+        sha.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
+    return sha.hexdigest()[:16]
 
 
 def baseline() -> dict:
-    """Return the tests of every line and their seconds; measured anew where code or tests have changed."""
+    """Return the tests of every line and their CPU seconds; measured anew where code or tests have changed."""
     tests = [file for file in sorted((ROOT / "tests").rglob("test_*.py")) if _concerned(file)]
-    digest = hashlib.sha256()
-    for file in sorted([*(ROOT / "engine").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]):
-        digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
-    kept = KEPT / f"lines-{digest.hexdigest()[:16]}.json"
+    kept = KEPT / f"lines-{digest()}.json"
     if not kept.is_file():
         print(f"Measuring which of {len(tests)} files of tests pass through which lines ...", flush=True)
         folders = ",".join(sorted({*(f"engine/{package}" for package in PACKAGES), *(entry.folder for entry in KNOWN)}))
@@ -100,17 +113,17 @@ def _concerned(file: Path) -> bool:
     return "tests/ui" not in file.as_posix() and any(name in text for name in names)
 
 
-def known(packages: Sequence[str]) -> list[tuple[str, Mutant, bool]]:
+def known(packages: Sequence[str]) -> list[Drawn]:
     """Return the errors of the table, each made in its file."""
     everything = set(packages) == set(PACKAGES)
     return [(entry.package, entry.mutant(ROOT), True) for entry in KNOWN if everything or entry.package in packages]
 
 
-def sample(packages: Sequence[str], *, count: int, seed: int) -> list[tuple[str, Mutant, bool]]:
+def sample(packages: Sequence[str], *, count: int, seed: int) -> list[Drawn]:
     """Return ``count`` mutants of each package, drawn without replacement."""
     drawn = []
     for package in packages:
-        everything = [m for file in sorted((ROOT / "engine" / package).glob("*.py")) for m in _mutants_of(file)]
+        everything = [m for file in sorted((ROOT / "engine" / package).rglob("*.py")) for m in _mutants_of(file)]
         rng = np.random.Generator(np.random.PCG64([seed, *package.encode()]))
         chosen = rng.permutation(len(everything))[:count]
         drawn += [(package, everything[index], False) for index in sorted(chosen)]
@@ -140,41 +153,56 @@ def tests_of(mutant: Mutant, seen: dict) -> list[str]:
     return kept
 
 
-def tried(drawn: Sequence[tuple[str, Mutant, bool]], seen: dict, *, jobs: int) -> Iterator[Result]:
-    """Put ``jobs`` mutants on trial at a time and yield their results as they come, telling each survivor."""
-    waiting, running = list(reversed(drawn)), {}
-    done, begun = 0, time.monotonic()
+def tried(drawn: Sequence[Drawn], seen: dict, *, jobs: int, kept: Path) -> Iterator[Result]:
+    """Put ``jobs`` mutants on trial at a time and yield their results as they come, telling each survivor.
+
+    Each verdict is a line of ``kept``; those that are there already are taken from it.
+    """
+    before = [Result(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.is_file() else []
+    over = {(result.known, result.code): result for result in before}
+    waiting: list[Drawn] = []
+    for package, mutant, is_known in reversed(drawn):
+        if (is_known, mutant.code) in over:
+            yield over[is_known, mutant.code]
+        else:
+            waiting.append((package, mutant, is_known))
+    running: dict[trial.Trial, Drawn] = {}
+    total, done, begun = len(waiting), 0, time.monotonic()
     while waiting or running:
         while waiting and len(running) < jobs:
-            package, mutant, is_known = waiting.pop()
-            tests = tests_of(mutant, seen)
-            limit = 120 + 10 * sum(seen["seconds"].get(test, 0.0) for test in tests)
-            process = trial.start(ROOT, path=mutant.path, tree=mutant.tree, tests=tests) if tests else None
-            if process is None:
-                done += 1
-                print(f"  survived (no test passes there): {mutant.told}", flush=True)
-                yield Result(package, mutant.told, "survived", is_known)
-                continue
-            running[process] = (package, mutant, is_known, time.monotonic() + limit)
-        for process, (package, mutant, is_known, deadline) in list(running.items()):
-            verdict = trial.judge(process, deadline=deadline)
+            one = waiting.pop()
+            running[_trial(one[1], seen)] = one
+        for on_trial, (package, mutant, is_known) in list(running.items()):
+            verdict = on_trial.judge()
             if verdict is None:
                 continue
-            del running[process]
+            del running[on_trial]
             done += 1
             if verdict == "survived":
-                print(f"  survived: {mutant.told}", flush=True)
-            elif done % 20 == 0:
-                left = (time.monotonic() - begun) / done * (len(drawn) - done)
-                print(f"  {done} of {len(drawn)} tried, about {left / 60:.0f} min left", flush=True)
-            yield Result(package, mutant.told, verdict, is_known)
+                print(f"  survived{'' if on_trial.tests else ' (no test)'}: {mutant.told}", flush=True)
+            if done % 20 == 0:
+                left = (time.monotonic() - begun) / done * (total - done)
+                print(f"  {done} of {total} tried, about {left / 60:.0f} min left", flush=True)
+            result = Result(mutant.code, package, mutant.told, verdict, is_known)
+            with kept.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(result)) + "\n")
+            yield result
         time.sleep(0.05)
+
+
+def _trial(mutant: Mutant, seen: dict) -> trial.Trial:
+    tests = tests_of(mutant, seen)
+    limit = 120 + 10 * sum(seen["seconds"].get(test, 0.0) for test in tests)
+    return trial.Trial(ROOT, mutant.path, mutant.tree, tests, limit).start()
 
 
 def tell(results: Sequence[Result]) -> int:
     """Print the score of each package and of all, with Wilson's 95 % interval; return the exit status."""
     table = [r for r in results if r.known]
     drawn = [r for r in results if not r.known]
+    for result in results:
+        if result.verdict != "killed":
+            print(f"  {result.verdict}: {result.told}")
     print(f"\nKnown errors: {sum(r.verdict != 'survived' for r in table)} of {len(table)} killed")
     killed, tried_ = Counter(r.package for r in drawn if r.verdict != "survived"), Counter(r.package for r in drawn)
     for package in tried_:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -73,6 +74,11 @@ class Mutant:
     def told(self) -> str:
         """The change in one line."""
         return f"{self.path}:{self.line} {self.operator}: {self.before} -> {self.after}"
+
+    @property
+    def code(self) -> str:
+        """The name of the mutated module: two mutants of one line may be told alike."""
+        return hashlib.sha256(f"{self.path} {ast.dump(self.tree)}".encode()).hexdigest()[:16]
 
 
 def mutants(path: str, text: str) -> Iterator[Mutant]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from bench.mutation.__main__ import Result, tried
 from bench.mutation.known import KNOWN, KnownError
 from bench.mutation.operators import mutants
+from tests.patience import RUN_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,31 +73,77 @@ def test_every_known_error_still_has_its_place(error: KnownError) -> None:
     compile(mutant.tree, error.path, "exec")
 
 
-def test_a_mutant_is_killed_by_a_test_that_notices_it_and_by_no_other(tmp_path: Path) -> None:
-    """Two wrong lines of a small module, of which its one test asks for the first only."""
-    (tmp_path / "part.py").write_text("def add(a, b):\n    return a + b\ndef take(a, b):\n    return a - b\n")
-    (tmp_path / "test_part.py").write_text("import part\ndef test_add():\n    assert part.add(2, 3) == 5\n")
-    driver = f"""
-import sys, time
-sys.path.insert(0, {str(tmp_path)!r})
+DRIVER = """
+import ast, json, sys, time
+sys.path.insert(0, {folder!r})
 from pathlib import Path
 from bench.mutation import trial
 from bench.mutation.operators import mutants
-root = Path({str(tmp_path)!r})
-for mutant in mutants("part.py", (root / "part.py").read_text()):
-    process = trial.start(root, path=mutant.path, tree=mutant.tree, tests=["test_part.py"])
-    verdict = None
-    while verdict is None:
-        verdict = trial.judge(process, deadline=time.monotonic() + 240)
+def verdict(code, *tests):
+    trial.LATE_S, trial.STILL_S = 0.5, 5.0
+    tree = ast.parse(code) if isinstance(code, str) else code
+    one = trial.Trial(Path({folder!r}), "part.py", tree, ["test_part.py::" + test for test in tests], 5.0).start()
+    while (found := one.judge()) is None:
         time.sleep(0.01)
-    print(mutant.line, verdict)
-process = trial.start(root, path="part.py", tree=__import__("ast").parse("while True: pass"), tests=["test_part.py"])
-verdict = None
-while verdict is None:
-    verdict = trial.judge(process, deadline=time.monotonic() - 1)
-print(verdict)
+    return found
+print(json.dumps({asked}))
 """
-    told = subprocess.run(
-        [sys.executable, "-c", driver], cwd=ROOT, capture_output=True, text=True, check=True, timeout=280
-    )
-    assert told.stdout.split("\n")[:3] == ["2 killed", "4 survived", "timed out"]
+PART = "def add(a, b):\n    return a + b\ndef take(a, b):\n    return a - b\n"
+TESTS = """
+import time
+import part
+def test_add(): assert part.add(2, 3) == 5
+def test_add_late():
+    time.sleep(1)
+    assert part.add(2, 3) == 5
+def test_of_a_clock():
+    time.sleep(1)
+    assert part.take(3, 2) == 7, "as a limit of its own that a busy machine exceeds"
+"""
+
+
+def _verdicts(folder: Path, asked: str) -> list[str]:
+    """Return what ``asked``, an expression, says in a process that has not imported the module yet."""
+    (folder / "part.py").write_text(PART)
+    (folder / "test_part.py").write_text(TESTS)
+    driver = DRIVER.format(folder=str(folder), asked=asked)
+    command = [sys.executable, "-c", driver]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=RUN_S)
+    return json.loads(told.stdout)
+
+
+def test_a_mutant_is_killed_by_a_test_that_notices_it_and_by_no_other(tmp_path: Path) -> None:
+    """Two wrong lines of a small module, of which its one test asks for the first only."""
+    asked = f"[[m.line, verdict(m.tree, 'test_add')] for m in mutants('part.py', {PART!r})]"
+    assert _verdicts(tmp_path, asked) == [[2, "killed"], [4, "survived"]]
+
+
+def test_a_mutant_that_runs_or_waits_for_ever_is_stopped(tmp_path: Path) -> None:
+    """The first uses more CPU seconds than it has; the second uses none for longer than it may."""
+    waiting = f"import time\n{PART.replace('return a + b', 'time.sleep(1000)')}"
+    assert _verdicts(tmp_path, f"[verdict('while True: pass', 'test_add'), verdict({waiting!r}, 'test_add')]") == [
+        "timed out",
+        "timed out",
+    ]
+
+
+def test_a_busy_machine_kills_no_mutant(tmp_path: Path) -> None:
+    """A late failure counts if the test passes without the mutation; if not, the tests after it decide."""
+    wrong, right = PART.replace("a + b", "a * b"), PART
+    assert _verdicts(
+        tmp_path,
+        f"[verdict({wrong!r}, 'test_add_late'), verdict({wrong!r}, 'test_of_a_clock'),"
+        f" verdict({wrong!r}, 'test_of_a_clock', 'test_add'), verdict({right!r}, 'test_of_a_clock', 'test_add')]",
+    ) == ["killed", "survived", "killed", "survived"]
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    """One verdict is in the file: no process is started for it, and what the file says is the result."""
+    (mutant,) = mutants("part.py", "x = a + b")
+    kept = tmp_path / "verdicts.jsonl"
+    result = Result(mutant.code, "distillation", mutant.told, "killed", False)
+    kept.write_text(json.dumps(asdict(result)) + "\n")
+    assert list(tried([("distillation", mutant, False)], {"lines": {}, "seconds": {}}, jobs=1, kept=kept)) == [result]
+    known = list(tried([("distillation", mutant, True)], {"lines": {}, "seconds": {}}, jobs=1, kept=kept))
+    assert [(r.known, r.verdict) for r in known] == [(True, "survived")], "no test passes there"
+    assert len(kept.read_text().splitlines()) == 2
