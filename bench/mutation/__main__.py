@@ -36,13 +36,21 @@ KEPT = ROOT / "build" / "mutation"
 PACKAGES = ("distillation", "federation", "generation", "evaluation")
 HEAVY = (
     "torch",
+    "torchvision",
     "monai.losses",
     "monai.metrics",
-    "diffusers",
-    "transformers",
+    "diffusers.models.unets.unet_2d_condition",
+    "diffusers.pipelines.controlnet.pipeline_controlnet",
+    "transformers.models.clip.modeling_clip",
     "timm",
+    "flwr.serverapp",
+    "flwr.clientapp",
     "scipy.ndimage",
     "pydantic",
+    "sqlalchemy",
+    "hypothesis.strategies",
+    "onnx",
+    "onnxruntime",
     "highdicom",
 )
 """Imported once, before forking: they take longer than most tests, and none of them is mutated."""
