@@ -1,0 +1,93 @@
+"""Distillation where its numbers run out: models that are quite sure, pools of one sample, masks of two classes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.config import DistillationConfig
+from engine.distillation.learnability import learnability
+from engine.distillation.losses import directed_kl, reference_kl, symmetric_kl
+from engine.distillation.pool import decode_mask, encode_mask
+from engine.distillation.selection import num_selected, select_in_batch, select_pool, select_sampled, select_top_k
+from engine.seeding import numpy_generator
+
+
+def logit(value: float) -> torch.Tensor:
+    return torch.full((1, 1, 1, 1), value)
+
+
+@pytest.mark.parametrize("sure", [200.0, -200.0])
+def test_a_model_that_is_sure_beyond_float32_costs_what_it_should(sure: float) -> None:
+    """q is 1 (or 0) to the last bit: KL(q || 1/2) = log 2; the eps of 1e-8 keeps 0 log 0 at 0."""
+    assert reference_kl(logit(0.0), logit(sure)).item() == pytest.approx(math.log(2), rel=1e-6)
+    assert reference_kl(logit(sure), logit(sure)).item() == pytest.approx(0.0, abs=1e-6)
+    # The other way round, p being 0 for what has probability 1/2: 1/2 log(1/2 / 1e-8) + 1/2 log(1/2 / 1).
+    expected = 0.5 * math.log(0.5 / 1e-8) + 0.5 * math.log(0.5)
+    assert reference_kl(logit(sure), logit(0.0)).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("measure", [symmetric_kl, directed_kl, reference_kl])
+def test_a_temperature_of_two_halves_the_logits_and_weighs_four_times(measure) -> None:
+    first, second = logit(1.0), logit(-3.0)
+    hot = measure(first, second, temperature=2.0)
+    torch.testing.assert_close(hot, 4 * measure(first / 2, second / 2))
+    assert not torch.isclose(hot, measure(first, second), rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "rate", "expected"),
+    [(1, 0.5, 1), (1, 0.01, 1), (2, 0.5, 1), (4, 0.5, 2), (100, 0.001, 1), (10, 0.26, 3), (3, 1.0, 3)],
+)
+def test_the_nearest_whole_number_is_kept_and_at_least_one(num_samples: int, rate: float, expected: int) -> None:
+    assert num_selected(num_samples, rate) == expected
+    assert len(select_top_k(np.arange(float(num_samples)), rate=rate)) == expected
+
+
+def test_the_in_batch_rule_rounds_down_and_takes_one_at_least() -> None:
+    nothing = np.zeros(4)
+    dispute = np.array([1.0, 3.0, 2.0, 0.0])
+    for rate, expected in ((0.1, [1]), (0.49, [1]), (0.74, [1, 2]), (1.0, [1, 2, 0, 3])):
+        assert select_in_batch(nothing, nothing, dispute, quantile=0.5, rate=rate).tolist() == expected
+
+
+def test_ties_go_to_the_earlier_sample() -> None:
+    assert select_top_k(np.array([1.0, 2.0, 1.0, 2.0, 1.0]), rate=0.6).tolist() == [0, 1, 3]
+
+
+def test_each_selector_chooses_by_its_own_rule() -> None:
+    scores = np.array([0.0, 5.0, 1.0, 4.0])
+
+    def chosen(**settings: object) -> list[int]:
+        config = DistillationConfig.model_validate(settings)
+        return select_pool(scores, config=config, rng=numpy_generator(1, "x")).tolist()
+
+    assert chosen(selector="top_k", selection_rate=0.5) == [1, 3]
+    assert chosen(selector="top_k", selection_rate=1.0) == [0, 1, 2, 3]
+    drawn = select_sampled(scores, rate=0.5, rng=numpy_generator(1, "x")).tolist()
+    assert chosen(selector="sample", selection_rate=0.5) == drawn
+    # Gumbel noise is -log(-log u) of uniform u: the two largest of s + g, by hand from the same stream.
+    noise = numpy_generator(1, "x").gumbel(size=4)
+    assert drawn == sorted(sorted(range(4), key=lambda index: -(scores[index] + noise[index]))[:2])
+
+
+def test_equation_6_by_hand() -> None:
+    """lambda = 0.25: 0.25 x (-0.8) + 0.75 x 0.4 = 0.1; the z-scores of (1, 3) are -1 and 1, of equal terms 0."""
+    assert learnability(np.array([0.8]), np.array([0.4]), weight=0.25)[0] == pytest.approx(0.1)
+    scaled = learnability(np.array([1.0, 3.0]), np.array([7.0, 7.0]), weight=0.25, scaling="zscore")
+    assert scaled.tolist() == pytest.approx([0.25, -0.25])
+
+
+def test_a_mask_picture_is_grey_for_one_class_and_red_green_for_two() -> None:
+    mask = np.array([[[1, 0, 1]], [[0, 0, 1]]], np.uint8)
+    two = encode_mask(mask)
+    assert two.mode == "RGB" and np.asarray(two).tolist() == [[[255, 0, 0], [0, 0, 0], [255, 255, 0]]]
+    one = encode_mask(mask[:1])
+    assert one.mode == "L" and np.asarray(one).tolist() == [[255, 0, 255]]
+    assert decode_mask(two, num_classes=2).tolist() == mask.tolist()
+    grey = np.array([[0, 127, 128, 255]], np.uint8)  # as another program may have smoothed it: more than half is in
+    assert decode_mask(Image.fromarray(grey), num_classes=1).tolist() == [[[0, 0, 1, 1]]]

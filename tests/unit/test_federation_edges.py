@@ -1,0 +1,191 @@
+"""Where the federation changes over: one image, round 0, a slow network, a renamed state; BatchNorm statistics by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Message
+from flwr.serverapp import Grid
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from engine.errors import UserError
+from engine.federation import exchange
+from engine.federation.client_app import build_client_app
+from engine.federation.exchange import ask, check_reply, find_sites
+from engine.federation.grid import InProcessGrid
+from engine.federation.local_training import Placement
+from engine.federation.rounds import RoundResult, call_once
+from engine.federation.site_state import load_optimiser, save_optimiser
+from engine.federation.statistics import combine_statistics, measure_statistics
+from engine.federation.tasks import SiteReply, SiteRequest
+from engine.types import Traffic
+
+SITES = ("north", "south")
+WEIGHT = {"w": np.zeros((2, 2), np.float32)}
+
+
+def echo(request: SiteRequest) -> SiteReply:
+    return SiteReply(dict(request.arrays), {"round": float(request.round)}, 1)
+
+
+def test_a_site_of_one_image_counts() -> None:
+    check_reply(SiteReply(WEIGHT, {"loss": 0.0}, 1), site="north", round_number=1, sent=WEIGHT)
+    with pytest.raises(UserError, match="it counts 0 examples"):
+        check_reply(SiteReply(WEIGHT, {"loss": 0.0}, 0), site="north", round_number=1, sent=WEIGHT)
+
+
+def test_what_is_asked_once_is_asked_in_round_zero() -> None:
+    traffic: list[Traffic] = []
+    grid = InProcessGrid(build_client_app({"query": echo}), sites=SITES)
+    replies = call_once(grid, task="query", kind="student", sites=SITES, arrays=WEIGHT, on_traffic=traffic.append)
+    assert [reply.metrics["round"] for reply in replies.values()] == [0.0, 0.0]
+    assert {record.round for record in traffic} == {0}
+
+
+class Remote(Grid):
+    """A network: an in-process grid behind another class, whose answers come at the third look."""
+
+    def __init__(self, grid: InProcessGrid) -> None:
+        self._grid, self.looks = grid, 0
+
+    @property
+    def run(self) -> Any:
+        return self._grid.run
+
+    def set_run(self, run: Any) -> None:
+        self._grid.set_run(run)
+
+    def create_message(self, *arguments: Any, **named: Any) -> Message:
+        return self._grid.create_message(*arguments, **named)
+
+    def get_node_ids(self) -> list[int]:
+        return self._grid.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        self.looks += 1
+        return self._grid.pull_messages(message_ids) if self.looks > 2 else []
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+def test_a_network_is_asked_again_after_a_pause_and_not_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(exchange, "sleep", pauses.append)
+    inside = InProcessGrid(build_client_app({"query": echo}), sites=SITES)
+    nodes = find_sites(inside, sites=SITES)
+    requests = [SiteRequest(site, "query", 1, {}, WEIGHT) for site in SITES]
+    remote = Remote(inside)
+    found = [site for site, _ in ask(remote, requests, nodes=nodes, kind="student")]
+    assert found == list(SITES) and remote.looks == 4
+    assert pauses == [0.5, 0.5], "twice there was nothing"
+    assert [site for site, _ in ask(inside, requests, nodes=nodes, kind="student")] == list(SITES)
+    assert len(pauses) == 2, "in one process nothing comes by waiting"
+
+
+def test_a_rounds_mean_weighs_by_images_and_needs_every_site() -> None:
+    metrics = {"north": {"loss": 1.0, "dice": 0.5}, "south": {"loss": 4.0}}
+    result = RoundResult(1, {}, metrics, {"north": 2, "south": 1}, {}, 0.0)
+    assert result.mean("loss") == pytest.approx((2 * 1.0 + 1 * 4.0) / 3)
+    assert result.mean("dice") is None and result.mean("wall_s") is None
+
+
+def test_a_state_whose_tensors_have_changed_names_is_damaged(tmp_path: Path) -> None:
+    """Bytes and order are as they were written; only what they belong to is not."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    optimiser = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    folder = tmp_path / "of a site" / "that is new"
+    save_optimiser(optimiser, model=model, folder=folder, round_number=1)
+    assert load_optimiser(optimiser, model=model, folder=folder, round_number=2) == 1
+    (path,) = folder.iterdir()
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    renamed = {key.replace("1.weight", "2.weight"): tensor for key, tensor in tensors.items()}
+    assert len(renamed) == len(tensors) and renamed.keys() != tensors.keys()
+    save_file(renamed, path, metadata=metadata)
+    with pytest.raises(UserError) as caught:
+        load_optimiser(optimiser, model=model, folder=folder, round_number=2)
+    assert caught.value.code == "federation.site_state_damaged"
+
+
+class TwoImages:
+    """Two pictures of two pixels, whose channels are 1 3 and 5 7 (twice that, and thrice, in the other two)."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def batch(self, indices: np.ndarray, *, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+        assert rng is None, "statistics are of images as they are"
+        values = np.array([[1.0, 3.0], [5.0, 7.0]], np.float32)[indices]  # (B, 2 pixels)
+        planes = np.stack([values, 2 * values, 3 * values], axis=1)[:, :, None]  # (B, 3, 1, 2)
+        return planes.astype(np.float32), np.zeros((len(indices), 1, 1, 2), np.uint8)
+
+    def content(self, indices: np.ndarray) -> np.ndarray:
+        return np.ones((len(indices), 1, 1, 2), np.uint8)
+
+
+def test_statistics_are_those_of_all_pixels_and_each_batch_is_normalised_by_itself() -> None:
+    """One image a batch. The first layer sees 1 3 5 7: mean 4, variance (9 + 1 + 1 + 9) / 4 = 5.
+
+    Normalised by itself (eps 0 to rounding) each image is -1 1 in every channel, so the second layer, which is given
+    2 x + 10, sees 8 12 8 12: mean 10, variance 4. Normalised by the layer's old statistics (mean 0, variance 1) it
+    would see 12 16 20 24.
+    """
+    model = nn.Sequential(nn.BatchNorm2d(3, eps=1e-12), nn.BatchNorm2d(3, eps=1e-12))
+    second = model[1]
+    with torch.no_grad():
+        model[0].weight.fill_(2.0)
+        model[0].bias.fill_(10.0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    momenta, asked = (model[0].momentum, second.momentum), []
+    found = measure_statistics(
+        model,
+        TwoImages(),
+        batch_size=1,
+        seed=1,
+        site="north",
+        placement=Placement(),
+        check_cancelled=lambda: asked.append(1),
+    )
+    expected = {
+        "0.running_mean": [4.0, 8.0, 12.0],
+        "0.running_var": [5.0, 20.0, 45.0],
+        "1.running_mean": [10.0, 10.0, 10.0],
+        "1.running_var": [4.0, 4.0, 4.0],
+    }
+    assert found.keys() == expected.keys() and len(asked) == 2
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5)
+        assert found[name].dtype == np.float32
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if "num_batches" not in name)
+    assert (model[0].momentum, second.momentum) == momenta and not model[0].training
+
+
+def test_statistics_of_sites_together_are_those_of_their_images_in_one_place() -> None:
+    """North has 3 images of mean 1 and variance 2, south 1 of mean 5 and variance 6.
+
+    Mean (3 x 1 + 5) / 4 = 2; variance 3/4 (2 + 1) + 1/4 (6 + 9) = 2.25 + 3.75 = 6.
+    """
+    north = SiteReply(
+        {"n.running_mean": np.array([1.0], np.float32), "n.running_var": np.array([2.0], np.float32)}, {}, 3
+    )
+    south = SiteReply(
+        {"n.running_mean": np.array([5.0], np.float32), "n.running_var": np.array([6.0], np.float32)}, {}, 1
+    )
+    found = combine_statistics({"south": south, "north": north})
+    assert {name: array.tolist() for name, array in found.items()} == {"n.running_mean": [2.0], "n.running_var": [6.0]}
+    assert all(array.dtype == np.float32 for array in found.values())
