@@ -1,4 +1,4 @@
-"""Where the federation changes over: one image, round 0, a slow network, a renamed state; BatchNorm statistics by hand."""
+"""Where the federation changes over: one image, round 0, a slow network, a renamed state; BatchNorm by hand."""
 
 from __future__ import annotations
 
