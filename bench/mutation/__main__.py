@@ -175,6 +175,16 @@ def tried(drawn: Sequence[Drawn], seen: dict, *, jobs: int, kept: Path) -> Itera
         else:
             waiting.append((package, mutant, is_known))
     running: dict[trial.Trial, Drawn] = {}
+    try:
+        yield from _try_all(waiting, running, seen, jobs=jobs, kept=kept)
+    finally:  # whoever stops this run ends what it has started
+        for on_trial in running:
+            on_trial.stop()
+
+
+def _try_all(
+    waiting: list[Drawn], running: dict[trial.Trial, Drawn], seen: dict, *, jobs: int, kept: Path
+) -> Iterator[Result]:
     total, done, begun = len(waiting), 0, time.monotonic()
     while waiting or running:
         while waiting and len(running) < jobs:

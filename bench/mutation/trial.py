@@ -132,7 +132,10 @@ class Trial:
             return self._settle(self._doubt)
         done, status = os.waitpid(self.process, os.WNOHANG)
         if not done:
-            return self._stop() if self._stands_still() else None
+            if not self._stands_still():
+                return None
+            self.stop()
+            return "timed out"
         code = os.waitstatus_to_exitcode(status)
         failure = os.read(self._told, 65536)  # empty: no test failed
         os.close(self._told)
@@ -168,8 +171,12 @@ class Trial:
             self._cpu, self._moved = cpu, time.monotonic()
         return time.monotonic() - self._moved > STILL_S
 
-    def _stop(self) -> Verdict:
-        os.killpg(self.process, signal.SIGKILL)
-        os.waitpid(self.process, 0)
-        os.close(self._told)
-        return "timed out"
+    def stop(self) -> None:
+        """End what runs."""
+        if self._doubt is not None:
+            self._doubt.stop()
+        elif self.tests:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+            os.close(self._told)
