@@ -2,7 +2,7 @@
 
 Two sets. The *known* ones are errors that once stayed green, each an entry of ``known.py``: all must be killed. The
 others are a sample, drawn with a seed, of all small errors that ``operators.py`` makes: the share killed is the score.
-Each mutant runs the tests that pass through its line, fastest first, until one fails; ``trial.py`` says why a busy
+Each mutant runs the tests that pass through its line, quick files first, until one fails; ``trial.py`` says why a busy
 machine kills none.
 
 What was measured is kept below ``build/mutation`` and used again while neither the code nor the tests have changed: a
@@ -55,7 +55,7 @@ HEAVY = (
 )
 """Imported once, before forking: they take longer than most tests, and none of them is mutated."""
 TEST_BUDGET_S = 240.0
-"""Tests of a mutant, fastest first, until so many unmutated CPU seconds are filled (ours)."""
+"""Tests of a mutant, quick files first, until so many unmutated CPU seconds are filled (ours)."""
 AIM = 0.9
 
 
@@ -143,7 +143,7 @@ def _mutants_of(file: Path) -> Iterator[Mutant]:
 
 
 def tests_of(mutant: Mutant, seen: dict) -> list[str]:
-    """Return the tests that pass through the mutant's line (for a module's constant: its file), fastest first.
+    """Return the tests that pass through the mutant's line (for a module's constant: its file), quick files first.
 
     The other tests of their files come last: what a fixture of the whole file computes counts for its first test only.
     """
@@ -153,12 +153,21 @@ def tests_of(mutant: Mutant, seen: dict) -> list[str]:
     others = {test for test in seen["seconds"] if test.partition("::")[0] in files} - passing
     kept, filled = [], 0.0
     for group in (passing, others):
-        for test in sorted(group, key=lambda name: seen["seconds"].get(name, math.inf)):
+        for test in _quick_files_first(group, seen):
             filled += seen["seconds"].get(test, 0.0)
             if kept and filled > TEST_BUDGET_S:
                 return kept
             kept.append(test)
     return kept
+
+
+def _quick_files_first(tests: set[str], seen: dict) -> list[str]:
+    """Return ``tests`` file by file, for a file is collected as a whole: quick ones first, and so within each."""
+    files: dict[str, list[str]] = {}
+    for test in sorted(tests, key=lambda name: (seen["seconds"].get(name, math.inf), name)):
+        files.setdefault(test.partition("::")[0], []).append(test)
+    cost = {file: sum(seen["seconds"].get(test, 0.0) for test in own) for file, own in files.items()}
+    return [test for file in sorted(files, key=cost.__getitem__) for test in files[file]]
 
 
 def tried(drawn: Sequence[Drawn], seen: dict, *, jobs: int, kept: Path) -> Iterator[Result]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -30,6 +31,7 @@ import pytest
 Verdict = Literal["killed", "survived", "timed out"]
 STILL_S = 900.0
 """A process that used no CPU for so long waits for what does not come (ours): longer than tests wait by themselves."""
+PASSED = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 LATE_S = 4.0
 """A test that failed sooner ran into no limit of its own: the least of these is 5 s (ours)."""
 
@@ -117,7 +119,11 @@ class Trial:
             if self.tree is not None:
                 sys.meta_path.insert(0, MutatedModule(self.root, self.path, self.tree))
             quiet = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:faulthandler", "--no-header", "--tb=no"]
-            status = int(pytest.main([*quiet, *self.tests], plugins=[FirstFailure(telling)]))
+            by_file = groupby(self.tests, key=lambda test: test.partition("::")[0])
+            for _, tests in by_file:  # what is not needed is not even collected
+                status = int(pytest.main([*quiet, *tests], plugins=[FirstFailure(telling)]))
+                if status not in PASSED:
+                    break
         finally:
             os._exit(status)
 
@@ -141,7 +147,7 @@ class Trial:
         os.close(self._told)
         if code == -signal.SIGXCPU:
             return "timed out"
-        if code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        if code in PASSED:
             return "survived"
         test, seconds = json.loads(failure) if failure else ("", 0.0)
         if seconds < LATE_S or self.tree is None:

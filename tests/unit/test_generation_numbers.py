@@ -14,6 +14,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import UserError
+from engine.generation import backbone as backbone_module
 from engine.generation import sampling
 from engine.generation.backbone import Backbone, build_backbone, freeze, load_backbone
 from engine.generation.controlnet import load_controlnet, new_controlnet
@@ -63,6 +64,17 @@ def test_sd15_has_stable_diffusions_sizes() -> None:
     )
     assert text.max_position_embeddings == backbone.tokenizer.model_max_length == 77
     assert (backbone.scheduler.config.prediction_type, backbone.scheduler.config.steps_offset) == ("epsilon", 1)
+
+
+def test_a_shipped_backbone_that_is_another_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no file's bytes were those that the registry vouches for; a folder by its path is the caller's own."""
+    others = tuple(replace(asset, sha256="0" * 64) for asset in backbone_module.list_assets())
+    monkeypatch.setattr(backbone_module, "list_assets", lambda: others)
+    for load, name in ((load_backbone, "ldm-mini"), (load_controlnet, "controlnet-mini")):
+        with pytest.raises(UserError) as caught:
+            load(name)
+        assert caught.value.code == "weights.checksum"
+        assert load(backbone_module.WEIGHTS_FOLDER / name) is not None
 
 
 def test_loading_a_backbone_draws_no_bars(mini: Backbone) -> None:
