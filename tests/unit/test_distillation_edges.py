@@ -12,6 +12,7 @@ from PIL import Image
 from engine.config import DistillationConfig
 from engine.distillation.learnability import learnability
 from engine.distillation.losses import directed_kl, reference_kl, symmetric_kl
+from engine.distillation.mutual import LossReport, MutualDistillation
 from engine.distillation.pool import decode_mask, encode_mask
 from engine.distillation.selection import num_selected, select_in_batch, select_pool, select_sampled, select_top_k
 from engine.seeding import numpy_generator
@@ -91,3 +92,15 @@ def test_a_mask_picture_is_grey_for_one_class_and_red_green_for_two() -> None:
     assert decode_mask(two, num_classes=2).tolist() == mask.tolist()
     grey = np.array([[0, 127, 128, 255]], np.uint8)  # as another program may have smoothed it: more than half is in
     assert decode_mask(Image.fromarray(grey), num_classes=1).tolist() == [[[0, 0, 1, 1]]]
+
+
+def test_an_epoch_s_losses_are_the_means_of_its_steps() -> None:
+    """Steps of (1, 2, 3) and (3, 4, 8), and one more of (2, 0, 1) in the next epoch."""
+    loop = MutualDistillation.__new__(MutualDistillation)
+    loop.config = DistillationConfig(average_decay=0.0)
+    loop.epoch, loop.step, loop.selected, loop.picked = 4, 2, np.arange(3), [1]
+    loop.reports = [LossReport(1.0, 2.0, 3.0), LossReport(3.0, 4.0, 8.0)]
+    assert loop.end_epoch() == LossReport(2.0, 3.0, 5.5)
+    assert (loop.epoch, loop.step, loop.selected, loop.picked) == (5, 0, None, [])
+    loop.reports.append(LossReport(2.0, 0.0, 1.0))
+    assert loop.end_epoch() == LossReport(2.0, 0.0, 1.0)
