@@ -2,8 +2,8 @@
 
 Two sets. The *known* ones are errors that once stayed green, each an entry of ``known.py``: all must be killed. The
 others are a sample, drawn with a seed, of all small errors that ``operators.py`` makes: the share killed is the score.
-Each mutant runs the tests that pass through its line, quick files first, until one fails; ``trial.py`` says why a busy
-machine kills none.
+Each mutant runs the tests that pass through its line until one fails, those first whose file imports the module;
+``trial.py`` says why a busy machine kills none.
 
 What was measured is kept below ``build/mutation`` and used again while neither the code nor the tests have changed: a
 run that was stopped goes on where it was.
@@ -55,7 +55,7 @@ HEAVY = (
 )
 """Imported once, before forking: they take longer than most tests, and none of them is mutated."""
 TEST_BUDGET_S = 240.0
-"""Tests of a mutant, quick files first, until so many unmutated CPU seconds are filled (ours)."""
+"""Tests of a mutant, likeliest files first, until so many unmutated CPU seconds are filled (ours)."""
 AIM = 0.9
 
 
@@ -143,7 +143,7 @@ def _mutants_of(file: Path) -> Iterator[Mutant]:
 
 
 def tests_of(mutant: Mutant, seen: dict) -> list[str]:
-    """Return the tests that pass through the mutant's line (for a module's constant: its file), quick files first.
+    """Return the tests that pass through the mutant's line (for a module's constant: its file), likeliest files first.
 
     The other tests of their files come last: what a fixture of the whole file computes counts for its first test only.
     """
@@ -153,7 +153,7 @@ def tests_of(mutant: Mutant, seen: dict) -> list[str]:
     others = {test for test in seen["seconds"] if test.partition("::")[0] in files} - passing
     kept, filled = [], 0.0
     for group in (passing, others):
-        for test in _quick_files_first(group, seen):
+        for test in _likeliest_first(group, seen, module=mutant.path.removesuffix(".py").replace("/", ".")):
             filled += seen["seconds"].get(test, 0.0)
             if kept and filled > TEST_BUDGET_S:
                 return kept
@@ -161,13 +161,17 @@ def tests_of(mutant: Mutant, seen: dict) -> list[str]:
     return kept
 
 
-def _quick_files_first(tests: set[str], seen: dict) -> list[str]:
-    """Return ``tests`` file by file, for a file is collected as a whole: quick ones first, and so within each."""
+def _likeliest_first(tests: set[str], seen: dict, *, module: str) -> list[str]:
+    """Return ``tests`` file by file, as files are collected: first those that import the module, and quick ones."""
     files: dict[str, list[str]] = {}
     for test in sorted(tests, key=lambda name: (seen["seconds"].get(name, math.inf), name)):
         files.setdefault(test.partition("::")[0], []).append(test)
-    cost = {file: sum(seen["seconds"].get(test, 0.0) for test in own) for file, own in files.items()}
-    return [test for file in sorted(files, key=cost.__getitem__) for test in files[file]]
+
+    def rank(file: str) -> tuple[bool, float]:
+        imports_it = f"from {module} import" in (ROOT / file).read_text(encoding="utf-8")
+        return not imports_it, sum(seen["seconds"].get(test, 0.0) for test in files[file])
+
+    return [test for file in sorted(files, key=rank) for test in files[file]]
 
 
 def tried(drawn: Sequence[Drawn], seen: dict, *, jobs: int, kept: Path) -> Iterator[Result]:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.config import DistillationConfig
+from engine.config import DistillationConfig, RunConfig
 from engine.distillation.learnability import learnability
 from engine.distillation.losses import directed_kl, reference_kl, symmetric_kl
 from engine.distillation.mutual import LossReport, MutualDistillation
 from engine.distillation.pool import decode_mask, encode_mask
+from engine.distillation.scoring import PoolScorer
 from engine.distillation.selection import num_selected, select_in_batch, select_pool, select_sampled, select_top_k
 from engine.seeding import numpy_generator
 
@@ -104,3 +105,50 @@ def test_an_epoch_s_losses_are_the_means_of_its_steps() -> None:
     assert (loop.epoch, loop.step, loop.selected, loop.picked) == (5, 0, None, [])
     loop.reports.append(LossReport(2.0, 0.0, 1.0))
     assert loop.end_epoch() == LossReport(2.0, 0.0, 1.0)
+
+
+class Excited(torch.nn.Module):
+    """A model whose logits are ten times as large while it trains, as none of ours: SAM's modes are alike."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.image_encoder = torch.nn.Identity()
+        self.bias = bias
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        return image[:, :1]
+
+    def decode(self, features: torch.Tensor) -> torch.Tensor:
+        return (features + self.bias) * (10.0 if self.training else 1.0)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.decode(self.encode(image))
+
+
+class OneWhiteImage:
+    """Red 1 everywhere, all of it foreground."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def batch(self, indices: np.ndarray, *, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+        assert rng is None
+        return np.ones((1, 3, 4, 4), np.float32), np.ones((1, 1, 4, 4), np.uint8)
+
+
+def test_scores_are_those_of_models_that_do_not_train() -> None:
+    """Logits 1 + 1 = 2 and 1 - 1 = 0: L_GT = -2 log sigmoid(2) with foreground weighed 2, L_KL = (s(2) - 1/2) x 2."""
+    teacher, student = Excited(1.0).train(), Excited(-1.0).train()
+    scorer = PoolScorer(
+        teacher=teacher,
+        student=student,
+        pool=OneWhiteImage(),
+        config=RunConfig(pos_weight=2.0),
+        grid_px=4,
+        device=torch.device("cpu"),
+        fixed_features=None,
+    )
+    terms = scorer.score(epoch=0, on_batch=lambda: None)
+    sigmoid = 1 / (1 + math.exp(-2.0))
+    assert terms.l_gt.tolist() == pytest.approx([-2 * math.log(sigmoid)])
+    assert terms.l_kl.tolist() == pytest.approx([(sigmoid - 0.5) * 2.0])

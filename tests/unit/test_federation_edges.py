@@ -20,7 +20,7 @@ from engine.federation import exchange
 from engine.federation.client_app import build_client_app
 from engine.federation.exchange import ask, check_reply, find_sites
 from engine.federation.grid import InProcessGrid
-from engine.federation.local_training import Placement
+from engine.federation.local_training import Objective, Placement, evaluate_site
 from engine.federation.rounds import RoundResult, call_once
 from engine.federation.site_state import load_optimiser, save_optimiser
 from engine.federation.statistics import combine_statistics, measure_statistics
@@ -189,3 +189,45 @@ def test_statistics_of_sites_together_are_those_of_their_images_in_one_place() -
     found = combine_statistics({"south": south, "north": north})
     assert {name: array.tolist() for name, array in found.items()} == {"n.running_mean": [2.0], "n.running_var": [6.0]}
     assert all(array.dtype == np.float32 for array in found.values())
+
+
+class ThreeMasks:
+    """Images of 4 x 4 pixels with no foreground, nothing else, and half of it."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def batch(self, indices: np.ndarray, *, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+        assert rng is None, "validation is on images as they are"
+        mask = np.zeros((3, 1, 4, 4), np.uint8)
+        mask[1], mask[2, :, :2] = 1, 1
+        return np.zeros((len(indices), 3, 4, 4), np.float32), mask[indices]
+
+    def content(self, indices: np.ndarray) -> np.ndarray:
+        return np.ones((len(indices), 1, 4, 4), np.uint8)
+
+
+class Undecided(nn.Module):
+    """Logit 0 everywhere: probability one half, which is no foreground."""
+
+    def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(image_B3HW[:, :1])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_validation_is_the_mean_over_images_however_they_are_batched(batch_size: int) -> None:
+    """Each pixel costs log 2, foreground twice that: the images cost log 2, 2 log 2 and 1.5 log 2.
+
+    Nothing is predicted: Dice is 1 for the empty mask, and 1e-4 / (16 + 1e-4) and 1e-4 / (8 + 1e-4) for the others.
+    """
+    score = evaluate_site(
+        Undecided(),
+        ThreeMasks(),
+        batch_size=batch_size,
+        objective=Objective(pos_weight=2.0),
+        placement=Placement(),
+        check_cancelled=lambda: None,
+    )
+    assert score is not None
+    assert score.loss == pytest.approx(1.5 * np.log(2))
+    assert score.dice == pytest.approx((1 + 1e-4 / (16 + 1e-4) + 1e-4 / (8 + 1e-4)) / 3)
