@@ -24,8 +24,10 @@ from engine.federation.local_training import Objective, Placement, evaluate_site
 from engine.federation.rounds import RoundResult, call_once
 from engine.federation.site_state import load_optimiser, save_optimiser
 from engine.federation.statistics import combine_statistics, measure_statistics
+from engine.federation.student_task import model_arrays
 from engine.federation.tasks import SiteReply, SiteRequest
 from engine.types import Traffic
+from tests.unit.federation_world import SEED, Discs, build_unet, student_tasks
 
 SITES = ("north", "south")
 WEIGHT = {"w": np.zeros((2, 2), np.float32)}
@@ -231,3 +233,26 @@ def test_validation_is_the_mean_over_images_however_they_are_batched(batch_size:
     assert score is not None
     assert score.loss == pytest.approx(1.5 * np.log(2))
     assert score.dice == pytest.approx((1 + 1e-4 / (16 + 1e-4) + 1e-4 / (8 + 1e-4)) / 3)
+
+
+@pytest.mark.parametrize("task", ["query.student", "query.statistics"])
+def test_a_site_answers_of_the_model_that_was_sent(task: str, tmp_path: Path) -> None:
+    """One process, one model: what it was asked of before does not count."""
+    tasks = student_tasks(tmp_path)
+    for factor in (1.0, -3.0):
+        model = build_unet()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(factor)
+        found = tasks[task](SiteRequest("north", task, 1, {}, model_arrays(model)))
+        how = {"batch_size": 2, "placement": Placement(), "check_cancelled": lambda: None}
+        score = evaluate_site(model, Discs("north-validation", 2), objective=Objective(), **how)  # type: ignore[arg-type]
+        assert score is not None and found.metrics["val_loss"] == pytest.approx(score.loss)
+        assert found.metrics["val_dice"] == pytest.approx(score.dice) and found.metrics["val_images"] == 2
+        if task == "query.statistics":
+            expected = measure_statistics(model, Discs("north", 5), seed=SEED, site="north", **how)  # type: ignore[arg-type]
+            assert expected.keys() == found.arrays.keys() and found.num_examples == 5
+            for name, values in expected.items():
+                np.testing.assert_allclose(found.arrays[name], values, rtol=1e-5)
+        else:
+            assert not found.arrays and found.num_examples == 2
