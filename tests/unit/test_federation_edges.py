@@ -17,15 +17,19 @@ from torch import nn
 
 from engine.errors import UserError
 from engine.federation import exchange
+from engine.federation.backends.inprocess import InProcessGrid
+from engine.federation.checks import check_reply
 from engine.federation.client_app import build_client_app
-from engine.federation.exchange import ask, check_reply, find_sites
-from engine.federation.grid import InProcessGrid
-from engine.federation.local_training import Objective, Placement, evaluate_site
+from engine.federation.exchange import ask, find_sites
 from engine.federation.rounds import RoundResult, call_once
-from engine.federation.site_state import load_optimiser, save_optimiser
-from engine.federation.statistics import combine_statistics, measure_statistics
-from engine.federation.student_task import model_arrays
+from engine.federation.statistics import combine_statistics
 from engine.federation.tasks import SiteReply, SiteRequest
+from engine.models.arrays import model_arrays
+from engine.models.execution import Placement
+from engine.models.objective import Objective
+from engine.site.local_training import evaluate_site
+from engine.site.optimiser_files import load_optimiser, save_optimiser
+from engine.site.statistics import measure_statistics
 from engine.types import Traffic
 from tests.unit.federation_world import SEED, Discs, build_unet, student_tasks
 
