@@ -24,6 +24,7 @@ TRAIN_GENERATOR = "train.generator"
 SHARE_MASKS = "query.masks"
 EVALUATE = "query.evaluate"
 DESCRIBE = "query.describe"
+APPROVAL = "query.approval"
 READ_EVERYTHING = "query.read"
 """Asked of deployed sites only: reading every image once, before anything is trained on."""
 

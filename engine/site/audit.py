@@ -1,0 +1,94 @@
+"""The site's own record of every request and of everything that left: append-only, each line chained to the last.
+
+A line is a JSON object with the SHA-256 of the line before it (``chain``). Who changes, removes or moves a line breaks
+the chain there; who cuts off the end, and knows nothing of later copies, is found by comparing with one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from engine.errors import UserError
+from engine.federation.tasks import Arrays
+
+MAX_LINE_BYTES = 10_000
+FIRST = "0" * 64
+"""What the first line is chained to."""
+
+
+class AuditLog:
+    """The record in the file ``path``; several processes of one machine may write to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, event: str, **fields: Any) -> None:
+        """Add a line and wait until it is on the disk; raises ``UserError`` ``site.audit_broken`` over a broken one."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
+            line["chain"] = _last(file, self._path)
+            file.write(json.dumps(line, sort_keys=True).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Return all lines, oldest first; ``UserError`` ``site.audit_broken`` names the first that is not right."""
+        content = self._path.read_bytes() if self._path.is_file() else b""
+        entries, expected = [], FIRST
+        for number, line in enumerate(content.splitlines(keepends=True), start=1):
+            entry = _parsed(line)
+            if entry is None or entry.get("chain") != expected:
+                raise _broken(self._path, number)
+            entries.append(entry)
+            expected = hashlib.sha256(line).hexdigest()
+        return entries
+
+
+def digest(arrays: Arrays) -> str:
+    """Return the SHA-256 of arrays by name, in the order of their names: types, shapes and bytes."""
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        found.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
+def _last(file: BinaryIO, path: Path) -> str:
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        return FIRST
+    file.seek(max(0, size - MAX_LINE_BYTES))
+    lines = file.read().splitlines(keepends=True)
+    if not lines[-1].endswith(b"\n"):
+        file.seek(0)
+        raise _broken(path, file.read().count(b"\n") + 1)
+    return hashlib.sha256(lines[-1]).hexdigest()
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _broken(path: Path, number: int) -> UserError:
+    return UserError(
+        "site.audit_broken",
+        what=f"The record {path} is not as it was written, from line {number} on.",
+        why="It says what left this site; a record that somebody has changed proves nothing.",
+        fix="Keep the file for whoever looks into it, and move it away: the next line begins a new record. A line that "
+        "a crash has cut off at the very end can be removed.",
+    )

@@ -1,0 +1,167 @@
+"""Between the server's requests and the site's program: what nobody has allowed is not answered, all of it is recorded.
+
+Torch-free.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from engine.errors import UserError
+from engine.federation.payload import payload_bytes
+from engine.federation.tasks import (
+    APPROVAL,
+    DESCRIBE,
+    EVALUATE,
+    MEASURE_STATISTICS,
+    SHARE_MASKS,
+    TRAIN_GENERATOR,
+    TRAIN_STUDENT,
+    Listener,
+    SiteReply,
+    SiteRequest,
+)
+from engine.methods import catalogue
+from engine.site.audit import AuditLog, digest
+from engine.site.policy import Decisions, Policy, read_policy
+
+AUDIT_FILE = "audit.jsonl"
+LEAVING = {
+    TRAIN_STUDENT: "student",
+    MEASURE_STATISTICS: "statistics",
+    TRAIN_GENERATOR: "generator",
+    SHARE_MASKS: "masks",
+    EVALUATE: "figures",
+}
+"""Kind of what a task's reply carries beside numbers."""
+LEARNT = (TRAIN_STUDENT, MEASURE_STATISTICS, TRAIN_GENERATOR, SHARE_MASKS)
+"""Tasks whose replies come from the training images."""
+OPEN = (DESCRIBE, APPROVAL)
+"""Asked before anybody has decided: counts and digests go up, and what was decided."""
+STATE, REASON = "state", "reason"
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+MAX_CONFIG_LETTERS = 200_000
+
+
+class Answering(Protocol):
+    """A site's program."""
+
+    def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
+        """Answer a request of a run."""
+
+
+@dataclass(frozen=True)
+class Consent:
+    """Answers through ``program`` what the site ``site`` allows; ``folder`` has its rules, decisions and record."""
+
+    program: Answering
+    site: str
+    folder: Path
+
+    def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
+        """Answer, or raise ``UserError`` ``federation.refused`` or ``federation.not_approved``; both are recorded."""
+        run_id, audit = self._run_id(run), AuditLog(self.folder / AUDIT_FILE)
+        about = {"run": run_id, "task": request.task, "round": request.round}
+        audit.append("asked", **about, bytes=payload_bytes(request.arrays))
+        try:
+            by = self._allow(request, run)
+            if request.task == APPROVAL:
+                return self._decision(run)
+            reply = self.program.answer(request, run=run, listener=listener)
+            self._check_reply(request, reply, run_id=run_id, audit=audit)
+        except UserError as error:
+            audit.append("not answered", **about, code=error.code, why=error.what[:300])
+            raise
+        left = {"kind": LEAVING.get(request.task, "metrics"), "bytes": payload_bytes(reply.arrays)}
+        audit.append("left", **about, **left, digest=digest(reply.arrays), approved_by=by)
+        return reply
+
+    def _run_id(self, run: Mapping[str, str]) -> str:
+        """Return the run's id; it becomes the name of a file here, and what a server sends is not trusted."""
+        run_id = run.get("id", "")
+        if RUN_ID.fullmatch(run_id) is None or len(run.get("config", "")) > MAX_CONFIG_LETTERS:
+            raise UserError(
+                "federation.bad_request",
+                what=f"Site {self.site} was asked in the name of a run that cannot be: {run_id!r:.60}.",
+                why="A run is known by letters, digits, - and _, and its settings are some kilobytes.",
+                fix="Run one version of the program at the server and at the sites.",
+            )
+        return run_id
+
+    def _allow(self, request: SiteRequest, run: Mapping[str, str]) -> str:
+        """Return who has allowed the request; raise where nobody has."""
+        policy, run_id = read_policy(self.folder), run.get("id", "")
+        kind = LEAVING.get(request.task)
+        if kind is not None and policy.kinds is not None and kind not in policy.kinds:
+            raise self._refused(f"its rules do not let '{kind}' leave")
+        if request.task in OPEN:
+            return ""
+        if policy.approval == "automatic":
+            return "the site's rules"
+        state, by, reason = Decisions(self.folder).state(run_id, run.get("config", ""))
+        if state == "refused":
+            raise self._refused(reason or "somebody there has refused this run")
+        if state == "waiting":
+            raise UserError(
+                "federation.not_approved",
+                what=f"Nobody at {self.site} has approved the run {run_id} yet.",
+                why="What a run asks for is shown to the site before it takes part.",
+                fix=f"Ask {self.site} to run: python -m engine site approve FOLDER {run_id}",
+            )
+        return by
+
+    def _decision(self, run: Mapping[str, str]) -> SiteReply:
+        policy, run_id, config = read_policy(self.folder), run.get("id", ""), run.get("config", "")
+        kinds = kinds_of(config)
+        forbidden = [kind for kind in kinds if policy.kinds is not None and kind not in policy.kinds]
+        if forbidden:
+            why = f"its rules do not let '{forbidden[0]}' leave"
+            return SiteReply({}, {}, 1, {STATE: "refused", REASON: why})
+        if policy.approval == "automatic":
+            return SiteReply({}, {}, 1, {STATE: "approved", REASON: "the site's rules"})
+        decisions = Decisions(self.folder)
+        decisions.ask(run_id, config, kinds=kinds)
+        state, _, reason = decisions.state(run_id, config)
+        return SiteReply({}, {}, 1, {STATE: state, REASON: reason})
+
+    def _check_reply(self, request: SiteRequest, reply: SiteReply, *, run_id: str, audit: AuditLog) -> None:
+        policy = read_policy(self.folder)
+        if request.task in LEARNT and reply.num_examples < policy.smallest_images:
+            raise self._refused(f"it has {reply.num_examples} images, and its rules ask for {policy.smallest_images}")
+        if policy.most_megabytes is None:
+            return
+        sent = sum(entry["bytes"] for entry in audit.entries() if entry["event"] == "left" and entry["run"] == run_id)
+        megabytes = (sent + payload_bytes(reply.arrays)) / 1e6
+        if megabytes > policy.most_megabytes:
+            raise self._refused(f"{megabytes:.1f} MB would leave, and its rules allow {policy.most_megabytes:g} MB")
+
+    def _refused(self, why: str) -> UserError:
+        return UserError(
+            "federation.refused",
+            what=f"Site {self.site} does not take part in this: {why}.",
+            why="What leaves a site is the site's decision.",
+            fix=f"Talk to {self.site}, change the run, or leave the site out (data.sites).",
+        )
+
+
+def kinds_of(config: str) -> tuple[str, ...]:
+    """Return the kinds that may leave a site in a run with this configuration; all where its method is unknown."""
+    try:
+        method = catalogue.methods()[json.loads(config)["method"]]
+    except (ValueError, KeyError, TypeError):
+        return tuple(sorted(set(LEAVING.values())))
+    sent = {kind.name for stage in method.stages for kind in stage.sends}
+    return tuple(sorted(sent & set(LEAVING.values())))
+
+
+def rules(policy: Policy) -> str:
+    """Return the rules as a sentence for the site's operator."""
+    kinds = "everything that a run asks for" if policy.kinds is None else ", ".join(policy.kinds)
+    most = "" if policy.most_megabytes is None else f", at most {policy.most_megabytes:g} MB in a run"
+    who = "each run waits for approval" if policy.approval == "each_run" else "runs need no approval"
+    return f"{who}; may leave: {kinds}{most}; nothing learnt from fewer than {policy.smallest_images} images."

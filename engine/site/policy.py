@@ -1,0 +1,120 @@
+"""What a site lets a run do: rules in ``policy.toml``, and a decision for each run where they say so."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine.errors import UserError
+from engine.methods import catalogue
+
+FILE = "policy.toml"
+State = Literal["waiting", "approved", "refused"]
+MAX_REASON_LETTERS = 500
+
+
+class Policy(BaseModel):
+    """The site's rules; what is not in the file is as here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    approval: Literal["each_run", "automatic"] = Field(
+        "each_run", description="Somebody here approves each run, or every run that keeps the rules takes part"
+    )
+    kinds: tuple[str, ...] | None = Field(None, description="Kinds of content that may leave; all when left out")
+    smallest_images: int = Field(1, ge=1, description="Training images below which nothing learnt from them leaves")
+    most_megabytes: float | None = Field(None, gt=0, description="Most that may leave in one run, 10^6 bytes")
+
+
+def read_policy(folder: Path) -> Policy:
+    """Return the rules of the site's ``folder``; ``UserError`` ``site.policy_invalid`` names what is wrong."""
+    path = folder / FILE
+    try:
+        policy = Policy(**tomllib.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Policy()
+        unknown = sorted(set(policy.kinds or ()) - set(catalogue.kinds()))
+        problem = f"kinds: there is no '{unknown[0]}'" if unknown else None
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    if problem is not None:
+        raise UserError(
+            "site.policy_invalid",
+            what=f"{path} cannot be used: {problem}.",
+            why="Without clear rules this site takes part in nothing.",
+            fix=f"Correct it; its keys are {', '.join(Policy.model_fields)}, and kinds are "
+            f"{', '.join(catalogue.kinds())}.",
+        )
+    return policy
+
+
+class Decisions:
+    """Which runs have asked to take part, and what somebody has decided, below the site's folder.
+
+    A decision holds for one run with one configuration: asked with another, for instance for more rounds, the run
+    waits again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "decisions"
+
+    def ask(self, run_id: str, config: str, *, kinds: tuple[str, ...]) -> None:
+        """Note that a run asks, with what it would send; nothing changes where it has asked the same before."""
+        known = self._read(run_id)
+        if known is None or known["config"] != identity(config):
+            about = {"run": run_id, "config": identity(config), "kinds": list(kinds), "settings": config}
+            self._write(run_id, {**about, "asked_at": _now(), "state": "waiting", "by": "", "reason": ""})
+
+    def decide(self, run_id: str, state: State, *, reason: str = "", by: str | None = None) -> None:
+        """Approve or refuse a run that has asked; ``UserError`` ``site.no_such_run`` for another."""
+        known = self._read(run_id)
+        if known is None:
+            asked = ", ".join(run["run"] for run in self.all()) or "none"
+            raise UserError(
+                "site.no_such_run",
+                what=f"No run '{run_id}' has asked to take part here; asked have: {asked}.",
+                why="What nobody has asked for cannot be approved.",
+                fix="Name one of these; `site runs` shows them.",
+            )
+        who = by if by is not None else getpass.getuser()
+        decided = {"state": state, "by": who, "decided_at": _now(), "reason": reason[:MAX_REASON_LETTERS]}
+        self._write(run_id, {**known, **decided})
+
+    def state(self, run_id: str, config: str) -> tuple[State, str, str]:
+        """Return (state, who decided, reason) of a run with this configuration."""
+        known = self._read(run_id)
+        if known is None or known["config"] != identity(config):
+            return "waiting", "", ""
+        return known["state"], known["by"], known["reason"]
+
+    def all(self) -> list[dict]:
+        """Return what is noted of every run, the latest to ask first."""
+        found = [json.loads(path.read_text(encoding="utf-8")) for path in self._folder.glob("*.json")]
+        return sorted(found, key=lambda run: run["asked_at"], reverse=True)
+
+    def _read(self, run_id: str) -> dict | None:
+        path = self._folder / f"{run_id}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def _write(self, run_id: str, about: dict) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = self._folder / f"{run_id}.part"
+        temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
+        temporary.replace(self._folder / f"{run_id}.json")
+
+
+def identity(config: str) -> str:
+    """Return the SHA-256 of a configuration's text."""
+    return hashlib.sha256(config.encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,231 @@
+"""What a site allows, and its record of what it was asked and what left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.errors import UserError
+from engine.federation.payload import payload_bytes
+from engine.federation.tasks import (
+    APPROVAL,
+    DESCRIBE,
+    EVALUATE,
+    SHARE_MASKS,
+    TRAIN_GENERATOR,
+    TRAIN_STUDENT,
+    Listener,
+    SiteReply,
+    SiteRequest,
+)
+from engine.site.audit import FIRST, AuditLog, digest
+from engine.site.consent import AUDIT_FILE, Consent, kinds_of, rules
+from engine.site.policy import Decisions, Policy, read_policy
+from tests.unit.federation_world import Listening
+
+WEIGHTS = {"w": np.arange(6, dtype=np.float32)}
+CONFIG = json.dumps({"method": "dsfedmed"})
+RUN = {"id": "261126-a", "config": CONFIG}
+
+
+class Answers:
+    """A site's program of five images."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
+        self.asked.append(request.task)
+        return SiteReply(WEIGHTS, {"loss": 0.5}, 5)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> tuple[Consent, Answers, Path]:
+    program = Answers()
+    return Consent(program, "north", tmp_path), program, tmp_path
+
+
+def ask(consent: Consent, task: str, run: Mapping[str, str] = RUN) -> SiteReply:
+    listener = Listening("north", 1, None, lambda: None)
+    return consent.answer(SiteRequest("north", task, 1, {}, WEIGHTS), run=run, listener=listener)
+
+
+def write_rules(folder: Path, text: str) -> None:
+    (folder / "policy.toml").write_text(text, encoding="utf-8")
+
+
+def test_nothing_learnt_leaves_before_somebody_approves(site: Any) -> None:
+    consent, program, folder = site
+    with pytest.raises(UserError, match="Nobody at north has approved the run 261126-a yet") as caught:
+        ask(consent, TRAIN_STUDENT)
+    assert caught.value.code == "federation.not_approved" and program.asked == []
+    assert ask(consent, APPROVAL).texts["state"] == "waiting"
+    (run,) = Decisions(folder).all()
+    assert run["kinds"] == ["figures", "generator", "masks", "statistics", "student"]
+    Decisions(folder).decide("261126-a", "approved", by="dr. who")
+    assert ask(consent, APPROVAL).texts["state"] == "approved"
+    assert ask(consent, TRAIN_STUDENT).num_examples == 5
+    left = [entry for entry in AuditLog(folder / AUDIT_FILE).entries() if entry["event"] == "left"]
+    assert [(e["kind"], e["bytes"], e["approved_by"]) for e in left] == [("student", payload_bytes(WEIGHTS), "dr. who")]
+    assert left[0]["digest"] == digest(WEIGHTS)
+
+
+def test_what_a_site_has_is_told_without_approval(site: Any) -> None:
+    consent, program, _ = site
+    ask(consent, DESCRIBE)
+    assert program.asked == [DESCRIBE]
+
+
+def test_an_approval_holds_for_one_configuration(site: Any) -> None:
+    consent, _, folder = site
+    ask(consent, APPROVAL)
+    Decisions(folder).decide("261126-a", "approved", by="x")
+    longer = {"id": "261126-a", "config": json.dumps({"method": "dsfedmed", "federation": {"rounds": 9}})}
+    with pytest.raises(UserError, match="has approved"):
+        ask(consent, TRAIN_STUDENT, longer)
+    assert ask(consent, APPROVAL, longer).texts["state"] == "waiting"
+
+
+def test_a_refusal_has_its_reason(site: Any) -> None:
+    consent, _, folder = site
+    ask(consent, APPROVAL)
+    Decisions(folder).decide("261126-a", "refused", reason="our ethics board meets in May", by="x")
+    reply = ask(consent, APPROVAL)
+    assert reply.texts == {"state": "refused", "reason": "our ethics board meets in May"}
+    with pytest.raises(UserError, match="does not take part in this: our ethics board meets in May") as caught:
+        ask(consent, TRAIN_STUDENT)
+    assert caught.value.code == "federation.refused"
+
+
+@pytest.mark.parametrize(
+    ("text", "task", "words"),
+    [
+        ('kinds = ["student", "figures"]', TRAIN_GENERATOR, "its rules do not let 'generator' leave"),
+        ("smallest_images = 6", TRAIN_STUDENT, "it has 5 images, and its rules ask for 6"),
+        ("smallest_images = 6", SHARE_MASKS, "it has 5 images"),
+        ("most_megabytes = 0.0001", TRAIN_STUDENT, "0.0 MB would leave, and its rules allow 0.0001 MB"),
+    ],
+)
+def test_rules_hold_for_runs_that_need_no_approval(site: Any, text: str, task: str, words: str) -> None:
+    consent, _, folder = site
+    write_rules(folder, f'approval = "automatic"\n{text}\n')
+    with pytest.raises(UserError, match=f"Site north does not take part in this: {words}"):
+        ask(consent, task)
+    events = [entry["event"] for entry in AuditLog(folder / AUDIT_FILE).entries()]
+    assert events == ["asked", "not answered"]
+
+
+def test_what_is_measured_needs_no_number_of_training_images(site: Any) -> None:
+    consent, _, folder = site
+    write_rules(folder, 'approval = "automatic"\nsmallest_images = 6\n')
+    assert ask(consent, EVALUATE).num_examples == 5
+
+
+def test_the_most_that_may_leave_counts_over_a_run(site: Any) -> None:
+    consent, _, folder = site
+    once = payload_bytes(WEIGHTS) / 1e6
+    write_rules(folder, f'approval = "automatic"\nmost_megabytes = {2.5 * once}\n')
+    for _ in range(2):
+        ask(consent, TRAIN_STUDENT)
+    with pytest.raises(UserError, match="would leave"):
+        ask(consent, TRAIN_STUDENT)
+    assert ask(consent, TRAIN_STUDENT, {**RUN, "id": "another"}).num_examples == 5
+
+
+def test_a_run_that_would_send_what_may_not_leave_is_refused_at_once(site: Any) -> None:
+    consent, _, folder = site
+    write_rules(folder, 'kinds = ["student", "figures", "statistics"]')
+    assert ask(consent, APPROVAL).texts == {"state": "refused", "reason": "its rules do not let 'generator' leave"}
+    assert ask(consent, APPROVAL, {"id": "b", "config": '{"method": "fedtinysam"}'}).texts["state"] == "waiting"
+
+
+@pytest.mark.parametrize("run_id", ["../../etc/passwd", "", "a/b", "x" * 81, "-"])
+def test_a_servers_run_id_is_no_path(site: Any, run_id: str) -> None:
+    consent, _, folder = site
+    with pytest.raises(UserError, match="a run that cannot be"):
+        ask(consent, APPROVAL, {**RUN, "id": run_id})
+    assert list(folder.rglob("*.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("approval = 'sometimes'", "approval: Input should be"),
+        ('kinds = ["weights"]', "kinds: there is no 'weights'"),
+        ("smallest_images = 0", "smallest_images: "),
+        ("most_megabytes = -1", "most_megabytes: "),
+        ("generators = true", "generators: Extra inputs"),
+        ("approval = ", "policy.toml cannot be used"),
+    ],
+)
+def test_rules_that_are_unclear_stop_everything(site: Any, text: str, words: str) -> None:
+    consent, program, folder = site
+    write_rules(folder, text)
+    with pytest.raises(UserError, match=words) as caught:
+        ask(consent, DESCRIBE)
+    assert caught.value.code == "site.policy_invalid" and program.asked == []
+
+
+def test_rules_are_said_in_words() -> None:
+    plain = "each run waits for approval; may leave: everything that a run asks for; nothing learnt from fewer than 1"
+    assert rules(Policy()) == f"{plain} images."
+    strict = Policy(approval="automatic", kinds=("student",), most_megabytes=20, smallest_images=30)
+    assert rules(strict) == (
+        "runs need no approval; may leave: student, at most 20 MB in a run; nothing learnt from fewer than 30 images."
+    )
+
+
+def test_a_method_says_what_it_sends() -> None:
+    assert kinds_of('{"method": "fedtinysam"}') == ("figures", "student")
+    everything = ("figures", "generator", "masks", "statistics", "student")
+    assert kinds_of('{"method": "nobody knows"}') == kinds_of("no JSON") == everything
+
+
+def test_the_record_is_a_chain(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    for number in range(3):
+        log.append("left", run="a", bytes=number)
+    lines = log._path.read_bytes().splitlines(keepends=True)
+    assert [entry["bytes"] for entry in log.entries()] == [0, 1, 2]
+    assert json.loads(lines[0])["chain"] == FIRST
+    assert json.loads(lines[2])["chain"] == hashlib.sha256(lines[1]).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda lines: [lines[0].replace(b'"bytes": 0', b'"bytes": 9'), *lines[1:]], 2),
+        (lambda lines: [lines[0], lines[2]], 2),
+        (lambda lines: lines[1:], 1),
+        (lambda lines: [lines[1], lines[0], lines[2]], 1),
+        (lambda lines: [*lines[:2], lines[2][:-5]], 3),
+        (lambda lines: [*lines, b"[]\n"], 4),
+    ],
+)
+def test_a_changed_record_is_found(tmp_path: Path, change: Any, line: int) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    for number in range(3):
+        log.append("left", run="a", bytes=number)
+    lines = log._path.read_bytes().splitlines(keepends=True)
+    log._path.write_bytes(b"".join(change(lines)))
+    with pytest.raises(UserError, match=f"from line {line} on") as caught:
+        log.entries()
+    assert caught.value.code == "site.audit_broken"
+
+
+def test_nothing_is_added_behind_a_line_that_was_cut_off(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.append("asked", run="a")
+    log._path.write_bytes(log._path.read_bytes()[:-3])
+    with pytest.raises(UserError, match="from line 1 on"):
+        log.append("asked", run="b")
+
+
+def test_rules_are_the_defaults_without_a_file(tmp_path: Path) -> None:
+    assert read_policy(tmp_path) == Policy(approval="each_run", kinds=None, smallest_images=1, most_megabytes=None)
