@@ -96,6 +96,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *BASE,
         *BORDER,
         "engine.data",
+        "engine.methods.catalogue",
         "engine.site",
         CATALOGUE,
         "engine.models.assets",
