@@ -10,8 +10,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
+from engine.errors import UserError
 from engine.federation.backends.packing import pack
-from engine.federation.backends.superlink import Link, SuperlinkGrid
+from engine.federation.backends.superlink import Link, Node, SuperlinkGrid
 from engine.federation.exchange import failure_of
 from engine.federation.payload import to_payload
 
@@ -80,3 +81,21 @@ def test_only_the_site_that_was_asked_can_answer(grid: SuperlinkGrid, monkeypatc
     other.metadata.__dict__["_src_node_id"] = NODE + 1
     monkeypatch.setattr(HttpGrid, "pull_messages", lambda self, ids: [other])
     assert "not asked" in grid.pull_messages(["m0"])[0].error.reason
+
+
+def test_a_site_that_is_away_is_waited_for_or_asked_all_the_same(
+    grid: SuperlinkGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = {"a": Node(1, "a", b"", True, 0.0), "b": Node(2, "b", b"", False, 0.0)}
+    monkeypatch.setattr(grid, "nodes", lambda: nodes)
+    with pytest.raises(UserError, match=r"Not connected: b; connected: a\.") as raised:
+        grid.site_nodes(["a", "b"], wait_s=0.0)
+    assert raised.value.code == "federation.site_absent"
+    grid.goes_on_without = True
+    assert grid.site_nodes(["a", "b"], wait_s=0.0) == {"a": 1, "b": 2}
+    with pytest.raises(UserError):
+        grid.site_nodes(["c"], wait_s=0.0)
+    waited = iter([nodes, nodes | {"b": Node(2, "b", b"", True, 0.0)}])
+    monkeypatch.setattr(grid, "nodes", lambda: next(waited))
+    grid.goes_on_without = False
+    assert grid.site_nodes(["b"], wait_s=60.0) == {"b": 2}

@@ -61,6 +61,7 @@ class DeployedBackEnd:
         ).__enter__()
         try:
             self.description = self._described(names, held_out)
+            self.grid.goes_on_without = config.federation.on_failure == "skip"
         except BaseException:
             self.close()
             raise

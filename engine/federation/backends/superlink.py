@@ -179,6 +179,8 @@ class SuperlinkGrid(HttpGrid):
         self._link, self._keys, self._note = link, dict(keys), note
         self._presence_s, self._check = presence_s, check
         self._asked: dict[str, int] = {}
+        self.goes_on_without = False
+        """Whether sites that are not connected are asked all the same: their failure comes back, for a policy."""
         self.known: dict[str, int] = {}
         """Node id of each site that was asked for last, by name."""
         self._control = Control(link)
@@ -232,7 +234,7 @@ class SuperlinkGrid(HttpGrid):
         """
         until = monotonic() + max(wait_s, self._presence_s)
         while True:
-            nodes = {name: node for name, node in self.nodes().items() if node.online}
+            nodes = {name: node for name, node in self.nodes().items() if node.online or self.goes_on_without}
             absent = [site for site in sites if site not in nodes]
             if not absent:
                 self.known = {site: nodes[site].node_id for site in sites}
