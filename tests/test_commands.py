@@ -221,7 +221,7 @@ def test_a_small_run(world: World, command: str, tmp_path: Path) -> None:
 def test_a_federation_by_its_commands_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs until it is stopped, and the run itself, are parsed; tests/deployment executes them."""
     monkeypatch.chdir(tmp_path)
-    assert len(DEPLOYED) == 10
+    assert len(DEPLOYED) == 12
     for command in sorted(DEPLOYED, key=COMMANDS.index):
         words = shlex.split(command)[3:]
         if words[0] in ("server", "run") or words[:2] == ["site", "up"]:

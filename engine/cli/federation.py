@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine.cli import site_decisions
 from engine.cli.output import JsonFlag, print_json, print_table
 from engine.errors import UserError
 
@@ -19,6 +20,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 server_app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 site_app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 FederationArgument = Annotated[Path, typer.Argument(help="The federation's folder at the server")]
+for _command in (site_decisions.runs, site_decisions.approve, site_decisions.refuse, site_decisions.log):
+    site_app.command(_command.__name__)(_command)
 SiteNameArgument = Annotated[str, typer.Argument(help="The site's name")]
 SiteFolderArgument = Annotated[Path, typer.Argument(help="The site's folder, which the coordinator has sent")]
 

@@ -129,6 +129,15 @@ def find_site(federation: Federation, name: str) -> Site:
     return known[name]
 
 
+_SITE_POLICY = """\
+# What this site lets runs do. Everything here may be edited; it holds from the next request on.
+approval = "each_run"  # "each_run": site approve decides on each run; "automatic": what keeps the rules takes part
+# kinds = ["student", "figures"]  # what may leave: student, generator, masks, statistics, figures; all when left out
+smallest_images = 1  # training images below which nothing learnt from them leaves
+# most_megabytes = 500  # most that may leave in one run
+"""
+
+
 def invite(federation: Federation, name: str) -> Path:
     """Write the folder that a new site gets; return it."""
     _check_name(name)
@@ -148,6 +157,7 @@ def invite(federation: Federation, name: str) -> Path:
         + to_toml(settings),
         encoding="utf-8",
     )
+    (folder / "policy.toml").write_text(_SITE_POLICY, encoding="utf-8")
     (folder / "README.txt").write_text(_SITE_README.format(name=name), encoding="utf-8")
     _write_site(federation, name, "invited")
     return folder

@@ -45,10 +45,11 @@ class Quiet:
 
 @dataclass(frozen=True)
 class Server:
-    """What the server does with what it hears: it stops, and it counts bytes."""
+    """What the server does with what it hears: it stops, counts bytes, and tells what it waits for."""
 
     check_cancelled: Callable[[], None]
     traffic: Callable[[Traffic], None]
+    tell: Callable[[str], None] = lambda _text: None
 
 
 class BackEnd(Protocol):

@@ -19,6 +19,7 @@ from engine.methods import catalogue
 from engine.models.assets import list_assets
 from engine.runs.checkpoint import CheckpointStore
 from engine.runs.identity import checkpoint_hash
+from engine.site.consent import Consent
 from engine.site.data import SiteData, sites_here
 from engine.site.program import SiteProgram
 from engine.site.state import SiteState
@@ -28,9 +29,12 @@ DATASET = "dataset"
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
-def program(site: str, data: Path, folder: Path, say: Callable[[str], None]) -> DeployedSite:
-    """Return the program that `site up` serves: ``data`` holds dataset.toml and the site's own images."""
-    return DeployedSite(site, data=data, folder=folder, say=say)
+def program(site: str, data: Path, folder: Path, say: Callable[[str], None]) -> Consent:
+    """Return the program that `site up` serves: ``data`` holds dataset.toml and the site's own images.
+
+    It answers what the site allows; ``folder`` has its rules, its decisions and its record.
+    """
+    return Consent(DeployedSite(site, data=data, folder=folder, say=say), site, folder)
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,11 @@ class Decisions:
             about = {"run": run_id, "config": identity(config), "kinds": list(kinds), "settings": config}
             self._write(run_id, {**about, "asked_at": _now(), "state": "waiting", "by": "", "reason": ""})
 
-    def decide(self, run_id: str, state: State, *, reason: str = "", by: str | None = None) -> None:
-        """Approve or refuse a run that has asked; ``UserError`` ``site.no_such_run`` for another."""
+    def decide(self, run_id: str, state: State, *, reason: str = "", by: str | None = None) -> dict:
+        """Approve or refuse a run that has asked, and return what is noted of it.
+
+        Raises ``UserError`` ``site.no_such_run`` for one that has not.
+        """
         known = self._read(run_id)
         if known is None:
             asked = ", ".join(run["run"] for run in self.all()) or "none"
@@ -87,6 +90,7 @@ class Decisions:
         who = by if by is not None else getpass.getuser()
         decided = {"state": state, "by": who, "decided_at": _now(), "reason": reason[:MAX_REASON_LETTERS]}
         self._write(run_id, {**known, **decided})
+        return {**known, **decided}
 
     def state(self, run_id: str, config: str) -> tuple[State, str, str]:
         """Return (state, who decided, reason) of a run with this configuration."""

@@ -58,7 +58,11 @@ class RunContext:
             self.config,
             state_root=self.run_dir / "sites",
             checkpoints=lambda: self.checkpoints,
-            server=lambda: Server(self.reporter.check_cancelled, self.reporter.traffic),
+            server=lambda: Server(
+                self.reporter.check_cancelled,
+                self.reporter.traffic,
+                tell=lambda text: self.reporter.progress(0, 1, message=text),
+            ),
             **where,
         )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,16 @@ import pytest
 from engine.cli import main
 from engine.data.phantoms import write_dataset
 from engine.runs.store import RunStore
+from engine.site.audit import AuditLog
+from engine.site.consent import AUDIT_FILE
+from engine.site.policy import Decisions
 from tests.deployment.deployed import Deployed, deployed
-from tests.patience import RUN_S
+from tests.patience import RUN_S, wait
 
 SITES = ("tower_hd", "scope_octagon", "guided_inset", "portable_yellow")
 SET = [word for text in ("device=cpu", "threads=1", "data.source=folder") for word in ("--set", text)]
+CAREFUL = "tower_hd"
+"""Its operator approves each run."""
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(6 * RUN_S)]
 
 
@@ -25,6 +32,8 @@ def spread(world: Deployed, root: Path) -> None:
         images = world.folder / "at" / site / "images"
         shutil.copy(root / "dataset.toml", images)
         shutil.copytree(root / site, images / site)
+        rules = "automatic" if site != CAREFUL else "each_run"
+        (world.folder / "at" / site / "policy.toml").write_text(f'approval = "{rules}"\n', encoding="utf-8")
 
 
 def result(home: Path) -> tuple[dict[str, bytes], dict]:
@@ -39,6 +48,21 @@ def result(home: Path) -> tuple[dict[str, bytes], dict]:
     return models, {"dice": table, "traffic": traffic}
 
 
+def approve(folder: Path, run_id: str) -> None:
+    """Approve the run as the site's operator, once it has asked."""
+    wait(lambda: any(run["run"] == run_id for run in Decisions(folder).all()), timeout_s=RUN_S)
+    assert main(["site", "runs", str(folder)]) == 0
+    assert main(["site", "approve", str(folder), run_id]) == 0
+
+
+def status_of(home: Path, run_id: str) -> str:
+    store = RunStore(home)
+    try:
+        return store.get(run_id).status
+    finally:
+        store.close()
+
+
 def test_a_run_across_sites_equals_the_run_in_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_dataset("polyp", tmp_path / "all", images_per_site=12, image_px=64)
     run = ["run", "--preset", "phantom_cpu_smoke", *SET, "--json"]
@@ -50,10 +74,23 @@ def test_a_run_across_sites_equals_the_run_in_one_process(tmp_path: Path, capsys
             world.start_site(site, env={"DSFEDMED_SITE_PROGRAM": "engine.site.deployed:program"})
         where = ["--server", str(world.federation_folder), "--home", str(tmp_path / "apart")]
         capsys.readouterr()
-        assert main([*run, "--set", "data.root=none", *where]) == 0
-        shown = json.loads(capsys.readouterr().out)
+        assert main([*run, "--set", "data.root=none", *where, "--detach"]) == 0
+        run_id = json.loads(capsys.readouterr().out)["run_id"]
+        approve(world.folder / "at" / CAREFUL, run_id)
+        assert main(["runs", "--home", str(tmp_path / "apart")]) == 0
+        wait(lambda: status_of(tmp_path / "apart", run_id) in ("finished", "failed"), timeout_s=4 * RUN_S)
+        records = {site: AuditLog(world.folder / "at" / site / AUDIT_FILE).entries() for site in SITES}
     (together, about), (apart, about_apart) = result(tmp_path / "together"), result(tmp_path / "apart")
     assert set(together) == set(apart) and len(together) >= 4
     assert [name for name in together if together[name] != apart[name]] == []
     assert about == about_apart
-    assert shown["config"]["backend"] == "superlink"
+    for site, entries in records.items():
+        left: Counter[str] = Counter()
+        for entry in entries:
+            if entry["event"] == "left" and entry["run"] == run_id and entry["bytes"]:
+                left[entry["kind"]] += entry["bytes"]
+        counted = {kind: n for (at, way, kind), n in about["traffic"].items() if (at, way) == (site, "up")}
+        counted.pop("metrics")
+        assert left == counted, "the site's own record has what the server has counted"
+        asked_by = {entry["approved_by"] for entry in entries if entry["event"] == "left" and entry["bytes"]}
+        assert asked_by == ({getpass.getuser()} if site == CAREFUL else {"the site's rules"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, cast
 
 from flwr.app import ConfigRecord, Message
@@ -12,14 +13,17 @@ from flwr.app import ConfigRecord, Message
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.federation.backends.superlink import Link, SuperlinkGrid
+from engine.federation.checks import bad_reply
 from engine.federation.descriptions import FederationDescription, SiteDescription
 from engine.federation.payload import RUN_RECORD, TOLD_RECORD
 from engine.federation.rounds import call_once
 from engine.federation.sites import Quiet, Server, SiteListener
-from engine.federation.tasks import DESCRIBE, READ_EVERYTHING, SiteReply
+from engine.federation.tasks import APPROVAL, DESCRIBE, READ_EVERYTHING, SiteReply
 
 PRESENCE_S = 600.0
 """How long a run waits for sites that are not connected (ours)."""
+APPROVAL_POLL_S = 5.0
+"""How often sites that have not decided are asked (ours)."""
 NOTE = "flower_run.txt"
 
 
@@ -61,6 +65,8 @@ class DeployedBackEnd:
         ).__enter__()
         try:
             self.description = self._described(names, held_out)
+            if note is not None:  # a run, and not only its plan
+                self._wait_for_approval(names)
             self.grid.goes_on_without = config.federation.on_failure == "skip"
         except BaseException:
             self.close()
@@ -100,6 +106,33 @@ class DeployedBackEnd:
         return call_once(
             self.grid, task=task, kind="metrics", sites=sites, check_cancelled=self._server().check_cancelled, **how
         )
+
+    def _wait_for_approval(self, sites: Sequence[str]) -> None:
+        """Wait until every site takes part; ``UserError`` ``federation.refused`` names who does not.
+
+        Nothing but counts has been asked for before.
+        """
+        waiting = list(sites)
+        while waiting:
+            for site, reply in self._ask(APPROVAL, waiting).items():
+                state = reply.texts.get("state", "")
+                if state == "refused":
+                    raise UserError(
+                        "federation.refused",
+                        what=f"{site} does not take part in this run: {reply.texts.get('reason', '')[:500]}",
+                        why="What leaves a site is the site's decision.",
+                        fix=f"Talk to {site}, change the run, or leave the site out (data.sites); then resume it.",
+                    )
+                if state not in ("approved", "waiting"):
+                    raise bad_reply(site, round_number=0, problem=f"its decision is {state!r:.40}")
+                if state == "approved":
+                    waiting.remove(site)
+            if waiting:
+                self._server().tell(f"waiting for the approval of {', '.join(waiting)}")
+                until = monotonic() + APPROVAL_POLL_S
+                while monotonic() < until:
+                    self.check_cancelled()
+                    sleep(0.2)
 
     def _described(self, names: Sequence[str], held_out: str) -> FederationDescription:
         replies = self._ask(DESCRIBE, names)

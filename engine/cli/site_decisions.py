@@ -1,0 +1,86 @@
+"""Commands at a site: which runs have asked, letting them take part or not, and the record of what left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine.cli.output import JsonFlag, print_json, print_table, size
+
+FolderArgument = Annotated[Path, typer.Argument(help="The site's folder")]
+RunIdArgument = Annotated[str, typer.Argument(help="The run's id, as `site runs` shows it")]
+
+
+def runs(folder: FolderArgument, as_json: JsonFlag = False) -> None:
+    """Show the site's rules, and every run that has asked to take part."""
+    from engine.deployment import site as sites
+    from engine.site.consent import rules
+    from engine.site.policy import Decisions, read_policy
+
+    site = sites.load(folder)
+    policy, asked = read_policy(folder), Decisions(folder).all()
+    if as_json:
+        print_json({"site": site.name, "rules": policy.model_dump(mode="json"), "runs": asked})
+        return
+    print(f"Rules of {site.name} (policy.toml): {rules(policy)}")
+    rows = [(run["run"], run["state"], run["asked_at"], run["by"] or "-", ", ".join(run["kinds"])) for run in asked]
+    if rows:
+        print_table(("Run", "State", "Asked at", "By", "What would leave"), rows)
+    else:
+        print("No run has asked for approval.")
+
+
+def approve(folder: FolderArgument, run_id: RunIdArgument, as_json: JsonFlag = False) -> None:
+    """Let a run take part with the settings that it has asked with."""
+    _decide(folder, run_id, "approved", as_json=as_json)
+
+
+def refuse(
+    folder: FolderArgument,
+    run_id: RunIdArgument,
+    reason: Annotated[str, typer.Option("--reason", help="What the coordinator is told")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Let a run not take part, or no longer."""
+    _decide(folder, run_id, "refused", reason=reason, as_json=as_json)
+
+
+def log(folder: FolderArgument, as_json: JsonFlag = False) -> None:
+    """Check and show the site's record: every request, and everything that left."""
+    from engine.site.audit import AuditLog
+    from engine.site.consent import AUDIT_FILE
+
+    entries = AuditLog(folder / AUDIT_FILE).entries()
+    if as_json:
+        print_json({"entries": entries, "whole": True})
+        return
+    rows = [
+        (entry["at"], entry["event"], entry.get("run", ""), entry.get("task", ""), _what(entry)) for entry in entries
+    ]
+    if rows:
+        print_table(("At (UTC)", "What", "Run", "Task", ""), rows)
+    left = [entry for entry in entries if entry["event"] == "left"]
+    print(f"The record is whole: {len(entries)} lines; {size(sum(e['bytes'] for e in left))} have left this site.")
+
+
+def _what(entry: dict[str, Any]) -> str:
+    if entry["event"] == "left":
+        return f"{entry['kind']}, {size(entry['bytes'])}, sha256 {entry['digest'][:12]}"
+    return str(entry.get("why") or entry.get("by") or "")
+
+
+def _decide(folder: Path, run_id: str, state: Any, *, as_json: bool, reason: str = "") -> None:
+    from engine.deployment import site as sites
+    from engine.site.audit import AuditLog
+    from engine.site.consent import AUDIT_FILE
+    from engine.site.policy import Decisions
+
+    site = sites.load(folder)
+    decided = Decisions(folder).decide(run_id, state, reason=reason)
+    AuditLog(folder / AUDIT_FILE).append(state, run=run_id, by=decided["by"], config=decided["config"], why=reason)
+    if as_json:
+        print_json({"site": site.name, "run": run_id, "state": state, "by": decided["by"]})
+    else:
+        print(f"{site.name}: the run {run_id} is {state}.")
