@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from engine.data.pixels import Window
 from engine.errors import UserError
 
+MAX_TOLD_LETTERS = 20_000
+MAX_IMAGES = 10_000_000
+MAX_WORDS, MAX_WORD_LETTERS = 100, 300
+"""Limits of what a site can say of its data (ours)."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_Told = TypeVar("_Told")
 IDENTITY_FILE = Path("data") / "identity.json"
 """Below a run's folder: digests only, for names of files can identify patients."""
 
@@ -33,6 +42,43 @@ class SiteDescription:
     def as_json(self) -> str:
         """Return it as one JSON object."""
         return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_site(cls, text: str, *, name: str, role: str) -> SiteDescription:
+        """Return what the site ``name`` has told; ValueError says what in it cannot be."""
+        told = _read(cls, text)
+        counts = (told.num_train, told.num_validation, told.num_test)
+        if (told.name, told.role) != (name, role):
+            raise ValueError(f"it says that it is {told.name!r:.60} and a {told.role}")
+        if not all(0 <= count <= MAX_IMAGES for count in counts) or not sum(counts):
+            raise ValueError(f"it says that it has {counts} images")
+        if (role == "test") != bool(told.num_test) or (role == "source") != bool(told.num_train):
+            raise ValueError(f"as a {role} it says that it has {counts} images to train, validate and test on")
+        if not all(len(key) < 20 and _SHA256.fullmatch(value) for key, value in told.digests.items()):
+            raise ValueError("its digests are none")
+        return told
+
+
+@dataclass(frozen=True)
+class DatasetAgreement:
+    """What the dataset.toml of all sites have in common; a run trains one model on all of them."""
+
+    name: str
+    task: str
+    modality: str
+    classes: tuple[str, ...]
+    value_range: tuple[float, float] | None
+    slice_axis: Literal[0, 1, 2]
+    window: Window
+
+    @classmethod
+    def from_site(cls, text: str) -> DatasetAgreement:
+        """Return what a site has told; ValueError says what in it cannot be."""
+        told = _read(cls, text)
+        words = (told.name, told.task, told.modality, *told.classes)
+        if not told.classes or len(words) > MAX_WORDS or any(not 0 < len(word) <= MAX_WORD_LETTERS for word in words):
+            raise ValueError("its dataset has no classes, or names that are too long")
+        return told
 
 
 @dataclass(frozen=True)
@@ -69,6 +115,16 @@ class FederationDescription:
     def num_validation(self) -> dict[str, int]:
         """Validation images of each source."""
         return {site.name: site.num_validation for site in self.sources}
+
+
+def _read(kind: type[_Told], text: str) -> _Told:
+    if len(text) > MAX_TOLD_LETTERS:
+        raise ValueError(f"its description has {len(text):,} letters")
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'its description'}: {first['msg']}") from error
 
 
 def check_unchanged(federation: FederationDescription, path: Path) -> None:

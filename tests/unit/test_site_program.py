@@ -14,6 +14,7 @@ from engine.errors import UserError
 from engine.evaluation.figures import GROUP, MEASURES, pack_figures, unpack_figures
 from engine.evaluation.summary import summarise
 from engine.federation.connect import connect, describe
+from engine.federation.descriptions import DatasetAgreement, SiteDescription
 from engine.federation.payload import payload_bytes
 from engine.federation.sites import QUERIES_FROM, Server
 from engine.federation.tasks import DESCRIBE, EVALUATE, VALIDATE_STUDENT, SiteRequest
@@ -164,3 +165,58 @@ def test_nothing_crosses_for_a_test_set_of_the_servers_own(tmp_path: Path) -> No
     settings = {"role": "student", "model": "fedavg_student", "split": "test"}
     sites.ask(EVALUATE, kind="evaluated", to=tests[:1], arrays=arrays, settings=settings)
     assert traffic == []
+
+
+TOLD = {"name": "north", "role": "source", "num_train": 4, "num_validation": 1, "num_test": 0,
+        "digests": {"train": "a" * 64}}  # fmt: skip
+AGREED = {"name": "set", "task": "polyp", "modality": "endoscopy", "classes": ["polyp"], "value_range": [0.0, 255.0],
+          "slice_axis": 2, "window": "auto"}  # fmt: skip
+
+
+def test_what_a_site_says_of_its_data_is_read() -> None:
+    assert SiteDescription.from_site(json.dumps(TOLD), name="north", role="source").num_train == 4
+    agreed = DatasetAgreement.from_site(json.dumps(AGREED))
+    assert (agreed.classes, agreed.value_range) == (("polyp",), (0.0, 255.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"name": "south"}, "it says that it is 'south' and a source"),
+        ({"role": "test"}, "and a test"),
+        ({"num_train": 10**9}, "images"),
+        ({"num_validation": -1}, "images"),
+        ({"num_train": 0, "num_validation": 0}, "images"),
+        ({"num_train": 0}, "as a source"),
+        ({"num_test": 3}, "as a source"),
+        ({"num_train": "4"}, "num_train: Input should be a valid integer"),
+        ({"num_train": 4.5}, "num_train"),
+        ({"digests": {"train": "../etc"}}, "digests"),
+        ({"digests": {"train": "a" * 30_000}}, "has 30,"),
+    ],
+)
+def test_what_a_hostile_site_says_of_its_data_is_refused(change: dict[str, Any], problem: str) -> None:
+    text = json.dumps({**TOLD, **change})
+    with pytest.raises(ValueError, match=problem):
+        SiteDescription.from_site(text, name="north", role="source")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": []},
+        {"classes": ["x" * 400]},
+        {"slice_axis": 7},
+        {"window": "wide"},
+        {"value_range": [1]},
+        {"name": ""},
+    ],
+)
+def test_a_dataset_that_cannot_be_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        DatasetAgreement.from_site(json.dumps({**AGREED, **change}))
+
+
+def test_no_description_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="its description: Invalid JSON"):
+        DatasetAgreement.from_site("")

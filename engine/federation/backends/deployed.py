@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep
@@ -14,7 +15,7 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.federation.backends.superlink import Link, SuperlinkGrid
 from engine.federation.checks import bad_reply
-from engine.federation.descriptions import FederationDescription, SiteDescription
+from engine.federation.descriptions import DatasetAgreement, FederationDescription, SiteDescription
 from engine.federation.payload import RUN_RECORD, TOLD_RECORD
 from engine.federation.rounds import call_once
 from engine.federation.sites import Quiet, Server, SiteListener
@@ -24,6 +25,8 @@ PRESENCE_S = 600.0
 """How long a run waits for sites that are not connected (ours)."""
 APPROVAL_POLL_S = 5.0
 """How often sites that have not decided are asked (ours)."""
+CURVES, MAX_POINTS = ("loss",), 100_000
+"""Curves that a site may tell beside its reply, and their points (ours)."""
 NOTE = "flower_run.txt"
 
 
@@ -94,8 +97,12 @@ class DeployedBackEnd:
 
     def tell(self, site: str, told: ConfigRecord) -> None:
         """Hand on the points of a site's curves."""
-        columns = (cast(list[Any], told[key]) for key in ("names", "values", "steps"))
-        for name, value, step in zip(*columns, strict=True):
+        columns = [cast(list[Any], told.get(key, [])) for key in ("names", "values", "steps")]
+        points = list(zip(*columns, strict=False))
+        usual = len({len(column) for column in columns}) == 1 and len(points) <= MAX_POINTS
+        if not usual or not all(_is_point(*point) for point in points):
+            raise bad_reply(site, round_number=0, problem="the curves that it tells cannot be")
+        for name, value, step in points:
             self._listener.metric(site, str(name), float(value), int(step))
 
     def close(self) -> None:
@@ -136,25 +143,31 @@ class DeployedBackEnd:
 
     def _described(self, names: Sequence[str], held_out: str) -> FederationDescription:
         replies = self._ask(DESCRIBE, names)
-        datasets = {site: json.loads(reply.texts["dataset"]) for site, reply in replies.items()}
+        datasets: dict[str, DatasetAgreement] = {}
+        sites: dict[str, SiteDescription] = {}
+        for site, reply in replies.items():
+            role = "test" if site == held_out else "source"
+            try:
+                datasets[site] = DatasetAgreement.from_site(reply.texts.get("dataset", ""))
+                told = reply.texts.get("description", "")
+                sites[site] = SiteDescription.from_site(told, name=site, role=role)
+            except ValueError as error:
+                raise bad_reply(site, round_number=0, problem=str(error)) from error
         _check_alike(datasets)
-        sites = {site: SiteDescription(**json.loads(reply.texts["description"])) for site, reply in replies.items()}
-        about = datasets[held_out]
-        test = sites[held_out]
-        value_range = about["value_range"]
+        about, test = datasets[held_out], sites[held_out]
         return FederationDescription(
-            about["name"],
-            about["task"],
-            about["modality"],
-            tuple(about["classes"]),
+            about.name,
+            about.task,
+            about.modality,
+            about.classes,
             tuple(sites[name] for name in sorted(names) if name != held_out),
             (test,),
             held_out,
             test.digests.get("test", ""),
             False,
-            None if value_range is None else (value_range[0], value_range[1]),
-            about["slice_axis"],
-            about["window"] if isinstance(about["window"], str) else tuple(about["window"]),
+            about.value_range,
+            about.slice_axis,
+            about.window,
         )
 
 
@@ -185,6 +198,11 @@ class _RunGrid(SuperlinkGrid):
             names = {node_id: name for name, node_id in self.known.items()}
             told = cast(ConfigRecord, reply.content.pop(TOLD_RECORD))
             self._back_end.tell(names[reply.metadata.src_node_id], told)
+
+
+def _is_point(name: object, value: object, step: object) -> bool:
+    figures = isinstance(value, float) and math.isfinite(value) and isinstance(step, int) and step >= 0
+    return name in CURVES and figures
 
 
 def _participants(config: RunConfig, keys: Mapping[str, bytes]) -> tuple[tuple[str, ...], str]:
@@ -219,15 +237,16 @@ def _for_sites(config: RunConfig, *, names: Sequence[str], held_out: str) -> str
     return json.dumps(values | {"backend": "local", "server": None, "name": "run"}, sort_keys=True)
 
 
-def _check_alike(datasets: Mapping[str, dict[str, Any]]) -> None:
+def _check_alike(datasets: Mapping[str, DatasetAgreement]) -> None:
     """Raise ``UserError`` ``federation.sites_differ`` where sites do not agree on what is segmented in what."""
     first, expected = next(iter(datasets.items()))
     for site, about in datasets.items():
         for key in ("task", "modality", "classes", "value_range", "slice_axis", "window"):
-            if about[key] != expected[key]:
+            one, two = getattr(expected, key), getattr(about, key)
+            if one != two:
                 raise UserError(
                     "federation.sites_differ",
-                    what=f"Sites {first} and {site} differ in {key}: {expected[key]} and {about[key]}.",
+                    what=f"Sites {first} and {site} differ in {key}: {one} and {two}.",
                     why="One model is trained on the images of all sites, which must show and mark the same.",
                     fix="Give the dataset.toml of both the same lines.",
                 )
