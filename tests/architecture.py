@@ -87,6 +87,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.generation",
         "engine.distillation",
         "engine.evaluation",
+        "engine.methods.catalogue",
         "engine.runs.checkpoint",
         "engine.runs.pace",
     ),
