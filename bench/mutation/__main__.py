@@ -33,7 +33,7 @@ from bench.mutation.operators import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "build" / "mutation"
-PACKAGES = ("distillation", "federation", "generation", "evaluation")
+PACKAGES = ("distillation", "federation", "generation", "evaluation", "site")
 HEAVY = (
     "torch",
     "torchvision",
