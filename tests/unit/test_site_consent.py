@@ -20,12 +20,14 @@ from engine.federation.tasks import (
     SHARE_MASKS,
     TRAIN_GENERATOR,
     TRAIN_STUDENT,
+    VALIDATE_STUDENT,
     Listener,
     SiteReply,
     SiteRequest,
 )
+from engine.methods import catalogue
 from engine.site.audit import FIRST, AuditLog, digest
-from engine.site.consent import AUDIT_FILE, Consent, kinds_of, rules
+from engine.site.consent import AUDIT_FILE, LEAVING, Consent, kinds_of, rules
 from engine.site.policy import Decisions, Policy, read_policy
 from tests.unit.federation_world import Listening
 
@@ -170,6 +172,14 @@ def test_rules_that_are_unclear_stop_everything(site: Any, text: str, words: str
     with pytest.raises(UserError, match=words) as caught:
         ask(consent, DESCRIBE)
     assert caught.value.code == "site.policy_invalid" and program.asked == []
+
+
+def test_every_task_that_sends_more_than_numbers_has_a_kind() -> None:
+    """Another task's reply would leave as numbers, past the rules for kinds."""
+    from engine.site.tasks import TASKS
+
+    assert set(TASKS) - set(LEAVING) == {DESCRIBE, VALIDATE_STUDENT}
+    assert set(LEAVING.values()) <= set(catalogue.kinds())
 
 
 def test_rules_are_said_in_words() -> None:
