@@ -77,7 +77,6 @@ def test_a_run_across_sites_equals_the_run_in_one_process(tmp_path: Path, capsys
         assert main([*run, "--set", "data.root=none", *where, "--detach"]) == 0
         run_id = json.loads(capsys.readouterr().out)["run_id"]
         approve(world.folder / "at" / CAREFUL, run_id)
-        assert main(["runs", "--home", str(tmp_path / "apart")]) == 0
         wait(lambda: status_of(tmp_path / "apart", run_id) in ("finished", "failed"), timeout_s=4 * RUN_S)
         records = {site: AuditLog(world.folder / "at" / site / AUDIT_FILE).entries() for site in SITES}
     (together, about), (apart, about_apart) = result(tmp_path / "together"), result(tmp_path / "apart")
