@@ -21,6 +21,7 @@ from monai.networks.nets import UNet
 from bench.reporting import ConsoleReporter
 from engine.config import RunConfig, parse_config
 from engine.data.phantoms import TASKS
+from engine.federation.sites import Sites
 from engine.runs.checkpoint import CheckpointStore
 from engine.seeding import torch_generator
 from engine.stages.context import Role, RunContext
@@ -64,7 +65,9 @@ class SmallContext(RunContext):
             torch.nn.init.normal_(parameter.data, std=0.1, generator=generator)
         return model
 
-    architecture = new_model
+    def open_sites(self, **where: Any) -> Sites:
+        """Let the sites train it."""
+        return super().open_sites(build=self.new_model, **where)
 
 
 def configure() -> RunConfig:
