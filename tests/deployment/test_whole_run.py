@@ -72,6 +72,7 @@ def test_a_run_across_sites_equals_the_run_in_one_process(tmp_path: Path, capsys
         world.start_server()
         for site in SITES:
             world.start_site(site, env={"DSFEDMED_SITE_PROGRAM": "engine.site.deployed:program"})
+        wait(lambda: world.online() == set(SITES))
         where = ["--server", str(world.federation_folder), "--home", str(tmp_path / "apart")]
         capsys.readouterr()
         assert main([*run, "--set", "data.root=none", *where, "--detach"]) == 0
