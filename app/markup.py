@@ -127,6 +127,10 @@ def results_table(rows: Sequence[EvaluationRow], differences: Sequence[ModelDiff
     if compared:
         inner = _results(text.DIFFERENCE_COLUMNS, compared, label=text.DIFFERENCES_HEADING)
         parts.append(f"<details><summary>{text.DIFFERENCES_HEADING}</summary>{inner}</details>")
+    between = viewmodels.spread_rows(rows)
+    if between:
+        inner = table(text.SPREAD_COLUMNS, between, label=text.SPREAD_HEADING)
+        parts.append(f"<details><summary>{text.SPREAD_HEADING}</summary>{inner}</details>")
     if validated:
         inner = _results(text.RESULT_COLUMNS, validated, label=text.RESULTS_VALIDATION)
         parts.append(f"<details><summary>{text.RESULTS_VALIDATION}</summary>{inner}</details>")

@@ -180,6 +180,9 @@ RESULT_COLUMNS = (
 SAID_ONCE = ("Site", "Images")
 DIFFERENCE_COLUMNS = ("Model", "Against", "Class", "Dice difference (95 % interval)", "Site", "Images")
 DIFFERENCES_HEADING = "Differences between models, on the same test images"
+SPREAD_COLUMNS = ("Model", "Worst site", "Its Dice", "Mean of the sites", "Standard deviation", "Images", "Sites")
+SPREAD_HEADING = "Between the sites: the worst one, and the spread"
+SPREAD_SPLITS = {"test": "unseen", "validation": "validation"}
 ONE_PATIENT = "one patient: no interval"
 NOT_MEASURED = "–"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from app import text
 from engine.config_keys import unread_sections
+from engine.evaluation.spread import site_spread
 from engine.evaluation.tables import images_cell
 from engine.methods import catalogue
 from engine.runs.records import MetricSeries, RunRecord, RunView, ScoredSample, StageRecord, TrafficTotal
@@ -224,6 +225,20 @@ def difference_rows(rows: Sequence[ModelDifference]) -> list[list[str]]:
         ]
         for row in rows
         if row.split == "test"
+    ]
+
+
+def spread_rows(rows: Sequence[EvaluationRow]) -> list[list[str]]:
+    """Return the lines of the table of the worst site and the spread, in the order of ``text.SPREAD_COLUMNS``."""
+    return [
+        [
+            catalogue.model_title(spread.model),
+            spread.worst_site,
+            *(number(value) for value in (spread.worst_dice, spread.dice, spread.dice_sd)),
+            text.SPREAD_SPLITS[spread.split],
+            str(spread.num_sites),
+        ]
+        for spread in site_spread(rows)
     ]
 
 

@@ -148,6 +148,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         # numpy only; the page offers phantoms as example images
         "engine.data.phantoms",
         "engine.evaluation.tables",
+        "engine.evaluation.spread",
         "export.runtime",
         "export.results",
         "export.manifest",

@@ -16,9 +16,10 @@ def site_spread(rows: Sequence[EvaluationRow]) -> list[SiteSpread]:
     all of its sites together is left out. Of equally bad sites the first is the worst.
     """
     groups: dict[tuple[str, str], list[EvaluationRow]] = {}
-    for row in rows:
-        if row.class_name == MEAN_CLASS:
-            groups.setdefault((row.model, row.split), []).append(row)
+    # With one class there is no row of the mean over classes: the class is the mean.
+    of_means = [row for row in rows if row.class_name == MEAN_CLASS] or rows
+    for row in of_means:
+        groups.setdefault((row.model, row.split), []).append(row)
     found = []
     for (model, split), measured in groups.items():
         of_sites = [row for row in measured if not _is_all_of_them(row, [other for other in measured if other != row])]

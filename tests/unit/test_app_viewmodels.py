@@ -190,6 +190,16 @@ def test_differences_carry_their_sign_and_only_those_on_test_images_are_shown() 
     assert text.DIFFERENCES_HEADING not in markup.results_table([_row()])
 
 
+def test_the_worst_site_and_the_spread_stand_beside_the_mean() -> None:
+    """Sites 0.8 and 0.6: mean 0.7, standard deviation 0.1; one site has no spread."""
+    rows = [replace(_row(), site=site, split="validation", dice=dice) for site, dice in (("a", 0.8), ("b", 0.6))]
+    assert viewmodels.spread_rows(rows) == [
+        ["TinySAM, mutually distilled", "b", "0.600", "0.700", "0.100", "validation", "2"]
+    ]
+    assert text.SPREAD_HEADING in markup.results_table(rows)
+    assert viewmodels.spread_rows([_row()]) == [] and text.SPREAD_HEADING not in markup.results_table([_row()])
+
+
 def _row() -> EvaluationRow:
     return EvaluationRow("distilled_student", "d", "test", "disc", 9, 0.8, 0.75, 0.85, 0.7, 0.79, 0.69, None)
 

@@ -247,6 +247,12 @@ def test_the_worst_site_and_the_spread_by_hand() -> None:
     assert text.splitlines()[-1].split() == ["m", "b", "3", "0.600", "0.750", "0.122"]
 
 
+def test_a_single_class_is_its_own_mean() -> None:
+    rows = [site_row("m", site, dice, name="polyp") for site, dice in (("a", 0.9), ("b", 0.5))]
+    (spread,) = site_spread(rows)
+    assert (spread.worst_site, spread.worst_dice, spread.dice) == ("b", 0.5, pytest.approx(0.7))
+
+
 def test_a_large_site_is_not_taken_for_all_of_them() -> None:
     rows = [site_row("m", "a", 0.9), site_row("m", "b", 0.6), site_row("m", "c", 0.8, images=8)]
     (spread,) = site_spread(rows)
