@@ -19,6 +19,8 @@ from engine.federation.tasks import SiteReply, SiteRequest
 from engine.types import Direction, RunCancelled, Traffic
 
 POLL_S = 0.5
+MAX_REASON_LETTERS = 600
+"""Of what a site says of its failure (ours)."""
 MAX_REPLY_BYTES = 8 * 1024**3
 """Of a reply whose size follows from nothing else; the paper's ControlNet has 1.5 GB (ours)."""
 OnTraffic = Callable[[Traffic], None]
@@ -147,6 +149,8 @@ def failure_of(error: Error, *, site: str) -> UserError:
 
 
 def _site_failed(site: str, *, reason: str) -> UserError:
+    if len(reason) > MAX_REASON_LETTERS:  # a state dict that does not fit names each of its keys
+        reason = f"{reason[:MAX_REASON_LETTERS]} ... (the whole text is in the log of {site})"
     return UserError(
         "federation.site_failed",
         what=f"Site {site} failed: {reason}.",

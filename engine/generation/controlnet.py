@@ -100,8 +100,10 @@ def controlnet_arrays(controlnet: ControlNetModel) -> dict[str, np.ndarray]:
     return {key: tensor.detach().cpu().half().numpy() for key, tensor in controlnet.state_dict().items()}
 
 
-def save_controlnet_arrays(arrays: Mapping[str, np.ndarray], folder: Path, *, backbone: Backbone | Outline) -> None:
-    """Write uploaded ``arrays`` as the ControlNet folder of a site.
+def save_controlnet_arrays(
+    arrays: Mapping[str, np.ndarray], folder: Path, *, backbone: Backbone | Outline, site: str
+) -> None:
+    """Write the arrays that ``site`` has uploaded as its ControlNet folder.
 
     Raises
     ------
@@ -114,9 +116,9 @@ def save_controlnet_arrays(arrays: Mapping[str, np.ndarray], folder: Path, *, ba
     if wrong:
         raise UserError(
             "generator.upload_misfit",
-            what=f"{len(wrong)} arrays of an uploaded generator do not fit, first '{wrong[0]}'.",
+            what=f"{len(wrong)} arrays of the generator from {site} do not fit, first '{wrong[0]}'.",
             why="The server can only use a ControlNet of its own backbone.",
-            fix="Give the sites and the server the same generator.backbone.",
+            fix=f"Give {site} and the server the same generator.backbone.",
         )
     controlnet.load_state_dict({key: torch.from_numpy(np.array(array)).float() for key, array in arrays.items()})
     save_controlnet(controlnet, folder)

@@ -23,7 +23,7 @@ class GeneratorTraining:
         def keep(round_number: int, site: str, reply: SiteReply) -> None:
             context.reporter.artefact("generator", context.generator_dir(site).relative_to(context.run_dir))
             context.reporter.flush()  # with the bytes of its upload
-            save_controlnet_arrays(reply.arrays, context.generator_dir(site), backbone=backbone)
+            save_controlnet_arrays(reply.arrays, context.generator_dir(site), backbone=backbone, site=site)
 
         context.sites.ask(TRAIN_GENERATOR, kind="generator", to=sites, on_reply=keep, listener=_Progress(context))
 

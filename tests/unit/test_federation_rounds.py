@@ -319,6 +319,16 @@ def test_a_site_that_goes_on_failing_stops_the_run_by_name() -> None:
     assert asked.count(("south", 1)) == 3
 
 
+def test_a_long_reason_is_cut_and_says_where_it_goes_on() -> None:
+    def wordy(request: SiteRequest) -> SiteReply:
+        raise RuntimeError("Missing key(s): " + ", ".join(f"layer.{n}.weight" for n in range(1000)))
+
+    grid = InProcessGrid(build_client_app({"student": wordy}), sites=SITES)
+    with pytest.raises(UserError, match="the whole text is in the log of north") as caught:
+        run_rounds(grid, arrays=WEIGHT, sites=SITES, rounds=1)
+    assert "Missing key(s): layer.0.weight" in caught.value.what and len(caught.value.what) < 800
+
+
 def test_a_late_site_is_a_failure_that_can_be_left_out() -> None:
     told: list[Failure] = []
     grid = InProcessGrid(build_client_app({"student": echo}), sites=SITES)

@@ -12,7 +12,7 @@ import torch
 
 from engine.config import GeneratorConfig
 from engine.errors import UserError
-from engine.generation.backbone import Backbone, build_backbone, freeze
+from engine.generation.backbone import Backbone, build_backbone, freeze, outline_backbone, save_backbone
 from engine.generation.conditioning import mask_condition
 from engine.generation.controlnet import (
     ControlNetTraining,
@@ -118,7 +118,7 @@ def test_an_upload_becomes_the_generator_that_was_trained(
     training.step()
     arrays = controlnet_arrays(training.controlnet)
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.float16)}
-    save_controlnet_arrays(arrays, tmp_path / "north", backbone=backbone)
+    save_controlnet_arrays(arrays, tmp_path / "north", backbone=backbone, site="north")
     loaded = load_controlnet(tmp_path / "north")
     assert all(np.array_equal(arrays[key], tensor.half().numpy()) for key, tensor in loaded.state_dict().items())
     assert [path.name for path in tmp_path.iterdir()] == ["north"]  # no half-written folder is left
@@ -126,11 +126,26 @@ def test_an_upload_becomes_the_generator_that_was_trained(
     assert all(parameter.requires_grad for parameter in going_on.parameters())
 
 
+def test_the_server_needs_a_backbones_shapes_alone(backbone: Backbone, tmp_path: Path) -> None:
+    """An outline has no weights in memory, and takes and refuses what the whole backbone does."""
+    save_backbone(backbone, tmp_path / "ldm")
+    outline = outline_backbone(tmp_path / "ldm")
+    assert {parameter.device.type for parameter in outline.unet.parameters()} == {"meta"}
+    arrays = controlnet_arrays(new_controlnet(backbone, source=None, seed=1))
+    for name, given in (("whole", backbone), ("outline", outline)):
+        save_controlnet_arrays(arrays, tmp_path / name, backbone=given, site="south")
+    one, two = (load_controlnet(tmp_path / name).state_dict() for name in ("whole", "outline"))
+    assert one.keys() == two.keys() and all(np.array_equal(one[key], two[key]) for key in one)
+    arrays["conv_in.weight"] = arrays["conv_in.weight"][:, :2]
+    with pytest.raises(UserError, match=r"conv_in\.weight"):
+        save_controlnet_arrays(arrays, tmp_path / "other", backbone=outline, site="south")
+
+
 def test_uploads_and_sources_of_another_backbone_are_refused(backbone: Backbone, tmp_path: Path) -> None:
     arrays = controlnet_arrays(new_controlnet(backbone, source=None, seed=1))
     arrays["conv_in.weight"] = arrays["conv_in.weight"][:, :2]
-    with pytest.raises(UserError, match=r"conv_in\.weight") as error:
-        save_controlnet_arrays(arrays, tmp_path / "site", backbone=backbone)
+    with pytest.raises(UserError, match=r"from south do not fit, first 'conv_in\.weight'") as error:
+        save_controlnet_arrays(arrays, tmp_path / "site", backbone=backbone, site="south")
     assert error.value.code == "generator.upload_misfit"
     assert not (tmp_path / "site").exists()
     with pytest.raises(UserError) as error:
