@@ -14,6 +14,7 @@ from engine.deployment import certificates, federations, site
 from engine.deployment.proxies import TEMPLATES, write_proxies
 from engine.deployment.server import certificate_warnings, command, environment
 from engine.errors import UserError
+from engine.site.policy import Policy, read_policy
 
 
 @pytest.fixture
@@ -61,9 +62,10 @@ def test_names_that_no_site_can_have(federation: federations.Federation, name: s
 
 def test_what_a_site_gets_holds_no_secret_and_is_not_signed(federation: federations.Federation) -> None:
     folder = federations.invite(federation, "north")
-    assert sorted(path.name for path in folder.iterdir()) == ["README.txt", "ca.crt", "site.toml"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.txt", "ca.crt", "policy.toml", "site.toml"]
     assert len((folder / "README.txt").read_text().splitlines()) == 3
     assert all(b"PRIVATE" not in path.read_bytes() for path in folder.iterdir())
+    assert read_policy(folder) == Policy(), "the rules that come with it are the careful ones"
     toml = folder / "site.toml"
     toml.write_text(toml.read_text().replace('data = ""', "data = '/images'") + 'note = "ours"\n')
     read = site.load(folder)

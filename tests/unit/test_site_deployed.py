@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from engine.data.datasets import load_federation, load_site
 from engine.data.phantoms import write_dataset
 from engine.errors import UserError
 from engine.federation.backends.deployed import _check_alike, _for_sites, _participants
+from engine.federation.descriptions import DatasetAgreement
 from engine.federation.tasks import DESCRIBE, READ_EVERYTHING, SiteReply, SiteRequest
 from engine.site.data import describe_all, sites_here
 from engine.site.deployed import DeployedSite
@@ -144,7 +146,7 @@ def test_who_takes_part() -> None:
 
 
 def test_sites_that_differ_are_named() -> None:
-    one = {"task": "t", "modality": "m", "classes": ["a"], "value_range": None, "slice_axis": 2, "window": "auto"}
-    _check_alike({"x": one, "y": dict(one)})
+    one = DatasetAgreement("set", "t", "m", ("a",), None, 2, "auto")
+    _check_alike({"x": one, "y": replace(one, name="another hospital's")})
     with pytest.raises(UserError, match="Sites x and y differ in classes"):
-        _check_alike({"x": one, "y": one | {"classes": ["b"]}})
+        _check_alike({"x": one, "y": replace(one, classes=("b",))})
