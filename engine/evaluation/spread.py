@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean, pstdev
 
 from engine.types import MEAN_CLASS, EvaluationRow, SiteSpread
@@ -15,11 +16,12 @@ def site_spread(rows: Sequence[EvaluationRow]) -> list[SiteSpread]:
     A site's Dice is its mean over images and classes, and every site counts the same. The row of a test set that is
     all of its sites together is left out. Of equally bad sites the first is the worst.
     """
+    classes: dict[tuple[str, str, str], list[EvaluationRow]] = {}
+    for row in rows:
+        classes.setdefault((row.model, row.split, row.site), []).append(row)
     groups: dict[tuple[str, str], list[EvaluationRow]] = {}
-    # With one class there is no row of the mean over classes: the class is the mean.
-    of_means = [row for row in rows if row.class_name == MEAN_CLASS] or rows
-    for row in of_means:
-        groups.setdefault((row.model, row.split), []).append(row)
+    for (model, split, _), of_site in classes.items():
+        groups.setdefault((model, split), []).append(_mean_of(of_site))
     found = []
     for (model, split), measured in groups.items():
         of_sites = [row for row in measured if not _is_all_of_them(row, [other for other in measured if other != row])]
@@ -38,6 +40,12 @@ def site_spread(rows: Sequence[EvaluationRow]) -> list[SiteSpread]:
             )
         )
     return found
+
+
+def _mean_of(of_site: Sequence[EvaluationRow]) -> EvaluationRow:
+    """Return a site's row of the mean over classes; where there is none, of one class or of an old run, make it."""
+    made = replace(of_site[0], class_name=MEAN_CLASS, dice=fmean(row.dice for row in of_site))
+    return next((row for row in of_site if row.class_name == MEAN_CLASS), made)
 
 
 def _is_all_of_them(row: EvaluationRow, others: Sequence[EvaluationRow]) -> bool:

@@ -253,6 +253,16 @@ def test_a_single_class_is_its_own_mean() -> None:
     assert (spread.worst_site, spread.worst_dice, spread.dice) == ("b", 0.5, pytest.approx(0.7))
 
 
+def test_classes_of_one_site_are_no_sites() -> None:
+    """Without rows of the mean, as in old runs: sites 0.7 and 0.5; one site with two classes has no spread."""
+    dice = {"a": {"disc": 0.8, "cup": 0.6}, "b": {"disc": 0.6, "cup": 0.4}}
+    rows = [site_row("m", site, value, name=name) for site, of in dice.items() for name, value in of.items()]
+    (spread,) = site_spread(rows)
+    assert (spread.num_sites, spread.worst_site) == (2, "b")
+    assert (spread.dice, spread.worst_dice, spread.dice_sd) == pytest.approx((0.6, 0.5, 0.1))
+    assert site_spread(rows[:2]) == []
+
+
 def test_a_large_site_is_not_taken_for_all_of_them() -> None:
     rows = [site_row("m", "a", 0.9), site_row("m", "b", 0.6), site_row("m", "c", 0.8, images=8)]
     (spread,) = site_spread(rows)
