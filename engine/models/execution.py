@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +16,11 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def resolve_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Return the device to run on; ``auto`` takes CUDA where it is. UserError when CUDA is asked for and absent."""
+    """Return the device to run on; ``auto`` takes CUDA where it is. UserError when CUDA is asked for and absent.
+
+    A process that gets a GPU computes with deterministic kernels from then on: same configuration, seed and GPU, same
+    numbers, and a resumed run is the uninterrupted one there too.
+    """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise UserError(
@@ -24,7 +29,19 @@ def resolve_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
             why="Nothing can be placed on a device that is not there.",
             fix="Set device to 'auto' or 'cpu', or run on a machine with an NVIDIA GPU and its driver.",
         )
-    return torch.device("cuda" if name != "cpu" and available else "cpu")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    _use_deterministic_kernels()
+    return torch.device("cuda")
+
+
+def _use_deterministic_kernels() -> None:
+    """Make PyTorch refuse every CUDA kernel whose sum depends on the order in which its threads come."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first product
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+    # It would also fill every new tensor, against reads of memory never written: slow, and no sum depends on it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
