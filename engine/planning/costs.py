@@ -6,8 +6,9 @@ those models; no test follows them.
 
 Seconds are GFLOP divided by a rate, scaled by a short test of this machine that ``calibration`` keeps. The rates of
 the mini SAM, TinySAM and generator were set from CPU seconds of single steps and then lowered towards one whole run,
-both on a machine that was busy with other work. Those of the U-Net, the official sizes and CUDA are assumed, not
-measured.
+both on a machine that was busy with other work. Those of the U-Net and of the official sizes on a CPU are assumed, not
+measured. Those on CUDA come from `python -m bench.paper_scale --preset-batches --repeats 8` on one H100, with
+deterministic kernels; those of the mini sizes and of SAM ViT-L there are assumed.
 """
 
 from __future__ import annotations
@@ -34,8 +35,6 @@ BF16_GAIN = 1.6
 """What bfloat16 gives on a CPU that has it; on others, and with precision = fp32, rates are so much lower."""
 SMALL_IMAGE_PX = 128
 """Below this side, layers are too small to fill the vector units; the rate falls with the side."""
-CUDA_GFLOPS = 25_000.0
-"""Useful bf16 rate assumed of a data-centre GPU: a third of what dense products reach (ours, not measured)."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +48,21 @@ class ModelCost:
     activation_mb: float
     cpu_gflops: float
     """GFLOP/s on the reference machine's two cores in bfloat16; where each comes from, see the module's docstring."""
+    cuda_gflops: float
+    """GFLOP/s of training in bfloat16 on one H100. What is small or full of small layers waits for its launches."""
     feature_stride: int
     mask_stride: int
     """Pixels per feature cell, which the side must be a multiple of, and pixels per logit."""
 
 
 MODELS: dict[tuple[str, str], ModelCost] = {
-    ("sam", "mini"): ModelCost(3_571_584, 14_286_848, 128, 1.689, 28.6, 160.0, 8, 2),
-    ("sam", "vit_b"): ModelCost(93_735_472, 374_942_912, 1024, 975.7, 6611.0, 220.0, 16, 4),
-    ("sam", "vit_l"): ModelCost(312_342_832, 1_249_372_352, 1024, 2989.0, 13403.0, 240.0, 16, 4),
-    ("tinysam", "mini"): ModelCost(1_389_680, 5_572_568, 128, 0.502, 21.4, 70.0, 8, 2),
-    ("tinysam", "5m"): ModelCost(9_808_452, 39_274_472, 1024, 81.1, 2393.0, 110.0, 16, 4),
-    ("unet", "mini"): ModelCost(1_625_420, 6_501_680, 128, 0.382, 7.0, 90.0, 16, 1),
-    ("unet", "paper"): ModelCost(3_071_558, 12_286_232, 1024, 45.9, 605.0, 110.0, 16, 1),
+    ("sam", "mini"): ModelCost(3_571_584, 14_286_848, 128, 1.689, 28.6, 160.0, 1_000.0, 8, 2),
+    ("sam", "vit_b"): ModelCost(93_735_472, 374_942_912, 1024, 975.7, 6611.0, 220.0, 45_000.0, 16, 4),
+    ("sam", "vit_l"): ModelCost(312_342_832, 1_249_372_352, 1024, 2989.0, 13403.0, 240.0, 45_000.0, 16, 4),
+    ("tinysam", "mini"): ModelCost(1_389_680, 5_572_568, 128, 0.502, 21.4, 70.0, 400.0, 8, 2),
+    ("tinysam", "5m"): ModelCost(9_808_452, 39_274_472, 1024, 81.1, 2393.0, 110.0, 7_000.0, 16, 4),
+    ("unet", "mini"): ModelCost(1_625_420, 6_501_680, 128, 0.382, 7.0, 90.0, 400.0, 16, 1),
+    ("unet", "paper"): ModelCost(3_071_558, 12_286_232, 1024, 45.9, 605.0, 110.0, 10_000.0, 16, 1),
 }
 
 
@@ -78,11 +79,17 @@ class GeneratorCost:
     decode_gflop: float
     activation_mb: float
     cpu_gflops: float
+    cuda_gflops: float
+    """GFLOP/s of training in bfloat16 on one H100, in batches of one with checkpointing where the size needs it."""
+    cuda_sampling_gflops: float
+    """The same of drawing images, in batches."""
 
 
 GENERATORS: dict[str, GeneratorCost] = {
-    "mini": GeneratorCost(9_479_531, 3_783_216, 128, 0.901, 0.776, 0.711, 2.274, 15.5, 125.0),
-    "sd15": GeneratorCost(1_028_684_647, 361_279_120, 512, 803.3, 283.3, 1116.7, 2514.5, 4500.0, 220.0),
+    "mini": GeneratorCost(9_479_531, 3_783_216, 128, 0.901, 0.776, 0.711, 2.274, 15.5, 125.0, 400.0, 1_000.0),
+    "sd15": GeneratorCost(
+        1_028_684_647, 361_279_120, 512, 803.3, 283.3, 1116.7, 2514.5, 4500.0, 220.0, 9_000.0, 80_000.0
+    ),
 }
 
 
@@ -108,15 +115,15 @@ def scale(image_px: int, native_px: int) -> float:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast this machine is, relative to the reference machine's two cores (CPU) or absolutely (CUDA)."""
+    """How fast this machine is, relative to the reference machine: its two cores (CPU), or one H100 (CUDA)."""
 
     device: str
     factor: float
 
-    def seconds(self, gflop: float, *, cpu_gflops: float, image_px: int) -> float:
-        """Return the seconds of ``gflop`` GFLOP in a part that reaches ``cpu_gflops`` on the reference machine."""
+    def seconds(self, gflop: float, *, cpu_gflops: float, cuda_gflops: float, image_px: int) -> float:
+        """Return the seconds of ``gflop`` GFLOP in a part that reaches these rates on the reference machine."""
         if self.device == "cuda":
-            return gflop / CUDA_GFLOPS
+            return gflop / (cuda_gflops * self.factor)
         return gflop / (cpu_gflops * self.factor * min(1.0, image_px / SMALL_IMAGE_PX))
 
 

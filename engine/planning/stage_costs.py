@@ -107,7 +107,9 @@ class Workload:
     def pass_s(self, model: ModelCost) -> float:
         """Seconds of one image's forward pass."""
         gflop = model.gflop * scale(self.config.data.image_px, model.image_px)
-        return self.speed.seconds(gflop, cpu_gflops=model.cpu_gflops, image_px=self.config.data.image_px)
+        return self.speed.seconds(
+            gflop, cpu_gflops=model.cpu_gflops, cuda_gflops=model.cuda_gflops, image_px=self.config.data.image_px
+        )
 
     def train_s(self, model: ModelCost, *, frozen: bool = False) -> float:
         """Seconds of one image's forward and backward pass."""
@@ -201,7 +203,8 @@ def generator_training(work: Workload) -> StageCost:
     encoded = min(images, sum(site.num_train for site in work.sources)) * cost.encode_gflop * area
     checkpointing = config.gradient_checkpointing
     seconds = work.speed.seconds(images * gflop * (CHECKPOINTING_TIME if checkpointing else 1) + encoded,
-                                 cpu_gflops=cost.cpu_gflops, image_px=config.image_px)  # fmt: skip
+                                 cpu_gflops=cost.cpu_gflops, cuda_gflops=cost.cuda_gflops,
+                                 image_px=config.image_px)  # fmt: skip
     activations = cost.activation_mb * 1e6 * config.batch_size * area * (CHECKPOINTING_MEMORY if checkpointing else 1)
     optimiser = TRAIN_BYTES_PER_PARAMETER - (6 if config.optimiser_8bit else 0)
     state = 4 * cost.backbone_parameters + optimiser * cost.controlnet_parameters
@@ -225,7 +228,7 @@ def generation(work: Workload) -> StageCost:
     gflop = area * (passes * (cost.unet_gflop + cost.controlnet_gflop) + cost.decode_gflop)
     images = work.num_synthetic
     seconds = work.speed.seconds(
-        images * gflop, cpu_gflops=cost.cpu_gflops, image_px=generator_px
+        images * gflop, cpu_gflops=cost.cpu_gflops, cuda_gflops=cost.cuda_sampling_gflops, image_px=generator_px
     ) + images * work.pass_s(work.student)
     parameters = 4 * (cost.backbone_parameters + cost.controlnet_parameters)
     memory = work.base_gib() + (parameters + 0.3e6 * cost.activation_mb * config.batch_size * area) / GIB
