@@ -22,7 +22,8 @@ from engine.models.objective import Objective
 from engine.models.registry import build_model
 from engine.models.segmenter import Segmenter
 from engine.site.local_training import evaluate_site, train_site
-from engine.site.optimiser_files import KEPT_ROUNDS, load_optimiser, save_optimiser
+from engine.site.optimiser_files import load_optimiser, save_optimiser
+from engine.site.round_files import KEPT_ROUNDS
 from tests.unit.federation_world import CONFIG, CPU, SEED, Discs, build_unet, student_tasks
 
 TRAIN = Discs("north", 5)
