@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from engine.config_fields import Batch, Decay, Epochs, Factor, Section, StepSize
+from engine.config_fields import Batch, Decay, Epochs, Factor, Name, Section, StepSize
+
+KeyPatterns = Annotated[tuple[Name, ...], Field(min_length=1, max_length=100)]
+"""Of names of the student's arrays; ``*`` stands for any letters."""
 
 
 class FederationConfig(Section):
@@ -18,6 +21,18 @@ class FederationConfig(Section):
     learning_rate: StepSize = Field(1e-4, description="Adam step size [C: 1e-4]")
     aggregation_weights: Literal["exact", "rounded"] = Field("exact", description="n_k/n, or at 2 decimals [C]")
     average_buffers: bool = Field(True, description="Average BatchNorm statistics [C]; off: the first ones stay")
+    shared: Literal["all", "trainable"] = Field(
+        "all", description="What sites send and average of the student: all [C], or what learns alone, as FedMSA does"
+    )
+    shared_parameters: KeyPatterns | None = Field(
+        None, description="Of that, only the arrays whose names match one of these, * for any letters (ours)"
+    )
+    local_parameters: KeyPatterns | None = Field(
+        None, description="Arrays that never leave a site and are each site's own: patterns of their names (ours)"
+    )
+    normalisation: Literal["average", "local"] = Field(
+        "average", description="Normalisation layers: averaged [C], or each site's own (FedBN, arXiv 2102.07623)"
+    )
     aggregation: Literal["fedavg", "fedavgm", "median", "trimmed_mean", "krum", "multi_krum"] = Field(
         "fedavg", description="Mean of the sites' models [P], with momentum, or one that withstands hostile sites"
     )
@@ -51,3 +66,9 @@ class FederationConfig(Section):
         description="Stop after so many rounds without a better validation Dice; never when left out (ours)",
     )
     average_decay: Decay = Field(0.0, description="Moving mean of the rounds' averages goes on; 0 is the last (ours)")
+
+    @property
+    def keeps_parts(self) -> bool:
+        """Whether something of the student may stay at the sites."""
+        patterns = self.shared_parameters is not None or self.local_parameters is not None
+        return patterns or self.shared != "all" or self.normalisation == "local"

@@ -33,6 +33,16 @@ class KindSpec:
     """Two or three words, for plots."""
     contents: str
     """A sentence: what it holds, and what it does not."""
+    only_if: tuple[str, tuple[Any, ...]] | None = None
+    """A dotted key of the configuration and the values with which it is sent; always when left out."""
+
+    def is_sent(self, values: Mapping[str, Any]) -> bool:
+        """Return whether a run with these nested values of its configuration sends it."""
+        if self.only_if is None:
+            return True
+        key, wanted = self.only_if
+        section, _, leaf = key.rpartition(".")
+        return (values.get(section, {}) if section else values).get(leaf) in wanted
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,10 @@ class ModelSpec:
     """Section of the configuration that says what it is built from."""
     compared_with: tuple[str, ...] = ()
     """Names of models: the differences to them are worked out."""
+    scope: Literal["run", "site"] = "run"
+    """``site``: each site has its own, made of what all share and of a part that stays there (``federation.shared``
+    and its neighbours); there is none where the configuration keeps nothing at the sites. It is measured where it is.
+    """
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,26 @@ from __future__ import annotations
 from engine.methods.catalogue import KindSpec, ModelSpec, StageSpec
 
 FEDAVG_STUDENT = ModelSpec("fedavg_student", "TinySAM, FedAvg only", role="student", architecture="student")
+PERSONAL_STUDENT = ModelSpec(
+    "personal_student",
+    "TinySAM, each site's own",
+    role="student",
+    architecture="student",
+    compared_with=("fedavg_student",),
+    scope="site",
+)
 STUDENT = KindSpec(
     "student",
     "student weights",
-    "All weights and normalisation statistics of the student model (TinySAM); no image and no mask.",
+    "The weights and normalisation statistics of the student model that sites share, all unless said otherwise; no "
+    "image and no mask.",
+)
+NORMALISATION = KindSpec(
+    "normalisation",
+    "normalisation layers",
+    "Weights and statistics of the student's normalisation layers that a site keeps as its own, sent up once when "
+    "training is over: a site without its own takes their mean. No image.",
+    only_if=("federation.normalisation", ("local",)),
 )
 FEDERATED_TRAINING = StageSpec(
     "federated_training",
@@ -17,9 +33,9 @@ FEDERATED_TRAINING = StageSpec(
     entry="engine.stages.federated_training:FederatedTraining",
     cost="engine.planning.stage_costs:federated_training",
     reads=("data", "student", "federation"),
-    makes=(FEDAVG_STUDENT,),
+    makes=(FEDAVG_STUDENT, PERSONAL_STUDENT),
     keeps=("sites", "data"),
-    sends=(STUDENT,),
+    sends=(STUDENT, NORMALISATION),
     step="round",
     grows=True,
 )

@@ -9,6 +9,7 @@ from torch import nn
 from engine.config import ModelConfig, RunConfig
 from engine.models.registry import build_model
 from engine.models.segmenter import Segmenter
+from engine.models.weights import load_weights
 
 Role = Literal["student", "teacher"]
 
@@ -16,6 +17,12 @@ Role = Literal["student", "teacher"]
 def model_config(config: RunConfig, role: Role) -> ModelConfig:
     """Return the section that describes the model."""
     return config.student if role == "student" else config.teacher
+
+
+def model_name(config: RunConfig, role: Role) -> str:
+    """Return what people call the model: ``tinysam/mini``."""
+    chosen = model_config(config, role)
+    return f"{chosen.name}/{chosen.size}"
 
 
 def build_role(config: RunConfig, role: Role, *, num_classes: int) -> nn.Module:
@@ -27,3 +34,18 @@ def build_role(config: RunConfig, role: Role, *, num_classes: int) -> nn.Module:
     if isinstance(model, Segmenter):
         model.keeps_statistics = chosen.batch_norm == "kept"
     return model
+
+
+def first_model(config: RunConfig, role: Role, *, num_classes: int) -> tuple[nn.Module, str | None]:
+    """Return the student or the teacher with its first weights (released, pre-trained or random), on the CPU.
+
+    With it comes half a sentence on the class head, where the first weights have none for these classes. The same
+    configuration has the same first weights at the server and at every site.
+    """
+    model, chosen = build_role(config, role, num_classes=num_classes), model_config(config, role)
+    if chosen.weights is None or not load_weights(model, chosen.weights).missing:
+        return model, None
+    if chosen.class_head == "copied" and isinstance(model, Segmenter):
+        model.copy_mask_to_classes()
+        return model, "each class starts as a copy of its mask"
+    return model, "the class head starts at random"

@@ -16,6 +16,7 @@ from engine.planning import checks, compatibility
 from engine.planning.calibration import FILE, Calibration, calibration
 from engine.planning.costs import GIB, available_cores, generator_size
 from engine.planning.machine import choose_device, free_disk_gib
+from engine.planning.model_keys import sharing_of
 from engine.planning.records import Plan, SitePlan, TrafficPlan
 from engine.planning.stage_costs import START_S, StageCost, Workload, plan_stages, stage_costs
 from engine.runs.store import home_folder
@@ -48,6 +49,8 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
     federation = describe(config)
     compatibility.check_classes(federation.classes, names)
     checks.check_aggregation(config, num_sources=len(federation.sources))
+    if config.federation.keeps_parts:
+        sharing_of(config, num_classes=len(federation.classes))  # refuses patterns that divide nothing
     sites = _sites(federation)
     measured = calibration(folder)
     speed = measured.speed(device, threads=config.threads, precision=config.precision)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.config import ModelConfig, RunConfig
 from engine.methods import catalogue
+from engine.models.sharing import SharedParameters
 from engine.planning.costs import (
     GENERATORS,
     GIB,
@@ -20,6 +21,7 @@ from engine.planning.costs import (
     model_cost,
     scale,
 )
+from engine.planning.model_keys import sharing_of
 from engine.planning.records import SitePlan, StagePlan
 from engine.types import Direction
 
@@ -73,8 +75,33 @@ class Workload:
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """For every model that the method makes, the section of the configuration that describes it."""
-        return tuple(made.architecture for made in catalogue.method(self.config.method).models)
+        """For every model that the method makes for all sites, the section of the configuration that describes it."""
+        made = catalogue.method(self.config.method).models
+        return tuple(model.architecture for model in made if model.scope == "run")
+
+    @property
+    def num_personal(self) -> int:
+        """Models that the method makes for each site, where the configuration lets sites keep parts of their own."""
+        made = [model for model in catalogue.method(self.config.method).models if model.scope == "site"]
+        return len(made) if self.sharing is not None and self.sharing.is_personal else 0
+
+    @property
+    def sharing(self) -> SharedParameters | None:
+        """What sites share of the student; None where that is everything by default."""
+        return self._keys[0] if self.config.federation.keeps_parts else None
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of the student that cross in a message of a round."""
+        return self.student.state_bytes if self.sharing is None else self.key_bytes(self.sharing.shared)
+
+    def key_bytes(self, keys: Iterable[str]) -> int:
+        """Return the bytes of these arrays of the student."""
+        return sum(self._keys[1][key] for key in keys)
+
+    @property
+    def _keys(self) -> tuple[SharedParameters, Mapping[str, int]]:
+        return sharing_of(self.config, num_classes=self.num_classes)
 
     def model(self, architecture: str) -> ModelCost:
         """Return the row of the model that a section of the configuration describes."""
@@ -177,19 +204,34 @@ def federated_training(work: Workload) -> StageCost:
     detail = f"{config.rounds} rounds at {len(work.sources)} sites, {trained // config.rounds} images a round"
     down = config.rounds + (config.rounds if work.validates_mean else 1)
     sent: SiteBytes = {
-        ("down", "student"): down * work.student.state_bytes,
-        ("up", "student"): config.rounds * work.student.state_bytes,
+        ("down", "student"): down * work.shared_bytes,
+        ("up", "student"): config.rounds * work.shared_bytes,
     }
+    if work.sharing is not None and work.sharing.averaged_once:
+        sent = {**sent, ("up", "normalisation"): work.key_bytes(work.sharing.averaged_once)}
     # The server's state twice and a round's replies; Adam's moments of three rounds at each site.
     sites = len(work.sources)
     disk = (2 * 3 + sites) * work.student.state_bytes + 3 * sites * 8 * work.student.parameters
     if config.aggregation == "fedavgm":
         disk += 2 * 8 * work.student.parameters
-    leaves = (
+    leaves: tuple[str, ...] = (
         "Student weights go both ways in every round, no images. Weights can still reveal something of the images they "
         "were trained on.",
     )
+    if work.sharing is not None:
+        disk += 4 * sites * work.key_bytes(work.sharing.own)
+        leaves += (sharing_sentence(work.sharing),)
     return StageCost(steps, trained, seconds, memory, detail, work.at_each_site(sent), leaves, disk)
+
+
+def sharing_sentence(sharing: SharedParameters) -> str:
+    """Return what sites share of the student and what they keep, for people."""
+    whole = len(sharing.shared) + len(sharing.own) + len(sharing.fixed)
+    said = f"Of the student's {whole} arrays {len(sharing.shared)} go both ways"
+    said += f"; {len(sharing.own)} stay at each site as its own" if sharing.own else ""
+    said += f"; {len(sharing.fixed)} are frozen and never sent" if sharing.fixed else ""
+    once = "The normalisation layers among them go up once, when training is over: an unseen site takes their mean."
+    return f"{said}. {once}" if sharing.averaged_once else f"{said}."
 
 
 def generator_training(work: Workload) -> StageCost:
@@ -298,7 +340,14 @@ def evaluation(work: Workload) -> StageCost:
         "numbers in place of names.",
     )
     to_sites = {site.site: sent for site in asked if site.num_validation or site.num_test}
-    return StageCost(len(models), len(models) * images, seconds, memory, detail, to_sites, leaves)
+    own = work.num_personal
+    if own:
+        validated = own * sum(site.num_validation for site in work.sources)
+        seconds += validated * (work.pass_s(work.student) + EVALUATION_S_PER_IMAGE)
+        detail += ", and each site's own on its validation images"
+        more: SiteBytes = {("down", "evaluated"): sent["down", "evaluated"] + own * work.shared_bytes}
+        to_sites |= {site.site: more for site in work.sources if site.num_validation}
+    return StageCost(len(models) + own, len(models) * images, seconds, memory, detail, to_sites, leaves)
 
 
 def export(work: Workload) -> StageCost:

@@ -20,6 +20,7 @@ from engine.federation.tasks import (
     EVALUATE,
     MEASURE_STATISTICS,
     SHARE_MASKS,
+    SHARE_NORMALISATION,
     TRAIN_GENERATOR,
     TRAIN_STUDENT,
     Listener,
@@ -34,12 +35,13 @@ AUDIT_FILE = "audit.jsonl"
 LEAVING = {
     TRAIN_STUDENT: "student",
     MEASURE_STATISTICS: "statistics",
+    SHARE_NORMALISATION: "normalisation",
     TRAIN_GENERATOR: "generator",
     SHARE_MASKS: "masks",
     EVALUATE: "figures",
 }
 """Kind of what a task's reply carries beside numbers."""
-LEARNT = (TRAIN_STUDENT, MEASURE_STATISTICS, TRAIN_GENERATOR, SHARE_MASKS)
+LEARNT = (TRAIN_STUDENT, MEASURE_STATISTICS, SHARE_NORMALISATION, TRAIN_GENERATOR, SHARE_MASKS)
 """Tasks whose replies come from the training images."""
 OPEN = (DESCRIBE, APPROVAL)
 """Asked before anybody has decided: counts and digests go up, and what was decided."""
@@ -152,10 +154,11 @@ class Consent:
 def kinds_of(config: str) -> tuple[str, ...]:
     """Return the kinds that may leave a site in a run with this configuration; all where its method is unknown."""
     try:
-        method = catalogue.methods()[json.loads(config)["method"]]
-    except (ValueError, KeyError, TypeError):
+        values = json.loads(config)
+        method = catalogue.methods()[values["method"]]
+        sent = {kind.name for stage in method.stages for kind in stage.sends if kind.is_sent(values)}
+    except (ValueError, KeyError, TypeError, AttributeError):
         return tuple(sorted(set(LEAVING.values())))
-    sent = {kind.name for stage in method.stages for kind in stage.sends}
     return tuple(sorted(sent & set(LEAVING.values())))
 
 

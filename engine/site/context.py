@@ -6,15 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import nn
 
-from engine.config import RunConfig
+from engine.config import FederationConfig, RunConfig
 from engine.federation.tasks import Listener
 from engine.generation.backbone import Backbone, load_backbone
+from engine.models.arrays import model_arrays
 from engine.models.execution import Placement, resolve_device
 from engine.models.objective import Objective
-from engine.models.roles import Role, build_role
+from engine.models.roles import Role, build_role, first_model, model_name
+from engine.models.sharing import SharedParameters
+from engine.models.state_keys import shared_parameters
 from engine.site.data import SiteData
 from engine.site.state import SiteState
 
@@ -22,14 +26,27 @@ from engine.site.state import SiteState
 class Models:
     """The models of a run that one process holds: each is built once and given each request's weights in turn."""
 
-    def __init__(self, config: RunConfig, *, build: Callable[[Role], nn.Module]) -> None:
-        self._config, self._build = config, build
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        build: Callable[[Role], nn.Module],
+        first: Callable[[Role], nn.Module] | None = None,
+    ) -> None:
+        """``build`` makes a model of a role, ``first`` one with its first weights; the same where it is left out."""
+        self._config, self._build, self._first = config, build, first or build
         self._built: dict[Role, nn.Module] = {}
+        self._sharing: dict[Role, SharedParameters] = {}
+        self._first_arrays: dict[Role, dict[str, np.ndarray]] = {}
 
     @classmethod
     def of_run(cls, config: RunConfig, *, num_classes: int) -> Models:
         """Return the models that the configuration names."""
-        return cls(config, build=lambda role: build_role(config, role, num_classes=num_classes))
+        return cls(
+            config,
+            build=lambda role: build_role(config, role, num_classes=num_classes),
+            first=lambda role: first_model(config, role, num_classes=num_classes)[0],
+        )
 
     @cached_property
     def device(self) -> torch.device:
@@ -46,6 +63,23 @@ class Models:
         if role not in self._built:
             self._built[role] = self.placement.place(self._build(role))
         return self._built[role]
+
+    def sharing(self, role: Role) -> SharedParameters:
+        """Return what of the model crosses; the teacher is no federated model, and all of it does."""
+        if role not in self._sharing:
+            model = self.of(role)
+            federation = self._config.federation if role == "student" else FederationConfig()
+            self._sharing[role] = shared_parameters(model, federation, name=model_name(self._config, role))
+        return self._sharing[role]
+
+    def first_arrays(self, role: Role) -> dict[str, np.ndarray]:
+        """Return the first weights of what does not cross; nothing has to be at hand where everything does."""
+        if role not in self._first_arrays:
+            sharing = self.sharing(role)
+            stays = {*sharing.own, *sharing.fixed}
+            whole = model_arrays(self._first(role)) if stays else {}
+            self._first_arrays[role] = {name: whole[name] for name in stays}
+        return self._first_arrays[role]
 
     @cached_property
     def backbone(self) -> Backbone:

@@ -20,8 +20,7 @@ from engine.federation.sites import Server, Sites
 from engine.methods import catalogue
 from engine.methods.catalogue import ModelSpec
 from engine.models.execution import place_model, resolve_device
-from engine.models.roles import Role, build_role, model_config
-from engine.models.segmenter import Segmenter
+from engine.models.roles import Role, build_role, first_model, model_config
 from engine.models.weights import load_weights, save_weights
 from engine.runs.checkpoint import CheckpointStore
 from engine.types import Reporter
@@ -94,20 +93,11 @@ class RunContext:
 
     def new_model(self, role: Role) -> torch.nn.Module:
         """Return the student or the teacher with its first weights (released, pre-trained or random), on the device."""
-        model = self._build(role)
-        source = model_config(self.config, role).weights
-        if source is not None:
-            report = load_weights(model, source)
-            if report.missing:
-                self._start_class_head(model, role=role, source=source)
+        model, head = first_model(self.config, role, num_classes=len(self.description.classes))
+        if head is not None:
+            source = model_config(self.config, role).weights
+            self.reporter.log("info", f"{source} has no head for these classes: {head}.")
         return place_model(model, self.device)
-
-    def _start_class_head(self, model: torch.nn.Module, *, role: Role, source: str) -> None:
-        how = "the class head starts at random"
-        if model_config(self.config, role).class_head == "copied" and isinstance(model, Segmenter):
-            model.copy_mask_to_classes()
-            how = "each class starts as a copy of its mask"
-        self.reporter.log("info", f"{source} has no head for these classes: {how}.")
 
     def load_model(self, role: Role, name: str) -> torch.nn.Module:
         """Return the model that an earlier stage saved under ``name``, on the device."""

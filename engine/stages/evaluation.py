@@ -9,9 +9,10 @@ from typing import Any
 from engine.evaluation.figures import unpack_figures
 from engine.evaluation.summary import Split, compare_models, summarise
 from engine.federation.tasks import EVALUATE
-from engine.models.arrays import model_arrays
+from engine.methods.catalogue import ModelSpec
 from engine.stages.context import RunContext
 from engine.stages.files import write_json
+from engine.stages.site_models import what_is_sent
 from engine.types import EvaluationRow, ModelDifference
 
 Entry = tuple[Split, str, int]
@@ -33,17 +34,18 @@ class Evaluation:
 
     def run(self, context: RunContext) -> None:
         """Evaluate the models that this run's method has made; what an interrupted attempt has measured is kept."""
-        models = [(model.name, model.architecture) for model in context.models]
+        models = context.models
         # The models made last come first: what each has gained is asked of them.
-        pairs = [(made.name, other) for made in reversed(context.models) for other in made.compared_with]
+        pairs = [(made.name, other) for made in reversed(models) for other in made.compared_with]
         sets = _image_sets(context)
         state = context.checkpoints.load(self.name)
         if state is None or state.get("format") != FORMAT:
             state = {"format": FORMAT, "rows": {}, "images": {}}
         total = len(models) * len(sets)
-        for number, (name, architecture) in enumerate(models):
-            missing = [place for place in range(len(sets)) if f"{name} {place}" not in state["rows"]]
-            arrays = model_arrays(context.load_model(architecture, name)) if missing else {}
+        for number, model in enumerate(models):
+            name, places = model.name, _places_of(model, sets)
+            missing = [place for place in places if f"{name} {place}" not in state["rows"]]
+            arrays, completing = what_is_sent(context, model) if missing else ({}, {})
             for place in missing:
                 split, site, count = sets[place]
                 context.reporter.progress(number * len(sets) + place, total, message=f"{name}, {site}")
@@ -53,7 +55,7 @@ class Evaluation:
                     reply_kind="figures",
                     to=[site],
                     arrays=arrays,
-                    settings={"role": architecture, "model": name, "split": split},
+                    settings={"role": model.architecture, "model": name, "split": split, **completing},
                     round_number=number + 1,
                 )[site]
                 images = unpack_figures(
@@ -63,13 +65,13 @@ class Evaluation:
                 state["rows"][f"{name} {place}"] = [asdict(row) for row in rows]
                 state["images"][f"{name} {place}"] = images
                 context.checkpoints.save(self.name, state)
-        keys = [f"{name} {place}" for name, _ in models for place in range(len(sets))]
+        keys = [f"{model.name} {place}" for model in models for place in _places_of(model, sets)]
         pooled = _pooled_images(context, sets, [image for key in keys for image in state["images"][key]])
         settings = {"config": context.config.evaluation, "seed": context.config.seed}
         rows = [*summarise(pooled, split="test", **settings), *_stored_rows(state, keys)]
         differences = compare_models(pooled, pairs=pairs, split="test", **settings)
         for place, (split, _, _) in enumerate(sets):
-            of_set = [image for name, _ in models for image in state["images"][f"{name} {place}"]]
+            of_set = [image for key in keys if key.endswith(f" {place}") for image in state["images"][key]]
             differences += compare_models(of_set, pairs=pairs, split=split, **settings)
         self._record(context, rows, differences, images=[image for key in keys for image in state["images"][key]])
         context.reporter.progress(total, total)
@@ -87,6 +89,11 @@ class Evaluation:
         write_json(context.run_dir / IMAGES_FILE, images)
         context.reporter.evaluation(rows)
         context.reporter.differences(differences)
+
+
+def _places_of(model: ModelSpec, sets: list[Entry]) -> list[int]:
+    """Return where a model is measured: a site's own model at the sites that have one, those that train."""
+    return [place for place, (split, _, _) in enumerate(sets) if model.scope == "run" or split == "validation"]
 
 
 def _stored_rows(state: dict[str, Any], keys: list[str]) -> list[EvaluationRow]:

@@ -58,7 +58,8 @@ class Export:
 
     def _choose(self, context: RunContext, rows: Sequence[EvaluationRow]) -> ModelSpec:
         """The student made last is deployed, unless validation is to favour another: sites run students only."""
-        made = {model.name: model for model in reversed(context.models) if model.role == "student"}
+        of_run = [model for model in context.models if model.scope == "run"]
+        made = {model.name: model for model in reversed(of_run) if model.role == "student"}
         scores = {name: score for name in made if (score := validation_dice(rows, name)) is not None}
         if context.config.export.student == "distilled" or len(scores) < 2:
             return next(iter(made.values()))

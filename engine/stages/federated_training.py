@@ -13,12 +13,17 @@ from torch import Tensor
 from engine.federation.aggregation import make_aggregator
 from engine.federation.checks import RoundChecks
 from engine.federation.rounds import Failure, RoundResult, quorum_of
-from engine.federation.tasks import TRAIN_STUDENT, VALIDATE_STUDENT, Arrays, SiteReply
-from engine.models.arrays import buffer_names, load_arrays, model_arrays
+from engine.federation.tasks import BEST_ROUND, TRAIN_STUDENT, VALIDATE_STUDENT, Arrays, Scalar, SiteReply
+from engine.models.arrays import buffer_names, model_arrays
 from engine.models.averaging import moved_mean
+from engine.models.roles import model_name
+from engine.models.state_keys import shared_parameters
 from engine.stages.context import RunContext
 from engine.stages.reply_files import ReplyFiles
+from engine.stages.site_models import save_models
 
+MODELS = ("fedavg_student", "personal_student")
+"""Names of what it makes: of all sites, and each site's own."""
 TOOK_PART = "took_part"
 """Curve of a site: 1 for a round whose average has its reply, 0 for one without it."""
 
@@ -29,7 +34,7 @@ class FederatedTraining:
     name = "federated_training"
 
     def run(self, context: RunContext) -> None:
-        """Train and save ``fedavg_student``."""
+        """Train and save ``fedavg_student``, and ``personal_student`` where sites keep parts of their own."""
         _Training(context, stage=self.name).run()
 
 
@@ -51,11 +56,13 @@ class _Training:
         self.model = context.new_model("student")
         self.judges_mean = self.config.patience is not None and self.config.average_decay > 0
         self.round = 0
-        self.arrays: Arrays = model_arrays(self.model)
+        self.sharing = shared_parameters(self.model, self.config, name=model_name(context.config, "student"))
+        self.arrays: Arrays = self.sharing.of(model_arrays(self.model))
         self.best: dict[str, Any] = {"round": 0, "dice": -1.0, "arrays": None}
         self.mean: dict[str, Tensor] | None = None
         self.stopped = False
         self.patient_since = 0
+        self.settings: dict[str, Scalar] = {}
         self.replies = ReplyFiles(context)
         buffers = buffer_names(self.model)
         counts = context.description.num_train
@@ -70,6 +77,8 @@ class _Training:
         state = context.checkpoints.load(stage)
         if state is not None:
             self._restore(state)
+        if self.sharing.own and self.config.patience is not None:
+            self.settings[BEST_ROUND] = self.best["round"]  # what belongs to the best round stays at the sites
         self.completed = self.replies.load(self.round + 1)
         if state is None and not self.completed:
             for warning in context.sites.read_everything(on_image=self._on_image):
@@ -93,27 +102,28 @@ class _Training:
                 on_reply=self._on_reply,
                 on_round=self._on_round,
                 completed=self.completed,
+                settings=self.settings,
                 listener=self,
             )
         self.replies.clear()  # of the last round, where the process was killed between its state and this
         if not self.judges_mean:
             # The last average has been sent to nobody yet. Asked again after an interruption, it has the same answer.
             self._judge(self._validate(self.arrays), arrays=self.arrays)
-        self._take_best_or_last()
-        self.context.save_model(self.model, "fedavg_student")
+        shared, number = self._best_or_last()
+        save_models(self.context, self.model, names=MODELS, sharing=self.sharing, shared=shared, round_number=number)
 
-    def _take_best_or_last(self) -> None:
+    def _best_or_last(self) -> tuple[Arrays, int]:
+        """Return what goes on of the shared arrays, and the round whose they are."""
         log = partial(self.context.reporter.log, "info")
         what = "moving mean of the averages" if self.config.average_decay else "average"
         if self.best["arrays"] is not None:
-            load_arrays(self.model, self.best["arrays"])
             log(f"The student of round {self.best['round']} goes on (of {self.round} rounds): the {what}.")
-        elif self.mean is not None:
-            self.model.load_state_dict(self.mean)
+            return self.best["arrays"], self.best["round"]
+        if self.mean is not None:
             log(f"The moving mean of the averages of {self.round} rounds goes on.")
-        else:
-            load_arrays(self.model, self.arrays)
-            log(f"The student of round {self.round} goes on (of {self.round} rounds).")
+            return {name: value.numpy() for name, value in self.mean.items()}, self.round
+        log(f"The student of round {self.round} goes on (of {self.round} rounds).")
+        return self.arrays, self.round
 
     def _validate(self, arrays: Arrays) -> dict[str, Mapping[str, float]]:
         replies = self.context.sites.ask(
@@ -192,6 +202,8 @@ class _Training:
         if mean_dice > self.best["dice"]:
             kept = arrays if self.config.patience is not None else None
             self.best = {"round": self.round, "dice": mean_dice, "arrays": kept}
+            if BEST_ROUND in self.settings:
+                self.settings[BEST_ROUND] = self.round
 
     def _save(self) -> None:
         state = {

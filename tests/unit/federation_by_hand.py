@@ -67,16 +67,21 @@ class Switches:
     mu: float = 0.0
     momentum: float = 0.0
     is_median: bool = False
+    local: tuple[str, ...] = ()
+    """What each site keeps as its own; the model that goes on has its first weights there, or with ``mean_once`` their
+    mean."""
+    mean_once: bool = False
 
 
 @dataclass
 class Result:
-    """Loss by (site, round), validation Dice by (site, round), the averages by round, and what goes on."""
+    """Loss by (site, round), validation Dice by (site, round), the averages by round, what goes on, sites' own parts."""
 
     loss: dict[tuple[str, int], float]
     dice: dict[tuple[str, int], float]
     averages: list[Weights]
     goes_on: Weights
+    own: dict[str, Weights] = field(default_factory=dict)
 
 
 def train(switches: Switches) -> Result:
@@ -85,11 +90,14 @@ def train(switches: Switches) -> Result:
     result = Result({}, {}, [theta], theta)
     mean: Weights | None = None
     velocity: Weights = {}
+    own = {site: {name: theta[name] for name in switches.local} for site in SITES}
     for number in range(1, switches.rounds + 1):
         local = {}
         for site in SITES:
-            result.dice[site, number - 1] = validate(theta, site)
-            local[site], result.loss[site, number] = _at_site(theta, states[site], site, number, switches)
+            there = {**theta, **own[site]}
+            result.dice[site, number - 1] = validate(there, site)
+            local[site], result.loss[site, number] = _at_site(there, states[site], site, number, switches)
+            own[site] = {name: local[site][name] for name in switches.local}
         averaged = {name: sum(switches.shares[site] * local[site][name] for site in SITES) for name in theta}
         if switches.is_median:
             averaged = {name: np.median([local[site][name] for site in SITES], axis=0) for name in theta}
@@ -98,12 +106,15 @@ def train(switches: Switches) -> Result:
                 velocity[name] = switches.momentum * velocity.get(name, 0.0) + theta[name] - averaged[name]
                 averaged[name] = theta[name] - velocity[name]
         kept = {name: theta[name] for name in theta if "running" in name and not switches.averages_buffers}
-        theta = {**averaged, **kept}
+        theta = {**averaged, **kept, **{name: first_weights()[name] for name in switches.local}}
         result.averages.append(theta)
         share = min(switches.decay, (number - 1) / number)
         mean = theta if mean is None else {n: share * mean[n] + (1 - share) * theta[n] for n in theta}
-    result.dice.update({(site, switches.rounds): validate(theta, site) for site in SITES})
-    result.goes_on = mean if switches.decay and mean is not None else theta
+    result.dice.update({(site, switches.rounds): validate({**theta, **own[site]}, site) for site in SITES})
+    result.own = own
+    result.goes_on = dict(mean) if switches.decay and mean is not None else theta
+    if switches.mean_once:
+        result.goes_on |= {n: sum(switches.shares[site] * own[site][n] for site in SITES) for n in switches.local}
     return result
 
 

@@ -26,19 +26,27 @@ def test_every_stage_and_cost_that_is_named_exists() -> None:
 
 def test_every_kind_of_message_is_described() -> None:
     kinds = catalogue.kinds()
-    names = ["student", "generator", "masks", "distilled", "statistics", "evaluated", "figures", "metrics"]
-    assert list(kinds) == names
+    names = ["student", "normalisation", "generator", "masks", "distilled", "statistics", "evaluated", "figures"]
+    assert list(kinds) == [*names, "metrics"]
     assert all(kind.title and kind.contents.endswith(".") for kind in kinds.values())
 
 
 def test_models_come_in_the_order_of_making_and_are_compared_with_models() -> None:
     names = [model.name for model in DSFEDMED.models]
-    assert names == ["fedavg_student", "finetuned_teacher", "distilled_teacher", "distilled_student"]
+    assert names == [
+        "fedavg_student",
+        "personal_student",
+        "finetuned_teacher",
+        "distilled_teacher",
+        "distilled_student",
+    ]
+    assert [model.name for model in DSFEDMED.models if model.scope == "site"] == ["personal_student"]
     compared = [(model.name, other) for model in reversed(DSFEDMED.models) for other in model.compared_with]
     assert compared == [
         ("distilled_student", "fedavg_student"),
         ("distilled_teacher", "finetuned_teacher"),
         ("distilled_teacher", "distilled_student"),
+        ("personal_student", "fedavg_student"),
     ]
     assert {other for _, other in compared} <= set(names)
 

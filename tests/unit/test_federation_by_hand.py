@@ -30,6 +30,7 @@ from tests.unit.federation_world import SITES, SIZES, Discs
 
 FEDERATION = {"rounds": 2, "batch_size": 2, "learning_rate": 0.05}
 ROUNDED = {"north": 0.42, "south": 0.25, "west": 0.33}  # of 5, 3 and 4 images; west, the last by name, has the rest
+NORM = ("norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
 CASES: list[tuple[dict[str, Any], Switches]] = [
     ({}, Switches()),
     ({"federation": {"local_epochs": 2}}, Switches(epochs=2)),
@@ -45,7 +46,13 @@ CASES: list[tuple[dict[str, Any], Switches]] = [
     ({"federation": {"proximal_mu": 0.8, "local_epochs": 2}}, Switches(mu=0.8, epochs=2)),
     ({"federation": {"rounds": 4, "aggregation": "fedavgm", "server_momentum": 0.5}}, Switches(rounds=4, momentum=0.5)),
     ({"federation": {"aggregation": "median"}}, Switches(is_median=True)),
-]
+    ({"federation": {"normalisation": "local"}}, Switches(local=NORM, mean_once=True)),
+    ({"federation": {"rounds": 4, "normalisation": "local", "average_decay": 0.6}},
+     Switches(rounds=4, decay=0.6, local=NORM, mean_once=True)),
+    ({"federation": {"local_parameters": ["norm.*"]}}, Switches(local=NORM)),
+    ({"federation": {"local_parameters": ["norm.[wb]*"]}}, Switches(local=NORM[:2])),
+    ({"federation": {"rounds": 3, "shared_parameters": ["norm.*"]}}, Switches(rounds=3, local=("conv.weight",))),
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

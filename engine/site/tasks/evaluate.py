@@ -6,20 +6,20 @@ from typing import cast
 
 from engine.evaluation.figures import pack_figures
 from engine.evaluation.segmentation import measure_images
-from engine.federation.tasks import SiteReply, SiteRequest
-from engine.models.arrays import load_arrays
+from engine.federation.tasks import OWN_ROUND, SiteReply, SiteRequest
 from engine.models.roles import Role
 from engine.site.context import SiteContext
+from engine.site.own_parameters import receive
 
 
 def evaluate(site: SiteContext, request: SiteRequest) -> SiteReply:
     """Measure what was sent; its settings name the model's ``role`` and the ``split`` (validation or test).
 
+    What the message lacks of the model is the site's own part after the round ``own_round`` of the settings.
     In float32, as the exported model is served, so that a bundle's figures are its own.
     """
     role, split = cast(Role, request.settings["role"]), request.settings["split"]
-    model = site.models.of(role)
-    load_arrays(model, request.arrays)
+    model = receive(site, request.arrays, before_round=int(request.settings.get(OWN_ROUND, 0)) + 1, role=role)
     images = site.data.test if split == "test" else site.data.validation
     records = measure_images(
         model,

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from time import monotonic
 
-from engine.federation.tasks import SiteReply, SiteRequest
-from engine.models.arrays import load_arrays, model_arrays
+from engine.federation.tasks import BEST_ROUND, SiteReply, SiteRequest
+from engine.models.arrays import model_arrays
 from engine.site.context import SiteContext
 from engine.site.local_training import evaluate_site, train_site
+from engine.site.own_parameters import keep_own, receive
 from engine.site.statistics import measure_statistics
 
 
 def train(site: SiteContext, request: SiteRequest) -> SiteReply:
-    """Validate what was sent, train on it, and reply with the whole state dict and n_k.
+    """Validate what was sent with the site's own part of the model, train on it, and reply with what crosses and n_k.
 
+    The site's own part is kept before the reply goes; the setting ``best_round`` names one whose part stays, too.
     Its metrics are ``loss`` (mean L_sup while training), ``val_dice`` and ``val_loss`` (the received average on the
     site's ``val_images`` validation images, before it trains; absent without any) and ``wall_s``.
     """
     started = monotonic()
-    model = site.models.of("student")
-    load_arrays(model, request.arrays)
+    model = receive(site, request.arrays, before_round=request.round)
     received = _validate(site)
     loss = train_site(
         model,
@@ -34,14 +35,19 @@ def train(site: SiteContext, request: SiteRequest) -> SiteReply:
         check_cancelled=site.listener.check_cancelled,
         on_step=site.listener.progress,
     )
+    best_round = request.settings.get(BEST_ROUND)
+    keep_own(site, model, round_number=request.round, best_round=None if best_round is None else int(best_round))
     metrics = {"loss": loss, **received, "wall_s": monotonic() - started}
-    return SiteReply(model_arrays(model), metrics, len(site.data.train))
+    return SiteReply(site.models.sharing("student").of(model_arrays(model)), metrics, len(site.data.train))
 
 
 def validate(site: SiteContext, request: SiteRequest) -> SiteReply:
-    """Validate what was sent; nothing but figures goes back, with the validation images as examples (1 without any)."""
+    """Validate what was sent, what it lacks being the site's own part after that round; only figures go back.
+
+    Its examples are the validation images (1 without any).
+    """
     started = monotonic()
-    load_arrays(site.models.of("student"), request.arrays)
+    receive(site, request.arrays, before_round=request.round + 1)
     metrics = {**_validate(site), "wall_s": monotonic() - started}
     return SiteReply({}, metrics, max(1, len(site.data.validation)))
 
@@ -49,8 +55,7 @@ def validate(site: SiteContext, request: SiteRequest) -> SiteReply:
 def statistics(site: SiteContext, request: SiteRequest) -> SiteReply:
     """Measure what was sent on the site's training images; the statistics go back with n_k, and its validation."""
     started = monotonic()
-    model = site.models.of("student")
-    load_arrays(model, request.arrays)
+    model = receive(site, request.arrays, before_round=request.round + 1)
     received = _validate(site)
     arrays = measure_statistics(
         model,
