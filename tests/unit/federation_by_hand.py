@@ -75,7 +75,7 @@ class Switches:
 
 @dataclass
 class Result:
-    """Loss by (site, round), validation Dice by (site, round), the averages by round, what goes on, sites' own parts."""
+    """Loss and validation Dice by (site, round), the averages by round, what goes on, and what is each site's own."""
 
     loss: dict[tuple[str, int], float]
     dice: dict[tuple[str, int], float]

@@ -101,13 +101,11 @@ def test_what_never_leaves_does_not_leave_once(crossed: list[Any], tmp_path: Pat
 def test_the_rest_differs_between_sites_and_lies_on_their_disks(tmp_path: Path) -> None:
     run(tmp_path, FEDBN)
     expected = by_hand.train(Switches(local=NORM, mean_once=True))
-    kept = {site: own(tmp_path, site) for site in SITES}
+    kept, batches = {site: own(tmp_path, site) for site in SITES}, {"north": 3, "south": 2, "west": 2}
     for site in SITES:
         number, arrays = kept[site]
         assert number == 2 and set(arrays) == {*NORM, COUNTER}
-        assert (
-            close(arrays, expected.own[site]) and int(arrays[COUNTER]) == 2 * {"north": 3, "south": 2, "west": 2}[site]
-        )
+        assert close(arrays, expected.own[site]) and int(arrays[COUNTER]) == 2 * batches[site]
     assert len({arrays["norm.running_mean"].tobytes() for _, arrays in kept.values()}) == 3
     assert list(model(tmp_path, "personal_student")) == ["conv.weight"], "the server has no site's own part"
     assert np.array_equal(model(tmp_path, "personal_student")["conv.weight"], model(tmp_path)["conv.weight"])
