@@ -100,6 +100,7 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
         found.append("federation.patience has no effect: it is not below federation.rounds.")
     if config.federation.patience is not None and not any(site.num_validation for site in work.sources):
         found.append("federation.patience has no effect: no site has validation images.")
+    found += _sharing_warnings(config, work)
     found += _aggregation_warnings(config, num_sources=len(work.sources))
     found += _failure_warnings(config, num_sources=len(work.sources))
     for role in (role for role in ("student", "teacher") if role in sections):
@@ -119,6 +120,24 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
     if peak_gib > available_gib:
         found.append(f"About {peak_gib:.1f} GiB are needed at the peak; {available_gib:.1f} GiB are free just now.")
     return tuple(found)
+
+
+def _sharing_warnings(config: RunConfig, work: Workload) -> list[str]:
+    part, sharing = config.federation, work.sharing
+    if sharing is None:
+        return []
+    found = []
+    if not sharing.is_personal and not sharing.fixed:
+        found.append(f"federation.shared '{part.shared}' leaves out constants at most: all of the student learns.")
+    if not part.average_buffers and not any(key.endswith("running_var") for key in sharing.shared):
+        found.append("federation.average_buffers has no effect: the statistics are each site's own.")
+    if sharing.is_personal and len(work.sources) == 1:
+        found.append("One site trains: what it keeps as its own is what all share.")
+    later = [stage.title for stage in catalogue.method(config.method).stages if stage.trains and not stage.grows]
+    if sharing.is_personal and later:
+        said = f"{later[-1].lower()} goes on from the one of all sites"
+        found.append(f"Each site's own model is that of federated training; {said}.")
+    return found
 
 
 def _failure_warnings(config: RunConfig, *, num_sources: int) -> list[str]:

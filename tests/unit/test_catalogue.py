@@ -78,6 +78,16 @@ def test_a_method_is_what_it_is_whatever_else_is_given(
     assert load_config(tmp_path / "copy.toml") == config == parse_config(config.model_dump(mode="json"))
 
 
+@pytest.mark.parametrize(
+    ("method", "mu", "normalisation"),
+    [("fedtinysam", 0.3, "average"), ("fedtinysam_fedprox", 0.01, "average"), ("fedtinysam_fedbn", 0.3, "local")],
+)
+def test_a_baseline_is_fedtinysam_with_one_key_of_its_own(method: str, mu: float, normalisation: str) -> None:
+    part = parse_config({"method": method, "federation": {"proximal_mu": 0.3}}).federation
+    assert (part.proximal_mu, part.normalisation) == (mu, normalisation)
+    assert catalogue.method(method).stages == catalogue.method("fedtinysam").stages
+
+
 def test_sections_that_a_method_does_not_read_are_accepted_and_not_written(tmp_path: Path) -> None:
     unread = {"teacher", "generator", "generation", "foundation", "distillation"}
     assert unread_sections("dsfedmed") == set() and unread_sections("fedtinysam") == unread
