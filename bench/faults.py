@@ -1,13 +1,19 @@
-"""A federation across processes, killed at random moments: what survives, and what is lost.
+"""Runs whose processes are killed at random moments: what survives, and what is lost.
 
-    python -m bench.faults [--kills 30] [--folder bench_faults] [--json]
+    python -m bench.faults [--kills 30] [--in-process 0] [--policy retry|skip] [--folder bench_faults] [--json]
 
 The smoke preset's whole run at three sites and an unseen one, each a program of its own over TLS
-(``engine/deployment``), with ``federation.on_failure = "retry"``. While it runs, SIGKILL hits a random one of: a site's
-program, the SuperLink, the run's worker. Programs and SuperLink are started again by what supervises them, the worker
-by resuming the run, as a person would. Then every model, generator, sample and row of the results is compared with the
-run in one process that nobody disturbed. Prints a table of faults, and ends with 1 where the results differ or the run
-is lost. ``bench.parity`` does the same for a run in one process.
+(``engine/deployment``), with ``federation.on_failure`` as ``--policy`` says. While it runs, SIGKILL hits a random one
+of: a site's program, the SuperLink, the run's worker. Programs and SuperLink are started again by what supervises them,
+the worker by resuming the run, as a person would. With ``--in-process N`` there is also a run in one process whose
+worker is killed N times.
+
+A run in one process, and with ``retry`` the deployed one too, must end with every model, generator, sample and row of
+the results of the run that nobody disturbed. With ``skip`` a round may go on without a site, so the models may differ:
+then the record must be complete. For every round it says of every site whether it took part, and of one that did not,
+why; and the run must have finished, with results of every model.
+
+Prints a table of faults, and ends with 1 where something is lost.
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from bench.parity import largest_difference
+from bench.parity import largest_difference, run_to_end
 from engine.cli import main as cli
 from engine.config import RunConfig, load_config
 from engine.data.phantoms import write_dataset
@@ -37,12 +43,15 @@ from engine.deployment.server import status
 from engine.runs import lifecycle
 from engine.runs.store import RunStore
 from engine.seeding import numpy_generator
+from engine.stages.federated_training import TOOK_PART
 
 SITES = ("guided_inset", "portable_yellow", "scope_octagon", "tower_hd")
 START_S, POLL_S = 300.0, 0.2
 PAUSE_S = (1.0, 12.0)
 """Shortest and longest time from one kill to the next."""
 MOST_RESUMES = 100
+LONGEST_WORK_S = 2.0
+"""Of a run in one process: its worker is killed within so many seconds of a stage's work."""
 
 
 class Processes:
@@ -148,51 +157,92 @@ def _strike(processes: Processes, worker: int | None, faults: Counter[str], *, r
     print(f"  killed {target}", file=sys.stderr, flush=True)
 
 
-def measure(folder: Path, *, kills: int) -> dict[str, Any]:
-    """Return the faults, how often the run was resumed, and how much its results differ from the undisturbed run's."""
+def incomplete(store: RunStore, run_id: str, config: RunConfig) -> list[str]:
+    """Return what the record of a run that may skip sites lacks, a phrase each; empty when it is complete."""
+    curves = store.metrics(run_id, name=TOOK_PART)
+    took_part = {
+        (step, curve.site): value for curve in curves for step, value in zip(curve.steps, curve.values, strict=True)
+    }
+    lines = [line.text for line in store.events(run_id, limit=1_000_000) if line.level == "warning"]
+    sources = [site for site in SITES if site != config.data.held_out]
+    missing = []
+    for number in range(1, config.federation.rounds + 1):
+        for site in sources:
+            value = took_part.get((number, site))
+            if value is None:
+                missing.append(f"whether {site} took part in round {number}")
+            elif not value and not any(line.startswith(f"Round {number}, {site}: ") for line in lines):
+                missing.append(f"why {site} was left out of round {number}")
+    return missing
+
+
+def measure(folder: Path, *, kills: int, in_process: int, policy: str) -> dict[str, Any]:
+    """Return the faults by process, how often runs were resumed, and what the results or the record lack."""
     images = write_dataset("polyp", folder / "images", images_per_site=12, image_px=64)
-    values = {"data.source": "folder", "device": "cpu", "threads": 1, "federation.on_failure": "retry"}
+    values = {"data.source": "folder", "device": "cpu", "threads": 1, "federation.on_failure": policy}
     whole = load_config("phantom_cpu_smoke", overrides={**values, "data.root": images})
     together = RunStore(folder / "together")
-    undisturbed = lifecycle.submit(together, whole)
-    while together.get(undisturbed).active:
-        lifecycle.reap(together)
-        time.sleep(POLL_S)
+    undisturbed, _ = run_to_end(together, whole, kills=0)
+    rows = {}
+    if in_process:
+        run_id, killed = run_to_end(together, whole, kills=in_process, longest_work_s=LONGEST_WORK_S)
+        difference, count = largest_difference(together.run_dir(undisturbed), together.run_dir(run_id))
+        rows["one process"] = {"killed": {"worker": killed}, "resumed": killed, "difference": difference,
+                               "compared": count, "exact": True, "lacks": []}  # fmt: skip
+    if kills:
+        rows["deployed"] = _deployed(folder, images, values, policy=policy, kills=kills,
+                                     whole=together.run_dir(undisturbed))  # fmt: skip
+    for row in rows.values():
+        row["lost"] = sum(row["killed"].values()) if row["lacks"] or (row["exact"] and row["difference"]) else 0
+    return rows
+
+
+def _deployed(
+    folder: Path, images: Path, values: dict[str, Any], *, policy: str, kills: int, whole: Path
+) -> dict[str, Any]:
     processes = Processes(folder, images)
     try:
         processes.start()
         where = {"data.root": "none", "backend": "superlink", "server": processes.federation}
-        apart = RunStore(folder / "apart")
-        run_id, faults = run_through(
-            processes, apart, load_config("phantom_cpu_smoke", overrides={**values, **where}), kills=kills
-        )
+        store = RunStore(folder / "apart")
+        config = load_config("phantom_cpu_smoke", overrides={**values, **where})
+        run_id, faults = run_through(processes, store, config, kills=kills)
     finally:
         processes.end()
-    difference, count = largest_difference(together.run_dir(undisturbed), apart.run_dir(run_id))
+    difference, count = largest_difference(whole, store.run_dir(run_id))
     killed = {target: faults[target] for target in ("site", "server", "worker")}
-    lost = 0 if difference == 0 else sum(killed.values())
-    return {"killed": killed, "resumed": faults["resumed"], "difference": difference, "compared": count, "lost": lost}
+    left_out = sum(value == 0 for curve in store.metrics(run_id, name=TOOK_PART) for value in curve.values)
+    lacks = incomplete(store, run_id, config) if policy == "skip" else []
+    return {"killed": killed, "resumed": faults["resumed"], "difference": difference, "compared": count,
+            "exact": policy == "retry", "left_out": left_out, "lacks": lacks}  # fmt: skip
 
 
 def main() -> int:
     """Measure and print; return 1 where something was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=30, help="processes to kill")
+    parser.add_argument("--kills", type=int, default=30, help="processes of the deployed run to kill; 0: no such run")
+    parser.add_argument("--in-process", type=int, default=0, help="kills of the worker of a run in one process")
+    parser.add_argument("--policy", choices=("retry", "skip"), default="retry", help="federation.on_failure")
     parser.add_argument("--folder", type=Path, default=Path("bench_faults"), help="is made; must not exist")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     chosen = parser.parse_args()
     chosen.folder.mkdir(parents=True)
-    found = measure(chosen.folder.resolve(), kills=chosen.kills)
+    found = measure(chosen.folder.resolve(), kills=chosen.kills, in_process=chosen.in_process, policy=chosen.policy)
     if chosen.json:
         print(json.dumps(found))
-    else:
-        print("Fault                  Killed  Survived  Lost")
-        for target, number in found["killed"].items():
-            lost = number if found["lost"] else 0
-            print(f"{target:22} {number:6d} {number - lost:9d} {lost:5d}")
-        print(f"Resumed {found['resumed']} times; largest difference from the undisturbed run: {found['difference']:g} "
-              f"over {found['compared']} files.")  # fmt: skip
-    return int(bool(found["lost"]))
+        return int(any(row["lost"] for row in found.values()))
+    print("Run          Process   Killed  Survived  Lost")
+    for where, row in found.items():
+        for target, number in row["killed"].items():
+            lost = number if row["lost"] else 0
+            print(f"{where:12} {target:8} {number:7d} {number - lost:9d} {lost:5d}")
+    for where, row in found.items():
+        print(f"{where}: resumed {row['resumed']} times; largest difference from the undisturbed run "
+              f"{row['difference']:g} over {row['compared']} files")  # fmt: skip
+        if "left_out" in row and chosen.policy == "skip":
+            print(f"{where}: sites were left out of rounds {row['left_out']} times; the record lacks "
+                  f"{'; '.join(row['lacks']) or 'nothing'}")  # fmt: skip
+    return int(any(row["lost"] for row in found.values()))
 
 
 def _command(*words: str) -> None:

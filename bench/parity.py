@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -55,7 +56,9 @@ def onnx_differences(folder: Path) -> dict[str, float]:
     return differences
 
 
-def run_to_end(store: RunStore, config: RunConfig, *, kills: int) -> tuple[str, int]:
+def run_to_end(
+    store: RunStore, config: RunConfig, *, kills: int, longest_work_s: float = LONGEST_WORK_S
+) -> tuple[str, int]:
     """Run ``config``, killing its worker up to ``kills`` times; return the run's id and how often it was killed."""
     rng = numpy_generator(7, "kill moments")
     run_id = lifecycle.submit(store, config)
@@ -65,7 +68,7 @@ def run_to_end(store: RunStore, config: RunConfig, *, kills: int) -> tuple[str, 
         while (record := store.get(run_id)).active and time.monotonic() < moment:
             stage = next((s for s in store.stages(run_id) if s.status == "running"), None)
             if killed < kills and stage is not None and moment == float("inf"):
-                moment = time.monotonic() + rng.uniform(0.0, LONGEST_WORK_S)
+                moment = time.monotonic() + rng.uniform(0.0, longest_work_s)
             lifecycle.reap(store)
             time.sleep(POLL_S)
         if not record.active:
@@ -75,7 +78,7 @@ def run_to_end(store: RunStore, config: RunConfig, *, kills: int) -> tuple[str, 
         os.kill(record.pid, signal.SIGKILL)
         killed += 1
         where = f"{stage.name}, step {stage.step} of {stage.total}" if stage else "between two stages"
-        print(f"  kill {killed}: {where}", flush=True)
+        print(f"  kill {killed}: {where}", file=sys.stderr, flush=True)
         while store.get(run_id).status == "running":
             lifecycle.reap(store)
             time.sleep(POLL_S)

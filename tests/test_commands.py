@@ -49,7 +49,7 @@ ELSEWHERE = {
 }
 SMALL_BENCHES = {
     "bench.attack": "",
-    "bench.faults": "--kills 3 --folder faults",
+    "bench.faults": "--kills 3 --in-process 1 --policy skip --folder faults",
     "bench.federation_overhead": "--megabytes 1 --rounds 1",
     "bench.gain": "--tasks phantom_fundus --seeds 1 --folder cells "
     + " ".join(f"--set {text}" for text in (*SMALL, "federation.patience=1")),
