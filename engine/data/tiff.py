@@ -49,6 +49,8 @@ EMBEDDED_HEADER_BYTES = 1 << 16
 THUMBNAIL_OR_MASK = 0b101
 """Bits of NewSubfileType: a reduced picture, a transparency mask."""
 ORIENTATION, INK_SET, GDAL_NODATA = 274, 332, 42113
+IMAGEJ_STRAIGHT_LINE, IMAGEJ_NONE = 0, 20
+"""Functions of a calibration (``ij.measure.Calibration``): value = c0 + c1 * stored number, or none."""
 CONVERT = "Convert it to a grey or RGB TIFF (8 or 16 bits, LZW, deflate or uncompressed)."
 
 
@@ -64,9 +66,14 @@ class TiffFormat:
 
     @staticmethod
     def image(path: Path, *, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
-        """Return one slice, (H, W) or (H, W, 3), without alpha; values of no known range by the whole file's."""
+        """Return one slice, (H, W) or (H, W, 3), without alpha; values of no known range by the whole file's.
+
+        A ``value_range`` is in the units that ImageJ's calibration says, where the file has one.
+        """
         with _opened(path) as stack:
             seen, bits = stack.seen(slice_index)
+            if value_range is not None:
+                seen = stack.calibrated(seen)
             if value_range is None and stack.num_slices > 1 and not has_known_range(seen, bits):
                 stat = path.stat()
                 value_range = _file_range(path, stat.st_mtime_ns, stat.st_size)
@@ -82,6 +89,8 @@ class TiffFormat:
         """
         with _opened(path) as stack:
             labels = stack.upright_plane(slice_index)
+            if labels.ndim == 2 and stack.is_calibrated:  # signed numbers of ImageJ: zero is stored as 32768
+                labels = stack.calibrated(labels)
             if stack.photometric not in (*GREY, PHOTOMETRIC.PALETTE, PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR):
                 raise unsupported(
                     path, f"a mask is grey or a palette picture, this one is {stack.colours}", fix=CONVERT
@@ -226,6 +235,23 @@ class _Stack:
             return cmyk_to_rgb(plane, 2**self.bits - 1), self.bits
         fault = f"its {key.samplesperpixel} channels ({self.colours}) are neither grey, RGB, CMYK nor a palette"
         raise unsupported(self.path, fault, fix=CONVERT)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether ImageJ says that the numbers mean others than those that are stored."""
+        return (self.key.parent.imagej_metadata or {}).get("cf", IMAGEJ_NONE) != IMAGEJ_NONE
+
+    def calibrated(self, seen: np.ndarray) -> np.ndarray:
+        """Return stored numbers (H, W) as ImageJ's calibration means them, float32; its signed 16 bits are such."""
+        if not self.is_calibrated:
+            return seen
+        about = self.key.parent.imagej_metadata
+        function = about["cf"]
+        if function != IMAGEJ_STRAIGHT_LINE or seen.ndim != 2:
+            fault = f"ImageJ has given its values a calibration (function {function}) that is no straight line"
+            raise unsupported(self.path, fault, fix="Apply the calibration, save as 32 bits, and try again.")
+        intercept, slope = (float(about.get(key, default)) for key, default in (("c0", 0.0), ("c1", 1.0)))
+        return (intercept + slope * seen.astype(np.float64)).astype(np.float32)
 
     def _require_bytes(self, page: tifffile.TiffPage | tifffile.TiffFrame | None) -> None:
         """Raise where decoding a page takes too much, or where the file ends before it."""

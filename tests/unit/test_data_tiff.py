@@ -104,6 +104,33 @@ def test_reversed_bits_and_a_missing_photometric_tag(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- white is zero
 
 
+def imagej(path: Path, stored: np.ndarray, **calibration: float) -> Path:
+    tifffile.imwrite(path, stored, imagej=True, metadata={"vunit": "HU", **calibration})
+    return path
+
+
+def test_values_that_imagej_has_calibrated_are_in_the_units_of_the_window(tmp_path: Path) -> None:
+    """Signed 16 bits are kept as c0 + stored, c0 = -32768: air of -1000 HU is stored as 31768, water as 32768."""
+    stored = np.array([[31768, 32768], [32968, 33168]], dtype=np.uint16)  # -1000, 0, 200 and 400 HU
+    signed = imagej(tmp_path / "signed.tif", stored, cf=0, c0=-32768.0, c1=1.0)
+    found = read_image(signed, value_range=(-200.0, 400.0))[0][..., 0]
+    np.testing.assert_allclose(found, [[0, 1 / 3], [2 / 3, 1]], atol=1e-6)
+    halved = imagej(tmp_path / "slope.tif", stored, cf=0, c0=-16384.0, c1=0.5)  # -500, 0, 100 and 200
+    np.testing.assert_allclose(
+        read_image(halved, value_range=(-500.0, 500.0))[0][..., 0], [[0, 0.5], [0.6, 0.7]], atol=1e-6
+    )
+    np.testing.assert_array_equal(read_image(signed)[0], read_image(tiff(tmp_path / "plain.tif", stored))[0])
+    curved = imagej(tmp_path / "curved.tif", stored, cf=4, c0=1.0, c1=1.0)
+    with pytest.raises(UserError, match="calibration"):
+        read_image(curved, value_range=(0.0, 1.0))
+
+
+def test_a_mask_of_signed_numbers_from_imagej_keeps_its_numbers(tmp_path: Path) -> None:
+    stored = np.array([[32768, 32769], [32770, 32768]], dtype=np.uint16)
+    path = imagej(tmp_path / "mask.tif", stored, cf=0, c0=-32768.0, c1=1.0)
+    np.testing.assert_array_equal(read_mask(path), [[0, 1], [2, 0]])
+
+
 @pytest.mark.parametrize("compression", ["none", "lzw", "zlib", "packbits", "zstd", "jpeg2000"])
 def test_white_is_zero_is_turned_over_at_every_depth(tmp_path: Path, compression: str) -> None:
     options = {"photometric": "miniswhite", "compression": compression}
