@@ -16,6 +16,9 @@ MAX_EACH = 40
 """Of one visitor: a browser tab that is opened sends fifteen, and a busy machine answers them one by one (ours)."""
 MAX_ALL = 400
 """Of all visitors (ours)."""
+FREE_TO_OWN = 9
+"""A visitor may have a ninth of what is free (ours): forty of an idle page, and fewer the more others have. Whoever
+sends events under ten names, a cookie each, so leaves places for the eleventh."""
 
 
 class Pending:
@@ -34,8 +37,9 @@ class Pending:
         waiting, owner = self._counted() + self._arriving, by.key
         if by != LOCAL and waiting[owner] >= MAX_EACH:
             raise Refusal(429, text.QUEUE_EACH.format(most=MAX_EACH), retry_s=5)
-        if waiting.total() >= MAX_ALL:
-            raise Refusal(429, text.QUEUE_ALL.format(most=MAX_ALL), retry_s=60)
+        free = MAX_ALL - waiting.total()
+        if free <= 0 or (by != LOCAL and waiting[owner] * FREE_TO_OWN >= free):
+            raise Refusal(429, text.QUEUE_ALL.format(waiting=waiting.total()), retry_s=60)
         self._arriving[owner] += 1
         try:
             yield

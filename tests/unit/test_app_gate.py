@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,20 +136,30 @@ def test_in_a_space_the_cookie_lives_in_a_frame(tmp_path: Path) -> None:
         assert "https://huggingface.co" in answer.headers["content-security-policy"]
 
 
+def asking(page: TestClient) -> Callable[[TestClient, str], Response]:
+    """Return what sends one event; the page's queue has not been started, so that all that is taken waits."""
+    blocks = page.app.app._page  # type: ignore[attr-defined]
+    event = next(key for key, one in blocks.fns.items() if one.fn and not one.inputs and one.queue)
+
+    def ask(visitor: TestClient, tab: str) -> Response:
+        return visitor.post(f"{API}/queue/join", json={"session_hash": tab, "fn_index": event, "data": []})
+
+    return ask
+
+
+def visitors(page: TestClient, count: int) -> list[TestClient]:
+    found = [TestClient(page.app, base_url="http://localhost:7860") for _ in range(count)]
+    for visitor in (page, *found):
+        visitor.get("/")
+    return found
+
+
 def test_nobody_fills_the_queue_of_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is handled here: the page's queue has not been started, so that everything that is taken waits."""
     monkeypatch.setattr(pending, "MAX_EACH", 3)
     monkeypatch.setattr(pending, "MAX_ALL", 5)
+    monkeypatch.setattr(pending, "FREE_TO_OWN", 0)
     with visiting(tmp_path, read_only=True) as anna:
-        others = [TestClient(anna.app, base_url="http://localhost:7860") for _ in range(3)]
-        for visitor in (anna, *others):
-            visitor.get("/")
-
-        def ask(visitor: TestClient, tab: str) -> Response:
-            page = anna.app.app._page  # type: ignore[attr-defined]
-            event = next(key for key, one in page.fns.items() if one.fn and not one.inputs and one.queue)
-            return visitor.post(f"{API}/queue/join", json={"session_hash": tab, "fn_index": event, "data": []})
-
+        others, ask = visitors(anna, 3), asking(anna)
         assert [ask(anna, f"a{at}").status_code for at in range(3)] == [200] * 3
         refused = ask(anna, "a3")
         assert refused.status_code == 429 and "3 requests" in refused.json()["detail"]
@@ -157,7 +167,21 @@ def test_nobody_fills_the_queue_of_events(tmp_path: Path, monkeypatch: pytest.Mo
         assert [ask(other, f"o{at}").status_code for at, other in enumerate(others)] == [200, 200, 429], (
             "all together have a bound too"
         )
-        assert "The page is busy" in ask(others[2], "o2").json()["detail"]
+        assert "The page is busy: 5 requests" in ask(others[2], "o2").json()["detail"]
+
+
+def test_many_names_of_one_visitor_leave_places_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 30 places each name has at most half of the free ones: 10, 7, 5, ...; here four take what they get."""
+    monkeypatch.setattr(pending, "MAX_EACH", 10)
+    monkeypatch.setattr(pending, "MAX_ALL", 30)
+    monkeypatch.setattr(pending, "FREE_TO_OWN", 2)
+    with visiting(tmp_path, read_only=True) as anna:
+        [*names, bert], ask = visitors(anna, 4), asking(anna)
+        taken = []
+        for name in (anna, *names):
+            taken.append(next(at for at in range(30) if ask(name, f"{len(taken)}-{at}").status_code == 429))
+        assert taken == [10, 7, 5, 3]
+        assert [ask(bert, f"b{at}").status_code for at in range(3)] == [200, 200, 429]
 
 
 def test_gradio_itself_asks_whether_a_file_was_uploaded(local: TestClient) -> None:
