@@ -16,6 +16,7 @@ from engine.config_keys import unread_sections
 from engine.errors import UserError
 
 Kind = Literal["integer", "number", "choice", "switch", "text", "names"]
+DEFAULT_GENERATOR = RunConfig().generator.kind
 SOURCE_TAGS = {"P": text.SOURCE_PAPER, "C": text.SOURCE_CODE, "D": text.SOURCE_DIFFUSERS}
 MAIN_SECTION = "run"
 
@@ -159,12 +160,21 @@ def _field(key: str, section: str, schema: dict[str, Any], *, default: Any) -> F
 
 def method_of(values: list[Any], fields: tuple[FieldSpec, ...]) -> str:
     """Return the method that the form's values name."""
-    named = [str(value) for field, value in zip(fields, values, strict=True) if field.key == "method"]
-    return named[0] if named else DEFAULT_METHOD
+    return _named("method", values, fields) or DEFAULT_METHOD
+
+
+def generator_of(values: list[Any], fields: tuple[FieldSpec, ...]) -> str:
+    """Return the kind of generator that the form's values name."""
+    return _named("generator.kind", values, fields) or DEFAULT_GENERATOR
+
+
+def _named(key: str, values: list[Any], fields: tuple[FieldSpec, ...]) -> str | None:
+    named = [str(value) for field, value in zip(fields, values, strict=True) if field.key == key]
+    return named[0] if named else None
 
 
 def _unread(values: list[Any], fields: tuple[FieldSpec, ...]) -> frozenset[str]:
-    return unread_sections(method_of(values, fields))
+    return unread_sections(method_of(values, fields), generator_of(values, fields))
 
 
 def _label(key: str) -> str:

@@ -10,6 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from app import text
+from engine.config_generators import GENERATORS
 from engine.config_keys import unread_sections
 from engine.evaluation.spread import site_spread
 from engine.evaluation.tables import images_cell
@@ -112,15 +113,24 @@ def fixed_sections(taken_over: Sequence[str]) -> frozenset[str]:
     return frozenset(catalogue.sections_of(taken_over))
 
 
-def hidden_sections(method: str, taken_over: Sequence[str]) -> frozenset[str]:
-    """Return the sections that the form does not show: ``method`` does not read them, or a fork cannot change them."""
-    return unread_sections(method) | fixed_sections(taken_over)
+def hidden_sections(method: str, generator: str, taken_over: Sequence[str]) -> frozenset[str]:
+    """Return the sections that the form does not show.
+
+    ``method`` or its kind of ``generator`` does not read them, or a fork cannot change them.
+    """
+    return unread_sections(method, generator) | fixed_sections(taken_over)
 
 
 def fixed_keys(method: str) -> frozenset[str]:
     """Return the dotted keys that ``method`` fixes, whatever the form says."""
     known = catalogue.methods().get(method)
     return frozenset() if known is None else frozenset(known.overlay)
+
+
+def unread_keys(generator: str) -> frozenset[str]:
+    """Return the dotted keys of the section ``generator`` that this kind of generator does not read."""
+    known = GENERATORS.get(generator)
+    return frozenset() if known is None else frozenset(f"generator.{key}" for key in known.unread)
 
 
 def method_choices(names: Sequence[str]) -> Choices:

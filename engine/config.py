@@ -31,6 +31,7 @@ from engine.config_fields import (
     Source,
     StepSize,
 )
+from engine.config_generators import GENERATORS, DdpmConfig, GeneratorConfig, GeneratorLoraConfig, Pix2PixConfig
 from engine.errors import UserError
 from engine.methods import catalogue
 
@@ -90,26 +91,6 @@ class ModelConfig(Section):
     )
     batch_norm: Literal["batch", "kept"] = Field(
         "batch", description="BatchNorm in training: each batch's statistics [C], or those of the first weights (ours)"
-    )
-
-
-class GeneratorConfig(Section):
-    """ControlNet training at each site (Eq. 1)."""
-
-    backbone: Source = Field("ldm-mini", description="Registry name or folder of the frozen latent diffusion model")
-    controlnet: Source | None = Field(
-        "controlnet-mini", description="Mask-conditioned ControlNet to start from; zero convolutions when left out"
-    )
-    steps: int = Field(150, ge=1, le=1_000_000, description="Optimiser steps at a site (ours)")
-    batch_size: Batch = Field(4, description="Images in a batch [D: 4]")
-    accumulation: Batch = Field(1, description="Batches summed before an optimiser step")
-    learning_rate: StepSize = Field(1e-5, description="AdamW step size [D: 1e-5]")
-    image_px: Annotated[int, Field(ge=32, le=1024)] = Field(128, description="Side of the generated image, pixels")
-    gradient_checkpointing: bool = Field(False, description="Less memory, slower")
-    optimiser_8bit: bool = Field(False, description="8-bit AdamW; needs bitsandbytes and a CUDA GPU")
-    empty_prompt_fraction: Fraction = Field(0.1, description="Share of batches with an empty prompt (ours)")
-    prompt: Annotated[str, Plain] | None = Field(
-        None, max_length=1000, description="Text prompt; the dataset's modality when left out"
     )
 
 
@@ -224,6 +205,9 @@ class RunConfig(Section):
     teacher: ModelConfig = ModelConfig(name="sam", weights="sam-mini")
     federation: FederationConfig = FederationConfig()
     generator: GeneratorConfig = GeneratorConfig()
+    generator_lora: GeneratorLoraConfig = GeneratorLoraConfig()
+    pix2pix: Pix2PixConfig = Pix2PixConfig()
+    ddpm: DdpmConfig = DdpmConfig()
     generation: GenerationConfig = GenerationConfig()
     foundation: FoundationConfig = FoundationConfig()
     distillation: DistillationConfig = DistillationConfig()
@@ -249,8 +233,11 @@ class RunConfig(Section):
             raise ValueError("data.test_root is needed when data.protocol is 'fixed-test'")
         if self.distillation.mode == "reference" and self.distillation.selector != "in_batch_quantile":
             raise ValueError("distillation.selector must be 'in_batch_quantile' when distillation.mode is 'reference'")
-        if self.generation.released_share > 0 and self.generator.controlnet is None:
-            raise ValueError("generation.released_share needs generator.controlnet, which draws that share")
+        if self.generation.released_share > 0:
+            if not GENERATORS[self.generator.kind].has_backbone:
+                raise ValueError("generation.released_share is drawn by a released ControlNet: generator.kind has none")
+            if self.generator.controlnet is None:
+                raise ValueError("generation.released_share needs generator.controlnet, which draws that share")
         for role in ("student", "teacher"):
             model: ModelConfig = getattr(self, role)
             if model.batch_norm == "kept" and model.weights is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.config import RunConfig
 from engine.config_fields import Section
+from engine.config_generators import unread_of_kind
 from engine.methods import catalogue
 
 
@@ -18,7 +19,11 @@ def section_keys() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def unread_sections(method: str) -> frozenset[str]:
-    """Return the sections that no stage of ``method`` reads; none where the method is not registered here."""
+def unread_sections(method: str, generator: str) -> frozenset[str]:
+    """Return the sections that no stage of ``method`` reads, or that other kinds than ``generator`` read.
+
+    None of the method's where it is not registered here.
+    """
     found = catalogue.methods().get(method)
-    return frozenset() if found is None else frozenset(section_keys()) - {"", *found.sections}
+    of_others = unread_of_kind(generator)
+    return of_others if found is None else frozenset(section_keys()) - {"", *found.sections} | of_others

@@ -21,7 +21,7 @@ def to_toml(config: RunConfig, *, header: str = "") -> str:
     """
     lines = [f"# {line}".rstrip() for line in header.splitlines()]
     sections: list[str] = []
-    unread = unread_sections(config.method)
+    unread = unread_sections(config.method, config.generator.kind)
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if name in unread:

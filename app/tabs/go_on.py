@@ -95,4 +95,5 @@ def fork_form(studio: Studio, form: run_form.RunForm, run_id: str, stage: str) -
     config = view.run.config
     longest = MAX_NAME_LETTERS - len(text.FORK_NAME.format(name=""))
     renamed = config.model_copy(update={"name": text.FORK_NAME.format(name=config.name[:longest])})
-    return [*run_form.purpose_values(form, origin, method=config.method), *forms.to_values(renamed, form.fields)]
+    of_config = {"method": config.method, "generator": config.generator.kind}
+    return [*run_form.purpose_values(form, origin, **of_config), *forms.to_values(renamed, form.fields)]

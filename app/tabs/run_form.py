@@ -10,6 +10,7 @@ import gradio as gr
 from app import demo, forms, markup, text, viewmodels
 from app.studio import Studio
 from engine.config import DEFAULT_METHOD, preset_names
+from engine.config_generators import GENERATORS
 from engine.config_keys import unread_sections
 from engine.data.phantoms import TASKS
 from engine.methods import catalogue
@@ -107,7 +108,9 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     if demonstrates:
         gr.HTML(markup.quiet(text.DEMO_SETTINGS))
     hidden = _without_choice(fields) if demonstrates else frozenset()
-    unread = unread_sections(values.get("method", DEFAULT_METHOD))
+    unread = unread_sections(
+        values.get("method", DEFAULT_METHOD), values.get("generator.kind", forms.DEFAULT_GENERATOR)
+    )
     accordions = {}
     for name, group in forms.sections(fields).items():
         accordions[name] = gr.Accordion(
@@ -131,13 +134,16 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     return form
 
 
-def purpose_values(form: RunForm, origin: Origin | None, *, method: str, is_open: bool = True) -> list[Any]:
+def purpose_values(
+    form: RunForm, origin: Origin | None, *, method: str, generator: str, is_open: bool = True
+) -> list[Any]:
     """Return the values of ``form.purpose``.
 
-    Sections that ``method`` does not read, and those whose stages a fork takes over, are not shown.
+    Sections that ``method`` and its kind of ``generator`` do not read, and those whose stages a fork takes over, are
+    not shown.
     """
     taken_over = () if origin is None else origin.taken_over
-    hidden = form.hidden | viewmodels.hidden_sections(method, taken_over)
+    hidden = form.hidden | viewmodels.hidden_sections(method, generator, taken_over)
     return [
         gr.Accordion(label=text.NEW_RUN if origin is None else text.FORK_RUN, open=is_open),
         origin,
@@ -157,6 +163,12 @@ def _without_choice(fields: tuple[forms.FieldSpec, ...]) -> frozenset[str]:
     """Return the sections in which a demonstration offers nothing."""
     folded = [field for field in fields if field.key not in FRONT_KEYS]
     return frozenset(f.section for f in fields) - {f.section for f in folded if f.key in demo.OFFERED}
+
+
+def _hideable_keys() -> list[str]:
+    """Return the keys that some method fixes or some kind of generator does not read."""
+    fixed = {key for name in catalogue.methods() for key in viewmodels.fixed_keys(name)}
+    return sorted(fixed | {key for kind in GENERATORS for key in viewmodels.unread_keys(kind)})
 
 
 def _heading(words: str) -> str:
@@ -185,6 +197,9 @@ def control_of(field: forms.FieldSpec, value: Any, *, sites: tuple[str, ...] = (
         return gr.Dropdown(viewmodels.held_out_choices(sites), value=value or "", allow_custom_value=True, **common)
     if field.key == "method":
         return gr.Dropdown(viewmodels.method_choices(field.choices), value=value, **common)
+    if field.key == "generator.kind":
+        kinds = [(f"{GENERATORS[kind].title} ({kind})", kind) for kind in field.choices]
+        return gr.Dropdown(kinds, value=value, **common)
     if field.kind == "choice":
         return gr.Dropdown(list(field.choices), value=value, **common)
     if field.kind == "switch":
@@ -216,8 +231,11 @@ def _wire(studio: Studio, form: RunForm) -> None:
     def anew() -> tuple[Any, ...]:
         start = text.DEMO_NAME
         filled = forms.preset_values(start, form.fields)
-        of_start = forms.method_of(filled, form.fields)
-        return *purpose_values(form, None, method=of_start), start, markup.quiet(forms.preset_note(start)), *filled
+        of_start = {
+            "method": forms.method_of(filled, form.fields),
+            "generator": forms.generator_of(filled, form.fields),
+        }
+        return *purpose_values(form, None, **of_start), start, markup.quiet(forms.preset_note(start)), *filled
 
     def offer(source: str, task: str | None, root: str | None) -> gr.Dropdown:
         return gr.Dropdown(choices=viewmodels.held_out_choices(studio.sites(source, task, root)))
@@ -226,17 +244,14 @@ def _wire(studio: Studio, form: RunForm) -> None:
         return gr.Dropdown(value=viewmodels.kept_site(held_out, studio.sites(source, task, root)))
 
     # A demonstration offers one method, and hides fields by rules of its own.
-    fixable = (
-        []
-        if studio.mode == "demo"
-        else sorted({k for name in catalogue.methods() for k in viewmodels.fixed_keys(name)})
-    )
+    hideable = [] if studio.mode == "demo" else _hideable_keys()
 
-    def of_method(method: str, origin: Origin | None) -> list[Any]:
-        hidden = form.hidden | viewmodels.hidden_sections(method, () if origin is None else origin.taken_over)
+    def of_method(method: str, generator: str, origin: Origin | None) -> list[Any]:
+        taken_over = () if origin is None else origin.taken_over
+        hidden = form.hidden | viewmodels.hidden_sections(method, generator, taken_over)
         parts = [gr.Accordion(visible=name not in hidden) for name in form.sections]
-        fixed = viewmodels.fixed_keys(method)
-        return [*parts, *(gr.update(visible=key not in fixed) for key in fixable)]
+        without = viewmodels.fixed_keys(method) | viewmodels.unread_keys(generator)
+        return [*parts, *(gr.update(visible=key not in without) for key in hideable)]
 
     def of_source(source: str) -> tuple[Any, Any]:
         return gr.update(visible=source == "phantom"), gr.update(visible=source == "folder")
@@ -246,9 +261,10 @@ def _wire(studio: Studio, form: RunForm) -> None:
     whole = [form.preset_note, form.message, *form.controls]
     # Not ``input``, which a dropdown sends twice for a choice.
     form.preset.select(js=HOLD).then(fill, form.preset, whole, **quiet).then(js=FREE)
-    chosen = [form.control("method"), form.origin]
-    follow = [*form.sections.values(), *(form.control(key) for key in fixable)]
-    chosen[0].change(of_method, chosen, follow, trigger_mode="always_last", **quiet)
+    chosen = [form.control("method"), form.control("generator.kind"), form.origin]
+    follow = [*form.sections.values(), *(form.control(key) for key in hideable)]
+    for control in chosen[:2]:
+        control.change(of_method, chosen, follow, trigger_mode="always_last", **quiet)
     source = form.control("data.source")
     place = [form.control(f"data.{key}") for key in ("source", "task", "root", "held_out")]
     for control in place[:3]:

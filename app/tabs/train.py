@@ -125,8 +125,8 @@ def _wire_form(studio: Studio, form: run_form.RunForm, run: gr.Dropdown) -> None
         if run_id is None:
             return [gr.skip(), *[gr.skip()] * (len(form.purpose) - 1), box]
         choices = viewmodels.run_choices(studio.runs())
-        method = forms.method_of(list(values), form.fields)
-        new_run = run_form.purpose_values(form, None, method=method, is_open=False)[:-1]
+        method, generator = (of(list(values), form.fields) for of in (forms.method_of, forms.generator_of))
+        new_run = run_form.purpose_values(form, None, method=method, generator=generator, is_open=False)[:-1]
         return [gr.Dropdown(choices=choices, value=run_id), *new_run, markup.notice(text.LAUNCHED)]
 
     written_in = [form.origin, *form.controls]

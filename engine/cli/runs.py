@@ -52,7 +52,7 @@ def plan(
     _set_home(home)
     made = make_plan(chosen, home=home)
     if as_json:
-        read = chosen.model_dump(mode="json", exclude={*unread_sections(chosen.method)})
+        read = chosen.model_dump(mode="json", exclude={*unread_sections(chosen.method, chosen.generator.kind)})
         print_json({"plan": made.as_dict(), "config": read})
     else:
         _print_plan(made)

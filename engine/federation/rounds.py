@@ -110,6 +110,8 @@ class _Round:
     reply_kind: str | None = None
     same_arrays: bool = True
     """Whether a reply has to carry the names, shapes and dtypes that were sent."""
+    max_bytes: int | None = None
+    """Of a reply's arrays, where they are others than those that were sent."""
     checks: RoundChecks = NO_MORE_CHECKS
     retries: int = 0
     on_failure: OnFailure = lambda _failure: None
@@ -193,7 +195,7 @@ class _Round:
 
     def _max_bytes(self) -> int:
         if not self.same_arrays:
-            return MAX_REPLY_BYTES
+            return MAX_REPLY_BYTES if self.max_bytes is None else self.max_bytes
         return payload_bytes(self.arrays) + FOREIGN_HEADER_BYTES * len(self.arrays)
 
 
@@ -268,6 +270,7 @@ def call_once(
     arrays: Arrays | None = None,
     settings: Mapping[str, Scalar] | None = None,
     round_number: int = 0,
+    max_bytes: int | None = None,
     on_reply: OnReply | None = None,
     on_traffic: OnTraffic | None = None,
     deadline_s: float | None = None,
@@ -280,7 +283,8 @@ def call_once(
 
     Sites at other machines are asked side by side, those of this process one after the other.
     The sites' arrays are theirs to choose, so they are checked for what no reply may have, not against what was sent.
-    Sites in ``completed`` are not asked again. Other arguments and errors as in :func:`run_rounds`, without a quorum.
+    A reply of more than ``max_bytes`` is refused. Sites in ``completed`` are not asked again. Other arguments and
+    errors as in :func:`run_rounds`, without a quorum.
     """
     nodes = find_sites(grid, sites=sites, wait_s=wait_s)
     questions = _Round(
@@ -299,6 +303,7 @@ def call_once(
         checks=checks,
         check_cancelled=check_cancelled,
         same_arrays=False,
+        max_bytes=max_bytes,
     )
     replies = {site: reply for site, reply in (completed or {}).items() if site in sites}
     for asked in [sites] if isinstance(grid, KnowsSites) else [[site] for site in sites]:

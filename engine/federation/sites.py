@@ -120,6 +120,7 @@ class Sites:
         settings: Mapping[str, Scalar] | None = None,
         round_number: int = 0,
         apart: bool = False,
+        max_bytes: int | None = None,
         on_reply: OnReply | None = None,
         completed: Mapping[str, SiteReply] | None = None,
         checks: RoundChecks = NO_MORE_CHECKS,
@@ -128,7 +129,8 @@ class Sites:
         """Ask the sites ``to`` (all sources when left out) once; return their replies by site, sorted by name.
 
         ``kind`` and ``reply_kind`` name what is sent and what comes back (kinds of the catalogue). With ``apart``
-        the bytes are counted apart from those of the round that has the same number.
+        the bytes are counted apart from those of the round that has the same number. A reply whose arrays have more
+        than ``max_bytes`` is refused before it is decoded.
         """
         self._back_end.listen(listener or Quiet())
         server = self._server()
@@ -141,6 +143,7 @@ class Sites:
             arrays=arrays,
             settings=settings,
             round_number=round_number,
+            max_bytes=max_bytes,
             on_reply=on_reply,
             completed=completed,
             checks=checks,

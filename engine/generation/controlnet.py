@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,11 @@ from engine.seeding import derive_seed
 
 __all__ = [
     "ControlNetTraining",
+    "blank_controlnet",
     "controlnet_arrays",
     "load_controlnet",
     "new_controlnet",
     "save_controlnet",
-    "save_controlnet_arrays",
 ]
 
 SILU_GAIN = 1.2
@@ -100,28 +99,9 @@ def controlnet_arrays(controlnet: ControlNetModel) -> dict[str, np.ndarray]:
     return {key: tensor.detach().cpu().half().numpy() for key, tensor in controlnet.state_dict().items()}
 
 
-def save_controlnet_arrays(
-    arrays: Mapping[str, np.ndarray], folder: Path, *, backbone: Backbone | Outline, site: str
-) -> None:
-    """Write the arrays that ``site`` has uploaded as its ControlNet folder.
-
-    Raises
-    ------
-    UserError
-        ``generator.upload_misfit`` when names or shapes are not those of a ControlNet of this backbone.
-    """
-    controlnet = _from_backbone(backbone, copy_weights=False)
-    expected = {key: tuple(tensor.shape) for key, tensor in controlnet.state_dict().items()}
-    wrong = sorted(key for key in expected.keys() | arrays.keys() if expected.get(key) != _shape(arrays.get(key)))
-    if wrong:
-        raise UserError(
-            "generator.upload_misfit",
-            what=f"{len(wrong)} arrays of the generator from {site} do not fit, first '{wrong[0]}'.",
-            why="The server can only use a ControlNet of its own backbone.",
-            fix=f"Give {site} and the server the same generator.backbone.",
-        )
-    controlnet.load_state_dict({key: torch.from_numpy(np.array(array)).float() for key, array in arrays.items()})
-    save_controlnet(controlnet, folder)
+def blank_controlnet(backbone: Backbone | Outline) -> ControlNetModel:
+    """Return a ControlNet of the backbone's shapes, to be given weights."""
+    return _from_backbone(backbone, copy_weights=False)
 
 
 def _from_backbone(backbone: Backbone | Outline, *, copy_weights: bool = True) -> ControlNetModel:
@@ -144,7 +124,3 @@ def _keep_signal(controlnet: ControlNetModel) -> None:
     for convolution in (embedding.conv_in, *embedding.blocks):
         torch.nn.init.kaiming_normal_(convolution.weight)
         convolution.weight.data.mul_(SILU_GAIN)
-
-
-def _shape(array: np.ndarray | None) -> tuple[int, ...] | None:
-    return None if array is None else tuple(array.shape)

@@ -8,8 +8,7 @@ Shape legend: N images of the site, B batch, K classes, H W pixels, C latent cha
 
 from __future__ import annotations
 
-import math
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,28 +19,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.config import GeneratorConfig
-from engine.data.transforms import mask_to_grid
-from engine.errors import UserError
 from engine.generation.backbone import Backbone
 from engine.generation.conditioning import mask_condition
+from engine.generation.images import ImageSource, batch_indices, read_scaled
+from engine.generation.losses import refuse_divergence
 from engine.generation.optimiser import make_adamw, optimiser_state, restore_optimiser
 from engine.models.execution import Precision, autocast
-from engine.seeding import numpy_generator, torch_generator
+from engine.seeding import torch_generator
 
 MAX_GRADIENT_NORM = 1.0
 PLAIN_ATTENTION_TOKENS = 1024
 """Latents up to which attention spelt out is the faster one on a CPU."""
-_ENCODE_BATCH = 8
-
-
-class ImageSource(Protocol):
-    """What is read of a site's images: :class:`engine.data.datasets.ImageSet` has it."""
-
-    def __len__(self) -> int:
-        """Return N."""
-
-    def batch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return images (B, 3, H, W) float32 in [0, 1] and masks (B, K, H, W) uint8 in {0, 1}."""
 
 
 class ControlNetTraining:
@@ -99,13 +87,7 @@ class ControlNetTraining:
             loss = self._loss(part) / self._config.accumulation
             loss.backward()
             total += float(loss.detach())
-        if not math.isfinite(total):
-            raise UserError(
-                "generator.diverged",
-                what=f"The generator's loss at site '{self._site}' is {total} at step {self.done + 1}.",
-                why="A generator trained on such a loss only makes noise.",
-                fix="Fork the run from generator_training with a lower generator.learning_rate, or start one in fp32.",
-            )
+        refuse_divergence(total, site=self._site, step=self.done + 1)
         torch.nn.utils.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
@@ -151,26 +133,17 @@ class ControlNetTraining:
         return functional.mse_loss(predicted.float(), diffusion_target(scheduler, latents, noise, steps).to(device))
 
     def _indices(self, number: int) -> np.ndarray:
-        """Return the images of batch ``number``: passes over the site in an order shuffled anew for each pass."""
-        count, size = len(self._masks), self._config.batch_size
-        positions = np.arange(number * size, (number + 1) * size)
-        orders = {
-            epoch: numpy_generator(self._seed, "generator", self._site, "order", int(epoch)).permutation(count)
-            for epoch in np.unique(positions // count)
-        }
-        return np.array([orders[position // count][position % count] for position in positions])
+        """Return the images of batch ``number``."""
+        size = self._config.batch_size
+        return batch_indices(number, count=len(self._masks), size=size, seed=self._seed, site=self._site)
 
     @torch.no_grad()
     def _encode(self, images: ImageSource) -> tuple[Tensor, np.ndarray]:
         """Return the latent moments (N, 2C, h, w) float32 on the CPU and the masks (N, K, H, W) uint8."""
-        px, moments, masks = self._config.image_px, [], []
-        for start in range(0, len(images), _ENCODE_BATCH):
-            image, mask = images.batch(np.arange(start, min(start + _ENCODE_BATCH, len(images))))
-            image_B3HW = torch.from_numpy(image).to(self._backbone.device) * 2.0 - 1.0
-            if image_B3HW.shape[-1] != px:
-                image_B3HW = functional.interpolate(image_B3HW, size=(px, px), mode="bilinear", antialias=True)
+        moments, masks = [], []
+        for image_B3HW, mask_BKHW in read_scaled(images, self._config.image_px, device=self._backbone.device):
             moments.append(self._backbone.vae.encode(image_B3HW).latent_dist.parameters.float().cpu())
-            masks.append(mask_to_grid(mask, px))
+            masks.append(mask_BKHW)
         return torch.cat(moments), np.concatenate(masks)
 
 

@@ -78,6 +78,9 @@ class StageSpec:
     """``module:function`` from a ``Workload`` to a ``StageCost``; imported by the plan, so it must not need torch."""
     reads: tuple[str, ...]
     """Sections of the configuration that no stage before it reads: their keys are part of its results' identity."""
+    options: tuple[str, ...] = ()
+    """Sections that it reads where a choice elsewhere says so; as long as they are at their defaults they are no part
+    of its results' identity, so that results from before such a choice existed stay what they are."""
     makes: tuple[ModelSpec, ...] = ()
     keeps: tuple[str, ...] = ()
     """Folders below the run's in which it keeps files beside the artefacts that it records."""
@@ -196,7 +199,12 @@ def stages(names: Iterable[str]) -> tuple[StageSpec, ...]:
 
 def sections_of(names: Iterable[str]) -> tuple[str, ...]:
     """Return the sections of the configuration that the stages of these names read, each once."""
-    return tuple(dict.fromkeys(section for found in stages(names) for section in found.reads))
+    return tuple(dict.fromkeys(section for found in stages(names) for section in (*found.reads, *found.options)))
+
+
+def options_of(names: Iterable[str]) -> frozenset[str]:
+    """Return those of :func:`sections_of` that are options of a stage."""
+    return frozenset(section for found in stages(names) for section in found.options)
 
 
 def records_of(names: Iterable[str], what: str) -> bool:
@@ -289,7 +297,7 @@ def _check_against_schema(method: MethodSpec) -> None:
 
     keys = section_keys()
     for stage in method.stages:
-        wrong = [section for section in stage.reads if section not in keys]
+        wrong = [section for section in (*stage.reads, *stage.options) if section not in keys]
         wrong += [model.architecture for model in stage.makes if model.architecture not in keys]
         wrong += [f"federation (of '{stage.name}')"] if stage.grows and "federation" not in stage.reads else []
         if wrong:

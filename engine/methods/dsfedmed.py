@@ -8,7 +8,7 @@ from engine.methods.shared_stages import EVALUATION, EXPORT, FEDERATED_TRAINING
 GENERATOR = KindSpec(
     "generator",
     "generator weights",
-    "The weights of the ControlNet that the site trained on its images and masks; sent up once.",
+    "The weights of the image generator that the site trained on its images and masks; sent up once.",
 )
 MASKS = KindSpec("masks", "masks", "Binary masks that the site shares for generation, one bit a pixel; no image.")
 DISTILLED = KindSpec(
@@ -47,6 +47,7 @@ GENERATOR_TRAINING = StageSpec(
     entry="engine.stages.generator_training:GeneratorTraining",
     cost="engine.planning.stage_costs:generator_training",
     reads=("generator",),
+    options=("generator_lora", "pix2pix", "ddpm"),
     keeps=("generators",),
     sends=(GENERATOR,),
     step="optimiser step",

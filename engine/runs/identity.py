@@ -31,8 +31,11 @@ def stage_hash(config: RunConfig, stages: Sequence[str], stage: str, *, ignore_r
     """
     values = config.model_dump(mode="json", exclude_defaults=True)
     wanted: dict[str, Any] = {key: values[key] for key in WHOLE_RUN_KEYS if key in values}
-    for section in catalogue.sections_of(stages[: stages.index(stage) + 1]):
-        wanted[section] = values.get(section, {})
+    names = stages[: stages.index(stage) + 1]
+    options = catalogue.options_of(names)
+    for section in catalogue.sections_of(names):
+        if section in values or section not in options:
+            wanted[section] = values.get(section, {})
     if ignore_rounds:
         wanted["federation"] = {k: v for k, v in wanted["federation"].items() if k != "rounds"}
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
@@ -57,7 +60,7 @@ def first_stage_of(key: str, stages: Sequence[str]) -> str | None:
         return None
     if top in WHOLE_RUN_KEYS:
         return stages[0]
-    return next((stage.name for stage in catalogue.stages(stages) if top in stage.reads), None)
+    return next((stage.name for stage in catalogue.stages(stages) if top in (*stage.reads, *stage.options)), None)
 
 
 def growing_stage(stages: Sequence[str]) -> str | None:

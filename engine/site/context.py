@@ -13,6 +13,7 @@ from torch import nn
 from engine.config import FederationConfig, RunConfig
 from engine.federation.tasks import Listener
 from engine.generation.backbone import Backbone, load_backbone
+from engine.generation.generators import GeneratorSetup
 from engine.models.arrays import model_arrays
 from engine.models.execution import Placement, resolve_device
 from engine.models.objective import Objective
@@ -97,6 +98,11 @@ class SiteContext:
     state: SiteState
     models: Models
     listener: Listener
+
+    @property
+    def generators(self) -> GeneratorSetup:
+        """What the run's generators are made of; the backbone is loaded when one asks for it."""
+        return GeneratorSetup.of_run(self.config, modality=self.data.modality, backbone=lambda: self.models.backbone)
 
     @property
     def objective(self) -> Objective:

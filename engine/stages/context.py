@@ -17,6 +17,7 @@ from engine.errors import UserError
 from engine.federation.connect import connect
 from engine.federation.descriptions import IDENTITY_FILE, FederationDescription, check_unchanged
 from engine.federation.sites import Server, Sites
+from engine.generation.generators import GeneratorSetup
 from engine.methods import catalogue
 from engine.methods.catalogue import ModelSpec
 from engine.models.execution import place_model, resolve_device
@@ -123,6 +124,11 @@ class RunContext:
     def model_path(self, name: str) -> Path:
         """Return where the model called ``name`` lies."""
         return self.run_dir / "models" / f"{name}.safetensors"
+
+    @cached_property
+    def generators(self) -> GeneratorSetup:
+        """What the sites' generators are made of; a backbone is loaded when it is first drawn with."""
+        return GeneratorSetup.of_run(self.config, modality=self.description.modality)
 
     def generator_dir(self, site: str) -> Path:
         """Return the folder of the generator that ``site`` uploaded."""

@@ -16,9 +16,7 @@ from engine.evaluation.measures import dice
 from engine.federation.checks import check_masks
 from engine.federation.payload import unpack_masks
 from engine.federation.tasks import SHARE_MASKS
-from engine.generation.backbone import load_backbone
-from engine.generation.controlnet import load_controlnet
-from engine.generation.sampling import generate
+from engine.generation.generators import kind_of
 from engine.models.execution import autocast, place_images
 from engine.seeding import derive_seed, numpy_generator
 from engine.stages.context import RunContext
@@ -48,16 +46,15 @@ class Generation:
         config, generator = context.config.generation, context.config.generator
         total = sum(len(samples) for samples in plan.values())
         done = 0
-        backbone = None
+        kind, setup = kind_of(context.config), context.generators
         for site, drawn_by, samples in _by_generator(plan):
             missing = {sample.index for sample in samples if not (context.run_dir / sample.image_path).is_file()}
             done += len(samples) - len(missing)
             if not missing:
                 continue
-            backbone = backbone or load_backbone(generator.backbone, device=context.device)
             source = generator.controlnet if drawn_by == RELEASED else context.generator_dir(site)
             assert source is not None  # parse_config refuses a released share without a released ControlNet
-            controlnet = load_controlnet(source, device=context.device)
+            drawing = kind.load(source, setup)
             for start in range(0, len(samples), config.batch_size):
                 # A batch that was interrupted is drawn again as a whole: in another one the last bits may differ.
                 batch = samples[start : start + config.batch_size]
@@ -66,16 +63,9 @@ class Generation:
                     continue
                 context.reporter.progress(done, total, message=f"{site}: {done} of {total} images")
                 mask_BKHW = masks[site][[sample.index // config.images_per_mask for sample in batch]]
-                images = generate(
-                    backbone,
-                    controlnet,
+                images = drawing.sample(
                     mask_to_grid(mask_BKHW, generator.image_px),
                     seeds=[sample.seed for sample in batch],
-                    prompt=generator.prompt or context.description.modality,
-                    steps=config.sampler_steps,
-                    guidance=config.guidance_scale,
-                    batch_size=config.batch_size,
-                    precision=context.config.precision,
                     check_cancelled=context.reporter.check_cancelled,
                 )
                 for sample, image, mask, is_absent in zip(batch, images, mask_BKHW, absent, strict=True):

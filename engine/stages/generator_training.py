@@ -1,15 +1,14 @@
-"""Stage: every site trains a mask-conditioned ControlNet on its own images and uploads it once (Eq. 1)."""
+"""Stage: every site trains an image generator on its own images and masks, and uploads it once (Eq. 1)."""
 
 from __future__ import annotations
 
 from engine.federation.tasks import TRAIN_GENERATOR, SiteReply
-from engine.generation.backbone import outline_backbone
-from engine.generation.controlnet import save_controlnet_arrays
+from engine.generation.generators import keep_upload, kind_of, upload_bytes
 from engine.stages.context import RunContext
 
 
 class GeneratorTraining:
-    """Eq. 1: the backbone stays frozen, only the ControlNet learns, and only the ControlNet leaves the site."""
+    """Eq. 1 with whichever kind of generator: what of it learns and what leaves the site is the kind's to say."""
 
     name = "generator_training"
 
@@ -18,14 +17,22 @@ class GeneratorTraining:
         sites = tuple(site for site in context.sites.names if not context.generator_dir(site).is_dir())
         if not sites:
             return
-        backbone = outline_backbone(context.config.generator.backbone)
+        setup = context.generators
+        expected = upload_bytes(kind_of(context.config).shapes(setup))
 
         def keep(round_number: int, site: str, reply: SiteReply) -> None:
             context.reporter.artefact("generator", context.generator_dir(site).relative_to(context.run_dir))
             context.reporter.flush()  # with the bytes of its upload
-            save_controlnet_arrays(reply.arrays, context.generator_dir(site), backbone=backbone, site=site)
+            keep_upload(reply.arrays, context.generator_dir(site), setup, site=site)
 
-        context.sites.ask(TRAIN_GENERATOR, kind="generator", to=sites, on_reply=keep, listener=_Progress(context))
+        context.sites.ask(
+            TRAIN_GENERATOR,
+            kind="generator",
+            to=sites,
+            max_bytes=expected,
+            on_reply=keep,
+            listener=_Progress(context),
+        )
 
 
 class _Progress:

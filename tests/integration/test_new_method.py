@@ -26,7 +26,7 @@ from tests.patience import RUN_S, wait
 MODULE = "tests.integration.toy_method"
 STAGES = ("federated_training", "trembling", "evaluation", "export")
 EPOCHS = 40
-UNREAD = {"teacher", "generator", "generation", "distillation"}
+UNREAD = {"teacher", "generator", "generator_lora", "pix2pix", "ddpm", "generation", "distillation"}
 
 
 def fresh_catalogue(patch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,8 @@ def test_its_form_and_its_file_have_the_sections_that_it_reads(toy: None) -> Non
     fields = forms.form_fields()
     (choice,) = (field for field in fields if field.key == "method")
     assert choice.kind == "choice" and ("A toy (toy)", "toy") in viewmodels.method_choices(choice.choices)
-    assert viewmodels.hidden_sections("toy", ()) == UNREAD and viewmodels.fixed_keys("toy") == {"foundation.epochs"}
+    assert viewmodels.hidden_sections("toy", "controlnet", ()) == UNREAD
+    assert viewmodels.fixed_keys("toy") == {"foundation.epochs"}
     written = forms.from_values(forms.to_values(config(), fields), fields)
     assert not UNREAD & written.keys() and parse_config(written).method == "toy"
     text = to_toml(config())

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.config import GeneratorConfig
+from engine.config import GeneratorConfig, RunConfig
 from engine.errors import UserError
-from engine.generation.backbone import Backbone, build_backbone, freeze, outline_backbone, save_backbone
+from engine.generation.backbone import Backbone, Outline, build_backbone, freeze, outline_backbone, save_backbone
 from engine.generation.conditioning import mask_condition
 from engine.generation.controlnet import (
     ControlNetTraining,
@@ -20,8 +20,8 @@ from engine.generation.controlnet import (
     load_controlnet,
     new_controlnet,
     save_controlnet,
-    save_controlnet_arrays,
 )
+from engine.generation.generators import GeneratorSetup, keep_upload
 from engine.generation.sampling import generate
 
 PX = 32
@@ -56,6 +56,18 @@ def make(backbone: Backbone) -> Callable[..., ControlNetTraining]:
         )
 
     return build
+
+
+def keep(arrays: dict[str, np.ndarray], folder: Path, *, shapes_of: Backbone | Outline, site: str) -> None:
+    """Keep an upload as the server does, which knows the backbone's shapes."""
+
+    def never() -> Backbone:
+        raise AssertionError("the server needs no weights of the backbone to keep an upload")
+
+    setup = GeneratorSetup(
+        config=RunConfig(), prompt="", device=torch.device("cpu"), backbone=never, outline=lambda: shapes_of
+    )
+    keep_upload(arrays, folder, setup, site=site)
 
 
 def test_only_the_controlnet_learns(backbone: Backbone, make: Callable[..., ControlNetTraining]) -> None:
@@ -118,7 +130,7 @@ def test_an_upload_becomes_the_generator_that_was_trained(
     training.step()
     arrays = controlnet_arrays(training.controlnet)
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.float16)}
-    save_controlnet_arrays(arrays, tmp_path / "north", backbone=backbone, site="north")
+    keep(arrays, tmp_path / "north", shapes_of=backbone, site="north")
     loaded = load_controlnet(tmp_path / "north")
     assert all(np.array_equal(arrays[key], tensor.half().numpy()) for key, tensor in loaded.state_dict().items())
     assert [path.name for path in tmp_path.iterdir()] == ["north"]  # no half-written folder is left
@@ -133,19 +145,19 @@ def test_the_server_needs_a_backbones_shapes_alone(backbone: Backbone, tmp_path:
     assert {parameter.device.type for parameter in outline.unet.parameters()} == {"meta"}
     arrays = controlnet_arrays(new_controlnet(backbone, source=None, seed=1))
     for name, given in (("whole", backbone), ("outline", outline)):
-        save_controlnet_arrays(arrays, tmp_path / name, backbone=given, site="south")
+        keep(arrays, tmp_path / name, shapes_of=given, site="south")
     one, two = (load_controlnet(tmp_path / name).state_dict() for name in ("whole", "outline"))
     assert one.keys() == two.keys() and all(np.array_equal(one[key], two[key]) for key in one)
     arrays["conv_in.weight"] = arrays["conv_in.weight"][:, :2]
     with pytest.raises(UserError, match=r"conv_in\.weight"):
-        save_controlnet_arrays(arrays, tmp_path / "other", backbone=outline, site="south")
+        keep(arrays, tmp_path / "other", shapes_of=outline, site="south")
 
 
 def test_uploads_and_sources_of_another_backbone_are_refused(backbone: Backbone, tmp_path: Path) -> None:
     arrays = controlnet_arrays(new_controlnet(backbone, source=None, seed=1))
     arrays["conv_in.weight"] = arrays["conv_in.weight"][:, :2]
     with pytest.raises(UserError, match=r"from south do not fit, first 'conv_in\.weight'") as error:
-        save_controlnet_arrays(arrays, tmp_path / "site", backbone=backbone, site="south")
+        keep(arrays, tmp_path / "site", shapes_of=backbone, site="south")
     assert error.value.code == "generator.upload_misfit"
     assert not (tmp_path / "site").exists()
     with pytest.raises(UserError) as error:

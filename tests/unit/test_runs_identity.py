@@ -20,7 +20,7 @@ from engine.runs.identity import (
 
 STAGES = catalogue.method("dsfedmed").stage_names
 
-SECTIONS = [section for stage in catalogue.stages(STAGES) for section in stage.reads]
+SECTIONS = [section for stage in catalogue.stages(STAGES) for section in (*stage.reads, *stage.options)]
 PRESET_HASHES = json.loads((Path(__file__).parents[1] / "golden" / "preset_hashes.json").read_text())
 """Of each preset and method: content hash, stage hashes in order, checkpoint hash of the first stage; as they were
 before the catalogue. Stored runs carry them: they never change."""

@@ -1,4 +1,4 @@
-"""The site's own image generator: a ControlNet on a frozen backbone, trained on the site's images and masks (Eq. 1)."""
+"""The site's own image generator, of whichever kind, trained on the site's images and masks (Eq. 1)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from time import monotonic
 import numpy as np
 
 from engine.federation.tasks import SiteReply, SiteRequest
-from engine.generation.controlnet import controlnet_arrays, new_controlnet
-from engine.generation.training import ControlNetTraining
+from engine.generation.generators import kind_of
 from engine.runs.pace import Pace
 from engine.site.context import SiteContext
 
@@ -17,22 +16,9 @@ REPORT_EVERY = 10
 
 
 def train(site: SiteContext, _request: SiteRequest) -> SiteReply:
-    """Train, going on from the site's own checkpoint, and reply with the ControlNet in half precision and n_k."""
+    """Train, going on from the site's own checkpoint, and reply with what the kind sends and n_k."""
     started = monotonic()
-    config, models = site.config, site.models
-    controlnet = new_controlnet(
-        models.backbone, source=config.generator.controlnet, seed=config.seed, device=models.device
-    )
-    training = ControlNetTraining(
-        models.backbone,
-        controlnet,
-        images=site.data.train,
-        config=config.generator,
-        prompt=config.generator.prompt or site.data.modality,
-        site=site.site,
-        seed=config.seed,
-        precision=config.precision,
-    )
+    training = kind_of(site.config).start(site.generators, images=site.data.train, site=site.site)
     name, losses = site.state.name_of("generator"), []
     state = site.state.checkpoints.load(name)
     if state is not None:
@@ -51,4 +37,4 @@ def train(site: SiteContext, _request: SiteRequest) -> SiteReply:
         if training.done % REPORT_EVERY == 0:
             site.listener.metric("loss", float(np.mean(losses[-REPORT_EVERY:])), step=training.done)
     metrics = {"wall_s": monotonic() - started}
-    return SiteReply(controlnet_arrays(training.controlnet), metrics, len(site.data.train))
+    return SiteReply(training.arrays(), metrics, len(site.data.train))
