@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from engine.config import RunConfig
+from engine.config_generators import GENERATORS, unread_of_kind
 from engine.config_keys import section_keys
 from engine.errors import UserError
 from engine.methods import catalogue
@@ -24,7 +25,7 @@ def check_weights(config: RunConfig, stages: tuple[str, ...]) -> None:
     for key, name in wanted:
         if name is not None:
             _check_model_weights(key, name)
-    if "generator" in sections:
+    if "generator" in sections and GENERATORS[config.generator.kind].has_backbone:
         _check_folder("generator.backbone", config.generator.backbone)
         if config.generator.controlnet is not None:
             _check_folder("generator.controlnet", config.generator.controlnet)
@@ -32,7 +33,9 @@ def check_weights(config: RunConfig, stages: tuple[str, ...]) -> None:
 
 def check_generator(config: RunConfig, stages: tuple[str, ...], *, device: str) -> None:
     """Refuse an 8-bit optimiser where it cannot work."""
-    asked = config.generator.optimiser_8bit and "generator" in catalogue.sections_of(stages)
+    part = config.generator
+    reads = "optimiser_8bit" not in GENERATORS[part.kind].unread and "generator" in catalogue.sections_of(stages)
+    asked = part.optimiser_8bit and reads
     if asked and (device != "cuda" or find_spec("bitsandbytes") is None):
         raise UserError(
             "plan.optimiser_8bit",
@@ -92,6 +95,8 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
         if getattr(config, section) != getattr(default, section):
             found.append(f"[{section}] has no effect: the method '{config.method}' has no stage that reads it.")
     found += _data_warnings(config)
+    if "generator" in sections:
+        found += _generator_warnings(config)
     if "distillation" in sections:
         found += _distillation_warnings(config)
     if config.threads is not None and work.speed.device == "cuda":
@@ -137,6 +142,19 @@ def _sharing_warnings(config: RunConfig, work: Workload) -> list[str]:
     if sharing.is_personal and later:
         said = f"{later[-1].lower()} goes on from the one of all sites"
         found.append(f"Each site's own model is that of federated training; {said}.")
+    return found
+
+
+def _generator_warnings(config: RunConfig) -> list[str]:
+    default, kind = RunConfig(), config.generator.kind
+    found = [
+        f"generator.{key} has no effect: generator.kind is '{kind}'."
+        for key in GENERATORS[kind].unread
+        if getattr(config.generator, key) != getattr(default.generator, key)
+    ]
+    for section in sorted(unread_of_kind(kind)):
+        if getattr(config, section) != getattr(default, section):
+            found.append(f"[{section}] has no effect: generator.kind is '{kind}'.")
     return found
 
 

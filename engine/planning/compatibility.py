@@ -9,10 +9,12 @@ import json
 from pathlib import Path
 
 from engine.config import ModelConfig, RunConfig
+from engine.config_generators import GENERATORS
 from engine.errors import UserError
 from engine.methods import catalogue
 from engine.models.assets import find_asset, find_weights_folder
 from engine.planning.costs import MODELS
+from engine.planning.generator_costs import generator_work
 from engine.types import MAX_MASK_CLASSES
 
 
@@ -44,13 +46,14 @@ def check_classes(classes: tuple[str, ...], stages: tuple[str, ...]) -> None:
 
 
 def check_generated_side(config: RunConfig, stages: tuple[str, ...]) -> None:
-    """Refuse a side that the backbone's levels do not divide; UserError ``generator.image_size``."""
-    multiple = backbone_multiple_px(config.generator.backbone)
+    """Refuse a side that the generator's levels do not divide; UserError ``generator.image_size``."""
+    multiple = generator_work(config).multiple_px or backbone_multiple_px(config.generator.backbone)
+    levels = config.generator.backbone if GENERATORS[config.generator.kind].has_backbone else config.generator.kind
     if "generator" in catalogue.sections_of(stages) and multiple and config.generator.image_px % multiple:
         raise UserError(
             "generator.image_size",
             what=f"The generator cannot make images of {config.generator.image_px} pixels (generator.image_px).",
-            why=f"The levels of {config.generator.backbone} need a side that is a multiple of {multiple}.",
+            why=f"The levels of {levels} need a side that is a multiple of {multiple}.",
             fix=f"Set generator.image_px to a multiple of {multiple}; the pictures are resized to data.image_px.",
         )
 

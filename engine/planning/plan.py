@@ -14,7 +14,8 @@ from engine.federation.descriptions import FederationDescription
 from engine.methods import catalogue
 from engine.planning import checks, compatibility
 from engine.planning.calibration import FILE, Calibration, calibration
-from engine.planning.costs import GIB, available_cores, generator_size
+from engine.planning.costs import GIB, available_cores
+from engine.planning.generator_costs import is_mini
 from engine.planning.machine import choose_device, free_disk_gib
 from engine.planning.model_keys import sharing_of
 from engine.planning.records import Plan, SitePlan, TrafficPlan
@@ -120,7 +121,7 @@ def _traffic(work: Workload, costs: Mapping[str, StageCost]) -> tuple[TrafficPla
 def _any_assumed(config: RunConfig, device: str, names: tuple[str, ...]) -> bool:
     sections = catalogue.sections_of(names)
     models = [config.student] + ([config.teacher] if "teacher" in sections else [])
-    generator = "generator" in sections and generator_size(config.generator.backbone) != "mini"
+    generator = "generator" in sections and not is_mini(config)
     return device == "cuda" or generator or any(m.size != "mini" or m.name == "unet" for m in models)
 
 

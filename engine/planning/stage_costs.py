@@ -7,20 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.config import ModelConfig, RunConfig
+from engine.config_generators import GENERATORS
 from engine.methods import catalogue
 from engine.models.sharing import SharedParameters
 from engine.planning.costs import (
-    GENERATORS,
     GIB,
     TRAIN_BYTES_PER_PARAMETER,
     TRAIN_PASSES,
-    GeneratorCost,
     ModelCost,
     Speed,
-    generator_size,
     model_cost,
     scale,
 )
+from engine.planning.generator_costs import GeneratorWork, generator_work, state_bytes
 from engine.planning.model_keys import sharing_of
 from engine.planning.records import SitePlan, StagePlan
 from engine.types import Direction
@@ -109,9 +108,9 @@ class Workload:
         return model_cost(chosen.name, chosen.size)
 
     @property
-    def generator(self) -> GeneratorCost:
+    def generator(self) -> GeneratorWork:
         """The generator's row."""
-        return GENERATORS[generator_size(self.config.generator.backbone)]
+        return generator_work(self.config)
 
     @property
     def validates_mean(self) -> bool:
@@ -235,28 +234,27 @@ def sharing_sentence(sharing: SharedParameters) -> str:
 
 
 def generator_training(work: Workload) -> StageCost:
-    """A ControlNet at each site."""
+    """A generator at each site."""
     config, cost = work.config.generator, work.generator
     sites = len(work.sources)
-    images = sites * config.steps * config.batch_size * config.accumulation
+    accumulation = 1 if "accumulation" in GENERATORS[config.kind].unread else config.accumulation
+    images = sites * config.steps * config.batch_size * accumulation
     area = scale(config.image_px, cost.image_px)
-    # The frozen U-Net passes gradients on through its decoder: about one more forward pass of it.
-    gflop = area * (2 * cost.unet_gflop + TRAIN_PASSES * cost.controlnet_gflop)
     encoded = min(images, sum(site.num_train for site in work.sources)) * cost.encode_gflop * area
-    checkpointing = config.gradient_checkpointing
-    seconds = work.speed.seconds(images * gflop * (CHECKPOINTING_TIME if checkpointing else 1) + encoded,
-                                 cpu_gflops=cost.cpu_gflops, cuda_gflops=cost.cuda_gflops,
-                                 image_px=config.image_px)  # fmt: skip
+    checkpointing = config.gradient_checkpointing and GENERATORS[config.kind].has_backbone
+    gflop = images * area * cost.train_gflop * (CHECKPOINTING_TIME if checkpointing else 1)
+    seconds = work.speed.seconds(
+        gflop + encoded, cpu_gflops=cost.cpu_gflops, cuda_gflops=cost.cuda_gflops, image_px=config.image_px
+    )
     activations = cost.activation_mb * 1e6 * config.batch_size * area * (CHECKPOINTING_MEMORY if checkpointing else 1)
-    optimiser = TRAIN_BYTES_PER_PARAMETER - (6 if config.optimiser_8bit else 0)
-    state = 4 * cost.backbone_parameters + optimiser * cost.controlnet_parameters
-    memory = work.base_gib() + (state + activations) / GIB
+    memory = work.base_gib() + (state_bytes(work.config, cost) + activations) / GIB
     detail = f"{config.steps} steps at each of {sites} sites, batches of {config.batch_size}"
-    sent: SiteBytes = {("up", "generator"): 2 * cost.controlnet_parameters}
-    disk = sites * 2 * cost.controlnet_parameters + 2 * 12 * cost.controlnet_parameters
+    sent: SiteBytes = {("up", "generator"): 2 * cost.sent_parameters}
+    disk = sites * 2 * cost.sent_parameters + 2 * 12 * cost.trained_parameters
+    spec = GENERATORS[config.kind]
     leaves = (
-        "Each site's image generator goes up once. It was trained on the site's images and may reproduce traits of "
-        "them.",
+        f"Each site's image generator ({spec.title}) goes up once: {spec.sent}. It was trained on the site's images "
+        "and may reproduce traits of them.",
     )
     return StageCost(sites * config.steps, images, seconds, memory, detail, work.at_each_site(sent), leaves, disk)
 
@@ -266,22 +264,21 @@ def generation(work: Workload) -> StageCost:
     config, cost = work.config.generation, work.generator
     generator_px = work.config.generator.image_px
     area = scale(generator_px, cost.image_px)
-    passes = config.sampler_steps * (2 if config.guidance_scale > 1 else 1)
-    gflop = area * (passes * (cost.unet_gflop + cost.controlnet_gflop) + cost.decode_gflop)
+    gflop = area * (cost.passes * cost.pass_gflop + cost.decode_gflop)
     images = work.num_synthetic
     seconds = work.speed.seconds(
         images * gflop, cpu_gflops=cost.cpu_gflops, cuda_gflops=cost.cuda_sampling_gflops, image_px=generator_px
     ) + images * work.pass_s(work.student)
-    parameters = 4 * (cost.backbone_parameters + cost.controlnet_parameters)
-    memory = work.base_gib() + (parameters + 0.3e6 * cost.activation_mb * config.batch_size * area) / GIB
-    detail = f"{images} images in {config.sampler_steps} steps, masks {config.mask_sharing}"
+    memory = work.base_gib() + (4 * cost.parameters + 0.3e6 * cost.activation_mb * config.batch_size * area) / GIB
+    steps = config.sampler_steps if cost.passes > 1 else 1
+    detail = f"{images} images in {steps} steps, masks {config.mask_sharing}"
     image_px = work.config.data.image_px
     bits = work.num_classes * image_px**2
     sent: dict[str, SiteBytes] = {
         site.site: {("up", "masks"): math.ceil(work.masks_of(site) * bits / 8)} for site in work.sources
     }
     return StageCost(
-        images * config.sampler_steps, images, seconds, memory, detail, sent, (MASKS_LEAVE[config.mask_sharing],),
+        images * steps, images, seconds, memory, detail, sent, (MASKS_LEAVE[config.mask_sharing],),
         disk_bytes=images * (2 * generator_px**2 + 2 * image_px**2), synthetic=images,
     )  # fmt: skip
 

@@ -42,9 +42,16 @@ def linear_quantile(values: Tensor, share: float) -> float:
 class Adam:
     """Kingma and Ba's Algorithm 1 on a module's parameters, optionally with decoupled weight decay (AdamW)."""
 
-    def __init__(self, module: torch.nn.Module, *, learning_rate: float, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        *,
+        learning_rate: float,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self.learning_rate, self.weight_decay, self.t = learning_rate, weight_decay, 0
+        self.learning_rate, self.weight_decay, self.betas, self.t = learning_rate, weight_decay, betas, 0
         self.first = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in self.parameters.items()}
         self.second = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in self.parameters.items()}
         self.smallest: dict[str, Tensor] = {}
@@ -56,9 +63,10 @@ class Adam:
             if gradient is None:
                 continue
             g = gradient.double()
-            self.first[name] = 0.9 * self.first[name] + 0.1 * g
-            self.second[name] = 0.999 * self.second[name] + 0.001 * g * g
-            m, v = self.first[name] / (1 - 0.9**self.t), self.second[name] / (1 - 0.999**self.t)
+            a, b = self.betas
+            self.first[name] = a * self.first[name] + (1 - a) * g
+            self.second[name] = b * self.second[name] + (1 - b) * g * g
+            m, v = self.first[name] / (1 - a**self.t), self.second[name] / (1 - b**self.t)
             old = self.parameters[name].detach().double()
             new = old - self.learning_rate * (m / (v.sqrt() + 1e-8) + self.weight_decay * old)
             with torch.no_grad():
@@ -75,7 +83,9 @@ def gradients(loss: Tensor, module: torch.nn.Module) -> dict[str, Tensor | None]
     return dict(zip(named, found, strict=True))
 
 
-def assert_same_weights(got: torch.nn.Module, expected: torch.nn.Module, adam: Adam, *, share: float = 0.02) -> int:
+def assert_same_weights(
+    got: torch.nn.Module, expected: torch.nn.Module, adam: Adam, *, share: float = 0.02, clear_from: float = 1e-6
+) -> int:
     """Hold ``got`` to ``expected`` within ``share`` of a step; return how many weights had a gradient to speak of.
 
     Weights that did not learn have to be equal, and BatchNorm's statistics nearly.
@@ -88,7 +98,7 @@ def assert_same_weights(got: torch.nn.Module, expected: torch.nn.Module, adam: A
             tolerance = 0.0 if name in parameters else 2e-4
             assert torch.allclose(value.double(), wanted.double(), rtol=tolerance, atol=tolerance), name
             continue
-        clear = adam.smallest[name] > 1e-6
+        clear = adam.smallest[name] > clear_from
         counted += int(clear.sum())
         distance = (value.double() - wanted.double()).abs()[clear]
         assert distance.numel() == 0 or float(distance.max()) < share * adam.learning_rate, (
