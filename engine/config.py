@@ -31,7 +31,14 @@ from engine.config_fields import (
     Source,
     StepSize,
 )
-from engine.config_generators import GENERATORS, DdpmConfig, GeneratorConfig, GeneratorLoraConfig, Pix2PixConfig
+from engine.config_generators import (
+    GENERATORS,
+    DdpmConfig,
+    GeneratorConfig,
+    GeneratorLoraConfig,
+    Pix2PixConfig,
+    ReleaseConfig,
+)
 from engine.errors import UserError
 from engine.methods import catalogue
 
@@ -208,6 +215,7 @@ class RunConfig(Section):
     generator_lora: GeneratorLoraConfig = GeneratorLoraConfig()
     pix2pix: Pix2PixConfig = Pix2PixConfig()
     ddpm: DdpmConfig = DdpmConfig()
+    release: ReleaseConfig = ReleaseConfig()
     generation: GenerationConfig = GenerationConfig()
     foundation: FoundationConfig = FoundationConfig()
     distillation: DistillationConfig = DistillationConfig()

@@ -61,6 +61,27 @@ class DdpmConfig(Section):
     learning_rate: StepSize = Field(2e-4, description="Adam step size (Ho et al.: 2e-4)")
 
 
+class ReleaseConfig(Section):
+    """What a site measures of its generator before it leaves, and what keeps it there (ours)."""
+
+    check: bool = Field(False, description="Measure quality and memorisation; a site's own rules can demand it (ours)")
+    images: int = Field(
+        32, ge=2, le=10_000, description="Images drawn from training masks and from held-out masks, at most (ours)"
+    )
+    most_membership_auc: Annotated[float, Field(ge=0.5, le=1)] = Field(
+        0.9, description="A generator that tells training from held-out images better than this is withheld (ours)"
+    )
+    most_copies: int | None = Field(
+        None, ge=0, le=10_000, description="Copies of training images above which it is withheld; any when left out"
+    )
+    on_withheld: Literal["stop", "skip"] = Field(
+        "stop", description="A site withholds its generator: stop the run, or go on without it (ours)"
+    )
+    inception: Source | None = Field(
+        None, description="File of torch-fidelity's Inception weights; SAM's features alone when left out"
+    )
+
+
 @dataclass(frozen=True)
 class GeneratorSpec:
     """What one kind of generator is, in words; ``engine.generation.kinds`` has a file for each."""

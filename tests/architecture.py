@@ -30,6 +30,7 @@ RUN_RECORDS = tuple(
     for name in (
         "store",
         "events",
+        "generator_checks",
         "lifecycle",
         "records",
         "results",
@@ -45,7 +46,12 @@ RUN_RECORDS = tuple(
     )
 )
 METHOD_PARTS = ("engine.federation", "engine.generation", "engine.distillation", "engine.evaluation")
-BORDER = ("engine.federation.tasks", "engine.federation.payload", "engine.federation.descriptions")
+BORDER = (
+    "engine.federation.tasks",
+    "engine.federation.payload",
+    "engine.federation.descriptions",
+    "engine.federation.release",
+)
 """What both sides of a site's border know."""
 
 ALLOWED: dict[str, tuple[str, ...]] = {
@@ -132,6 +138,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.models",
         "engine.data",
         "engine.runs.checkpoint",
+        "engine.runs.generator_checks",
         "engine.runs.pace",
         "export.onnx_export",
         "export.parity",

@@ -135,6 +135,9 @@ approval = "each_run"  # "each_run": site approve decides on each run; "automati
 # kinds = ["student", "figures"]  # what may leave: student, generator, masks, statistics, figures; all when left out
 smallest_images = 1  # training images below which nothing learnt from them leaves
 # most_megabytes = 500  # most that may leave in one run
+generators = "as_asked"  # "checked": a generator leaves only after it was measured here, within the two limits below
+# most_membership_auc = 0.9  # how well it may tell training from held-out images; 0.5 is not at all
+# most_copies = 0  # copies of training images among what it draws
 """
 
 

@@ -52,6 +52,20 @@ METRIC_RANGES: dict[str, Range] = {
     "wall_s": _POSITIVE,
     "val_images": _COUNT,
     "steps": _COUNT,
+    "withheld": _SHARE,
+    "check_members": _COUNT,
+    "check_held_out": _COUNT,
+    "membership_auc": _SHARE,
+    "membership_auc_low": _SHARE,
+    "membership_auc_high": _SHARE,
+    "copies": _COUNT,
+    "distance_ratio": _POSITIVE,
+    "frechet_distance": _POSITIVE,
+    "inception_frechet_distance": _POSITIVE,
+    "faithfulness": _SHARE,
+    "faithfulness_real": _SHARE,
+    "limit_membership_auc": _SHARE,
+    "limit_copies": _COUNT,
 }
 """By name; a figure of another name has to be finite, and no more is known of it."""
 

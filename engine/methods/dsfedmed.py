@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.methods.catalogue import PREDICTIONS, KindSpec, MethodSpec, ModelSpec, StageSpec, register
-from engine.methods.shared_stages import EVALUATION, EXPORT, FEDERATED_TRAINING
+from engine.methods.shared_stages import EVALUATION, EXPORT, FEDERATED_TRAINING, STUDENT
 
 GENERATOR = KindSpec(
     "generator",
@@ -47,9 +47,9 @@ GENERATOR_TRAINING = StageSpec(
     entry="engine.stages.generator_training:GeneratorTraining",
     cost="engine.planning.stage_costs:generator_training",
     reads=("generator",),
-    options=("generator_lora", "pix2pix", "ddpm"),
-    keeps=("generators",),
-    sends=(GENERATOR,),
+    options=("generator_lora", "pix2pix", "ddpm", "release"),
+    keeps=("generators", "generator_checks"),
+    sends=(GENERATOR, STUDENT),
     step="optimiser step",
 )
 GENERATION = StageSpec(

@@ -152,6 +152,10 @@ def _generator_warnings(config: RunConfig) -> list[str]:
         for key in GENERATORS[kind].unread
         if getattr(config.generator, key) != getattr(default.generator, key)
     ]
+    if not config.release.check:
+        keys = ("images", "most_membership_auc", "most_copies", "inception")
+        changed = [key for key in keys if getattr(config.release, key) != getattr(default.release, key)]
+        found += [f"release.{key} has no effect: release.check is off." for key in changed]
     for section in sorted(unread_of_kind(kind)):
         if getattr(config, section) != getattr(default, section):
             found.append(f"[{section}] has no effect: generator.kind is '{kind}'.")

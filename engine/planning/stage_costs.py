@@ -44,6 +44,10 @@ MASKS_LEAVE = {
     "the site, without images, names or identifiers.",
     "deformed": "Randomly deformed masks go up (mask_sharing = deformed): no patient's own outline leaves the site.",
 }
+CHECKED = (
+    "Each site measures its generator first and withholds one that has learnt its images by heart; the figures go up, "
+    "no picture does."
+)
 CHECKPOINTING_MEMORY, CHECKPOINTING_TIME = 0.35, 1.33
 
 
@@ -256,7 +260,24 @@ def generator_training(work: Workload) -> StageCost:
         f"Each site's image generator ({spec.title}) goes up once: {spec.sent}. It was trained on the site's images "
         "and may reproduce traits of them.",
     )
+    if work.config.release.check:
+        seconds += _check_s(work)
+        sent = {**sent, ("down", "student"): work.student.state_bytes}
+        leaves = (*leaves, CHECKED)
     return StageCost(sites * config.steps, images, seconds, memory, detail, work.at_each_site(sent), leaves, disk)
+
+
+def _check_s(work: Workload) -> float:
+    """Seconds of the sites' checks: an image for each mask, and the passes of the models that judge them."""
+    most, cost = work.config.release.images, work.generator
+    drawn = sum(min(most, site.num_train) + min(most, site.num_validation) for site in work.sources)
+    px = work.config.generator.image_px
+    gflop = drawn * scale(px, cost.image_px) * (cost.passes * cost.pass_gflop + cost.decode_gflop)
+    judge = model_cost("sam", "mini")
+    looked_at = 2 * drawn  # what is drawn, and the real image of the same mask
+    judged = looked_at * work.speed.seconds(judge.gflop, cpu_gflops=judge.cpu_gflops, image_px=judge.image_px)
+    drawing = work.speed.seconds(gflop, cpu_gflops=cost.cpu_gflops, image_px=px)
+    return drawing + judged + looked_at * work.pass_s(work.student)
 
 
 def generation(work: Workload) -> StageCost:

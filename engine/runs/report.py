@@ -20,13 +20,15 @@ from typing import Any
 import psutil
 
 from engine.errors import UserError
+from engine.runs.generator_checks import read_checks
 from engine.runs.identity import stage_hash
 from engine.runs.outputs import REPORT_NAME
 from engine.runs.records import TrafficTotal
 from engine.runs.store import RunStore
 
 FORMAT = "dsfedmed-run-report-1"
-PACKAGES = ("torch", "diffusers", "flwr", "monai", "timm", "segment-anything", "transformers", "onnx", "onnxruntime",
+PACKAGES = ("torch", "diffusers", "flwr", "monai", "timm", "segment-anything", "transformers", "peft",
+            "torch-fidelity", "onnx", "onnxruntime",
             "onnxruntime-gpu", "numpy", "pydantic", "sqlalchemy")  # fmt: skip
 
 
@@ -97,6 +99,7 @@ def build_report(
         "traffic": traffic_table(store.traffic(work_id)),
         "evaluation": [asdict(row) for row in store.evaluation(work_id)],
         "differences": [asdict(row) for row in store.differences(work_id)],
+        "generator_checks": read_checks(store.run_dir(work_id)),
         "artefacts": _artefacts(store, work_id),
     }
 

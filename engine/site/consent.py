@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from engine.errors import UserError
 from engine.federation.payload import payload_bytes
+from engine.federation.release import reason_to_withhold
 from engine.federation.tasks import (
     APPROVAL,
     DESCRIBE,
@@ -74,12 +75,13 @@ class Consent:
             by = self._allow(request, run)
             if request.task == APPROVAL:
                 return self._decision(run)
-            reply = self.program.answer(request, run=run, listener=listener)
+            reply = self.program.answer(self._within_limits(request), run=run, listener=listener)
             self._check_reply(request, reply, run_id=run_id, audit=audit)
         except UserError as error:
             audit.append("not answered", **about, code=error.code, why=error.what[:300])
             raise
-        left = {"kind": LEAVING.get(request.task, "metrics"), "bytes": payload_bytes(reply.arrays)}
+        kind = LEAVING.get(request.task, "metrics") if reply.arrays else "metrics"
+        left = {"kind": kind, "bytes": payload_bytes(reply.arrays)}
         audit.append("left", **about, **left, digest=digest(reply.arrays), approved_by=by)
         return reply
 
@@ -131,8 +133,19 @@ class Consent:
         state, _, reason = decisions.state(run_id, config)
         return SiteReply({}, {}, 1, {STATE: state, REASON: reason})
 
+    def _within_limits(self, request: SiteRequest) -> SiteRequest:
+        """Return the request with the site's own limits of a generator in place of whatever the server has set."""
+        limits = read_policy(self.folder).limits
+        if request.task != TRAIN_GENERATOR or limits is None:
+            return request
+        return replace(request, settings={**request.settings, **limits.settings()})
+
     def _check_reply(self, request: SiteRequest, reply: SiteReply, *, run_id: str, audit: AuditLog) -> None:
         policy = read_policy(self.folder)
+        if request.task == TRAIN_GENERATOR and policy.limits is not None and reply.arrays:
+            reason = reason_to_withhold(reply.metrics, policy.limits)
+            if reason is not None:  # the program has withheld it already; the site does not depend on that
+                raise self._refused(f"its generator stays, for {reason}")
         if request.task in LEARNT and reply.num_examples < policy.smallest_images:
             raise self._refused(f"it has {reply.num_examples} images, and its rules ask for {policy.smallest_images}")
         if policy.most_megabytes is None:
@@ -166,5 +179,8 @@ def rules(policy: Policy) -> str:
     """Return the rules as a sentence for the site's operator."""
     kinds = "everything that a run asks for" if policy.kinds is None else ", ".join(policy.kinds)
     most = "" if policy.most_megabytes is None else f", at most {policy.most_megabytes:g} MB in a run"
+    if policy.limits is not None:
+        copies = "" if policy.most_copies is None else f" and at most {policy.most_copies} copies"
+        most += f", generators with a membership AUC of at most {policy.most_membership_auc:g}{copies}"
     who = "each run waits for approval" if policy.approval == "each_run" else "runs need no approval"
     return f"{who}; may leave: {kinds}{most}; nothing learnt from fewer than {policy.smallest_images} images."

@@ -118,7 +118,13 @@ class DeployedSite:
         if _RUN_ID.fullmatch(run_id) is None:
             raise ValueError(f"a run's id was expected, not {run_id!r}")
         known = {asset.name for asset in list_assets()}
-        parts = (config.student.weights, config.teacher.weights, config.generator.backbone, config.generator.controlnet)
+        parts = (
+            config.student.weights,
+            config.teacher.weights,
+            config.generator.backbone,
+            config.generator.controlnet,
+            config.release.inception,
+        )
         unknown = [name for name in parts if name is not None and name.partition("@sha256:")[0] not in known]
         if unknown:
             raise UserError(

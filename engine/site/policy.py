@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import UserError
+from engine.federation.release import Limits
 from engine.methods import catalogue
 
 FILE = "policy.toml"
@@ -30,7 +31,17 @@ class Policy(BaseModel):
     )
     kinds: tuple[str, ...] | None = Field(None, description="Kinds of content that may leave; all when left out")
     smallest_images: int = Field(1, ge=1, description="Training images below which nothing learnt from them leaves")
+    generators: Literal["as_asked", "checked"] = Field(
+        "as_asked", description="checked: a generator leaves only after its memorisation was measured, within limits"
+    )
+    most_membership_auc: float = Field(0.9, ge=0.5, le=1, description="checked: limit of the membership-inference AUC")
+    most_copies: int | None = Field(None, ge=0, description="checked: limit of copies of training images")
     most_megabytes: float | None = Field(None, gt=0, description="Most that may leave in one run, 10^6 bytes")
+
+    @property
+    def limits(self) -> Limits | None:
+        """What a generator is held to here, whatever a run asks for."""
+        return Limits(self.most_membership_auc, self.most_copies) if self.generators == "checked" else None
 
 
 def read_policy(folder: Path) -> Policy:

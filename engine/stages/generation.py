@@ -81,7 +81,9 @@ def _collect_masks(context: RunContext) -> dict[str, np.ndarray]:
     stored = context.checkpoints.load(_MASKS)
     if stored is not None:
         return dict(stored["masks"])
-    replies = context.sites.ask(SHARE_MASKS, kind="masks")
+    # Of a site that has withheld its generator nothing is drawn, so its masks stay as well.
+    drawn_for = [site for site in context.sites.names if context.generator_dir(site).is_dir()]
+    replies = context.sites.ask(SHARE_MASKS, kind="masks", to=drawn_for)
     size = {"num_classes": len(context.description.classes), "image_px": context.config.data.image_px}
     for site, reply in replies.items():
         check_masks(reply, site=site, at_most=_num_masks(context, site), **size)

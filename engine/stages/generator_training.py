@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from engine.errors import UserError
+from engine.federation.release import FIGURES, WITHHELD, limits_in, reason_to_withhold
 from engine.federation.tasks import TRAIN_GENERATOR, SiteReply
 from engine.generation.generators import keep_upload, kind_of, upload_bytes
+from engine.models.arrays import model_arrays
+from engine.runs import generator_checks
+from engine.runs.generator_checks import CHECKS_FILE, read_checks
 from engine.stages.context import RunContext
+from engine.stages.files import write_json
+
+STUDENT = "fedavg_student"
+"""The model that judges how faithful drawn images are to their masks, where a stage has made it."""
 
 
 class GeneratorTraining:
@@ -13,26 +24,77 @@ class GeneratorTraining:
     name = "generator_training"
 
     def run(self, context: RunContext) -> None:
-        """Train at the sites that have not uploaded yet; generators lie in ``generators/SITE``."""
-        sites = tuple(site for site in context.sites.names if not context.generator_dir(site).is_dir())
-        if not sites:
-            return
+        """Train at the sites that have not answered yet; generators lie in ``generators/SITE``.
+
+        A site that withholds its generator stops the run (``UserError`` ``generator.withheld``), or is gone on without
+        where ``release.on_withheld`` says so.
+        """
+        goes_on, checks = context.config.release.on_withheld == "skip", read_checks(context.run_dir)
+        without = {site for site, check in checks.items() if goes_on and check["state"] == generator_checks.WITHHELD}
+        sites = tuple(
+            site for site in context.sites.names if site not in without and not context.generator_dir(site).is_dir()
+        )
+        if sites:
+            self._ask(context, sites)
+        if not any(context.generator_dir(site).is_dir() for site in context.sites.names):
+            raise UserError(
+                "generator.none",
+                what="Every site withholds its generator.",
+                why="Without any, the server has nothing to draw synthetic images with.",
+                fix="Train less or on more images (generator.steps), or talk to the sites about their limits.",
+            )
+
+    def _ask(self, context: RunContext, sites: tuple[str, ...]) -> None:
         setup = context.generators
         expected = upload_bytes(kind_of(context.config).shapes(setup))
 
         def keep(round_number: int, site: str, reply: SiteReply) -> None:
+            reason = _noted(context, site, reply.metrics)
+            if reason is not None:
+                _without(context, site, reason)
+                return
             context.reporter.artefact("generator", context.generator_dir(site).relative_to(context.run_dir))
             context.reporter.flush()  # with the bytes of its upload
             keep_upload(reply.arrays, context.generator_dir(site), setup, site=site)
 
+        judged = context.config.release.check and context.model_path(STUDENT).is_file()
         context.sites.ask(
             TRAIN_GENERATOR,
-            kind="generator",
+            kind="student",
+            reply_kind="generator",
             to=sites,
+            arrays=model_arrays(context.load_model("student", STUDENT)) if judged else {},
             max_bytes=expected,
             on_reply=keep,
             listener=_Progress(context),
         )
+
+
+def _noted(context: RunContext, site: str, metrics: Mapping[str, float]) -> str | None:
+    """Keep the figures that a site tells of its generator; return why it withholds it, None where it does not."""
+    figures = {name: metrics[name] for name in FIGURES if name in metrics}
+    if WITHHELD not in figures:
+        return None
+    reason = None
+    if figures[WITHHELD]:
+        reason = reason_to_withhold(figures, limits_in(figures)) or "its site's rules do not let it leave"
+    state = generator_checks.SENT if reason is None else generator_checks.WITHHELD
+    checks = read_checks(context.run_dir) | {site: {"state": state, "reason": reason or "", "figures": figures}}
+    write_json(context.run_dir / CHECKS_FILE, checks)
+    return reason
+
+
+def _without(context: RunContext, site: str, reason: str) -> None:
+    if context.config.release.on_withheld == "skip":
+        context.reporter.log("warning", f"{site} withholds its generator: {reason}. The run goes on without it.")
+        return
+    raise UserError(
+        "generator.withheld",
+        what=f"{site} withholds its generator: {reason}.",
+        why="A generator that has learnt its training images by heart would carry them out of the site.",
+        fix="Fork the run from generator_training with fewer generator.steps or more images, or with "
+        "release.on_withheld = 'skip' to go on without this site.",
+    )
 
 
 class _Progress:

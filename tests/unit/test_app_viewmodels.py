@@ -95,7 +95,7 @@ def test_a_fork_hides_the_settings_of_what_it_takes_over() -> None:
     stages = [a_stage(name, "finished") for name in STAGES]
     assert viewmodels.fixed_sections(viewmodels.stages_before("federated_training", stages)) == frozenset()
     fixed = viewmodels.fixed_sections(viewmodels.stages_before("mutual_distillation", stages))
-    of_kinds = {"generator_lora", "pix2pix", "ddpm"}
+    of_kinds = {"generator_lora", "pix2pix", "ddpm", "release"}
     assert fixed == {"data", "student", "federation", "generator", "generation", "teacher", "foundation"} | of_kinds
 
 

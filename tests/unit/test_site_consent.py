@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.config_generators import ReleaseConfig
 from engine.errors import UserError
+from engine.federation import release
 from engine.federation.payload import payload_bytes
 from engine.federation.tasks import (
     APPROVAL,
@@ -41,10 +43,13 @@ class Answers:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.settings: Mapping[str, Any] = {}
+        self.arrays, self.figures = WEIGHTS, {"loss": 0.5}
 
     def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
         self.asked.append(request.task)
-        return SiteReply(WEIGHTS, {"loss": 0.5}, 5)
+        self.settings = request.settings
+        return SiteReply(self.arrays, self.figures, 5)
 
 
 @pytest.fixture
@@ -123,6 +128,42 @@ def test_rules_hold_for_runs_that_need_no_approval(site: Any, text: str, task: s
     assert events == ["asked", "not answered"]
 
 
+def test_a_site_can_demand_a_check_of_its_generator(site: Any) -> None:
+    """The rules' limits reach the program whatever the server has set; a program that ignored them is not believed."""
+    consent, program, folder = site
+    write_rules(folder, 'approval = "automatic"\ngenerators = "checked"\nmost_membership_auc = 0.7\nmost_copies = 0\n')
+    listener = Listening("north", 1, None, lambda: None)
+    request = SiteRequest("north", TRAIN_GENERATOR, 0, {release.CHECK: False, release.MOST_AUC: 1.0, "a": 1}, {})
+    program.figures = {release.AUC: 0.6, release.COPIES: 0.0}
+    assert consent.answer(request, run=RUN, listener=listener).arrays == WEIGHTS
+    assert program.settings == {release.CHECK: True, release.MOST_AUC: 0.7, release.MOST_COPIES: 0, "a": 1}
+    for figures, words in (
+        ({}, "too few held-out images to tell"),
+        ({release.AUC: 0.71}, r"an AUC of 0\.71 .* and the limit is 0\.7"),
+        ({release.AUC: 0.6, release.COPIES: 1.0}, "1 of its images are copies of training images, and the limit is 0"),
+    ):
+        program.figures = figures
+        with pytest.raises(UserError, match=f"its generator stays, for .*{words}"):
+            consent.answer(request, run=RUN, listener=listener)
+    program.arrays = {}
+    assert consent.answer(request, run=RUN, listener=listener).arrays == {}, "figures of one that is withheld may leave"
+    left = [entry for entry in AuditLog(folder / AUDIT_FILE).entries() if entry["event"] == "left"]
+    assert [(entry["kind"], entry["bytes"] > 0) for entry in left] == [("generator", True), ("metrics", False)]
+    ask(consent, TRAIN_STUDENT)
+    assert release.CHECK not in program.settings
+
+
+def test_the_stricter_of_run_and_site_holds() -> None:
+    run = ReleaseConfig(check=True, most_membership_auc=0.8)
+    site = release.Limits(0.9, 2).settings()
+    assert release.limits_of(ReleaseConfig(), {}) is None
+    assert release.limits_of(run, {}) == release.Limits(0.8, None)
+    assert release.limits_of(run, site) == release.Limits(0.8, 2)
+    assert release.limits_of(ReleaseConfig(most_copies=1), site) == release.Limits(0.9, 2), "a run that asks for none"
+    assert release.limits_of(run.model_copy(update={"most_copies": 1}), site) == release.Limits(0.8, 1)
+    assert release.limits_in(release.Limits(0.8, 2).figures()) == release.Limits(0.8, 2)
+
+
 def test_what_is_measured_needs_no_number_of_training_images(site: Any) -> None:
     consent, _, folder = site
     write_rules(folder, 'approval = "automatic"\nsmallest_images = 6\n')
@@ -162,7 +203,9 @@ def test_a_servers_run_id_is_no_path(site: Any, run_id: str) -> None:
         ('kinds = ["weights"]', "kinds: there is no 'weights'"),
         ("smallest_images = 0", "smallest_images: "),
         ("most_megabytes = -1", "most_megabytes: "),
-        ("generators = true", "generators: Extra inputs"),
+        ("generators = true", "generators: Input should be"),
+        ("most_membership_auc = 0.3", "most_membership_auc: "),
+        ("most_images = 1", "most_images: Extra inputs"),
         ("approval = ", "policy.toml cannot be used"),
     ],
 )
@@ -185,6 +228,8 @@ def test_every_task_that_sends_more_than_numbers_has_a_kind() -> None:
 def test_rules_are_said_in_words() -> None:
     plain = "each run waits for approval; may leave: everything that a run asks for; nothing learnt from fewer than 1"
     assert rules(Policy()) == f"{plain} images."
+    checked = rules(Policy(generators="checked", most_copies=0))
+    assert ", generators with a membership AUC of at most 0.9 and at most 0 copies; nothing" in checked
     strict = Policy(approval="automatic", kinds=("student",), most_megabytes=20, smallest_images=30)
     assert rules(strict) == (
         "runs need no approval; may leave: student, at most 20 MB in a run; nothing learnt from fewer than 30 images."

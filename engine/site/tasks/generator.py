@@ -6,19 +6,26 @@ from time import monotonic
 
 import numpy as np
 
+from engine.federation.release import WITHHELD, limits_of
 from engine.federation.tasks import SiteReply, SiteRequest
 from engine.generation.generators import kind_of
 from engine.runs.pace import Pace
 from engine.site.context import SiteContext
+from engine.site.release import check_generator
 
 REPORT_EVERY = 10
 """Optimiser steps in one point of the loss curve."""
 
 
-def train(site: SiteContext, _request: SiteRequest) -> SiteReply:
-    """Train, going on from the site's own checkpoint, and reply with what the kind sends and n_k."""
+def train(site: SiteContext, request: SiteRequest) -> SiteReply:
+    """Train, going on from the site's own checkpoint, and reply with what the kind sends and n_k.
+
+    Where the run or the site's rules ask for it, the generator is measured first; the figures go with the reply, and
+    one above the limits stays here. What was sent down is then the student that judges how faithful it is.
+    """
     started = monotonic()
-    training = kind_of(site.config).start(site.generators, images=site.data.train, site=site.site)
+    config = site.config
+    training = kind_of(config).start(site.generators, images=site.data.train, site=site.site)
     name, losses = site.state.name_of("generator"), []
     state = site.state.checkpoints.load(name)
     if state is not None:
@@ -36,5 +43,10 @@ def train(site: SiteContext, _request: SiteRequest) -> SiteReply:
         pace.step(training.done, message=f"step {training.done}")
         if training.done % REPORT_EVERY == 0:
             site.listener.metric("loss", float(np.mean(losses[-REPORT_EVERY:])), step=training.done)
-    metrics = {"wall_s": monotonic() - started}
-    return SiteReply(training.arrays(), metrics, len(site.data.train))
+    arrays, metrics = training.arrays(), {"wall_s": monotonic() - started}
+    limits = limits_of(config.release, request.settings)
+    if limits is not None:
+        pace.save()  # a stop while it measures does not cost the training
+        metrics |= check_generator(site, arrays, student=request.arrays, limits=limits)
+    withheld = bool(metrics.get(WITHHELD))
+    return SiteReply({} if withheld else arrays, metrics, len(site.data.train))
