@@ -158,6 +158,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         CATALOGUE,
         *RUN_RECORDS,
         "engine.planning",
+        "engine.federation.release",
         "engine.data.readers",
         "engine.data.budget",
         "engine.models.assets",

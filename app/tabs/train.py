@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import gradio as gr
 
-from app import forms, markup, plots, text, viewmodels
+from app import forms, generator_checks, markup, plots, text, viewmodels
 from app.access import Visitor, visitor_of
 from app.picker import Picker
 from app.studio import Studio
 from app.tabs import asking, go_on, run_form
+from engine.runs.generator_checks import read_checks
+from engine.runs.records import TrafficTotal
 
 LOG_LINES = 200
 SCROLL_TO_ANSWER = """() => {
@@ -204,6 +206,7 @@ def live_values(
     store = studio.store
     view = store.view(run_id)
     series, traffic, rows = store.metrics(run_id), store.traffic(run_id), store.evaluation(run_id)
+    checks = read_checks(store.run_dir(run_id))
     differences, lines = store.differences(run_id), store.events(run_id, limit=LOG_LINES)
     allowed = studio.permissions.may_change(by, run_id)
     may = viewmodels.actions(view.run, allowed=allowed, extended=view.extension is not None)
@@ -227,10 +230,15 @@ def live_values(
         part("curves", choices, lambda: gr.Dropdown(choices=choices, **followed)),
         part("loss", loss, lambda: plots.curves(loss, title=loss_title, empty=text.CURVES_EMPTY)),
         part("dice", dice, lambda: plots.curves(dice, title=dice_title, empty=text.DICE_EMPTY, unit_range=True)),
-        part("traffic_note", traffic, lambda: markup.quiet(viewmodels.traffic_summary(traffic))),
+        part("traffic_note", (traffic, checks), lambda: crossed(traffic, checks)),
         part("traffic", traffic, lambda: plots.traffic(traffic)),
         part("results", (rows, differences), lambda: markup.results_table(rows, differences)),
         part("results_plot", rows, lambda: gr.Plot(value=plots.results(rows), visible=bool(rows))),
         part("log", lines, lambda: studio.told(markup.log(lines))),
         part("live", True, lambda: gr.Column(visible=True)),
     ]
+
+
+def crossed(traffic: Sequence[TrafficTotal], checks: generator_checks.Checks) -> str:
+    """Return what has crossed the sites' borders, in bytes, and what sites have measured before."""
+    return markup.quiet(viewmodels.traffic_summary(traffic)) + generator_checks.table(checks)

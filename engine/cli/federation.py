@@ -20,7 +20,13 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 server_app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 site_app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 FederationArgument = Annotated[Path, typer.Argument(help="The federation's folder at the server")]
-for _command in (site_decisions.runs, site_decisions.approve, site_decisions.refuse, site_decisions.log):
+for _command in (
+    site_decisions.runs,
+    site_decisions.approve,
+    site_decisions.refuse,
+    site_decisions.log,
+    site_decisions.checks,
+):
     site_app.command(_command.__name__)(_command)
 SiteNameArgument = Annotated[str, typer.Argument(help="The site's name")]
 SiteFolderArgument = Annotated[Path, typer.Argument(help="The site's folder, which the coordinator has sent")]

@@ -65,6 +65,35 @@ def log(folder: FolderArgument, as_json: JsonFlag = False) -> None:
     print(f"The record is whole: {len(entries)} lines; {size(sum(e['bytes'] for e in left))} have left this site.")
 
 
+def checks(folder: FolderArgument, as_json: JsonFlag = False) -> None:
+    """Show what was measured of this site's generators, and where copies lie beside their originals."""
+    from engine.site.checks import read_reports
+
+    found = read_reports(folder)
+    if as_json:
+        print_json({"checks": found})
+        return
+    rows = [
+        (
+            check["run"],
+            check["state"],
+            _figure(check, "membership_auc"),
+            _figure(check, "copies"),
+            check["pairs"] or "-",
+        )
+        for check in found
+    ]
+    if rows:
+        print_table(("Run", "Generator", "Membership AUC", "Copies", "Pairs (they stay here)"), rows)
+    else:
+        print("No generator of this site was measured.")
+
+
+def _figure(check: dict[str, Any], name: str) -> str:
+    value = check["figures"].get(name)
+    return "-" if value is None else f"{value:.2f}".removesuffix(".00")
+
+
 def _what(entry: dict[str, Any]) -> str:
     if entry["event"] == "left":
         return f"{entry['kind']}, {size(entry['bytes'])}, sha256 {entry['digest'][:12]}"

@@ -41,10 +41,9 @@ from engine.generation.images import read_scaled
 from engine.models.arrays import load_arrays
 from engine.models.execution import autocast
 from engine.seeding import derive_seed, numpy_generator
+from engine.site.checks import FOLDER, REPORT
 from engine.site.context import SiteContext
 
-FOLDER, REPORT = "generator_check", "report.json"
-"""Below the site's own state: the figures and, for its operator alone, each copy beside its original."""
 FEWEST = 2
 """Held-out and training images below which nothing can be told."""
 FEWEST_FOR_FLD = 4
