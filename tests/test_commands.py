@@ -53,6 +53,8 @@ SMALL_BENCHES = {
     "bench.federation_overhead": "--megabytes 1 --rounds 1",
     "bench.gain": "--tasks phantom_fundus --seeds 1 --folder cells "
     + " ".join(f"--set {text}" for text in (*SMALL, "federation.patience=1")),
+    "bench.generator_checks": "--kinds pix2pix --folder checks "
+    + " ".join(f"--set {text}" for text in (*SMALL, "data.images_per_site=8", "data.validation_fraction=0.5")),
     "bench.golden_curves": "",
     "bench.hostile": "--quick --folder hostile",
     "bench.model_speed": "--threads 1 --batch 1 --repeats 1",
