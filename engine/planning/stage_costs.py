@@ -256,7 +256,7 @@ def generator_training(work: Workload) -> StageCost:
     sent: SiteBytes = {("up", "generator"): 2 * cost.sent_parameters}
     disk = sites * 2 * cost.sent_parameters + 2 * 12 * cost.trained_parameters
     spec = GENERATORS[config.kind]
-    leaves = (
+    leaves: tuple[str, ...] = (
         f"Each site's image generator ({spec.title}) goes up once: {spec.sent}. It was trained on the site's images "
         "and may reproduce traits of them.",
     )

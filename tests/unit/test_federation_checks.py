@@ -14,6 +14,7 @@ from flwr.app import Array as FlowerArray
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from engine.errors import UserError
+from engine.federation import release
 from engine.federation.aggregation import federated_average
 from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.checks import METRIC_RANGES, RoundChecks, check_masks, check_reply
@@ -89,8 +90,18 @@ def test_arrays_of_other_types_are_refused_where_nothing_was_sent() -> None:
 
 
 def test_every_known_figure_has_its_range() -> None:
-    assert {name for name, known in METRIC_RANGES.items() if known.high == 1} == {"dice", "iou", "val_dice", "val_iou"}
-    assert {name for name, known in METRIC_RANGES.items() if known.is_count} == {"val_images", "steps"}
+    of_generators = set(release.FIGURES)
+    shares = {name for name, known in METRIC_RANGES.items() if known.high == 1}
+    counts = {name for name, known in METRIC_RANGES.items() if known.is_count}
+    assert shares - of_generators == {"dice", "iou", "val_dice", "val_iou"}
+    assert counts - of_generators == {"val_images", "steps"}
+    assert shares & of_generators == {
+        release.WITHHELD, release.AUC, release.AUC_LOW, release.AUC_HIGH, release.LIMIT_AUC, release.FAITHFULNESS,
+        release.FAITHFULNESS_REAL,
+    }  # fmt: skip
+    assert counts & of_generators == {release.MEMBERS, release.HELD_OUT, release.COPIES, release.LIMIT_COPIES}
+    # An unbiased distance and a difference of likelihoods can be below 0.
+    assert of_generators - METRIC_RANGES.keys() == {release.KERNEL, release.FLD, release.INCEPTION_KERNEL}
 
 
 # --- masks
