@@ -275,9 +275,14 @@ def _check_s(work: Workload) -> float:
     gflop = drawn * scale(px, cost.image_px) * (cost.passes * cost.pass_gflop + cost.decode_gflop)
     judge = model_cost("sam", "mini")
     looked_at = 2 * drawn  # what is drawn, and the real image of the same mask
-    judged = looked_at * work.speed.seconds(judge.gflop, cpu_gflops=judge.cpu_gflops, image_px=judge.image_px)
-    drawing = work.speed.seconds(gflop, cpu_gflops=cost.cpu_gflops, image_px=px)
-    return drawing + judged + looked_at * work.pass_s(work.student)
+    drawing = work.speed.seconds(gflop, cpu_gflops=cost.cpu_gflops, cuda_gflops=cost.cuda_sampling_gflops, image_px=px)
+    judging = work.speed.seconds(
+        looked_at * judge.gflop,
+        cpu_gflops=judge.cpu_gflops,
+        cuda_gflops=judge.cuda_gflops,
+        image_px=judge.image_px,
+    )
+    return drawing + judging + looked_at * work.pass_s(work.student)
 
 
 def generation(work: Workload) -> StageCost:
