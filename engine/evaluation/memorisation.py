@@ -36,19 +36,25 @@ def distance_ratio(drawn_ND: np.ndarray, train_MD: np.ndarray, held_out_HD: np.n
     return nearest[0] / nearest[1] if nearest[1] > 0 else float(nearest[0] > 0)
 
 
-def find_copies(drawn_ND: np.ndarray, train_MD: np.ndarray) -> tuple[Copy, ...]:
-    """Return the drawn images that are copies of training images, by Carlini et al. (USENIX Security 2023, Eq. 2).
+def find_copies(drawn_ND: np.ndarray, train_MD: np.ndarray, *, held_out_HD: np.ndarray) -> tuple[Copy, ...]:
+    """Return the drawn images that are copies of training images, after Carlini et al. (USENIX Security 2023, Eq. 2).
 
     An image is one where its distance to the nearest training image is below half of its mean distance to the 50
-    nearest (all of them where there are fewer): closeness is judged by how close this image is to any.
+    nearest (all of them where there are fewer): closeness is judged by how close this image is to any. Of a site with
+    few or uneven images that would call real ones copies, too: no drawn image is one that has a larger share than some
+    held-out real image (ours), which certainly copies nothing.
     """
-    distances = cdist(drawn_ND, train_MD)
+    share, originals = _nearest_share(drawn_ND, train_MD)
+    limit = min(COPY_SHARE, float(_nearest_share(held_out_HD, train_MD)[0].min()))
+    return tuple(Copy(drawn, int(originals[drawn]), float(share[drawn])) for drawn in np.flatnonzero(share < limit))
+
+
+def _nearest_share(points_ND: np.ndarray, train_MD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance to the nearest training image as a share of the mean to the neighbours, and which it is."""
+    distances = cdist(points_ND, train_MD)
     neighbours = np.sort(distances, axis=1)[:, :NEIGHBOURS].mean(axis=1)
     share = np.divide(distances.min(axis=1), neighbours, out=np.zeros(len(distances)), where=neighbours > 0)
-    originals = distances.argmin(axis=1)
-    return tuple(
-        Copy(drawn, int(originals[drawn]), float(share[drawn])) for drawn in np.flatnonzero(share < COPY_SHARE)
-    )
+    return share, distances.argmin(axis=1)
 
 
 def area_under_curve(members_M: np.ndarray, others_H: np.ndarray) -> float:

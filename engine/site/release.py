@@ -112,7 +112,7 @@ def _memorisation(site: SiteContext, train: _Side, held_out: _Side) -> tuple[dic
         rng=numpy_generator(site.config.seed, "release", "bootstrap", site.site),
     )
     real_train, real_held_out, drawn = (_flat(part) for part in (train.real, held_out.real, _drawn(train, held_out)))
-    copies = find_copies(drawn, real_train)
+    copies = find_copies(drawn, real_train, held_out_HD=real_held_out)
     same = min(len(real_train), len(real_held_out))
     return {
         names.AUC: area_under_curve(members, others),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from engine.errors import UserError
 from engine.evaluation.feature_likelihood import (
     BACKGROUND_SCALE,
     feature_likelihood_divergence,
@@ -15,6 +17,9 @@ from engine.evaluation.feature_likelihood import (
     negative_log_likelihood,
 )
 from engine.evaluation.fidelity import frechet_distance, kernel_distance
+from engine.evaluation.image_features import inception_features, sam_features
+from engine.models.registry import build_model
+from engine.models.weights import load_weights
 from engine.seeding import numpy_generator
 
 
@@ -64,7 +69,7 @@ def test_fitting_comes_near_the_best_variance_of_a_grid() -> None:
         return float(-np.log(p[0] + p[1]).mean())
 
     fitted = float(fit_log_variances(torch.from_numpy(centre), torch.from_numpy(train))[0])
-    grid = np.linspace(-6, 4, 101)
+    grid = np.linspace(-4, 4, 81)
     best = min(loss(a, b) for a in grid for b in grid)
     assert min(loss(fitted, b) for b in grid) < best + 0.02
 
@@ -114,3 +119,22 @@ def test_fld_beside_its_definition_spelt_out(features: dict[str, np.ndarray]) ->
     order = numpy_generator(3, "fld", "baseline").permutation(60)
     expected = 100 * (nll(g, a) - nll(a[order[:30]], a[order[30:]]))
     assert feature_likelihood_divergence(train, unseen, drawn, seed=3) == pytest.approx(expected)
+
+
+def test_inception_needs_a_file_and_downloads_nothing(tmp_path: Path) -> None:
+    image = np.zeros((1, 3, 32, 32), np.float32)
+    with pytest.raises(UserError, match=r"no Inception weights at .*release\.inception") as caught:
+        inception_features(image, weights=tmp_path / "absent.pth", device=torch.device("cpu"))
+    assert caught.value.code == "release.inception_absent"
+
+
+def test_sam_features_are_the_means_of_the_encoders_cells() -> None:
+    """At the native side as they are; of another side after resizing, and of any number of images at once."""
+    model = build_model("sam", size="mini", image_px=128, seed=0)
+    load_weights(model, "sam-mini")
+    image = numpy_generator(1, "image").random((2, 3, 128, 128), dtype=np.float32)
+    with torch.inference_mode():
+        expected = model.eval().image_encoder(torch.from_numpy(image)).flatten(2).mean(2).double().numpy()
+    found = sam_features(image, device=torch.device("cpu"))
+    assert found.dtype == np.float64 and np.allclose(found, expected, atol=1e-5)
+    assert sam_features(image[:, :, ::2, ::2], device=torch.device("cpu")).shape == found.shape

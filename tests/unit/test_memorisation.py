@@ -66,17 +66,30 @@ def test_the_ratio_is_of_the_median_nearest_distances() -> None:
     assert distance_ratio(train, train, train) == 0.0 and distance_ratio(drawn, train, drawn) == 1.0
 
 
+FAR = np.array([[-50.0, -50.0]])
+"""A held-out image that is about as far from every training image: its share is near 1."""
+
+
 def test_a_copy_is_nearer_to_its_original_than_half_of_the_mean_to_the_neighbours() -> None:
     train = np.array([[0.0, 0.0], [6.0, 0.0], [0.0, 8.0]])
     drawn = np.array([[0.0, 1.0], [3.0, 4.0], [6.0, 0.0]])
     # Of the first: 1, sqrt(37), 7, mean 4.694; of the second 5, 5, 5; the third is the second training image.
-    (first, third) = find_copies(drawn, train)
+    (first, third) = find_copies(drawn, train, held_out_HD=FAR)
     assert first == Copy(0, 0, pytest.approx(1 / np.mean([1.0, np.sqrt(37.0), 7.0])))
     assert third == Copy(2, 1, 0.0) and first.share < COPY_SHARE
 
 
+def test_what_a_held_out_image_does_is_no_copying() -> None:
+    """A held-out image at (0, 0.5) has a smaller share than the drawn one at (0, 1)."""
+    train = np.array([[0.0, 0.0], [6.0, 0.0], [0.0, 8.0]])
+    drawn = np.array([[0.0, 1.0], [6.0, 0.0]])
+    (copy,) = find_copies(drawn, train, held_out_HD=np.array([[0.0, 0.5], [50.0, 50.0]]))
+    assert copy == Copy(1, 1, 0.0)
+
+
 def test_only_the_fifty_nearest_count_as_neighbours() -> None:
-    near = np.full((50, 1), 1.0)
-    assert find_copies(np.zeros((1, 1)), near) == ()
-    assert find_copies(np.zeros((1, 1)), np.concatenate([near, np.full((100, 1), 90.0)])) == ()
-    assert len(find_copies(np.zeros((1, 1)), np.concatenate([near[:1], np.full((49, 1), 3.0)]))) == 1
+    near, far, drawn = np.full((50, 1), 1.0), np.array([[-500.0]]), np.zeros((1, 1))
+    assert find_copies(drawn, near, held_out_HD=far) == ()
+    assert find_copies(drawn, np.concatenate([near, np.full((100, 1), 90.0)]), held_out_HD=far) == ()
+    uneven = np.concatenate([near[:1], np.full((49, 1), 3.0)])
+    assert len(find_copies(drawn, uneven, held_out_HD=far)) == 1
