@@ -91,6 +91,11 @@ FIELD_LABELS = {
     "distillation.learnability_lambda": "Learnability lambda",
     "distillation.batch_norm_statistics": "BatchNorm statistics",
     "export.opset": "ONNX opset",
+    "export.site_models": "Each site's own model, too",
+    "federation.shared": "What sites share",
+    "federation.shared_parameters": "Only these arrays",
+    "federation.local_parameters": "Each site's own arrays",
+    "federation.normalisation": "Normalisation layers",
 }
 HELD_OUT_INFO = "Results are measured there; no training sees it. Left empty, it is the last site of the list."
 HELD_OUT_LAST = "the last site"

@@ -180,6 +180,9 @@ class ExportConfig(Section):
     student: Literal["distilled", "better_on_validation"] = Field(
         "distilled", description="The distilled one, or FedAvg's where the sites' validation images favour it (ours)"
     )
+    site_models: bool = Field(
+        False, description="Also each site's own model: what a site keeps of it goes up once, where its rules let it"
+    )
     opset: Annotated[int, Field(ge=17, le=23)] = 18
     parity_tolerance: PositiveFactor = Field(1e-4, description="Largest accepted |ONNX - torch| of the logits")
 

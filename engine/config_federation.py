@@ -28,7 +28,7 @@ class FederationConfig(Section):
         None, description="Of that, only the arrays whose names match one of these, * for any letters (ours)"
     )
     local_parameters: KeyPatterns | None = Field(
-        None, description="Arrays that never leave a site and are each site's own: patterns of their names (ours)"
+        None, description="Arrays that no round sends and that are each site's own: patterns of their names (ours)"
     )
     normalisation: Literal["average", "local"] = Field(
         "average", description="Normalisation layers: averaged [C], or each site's own (FedBN, arXiv 2102.07623)"

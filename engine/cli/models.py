@@ -280,6 +280,7 @@ def _bundle_of(store: RunStore, run_id: str) -> Path:
 
 def _export_role(store: RunStore, run_id: str, *, role: str, out: Path) -> None:
     from engine.data.datasets import load_federation
+    from engine.methods import catalogue
     from engine.models.registry import build_model
     from engine.models.weights import load_weights
     from export.package import BundleContent, write_bundle
@@ -293,6 +294,13 @@ def _export_role(store: RunStore, run_id: str, *, role: str, out: Path) -> None:
             what=f"The run '{run_id}' has no model '{role}'.",
             why="Only a model that a stage has saved can be exported.",
             fix=f"Choose one of: {made}.",
+        )
+    if any(model.name == role and model.scope == "site" for model in catalogue.method(config.method).models):
+        raise UserError(
+            "export.each_site",
+            what=f"'{role}' is a model of each site, and the run's folder has only what all sites share of it.",
+            why="The rest is at the sites.",
+            fix="Run with export.site_models = true: the sites' own models then lie in the run's site_bundles.",
         )
     federation = load_federation(config.data, seed=config.seed)
     chosen = config.teacher if role.endswith("teacher") else config.student

@@ -132,7 +132,8 @@ def find_site(federation: Federation, name: str) -> Site:
 _SITE_POLICY = """\
 # What this site lets runs do. Everything here may be edited; it holds from the next request on.
 approval = "each_run"  # "each_run": site approve decides on each run; "automatic": what keeps the rules takes part
-# kinds = ["student", "figures"]  # what may leave: student, generator, masks, statistics, figures; all when left out
+# kinds = ["student", "figures"]  # what may leave; all when left out. There are: student, normalisation, own,
+#                                   generator, masks, statistics, figures
 smallest_images = 1  # training images below which nothing learnt from them leaves
 # most_megabytes = 500  # most that may leave in one run
 generators = "as_asked"  # "checked": a generator leaves only after it was measured here, within the two limits below

@@ -61,6 +61,12 @@ EVALUATION = StageSpec(
     sends=(EVALUATED, FIGURES),
     trains=False,
 )
+OWN = KindSpec(
+    "own",
+    "each site's own part",
+    "What a site has kept of the student as its own, sent up once, so that its own model can be exported. No image.",
+    only_if=("export.site_models", (True,)),
+)
 EXPORT = StageSpec(
     "export",
     "Export",
@@ -68,5 +74,7 @@ EXPORT = StageSpec(
     entry="engine.stages.export:Export",
     cost="engine.planning.stage_costs:export",
     reads=("export",),
+    keeps=("site_bundles",),
+    sends=(OWN,),
     trains=False,
 )

@@ -43,7 +43,7 @@ class SharedParameters:
     fixed: tuple[str, ...] = ()
     averaged_once: tuple[str, ...] = ()
     """Of ``own``: float arrays of normalisation layers, whose mean over sites a site without its own takes (FedBN);
-    what ``local_parameters`` names is none of them, for it never leaves a site."""
+    what ``local_parameters`` names is none of them."""
     is_personal: bool = False
     """Whether what is each site's own differs between them after a round: more than constant buffers."""
 

@@ -129,9 +129,11 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
 
 def _sharing_warnings(config: RunConfig, work: Workload) -> list[str]:
     part, sharing = config.federation, work.sharing
-    if sharing is None:
-        return []
     found = []
+    if config.export.site_models and (sharing is None or not sharing.is_personal):
+        found.append("export.site_models has no effect: sites share all of the student.")
+    if sharing is None:
+        return found
     if not sharing.is_personal and not sharing.fixed:
         found.append(f"federation.shared '{part.shared}' leaves out constants at most: all of the student learns.")
     if not part.average_buffers and not any(key.endswith("running_var") for key in sharing.shared):

@@ -379,4 +379,19 @@ def export(work: Workload) -> StageCost:
     seconds = EXPORT_S + 10 * sum(work.pass_s(model) for model in models)
     largest = max(models, key=lambda model: model.parameters)
     memory = work.base_gib() + (16 * largest.parameters) / GIB
-    return StageCost(len(models), 0, seconds, memory, "ONNX with its parity checked")
+    detail = "ONNX with its parity checked"
+    if not (work.num_personal and work.config.export.site_models and work.sharing is not None):
+        return StageCost(len(models), 0, seconds, memory, detail)
+    own = len(work.sources) * work.num_personal
+    sent: SiteBytes = {("up", "own"): work.num_personal * work.key_bytes(work.sharing.own)}
+    leaves = ("What each site keeps of the student as its own goes up once, so that its own model can be exported.",)
+    return StageCost(
+        len(models) + own,
+        0,
+        (1 + own) * seconds,
+        memory,
+        f"{detail}, each site's own, too",
+        work.at_each_site(sent),
+        leaves,
+        disk_bytes=own * 4 * work.student.parameters,
+    )

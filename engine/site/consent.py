@@ -22,6 +22,7 @@ from engine.federation.tasks import (
     MEASURE_STATISTICS,
     SHARE_MASKS,
     SHARE_NORMALISATION,
+    SHARE_OWN,
     TRAIN_GENERATOR,
     TRAIN_STUDENT,
     Listener,
@@ -37,12 +38,13 @@ LEAVING = {
     TRAIN_STUDENT: "student",
     MEASURE_STATISTICS: "statistics",
     SHARE_NORMALISATION: "normalisation",
+    SHARE_OWN: "own",
     TRAIN_GENERATOR: "generator",
     SHARE_MASKS: "masks",
     EVALUATE: "figures",
 }
 """Kind of what a task's reply carries beside numbers."""
-LEARNT = (TRAIN_STUDENT, MEASURE_STATISTICS, SHARE_NORMALISATION, TRAIN_GENERATOR, SHARE_MASKS)
+LEARNT = (TRAIN_STUDENT, MEASURE_STATISTICS, SHARE_NORMALISATION, SHARE_OWN, TRAIN_GENERATOR, SHARE_MASKS)
 """Tasks whose replies come from the training images."""
 OPEN = (DESCRIBE, APPROVAL)
 """Asked before anybody has decided: counts and digests go up, and what was decided."""

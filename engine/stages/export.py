@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
 
 from engine.methods.catalogue import ModelSpec
 from engine.stages.context import RunContext
 from engine.stages.evaluation import ROWS_FILE
 from engine.stages.files import read_json
+from engine.stages.site_models import site_model
 from engine.types import MEAN_CLASS, EvaluationRow
 from export.package import BundleContent, write_bundle
+
+SITE_BUNDLES = Path("site_bundles")
 
 
 def validation_dice(rows: Sequence[EvaluationRow], model: str) -> float | None:
@@ -24,7 +30,7 @@ def validation_dice(rows: Sequence[EvaluationRow], model: str) -> float | None:
 
 
 class Export:
-    """ONNX, manifest and model card of the deployed student, in ``bundle/``."""
+    """ONNX, manifest and model card of the deployed student, in ``bundle/``; of each site's own where that is asked."""
 
     name = "export"
 
@@ -33,28 +39,53 @@ class Export:
         rows = [EvaluationRow(**row) for row in read_json(context.run_dir / ROWS_FILE)]
         chosen = self._choose(context, rows)
         context.reporter.progress(0, 1, message=f"exporting {chosen.name}")
+        self._write(context, Path("bundle"), chosen, rows=[row for row in rows if row.model == chosen.name])
+        if context.config.export.site_models:
+            for spec in (model for model in context.models if model.scope == "site"):
+                self._write_each_sites(context, spec, rows)
+        context.reporter.progress(1, 1)
+
+    def _write(
+        self,
+        context: RunContext,
+        folder: Path,
+        spec: ModelSpec,
+        *,
+        rows: Sequence[EvaluationRow],
+        model: nn.Module | None = None,
+    ) -> None:
+        """Write a bundle; ``model`` is what the run has saved under the name of ``spec``, unless it is given."""
         manifest = write_bundle(
-            context.run_dir / "bundle",
-            context.load_model(chosen.architecture, chosen.name),
+            context.run_dir / folder,
+            context.load_model(spec.architecture, spec.name) if model is None else model,
             content=BundleContent(
                 name=context.config.name,
-                role=chosen.name,
+                role=spec.name,
                 task=context.description.task,
                 modality=context.description.modality,
                 classes=context.description.classes,
-                model=getattr(context.config, chosen.architecture),
+                model=getattr(context.config, spec.architecture),
                 config=context.config,
-                metrics=[row for row in rows if row.model == chosen.name],
+                metrics=rows,
                 run_id=context.run_dir.name,
                 value_range=context.description.value_range,
                 slice_axis=context.description.slice_axis,
                 window=context.description.window,
             ),
         )
-        context.reporter.artefact("bundle", (context.run_dir / "bundle").relative_to(context.run_dir))
+        context.reporter.artefact("bundle" if model is None else "site_bundle", folder)
         difference = manifest.parity.max_abs_difference
-        context.reporter.log("info", f"ONNX and PyTorch differ by at most {difference:.1e} in their logits.")
-        context.reporter.progress(1, 1)
+        context.reporter.log("info", f"ONNX and PyTorch differ by at most {difference:.1e} in their logits ({folder}).")
+
+    def _write_each_sites(self, context: RunContext, spec: ModelSpec, rows: Sequence[EvaluationRow]) -> None:
+        for place, site in enumerate(context.sites.names):
+            context.reporter.progress(place, len(context.sites.names), message=f"exporting {spec.name}, {site}")
+            model = site_model(context, spec, site)
+            if model is None:
+                context.reporter.log("warning", f"{site} keeps its own part of the model: its own is not exported.")
+                continue
+            own_rows = [row for row in rows if (row.model, row.site) == (spec.name, site)]
+            self._write(context, SITE_BUNDLES / site, spec, rows=own_rows, model=model)
 
     def _choose(self, context: RunContext, rows: Sequence[EvaluationRow]) -> ModelSpec:
         """The student made last is deployed, unless validation is to favour another: sites run students only."""

@@ -15,10 +15,12 @@ from torch import nn
 from engine.errors import UserError
 from engine.federation.aggregation import federated_average
 from engine.federation.checks import check_reply
-from engine.federation.tasks import OWN_ROUND, SHARE_NORMALISATION, Arrays
+from engine.federation.tasks import OWN_ROUND, SHARE_NORMALISATION, SHARE_OWN, Arrays
 from engine.methods.catalogue import ModelSpec
 from engine.models.arrays import load_arrays, model_arrays
+from engine.models.roles import model_name
 from engine.models.sharing import SharedParameters
+from engine.models.state_keys import shared_parameters
 from engine.stages.context import RunContext
 
 ROUND = "round"
@@ -77,6 +79,24 @@ def what_is_sent(context: RunContext, spec: ModelSpec) -> tuple[Arrays, dict[str
             why="Each site completes it with what it has kept, to measure or export its own model.",
             fix="Restore the run's folder from a backup, or fork the run from the stage that makes this model.",
         ) from error
+
+
+def site_model(context: RunContext, spec: ModelSpec, site: str) -> nn.Module | None:
+    """Return a site's own model, for which its own part is asked for; None where the site does not let it go."""
+    arrays, completing = what_is_sent(context, spec)
+    try:
+        (reply,) = context.sites.ask(SHARE_OWN, kind="own", to=[site], settings=completing).values()
+    except UserError as error:
+        if error.code == "federation.refused":
+            return None
+        raise
+    model = context.new_model(spec.architecture)
+    first = model_arrays(model)
+    sharing = shared_parameters(model, context.config.federation, name=model_name(context.config, spec.architecture))
+    known = {"sent": {name: first[name] for name in sharing.own}, "num_examples": context.description.num_train}
+    check_reply(reply, site=site, round_number=completing[OWN_ROUND], **known)
+    load_arrays(model, {**first, **arrays, **reply.arrays})
+    return model
 
 
 def _mean_normalisation(context: RunContext, first: Arrays, round_number: int) -> Arrays:

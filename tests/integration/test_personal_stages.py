@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,31 +15,36 @@ from safetensors.torch import load_file
 from bench.reporting import ConsoleReporter
 from engine.config import RunConfig, parse_config
 from engine.data.datasets import load_federation
+from engine.errors import UserError
 from engine.evaluation.segmentation import evaluate_model
 from engine.evaluation.spread import site_spread
 from engine.federation.payload import payload_bytes
+from engine.federation.tasks import OWN_ROUND, SHARE_OWN
 from engine.models.roles import build_role
 from engine.runs.checkpoint import CheckpointStore
+from engine.site.program import SiteProgram
 from engine.stages.context import RunContext
 from engine.stages.evaluation import ROWS_FILE, Evaluation
 from engine.stages.export import Export
 from engine.stages.federated_training import FederatedTraining
 from engine.stages.files import read_json
+from engine.stages.site_models import site_model
 from engine.types import EvaluationRow, ModelDifference, Traffic
 from export.manifest import read_manifest
 
 SOURCES, UNSEEN = ("dapi_20x", "he_pink"), "he_violet"
 
 
-def configure(**federation: Any) -> RunConfig:
+def configure() -> RunConfig:
     return parse_config(
         {
             "method": "fedtinysam", "device": "cpu", "precision": "fp32", "seed": 5, "threads": 1, "pos_weight": 5.0,
             "data": {"task": "nuclei", "images_per_site": 6, "image_px": 64, "sites": list(SOURCES), "held_out": UNSEEN,
                      "validation_fraction": 0.34, "normalise": "per_image"},
             "student": {"name": "tinysam", "weights": "tinysam-mini"},
-            "federation": {"rounds": 2, "batch_size": 2, "learning_rate": 1e-3, "normalisation": "local", **federation},
+            "federation": {"rounds": 2, "batch_size": 2, "learning_rate": 1e-3, "normalisation": "local"},
             "evaluation": {"bootstrap_samples": 50},
+            "export": {"site_models": True},
         }
     )  # fmt: skip
 
@@ -129,6 +136,44 @@ def test_what_is_measured_goes_down_without_what_stays(trained: RunContext) -> N
     sent = [(r.site, r.payload_bytes) for r in trained.reporter.records if r.kind == "evaluated"]  # type: ignore[attr-defined]
     expected = [(site, payload_bytes(of_all)) for site in (*SOURCES, UNSEEN)]
     assert sorted(sent) == sorted([*expected, *((site, payload_bytes(shared)) for site in SOURCES)])
+
+
+@pytest.mark.parametrize("site", SOURCES)
+def test_each_sites_own_model_is_exported_where_that_is_asked_for(trained: RunContext, site: str) -> None:
+    reporter: Any = trained.reporter
+    folder = trained.run_dir / "site_bundles" / site
+    manifest = read_manifest(folder)
+    assert manifest.model.role == "personal_student" and {row["site"] for row in manifest.metrics} == {site}
+    image = np.random.default_rng(3).random((1, 3, 64, 64), dtype=np.float32)
+    with torch.no_grad():
+        expected = personal(trained, site).eval()(torch.from_numpy(image)).numpy()
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: image})
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    own = load_file(trained.run_dir / "sites" / site / "own_round_000002.safetensors")
+    asked = [r.payload_bytes for r in reporter.records if (r.site, r.kind) == (site, "own")]
+    assert asked == [payload_bytes({name: tensor.numpy() for name, tensor in own.items()})]
+
+
+def test_a_site_that_keeps_its_part_has_no_bundle_at_the_server(
+    trained: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = next(model for model in trained.models if model.scope == "site")
+
+    def refuse(_self: Any, request: Any, **_how: Any) -> Any:
+        raise UserError("federation.refused", what="No.", why="Its rules.", fix="Ask.")
+
+    monkeypatch.setattr(SiteProgram, "answer", refuse)
+    assert site_model(trained, spec, SOURCES[0]) is None
+
+
+def test_a_site_gives_its_part_only_in_a_run_that_says_so(tmp_path: Path) -> None:
+    values = configure().model_dump(mode="json")
+    values["export"]["site_models"] = False
+    sites = context_in(tmp_path, parse_config(values)).sites
+    with pytest.raises(UserError, match=f"Site {SOURCES[0]} was asked for its own part") as caught:
+        sites.ask(SHARE_OWN, kind="own", to=SOURCES[:1], settings={OWN_ROUND: 1})
+    assert caught.value.code == "federation.not_asked_for"
 
 
 def test_the_model_of_all_is_the_one_that_is_deployed(trained: RunContext) -> None:

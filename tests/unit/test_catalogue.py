@@ -26,7 +26,7 @@ def test_every_stage_and_cost_that_is_named_exists() -> None:
 
 def test_every_kind_of_message_is_described() -> None:
     kinds = catalogue.kinds()
-    names = ["student", "normalisation", "generator", "masks", "distilled", "statistics", "evaluated", "figures"]
+    names = ["student", "normalisation", "generator", "masks", "distilled", "statistics", "evaluated", "figures", "own"]
     assert list(kinds) == [*names, "metrics"]
     assert all(kind.title and kind.contents.endswith(".") for kind in kinds.values())
 

@@ -91,7 +91,7 @@ def test_exactly_what_is_shared_crosses_to_the_byte(crossed: list[Any], tmp_path
         assert counted.bytes_of(site, "down", "normalisation") == 0
 
 
-def test_what_never_leaves_does_not_leave_once(crossed: list[Any], tmp_path: Path) -> None:
+def test_what_no_round_sends_is_not_sent_once_either(crossed: list[Any], tmp_path: Path) -> None:
     run(tmp_path, {"federation": {"normalisation": "local", "local_parameters": ["norm.*"]}})
     assert SHARE_NORMALISATION not in {task for task, _, _ in crossed}
     assert not any(name.startswith("norm.") for _, down, up in crossed for name in (*down, *up))

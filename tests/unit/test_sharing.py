@@ -93,7 +93,7 @@ def test_patterns_choose_and_leave_out() -> None:
         True,
     )
     once = parts(normalisation="local", local_parameters=("a.*",))[3]
-    assert once == {n for n in NORMS if not n.startswith("a.")}, "what never leaves does not leave once either"
+    assert once == {n for n in NORMS if not n.startswith("a.")}, "what no round sends is not sent once either"
 
 
 @pytest.mark.parametrize(

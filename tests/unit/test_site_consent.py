@@ -238,7 +238,7 @@ def test_rules_are_said_in_words() -> None:
 
 def test_a_method_says_what_it_sends() -> None:
     assert kinds_of('{"method": "fedtinysam"}') == ("figures", "student")
-    everything = ("figures", "generator", "masks", "normalisation", "statistics", "student")
+    everything = ("figures", "generator", "masks", "normalisation", "own", "statistics", "student")
     for how, kinds in (("local", ("figures", "normalisation", "student")), ("average", ("figures", "student"))):
         assert kinds_of(json.dumps({"method": "fedtinysam", "federation": {"normalisation": how}})) == kinds
     assert kinds_of('{"method": "nobody knows"}') == kinds_of("no JSON") == everything

@@ -17,6 +17,7 @@ TASKS: Mapping[str, Task] = {
     tasks.VALIDATE_STUDENT: student.validate,
     tasks.MEASURE_STATISTICS: student.statistics,
     tasks.SHARE_NORMALISATION: own.normalisation,
+    tasks.SHARE_OWN: own.everything,
     tasks.TRAIN_GENERATOR: generator.train,
     tasks.SHARE_MASKS: masks.share,
     tasks.EVALUATE: evaluate.evaluate,
