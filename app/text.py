@@ -96,6 +96,7 @@ FIELD_LABELS = {
     "federation.shared_parameters": "Only these arrays",
     "federation.local_parameters": "Each site's own arrays",
     "federation.normalisation": "Normalisation layers",
+    "federation.site_students": "Other students",
 }
 HELD_OUT_INFO = "Results are measured there; no training sees it. Left empty, it is the last site of the list."
 HELD_OUT_LAST = "the last site"

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from engine.config_fields import Batch, Decay, Epochs, Factor, Name, Section, StepSize
 
 KeyPatterns = Annotated[tuple[Name, ...], Field(min_length=1, max_length=100)]
 """Of names of the student's arrays; ``*`` stands for any letters."""
+_SITE_STUDENT = re.compile(r"(.+)=([a-z0-9_]+)/([a-z0-9_]+)")
+
+
+def _refuse_other_than_site_students(values: tuple[str, ...]) -> tuple[str, ...]:
+    found = [_SITE_STUDENT.fullmatch(value) for value in values]
+    wrong = [value for value, match in zip(values, found, strict=True) if match is None]
+    if wrong:
+        raise ValueError(f"'{wrong[0]}' is not SITE=MODEL/SIZE, for instance north=unet/mini")
+    sites = [match[1] for match in found if match is not None]
+    if len(set(sites)) < len(sites):
+        raise ValueError("a site has two models")
+    return values
+
+
+SiteStudents = Annotated[
+    tuple[Name, ...], Field(min_length=1, max_length=1000), AfterValidator(_refuse_other_than_site_students)
+]
 
 
 class FederationConfig(Section):
@@ -32,6 +50,9 @@ class FederationConfig(Section):
     )
     normalisation: Literal["average", "local"] = Field(
         "average", description="Normalisation layers: averaged [C], or each site's own (FedBN, arXiv 2102.07623)"
+    )
+    site_students: SiteStudents | None = Field(
+        None, description="SITE=MODEL/SIZE: a site's own kind of student, from random weights; what cannot be averaged"
     )
     aggregation: Literal["fedavg", "fedavgm", "median", "trimmed_mean", "krum", "multi_krum"] = Field(
         "fedavg", description="Mean of the sites' models [P], with momentum, or one that withstands hostile sites"
@@ -68,7 +89,15 @@ class FederationConfig(Section):
     average_decay: Decay = Field(0.0, description="Moving mean of the rounds' averages goes on; 0 is the last (ours)")
 
     @property
+    def students(self) -> dict[str, tuple[str, str]]:
+        """Name and size of the student of each site that has a kind of its own."""
+        found = (_SITE_STUDENT.fullmatch(text) for text in self.site_students or ())
+        return {match[1]: (match[2], match[3]) for match in found if match is not None}
+
+    @property
     def keeps_parts(self) -> bool:
         """Whether something of the student may stay at the sites."""
+        if self.site_students is not None:
+            return True
         patterns = self.shared_parameters is not None or self.local_parameters is not None
         return patterns or self.shared != "all" or self.normalisation == "local"

@@ -115,6 +115,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.site",
         CATALOGUE,
         "engine.models.assets",
+        "engine.models.roles",
         "engine.runs.checkpoint",
         "engine.runs.identity",
     ),

@@ -91,6 +91,8 @@ class StageSpec:
     """What the steps of its curves are."""
     trains: bool = True
     """Whether it trains or generates; measuring and packing do not."""
+    averages: bool = False
+    """Whether it averages the sites' models, which then have to be of one kind."""
     grows: bool = False
     """Whether more ``federation.rounds`` let it go on from its checkpoint; only a method's first stage may."""
 

@@ -37,6 +37,7 @@ FEDERATED_TRAINING = StageSpec(
     keeps=("sites", "data"),
     sends=(STUDENT, NORMALISATION),
     step="round",
+    averages=True,
     grows=True,
 )
 EVALUATED = KindSpec(

@@ -19,6 +19,18 @@ def model_config(config: RunConfig, role: Role) -> ModelConfig:
     return config.student if role == "student" else config.teacher
 
 
+def at_site(config: RunConfig, site: str) -> RunConfig:
+    """Return the configuration as it is at ``site``, whose student may be of another kind (federation.site_students).
+
+    Such a student begins with random weights.
+    """
+    if site not in config.federation.students:
+        return config
+    name, size = config.federation.students[site]
+    kind = {"name": name, "size": size, "weights": None, "batch_norm": "batch"}
+    return config.model_copy(update={"student": config.student.model_copy(update=kind)})
+
+
 def model_name(config: RunConfig, role: Role) -> str:
     """Return what people call the model: ``tinysam/mini``."""
     chosen = model_config(config, role)

@@ -73,8 +73,9 @@ class SharedParameters:
                 keys,
                 fix="Set federation.normalisation to 'average', or choose another student.",
             )
-        shared = [key for key in keys if _is_shared(key, config)]
-        if not any(key.trains for key in shared):
+        apart = config.site_students is not None  # other models have other keys
+        shared = [key for key in keys if not apart and _is_shared(key, config)]
+        if not apart and not any(key.trains for key in shared):
             raise _nothing(
                 f"Of {model} nothing that is trained is shared under [federation]",
                 keys,
@@ -90,6 +91,19 @@ class SharedParameters:
             averaged_once=_names(key for key in once if not key.name.endswith(COUNTER)),
             is_personal=any(key.trains or key.normalises for key in own),
         )
+
+
+def check_averageable(config: FederationConfig) -> None:
+    """Raise ``UserError`` ``sharing.architectures`` where sites have models of different kinds."""
+    if config.site_students is None:
+        return
+    listed = ", ".join(f"{site}: {name}/{size}" for site, (name, size) in config.students.items())
+    raise UserError(
+        "sharing.architectures",
+        what=f"The sites' students are to be averaged, and federation.site_students gives sites others ({listed}).",
+        why="An average is taken weight by weight: models of different kinds have no weights in common.",
+        fix="Leave federation.site_students out, or choose a method whose sites learn from each other's predictions.",
+    )
 
 
 COUNTER = "num_batches_tracked"

@@ -6,6 +6,7 @@ Each of these would fail with the first batch of some stage, for the last ones a
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from engine.config import ModelConfig, RunConfig
@@ -13,6 +14,7 @@ from engine.config_generators import GENERATORS
 from engine.errors import UserError
 from engine.methods import catalogue
 from engine.models.assets import find_asset, find_weights_folder
+from engine.models.sharing import check_averageable
 from engine.planning.costs import MODELS
 from engine.planning.generator_costs import generator_work
 from engine.types import MAX_MASK_CLASSES
@@ -32,6 +34,33 @@ def check_models(config: RunConfig, stages: tuple[str, ...]) -> None:
         _check_side(role, model, image_px=config.data.image_px)
     if "distillation" in sections:
         _check_pair(config)
+
+
+def check_site_students(config: RunConfig, stages: tuple[str, ...], *, sources: Collection[str]) -> None:
+    """Refuse other kinds of student at single sites where the sites' models are averaged, and what there is not.
+
+    Raises ``UserError``: ``sharing.architectures``, ``plan.unknown_site``, ``model.unknown``, ``model.image_size``.
+    """
+    if any(stage.averages for stage in catalogue.stages(stages)):
+        check_averageable(config.federation)
+    for site, (name, size) in config.federation.students.items():
+        if site not in sources:
+            raise UserError(
+                "plan.unknown_site",
+                what=f"federation.site_students names '{site}', which does not train in this run.",
+                why=f"The sites that train are {', '.join(sources)}.",
+                fix="Correct the name, or take the site out.",
+            )
+        role = f"student of {site}"
+        if (name, size) not in MODELS:
+            known = ", ".join("/".join(key) for key in MODELS)
+            raise UserError(
+                "model.unknown",
+                what=f"There is no model {name}/{size} (federation.site_students, {site}).",
+                why=f"The models are {known}.",
+                fix="Choose one of them.",
+            )
+        _check_side(role, ModelConfig.model_validate({"name": name, "size": size}), image_px=config.data.image_px)
 
 
 def check_classes(classes: tuple[str, ...], stages: tuple[str, ...]) -> None:

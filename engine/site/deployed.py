@@ -17,6 +17,7 @@ from engine.errors import UserError
 from engine.federation.tasks import DESCRIBE, READ_EVERYTHING, TRAIN_GENERATOR, Listener, SiteReply, SiteRequest
 from engine.methods import catalogue
 from engine.models.assets import list_assets
+from engine.models.roles import at_site
 from engine.runs.checkpoint import CheckpointStore
 from engine.runs.identity import checkpoint_hash
 from engine.site.consent import Consent
@@ -101,7 +102,7 @@ class DeployedSite:
             )
 
         self._say(f"Opened the run {run_id}: {len(data.train)} images to train on, {len(data.test)} to test on.")
-        return _Opened(config, federation, data, SiteProgram(data, config=config, state=state))
+        return _Opened(config, federation, data, SiteProgram(data, config=at_site(config, self._site), state=state))
 
     def _config(self, run_id: str, text: str) -> RunConfig:
         try:

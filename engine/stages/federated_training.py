@@ -17,6 +17,7 @@ from engine.federation.tasks import BEST_ROUND, TRAIN_STUDENT, VALIDATE_STUDENT,
 from engine.models.arrays import buffer_names, model_arrays
 from engine.models.averaging import moved_mean
 from engine.models.roles import model_name
+from engine.models.sharing import check_averageable
 from engine.models.state_keys import shared_parameters
 from engine.stages.context import RunContext
 from engine.stages.reply_files import ReplyFiles
@@ -56,6 +57,7 @@ class _Training:
         self.model = context.new_model("student")
         self.judges_mean = self.config.patience is not None and self.config.average_decay > 0
         self.round = 0
+        check_averageable(self.config)
         self.sharing = shared_parameters(self.model, self.config, name=model_name(context.config, "student"))
         self.arrays: Arrays = self.sharing.of(model_arrays(self.model))
         self.best: dict[str, Any] = {"round": 0, "dice": -1.0, "arrays": None}

@@ -15,7 +15,7 @@ from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.client_app import build_client_app
 from engine.federation.sites import Quiet, Server, SiteListener
 from engine.federation.tasks import SiteReply, SiteRequest
-from engine.models.roles import Role
+from engine.models.roles import Role, at_site, model_name
 from engine.runs.checkpoint import CheckpointStore
 from engine.site.context import Models
 from engine.site.data import SiteData, describe_all, sites_here
@@ -55,13 +55,22 @@ class LocalBackEnd:
         sites = sites_here(config, federation=self._federation)
         self.description = describe_all(config, self._federation, sites)
         num_classes = len(self._federation.classes)
-        models = Models(config, build=build) if build else Models.of_run(config, num_classes=num_classes)
+        kinds: dict[str, Models] = {}
+
+        def models_of(there: RunConfig) -> Models:
+            """Return what the sites with one kind of student share."""
+            kind = model_name(there, "student")
+            if kind not in kinds:
+                made = Models(there, build=build) if build else Models.of_run(there, num_classes=num_classes)
+                kinds[kind] = made
+            return kinds[kind]
 
         def program(place: int, data: SiteData) -> SiteProgram:
             def state() -> SiteState:
                 return SiteState(state_root / data.name, checkpoints(), suffix=f"_{place}")
 
-            return SiteProgram(data, config=config, state=state, models=models)
+            there = at_site(config, data.name)
+            return SiteProgram(data, config=there, state=state, models=models_of(there))
 
         self._programs = {data.name: program(place, data) for place, data in enumerate(sites.values())}
         app = build_client_app(dict.fromkeys(TASKS, self._answer))
