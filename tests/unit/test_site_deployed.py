@@ -7,7 +7,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors import safe_open
 
 from engine.config import RunConfig, load_config
 from engine.data.datasets import load_federation, load_site
@@ -15,7 +17,10 @@ from engine.data.phantoms import write_dataset
 from engine.errors import UserError
 from engine.federation.backends.deployed import _check_alike, _for_sites, _participants
 from engine.federation.descriptions import DatasetAgreement
-from engine.federation.tasks import DESCRIBE, READ_EVERYTHING, SiteReply, SiteRequest
+from engine.federation.tasks import DESCRIBE, READ_EVERYTHING, TRAIN_STUDENT, SiteReply, SiteRequest
+from engine.models.arrays import model_arrays
+from engine.models.roles import build_role
+from engine.models.state_keys import shared_parameters
 from engine.site.data import describe_all, sites_here
 from engine.site.deployed import DeployedSite
 
@@ -36,8 +41,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset("polyp", tmp_path_factory.mktemp("all") / "set", images_per_site=6, image_px=32)
 
 
+LIKE_CONFIG_OF = {"data.source": "folder", "data.image_px": 32, "backend": "superlink", "server": "/nowhere"}
+
+
 def config_of(root: Path | None, **data: object) -> RunConfig:
-    overrides = {"data.source": "folder", "data.image_px": 32, "backend": "superlink", "server": "/nowhere"}
+    overrides: dict[str, object] = {**LIKE_CONFIG_OF}
     overrides |= {f"data.{key}": value for key, value in data.items()}
     overrides |= {"data.root": None if root is None else str(root)}
     return load_config("phantom_cpu_smoke", overrides=overrides)
@@ -150,3 +158,24 @@ def test_sites_that_differ_are_named() -> None:
     _check_alike({"x": one, "y": replace(one, name="another hospital's")})
     with pytest.raises(UserError, match="Sites x and y differ in classes"):
         _check_alike({"x": one, "y": replace(one, classes=("b",))})
+
+
+def test_a_site_that_stands_alone_keeps_its_own_part_of_the_model(root: Path, tmp_path: Path) -> None:
+    """It lies in the folder of the site's program, is there after a restart, and is no part of what leaves."""
+    change = {"federation.normalisation": "local", "student.weights": None}
+    config = load_config("phantom_cpu_smoke", overrides={**LIKE_CONFIG_OF, **change})
+    model = build_role(config, "student", num_classes=1)
+    sharing = shared_parameters(model, config.federation, name="student")
+    sent, here = sharing.of(model_arrays(model)), alone(root, tmp_path, "tower_hd")
+    values = _for_sites(config, names=NAMES, held_out=HELD_OUT)
+    replies = []
+    for number in (1, 2, 2):
+        program = DeployedSite("tower_hd", data=here, folder=tmp_path / "site", say=lambda _: None)
+        request = SiteRequest("tower_hd", TRAIN_STUDENT, number, {}, sent)
+        replies.append(program.answer(request, run={"id": "run-1", "config": values}, listener=Nobody()))
+    assert all(reply.arrays.keys() == set(sharing.shared) for reply in replies)
+    assert all(np.array_equal(replies[1].arrays[name], replies[2].arrays[name]) for name in sharing.shared)
+    kept = sorted(path.name for path in (tmp_path / "site" / "runs" / "run-1").glob("own_*"))
+    assert kept == ["own_round_000001.safetensors", "own_round_000002.safetensors"]
+    with safe_open(tmp_path / "site" / "runs" / "run-1" / kept[-1], "np") as file:
+        assert set(file.keys()) == set(sharing.own)
