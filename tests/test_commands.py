@@ -45,6 +45,7 @@ ELSEWHERE = {
     "python -m bench.tinysam_parity --official": "needs a clone of the official code",
     "python -m app.users": "asks for a password; its options are given one in the test below",
     "python -m tests.unit.test_federation_golden": "writes the curve anew that its own tests hold",
+    "python -m tests.unit.test_sharing": "writes the table anew that its own tests hold",
     "python -m engine weights fetch": "needs a network; parsed here, and fetched locally in test_models_downloads",
 }
 SMALL_BENCHES = {
