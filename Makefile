@@ -1,6 +1,7 @@
 # DSFedMed Studio. `make demo` and `make test` need Python 3.11 and nothing else.
 #
 #   make setup          .venv with the pinned requirements (seconds when they are installed)
+#   make ray            Ray into .venv, too: sites side by side in processes (backend = "ray")
 #   make demo           the page on http://localhost:7860, with the demo run starting in the background
 #   make demo-headless  the demo run in this terminal, ending with the results table
 #   make test           lint and every test but the slow ones; browser tests drive a real Chromium
@@ -15,7 +16,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-headless test test-all mutate lint chromium clean
+.PHONY: help setup ray demo demo-headless test test-all mutate lint chromium clean
 
 PYTHON ?= python3.11
 PORT ?= 7860
@@ -26,6 +27,7 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
+RAY_STAMP := $(VENV)/.ray-stamp
 
 # Two test processes of one thread: the tests' models are too small to fill more, and half of the time is spent in
 # importing. A file stays in one process, for the sake of its fixtures, and the long ones begin early. The limit is for
@@ -54,6 +56,16 @@ $(STAMP): requirements.txt
 	"$${install[@]}" -r requirements.txt
 	@touch $@
 
+ray: $(RAY_STAMP)
+
+$(RAY_STAMP): requirements-ray.txt $(STAMP)
+	@if test -x $(BIN)/uv; then \
+	  $(BIN)/uv pip install --python $(BIN)/python -r requirements-ray.txt; \
+	else \
+	  $(BIN)/python -m pip install --disable-pip-version-check -r requirements-ray.txt; \
+	fi
+	@touch $@
+
 demo: setup
 	$(BIN)/python -m app.main --demo --port $(PORT)
 
@@ -65,10 +77,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup lint chromium
+test: setup ray lint chromium
 	$(PYTEST) -m "not slow" $(TESTS)
 
-test-all: setup lint chromium
+test-all: setup ray lint chromium
 	$(PYTEST) $(TESTS)
 
 # One thread a mutant: as many are on trial as there are cores.

@@ -71,6 +71,8 @@ FIELD_LABELS = {
     "data.source": SOURCE_LABEL,
     "data.image_px": "Image side (pixels)",
     "backend": "Where the sites are",
+    "workers": "Sites at a time",
+    "ray_address": "Address of a Ray cluster",
     "server": "Folder of the federation",
     "federation.on_failure": "When a site fails",
     "federation.deadline_s": "Deadline (seconds)",

@@ -46,6 +46,8 @@ MAX_FAULTS_SAID = 12
 MAX_FILE_BYTES = 1_000_000
 _LIMIT_FAULTS = ("less_than_equal", "string_too_long")
 DEFAULT_METHOD = "dsfedmed"
+WHERE_KEYS = ("backend", "workers", "ray_address", "server")
+"""Keys that say where the sites are; they change no number."""
 PRESETS_DIR = Path(__file__).parent / "presets"
 
 
@@ -204,8 +206,14 @@ class RunConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; all cores when left out")
-    backend: Literal["local", "superlink"] = Field(
-        "local", description="Where the sites are: in this process, or programs of their own at a federation's server"
+    backend: Literal["local", "ray", "superlink"] = Field(
+        "local", description="Where the sites are: in this process, in processes side by side, or at hospitals"
+    )
+    workers: int | None = Field(
+        None, ge=1, le=1024, description="ray: sites that work at a time; one a core when left out (ours)"
+    )
+    ray_address: Source | None = Field(
+        None, description="ray: HOST:PORT of a cluster that this machine is a part of; one is started when left out"
     )
     server: Folder | None = Field(None, description="The federation's folder at its server (backend = superlink)")
     pos_weight: PositiveFactor = Field(2.0, description="Weight of foreground pixels in BCE [C: 2]")
@@ -238,7 +246,7 @@ class RunConfig(Section):
     def _check(self) -> RunConfig:
         if self.backend == "superlink" and self.server is None:
             raise ValueError("server is needed when backend is 'superlink'")
-        if self.data.source == "folder" and self.data.root is None and self.backend == "local":
+        if self.data.source == "folder" and self.data.root is None and self.backend != "superlink":
             raise ValueError("data.root is needed when data.source is 'folder'")
         if self.data.protocol == "fixed-test" and self.data.test_root is None:
             raise ValueError("data.test_root is needed when data.protocol is 'fixed-test'")
@@ -263,7 +271,7 @@ class RunConfig(Section):
         Defaults are left out: a key that a later version adds leaves the runs of this one as they are.
         """
         text = json.dumps(
-            self.model_dump(mode="json", exclude={"name", "backend", "server"}, exclude_defaults=True), sort_keys=True
+            self.model_dump(mode="json", exclude={"name", *WHERE_KEYS}, exclude_defaults=True), sort_keys=True
         )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

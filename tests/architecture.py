@@ -83,6 +83,18 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.site",
         "engine.runs.checkpoint",
     ),
+    **{
+        f"engine.federation.backends.{name}": (
+            *BASE,
+            "engine.federation",
+            "engine.data",
+            "engine.site",
+            CATALOGUE,
+            "engine.runs.checkpoint",
+            "engine.runs.identity",
+        )
+        for name in ("ray_programs", "ray_sites", "ray_worker")
+    },
     "engine.federation.connect": (
         *BASE,
         "engine.federation",
@@ -126,6 +138,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.data",
         "engine.federation.connect",
         "engine.federation.descriptions",
+        "engine.federation.side_by_side",
         "engine.models.assets",
         "engine.models.sharing",
         "engine.runs.report",

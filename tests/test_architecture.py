@@ -49,12 +49,20 @@ def test_only_the_federation_speaks_flower() -> None:
     )
 
 
+def test_only_the_ray_back_end_imports_ray() -> None:
+    allowed = tuple(f"engine.federation.backends.{name}" for name in ("ray_cluster", "raygrid"))
+    assert rules.find_foreign([*SOURCES, *BENCH], package="ray", only_in=allowed) == []
+
+
 SERVER_SIDE = ("engine.stages", "engine.methods", "engine.distillation", "engine.planning", "engine.runs")
 OPENS_IMAGES = (
     "engine.site",
     *(f"engine.data.{name}" for name in ("datasets", "folders", "first_read", "readers", "validation")),
 )
-BORDER_CROSSINGS = ("engine.federation.connect", "engine.federation.backends.local")
+BORDER_CROSSINGS = (
+    "engine.federation.connect",
+    *(f"engine.federation.backends.{name}" for name in ("local", "ray_programs", "ray_sites")),
+)
 """Where sites that lie on this machine are opened, as programs of their own; a deployed federation does without."""
 
 

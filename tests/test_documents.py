@@ -200,8 +200,9 @@ OURS = {"app", "engine", "export", "bench", "tests"}
 
 
 def pinned() -> dict[str, str]:
-    """Return the version that requirements.txt gives each distribution."""
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    """Return the version that requirements.txt and its optional part give each distribution."""
+    files = [ROOT / "requirements.txt", ROOT / "requirements-ray.txt"]
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     wanted = [words for line in lines if (words := line.partition("#")[0].strip())]
     rows = [re.fullmatch(r"([A-Za-z0-9_.-]+)==([\w.]+)(?:; .*)?", line) for line in wanted]
     assert all(rows), [line for line, row in zip(wanted, rows, strict=True) if row is None]

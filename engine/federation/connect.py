@@ -53,6 +53,11 @@ def connect(
 
         run_dir = state_root.parent
         return Sites(_deployed(config, run_id=run_dir.name, note=run_dir / NOTE, server=server), server=server)
+    if config.backend == "ray":
+        from engine.federation.backends.ray_sites import RayBackEnd
+
+        ray = RayBackEnd(config, state_root=state_root, checkpoints=checkpoints, server=server)
+        return Sites(ray, server=server)
     back_end = LocalBackEnd(
         config, state_root=state_root, checkpoints=checkpoints, server=server, federation=federation, build=build
     )

@@ -114,11 +114,15 @@ def request_content(request: SiteRequest, *, arrays: ArrayRecord) -> RecordDict:
 
 def read_request(message: Message, *, site: str) -> SiteRequest:
     """Return the request in a message that has reached ``site``."""
-    settings = cast(dict[str, Scalar], dict(message.content.config_records[_SETTINGS]))
+    return read_content(message.content, task=message.metadata.message_type, site=site)
+
+
+def read_content(content: RecordDict, *, task: str, site: str) -> SiteRequest:
+    """Return the request whose content has reached ``site``."""
+    settings = cast(dict[str, Scalar], dict(content.config_records[_SETTINGS]))
     settings.pop("site", None)
     number = int(settings.pop("round", 0))
-    arrays = from_payload(message.content.array_records[_ARRAYS])
-    return SiteRequest(site, message.metadata.message_type, number, settings, arrays)
+    return SiteRequest(site, task, number, settings, from_payload(content.array_records[_ARRAYS]))
 
 
 def reply_content(reply: SiteReply) -> RecordDict:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.federation.side_by_side import available_cores
 from engine.planning.costs import (
     BF16_GAIN,
     CORES_EXPONENT,
     REFERENCE_CORE_GFLOPS,
     REFERENCE_CORES,
     Speed,
-    available_cores,
     has_bf16,
 )
 from engine.runs.report import processor

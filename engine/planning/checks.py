@@ -11,9 +11,9 @@ from engine.config import RunConfig
 from engine.config_generators import GENERATORS, unread_of_kind
 from engine.config_keys import section_keys
 from engine.errors import UserError
+from engine.federation.side_by_side import available_cores
 from engine.methods import catalogue
 from engine.models.assets import asset_paths, find_asset, find_weights_folder, pinned_checksum
-from engine.planning.costs import available_cores
 from engine.planning.records import StagePlan
 from engine.planning.stage_costs import Workload
 
@@ -107,7 +107,7 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
         found.append("federation.patience has no effect: no site has validation images.")
     found += _sharing_warnings(config, work)
     found += _aggregation_warnings(config, num_sources=len(work.sources))
-    found += _failure_warnings(config, num_sources=len(work.sources))
+    found += _site_warnings(config, num_sources=len(work.sources))
     for role in (role for role in ("student", "teacher") if role in sections):
         if getattr(config, role).batch_norm == "kept" and getattr(config, role).name != "tinysam":
             found.append(f"{role}.batch_norm has no effect: only TinySAM has such layers to keep.")
@@ -164,7 +164,7 @@ def _generator_warnings(config: RunConfig) -> list[str]:
     return found
 
 
-def _failure_warnings(config: RunConfig, *, num_sources: int) -> list[str]:
+def _site_warnings(config: RunConfig, *, num_sources: int) -> list[str]:
     part, default = config.federation, RunConfig().federation
     found = []
     for key, needed in (("retries", "retry"), ("quorum", "skip")):
@@ -174,6 +174,10 @@ def _failure_warnings(config: RunConfig, *, num_sources: int) -> list[str]:
         found.append(f"federation.quorum is {part.quorum}: with {num_sources} sites every one is needed.")
     if part.deadline_s is not None and config.backend == "local":
         found.append("federation.deadline_s has no effect on sites in this process: they work one after the other.")
+    if config.backend != "ray":
+        found += [f"{k} has no effect: backend is not 'ray'." for k in ("workers", "ray_address") if getattr(config, k)]
+    elif config.workers is not None and config.workers > num_sources:
+        found.append(f"workers is {config.workers}: no more than the {num_sources} sites work at a time.")
     return found
 
 

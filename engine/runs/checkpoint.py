@@ -65,9 +65,11 @@ class CheckpointStore:
         scope: str = "",
         before_save: Callable[[], None] | None = None,
     ) -> None:
-        self._folder = Path(folder)
+        self.folder = Path(folder)
+        """Where the files lie."""
         self._hash_of: Callable[[str], str] = config_hash if callable(config_hash) else lambda _scope: config_hash
-        self._scope = scope
+        self.scope = scope
+        """The stage that writes."""
         self._warn = warn
         self._before_save = before_save
         self._writing = threading.Lock()
@@ -86,7 +88,7 @@ class CheckpointStore:
         """Return the file of the checkpoint ``name`` (letters, digits, ``.``, ``_``, ``-``, and ``/`` for folders)."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"not a checkpoint name: {name!r}")
-        return self._folder / f"{name}{SUFFIX}"
+        return self.folder / f"{name}{SUFFIX}"
 
     def previous_path(self, name: str) -> Path:
         """Return the file that keeps the checkpoint before the latest one."""
@@ -105,7 +107,7 @@ class CheckpointStore:
     def _save(self, path: Path, name: str, state: Any) -> Path:
         tensors: dict[str, torch.Tensor] = {}
         tree = json.dumps(_encode(state, tensors, where=name), separators=(",", ":"))
-        identity = {"format": FORMAT, "scope": self._scope, "config_hash": self._hash_of(self._scope)}
+        identity = {"format": FORMAT, "scope": self.scope, "config_hash": self._hash_of(self.scope)}
         metadata = {**identity, "tree": tree, "sha256": _digest(tree, identity, tensors.items())}
         if self._before_save is not None:
             self._before_save()
@@ -166,16 +168,16 @@ class CheckpointStore:
 
     def names(self, folder: str) -> tuple[str, ...]:
         """Return the names of the checkpoints below ``folder``, sorted."""
-        files = (self._folder / folder).rglob(f"*{SUFFIX}")
-        names = {path.relative_to(self._folder).as_posix().removesuffix(SUFFIX) for path in files}
+        files = (self.folder / folder).rglob(f"*{SUFFIX}")
+        names = {path.relative_to(self.folder).as_posix().removesuffix(SUFFIX) for path in files}
         return tuple(sorted(name for name in names if _NAME.fullmatch(name)))
 
     def delete_folder(self, folder: str) -> None:
         """Remove every checkpoint below ``folder``, and what a killed worker left half written there."""
         if not _NAME.fullmatch(folder):
             raise ValueError(f"not a folder of checkpoints: {folder!r}")
-        if (self._folder / folder).is_dir():
-            shutil.rmtree(self._folder / folder)
+        if (self.folder / folder).is_dir():
+            shutil.rmtree(self.folder / folder)
 
     @staticmethod
     def _keep_previous(path: Path, previous: Path) -> None:

@@ -11,13 +11,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from engine.config import RunConfig
+from engine.config import WHERE_KEYS, RunConfig
 from engine.methods import catalogue
 
 WHOLE_RUN_KEYS = ("seed", "method", "precision", "pos_weight", "dice_weight")
 """Keys outside the sections that change every stage's numbers."""
 
-FREE_KEYS = ("name", "device", "threads", "backend", "server")
+FREE_KEYS = ("name", "device", "threads", *WHERE_KEYS)
 """Keys that say what a run is called and where it runs; a run may be resumed with others."""
 
 

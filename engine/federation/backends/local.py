@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,25 +54,14 @@ class LocalBackEnd:
         self._listener: SiteListener = Quiet()
         sites = sites_here(config, federation=self._federation)
         self.description = describe_all(config, self._federation, sites)
-        num_classes = len(self._federation.classes)
-        kinds: dict[str, Models] = {}
-
-        def models_of(there: RunConfig) -> Models:
-            """Return what the sites with one kind of student share."""
-            kind = model_name(there, "student")
-            if kind not in kinds:
-                made = Models(there, build=build) if build else Models.of_run(there, num_classes=num_classes)
-                kinds[kind] = made
-            return kinds[kind]
-
-        def program(place: int, data: SiteData) -> SiteProgram:
-            def state() -> SiteState:
-                return SiteState(state_root / data.name, checkpoints(), suffix=f"_{place}")
-
-            there = at_site(config, data.name)
-            return SiteProgram(data, config=there, state=state, models=models_of(there))
-
-        self._programs = {data.name: program(place, data) for place, data in enumerate(sites.values())}
+        self._programs = programs_here(
+            config,
+            sites,
+            state_root=state_root,
+            checkpoints=checkpoints,
+            num_classes=len(self._federation.classes),
+            build=build,
+        )
         app = build_client_app(dict.fromkeys(TASKS, self._answer))
         self.grid = InProcessGrid(app, sites=tuple(self._programs))
 
@@ -90,6 +79,35 @@ class LocalBackEnd:
     def _answer(self, request: SiteRequest) -> SiteReply:
         heard = _Heard(request.site, request.round, self._listener, self._server().check_cancelled)
         return self._programs[request.site].answer(request, listener=heard)
+
+
+def programs_here(
+    config: RunConfig,
+    sites: Mapping[str, SiteData],
+    *,
+    state_root: Path,
+    checkpoints: Callable[[], CheckpointStore],
+    num_classes: int,
+    build: Callable[[Role], nn.Module] | None = None,
+) -> dict[str, SiteProgram]:
+    """Return the program of each of the run's sites, by name; which process runs it changes nothing of its files."""
+    kinds: dict[str, Models] = {}
+
+    def models_of(there: RunConfig) -> Models:
+        """Return what the sites with one kind of student share."""
+        kind = model_name(there, "student")
+        if kind not in kinds:
+            kinds[kind] = Models(there, build=build) if build else Models.of_run(there, num_classes=num_classes)
+        return kinds[kind]
+
+    def program(place: int, data: SiteData) -> SiteProgram:
+        def state() -> SiteState:
+            return SiteState(state_root / data.name, checkpoints(), suffix=f"_{place}")
+
+        there = at_site(config, data.name)
+        return SiteProgram(data, config=there, state=state, models=models_of(there))
+
+    return {data.name: program(place, data) for place, data in enumerate(sites.values())}
 
 
 @dataclass(frozen=True)
