@@ -164,6 +164,7 @@ def plan(planned: Plan) -> str:
         (text.PLAN_MEMORY, of(needed=planned.peak_memory_gib, there=planned.memory_gib)),
         (text.PLAN_DISK, of(needed=planned.disk_gib, there=planned.disk_free_gib)),
         (text.PLAN_DEVICE, planned.machine),
+        (text.PLAN_WHERE, planned.sites_work),
         (text.PLAN_IMAGES, f"{planned.dataset} ({planned.modality})"),
         (text.PLAN_CLASSES, ", ".join(planned.classes)),
         (text.PLAN_SYNTHETIC, str(planned.num_synthetic)),

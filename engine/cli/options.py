@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +25,16 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE, for instance federation.rounds=5; may be given repeatedly")
 ]
 BackendOption = Annotated[
-    str | None, typer.Option("--backend", help="Where the sites are: local (this process) or superlink (hospitals)")
+    str | None,
+    typer.Option(
+        "--backend", help="Where the sites are: local (this process), ray (side by side), superlink (hospitals)"
+    ),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Sites that work at a time (with --backend ray)")
+]
+RayAddressOption = Annotated[
+    str | None, typer.Option("--ray-address", help="HOST:PORT of a Ray cluster that this machine is a part of")
 ]
 ServerOption = Annotated[
     Path | None, typer.Option("--server", help="The federation's folder at its server (with --backend superlink)")
@@ -41,8 +50,7 @@ def read_config(
     held_out: str | None = None,
     settings: Sequence[str] | None = None,
     name: str | None = None,
-    backend: str | None = None,
-    server: Path | None = None,
+    where: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Return the configuration that the options describe; later options win over the file, ``--set`` over all."""
     from engine.config import load_config, preset_names
@@ -61,10 +69,7 @@ def read_config(
         overrides["data.held_out"] = held_out
     if name is not None:
         overrides["name"] = name
-    if backend is not None:
-        overrides["backend"] = backend
-    if server is not None:
-        overrides |= {"server": str(server), "backend": backend or "superlink"}
+    overrides |= where or {}
     source: str | Path = preset if preset is not None else Path(str(config))
     if preset is not None and preset not in preset_names():
         raise UserError(
@@ -76,11 +81,27 @@ def read_config(
     return load_config(source, overrides=overrides | parse_settings(settings))
 
 
-def edit_config(config: RunConfig, settings: Sequence[str] | None) -> RunConfig:
-    """Return ``config`` with ``--set`` options applied."""
+def where_sites_are(
+    *,
+    backend: str | None,
+    workers: int | None,
+    ray_address: str | None = None,
+    server: Path | None = None,
+) -> dict[str, Any]:
+    """Return the keys of a configuration that these options give; one that only one back end has chooses it."""
+    given = {"workers": workers, "ray_address": ray_address, "server": None if server is None else str(server)}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    backend = backend or ("superlink" if server is not None else "ray" if chosen else None)
+    return chosen if backend is None else {"backend": backend, **chosen}
+
+
+def edit_config(
+    config: RunConfig, settings: Sequence[str] | None, *, where: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Return ``config`` with the keys ``where`` and the ``--set`` options applied."""
     from engine.config import parse_config
 
-    values = config.model_dump(mode="json")
+    values = config.model_dump(mode="json") | dict(where or {})
     for key, value in parse_settings(settings).items():
         section, _, leaf = key.rpartition(".")
         (values[section] if section else values)[leaf] = value

@@ -15,11 +15,14 @@ from engine.cli.options import (
     HeldOutOption,
     NameOption,
     PresetOption,
+    RayAddressOption,
     ServerOption,
     SetOption,
+    WorkersOption,
     edit_config,
     open_store,
     read_config,
+    where_sites_are,
 )
 from engine.cli.output import HomeOption, JsonFlag, duration, print_json, print_table, size
 from engine.errors import UserError
@@ -39,6 +42,8 @@ def plan(
     held_out: HeldOutOption = None,
     settings: SetOption = None,
     backend: BackendOption = None,
+    workers: WorkersOption = None,
+    ray_address: RayAddressOption = None,
     server: ServerOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -47,8 +52,8 @@ def plan(
     from engine.config_keys import unread_sections
     from engine.planning import plan as make_plan
 
-    sites = {"backend": backend, "server": server}
-    chosen = read_config(preset=preset, config=config, data=data, held_out=held_out, settings=settings, **sites)
+    where = where_sites_are(backend=backend, workers=workers, ray_address=ray_address, server=server)
+    chosen = read_config(preset=preset, config=config, data=data, held_out=held_out, settings=settings, where=where)
     _set_home(home)
     made = make_plan(chosen, home=home)
     if as_json:
@@ -65,6 +70,8 @@ def run(
     held_out: HeldOutOption = None,
     settings: SetOption = None,
     backend: BackendOption = None,
+    workers: WorkersOption = None,
+    ray_address: RayAddressOption = None,
     server: ServerOption = None,
     name: NameOption = None,
     home: HomeOption = None,
@@ -75,7 +82,8 @@ def run(
     from engine.planning import plan as make_plan
     from engine.runs import lifecycle
 
-    about = {"name": name, "backend": backend, "server": server}
+    where = where_sites_are(backend=backend, workers=workers, ray_address=ray_address, server=server)
+    about = {"name": name, "where": where}
     chosen = read_config(preset=preset, config=config, data=data, held_out=held_out, settings=settings, **about)
     store = open_store(home)
     made = make_plan(chosen, home=home)
@@ -83,13 +91,20 @@ def run(
     _follow(store, run_id, detach=detach, as_json=as_json, warnings=made.warnings)
 
 
-def resume(run_id: RunArgument, home: HomeOption = None, detach: DetachFlag = False, as_json: JsonFlag = False) -> None:
+def resume(
+    run_id: RunArgument,
+    backend: BackendOption = None,
+    workers: WorkersOption = None,
+    home: HomeOption = None,
+    detach: DetachFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
     """Go on with a cancelled, failed or interrupted run from its last checkpoint."""
     from engine.runs import lifecycle
 
     store = open_store(home)
     chosen = _find(store, run_id)
-    lifecycle.resume(store, chosen)
+    lifecycle.resume(store, chosen, where=where_sites_are(backend=backend, workers=workers))
     _follow(store, chosen, detach=detach, as_json=as_json)
 
 
@@ -97,6 +112,8 @@ def extend(
     run_id: RunArgument,
     rounds: Annotated[int | None, typer.Option(min=1, help="Federated rounds in total")] = None,
     drop: Annotated[bool, typer.Option("--drop", help="Give up an extension that has stopped")] = False,
+    backend: BackendOption = None,
+    workers: WorkersOption = None,
     home: HomeOption = None,
     detach: DetachFlag = False,
     as_json: JsonFlag = False,
@@ -124,8 +141,9 @@ def extend(
         else:
             print(f"{chosen}: {store.get(chosen).status}. Its extension was given up; its results are as they were.")
         return
-    plan(lifecycle.longer_config(store.get(chosen), rounds=rounds), home=store.home)
-    lifecycle.extend(store, chosen, rounds=rounds)
+    where = where_sites_are(backend=backend, workers=workers)
+    plan(lifecycle.longer_config(store.get(chosen), rounds=rounds, where=where), home=store.home)
+    lifecycle.extend(store, chosen, rounds=rounds, where=where)
     _follow(store, chosen, detach=detach, as_json=as_json)
 
 
@@ -134,6 +152,8 @@ def fork(
     stage: Annotated[str, typer.Option("--from", help="First stage that runs again")],
     settings: SetOption = None,
     name: NameOption = None,
+    backend: BackendOption = None,
+    workers: WorkersOption = None,
     home: HomeOption = None,
     detach: DetachFlag = False,
     as_json: JsonFlag = False,
@@ -144,7 +164,7 @@ def fork(
 
     store = open_store(home)
     parent = store.get(_find(store, run_id))
-    edited = edit_config(parent.config, settings)
+    edited = edit_config(parent.config, settings, where=where_sites_are(backend=backend, workers=workers))
     edited = edited.model_copy(update={"name": name}) if name is not None else edited
     planned = plan(edited, home=store.home, first_stage=stage)
     child = lifecycle.fork(store, parent.run_id, stage=stage, config=edited, planned_s=planned.stage_seconds)
@@ -312,6 +332,7 @@ def _set_home(home: Path | None) -> None:
 
 def _print_plan(made: Plan) -> None:
     print(f"{made.name}: {made.method} on {made.dataset} ({made.modality}; {', '.join(made.classes)}), {made.machine}")
+    print(f"Sites: {made.sites_work}.")
     sites = [(s.site, s.role, s.num_train, s.num_validation, s.num_test) for s in made.sites]
     print()
     print_table(("Site", "Role", "Train", "Validation", "Test"), sites, right=(2, 3, 4))

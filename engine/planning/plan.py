@@ -11,10 +11,11 @@ from engine.config import RunConfig
 from engine.data.imagesets import CACHE_BYTES
 from engine.federation.connect import describe
 from engine.federation.descriptions import FederationDescription
+from engine.federation.side_by_side import available_cores
 from engine.methods import catalogue
 from engine.planning import checks, compatibility
 from engine.planning.calibration import FILE, Calibration, calibration
-from engine.planning.costs import GIB, available_cores
+from engine.planning.costs import GIB
 from engine.planning.generator_costs import is_mini
 from engine.planning.machine import choose_device, free_disk_gib
 from engine.planning.model_keys import sharing_of
@@ -73,6 +74,7 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
         config_hash=config.content_hash(),
         device=device,
         machine=_machine(device, speed.factor),
+        sites_work=work.workers.words(config),
         dataset=federation.name,
         modality=federation.modality,
         classes=federation.classes,
@@ -80,7 +82,9 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
         num_synthetic=num_synthetic,
         stages=stages,
         traffic=_traffic(work, costs),
-        minutes=round(START_S / 60 / speed.factor + sum(stage.minutes for stage in stages), 2),
+        minutes=round(
+            (1 + work.workers.beside) * START_S / 60 / speed.factor + sum(stage.minutes for stage in stages), 2
+        ),
         peak_memory_gib=peak_gib,
         memory_gib=round(memory_gib, 1),
         disk_gib=round(disk_gib, 2),

@@ -48,6 +48,8 @@ class Plan:
     config_hash: str
     device: str
     machine: str
+    sites_work: str
+    """Where the sites are, and how many work at a time."""
     dataset: str
     modality: str
     classes: tuple[str, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from engine.config import ModelConfig, RunConfig
 from engine.config_generators import GENERATORS
@@ -22,6 +23,7 @@ from engine.planning.costs import (
 from engine.planning.generator_costs import GeneratorWork, generator_work, state_bytes
 from engine.planning.model_keys import sharing_of
 from engine.planning.records import SitePlan, StagePlan
+from engine.planning.workers import Workers
 from engine.types import Direction
 
 SiteBytes = Mapping[tuple[Direction, str], int]
@@ -65,6 +67,15 @@ class Workload:
     def sources(self) -> tuple[SitePlan, ...]:
         """The sites that train."""
         return tuple(site for site in self.sites if site.role == "source")
+
+    @cached_property
+    def workers(self) -> Workers:
+        """Who does the sites' work."""
+        return Workers.of(self.config, num_sites=len(self.sources))
+
+    def by_the_sites(self, alone_s: float, shares: Sequence[float]) -> float:
+        """Return the seconds of what takes ``alone_s`` one site after the other; on a GPU sites share that."""
+        return alone_s if self.speed.device == "cuda" else self.workers.seconds(alone_s, shares)
 
     @property
     def student(self) -> ModelCost:
@@ -201,9 +212,11 @@ def federated_training(work: Workload) -> StageCost:
     passes = 2 * config.rounds if work.validates_mean else config.rounds + 1
     validated = passes * sum(site.num_validation for site in work.sources)
     seconds = trained * work.train_s(work.student) + validated * work.pass_s(work.student)
+    seconds = work.by_the_sites(seconds, [site.num_train for site in work.sources])
     # The server's average, the best one, and the replies of the round that is under way.
     held = (3 + len(work.sources)) * work.student.state_bytes / GIB
-    memory = work.base_gib() + held + work.train_gib(work.student, batch_size=config.batch_size)
+    at_site = work.train_gib(work.student, batch_size=config.batch_size)
+    memory = work.base_gib() + held + (work.workers.gib(work.base_gib() + at_site) or at_site)
     detail = f"{config.rounds} rounds at {len(work.sources)} sites, {trained // config.rounds} images a round"
     down = config.rounds + (config.rounds if work.validates_mean else 1)
     sent: SiteBytes = {
@@ -251,7 +264,8 @@ def generator_training(work: Workload) -> StageCost:
         gflop + encoded, cpu_gflops=cost.cpu_gflops, cuda_gflops=cost.cuda_gflops, image_px=config.image_px
     )
     activations = cost.activation_mb * 1e6 * config.batch_size * area * (CHECKPOINTING_MEMORY if checkpointing else 1)
-    memory = work.base_gib() + (state_bytes(work.config, cost) + activations) / GIB
+    at_site = (state_bytes(work.config, cost) + activations) / GIB
+    memory = work.base_gib() + (work.workers.gib(work.base_gib() + at_site) or at_site)
     detail = f"{config.steps} steps at each of {sites} sites, batches of {config.batch_size}"
     sent: SiteBytes = {("up", "generator"): 2 * cost.sent_parameters}
     disk = sites * 2 * cost.sent_parameters + 2 * 12 * cost.trained_parameters
@@ -264,6 +278,7 @@ def generator_training(work: Workload) -> StageCost:
         seconds += _check_s(work)
         sent = {**sent, ("down", "student"): work.student.state_bytes}
         leaves = (*leaves, CHECKED)
+    seconds = work.by_the_sites(seconds, [1.0] * sites)
     return StageCost(sites * config.steps, images, seconds, memory, detail, work.at_each_site(sent), leaves, disk)
 
 

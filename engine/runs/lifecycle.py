@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from engine.config import ModelConfig, RunConfig, parse_config
 from engine.errors import UserError
@@ -72,11 +73,13 @@ def cancel(store: RunStore, run_id: str, *, force: bool = False, by: str | None 
         os.kill(record.pid, signal.SIGKILL)
 
 
-def resume(store: RunStore, run_id: str, *, by: str | None = None) -> None:
+def resume(store: RunStore, run_id: str, *, by: str | None = None, where: Mapping[str, Any] | None = None) -> None:
     """Put a cancelled, failed or interrupted run back in the queue; it goes on from its last checkpoint.
 
-    Where an extension of it has stopped, that goes on. Raises ``UserError`` ``run.active``, ``run.finished`` or
-    ``run.folder_missing``, and ``config.invalid`` for settings that are not accepted any more.
+    Where an extension of it has stopped, that goes on. ``where`` are keys of ``WHERE_KEYS`` that change.
+
+    Raises ``UserError`` ``run.active``, ``run.finished``, ``run.folder_missing`` or ``run.other_sites``, and
+    ``config.invalid`` for settings that are not accepted any more.
     """
     store.settle()
     reap(store)
@@ -91,6 +94,9 @@ def resume(store: RunStore, run_id: str, *, by: str | None = None) -> None:
         )
     _refuse_without_folder(store, store.work_id(run_id))
     parse_config((extension or record).config.model_dump(mode="json"))
+    if where:
+        moved = moved_config((extension or record).config, where)
+        store.update_run(store.work_id(run_id), config_json=moved.model_dump_json())
     # Earlier versions extended a run in place: one that was killed meanwhile would find files of the shorter run.
     unbegun = [s.name for s in store.stages(run_id) if s.status == "pending" and s.started_at is None and not s.wall_s]
     outputs.discard(outputs.files_of(store, run_id, unbegun))
@@ -99,9 +105,27 @@ def resume(store: RunStore, run_id: str, *, by: str | None = None) -> None:
     advance_queue(store)
 
 
-def longer_config(record: RunRecord, *, rounds: int) -> RunConfig:
+def moved_config(config: RunConfig, where: Mapping[str, Any] | None) -> RunConfig:
+    """Return ``config`` with other values of ``WHERE_KEYS``; ``UserError`` ``run.other_sites`` to or from hospitals.
+
+    What a site keeps of a run lies at the site: in the run's folder, or at the hospital.
+    """
+    if not where:
+        return config
+    moved = with_absolute_paths(parse_config(config.model_dump(mode="json") | dict(where)))
+    if moved.backend != config.backend and "superlink" in (moved.backend, config.backend):
+        raise UserError(
+            "run.other_sites",
+            what=f"The run's sites are those of backend '{config.backend}', not of '{moved.backend}'.",
+            why="What a site keeps of a run, such as its optimiser, lies where the site is.",
+            fix="Go on with the back end that the run was begun with, or start a new run.",
+        )
+    return moved
+
+
+def longer_config(record: RunRecord, *, rounds: int, where: Mapping[str, Any] | None = None) -> RunConfig:
     """Return the configuration of a run with ``rounds`` federated rounds in total; UserError ``run.extend_rounds``."""
-    config = record.config
+    config = moved_config(record.config, where)
     if rounds <= config.federation.rounds:
         raise UserError(
             "run.extend_rounds",
@@ -114,7 +138,9 @@ def longer_config(record: RunRecord, *, rounds: int) -> RunConfig:
     return parse_config(values)
 
 
-def extend(store: RunStore, run_id: str, *, rounds: int, by: str | None = None) -> None:
+def extend(
+    store: RunStore, run_id: str, *, rounds: int, by: str | None = None, where: Mapping[str, Any] | None = None
+) -> None:
     """Give a run ``rounds`` federated rounds in total: training goes on from its checkpoint, later stages run again.
 
     The run's results stay as they are, and are given out, until every stage of the longer run has its own; where that
@@ -127,7 +153,7 @@ def extend(store: RunStore, run_id: str, *, rounds: int, by: str | None = None) 
     reap(store)
     record, earlier = store.get(run_id), store.extension(run_id)
     _refuse_active(record)
-    longer = longer_config(record, rounds=rounds)
+    longer = longer_config(record, rounds=rounds, where=where)
     _refuse_without_folder(store, run_id)
     goes_on = earlier and earlier.config.federation.rounds <= rounds and store.run_dir(earlier.work_id).is_dir()
     source = earlier.work_id if earlier and goes_on else run_id
