@@ -119,6 +119,7 @@ ROUNDS_FIX = "Enter a whole number of at least 1."
 # Plan
 PLAN_READY = "This run can start."
 PLAN_TIME, PLAN_MEMORY, PLAN_DISK, PLAN_DEVICE = "Expected time", "Peak memory", "Disk", "Device"
+PLAN_WHERE = "Sites work"
 PLAN_IMAGES, PLAN_CLASSES, PLAN_SYNTHETIC = "Images", "Classes", "Synthetic images"
 PLAN_OF = "{needed:.1f} of {there:.1f} GiB"
 PLAN_WARNINGS, PLAN_LEAVES = "Please note", "What leaves a site"
