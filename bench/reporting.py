@@ -6,7 +6,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.types import EvaluationRow, ModelDifference, SampleScore, SyntheticSample, Traffic
+from engine.types import (
+    EvaluationRow,
+    ModelDifference,
+    SampleScore,
+    SiteActivity,
+    SiteFailure,
+    SyntheticSample,
+    Traffic,
+)
 
 SAY_EVERY_S = 20.0
 
@@ -35,6 +43,13 @@ class ConsoleReporter:
     def traffic(self, record: Traffic) -> None:
         """Add up the bytes."""
         self.payload_bytes += record.payload_bytes
+
+    def site(self, record: SiteActivity) -> None:
+        """Ignore what a site does."""
+
+    def site_failure(self, record: SiteFailure) -> None:
+        """Print it."""
+        print(f"  {self._label}: {record.site} failed in round {record.round}: {record.what}", flush=True)
 
     def samples(self, records: Sequence[SyntheticSample]) -> None:
         """Ignore the samples: they are in the folder."""

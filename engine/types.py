@@ -77,6 +77,43 @@ class Traffic:
     """With stage, site, direction and kind it tells a message from another: telling one again replaces it."""
 
 
+SiteState = Literal["idle", "asked", "working", "answered", "failed", "undecided", "refused"]
+"""``asked``: the question has been sent, nothing was heard since. ``undecided``: its operator has not approved yet."""
+
+
+@dataclass(frozen=True)
+class SiteActivity:
+    """What one site does in a stage, as the server last heard of it."""
+
+    site: str
+    num_train: int = 0
+    num_validation: int = 0
+    num_test: int = 0
+    task: str = ""
+    """Name of the task that it was asked for last."""
+    state: SiteState = "idle"
+    round: int = 0
+    step: int = 0
+    total: int = 0
+    """Steps of the task; 0 where it has told none."""
+    seen_at: float | None = None
+    """When anything was heard of it in this stage, seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class SiteFailure:
+    """A site without a usable reply, and what the server did then."""
+
+    site: str
+    round: int
+    attempt: int
+    """Which further question follows, from 1; 0 where none does."""
+    at: float
+    code: str
+    what: str
+    outcome: Literal["asked_again", "left_out", "stopped"]
+
+
 @dataclass(frozen=True)
 class EvaluationRow:
     """One line of the results table: one model on one site's images."""
@@ -156,6 +193,12 @@ class Reporter(Protocol):
 
     def traffic(self, record: Traffic) -> None:
         """Record bytes that crossed a site's border."""
+
+    def site(self, record: SiteActivity) -> None:
+        """Record what a site does now; of each site only the latest is kept."""
+
+    def site_failure(self, record: SiteFailure) -> None:
+        """Record that a site had no usable reply."""
 
     def samples(self, records: Sequence[SyntheticSample]) -> None:
         """Record (or replace, by sample_id) generated pairs."""

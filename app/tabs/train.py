@@ -8,13 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from app import forms, generator_checks, markup, plots, text, viewmodels
+from app import forms, generator_checks, markup, plots, site_table, text, viewmodels
 from app.access import Visitor, visitor_of
 from app.picker import Picker
 from app.studio import Studio
 from app.tabs import asking, go_on, run_form
 from engine.runs.generator_checks import read_checks
 from engine.runs.records import TrafficTotal
+from engine.runs.sites import site_views
 
 LOG_LINES = 200
 SCROLL_TO_ANSWER = """() => {
@@ -41,6 +42,7 @@ class Parts:
     dice: gr.Plot
     traffic_note: gr.HTML
     traffic: gr.Plot
+    sites: gr.HTML
     results: gr.HTML
     results_plot: gr.Plot
     log: gr.HTML
@@ -96,13 +98,14 @@ def _place_live() -> Parts:
                     dice = gr.Plot(label=text.DICE_PLOT, show_label=False, min_width=280, elem_id="dice")
                 traffic = gr.Plot(label=text.TRAFFIC_PLOT, show_label=False, elem_id="traffic")
                 traffic_note = gr.HTML(elem_id="traffic-note")
+        sites = gr.HTML(elem_id="sites")
         results = gr.HTML(elem_id="results")
         results_plot = gr.Plot(label=text.RESULTS_PLOT, show_label=False, visible=False, elem_id="results-plot")
         gr.HTML(f"<h3>{text.LOG_HEADING}</h3>")
         log = gr.HTML(elem_id="log", max_height=280)
     return Parts(
         message, warnings, status, cancel, resume, drop, further, stepper, curves, loss, dice, traffic_note, traffic,
-        results, results_plot, log, live, cancel_asked, drop_asked,
+        sites, results, results_plot, log, live, cancel_asked, drop_asked,
     )  # fmt: skip
 
 
@@ -208,6 +211,7 @@ def live_values(
     series, traffic, rows = store.metrics(run_id), store.traffic(run_id), store.evaluation(run_id)
     checks = read_checks(store.run_dir(run_id))
     differences, lines = store.differences(run_id), store.events(run_id, limit=LOG_LINES)
+    sites = site_views(store, store.work_id(run_id))
     allowed = studio.permissions.may_change(by, run_id)
     may = viewmodels.actions(view.run, allowed=allowed, extended=view.extension is not None)
     status, stepper = studio.told(markup.status(view)), studio.told(markup.stepper(view.stages))
@@ -232,6 +236,7 @@ def live_values(
         part("dice", dice, lambda: plots.curves(dice, title=dice_title, empty=text.DICE_EMPTY, unit_range=True)),
         part("traffic_note", (traffic, checks), lambda: crossed(traffic, checks)),
         part("traffic", traffic, lambda: plots.traffic(traffic)),
+        part("sites", sites, lambda: studio.told(site_table.table(sites))),
         part("results", (rows, differences), lambda: markup.results_table(rows, differences)),
         part("results_plot", rows, lambda: gr.Plot(value=plots.results(rows), visible=bool(rows))),
         part("log", lines, lambda: studio.told(markup.log(lines))),

@@ -33,6 +33,7 @@ for command in (runs.plan, runs.run, runs.resume, runs.cancel, runs.extend, runs
     app.command()(command)
 app.command("list")(runs.list_runs)
 app.command()(runs.show)
+app.command()(runs.status)
 app.add_typer(data.app, name="data", help="Check, preview or make datasets.")
 app.command()(models.pretrain)
 app.add_typer(models.weights_app, name="weights", help="The weights that runs start from.")

@@ -21,12 +21,14 @@ from rich.text import Text
 from engine.cli.output import duration, print_table, size
 from engine.runs import lifecycle
 from engine.runs.records import RunView, StageRecord, TrafficTotal
+from engine.runs.sites import site_views
 
 if TYPE_CHECKING:
     from engine.runs.store import RunStore
 
 POLL_S = 0.4
 PLAIN_EVERY_S = 5.0
+MOST_SITES = 50
 _MARKS = {"finished": "done", "running": ">", "pending": "", "failed": "failed", "cancelled": "stopped"}
 
 
@@ -74,6 +76,29 @@ def print_results(store: RunStore, run_id: str) -> None:
     for artefact in store.artefacts(run_id):
         if artefact.kind in ("bundle", "report"):
             print(f"{artefact.kind.capitalize()}: {store.run_dir(run_id) / artefact.path}")
+
+
+def print_sites(store: RunStore, run_id: str) -> None:
+    """Print what each site does, the worst first."""
+    from engine.federation.task_titles import task_title
+
+    rows = []
+    for view in site_views(store, store.work_id(run_id)):
+        now = view.now
+        at = f", step {now.step} of {now.total}" if now.state == "working" and now.total else ""
+        seen = "-" if now.seen_at is None else time.strftime("%H:%M:%S", time.localtime(now.seen_at))
+        failed = f"{len(view.failures)}, last: {view.failures[-1].what[:80]}" if view.failures else ""
+        score = "-" if view.score is None else f"{view.score:.3f}"
+        doing = f"{task_title(now.task) or '-'}{f', round {now.round}' if 0 < now.round < 10**6 else ''}{at}"
+        rows.append((now.site, now.state, doing, now.num_train, score, size(view.bytes_up), size(view.bytes_down), seen,
+                     failed))  # fmt: skip
+    if not rows:
+        print("No site has been asked yet.")
+        return
+    columns = ("Site", "State", "Does", "Images", "Dice", "Sent", "Received", "Heard", "Failures")
+    print_table(columns, rows[:MOST_SITES], right=(3, 4, 5, 6))
+    if len(rows) > MOST_SITES:
+        print(f"The first {MOST_SITES} of {len(rows)} sites, those in need first; --json gives all.")
 
 
 def _print_traffic(totals: Sequence[TrafficTotal]) -> None:

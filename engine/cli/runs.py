@@ -256,6 +256,24 @@ def show(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = False
         print(f"{line.level:7}  {line.text}")
 
 
+def status(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """Show what each site of a run does, its score, bytes and failures; those in need first."""
+    from engine.cli.follow import print_sites
+    from engine.runs import lifecycle
+    from engine.runs.sites import site_views
+
+    store = open_store(home)
+    chosen = _find(store, run_id)
+    lifecycle.advance_queue(store)
+    record = store.get(chosen)
+    if as_json:
+        sites = [asdict(view) for view in site_views(store, store.work_id(chosen))]
+        print_json({"run_id": chosen, "status": record.status, "stage": record.stage, "sites": sites})
+        return
+    print(f"{record.run_id}  {record.name}  {record.status}  {record.stage or ''}".rstrip())
+    print_sites(store, chosen)
+
+
 def summary(store: RunStore, run_id: str) -> dict[str, Any]:
     """Return everything about a run as the JSON object of ``show --json`` and of a followed run."""
     from engine.runs.outputs import REPORT_NAME

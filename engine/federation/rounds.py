@@ -86,6 +86,8 @@ class Failure:
     site: str
     error: UserError
     attempt: int | None
+    stops: bool = False
+    """Whether it ends the run."""
 
 
 OnFailure = Callable[[Failure], None]
@@ -133,6 +135,8 @@ class _Round:
                 break
             failures = self._ask(sites, replies)
         if failures and self.quorum is None:
+            for site, error in failures.items():
+                self.on_failure(Failure(self.number, site, error, None, stops=True))
             raise next(iter(failures.values()))
         for site, error in failures.items():
             self.on_failure(Failure(self.number, site, error, None))
@@ -168,6 +172,7 @@ class _Round:
                 self._check(answer, site=site)
             except UserError as error:
                 if stops:
+                    self.on_failure(Failure(self.number, site, error, None, stops=True))
                     raise
                 failures[site] = error
                 continue
@@ -176,12 +181,16 @@ class _Round:
                 self.on_reply(self.number, site, answer)
         for site, error in self._outsized(replies).items():
             if stops:
+                self.on_failure(Failure(self.number, site, error, None, stops=True))
                 raise error
             del replies[site]
             failures[site] = error
         late = [site for site in asked if site not in replies and site not in failures]
         if late and stops:
-            raise _late(late, round_number=self.number)
+            error = _late(late, round_number=self.number)
+            for site in late:
+                self.on_failure(Failure(self.number, site, error, None, stops=True))
+            raise error
         return failures | {site: _late([site], round_number=self.number) for site in late}
 
     def _check(self, reply: SiteReply, *, site: str) -> None:
@@ -229,9 +238,9 @@ def run_rounds(
     again. ``on_traffic`` gets the bytes of every message, both ways, of ``kind`` and of the metrics beside it.
     ``quorum`` is how many replies suffice after ``deadline_s`` seconds or when the others have failed; without one
     every site is needed. A site that fails or is late is asked up to ``retries`` times more; ``on_failure`` is told
-    each time, and when the round goes on without it. ``checks`` is what a reply is held to beyond its own sense; what
-    it refuses is a failure like any other, and a site whose update alone was refused is asked again when the run goes
-    on. Nodes may take ``wait_s`` seconds to appear.
+    each time, when the round goes on without it, and when that ends the run. ``checks`` is what a reply is held to
+    beyond its own sense; what it refuses is a failure like any other, and a site whose update alone was refused is
+    asked again when the run goes on. Nodes may take ``wait_s`` seconds to appear.
 
     Raises RunCancelled as a site or ``check_cancelled`` raised it, and UserError as raised at the site, or
     ``federation.{bad_reply,site_failed,deadline,quorum,site_absent}``.
@@ -274,6 +283,7 @@ def call_once(
     on_reply: OnReply | None = None,
     on_traffic: OnTraffic | None = None,
     deadline_s: float | None = None,
+    on_failure: OnFailure = lambda _failure: None,
     completed: Mapping[str, SiteReply] | None = None,
     checks: RoundChecks = NO_MORE_CHECKS,
     check_cancelled: Callable[[], None] = no_check,
@@ -300,6 +310,7 @@ def call_once(
         on_traffic=on_traffic,
         quorum=None,
         deadline_s=deadline_s,
+        on_failure=on_failure,
         checks=checks,
         check_cancelled=check_cancelled,
         same_arrays=False,

@@ -5,19 +5,21 @@ A stage asks here for whatever it needs of a site; it sees arrays, figures and n
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from flwr.serverapp import Grid
 
 from engine.federation.checks import NO_MORE_CHECKS, RoundChecks
 from engine.federation.descriptions import FederationDescription
-from engine.federation.rounds import OnReply, call_once, run_rounds
+from engine.federation.rounds import Failure, OnFailure, OnReply, call_once, run_rounds
 from engine.federation.tasks import Arrays, Scalar, SiteReply
-from engine.types import Traffic
+from engine.federation.watch import SiteWatch, Told
+from engine.types import SiteFailure, Traffic
 
 QUERIES_FROM = 1_000_000
 """Traffic is keyed by round: a query about the model of round r is kept apart from the round's own messages."""
@@ -50,6 +52,24 @@ class Server:
     check_cancelled: Callable[[], None]
     traffic: Callable[[Traffic], None]
     tell: Callable[[str], None] = lambda _text: None
+    watched: Told = field(default_factory=Told)
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A listener through which the watch hears, too."""
+
+    watch: SiteWatch
+    listener: SiteListener
+
+    def progress(self, site: str, round_number: int, step: int, total: int) -> None:
+        """Hear how far a site's task is."""
+        self.watch.progress(site, round_number, step, total)
+        self.listener.progress(site, round_number, step, total)
+
+    def metric(self, site: str, name: str, value: float, step: int) -> None:
+        """Hear one point of a curve."""
+        self.listener.metric(site, name, value, step)
 
 
 class BackEnd(Protocol):
@@ -73,6 +93,7 @@ class Sites:
 
     def __init__(self, back_end: BackEnd, *, server: Callable[[], Server]) -> None:
         self._back_end, self._server = back_end, server
+        self._watch = SiteWatch(back_end.description, told=lambda: server().watched)
 
     @property
     def description(self) -> FederationDescription:
@@ -96,15 +117,17 @@ class Sites:
         self, task: str, *, kind: str, arrays: Arrays, listener: SiteListener | None = None, **how: Any
     ) -> dict[str, np.ndarray]:
         """Run federated rounds at all sources; ``how`` as in :func:`engine.federation.rounds.run_rounds`."""
-        self._back_end.listen(listener or Quiet())
-        server = self._server()
+        self._watch.asks(task)
+        self._back_end.listen(_Watched(self._watch, listener or Quiet()))
+        server, on_failure = self._server(), how.pop("on_failure", None)
         return run_rounds(
             self._back_end.grid,
             arrays=arrays,
             sites=self.names,
             task=task,
             kind=kind,
-            on_traffic=server.traffic,
+            on_traffic=partial(self._heard, server.traffic),
+            on_failure=partial(self._failed, on_failure=on_failure),
             check_cancelled=server.check_cancelled,
             **how,
         )
@@ -132,7 +155,8 @@ class Sites:
         the bytes are counted apart from those of the round that has the same number. A reply whose arrays have more
         than ``max_bytes`` is refused before it is decoded.
         """
-        self._back_end.listen(listener or Quiet())
+        self._watch.asks(task)
+        self._back_end.listen(_Watched(self._watch, listener or Quiet()))
         server = self._server()
         return call_once(
             self._back_end.grid,
@@ -148,10 +172,32 @@ class Sites:
             completed=completed,
             checks=checks,
             on_traffic=partial(self._count, server.traffic, apart=apart),
+            on_failure=self._failed,
             check_cancelled=server.check_cancelled,
         )
 
+    def _heard(self, on_traffic: Callable[[Traffic], None], record: Traffic) -> None:
+        self._watch.traffic(record)
+        on_traffic(record)
+
+    def _failed(self, failure: Failure, *, on_failure: OnFailure | None = None) -> None:
+        outcome: Literal["asked_again", "left_out", "stopped"] = "asked_again" if failure.attempt else "left_out"
+        self._watch.failed(
+            SiteFailure(
+                failure.site,
+                failure.round,
+                failure.attempt or 0,
+                time.time(),
+                failure.error.code,
+                failure.error.what,
+                "stopped" if failure.stops else outcome,
+            )
+        )
+        if on_failure is not None and not failure.stops:
+            on_failure(failure)
+
     def _count(self, on_traffic: Callable[[Traffic], None], record: Traffic, *, apart: bool) -> None:
+        self._watch.traffic(record)
         if self.description.test_at_server and record.site not in self.names:
             return
         on_traffic(replace(record, round=QUERIES_FROM + record.round) if apart else record)

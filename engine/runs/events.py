@@ -5,12 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from engine.runs import results
 from engine.runs.store import RunStore
-from engine.types import EvaluationRow, ModelDifference, RunCancelled, SampleScore, SyntheticSample, Traffic
+from engine.types import (
+    EvaluationRow,
+    ModelDifference,
+    RunCancelled,
+    SampleScore,
+    SiteActivity,
+    SiteFailure,
+    SyntheticSample,
+    Traffic,
+)
 
 WRITE_EVERY_S = 0.3
 POLL_EVERY_S = 0.5
@@ -54,6 +64,7 @@ class StoreReporter:
         self._stop = stop or threading.Event()
         self._lock = threading.RLock()
         self._buffers: dict[str, list[dict[str, Any]]] = {}
+        self._sites: dict[str, dict[str, Any]] = {}
         self._pending_progress: dict[str, Any] = {}
         self._began = time.monotonic()
         self._wall_before = next((s.wall_s for s in store.stages(self._work_id) if s.name == stage), 0.0)
@@ -100,6 +111,16 @@ class StoreReporter:
         """Record bytes that crossed a site's border."""
         self._add("traffic", [results.traffic_row(self._stage, record)])
 
+    def site(self, record: SiteActivity) -> None:
+        """Record what a site does now; of each site only the latest is kept."""
+        with self._lock:
+            self._sites[record.site] = {"stage": self._stage, **asdict(record)}
+            self._write_when_due(time.monotonic(), last_step=False)
+
+    def site_failure(self, record: SiteFailure) -> None:
+        """Record that a site had no usable reply."""
+        self._add("site_failures", [{"stage": self._stage, **asdict(record)}])
+
     def samples(self, records: Sequence[SyntheticSample]) -> None:
         """Record (or replace, by sample_id) generated pairs."""
         self._add("samples", [results.sample_row(record) for record in records])
@@ -132,6 +153,7 @@ class StoreReporter:
         """Write everything that is still buffered."""
         with self._lock:
             rows, self._buffers = self._buffers, {}
+            rows["site_activity"], self._sites = list(self._sites.values()), {}
             if any(rows.values()):
                 self._store.write(self._work_id, **rows)
             progress, self._pending_progress = self._pending_progress, {}

@@ -76,6 +76,8 @@ class ResultStore:
         *,
         metrics: Rows | None = None,
         traffic: Rows | None = None,
+        site_activity: Rows | None = None,
+        site_failures: Rows | None = None,
         samples: Rows | None = None,
         scores: Rows | None = None,
     ) -> None:
@@ -83,6 +85,8 @@ class ResultStore:
         batches = (
             (schema.metrics, metrics),
             (schema.traffic, traffic),
+            (schema.site_activity, site_activity),
+            (schema.site_failures, site_failures),
             (schema.samples, samples),
             (schema.scores, scores),
         )
@@ -230,6 +234,10 @@ class ResultStore:
         """Open a write transaction; SQLite's refusals become ``UserError``."""
         with database_errors(self._path), writing(self._database) as connection:
             yield connection
+
+    def rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """Return what a query finds; SQLite's refusals become ``UserError``."""
+        return self._rows(query)
 
     def _rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         with database_errors(self._path), self._database.connect() as connection, connection.begin():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 DATABASE_NAME = "studio.sqlite"
 
 metadata = MetaData()
@@ -98,6 +98,41 @@ traffic = Table(
     Column("round", Integer, nullable=False),
     Column("payload_bytes", Integer, nullable=False),
     PrimaryKeyConstraint("run_id", "stage", "site", "direction", "kind", "round"),
+    sqlite_with_rowid=False,
+)
+
+site_activity = Table(
+    "site_activity",
+    metadata,
+    _run_id(),
+    Column("stage", String, nullable=False),
+    Column("site", String, nullable=False),
+    Column("num_train", Integer, nullable=False),
+    Column("num_validation", Integer, nullable=False),
+    Column("num_test", Integer, nullable=False),
+    Column("task", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("seen_at", Float),
+    PrimaryKeyConstraint("run_id", "stage", "site"),
+    sqlite_with_rowid=False,
+)
+
+site_failures = Table(
+    "site_failures",
+    metadata,
+    _run_id(),
+    Column("stage", String, nullable=False),
+    Column("site", String, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("code", String, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("outcome", String, nullable=False),
+    PrimaryKeyConstraint("run_id", "stage", "site", "round", "attempt"),
     sqlite_with_rowid=False,
 )
 
@@ -200,10 +235,12 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         "ALTER TABLE evaluation ADD COLUMN hd95_penalised_px FLOAT",
     ),
     3: ("ALTER TABLE runs ADD COLUMN started_by VARCHAR", "ALTER TABLE runs ADD COLUMN extends VARCHAR"),
+    4: (),
 }
 """The statements that make schema n + 1 of schema n; tables that are missing then are made as they are today."""
 
 RESULTS: dict[str, Table] = {
-    table.name: table for table in (metrics, traffic, samples, scores, evaluation, differences, artefacts)
+    table.name: table
+    for table in (metrics, traffic, site_activity, site_failures, samples, scores, evaluation, differences, artefacts)
 }
 """What stages record beside their own row; a table without a column ``stage`` is written by one stage alone."""

@@ -17,6 +17,7 @@ from engine.errors import UserError
 from engine.federation.connect import connect
 from engine.federation.descriptions import IDENTITY_FILE, FederationDescription, check_unchanged
 from engine.federation.sites import Server, Sites
+from engine.federation.watch import Told
 from engine.generation.generators import GeneratorSetup
 from engine.methods import catalogue
 from engine.methods.catalogue import ModelSpec
@@ -62,6 +63,7 @@ class RunContext:
                 self.reporter.check_cancelled,
                 self.reporter.traffic,
                 tell=lambda text: self.reporter.progress(0, 1, message=text),
+                watched=Told(self.reporter.site, self.reporter.site_failure),
             ),
             **where,
         )

@@ -22,6 +22,7 @@ from engine.models.state_keys import shared_parameters
 from engine.stages.context import RunContext
 from engine.stages.reply_files import ReplyFiles
 from engine.stages.site_models import save_models
+from engine.stages.site_progress import SiteProgress
 
 MODELS = ("fedavg_student", "personal_student")
 """Names of what it makes: of all sites, and each site's own."""
@@ -82,6 +83,9 @@ class _Training:
         if self.sharing.own and self.config.patience is not None:
             self.settings[BEST_ROUND] = self.best["round"]  # what belongs to the best round stays at the sites
         self.completed = self.replies.load(self.round + 1)
+        self.side_by_side = SiteProgress()
+        for site in self.completed:
+            self.side_by_side.answered(site, self.round + 1)
         if state is None and not self.completed:
             for warning in context.sites.read_everything(on_image=self._on_image):
                 context.reporter.log("warning", warning)
@@ -144,9 +148,9 @@ class _Training:
 
     def progress(self, site: str, round_number: int, step: int, total: int) -> None:
         """Hear how far a site is in its round."""
-        place = self.sites.index(site) + step / total
+        done = self.side_by_side.done(site, round_number, step / total)
         self.context.reporter.progress(
-            int(100 * ((round_number - 1) * len(self.sites) + place)),
+            int(100 * ((round_number - 1) * len(self.sites) + done)),
             100 * self.config.rounds * len(self.sites),
             message=f"round {round_number} of {self.config.rounds}, {site}",
         )
@@ -157,6 +161,7 @@ class _Training:
     def _on_reply(self, round_number: int, site: str, reply: SiteReply) -> None:
         for name in ("loss", "wall_s"):
             self.context.reporter.metric(name, reply.metrics[name], step=round_number, site=site)
+        self.side_by_side.answered(site, round_number)
         self.replies.save(round_number, site, reply)
 
     def _on_failure(self, failure: Failure) -> None:

@@ -13,6 +13,7 @@ from engine.runs import generator_checks
 from engine.runs.generator_checks import CHECKS_FILE, read_checks
 from engine.stages.context import RunContext
 from engine.stages.files import write_json
+from engine.stages.site_progress import SiteProgress
 
 STUDENT = "fedavg_student"
 """The model that judges how faithful drawn images are to their masks, where a stage has made it."""
@@ -98,15 +99,19 @@ def _without(context: RunContext, site: str, reason: str) -> None:
 
 
 class _Progress:
-    """The sites in their order, each with the same number of steps."""
+    """All sites together, each with the same number of steps."""
 
     def __init__(self, context: RunContext) -> None:
         self._reporter, self._sites = context.reporter, context.sites.names
+        self._together = SiteProgress()
+        for site in self._sites:
+            if context.generator_dir(site).is_dir():
+                self._together.answered(site, 0)
 
     def progress(self, site: str, round_number: int, step: int, total: int) -> None:
         """Tell the stage's progress."""
-        done = self._sites.index(site) * total + step
-        self._reporter.progress(done, len(self._sites) * total, message=f"{site}: step {step}")
+        done = self._together.done(site, round_number, step / total) * total
+        self._reporter.progress(round(done), len(self._sites) * total, message=f"{site}: step {step}")
 
     def metric(self, site: str, name: str, value: float, step: int) -> None:
         """Tell the site's curve."""

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 from typing import Any, cast
 
 from flwr.app import ConfigRecord, Message
@@ -20,6 +20,7 @@ from engine.federation.payload import RUN_RECORD, TOLD_RECORD
 from engine.federation.rounds import call_once
 from engine.federation.sites import Quiet, Server, SiteListener
 from engine.federation.tasks import APPROVAL, DESCRIBE, READ_EVERYTHING, SiteReply
+from engine.types import SiteActivity, SiteState
 
 PRESENCE_S = 600.0
 """How long a run waits for sites that are not connected (ours)."""
@@ -123,6 +124,7 @@ class DeployedBackEnd:
         while waiting:
             for site, reply in self._ask(APPROVAL, waiting).items():
                 state = reply.texts.get("state", "")
+                self._tell_decision(site, state)
                 if state == "refused":
                     raise UserError(
                         "federation.refused",
@@ -140,6 +142,14 @@ class DeployedBackEnd:
                 while monotonic() < until:
                     self.check_cancelled()
                     sleep(0.2)
+
+    def _tell_decision(self, site: str, said: str) -> None:
+        states: dict[str, SiteState] = {"refused": "refused", "waiting": "undecided", "approved": "answered"}
+        if said in states:
+            (about,) = [each for each in (*self.description.sources, *self.description.tests) if each.name == site]
+            counts = (about.num_train, about.num_validation, about.num_test)
+            now = SiteActivity(site, *counts, task=APPROVAL, state=states[said], seen_at=time())
+            self._server().watched.site(now)
 
     def _described(self, names: Sequence[str], held_out: str) -> FederationDescription:
         replies = self._ask(DESCRIBE, names)

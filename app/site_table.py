@@ -1,0 +1,79 @@
+"""The sites of a run as HTML: what each does, its images, score, bytes and failures. Pure; words are escaped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from html import escape
+
+from app import markup, site_text, text, viewmodels
+from engine.federation.task_titles import task_title
+from engine.runs.sites import SiteView
+
+MOST_SITES, MOST_FAILURES = 50, 10
+"""Shown at once: the worst sites, and the latest failures of each."""
+QUERIES_FROM = 1_000_000
+"""Rounds from here on are questions beside the rounds (``engine.federation.sites``)."""
+
+
+def table(views: Sequence[SiteView]) -> str:
+    """Return a line for each site, the worst first: what it does, its images, score, bytes and failures."""
+    if not views:
+        return ""
+    rows = "".join(_site(view) for view in views[:MOST_SITES])
+    columns = "".join(f"<th scope='col'>{escape(column)}</th>" for column in site_text.SITE_COLUMNS)
+    title = site_text.SITES_HEADING
+    said = site_text.SITES_SHOWN.format(shown=min(len(views), MOST_SITES), total=len(views)) if len(views) > 1 else ""
+    return (
+        f"<h3>{title}</h3>{markup.quiet(said)}"
+        f"<div class='table-scroll sites' tabindex='0' role='region' aria-label='{title}'>"
+        f"<table><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _site(view: SiteView) -> str:
+    now = view.now
+    seen = "" if now.seen_at is None else time.strftime("%H:%M:%S", time.localtime(now.seen_at))
+    percent = 100 * now.step // max(1, now.total)
+    share = f"<div class='bar' aria-hidden='true'><span style='width:{percent}%'></span></div>"
+    bar = share if now.state == "working" and now.total else ""
+    doing = f"<span class='state {now.state}'>{site_text.SITE_STATE[now.state]}</span> {escape(_doing(view))}{bar}"
+    cells = [_images(view), viewmodels.number(view.score), *(
+        viewmodels.megabytes(count) for count in (view.bytes_up, view.bytes_down)
+    ), seen or text.NOT_MEASURED]  # fmt: skip
+    failed = f"<td class='failures'>{_site_failures(view)}</td>"
+    others = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f"<tr><th scope='row'>{escape(now.site)}</th><td class='doing'>{doing}</td>{others}{failed}</tr>"
+
+
+def _site_failures(view: SiteView) -> str:
+    if not view.failures:
+        return text.NOT_MEASURED
+    lines = [
+        site_text.SITE_FAILURE.format(round=one.round, what=one.what, outcome=site_text.SITE_OUTCOME[one.outcome])
+        for one in reversed(view.failures[-MOST_FAILURES:])
+    ]
+    older = [site_text.SITE_FAILURES_OLDER.format(count=len(lines), total=len(view.failures))]
+    told = "".join(f"<p>{escape(line)}</p>" for line in lines + (older if len(view.failures) > len(lines) else []))
+    summary = site_text.SITE_FAILURES.format(
+        count=len(view.failures), last=site_text.SITE_OUTCOME[view.failures[-1].outcome]
+    )
+    return f"<details><summary>{escape(summary)}</summary>{told}</details>"
+
+
+def _doing(view: SiteView) -> str:
+    """Return what a site does, in which round, and how far it is."""
+    now = view.now
+    parts = [task_title(now.task)] if now.task else []
+    if 0 < now.round < QUERIES_FROM:
+        parts.append(site_text.SITE_ROUND.format(round=now.round))
+    if now.state == "working" and now.total:
+        parts.append(site_text.SITE_STEP.format(step=now.step, total=now.total))
+    return ", ".join(parts)
+
+
+def _images(view: SiteView) -> str:
+    """Return how many images a site has to train, to validate and to test on."""
+    counts = (view.now.num_train, view.now.num_validation, view.now.num_test)
+    named = zip(counts, site_text.SITE_IMAGES, strict=True)
+    return " · ".join(words.format(count=count) for count, words in named if count) or "0"

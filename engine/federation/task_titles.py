@@ -1,0 +1,22 @@
+"""What the tasks of a site are called for people. Torch-free."""
+
+from __future__ import annotations
+
+from engine.federation import tasks
+
+TITLES = {
+    tasks.TRAIN_STUDENT: "training the student",
+    tasks.VALIDATE_STUDENT: "validating the student",
+    tasks.MEASURE_STATISTICS: "measuring statistics",
+    tasks.TRAIN_GENERATOR: "training its generator",
+    tasks.SHARE_MASKS: "sharing masks",
+    tasks.EVALUATE: "measuring models",
+    tasks.DESCRIBE: "describing its images",
+    tasks.APPROVAL: "deciding whether it takes part",
+    tasks.READ_EVERYTHING: "reading its images",
+}
+
+
+def task_title(task: str) -> str:
+    """Return what a site does in words; a task of another version is called by its name."""
+    return TITLES.get(task, task)

@@ -1,0 +1,210 @@
+"""What is heard of each site: kept while a run goes, read from the store, and shown with those in need first."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app import site_table
+from engine.cli import main
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.federation.backends.inprocess import InProcessGrid
+from engine.federation.client_app import build_client_app
+from engine.federation.descriptions import FederationDescription, SiteDescription
+from engine.federation.sites import Server, SiteListener, Sites
+from engine.federation.tasks import SiteReply, SiteRequest
+from engine.federation.watch import Told
+from engine.runs.events import StoreReporter
+from engine.runs.sites import SiteView, site_views
+from engine.runs.store import RunStore
+from engine.stages.site_progress import SiteProgress
+from engine.types import SiteActivity, SiteFailure, Traffic
+
+SITES = ("north", "south")
+STAGE = "federated_training"
+
+
+class Toy:
+    """A back end of two sites in this process; what they do is a function of the request."""
+
+    def __init__(self, does: Callable[[SiteRequest], None]) -> None:
+        sources = tuple(SiteDescription(name, "source", 8, 2, 0, {"train": name}) for name in SITES)
+        test = SiteDescription("west", "test", 0, 0, 5, {"test": "w"})
+        self.description = FederationDescription(
+            "toy", "toy", "toy", ("disc",), sources, (test,), "west", "w", False, None, None, None
+        )
+        self.listener: SiteListener | None = None
+
+        def answer(request: SiteRequest) -> SiteReply:
+            assert self.listener is not None
+            self.listener.progress(request.site, request.round, 3, 4)
+            does(request)
+            return SiteReply({"w": request.arrays["w"]}, {"loss": 1.0}, 8)
+
+        self.grid = InProcessGrid(build_client_app({"student": answer}), sites=SITES)
+
+    def listen(self, listener: SiteListener) -> None:
+        self.listener = listener
+
+    def close(self) -> None:
+        pass
+
+
+class Heard:
+    """Keeps everything that is told."""
+
+    def __init__(self, does: Callable[[SiteRequest], None] = lambda _: None) -> None:
+        self.activities: list[SiteActivity] = []
+        self.failures: list[SiteFailure] = []
+        self.logged: list[object] = []
+        told = Told(self.activities.append, self.failures.append)
+        self.sites = Sites(Toy(does), server=lambda: Server(lambda: None, lambda _: None, watched=told))
+
+    def train(self, **how: object) -> None:
+        arrays = {"w": np.ones(2, np.float32)}
+        self.sites.train_rounds("student", kind="student", arrays=arrays, rounds=1, **how)
+
+    def of(self, site: str) -> list[tuple[str, int, int, int]]:
+        return [(a.state, a.round, a.step, a.total) for a in self.activities if a.site == site]
+
+
+def failing(site: str, *, times: int = 99) -> Callable[[SiteRequest], None]:
+    left = [times]
+
+    def does(request: SiteRequest) -> None:
+        if request.site == site and left[0]:
+            left[0] -= 1
+            raise UserError("run.disk_full", what="The disk at south is full.", why="w", fix="f")
+
+    return does
+
+
+def test_a_site_is_asked_works_and_answers() -> None:
+    heard = Heard()
+    heard.train()
+    for site in SITES:
+        assert heard.of(site) == [("asked", 1, 0, 0), ("working", 1, 3, 4), ("answered", 1, 4, 4)]
+    last = heard.activities[-1]
+    assert (last.task, last.num_train, last.num_validation) == ("student", 8, 2)
+    assert last.seen_at is not None
+
+
+def test_a_failure_says_why_and_what_was_done() -> None:
+    heard = Heard(failing("south", times=1))
+    heard.train(retries=2, on_failure=heard.logged.append)
+    assert [(f.site, f.round, f.attempt, f.code, f.outcome) for f in heard.failures] == [
+        ("south", 1, 1, "run.disk_full", "asked_again")
+    ]
+    assert [state for state, *_ in heard.of("south")] == ["asked", "working", "failed", "asked", "working", "answered"]
+    assert len(heard.logged) == 1
+
+
+def test_a_site_that_is_left_out_stays_failed() -> None:
+    heard = Heard(failing("south"))
+    heard.train(quorum=1, on_failure=heard.logged.append)
+    assert [(f.attempt, f.outcome) for f in heard.failures] == [(0, "left_out")]
+    assert heard.of("south")[-1][0] == "failed"
+    assert len(heard.logged) == 1
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_the_failure_that_ends_a_run_is_kept_once_and_logged_by_the_worker_alone(retries: int) -> None:
+    heard = Heard(failing("south"))
+    with pytest.raises(UserError, match="disk at south"):
+        heard.train(retries=retries, on_failure=heard.logged.append)
+    assert [f.outcome for f in heard.failures] == ["asked_again"] * retries + ["stopped"]
+    assert len(heard.logged) == retries
+
+
+def activity(site: str, **values: object) -> SiteActivity:
+    return SiteActivity(site, 8, 2, 0, **{"task": "train.student", "state": "answered", "seen_at": 5.0, **values})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path / "home")
+
+
+def reporter(store: RunStore, run_id: str, stage: str = STAGE) -> StoreReporter:
+    return StoreReporter(store, run_id, stage, attempt=0)
+
+
+def failure(site: str, round_number: int, *, what: str = "x <b>") -> SiteFailure:
+    return SiteFailure(site, round_number, 0, 7.0 + round_number, "code", what, "left_out")
+
+
+def test_the_store_gives_each_site_once_those_in_need_first(store: RunStore) -> None:
+    run_id = store.create_run(RunConfig()).run_id
+    first, second = reporter(store, run_id), reporter(store, run_id, "generator_training")
+    for site, dice in (("a", 0.9), ("b", 0.5), ("c", 0.7), ("d", 0.8)):
+        first.site(activity(site, state="working", step=1, total=9))
+        first.site(activity(site))
+        first.metric("val_dice", 0.1, step=1, site=site)
+        first.metric("val_dice", dice, step=2, site=site)
+        first.traffic(Traffic(site, "up", "student", 10, 1))
+        first.traffic(Traffic(site, "up", "student", 20, 2))
+        first.traffic(Traffic(site, "down", "student", 5, 1))
+    first.site_failure(failure("d", 2))
+    first.site_failure(failure("d", 1))
+    first.flush()
+    second.site(activity("c", state="failed", task="train.generator"))
+    second.flush()
+    views = site_views(store, run_id)
+    assert [view.now.site for view in views] == ["c", "d", "b", "a"]
+    assert (views[0].stage, views[0].now.task, views[2].stage) == ("generator_training", "train.generator", STAGE)
+    assert [(view.score, view.bytes_up, view.bytes_down) for view in views] == [
+        (0.7, 30, 5), (0.8, 30, 5), (0.5, 30, 5), (0.9, 30, 5),
+    ]  # fmt: skip
+    assert views[3].now == activity("a")
+    assert [one.round for one in views[1].failures] == [1, 2]
+
+
+def test_a_run_of_before_has_no_sites(store: RunStore) -> None:
+    assert site_views(store, store.create_run(RunConfig()).run_id) == ()
+    assert site_table.table(()) == ""
+
+
+def test_the_page_shows_what_a_site_does_and_its_failures_escaped() -> None:
+    now = activity("n<1>", state="working", round=3, step=2, total=8)
+    html = site_table.table([SiteView(STAGE, now, 0.81, 2_000_000, 1_000, (failure("n<1>", 2),))])
+    for words in ("training the student, round 3, step 2 of 8", "8 training · 2 validation", "0.810", "2.0 MB",
+                  "n&lt;1&gt;", "Round 2: x &lt;b&gt; (left out)", "width:25%", "1, last: left out"):  # fmt: skip
+        assert words in html, words
+    assert "<b>" not in html
+
+
+def test_a_thousand_sites_are_a_page_of_fifty() -> None:
+    views = [SiteView(STAGE, activity(f"s{i}"), 0.5, 0, 0) for i in range(1000)]
+    html = site_table.table(views)
+    assert len(re.findall("<tr>", html)) == 51
+    assert "50 of 1000 sites" in html
+
+
+def test_status_lists_the_sites(store: RunStore, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = store.create_run(RunConfig()).run_id
+    assert main(["status", run_id, "--home", str(store.home)]) == 0
+    assert "No site has been asked yet." in capsys.readouterr().out
+    tells = reporter(store, run_id)
+    tells.site(activity("north", state="working", round=2, step=1, total=4))
+    tells.site_failure(failure("north", 1, what="late"))
+    tells.flush()
+    assert main(["status", run_id, "--home", str(store.home)]) == 0
+    said = capsys.readouterr().out
+    assert "north  working  training the student, round 2, step 1 of 4" in said and "1, last: late" in said
+    assert main(["status", run_id, "--json", "--home", str(store.home)]) == 0
+    (site,) = json.loads(capsys.readouterr().out)["sites"]
+    assert (site["now"]["state"], site["failures"][0]["outcome"]) == ("working", "left_out")
+
+
+def test_progress_of_sites_side_by_side_only_rises_and_sums() -> None:
+    progress = SiteProgress()
+    told = [("a", 1, 0.5), ("b", 1, 0.25), ("a", 1, 0.75), ("b", 1, 0.1), ("a", 2, 0.5)]
+    assert [progress.done(*one) for one in told] == [0.5, 0.75, 1.0, 1.0, 0.5]
+    progress.answered("b", 2)
+    assert progress.done("a", 2, 0.5) == 1.5
