@@ -22,7 +22,7 @@ CONFIG = (
     "engine.config_keys",
     "engine.config_text",
 )
-BASE = ("engine.types", "engine.errors", *CONFIG, "engine.seeding")
+BASE = ("engine.version", "engine.types", "engine.errors", *CONFIG, "engine.seeding")
 CATALOGUE = "engine.methods.catalogue"
 PREDICTION = ("export.runtime", "export.results", "export.manifest", "export.card")
 RUN_RECORDS = tuple(
@@ -72,6 +72,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.config_generators": ("engine.config_fields",),
     "engine.config_keys": ("engine.config", "engine.config_fields", "engine.config_generators", CATALOGUE),
     "engine.config_text": ("engine.config", "engine.config_fields", "engine.config_keys", "engine.errors"),
+    "engine.version": ("engine.errors",),
     "engine.data": BASE,
     "engine.models": BASE,
     **{part: (*BASE, "engine.models", "engine.data") for part in METHOD_PARTS},

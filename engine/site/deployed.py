@@ -24,9 +24,12 @@ from engine.site.consent import Consent
 from engine.site.data import SiteData, sites_here
 from engine.site.program import SiteProgram
 from engine.site.state import SiteState
+from engine.version import VERSION, check_same
 
 DATASET = "dataset"
 """Text of a description's reply: what all sites of a federation must have in common, as JSON."""
+PROGRAM = "program"
+"""Text of a description's reply, and key of what says which run asks: the version of the program."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
@@ -59,6 +62,7 @@ class DeployedSite:
 
     def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
         """Answer a request of the run whose id and configuration ``run`` gives."""
+        check_same(run.get("program", ""), site=self._site, at_site=True)
         opened = self._opened(run)
         self._task = request.task
         if request.task == READ_EVERYTHING:
@@ -69,7 +73,8 @@ class DeployedSite:
         about = opened.federation
         dataset = {"name": about.name, "task": about.task, "modality": about.modality, "classes": about.classes}
         dataset |= {"value_range": about.value_range, "slice_axis": about.slice_axis, "window": about.window}
-        return SiteReply(reply.arrays, reply.metrics, reply.num_examples, {**reply.texts, DATASET: json.dumps(dataset)})
+        texts = {**reply.texts, DATASET: json.dumps(dataset), PROGRAM: VERSION}
+        return SiteReply(reply.arrays, reply.metrics, reply.num_examples, texts)
 
     def _opened(self, run: Mapping[str, str]) -> _Opened:
         key = (run.get("id", ""), run.get("config", ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from engine.models.arrays import model_arrays
 from engine.models.roles import build_role
 from engine.models.state_keys import shared_parameters
 from engine.site.data import describe_all, sites_here
-from engine.site.deployed import DeployedSite
+from engine.site.deployed import PROGRAM, DeployedSite
+from engine.version import VERSION, check_same
 
 NAMES = ("guided_inset", "portable_yellow", "scope_octagon", "tower_hd")
 HELD_OUT = "guided_inset"
@@ -75,7 +77,9 @@ def ask(
         section, _, leaf = key.partition(".")
         (values[section] if leaf else values)[leaf or key] = value
     program = DeployedSite(site, data=data, folder=folder, say=lambda _: None)
-    return program.answer(SiteRequest(site, task), run={"id": run_id, "config": json.dumps(values)}, listener=Nobody())
+    return program.answer(
+        SiteRequest(site, task), run={"id": run_id, "program": VERSION, "config": json.dumps(values)}, listener=Nobody()
+    )
 
 
 @pytest.mark.parametrize("source", ["folder", "phantom"])
@@ -172,10 +176,34 @@ def test_a_site_that_stands_alone_keeps_its_own_part_of_the_model(root: Path, tm
     for number in (1, 2, 2):
         program = DeployedSite("tower_hd", data=here, folder=tmp_path / "site", say=lambda _: None)
         request = SiteRequest("tower_hd", TRAIN_STUDENT, number, {}, sent)
-        replies.append(program.answer(request, run={"id": "run-1", "config": values}, listener=Nobody()))
+        replies.append(
+            program.answer(request, run={"id": "run-1", "program": VERSION, "config": values}, listener=Nobody())
+        )
     assert all(reply.arrays.keys() == set(sharing.shared) for reply in replies)
     assert all(np.array_equal(replies[1].arrays[name], replies[2].arrays[name]) for name in sharing.shared)
     kept = sorted(path.name for path in (tmp_path / "site" / "runs" / "run-1").glob("own_*"))
     assert kept == ["own_round_000001.safetensors", "own_round_000002.safetensors"]
     with safe_open(tmp_path / "site" / "runs" / "run-1" / kept[-1], "np") as file:
         assert set(file.keys()) == set(sharing.own)
+
+
+def test_a_site_of_another_version_is_told_at_joining(root: Path, tmp_path: Path) -> None:
+    config = config_of(root)
+    here = alone(root, tmp_path, NAMES[0])
+    program = DeployedSite(NAMES[0], data=here, folder=tmp_path, say=lambda _: None)
+    for told, words in (("9.9", f"runs version {VERSION} of this program, the server 9.9"), ("", "an earlier one")):
+        run = {"id": "run-1", "program": told, "config": _for_sites(config, names=NAMES, held_out=HELD_OUT)}
+        with pytest.raises(UserError, match=words) as caught:
+            program.answer(SiteRequest(NAMES[0], DESCRIBE), run=run, listener=Nobody())
+        assert caught.value.code == "federation.other_version"
+    assert ask(NAMES[0], here, tmp_path, DESCRIBE, config=config).texts[PROGRAM] == VERSION
+
+
+def test_the_server_names_both_versions_and_ours_is_the_packages() -> None:
+    check_same(VERSION, site="north", at_site=False)
+    with pytest.raises(
+        UserError, match=f"Site north runs version an earlier one of this program, the server {VERSION}"
+    ):
+        check_same("", site="north", at_site=False)
+    written = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert written["project"]["version"] == VERSION

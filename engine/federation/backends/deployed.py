@@ -21,6 +21,7 @@ from engine.federation.rounds import call_once
 from engine.federation.sites import Quiet, Server, SiteListener
 from engine.federation.tasks import APPROVAL, DESCRIBE, READ_EVERYTHING, SiteReply
 from engine.types import SiteActivity, SiteState
+from engine.version import VERSION, check_same
 
 PRESENCE_S = 600.0
 """How long a run waits for sites that are not connected (ours)."""
@@ -62,7 +63,9 @@ class DeployedBackEnd:
         self._server = server
         self._listener: SiteListener = Quiet()
         names, held_out = _participants(config, keys)
-        record = ConfigRecord({"id": run_id, "config": _for_sites(config, names=names, held_out=held_out)})
+        record = ConfigRecord(
+            {"id": run_id, "program": VERSION, "config": _for_sites(config, names=names, held_out=held_out)}
+        )
         own = {name: key for name, key in keys.items() if name in names}
         self.grid: SuperlinkGrid = _RunGrid(
             link, keys=own, note=note, run=record, presence_s=presence_s, back_end=self
@@ -157,6 +160,7 @@ class DeployedBackEnd:
         sites: dict[str, SiteDescription] = {}
         for site, reply in replies.items():
             role = "test" if site == held_out else "source"
+            check_same(reply.texts.get("program", ""), site=site, at_site=False)
             try:
                 datasets[site] = DatasetAgreement.from_site(reply.texts.get("dataset", ""))
                 told = reply.texts.get("description", "")
