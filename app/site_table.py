@@ -23,7 +23,8 @@ def table(views: Sequence[SiteView]) -> str:
     rows = "".join(_site(view) for view in views[:MOST_SITES])
     columns = "".join(f"<th scope='col'>{escape(column)}</th>" for column in site_text.SITE_COLUMNS)
     title = site_text.SITES_HEADING
-    said = site_text.SITES_SHOWN.format(shown=min(len(views), MOST_SITES), total=len(views)) if len(views) > 1 else ""
+    cut = len(views) > MOST_SITES
+    said = site_text.SITES_SHOWN.format(shown=MOST_SITES, total=len(views)) if cut else site_text.SITES_ALL
     return (
         f"<h3>{title}</h3>{markup.quiet(said)}"
         f"<div class='table-scroll sites' tabindex='0' role='region' aria-label='{title}'>"
@@ -38,12 +39,11 @@ def _site(view: SiteView) -> str:
     share = f"<div class='bar' aria-hidden='true'><span style='width:{percent}%'></span></div>"
     bar = share if now.state == "working" and now.total else ""
     doing = f"<span class='state {now.state}'>{site_text.SITE_STATE[now.state]}</span> {escape(_doing(view))}{bar}"
-    cells = [_images(view), viewmodels.number(view.score), *(
-        viewmodels.megabytes(count) for count in (view.bytes_up, view.bytes_down)
-    ), seen or text.NOT_MEASURED]  # fmt: skip
+    sizes = [viewmodels.megabytes(count) for count in (view.bytes_up, view.bytes_down)]
+    cells = [viewmodels.number(view.score), _images(view), *sizes, seen or text.NOT_MEASURED]
     failed = f"<td class='failures'>{_site_failures(view)}</td>"
     others = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-    return f"<tr><th scope='row'>{escape(now.site)}</th><td class='doing'>{doing}</td>{others}{failed}</tr>"
+    return f"<tr><th scope='row'>{escape(now.site)}</th><td class='doing'>{doing}</td>{failed}{others}</tr>"
 
 
 def _site_failures(view: SiteView) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 SITES_HEADING = "Sites"
-SITES_SHOWN = "{shown} of {total} sites, those in need first, then by their score."
-SITE_COLUMNS = ("Site", "Does", "Images", "Validation Dice", "Sent", "Received", "Last heard", "Failures")
+SITES_ALL = "Those in need come first, then those with the lowest score."
+SITES_SHOWN = "{shown} of {total} sites: those in need, then those with the lowest score."
+SITE_COLUMNS = ("Site", "Does", "Failures", "Validation Dice", "Images", "Sent", "Received", "Last heard")
 SITE_STATE = {
     "idle": "not asked yet",
     "asked": "asked",
@@ -13,6 +14,7 @@ SITE_STATE = {
     "failed": "no answer",
     "undecided": "waits for approval",
     "refused": "refused",
+    "stopped": "stopped",
 }
 SITE_ROUND, SITE_STEP = "round {round}", "step {step} of {total}"
 SITE_IMAGES = ("{count} training", "{count} validation", "{count} test")

@@ -77,8 +77,9 @@ class Traffic:
     """With stage, site, direction and kind it tells a message from another: telling one again replaces it."""
 
 
-SiteState = Literal["idle", "asked", "working", "answered", "failed", "undecided", "refused"]
-"""``asked``: the question has been sent, nothing was heard since. ``undecided``: its operator has not approved yet."""
+SiteState = Literal["idle", "asked", "working", "answered", "failed", "undecided", "refused", "stopped"]
+"""``asked``: the question has been sent, nothing was heard since. ``undecided``: its operator has not approved yet.
+``stopped``: the run ended before it answered."""
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ def live_values(
     series, traffic, rows = store.metrics(run_id), store.traffic(run_id), store.evaluation(run_id)
     checks = read_checks(store.run_dir(run_id))
     differences, lines = store.differences(run_id), store.events(run_id, limit=LOG_LINES)
-    sites = site_views(store, store.work_id(run_id))
+    sites = site_views(store, store.work_id(run_id), active=view.run.active)
     allowed = studio.permissions.may_change(by, run_id)
     may = viewmodels.actions(view.run, allowed=allowed, extended=view.extension is not None)
     status, stepper = studio.told(markup.status(view)), studio.told(markup.stepper(view.stages))

@@ -83,7 +83,7 @@ def print_sites(store: RunStore, run_id: str) -> None:
     from engine.federation.task_titles import task_title
 
     rows = []
-    for view in site_views(store, store.work_id(run_id)):
+    for view in site_views(store, store.work_id(run_id), active=store.get(run_id).active):
         now = view.now
         at = f", step {now.step} of {now.total}" if now.state == "working" and now.total else ""
         seen = "-" if now.seen_at is None else time.strftime("%H:%M:%S", time.localtime(now.seen_at))

@@ -267,7 +267,7 @@ def status(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = Fal
     lifecycle.advance_queue(store)
     record = store.get(chosen)
     if as_json:
-        sites = [asdict(view) for view in site_views(store, store.work_id(chosen))]
+        sites = [asdict(view) for view in site_views(store, store.work_id(chosen), active=record.active)]
         print_json({"run_id": chosen, "status": record.status, "stage": record.stage, "sites": sites})
         return
     print(f"{record.run_id}  {record.name}  {record.status}  {record.stage or ''}".rstrip())

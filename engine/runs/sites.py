@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,13 +30,15 @@ class SiteView:
     """Oldest first."""
 
 
-def site_views(store: ResultStore, run_id: str) -> tuple[SiteView, ...]:
+def site_views(store: ResultStore, run_id: str, *, active: bool) -> tuple[SiteView, ...]:
     """Return every site that the run has asked, the worst first.
 
     That is: who does not answer now, then who has failed at all, then by score. Runs of before this was recorded
-    have none.
+    have none. Where the run is not ``active``, nobody works any more: what was asked is ``stopped``.
     """
     latest = _latest(store, run_id)
+    if not active:
+        latest = {site: (stage, _ended(now)) for site, (stage, now) in latest.items()}
     sent, scores, failures = _bytes(store, run_id), _scores(store, run_id), _failures(store, run_id)
     views = [
         SiteView(stage, now, scores.get(site), *sent.get(site, (0, 0)), tuple(failures.get(site, ())))
@@ -48,6 +50,10 @@ def site_views(store: ResultStore, run_id: str) -> tuple[SiteView, ...]:
 def _worst_first(view: SiteView) -> tuple[bool, bool, float, str]:
     unwell = view.now.state in ("failed", "refused", "undecided")
     return (not unwell, not view.failures, 2.0 if view.score is None else view.score, view.now.site)
+
+
+def _ended(now: SiteActivity) -> SiteActivity:
+    return replace(now, state="stopped") if now.state in ("asked", "working", "undecided") else now
 
 
 def _latest(store: ResultStore, run_id: str) -> dict[str, tuple[str, SiteActivity]]:

@@ -6,6 +6,7 @@ Only tests and screenshots use it: ``python tests/ui/seed_store.py HOME``.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,15 @@ from engine.methods import catalogue
 from engine.models.registry import build_model
 from engine.runs.events import StoreReporter
 from engine.runs.store import RunStore
-from engine.types import EvaluationRow, ModelDifference, SampleScore, SyntheticSample, Traffic
+from engine.types import (
+    EvaluationRow,
+    ModelDifference,
+    SampleScore,
+    SiteActivity,
+    SiteFailure,
+    SyntheticSample,
+    Traffic,
+)
 from export.package import BundleContent, write_bundle
 
 STAGES = catalogue.method("dsfedmed").stage_names
@@ -26,6 +35,20 @@ TASK = "fundus"
 SITES = TASKS[TASK].sites[:3]
 NUM_SAMPLES = 60
 EPOCHS = 4
+
+
+def _sites(reporter: StoreReporter, stage: str, *, working: bool) -> None:
+    task = "train.student" if stage == "federated_training" else "train.generator"
+    for index, site in enumerate(SITES):
+        now = SiteActivity(site, 34, 6, 0, task=task, state="answered", round=11, step=8, total=8, seen_at=1.8e9)
+        if working:
+            now = replace(now, state=("failed", "working", "asked")[index], step=5, seen_at=1.8e9 + index)
+        reporter.site(now)
+    what = f"The process that worked for site {SITES[0]} ended: The actor died unexpectedly before finishing this task."
+    for attempt, outcome in ((1, "asked_again"), (0, "left_out")):
+        reporter.site_failure(
+            SiteFailure(SITES[0], 11, attempt, 1.8e9 - attempt, "federation.worker_died", what, outcome)
+        )
 
 
 def fill(home: Path, *, status: str = "finished", until: str = "export") -> str:
@@ -41,6 +64,8 @@ def fill(home: Path, *, status: str = "finished", until: str = "export") -> str:
         reporter = StoreReporter(store, run_id, stage, attempt=1)
         store.set_stage_status(run_id, stage, "running")
         _WRITERS.get(stage, _curve)(reporter, store.run_dir(run_id), rng)
+        if stage in ("federated_training", "generator_training"):
+            _sites(reporter, stage, working=stage == until and status == "running")
         reporter.log("info", f"{stage} has run on {len(SITES)} sites.")
         reporter.flush()
         store.update_stage(run_id, stage, wall_s=42.0)

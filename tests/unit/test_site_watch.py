@@ -155,7 +155,7 @@ def test_the_store_gives_each_site_once_those_in_need_first(store: RunStore) -> 
     first.flush()
     second.site(activity("c", state="failed", task="train.generator"))
     second.flush()
-    views = site_views(store, run_id)
+    views = site_views(store, run_id, active=True)
     assert [view.now.site for view in views] == ["c", "d", "b", "a"]
     assert (views[0].stage, views[0].now.task, views[2].stage) == ("generator_training", "train.generator", STAGE)
     assert [(view.score, view.bytes_up, view.bytes_down) for view in views] == [
@@ -165,8 +165,18 @@ def test_the_store_gives_each_site_once_those_in_need_first(store: RunStore) -> 
     assert [one.round for one in views[1].failures] == [1, 2]
 
 
+def test_nobody_works_in_a_run_that_has_ended(store: RunStore) -> None:
+    run_id = store.create_run(RunConfig()).run_id
+    tells = reporter(store, run_id)
+    for site, state in (("a", "working"), ("b", "asked"), ("c", "answered"), ("d", "failed")):
+        tells.site(activity(site, state=state))
+    tells.flush()
+    states = {view.now.site: view.now.state for view in site_views(store, run_id, active=False)}
+    assert states == {"a": "stopped", "b": "stopped", "c": "answered", "d": "failed"}
+
+
 def test_a_run_of_before_has_no_sites(store: RunStore) -> None:
-    assert site_views(store, store.create_run(RunConfig()).run_id) == ()
+    assert site_views(store, store.create_run(RunConfig()).run_id, active=True) == ()
     assert site_table.table(()) == ""
 
 
