@@ -8,6 +8,7 @@ TITLES = {
     tasks.TRAIN_STUDENT: "training the student",
     tasks.VALIDATE_STUDENT: "validating the student",
     tasks.MEASURE_STATISTICS: "measuring statistics",
+    tasks.SHARE_NORMALISATION: "sharing its normalisation",
     tasks.TRAIN_GENERATOR: "training its generator",
     tasks.SHARE_MASKS: "sharing masks",
     tasks.EVALUATE: "measuring models",
