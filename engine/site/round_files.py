@@ -1,7 +1,8 @@
 """A site's own disk: what it keeps of each round (optimiser, own parameters), which never crosses the border by itself.
 
-One safetensors file a round, written to a temporary name and renamed. The newest three are kept: the server may fall
-back to the checkpoint before its last, and the site then needs the state before that.
+One safetensors file for each round that the site took part in, written to a temporary name and renamed. The newest
+three are kept: the server may fall back to the checkpoint before its last, and the site then needs the state before
+that, from however many rounds ago.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class RoundFiles:
     def save(self, tensors: Mapping[str, Tensor], *, round_number: int, keep: int | None = None) -> None:
         """Write the state after ``round_number`` atomically; drop those of later rounds and all but the newest three.
 
-        The state before this one stays in any case, however old it is, and so does the one that held in round ``keep``.
+        However many rounds ago those were; the state that held in round ``keep`` stays as well.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(round_number)
@@ -45,10 +46,11 @@ class RoundFiles:
             temporary.replace(path)
         finally:  # a part that a full disk has cut off would keep it full
             temporary.unlink(missing_ok=True)
-        kept = {self.newest(before=round_number), 0 if keep is None else self.newest(before=keep + 1)}
-        for number in self._rounds():
-            if number > round_number or (number <= round_number - KEPT_ROUNDS and number not in kept):
-                self._path(number).unlink()
+        saved = self._rounds()
+        kept = {number for number in saved if number <= round_number}
+        kept = {*sorted(kept)[-KEPT_ROUNDS:], 0 if keep is None else self.newest(before=keep + 1)}
+        for number in set(saved) - kept:
+            self._path(number).unlink()
 
     def newest(self, *, before: int) -> int:
         """Return the last round below ``before`` that left a state, 0 where there is none."""

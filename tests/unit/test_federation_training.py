@@ -114,6 +114,18 @@ def test_the_newest_states_are_kept_and_later_ones_dropped(tmp_path: Path) -> No
         assert load_optimiser(optimiser, model=model, folder=tmp_path, round_number=number) == expected
 
 
+def test_a_site_that_is_asked_now_and_then_keeps_the_state_that_an_earlier_round_needs(tmp_path: Path) -> None:
+    """Killed between its own state of round 60 and its reply, it is asked for round 60 again: from that of 21."""
+    model = nn.Linear(1, 1)
+    optimiser = torch.optim.Adam(model.parameters())
+    for number in (2, 9, 21, 60):
+        save_optimiser(optimiser, model=model, folder=tmp_path, round_number=number)
+    assert _rounds_in(tmp_path) == [9, 21, 60]
+    assert load_optimiser(optimiser, model=model, folder=tmp_path, round_number=60) == 21
+    save_optimiser(optimiser, model=model, folder=tmp_path, round_number=20)
+    assert _rounds_in(tmp_path) == [9, 20], "what comes after a round that is run again is void"
+
+
 def _rounds_in(folder: Path) -> list[int]:
     assert all(path.suffix == ".safetensors" for path in folder.iterdir())
     return sorted(int(path.stem.split("_")[-1]) for path in folder.iterdir())
