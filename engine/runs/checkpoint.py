@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from engine.errors import UserError
+from engine.runs.stored_arrays import StoredArrays
 
 FORMAT = "dsfedmed-checkpoint-1"
 SUFFIX = ".safetensors"
@@ -108,7 +109,7 @@ class CheckpointStore:
         tensors: dict[str, torch.Tensor] = {}
         tree = json.dumps(_encode(state, tensors, where=name), separators=(",", ":"))
         identity = {"format": FORMAT, "scope": self.scope, "config_hash": self._hash_of(self.scope)}
-        metadata = {**identity, "tree": tree, "sha256": _digest(tree, identity, tensors.items())}
+        metadata = {**identity, "tree": tree, "sha256": _digest(tree, identity, sorted(tensors.items()))}
         if self._before_save is not None:
             self._before_save()
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -127,8 +128,11 @@ class CheckpointStore:
             temporary.unlink(missing_ok=True)
         return path
 
-    def load(self, name: str) -> Any | None:
+    def load(self, name: str, *, leave: str | None = None, verify: bool = True) -> Any | None:
         """Return the state saved as ``name`` (tensors on the CPU), or ``None`` where there is none.
+
+        The numpy arrays of the dict ``state[leave]`` stay in the file, as :class:`StoredArrays`, for as long as it
+        lies there. ``verify`` may be off for what this process has just written.
 
         A damaged file is passed over for the one before it, and ``warn`` says so. Raises ``UserError``
         ``run.checkpoint_foreign`` for a state of another configuration, ``run.checkpoint_damaged`` when no file is
@@ -139,7 +143,7 @@ class CheckpointStore:
             if not path.exists():
                 continue
             try:
-                state = _read(path, self._hash_of)
+                state = _read(path, self._hash_of, leave=leave, verify=verify)
             except _Damaged as damage:
                 faults.append(f"{path.name}: {damage}")
                 continue
@@ -212,8 +216,8 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor], *, where: str) -> Any:
         if array.dtype.hasobject or array.dtype.names is not None:
             raise TypeError(f"{where}: arrays of dtype {array.dtype} cannot be stored in a checkpoint")
         key = str(len(tensors))
-        raw = np.frombuffer(array.tobytes(), dtype=np.uint8).copy()
-        tensors[key] = torch.from_numpy(raw)
+        # A copy always: safetensors refuses two tensors of one memory, as two names of one array would be.
+        tensors[key] = torch.from_numpy(np.array(array, order="C").reshape(-1).view(np.uint8))
         form = "array" if isinstance(value, np.ndarray) else "scalar"
         return {form: key, "dtype": array.dtype.str, "shape": list(array.shape)}
     if isinstance(value, dict):
@@ -225,7 +229,7 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor], *, where: str) -> Any:
     raise TypeError(f"{where}: a value of type {kind.__name__} cannot be stored in a checkpoint")
 
 
-def _decode(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
+def _decode(node: Any, tensors: Callable[[str], torch.Tensor]) -> Any:
     if not isinstance(node, dict):
         return node
     form, content = next(iter(node.items()))
@@ -234,10 +238,10 @@ def _decode(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if form == "bytes":
         return base64.b64decode(content)
     if form == "tensor":
-        return tensors[content]
+        return tensors(content)
     if form in ("array", "scalar"):
-        array = np.frombuffer(tensors[content].numpy().tobytes(), dtype=np.dtype(node["dtype"])).reshape(node["shape"])
-        return array.copy() if form == "array" else array[()]
+        array = np.array(tensors(content).numpy().view(np.dtype(node["dtype"]))).reshape(node["shape"])
+        return array if form == "array" else array[()]
     if form == "dict":
         return {_decode(key, tensors): _decode(item, tensors) for key, item in content}
     items = [_decode(item, tensors) for item in content]
@@ -253,27 +257,43 @@ def _own_storage(tensor: torch.Tensor) -> torch.Tensor:
 
 def _digest(tree: str, identity: dict[str, str], tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     digest = hashlib.sha256("\x1f".join([*identity.values(), tree]).encode())
-    for key, tensor in sorted(tensors):
+    for key, tensor in tensors:
         digest.update(f"\x1f{key}:{tensor.dtype}:{tuple(tensor.shape)}\x1f".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _read(path: Path, hash_of: Callable[[str], str]) -> Any:
+def _read(path: Path, hash_of: Callable[[str], str], *, leave: str | None, verify: bool) -> Any:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            try:
+                tree, sha256 = metadata["tree"], metadata["sha256"]
+                identity = {key: metadata[key] for key in ("format", "scope", "config_hash")}
+            except KeyError as error:
+                raise _Damaged(f"it has no {error}") from error
+            tensors = ((key, file.get_tensor(key)) for key in sorted(file.keys()))
+            if verify and _digest(tree, identity, tensors) != sha256:
+                raise _Damaged("its SHA-256 differs from the one it was written with")
+            _check_own(path, identity["config_hash"], hash_of(identity["scope"]))
+            node = json.loads(tree)
+            left = _take_out(node, leave) if leave is not None else None
+            state = _decode(node, file.get_tensor)
+        if left is not None:
+            state[leave] = StoredArrays(path, left)
     except (SafetensorError, OSError, ValueError) as error:
         raise _Damaged(str(error)) from error
-    try:
-        tree, sha256 = metadata["tree"], metadata["sha256"]
-        identity = {key: metadata[key] for key in ("format", "scope", "config_hash")}
-    except KeyError as error:
-        raise _Damaged(f"it has no {error}") from error
-    if _digest(tree, identity, tensors.items()) != sha256:
-        raise _Damaged("its SHA-256 differs from the one it was written with")
-    written_hash, config_hash = identity["config_hash"], hash_of(identity["scope"])
+    return state
+
+
+def _take_out(node: dict[str, Any], name: str) -> dict[str, tuple[str, str, tuple[int, ...]]]:
+    """Remove the dict ``name`` of arrays from a state's tree; return each array's tensor, dtype and shape."""
+    (arrays,) = (item for item in node["dict"] if item[0] == name)
+    node["dict"].remove(arrays)
+    return {key: (item["array"], item["dtype"], tuple(item["shape"])) for key, item in arrays[1]["dict"]}
+
+
+def _check_own(path: Path, written_hash: str, config_hash: str) -> None:
     if written_hash != config_hash:
         raise UserError(
             "run.checkpoint_foreign",
@@ -281,7 +301,6 @@ def _read(path: Path, hash_of: Callable[[str], str]) -> Any:
             why="A run that went on from it would mix two experiments.",
             fix="Start a new run with the edited configuration, or fork the old run at the stage that it concerns.",
         )
-    return _decode(json.loads(tree), tensors)
 
 
 def _sync(path: Path) -> None:

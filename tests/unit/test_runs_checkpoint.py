@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from engine.errors import UserError
 from engine.runs.checkpoint import CheckpointStore
+from engine.runs.stored_arrays import StoredArrays
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(width=64) | st.text() | st.binary(max_size=8)
 arrays = hnp.arrays(
@@ -232,3 +233,52 @@ def test_a_full_disk_is_said_and_leaves_the_former_checkpoint(tmp_path: Path) ->
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["run.disk_full", "1"], done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["stage.safetensors"]
+
+
+ARRAYS = {
+    "w": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "v": np.asfortranarray(np.arange(6.0).reshape(3, 2)),
+    "n": np.array(7),
+    "none": np.zeros((0, 2), np.float16),
+}
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_arrays_can_stay_in_the_file_and_be_read_in_parts(tmp_path: Path, verify: bool) -> None:
+    store, _ = make(tmp_path)
+    store.save("reply", {"site": "a", "arrays": ARRAYS, "metrics": {"loss": 0.1}})
+    state = store.load("reply", leave="arrays", verify=verify)
+    left = state.pop("arrays")
+    assert same(state, {"site": "a", "metrics": {"loss": 0.1}})
+    assert isinstance(left, StoredArrays) and same(dict(left), ARRAYS)
+    assert left.flat("w")[1:4].tolist() == [1, 2, 3] and left.flat("v")[-2:].tolist() == [4, 5]
+    assert left.flat("n").shape == () and left.flat("n")[0:9].tolist() == [7]
+    left["w"][...] = 9
+    assert same(store.load("reply")["arrays"], ARRAYS), "what is read is the reader's own"
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, Path.unlink])
+def test_a_file_that_shrinks_while_its_arrays_are_read_is_said(tmp_path: Path, damage: Any) -> None:
+    store, _ = make(tmp_path)
+    store.save("reply", {"arrays": {"w": np.arange(50.0)}})
+    left = store.load("reply", leave="arrays")["arrays"]
+    damage(store.path("reply"))
+    with pytest.raises(UserError) as caught:
+        left["w"]
+    assert caught.value.code == "run.checkpoint_damaged"
+
+
+def test_what_stays_in_the_file_is_verified_when_it_is_opened(tmp_path: Path) -> None:
+    store, _ = make(tmp_path)
+    store.save("reply", {"arrays": ARRAYS})
+    flip_a_bit(store.path("reply"))
+    with pytest.raises(UserError, match="SHA-256"):
+        store.load("reply", leave="arrays")
+
+
+def test_one_array_under_two_names_is_stored(tmp_path: Path) -> None:
+    store, _ = make(tmp_path)
+    weights = np.arange(4.0)
+    state = {"arrays": {"w": weights}, "best": {"w": weights, "half": weights[:2]}}
+    store.save("stage", state)
+    assert same(store.load("stage"), state)
