@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.errors import UserError
 from engine.federation.tasks import Arrays, SiteReply
-from engine.federation.update_norms import update_ratios
+from engine.federation.update_norms import UpdateNorms, update_norms, update_ratios
 
 WIRE_DTYPES = ("float32", "float16", "float64", "int64", "uint8", "bool")
 """What may cross a site's border."""
@@ -157,14 +157,15 @@ class RoundChecks:
             needed=self.needed,
         )
 
-    def outsized(self, replies: Mapping[str, SiteReply], *, sent: Arrays, round_number: int) -> dict[str, UserError]:
+    def norms(self, reply: SiteReply, *, sent: Arrays) -> UpdateNorms | None:
+        """Return what :meth:`outsized` needs to know of a reply, None where it needs nothing."""
+        return None if self.update_limit is None else update_norms(reply.arrays, sent, buffers=self.buffers)
+
+    def outsized(self, norms: Mapping[str, UpdateNorms], *, round_number: int) -> dict[str, UserError]:
         """Return the failures of the sites whose update is too large beside the others', by site."""
-        if self.update_limit is None:
-            return {}
         found = {}
-        ratios = update_ratios(replies, sent, buffers=self.buffers, num_examples=self.num_examples)
-        for site, ratio in ratios.items():
-            if ratio.largest > self.update_limit:
+        for site, ratio in update_ratios(norms, num_examples=self.num_examples).items():
+            if self.update_limit is not None and ratio.largest > self.update_limit:
                 problem = f"its update is {ratio.largest:.3g} times as large as the median of the other sites'"
                 found[site] = bad_reply(site, round_number=round_number, problem=problem)
         return found

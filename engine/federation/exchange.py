@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic, sleep
 from typing import Protocol, runtime_checkable
@@ -19,6 +20,8 @@ from engine.federation.tasks import SiteReply, SiteRequest
 from engine.types import Direction, RunCancelled, Traffic
 
 POLL_S = 0.5
+AT_ONCE = 4
+"""Replies from other machines that are in memory together: more wait at the SuperLink (ours)."""
 MAX_REASON_LETTERS = 600
 """Of what a site says of its failure (ours)."""
 MAX_REPLY_BYTES = 8 * 1024**3
@@ -102,19 +105,29 @@ def ask(
     waiting = dict(zip(grid.push_messages(messages), requests, strict=True))
     del messages, encoded
     while waiting and (deadline_s is None or monotonic() - started < deadline_s):
-        check_cancelled()
-        replies = list(grid.pull_messages(list(waiting)))
-        for reply in replies:
+        any_came = False
+        for reply in _pulled(grid, list(waiting), check_cancelled=check_cancelled):
+            any_came = True
             # An error for a lost node comes from the SuperLink, so the source does not tell the site.
-            request = waiting.pop(reply.metadata.reply_to_message_id)
+            request = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if request is None:  # it has been answered before, or asks for nothing of ours
+                continue
             if reply.has_error():
                 yield request.site, failure_of(reply.error, site=request.site)
                 continue
             came = reply_kind or kind
             _count(on_traffic, reply.content, site=request.site, direction="up", kind=came, round_number=request.round)
             yield request.site, _read(reply, request=request, max_bytes=max_bytes)
-        if not replies and not isinstance(grid, InProcessGrid):
+        if not any_came and not isinstance(grid, InProcessGrid):
             sleep(POLL_S)
+
+
+def _pulled(grid: Grid, message_ids: Sequence[str], *, check_cancelled: Callable[[], None]) -> Iterator[Message]:
+    """Give the replies that are there, at most ``AT_ONCE`` in memory; in one process the next site's."""
+    step = len(message_ids) if isinstance(grid, InProcessGrid) else AT_ONCE
+    for start in range(0, len(message_ids), step):
+        check_cancelled()
+        yield from grid.pull_messages(message_ids[start : start + step])
 
 
 def _read(message: Message, *, request: SiteRequest, max_bytes: int) -> SiteReply | UserError:
@@ -181,7 +194,7 @@ def _count(
 
 
 def _refuse_twins(names: Mapping[int, str]) -> None:
-    twins = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
+    twins = sorted(name for name, count in Counter(names.values()).items() if count > 1)
     if twins:
         raise UserError(
             "federation.site_twice",

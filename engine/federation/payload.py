@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from functools import lru_cache
 from io import BytesIO
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 from flwr.app import Array as FlowerArray
@@ -26,6 +26,7 @@ _NPY = "numpy.ndarray"
 """Flower's name for ``.npy`` bytes."""
 RUN_RECORD, TOLD_RECORD = "run", "told"
 """Beside a request's content: which run asks. Beside a reply's: points of curves. Only deployed sites need them."""
+_Record = TypeVar("_Record", ArrayRecord, ConfigRecord, MetricRecord)
 _ARRAYS, _SETTINGS, _METRICS, _EXAMPLES, _TEXTS = "arrays", "settings", "metrics", "num-examples", "texts"
 
 
@@ -46,12 +47,13 @@ class Malformed(ValueError):
     """A message that no site of ours writes; the text says what is wrong and follows "cannot be used: "."""
 
 
-def from_payload(record: ArrayRecord) -> dict[str, np.ndarray]:
-    """Return the arrays of a record, writable and owned by the caller.
+def from_payload(record: ArrayRecord, *, copy: bool = True) -> dict[str, np.ndarray]:
+    """Return the arrays of a record, writable and owned by the caller; without ``copy`` read-only, where they lie.
 
     Nothing is allocated for an array whose shape does not fit the bytes that came. Raises :class:`Malformed`.
     """
-    return {name: _decode(name, array) for name, array in record.items()}
+    views = {name: _decode(name, array) for name, array in record.items()}
+    return {name: view.copy() for name, view in views.items()} if copy else views
 
 
 def _decode(name: str, array: FlowerArray) -> np.ndarray:
@@ -68,7 +70,7 @@ def _decode(name: str, array: FlowerArray) -> np.ndarray:
     if len(array.data) - offset != size * dtype.itemsize:
         raise Malformed(f"'{name}' says that it is {dtype}{shape}, and has {len(array.data) - offset} bytes")
     flat = np.frombuffer(array.data, dtype, count=size, offset=offset)
-    return flat.reshape(shape, order="F" if fortran_order else "C").copy()
+    return flat.reshape(shape, order="F" if fortran_order else "C")
 
 
 def _foreign_header(name: str, data: bytes) -> tuple[np.dtype, tuple[int, ...], bool, int]:
@@ -119,10 +121,10 @@ def read_request(message: Message, *, site: str) -> SiteRequest:
 
 def read_content(content: RecordDict, *, task: str, site: str) -> SiteRequest:
     """Return the request whose content has reached ``site``."""
-    settings = cast(dict[str, Scalar], dict(content.config_records[_SETTINGS]))
+    settings = cast(dict[str, Scalar], dict(records(content, ConfigRecord)[_SETTINGS]))
     settings.pop("site", None)
     number = int(settings.pop("round", 0))
-    return SiteRequest(site, task, number, settings, from_payload(content.array_records[_ARRAYS]))
+    return SiteRequest(site, task, number, settings, from_payload(records(content, ArrayRecord)[_ARRAYS]))
 
 
 def reply_content(reply: SiteReply) -> RecordDict:
@@ -147,23 +149,33 @@ def read_reply(message: Message, *, max_bytes: int | None = None) -> SiteReply:
         raise Malformed(f"its arrays have {arrays:,} bytes, more than the {max_bytes:,} that were expected")
     if scalars > MAX_SCALAR_BYTES:
         raise Malformed(f"its figures have {scalars:,} bytes")
-    if _ARRAYS not in content.array_records or _METRICS not in content.metric_records:
+    found, figures = records(content, ArrayRecord), records(content, MetricRecord)
+    if _ARRAYS not in found or _METRICS not in figures:
         raise Malformed("it has no arrays or no figures")
-    metrics = dict(content.metric_records[_METRICS])
+    metrics = dict(figures[_METRICS])
     lists = [name for name, value in metrics.items() if isinstance(value, list)]
     num_examples = metrics.pop(_EXAMPLES, None)
     if lists or not isinstance(num_examples, int):
         raise Malformed(f"'{lists[0]!s:.40}' is a list" if lists else f"{_EXAMPLES} is {num_examples!r:.40}")
-    texts = {name: str(text) for name, text in content.config_records.get(_TEXTS, {}).items()}
-    arrays = from_payload(content.array_records[_ARRAYS])
-    return SiteReply(arrays, cast(dict[str, float], metrics), num_examples, texts)
+    texts = {name: str(text) for name, text in records(content, ConfigRecord).get(_TEXTS, {}).items()}
+    arrays_read = from_payload(found[_ARRAYS], copy=False)
+    return SiteReply(arrays_read, cast(dict[str, float], metrics), num_examples, texts)
 
 
 def content_bytes(content: RecordDict) -> tuple[int, int]:
     """Return (bytes of arrays, bytes of scalars) of a message's content."""
-    arrays = sum(record.count_bytes() for record in content.array_records.values())
-    settings = sum(len(record.deflate()) for record in content.config_records.values())
-    return arrays, settings + sum(len(record.deflate()) for record in content.metric_records.values())
+    arrays = sum(record.count_bytes() for record in records(content, ArrayRecord).values())
+    settings = sum(len(record.deflate()) for record in records(content, ConfigRecord).values())
+    return arrays, settings + sum(len(record.deflate()) for record in records(content, MetricRecord).values())
+
+
+def records(content: RecordDict, kind: type[_Record]) -> dict[str, _Record]:
+    """Return the records of a kind by name.
+
+    Flower's own ``content.array_records`` ties the content to itself: its arrays would stay in memory, reply after
+    reply, until the garbage collector comes by.
+    """
+    return {name: record for name, record in content.items() if isinstance(record, kind)}
 
 
 def pack_masks(mask_NKHW: np.ndarray) -> dict[str, np.ndarray]:

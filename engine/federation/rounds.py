@@ -1,14 +1,15 @@
 """The server's round loop, on any Flower Grid.
 
 Flower's ``Strategy.start`` always begins at round 1 and cannot save, cancel or resume; this loop can. Replies are
-handed over one by one, so that a caller who saves each loses at most one site's round.
+handed over one by one, so that a caller who saves each loses at most one site's round, and needs to hold none: what
+waits for the others waits on the disk.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Protocol
@@ -23,11 +24,14 @@ from engine.federation.checks import BAD_REPLY, NO_MORE_CHECKS, RoundChecks
 from engine.federation.exchange import MAX_REPLY_BYTES, KnowsSites, OnTraffic, ask, find_sites, no_check
 from engine.federation.payload import payload_bytes
 from engine.federation.tasks import Arrays, Scalar, SiteReply, SiteRequest, message_type
+from engine.federation.update_norms import UpdateNorms
 
 FOREIGN_HEADER_BYTES = 10_000
 """How much longer than ours a header of an array may be that another program wrote (numpy's own limit)."""
 
-OnReply = Callable[[int, str, SiteReply], None]
+OnReply = Callable[[int, str, SiteReply], SiteReply | None]
+"""Told each reply when it has come and been checked; may give back what stands for it from then on, such as one whose
+arrays lie in a file."""
 
 
 class Aggregate(Protocol):
@@ -117,6 +121,8 @@ class _Round:
     checks: RoundChecks = NO_MORE_CHECKS
     retries: int = 0
     on_failure: OnFailure = lambda _failure: None
+    norms: dict[str, UpdateNorms] = field(default_factory=dict)
+    """Of the replies that have come; all that is kept of them for being compared."""
 
     def collect(
         self, sites: Sequence[str], *, completed: Mapping[str, SiteReply]
@@ -125,8 +131,8 @@ class _Round:
         replies = {site: completed[site] for site in sites if site in completed}
         for site, reply in replies.items():
             self._check(reply, site=site)
-        for site in self._outsized(replies):
-            del replies[site]  # the run was stopped by it; the site has been mended, or is refused again
+        for site in self._outsized():
+            self._drop(site, replies)  # the run was stopped by it; the site has been mended, or is refused again
         failures = self._ask(sites, replies)
         for attempt in range(1, self.retries + 1):
             for site, error in failures.items():
@@ -176,14 +182,14 @@ class _Round:
                     raise
                 failures[site] = error
                 continue
-            replies[site] = answer
-            if self.on_reply is not None:
-                self.on_reply(self.number, site, answer)
-        for site, error in self._outsized(replies).items():
+            kept = self.on_reply(self.number, site, answer) if self.on_reply is not None else None
+            replies[site] = kept or answer
+            del answer  # the next site's comes before this name is given away
+        for site, error in self._outsized().items():
             if stops:
                 self.on_failure(Failure(self.number, site, error, None, stops=True))
                 raise error
-            del replies[site]
+            self._drop(site, replies)
             failures[site] = error
         late = [site for site in asked if site not in replies and site not in failures]
         if late and stops:
@@ -194,13 +200,18 @@ class _Round:
         return failures | {site: _late([site], round_number=self.number) for site in late}
 
     def _check(self, reply: SiteReply, *, site: str) -> None:
+        """Check a reply by itself, and note its norms for :meth:`_outsized`."""
         sent = self.arrays if self.same_arrays else None
         self.checks.check(reply, site=site, round_number=self.number, sent=sent)
+        norms = self.checks.norms(reply, sent=sent) if sent is not None else None
+        if norms is not None:
+            self.norms[site] = norms
 
-    def _outsized(self, replies: Mapping[str, SiteReply]) -> dict[str, UserError]:
-        if not self.same_arrays:
-            return {}
-        return self.checks.outsized(replies, sent=self.arrays, round_number=self.number)
+    def _outsized(self) -> dict[str, UserError]:
+        return self.checks.outsized(self.norms, round_number=self.number) if self.norms else {}
+
+    def _drop(self, site: str, replies: dict[str, SiteReply]) -> None:
+        del replies[site], self.norms[site]
 
     def _max_bytes(self) -> int:
         if not self.same_arrays:
@@ -233,8 +244,9 @@ def run_rounds(
 ) -> dict[str, np.ndarray]:
     """Run rounds ``start_round`` to ``rounds`` from ``arrays``, the model before them; return the last average.
 
-    ``on_reply(round, site, reply)`` and ``on_round(RoundResult)`` are where to save; True from ``on_round`` ends the
-    loop. ``completed`` holds the replies of ``start_round`` that an interrupted run had: these sites are not asked
+    ``on_reply(round, site, reply)`` and ``on_round(RoundResult)`` are where to save: what ``on_reply`` gives back, if
+    anything, is held in place of the reply, so that no more than one model lies in memory. True from ``on_round`` ends
+    the loop. ``completed`` holds the replies of ``start_round`` that an interrupted run had: these sites are not asked
     again. ``on_traffic`` gets the bytes of every message, both ways, of ``kind`` and of the metrics beside it.
     ``quorum`` is how many replies suffice after ``deadline_s`` seconds or when the others have failed; without one
     every site is needed. A site that fails or is late is asked up to ``retries`` times more; ``on_failure`` is told

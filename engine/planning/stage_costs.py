@@ -213,8 +213,8 @@ def federated_training(work: Workload) -> StageCost:
     validated = passes * sum(site.num_validation for site in work.sources)
     seconds = trained * work.train_s(work.student) + validated * work.pass_s(work.student)
     seconds = work.by_the_sites(seconds, [site.num_train for site in work.sources])
-    # The server's average, the best one, and the replies of the round that is under way.
-    held = (3 + len(work.sources)) * work.student.state_bytes / GIB
+    # The server's average, the next one, the best one, and one reply as it comes and as it is written.
+    held = 5 * work.student.state_bytes / GIB
     at_site = work.train_gib(work.student, batch_size=config.batch_size)
     memory = work.base_gib() + held + (work.workers.gib(work.base_gib() + at_site) or at_site)
     detail = f"{config.rounds} rounds at {len(work.sources)} sites, {trained // config.rounds} images a round"

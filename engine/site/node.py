@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, Error, Message
 from engine.errors import UserError
 from engine.federation.backends.fleet import FleetConnection
 from engine.federation.client_app import SiteError
-from engine.federation.payload import RUN_RECORD, TOLD_RECORD, read_request, reply_content
+from engine.federation.payload import RUN_RECORD, TOLD_RECORD, read_request, records, reply_content
 from engine.federation.tasks import Listener, SiteReply, SiteRequest
 from engine.types import RunCancelled
 
@@ -94,7 +94,7 @@ def _handle(
 
 
 def _answer(message: Message, program: Program, listener: _Listener, *, site: str, attempt: int) -> Message | None:
-    run = {key: str(value) for key, value in message.content.config_records.get(RUN_RECORD, {}).items()}
+    run = {key: str(value) for key, value in records(message.content, ConfigRecord).get(RUN_RECORD, {}).items()}
     try:
         if attempt > MOST_ATTEMPTS:
             raise UserError(

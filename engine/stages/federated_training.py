@@ -158,11 +158,11 @@ class _Training:
     def metric(self, site: str, name: str, value: float, step: int) -> None:
         """Hear of a curve: a round has none of its own."""
 
-    def _on_reply(self, round_number: int, site: str, reply: SiteReply) -> None:
+    def _on_reply(self, round_number: int, site: str, reply: SiteReply) -> SiteReply:
         for name in ("loss", "wall_s"):
             self.context.reporter.metric(name, reply.metrics[name], step=round_number, site=site)
         self.side_by_side.answered(site, round_number)
-        self.replies.save(round_number, site, reply)
+        return self.replies.save(round_number, site, reply)
 
     def _on_failure(self, failure: Failure) -> None:
         what = f"asked again, attempt {failure.attempt}" if failure.attempt else "the round goes on without it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from engine.errors import UserError
 from engine.federation.release import FIGURES, WITHHELD, limits_in, reason_to_withhold
@@ -49,14 +50,15 @@ class GeneratorTraining:
         setup = context.generators
         expected = upload_bytes(kind_of(context.config).shapes(setup))
 
-        def keep(round_number: int, site: str, reply: SiteReply) -> None:
+        def keep(round_number: int, site: str, reply: SiteReply) -> SiteReply:
             reason = _noted(context, site, reply.metrics)
             if reason is not None:
                 _without(context, site, reason)
-                return
+                return reply
             context.reporter.artefact("generator", context.generator_dir(site).relative_to(context.run_dir))
             context.reporter.flush()  # with the bytes of its upload
             keep_upload(reply.arrays, context.generator_dir(site), setup, site=site)
+            return replace(reply, arrays={})  # it lies in its folder; others need not wait beside it
 
         judged = context.config.release.check and context.model_path(STUDENT).is_file()
         context.sites.ask(

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine.errors import UserError
 from engine.federation.tasks import SiteReply
 from engine.runs.checkpoint import CheckpointStore
 from engine.stages.context import RunContext
 
 REPLIES = "federated_replies"
+ARRAYS = "arrays"
 
 
 class ReplyFiles:
     """The replies of the round that is under way: each is written once, when it comes, and gone when the round is over.
 
-    A site's number stands for its name, which may hold any letter.
+    Their arrays are read from there when the round is averaged: none waits in memory. A site's number stands for its
+    name, which may hold any letter.
     """
 
     def __init__(self, context: RunContext) -> None:
         self._checkpoints: CheckpointStore = context.checkpoints
-        self._sites = context.sites.names
+        self._sites = {site: place for place, site in enumerate(context.sites.names)}
         self._warn = lambda text: context.reporter.log("warning", text)
 
-    def save(self, round_number: int, site: str, reply: SiteReply) -> None:
-        """Write one reply."""
+    def save(self, round_number: int, site: str, reply: SiteReply) -> SiteReply:
+        """Write one reply; return the same one, its arrays in the file."""
         content = {"arrays": dict(reply.arrays), "metrics": dict(reply.metrics), "num_examples": reply.num_examples}
-        self._checkpoints.save(self._name(round_number, site), {"site": site, **content})
+        name = self._name(round_number, site)
+        self._checkpoints.save(name, {"site": site, **content})
+        stored = self._checkpoints.load(name, leave=ARRAYS, verify=False)
+        assert stored is not None
+        return replace(reply, arrays=stored[ARRAYS])
 
     def load(self, round_number: int) -> dict[str, SiteReply]:
         """Return the replies of a round that have come, and remove every other round's; a damaged one is asked again.
@@ -38,7 +46,7 @@ class ReplyFiles:
         for site in self._sites:
             name = self._name(round_number, site)
             try:
-                state = self._checkpoints.load(name)
+                state = self._checkpoints.load(name, leave=ARRAYS)
             except UserError as error:
                 if error.code != "run.checkpoint_damaged":
                     raise
@@ -54,4 +62,4 @@ class ReplyFiles:
         self._checkpoints.delete_folder(REPLIES)
 
     def _name(self, round_number: int, site: str) -> str:
-        return f"{REPLIES}/round_{round_number:06d}/site_{self._sites.index(site):04d}"
+        return f"{REPLIES}/round_{round_number:06d}/site_{self._sites[site]:04d}"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -21,7 +21,7 @@ from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.checks import check_reply
 from engine.federation.client_app import build_client_app
 from engine.federation.exchange import ask, find_sites
-from engine.federation.rounds import RoundResult, call_once
+from engine.federation.rounds import RoundResult, call_once, run_rounds
 from engine.federation.statistics import combine_statistics
 from engine.federation.tasks import SiteReply, SiteRequest
 from engine.models.arrays import model_arrays
@@ -97,6 +97,38 @@ def test_a_network_is_asked_again_after_a_pause_and_not_without_one(monkeypatch:
     assert pauses == [0.5, 0.5], "twice there was nothing"
     assert [site for site, _ in ask(inside, requests, nodes=nodes, kind="student")] == list(SITES)
     assert len(pauses) == 2, "in one process nothing comes by waiting"
+
+
+class Muddled(Remote):
+    """A network that gives each answer twice, the last one first, and one that nobody has asked for."""
+
+    def __init__(self, grid: InProcessGrid) -> None:
+        super().__init__(grid)
+        self.answers: list[Message] = []
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        ids = list(message_ids)
+        while found := self._grid.pull_messages(ids):
+            self.answers += found
+        stray = self._grid.send_and_receive(
+            [Message(RecordDict(), dst_node_id=self.get_node_ids()[0], message_type="query.who")]
+        )
+        return [*reversed(self.answers), *self.answers, *stray]
+
+
+def test_replies_that_come_twice_in_another_order_or_unasked_leave_a_round_what_it_is() -> None:
+    def own(request: SiteRequest) -> SiteReply:
+        factor = np.float32(1.3 if request.site == "north" else 0.7)
+        return SiteReply({"w": request.arrays["w"] * factor + 1}, {}, len(request.site))
+
+    inside = InProcessGrid(build_client_app({"student": own}), sites=SITES)
+    plain = run_rounds(inside, arrays=WEIGHT, sites=SITES, rounds=3)
+    came: list[tuple[int, str]] = []
+    found = run_rounds(
+        Muddled(inside), arrays=WEIGHT, sites=SITES, rounds=3, on_reply=lambda *told: came.append(told[:2])
+    )
+    assert np.array_equal(found["w"], plain["w"])
+    assert came == [(number, site) for number in (1, 2, 3) for site in ("south", "north")]
 
 
 def test_a_rounds_mean_weighs_by_images_and_needs_every_site() -> None:

@@ -20,7 +20,7 @@ from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.client_app import build_client_app
 from engine.federation.payload import from_payload, reply_content, request_content, to_payload
 from engine.federation.tasks import SiteReply, SiteRequest
-from engine.federation.update_norms import update_ratios
+from engine.federation.update_norms import UpdateNorms, update_norms, update_ratios
 from engine.seeding import numpy_generator
 
 ALL = get_args(FederationConfig.model_fields["aggregation"].annotation)
@@ -152,14 +152,20 @@ CLIPPED = {"a": [1.0, 2.0], "b": [3.0, 1.0], "c": [1.0, -3.0], "d": [-59.0, 81.0
 # The others' medians are 4, 4, 2, 2: ratios 0.25, 0.5, 2, 50.
 
 
+def norms_of(
+    replies: dict[str, SiteReply], start: dict[str, np.ndarray], buffers: frozenset[str] = frozenset()
+) -> dict[str, UpdateNorms]:
+    return {site: update_norms(reply.arrays, start, buffers=buffers) for site, reply in replies.items()}
+
+
 def test_ratios_by_hand() -> None:
     start = {"w": np.ones(2, np.float32)}
-    found = update_ratios(replies_of(CLIPPED), start)
+    found = update_ratios(norms_of(replies_of(CLIPPED), start))
     assert {site: ratio.parameters for site, ratio in found.items()} == {"a": 0.25, "b": 0.5, "c": 2, "d": 50}
     assert {ratio.statistics for ratio in found.values()} == {0.0}
     # d is known to have five times as many images as the others' median; what c has fewer of changes nothing
     known = {"a": 20, "b": 20, "c": 2, "d": 100}
-    found = update_ratios(replies_of(CLIPPED), start, num_examples=known)
+    found = update_ratios(norms_of(replies_of(CLIPPED), start), num_examples=known)
     assert {site: ratio.largest for site, ratio in found.items()} == {"a": 0.25, "b": 0.5, "c": 2, "d": 10}
 
 
@@ -169,10 +175,10 @@ def test_ratios_at_the_edges() -> None:
         site: SiteReply({"w": np.array([w], np.float32), "v": np.array([v], np.float32)}, {}, 1)
         for site, w, v in [("a", 0, 0), ("b", 0, 0), ("c", 1, 0), ("d", 0, 2)]
     }
-    found = update_ratios(replies, start, buffers=frozenset({"v"}))
+    found = update_ratios(norms_of(replies, start, buffers=frozenset({"v"})))
     assert (found["a"].parameters, found["c"].parameters, found["c"].statistics) == (0, np.inf, 0)
     assert (found["d"].parameters, found["d"].statistics, found["d"].largest) == (0, np.inf, np.inf)
-    assert update_ratios({"c": replies["c"]}, start)["c"].largest == 1
+    assert update_ratios(norms_of({"c": replies["c"]}, start))["c"].largest == 1
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(10.0, [-11.0, 17.0]), (50.0, [-59.0, 81.0]), (1.0, [-0.2, 2.6])])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from engine.federation.aggregation.blocks import BLOCK, flat, parts
 from engine.federation.tasks import Arrays, SiteReply
 
-Rule = Callable[[Sequence[np.ndarray]], np.ndarray]
-"""From one float array of each site, in the order of their names, to the one that goes on, float64."""
+Rule = Callable[[Iterable[np.ndarray]], np.ndarray]
+"""From the same numbers of each site, floats (n,) in the order of the sites' names, to those that go on, float64 (n,).
+
+Each weight by itself: which of them come together does not matter."""
 
 
 class Aggregator(Protocol):
@@ -23,7 +26,8 @@ class Aggregator(Protocol):
         """Return the model after a round: the arrays of ``previous``, the model before it, with their dtypes.
 
         ``num_refused`` is how many sites sent something that was refused; their replies are not among ``replies``.
-        Sites are taken in the order of their names, sums are float64, and the replies are left as they are.
+        Sites are taken in the order of their names, sums are float64, and the replies are left as they are. Their
+        arrays may lie in files and are read in parts (``blocks``).
         """
 
     def state(self) -> dict[str, Any]:
@@ -57,9 +61,9 @@ NO_BUFFERS = Buffers()
 
 
 def combine(
-    replies: Mapping[str, SiteReply], previous: Arrays, *, rule: Rule, buffers: Buffers
+    replies: Mapping[str, SiteReply], previous: Arrays, *, rule: Rule, buffers: Buffers, at_most: int = BLOCK
 ) -> dict[str, np.ndarray]:
-    """Return the model that ``rule`` makes, float array by float array.
+    """Return the model that ``rule`` makes, ``at_most`` numbers of each site at a time.
 
     Integers (BatchNorm's counters) are never averaged: they are the first site's by name. Float buffers that are not
     averaged stay as they are in ``previous``.
@@ -72,5 +76,9 @@ def combine(
         elif key in buffers.names and not buffers.averaged:
             result[key] = np.array(old)
         else:
-            result[key] = np.asarray(rule([replies[name].arrays[key] for name in names])).astype(old.dtype)
+            of_sites = [flat(replies[name].arrays, key) for name in names]
+            new = np.empty(old.size, old.dtype)
+            for part in parts(old.size, at_most=at_most):
+                new[part] = rule(numbers[part] for numbers in of_sites)
+            result[key] = new.reshape(old.shape)
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,12 +43,19 @@ def federated_average(
     weights = list((rounded_shares(num_examples) if rounded_weights else num_examples).values())
     total = sum(weights)
 
-    def mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    def mean(of_sites: Iterable[np.ndarray]) -> np.ndarray:
         # Whole weights first and one division last: n_k * x is exact in float64 for float32 x and n_k < 2^29.
-        summed = np.zeros(arrays[0].shape, dtype=np.float64)
-        for array, weight in zip(arrays, weights, strict=True):
-            summed += np.multiply(array, weight, dtype=np.float64)
-        return np.asarray(summed / total)
+        summed: np.ndarray | None = None
+        for numbers, weight in zip(of_sites, weights, strict=True):
+            weighed = numbers.astype(np.float64)
+            weighed *= weight
+            if summed is None:
+                summed = weighed
+            else:
+                summed += weighed
+        assert summed is not None
+        summed /= total
+        return summed
 
     return combine(replies, previous, rule=mean, buffers=Buffers(buffers, average_buffers))
 

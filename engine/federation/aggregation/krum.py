@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.errors import UserError
 from engine.federation.aggregation.aggregator import Stateless
+from engine.federation.aggregation.blocks import BLOCK_OF_ALL, flat, parts
 from engine.federation.aggregation.fedavg import FedAvg
 from engine.federation.tasks import Arrays, SiteReply
 
@@ -29,8 +30,9 @@ class Krum(Stateless):
     num_kept : int or None
         How many are chosen: 1 is Krum, more are Multi-Krum; None is n - f.
 
-    Flower has the same rule (``select_multikrum``); this one takes distances array by array in float64, where that one
-    holds all models at once and subtracts large float32 squares from each other.
+    Flower has the same rule (``select_multikrum``); this one takes distances in float64, at most ``BLOCK_OF_ALL``
+    numbers of all sites at a time, where that one holds all models at once and subtracts large float32 squares from
+    each other. (An array that is cut for this is summed part by part: its distances may differ in their last bits.)
     """
 
     average: FedAvg
@@ -71,7 +73,9 @@ def _squared_distances(replies: Mapping[str, SiteReply], previous: Arrays, *, av
         stays = key in average.buffers.names and not average.buffers.averaged
         if old.dtype.kind != "f" or stays:
             continue
-        flat_nd = np.stack([replies[name].arrays[key].reshape(-1) for name in names]).astype(np.float64)
-        for index, own_d in enumerate(flat_nd):
-            distances_nn[index] += np.square(flat_nd - own_d).sum(axis=1)
+        of_sites = [flat(replies[name].arrays, key) for name in names]
+        for part in parts(old.size, at_most=BLOCK_OF_ALL // len(names)):
+            flat_nd = np.stack([numbers[part] for numbers in of_sites], dtype=np.float64)
+            for index, own_d in enumerate(flat_nd):
+                distances_nn[index] += np.square(flat_nd - own_d).sum(axis=1)
     return distances_nn

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from engine.federation.aggregation.aggregator import NO_BUFFERS, Buffers, Stateless, combine
+from engine.federation.aggregation.blocks import BLOCK_OF_ALL
 from engine.federation.tasks import Arrays, SiteReply
 
 
@@ -24,8 +25,9 @@ class Median(Stateless):
         self, replies: Mapping[str, SiteReply], previous: Arrays, *, num_refused: int = 0
     ) -> dict[str, np.ndarray]:
         """Return the median of the replies, weight by weight."""
-        return combine(replies, previous, rule=_median, buffers=self.buffers)
+        at_most = BLOCK_OF_ALL // len(replies)
+        return combine(replies, previous, rule=_median, buffers=self.buffers, at_most=at_most)
 
 
-def _median(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.asarray(np.median(np.stack(arrays).astype(np.float64), axis=0))
+def _median(of_sites: Iterable[np.ndarray]) -> np.ndarray:
+    return np.asarray(np.median(np.stack(list(of_sites), dtype=np.float64), axis=0))

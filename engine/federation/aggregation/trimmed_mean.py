@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 
 from engine.federation.aggregation.aggregator import NO_BUFFERS, Buffers, Stateless, combine
+from engine.federation.aggregation.blocks import BLOCK_OF_ALL
 from engine.federation.tasks import Arrays, SiteReply
 
 
@@ -26,7 +27,8 @@ class TrimmedMean(Stateless):
         self, replies: Mapping[str, SiteReply], previous: Arrays, *, num_refused: int = 0
     ) -> dict[str, np.ndarray]:
         """Return the trimmed mean of the replies, weight by weight."""
-        return combine(replies, previous, rule=self._mean, buffers=self.buffers)
+        at_most = BLOCK_OF_ALL // len(replies)
+        return combine(replies, previous, rule=self._mean, buffers=self.buffers, at_most=at_most)
 
-    def _mean(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
-        return np.asarray(trim_mean(np.stack(arrays).astype(np.float64), self.share))
+    def _mean(self, of_sites: Iterable[np.ndarray]) -> np.ndarray:
+        return np.asarray(trim_mean(np.stack(list(of_sites), dtype=np.float64), self.share))

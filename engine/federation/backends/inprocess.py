@@ -85,15 +85,18 @@ class InProcessGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Queue messages; returns their ids."""
         message_ids = []
+        waiting = {old.metadata.dst_node_id: key for key, old in self._pending.items()}
         for message in messages:
             node_id = message.metadata.dst_node_id
             if node_id not in self._contexts:
                 raise ValueError(f"There is no node {node_id}; nodes are {list(self._contexts)}.")
-            self._pending = {key: old for key, old in self._pending.items() if old.metadata.dst_node_id != node_id}
+            if node_id in waiting:
+                del self._pending[waiting[node_id]]
             self._num_pushed += 1
             message_id = f"message-{self._num_pushed}"
             message.metadata.__dict__["_message_id"] = message_id
             self._pending[message_id] = message
+            waiting[node_id] = message_id
             message_ids.append(message_id)
         return message_ids
 

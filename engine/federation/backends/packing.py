@@ -12,6 +12,7 @@ from typing import cast
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from engine.errors import UserError
+from engine.federation.payload import records
 
 _PIECE, _INDEX = "packed", "packed-index-of-"
 """Name and type of the one array; what precedes a record's name in its index's."""
@@ -22,7 +23,7 @@ def pack(messages: Iterable[Message]) -> None:
     done: dict[int, tuple[ArrayRecord, ConfigRecord, ArrayRecord]] = {}
     for message in messages:
         content = message.content
-        for name, record in list(content.array_records.items()):
+        for name, record in records(content, ArrayRecord).items():
             if id(record) not in done:
                 done[id(record)] = (*_packed(record), record)  # kept alive, for its id
             piece, index, _ = done[id(record)]
@@ -31,10 +32,11 @@ def pack(messages: Iterable[Message]) -> None:
 
 def unpack(content: RecordDict) -> None:
     """Undo :func:`pack` in place; ``UserError`` ``federation.packing`` where pieces and index do not fit together."""
-    for key in [key for key in content.config_records if key.startswith(_INDEX)]:
-        index = cast(ConfigRecord, content.pop(key))
-        name = key.removeprefix(_INDEX)
-        content[name] = _unpacked(content.array_records[name], index)
+    for key, index in records(content, ConfigRecord).items():
+        if key.startswith(_INDEX):
+            name = key.removeprefix(_INDEX)
+            content[name] = _unpacked(records(content, ArrayRecord)[name], index)
+            del content[key]
 
 
 def _packed(record: ArrayRecord) -> tuple[ArrayRecord, ConfigRecord]:
