@@ -74,6 +74,7 @@ FIELD_LABELS = {
     "workers": "Sites at a time",
     "ray_address": "Address of a Ray cluster",
     "server": "Folder of the federation",
+    "federation.participation": "Share of the sites in a round",
     "federation.on_failure": "When a site fails",
     "federation.deadline_s": "Deadline (seconds)",
     "federation.proximal_mu": "FedProx weight",

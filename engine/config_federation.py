@@ -34,6 +34,9 @@ class FederationConfig(Section):
     """Federated training of the student (Eq. 3-4)."""
 
     rounds: Epochs = Field(100, description="Communication rounds [P: 100]")
+    participation: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Share of the sites that each round asks, drawn anew; 1 is all, as in the paper (others ours)"
+    )
     local_epochs: Epochs = Field(1, description="Epochs at each site in a round [C: 1]")
     batch_size: Batch = Field(10, description="Images in a batch [C: 10]")
     learning_rate: StepSize = Field(1e-4, description="Adam step size [C: 1e-4]")
@@ -101,3 +104,7 @@ class FederationConfig(Section):
             return True
         patterns = self.shared_parameters is not None or self.local_parameters is not None
         return patterns or self.shared != "all" or self.normalisation == "local"
+
+    def num_asked(self, num_sites: int) -> int:
+        """Return how many of ``num_sites`` a round asks: max(C K, 1), rounded (McMahan et al. 2017, Algorithm 1)."""
+        return max(1, round(self.participation * num_sites))

@@ -79,6 +79,8 @@ class RoundResult:
 
 
 OnRound = Callable[[RoundResult], bool | None]
+Choose = Callable[[int, Callable[[], list[str]]], Sequence[str]]
+"""Which sites a round asks, given its number and what tells who is there just now."""
 FEDAVG = FedAvg().aggregate
 
 
@@ -237,6 +239,7 @@ def run_rounds(
     retries: int = 0,
     deadline_s: float | None = None,
     on_failure: OnFailure = lambda _failure: None,
+    choose: Choose | None = None,
     completed: Mapping[str, SiteReply] | None = None,
     checks: RoundChecks = NO_MORE_CHECKS,
     check_cancelled: Callable[[], None] = no_check,
@@ -250,9 +253,10 @@ def run_rounds(
     again. ``on_traffic`` gets the bytes of every message, both ways, of ``kind`` and of the metrics beside it.
     ``quorum`` is how many replies suffice after ``deadline_s`` seconds or when the others have failed; without one
     every site is needed. A site that fails or is late is asked up to ``retries`` times more; ``on_failure`` is told
-    each time, when the round goes on without it, and when that ends the run. ``checks`` is what a reply is held to
-    beyond its own sense; what it refuses is a failure like any other, and a site whose update alone was refused is
-    asked again when the run goes on. Nodes may take ``wait_s`` seconds to appear.
+    each time, when the round goes on without it, and when that ends the run. ``choose`` says which of the sites a round
+    asks (all without it); the average is over these, by their n_k. ``checks`` is what a reply is held to beyond its own
+    sense; what it refuses is a failure like any other, and a site whose update alone was refused is asked again when the
+    run goes on. Nodes may take ``wait_s`` seconds to appear.
 
     Raises RunCancelled as a site or ``check_cancelled`` raised it, and UserError as raised at the site, or
     ``federation.{bad_reply,site_failed,deadline,quorum,site_absent}``.
@@ -260,19 +264,14 @@ def run_rounds(
     nodes = find_sites(grid, sites=sites, wait_s=wait_s)
     questions = partial(
         _Round, grid=grid, nodes=nodes, task=task, kind=kind, settings=settings or {},
-        on_reply=on_reply,
-        on_traffic=on_traffic,
-        quorum=quorum,
-        retries=retries,
-        on_failure=on_failure,
-        deadline_s=deadline_s,
-        checks=checks,
-        check_cancelled=check_cancelled,
+        on_reply=on_reply, on_traffic=on_traffic, on_failure=on_failure,
+        quorum=quorum, retries=retries, deadline_s=deadline_s, checks=checks, check_cancelled=check_cancelled,
     )  # fmt: skip
     for number in range(start_round, rounds + 1):
         started = monotonic()
         known = completed if completed is not None and number == start_round else {}
-        replies, failures = questions(number=number, arrays=arrays).collect(sites, completed=known)
+        asked = sites if choose is None else choose(number, lambda: _present(grid, nodes))
+        replies, failures = questions(number=number, arrays=arrays).collect(asked, completed=known)
         num_refused = sum(error.code == BAD_REPLY for error in failures.values())
         arrays = aggregate(replies, arrays, num_refused=num_refused)
         result = RoundResult.of(number, arrays, replies, failures=failures, wall_s=monotonic() - started)
@@ -335,10 +334,16 @@ def call_once(
 
 
 def quorum_of(config: FederationConfig, *, num_sites: int) -> int | None:
-    """Return how many replies a round needs, None for all of them: half of the sites where nothing else is set."""
+    """Return how many replies a round needs that asks ``num_sites``, None for all: half where nothing else is set."""
     if config.on_failure != "skip":
         return None
     return min(num_sites, config.quorum or math.ceil(num_sites / 2))
+
+
+def _present(grid: Grid, nodes: Mapping[str, int]) -> list[str]:
+    """Return the sites that are there just now."""
+    there = set(grid.get_node_ids())
+    return [site for site, node_id in nodes.items() if node_id in there]
 
 
 def _late(sites: Sequence[str], *, round_number: int) -> UserError:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from engine.config import RunConfig
+from engine.config_federation import FederationConfig
 from engine.config_generators import GENERATORS, unread_of_kind
 from engine.config_keys import section_keys
 from engine.errors import UserError
@@ -45,16 +46,17 @@ def check_generator(config: RunConfig, stages: tuple[str, ...], *, device: str) 
         )
 
 
-def check_aggregation(config: RunConfig, *, num_sources: int) -> None:
+def check_aggregation(part: FederationConfig, *, num_sources: int) -> None:
     """Refuse Krum where a model has no neighbours to be judged by."""
-    part = config.federation
-    if part.aggregation in ("krum", "multi_krum") and num_sources < part.hostile_sites + 3:
+    num_asked = part.num_asked(num_sources)
+    if part.aggregation in ("krum", "multi_krum") and num_asked < part.hostile_sites + 3:
         raise UserError(
             "plan.too_few_for_krum",
             what=f"federation.aggregation '{part.aggregation}' with {part.hostile_sites} hostile site(s) needs "
-            f"{part.hostile_sites + 3} sites at least; this run trains on {num_sources}.",
+            f"{part.hostile_sites + 3} sites at least; a round of this run asks {num_asked}.",
             why="Krum judges a model by its n - f - 2 closest of n models, f of them hostile: here there are none.",
-            fix="Take more sites, lower federation.hostile_sites, or set federation.aggregation to 'median'.",
+            fix="Take more sites, raise federation.participation, lower federation.hostile_sites, or set "
+            "federation.aggregation to 'median'.",
         )
 
 
@@ -106,8 +108,11 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
     if config.federation.patience is not None and not any(site.num_validation for site in work.sources):
         found.append("federation.patience has no effect: no site has validation images.")
     found += _sharing_warnings(config, work)
-    found += _aggregation_warnings(config, num_sources=len(work.sources))
-    found += _site_warnings(config, num_sources=len(work.sources))
+    num_asked = config.federation.num_asked(len(work.sources))
+    if config.federation.participation < 1 and num_asked == len(work.sources):
+        found.append(f"federation.participation has no effect: a round asks all {num_asked} site(s) all the same.")
+    found += _aggregation_warnings(config, num_asked=num_asked)
+    found += _site_warnings(config, num_sources=len(work.sources), num_asked=num_asked)
     for role in (role for role in ("student", "teacher") if role in sections):
         if getattr(config, role).batch_norm == "kept" and getattr(config, role).name != "tinysam":
             found.append(f"{role}.batch_norm has no effect: only TinySAM has such layers to keep.")
@@ -164,14 +169,14 @@ def _generator_warnings(config: RunConfig) -> list[str]:
     return found
 
 
-def _site_warnings(config: RunConfig, *, num_sources: int) -> list[str]:
+def _site_warnings(config: RunConfig, *, num_sources: int, num_asked: int) -> list[str]:
     part, default = config.federation, RunConfig().federation
     found = []
     for key, needed in (("retries", "retry"), ("quorum", "skip")):
         if part.on_failure != needed and getattr(part, key) != getattr(default, key):
             found.append(f"federation.{key} has no effect: federation.on_failure is not '{needed}'.")
-    if part.on_failure == "skip" and part.quorum is not None and part.quorum > num_sources:
-        found.append(f"federation.quorum is {part.quorum}: with {num_sources} sites every one is needed.")
+    if part.on_failure == "skip" and part.quorum is not None and part.quorum > num_asked:
+        found.append(f"federation.quorum is {part.quorum}: a round asks {num_asked} sites, and every one is needed.")
     if part.deadline_s is not None and config.backend == "local":
         found.append("federation.deadline_s has no effect on sites in this process: they work one after the other.")
     if config.backend != "ray":
@@ -207,7 +212,7 @@ _READ_BY = {
 """Settings of the federation that only some ways of aggregation read."""
 
 
-def _aggregation_warnings(config: RunConfig, *, num_sources: int) -> list[str]:
+def _aggregation_warnings(config: RunConfig, *, num_asked: int) -> list[str]:
     part, default = config.federation, RunConfig().federation
     chosen = part.aggregation
     found = [
@@ -217,18 +222,18 @@ def _aggregation_warnings(config: RunConfig, *, num_sources: int) -> list[str]:
     ]
     if chosen == "fedavgm" and part.server_momentum == 0 and part.server_learning_rate == 1:
         found.append("federation.aggregation 'fedavgm' is FedAvg: there is no momentum, and the step is 1.")
-    if chosen == "median" and num_sources < 3:
-        found.append(f"federation.aggregation 'median' withstands nothing: it is the mean of {num_sources} site(s).")
-    if chosen == "trimmed_mean" and int(part.trimmed_share * num_sources) == 0:
-        found.append(f"federation.trimmed_share cuts no site: {part.trimmed_share:g} of {num_sources} is below one.")
-    if chosen in ("krum", "multi_krum") and num_sources < 2 * part.hostile_sites + 3:
+    if chosen == "median" and num_asked < 3:
+        found.append(f"federation.aggregation 'median' withstands nothing: it is the mean of {num_asked} site(s).")
+    if chosen == "trimmed_mean" and int(part.trimmed_share * num_asked) == 0:
+        found.append(f"federation.trimmed_share cuts no site: {part.trimmed_share:g} of {num_asked} is below one.")
+    if chosen in ("krum", "multi_krum") and num_asked < 2 * part.hostile_sites + 3:
         needed = 2 * part.hostile_sites + 3
-        found.append(f"Krum's guarantee needs 2 f + 3 sites, here {needed}; this run trains on {num_sources}.")
+        found.append(f"Krum's guarantee needs 2 f + 3 sites, here {needed}; a round asks {num_asked}.")
     if part.large_updates == "accept":
         if part.update_norm_limit != default.update_norm_limit:
             found.append("federation.update_norm_limit has no effect: federation.large_updates is 'accept'.")
-    elif num_sources < 3:
-        found.append(f"federation.large_updates: of {num_sources} site(s) nobody can say whose update is too large.")
+    elif num_asked < 3:
+        found.append(f"federation.large_updates: of {num_asked} site(s) nobody can say whose update is too large.")
     return found
 
 

@@ -50,7 +50,7 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
     compatibility.check_generated_side(config, names)
     federation = describe(config)
     compatibility.check_classes(federation.classes, names)
-    checks.check_aggregation(config, num_sources=len(federation.sources))
+    checks.check_aggregation(config.federation, num_sources=len(federation.sources))
     compatibility.check_site_students(config, names, sources=federation.source_names)
     if config.federation.keeps_parts:
         sharing_of(config, num_classes=len(federation.classes))  # refuses patterns that divide nothing

@@ -205,29 +205,31 @@ def plan_stages(costs: Mapping[str, StageCost]) -> tuple[StagePlan, ...]:
 
 def federated_training(work: Workload) -> StageCost:
     """Rounds of training at the sites, and validation of what each round has made."""
-    config = work.config.federation
+    config, sites = work.config.federation, len(work.sources)
+    asked = config.num_asked(sites)
+    share = asked / sites  # of the rounds, that a site is expected in
     epochs = config.rounds * config.local_epochs
-    steps = epochs * sum(math.ceil(site.num_train / config.batch_size) for site in work.sources)
-    trained = epochs * sum(site.num_train for site in work.sources)
+    steps = round(share * epochs * sum(math.ceil(site.num_train / config.batch_size) for site in work.sources))
+    trained = round(share * epochs * sum(site.num_train for site in work.sources))
     passes = 2 * config.rounds if work.validates_mean else config.rounds + 1
-    validated = passes * sum(site.num_validation for site in work.sources)
+    validated = share * passes * sum(site.num_validation for site in work.sources)
     seconds = trained * work.train_s(work.student) + validated * work.pass_s(work.student)
     seconds = work.by_the_sites(seconds, [site.num_train for site in work.sources])
     # The server's average, the next one, the best one, and one reply as it comes and as it is written.
     held = 5 * work.student.state_bytes / GIB
     at_site = work.train_gib(work.student, batch_size=config.batch_size)
     memory = work.base_gib() + held + (work.workers.gib(work.base_gib() + at_site) or at_site)
-    detail = f"{config.rounds} rounds at {len(work.sources)} sites, {trained // config.rounds} images a round"
+    where = f"{sites} sites" if asked == sites else f"{asked} of {sites} sites"
+    detail = f"{config.rounds} rounds at {where}, {trained // config.rounds} images a round"
     down = config.rounds + (config.rounds if work.validates_mean else 1)
     sent: SiteBytes = {
-        ("down", "student"): down * work.shared_bytes,
-        ("up", "student"): config.rounds * work.shared_bytes,
+        ("down", "student"): round(share * down * work.shared_bytes),
+        ("up", "student"): round(share * config.rounds * work.shared_bytes),
     }
     if work.sharing is not None and work.sharing.averaged_once:
         sent = {**sent, ("up", "normalisation"): work.key_bytes(work.sharing.averaged_once)}
     # The server's state twice and a round's replies; Adam's moments of three rounds at each site.
-    sites = len(work.sources)
-    disk = (2 * 3 + sites) * work.student.state_bytes + 3 * sites * 8 * work.student.parameters
+    disk = (2 * 3 + asked) * work.student.state_bytes + 3 * sites * 8 * work.student.parameters
     if config.aggregation == "fedavgm":
         disk += 2 * 8 * work.student.parameters
     leaves: tuple[str, ...] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.federation.aggregation import make_aggregator
 from engine.federation.checks import RoundChecks
+from engine.federation.participation import draw_participants
 from engine.federation.rounds import Failure, RoundResult, quorum_of
 from engine.federation.tasks import BEST_ROUND, TRAIN_STUDENT, VALIDATE_STUDENT, Arrays, Scalar, SiteReply
 from engine.models.arrays import buffer_names, model_arrays
@@ -27,7 +28,7 @@ from engine.stages.site_progress import SiteProgress
 MODELS = ("fedavg_student", "personal_student")
 """Names of what it makes: of all sites, and each site's own."""
 TOOK_PART = "took_part"
-"""Curve of a site: 1 for a round whose average has its reply, 0 for one without it."""
+"""Curve of a site: 1 for a round whose average has its reply, 0 for one without it; nothing where it was not asked."""
 
 
 class FederatedTraining:
@@ -48,13 +49,16 @@ class _Training:
 
     Which model patience judges: the one that would go on. Without a moving mean that is each round's average, which
     the sites validate when they receive it, a round later. With one it is the mean, and they are asked for its Dice
-    after every round: one more model down for each site and round.
+    after every round: one more model down for each site and round. Where a round asks some of the sites, these are
+    all who judge.
     """
 
     def __init__(self, context: RunContext, *, stage: str) -> None:
         self.context, self.stage = context, stage
         self.config = context.config.federation
         self.sites = context.sites.names
+        self.num_asked = self.config.num_asked(len(self.sites))
+        self.asked = self.sites
         self.model = context.new_model("student")
         self.judges_mean = self.config.patience is not None and self.config.average_decay > 0
         self.round = 0
@@ -101,7 +105,8 @@ class _Training:
                 start_round=self.round + 1,
                 aggregate=self.aggregator.aggregate,
                 checks=self.checks,
-                quorum=quorum_of(self.config, num_sites=len(self.sites)),
+                quorum=quorum_of(self.config, num_sites=self.num_asked),
+                choose=self._choose if self.config.participation < 1 else None,
                 retries=self.config.retries if self.config.on_failure == "retry" else 0,
                 deadline_s=self.config.deadline_s,
                 on_failure=self._on_failure,
@@ -117,6 +122,17 @@ class _Training:
             self._judge(self._validate(self.arrays), arrays=self.arrays)
         shared, number = self._best_or_last()
         save_models(self.context, self.model, names=MODELS, sharing=self.sharing, shared=shared, round_number=number)
+
+    def _choose(self, round_number: int, present: Callable[[], list[str]]) -> tuple[str, ...]:
+        """Return the sites that a round asks: those that it asked before it was interrupted, or a new draw."""
+        noted = self.replies.asked(round_number)
+        if noted is None:
+            among = self.sites if self.config.on_failure == "stop" else present()
+            seed = self.context.config.seed
+            noted = draw_participants(among, count=self.num_asked, seed=seed, round_number=round_number)
+            self.replies.note_asked(round_number, noted)
+        self.asked = noted
+        return noted
 
     def _best_or_last(self) -> tuple[Arrays, int]:
         """Return what goes on of the shared arrays, and the round whose they are."""
@@ -135,6 +151,7 @@ class _Training:
         replies = self.context.sites.ask(
             VALIDATE_STUDENT,
             kind="student",
+            to=self.asked,
             arrays=arrays,
             round_number=self.round,
             apart=True,
@@ -143,15 +160,15 @@ class _Training:
         return {site: reply.metrics for site, reply in replies.items()}
 
     def _on_image(self, done: int, total: int) -> None:
-        steps = 100 * self.config.rounds * len(self.sites)
+        steps = 100 * self.config.rounds * self.num_asked
         self.context.reporter.progress(0, steps, message=f"reading the images: {done} of {total}")
 
     def progress(self, site: str, round_number: int, step: int, total: int) -> None:
         """Hear how far a site is in its round."""
         done = self.side_by_side.done(site, round_number, step / total)
         self.context.reporter.progress(
-            int(100 * ((round_number - 1) * len(self.sites) + done)),
-            100 * self.config.rounds * len(self.sites),
+            int(100 * ((round_number - 1) * self.num_asked + done)),
+            100 * self.config.rounds * self.num_asked,
             message=f"round {round_number} of {self.config.rounds}, {site}",
         )
 
@@ -173,8 +190,8 @@ class _Training:
         if not self.judges_mean:
             self._judge(result.metrics, arrays=self.arrays)
         self.round, self.arrays = result.round, result.arrays
-        if self.config.on_failure == "skip":
-            for site in self.sites:
+        if self.config.on_failure == "skip" or self.config.participation < 1:
+            for site in self.asked:
                 took_part = float(site in result.metrics)
                 self.context.reporter.metric(TOOK_PART, took_part, step=result.round, site=site)
         if self.config.average_decay:
@@ -221,6 +238,7 @@ class _Training:
             "aggregator": self.aggregator.state(),
             "stopped": self.stopped,
             "patient_since": self.patient_since,
+            "asked": self.asked,
             "rounds": self.config.rounds,
         }
         self.context.checkpoints.save(self.stage, state)
@@ -230,6 +248,7 @@ class _Training:
         if self.config.patience is None:
             self.best = {**self.best, "arrays": None}  # older states hold it all the same
         self.mean = state["mean"]
+        self.asked = state.get("asked", self.sites)
         self.aggregator.restore(state.get("aggregator", {}))
         self.stopped = state["stopped"] and self.config.patience is not None
         self.patient_since = state.get("patient_since", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from engine.errors import UserError
@@ -34,12 +35,21 @@ class ReplyFiles:
         assert stored is not None
         return replace(reply, arrays=stored[ARRAYS])
 
+    def note_asked(self, round_number: int, sites: Sequence[str]) -> None:
+        """Write down which sites the round asks: going on after a kill it asks the same, whoever is there then."""
+        self._checkpoints.save(self._asked(round_number), {"sites": list(sites)})
+
+    def asked(self, round_number: int) -> tuple[str, ...] | None:
+        """Return what :meth:`note_asked` has noted of the round, None where it has not begun."""
+        noted = self._checkpoints.load(self._asked(round_number))
+        return None if noted is None else tuple(noted["sites"])
+
     def load(self, round_number: int) -> dict[str, SiteReply]:
         """Return the replies of a round that have come, and remove every other round's; a damaged one is asked again.
 
         Asked again, a site starts from its state before the round and gives the same bits.
         """
-        kept = {self._name(round_number, site) for site in self._sites}
+        kept = {self._asked(round_number), *(self._name(round_number, site) for site in self._sites)}
         for name in set(self._checkpoints.names(REPLIES)) - kept:
             self._checkpoints.delete(name)
         replies = {}
@@ -60,6 +70,9 @@ class ReplyFiles:
     def clear(self) -> None:
         """Remove all replies: the state after their round is on the disk."""
         self._checkpoints.delete_folder(REPLIES)
+
+    def _asked(self, round_number: int) -> str:
+        return f"{REPLIES}/round_{round_number:06d}/asked"
 
     def _name(self, round_number: int, site: str) -> str:
         return f"{REPLIES}/round_{round_number:06d}/site_{self._sites[site]:04d}"

@@ -258,6 +258,25 @@ def test_a_fault_of_the_dataset_is_found_by_the_plan(tmp_path: Path) -> None:
         plan(config(data={"source": "folder", "root": str(root), "image_px": 64}), home=tmp_path)
 
 
+def test_a_plan_counts_the_rounds_that_a_site_is_expected_in(tmp_path: Path) -> None:
+    """One of three sites in each of six rounds: each is expected in two, and validates in (6 + 1) / 3 of all passes."""
+    whole, third = (
+        plan(config(federation={"rounds": 6, "participation": share}), home=tmp_path) for share in (1.0, 1 / 3)
+    )
+    assert (third.stages[0].steps, third.stages[0].images) == tuple(
+        n // 3 for n in (whole.stages[0].steps, whole.stages[0].images)
+    )
+    assert "1 of 3 sites" in third.stages[0].detail and "at 3 sites" in whole.stages[0].detail
+    sent, of_third = ({(t.site, t.direction): t.payload_bytes for t in made.traffic if t.kind == "student"} for made in
+                      (whole, third))  # fmt: skip
+    assert of_third == {key: round(count / 3) for key, count in sent.items()} and len(sent) == 6
+    assert third.config_hash != whole.config_hash
+    nearly = plan(config(federation={"participation": 0.9}), home=tmp_path)
+    assert any("participation has no effect: a round asks all 3" in said for said in nearly.warnings)
+    with pytest.raises(UserError, match="needs 3 sites at least; a round of this run asks 2"):
+        plan(config(federation={"aggregation": "krum", "hostile_sites": 0, "participation": 0.7}), home=tmp_path)
+
+
 AGGREGATION_WARNINGS: list[tuple[dict[str, Any], str]] = [  # phantom fundus trains on 3 sites
     ({"server_momentum": 0.5}, "server_momentum has no effect: federation.aggregation is 'fedavg'"),
     ({"aggregation": "median", "server_learning_rate": 0.5}, "server_learning_rate has no effect"),
@@ -286,7 +305,7 @@ def test_of_two_sites_nobody_can_be_outvoted(federation: dict[str, Any], tmp_pat
 
 @pytest.mark.parametrize(("aggregation", "hostile"), [("krum", 1), ("multi_krum", 1), ("krum", 2)])
 def test_krum_without_neighbours_is_refused(aggregation: str, hostile: int, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"needs {hostile + 3} sites at least; this run trains on 3") as caught:
+    with pytest.raises(UserError, match=f"needs {hostile + 3} sites at least; a round of this run asks 3") as caught:
         plan(config(federation={"aggregation": aggregation, "hostile_sites": hostile}), home=tmp_path)
     assert caught.value.code == "plan.too_few_for_krum"
     made = plan(config(federation={"aggregation": aggregation, "hostile_sites": 0}), home=tmp_path)
