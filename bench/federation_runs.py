@@ -1,0 +1,175 @@
+"""Runs that ``bench.federation`` measures: with many simulated sites, on each back end, and of generators alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import psutil
+import torch
+from torch import nn
+
+from bench.faults import SITES, Processes
+from bench.parity import largest_difference
+from bench.reporting import ConsoleReporter
+from bench.simulated_sites import SimulatedContext, site_names
+from engine.config import RunConfig, load_config, parse_config
+from engine.data.phantoms import TASKS, write_dataset
+from engine.models.registry import build_model
+from engine.runs import lifecycle
+from engine.runs.checkpoint import CheckpointStore
+from engine.runs.store import RunStore
+from engine.stages.context import RunContext
+from engine.stages.federated_training import FederatedTraining
+from engine.stages.generator_training import GeneratorTraining
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A simulated run: the process's peak memory in 10^6 bytes, and the seconds of a round."""
+
+    peak_mb: float
+    seconds_per_round: float
+
+
+class Quiet(ConsoleReporter):
+    """Tells nobody; what is kept of a run does not belong to the server's memory here."""
+
+    def log(self, level: str, text: str) -> None:
+        """Pass over it."""
+
+
+def peak(folder: Path, *, num_sites: int, asked: int, rounds: int, small: bool) -> Cell:
+    """Return the cell of a run in a process of its own: its peak is nobody else's."""
+    words = [str(folder / "simulated"), str(num_sites), str(asked), str(rounds), "mini" if small else "5m"]
+    done = subprocess.run([sys.executable, "-m", "bench.federation_runs", *words], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return Cell(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def simulate(folder: Path, *, num_sites: int, asked: int, rounds: int, size: str) -> Cell:
+    """Run the stage of federated training with TinySAM (``5m`` is 39 MB) at simulated sites, in this process."""
+    federation = {"rounds": rounds, "participation": asked / num_sites}
+    student = {"name": "tinysam", "size": size, "weights": None}
+    config = parse_config({"device": "cpu", "precision": "fp32", "student": student, "federation": federation})
+
+    def build() -> nn.Module:
+        return build_model("tinysam", size=size, seed=1)
+
+    context = SimulatedContext(
+        config=config, run_dir=folder, reporter=Quiet("simulated"), names=site_names(num_sites), build=build
+    )
+    folder.mkdir()
+    started = time.perf_counter()
+    try:
+        FederatedTraining().run(context)
+    finally:
+        shutil.rmtree(folder)
+    return Cell(_peak_bytes() / 1e6, (time.perf_counter() - started) / rounds)
+
+
+def _peak_bytes() -> float:
+    """Return the largest resident memory that this process has had, bytes."""
+    info = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):  # Windows
+        return float(info.peak_wset)
+    import resource
+
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+
+
+def backends() -> tuple[str, ...]:
+    """Return the back ends that a configuration can name."""
+    return get_args(RunConfig.model_fields["backend"].annotation)
+
+
+def has_ray() -> bool:
+    """Return whether sites can work side by side on Ray here."""
+    from importlib.util import find_spec
+
+    return "ray" in backends() and find_spec("ray") is not None
+
+
+def differences(folder: Path, *, rounds: int) -> dict[str, tuple[float, int] | None]:
+    """Return (largest difference from the run in one process, files compared) by back end; None where it is not here.
+
+    FedTinySAM's whole run at three sites and an unseen one.
+    """
+    images = write_dataset("polyp", folder / "images", images_per_site=12, image_px=64)
+    for other in (path for path in images.iterdir() if path.is_dir() and path.name not in SITES):
+        shutil.rmtree(other)
+    values: dict[str, Any] = {
+        "method": "fedtinysam", "data.source": "folder", "device": "cpu", "threads": 1, "federation.rounds": rounds,
+    }  # fmt: skip
+    together = _run(folder / "together", {**values, "data.root": images})
+    found: dict[str, tuple[float, int] | None] = {"ray": None, "superlink": None}
+    if has_ray():
+        found["ray"] = largest_difference(
+            together, _run(folder / "ray", {**values, "data.root": images, "backend": "ray"})
+        )
+    processes = Processes(folder, images)
+    try:
+        processes.start()
+        where = {"data.root": "none", "backend": "superlink", "server": processes.federation}
+        found["superlink"] = largest_difference(together, _run(folder / "apart", {**values, **where}))
+    finally:
+        processes.end()
+    return found
+
+
+def _run(home: Path, values: Mapping[str, Any]) -> Path:
+    """Run the smoke preset with these values; return the run's folder."""
+    store = RunStore(home)
+    run_id = lifecycle.submit(store, load_config("phantom_cpu_smoke", overrides=dict(values)))
+    while store.get(run_id).active:
+        lifecycle.reap(store)
+        time.sleep(POLL_S)
+    record = store.get(run_id)
+    if record.status != "finished":
+        raise SystemExit(f"the run {run_id} is {record.status}: {record.error}")
+    return store.run_dir(run_id)
+
+
+def generator_seconds(folder: Path, *, steps: int) -> tuple[float, float] | None:
+    """Return the seconds of four sites' generators (on Ray with two workers, one after the other); None without Ray."""
+    if not has_ray():
+        return None
+    return _generators(folder, steps=steps, backend="ray", workers=2), _generators(folder, steps=steps, backend="local")
+
+
+def _generators(folder: Path, *, steps: int, **where: Any) -> float:
+    names = list(TASKS["nuclei"].sites)[:5]
+    values = {
+        **where, "device": "cpu", "precision": "fp32", "threads": 1,
+        "data": {"task": "nuclei", "images_per_site": 8, "image_px": 64, "sites": names, "held_out": names[-1]},
+        "generator": {"steps": steps, "image_px": 64},
+    }  # fmt: skip
+    config = parse_config(values)
+    run_dir = folder / f"generators_{config.backend}"
+    run_dir.mkdir()
+    store = CheckpointStore(run_dir / "checkpoints", config.content_hash(), warn=print)
+    context = RunContext(config=config, run_dir=run_dir, reporter=Quiet("generators"), checkpoints=store)
+    try:
+        started = time.perf_counter()
+        GeneratorTraining().run(context)
+        return time.perf_counter() - started
+    finally:
+        context.close()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    path, *counts, size_name = sys.argv[1:]
+    num_sites, asked, rounds = map(int, counts)
+    cell = simulate(Path(path), num_sites=num_sites, asked=asked, rounds=rounds, size=size_name)
+    print(json.dumps({"peak_mb": cell.peak_mb, "seconds_per_round": cell.seconds_per_round}))
