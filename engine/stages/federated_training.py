@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.errors import UserError
 from engine.federation.aggregation import make_aggregator
 from engine.federation.checks import RoundChecks
 from engine.federation.participation import draw_participants
@@ -128,11 +129,23 @@ class _Training:
         noted = self.replies.asked(round_number)
         if noted is None:
             among = self.sites if self.config.on_failure == "stop" else present()
+            self._check_present(among, round_number=round_number)
             seed = self.context.config.seed
             noted = draw_participants(among, count=self.num_asked, seed=seed, round_number=round_number)
             self.replies.note_asked(round_number, noted)
         self.asked = noted
         return noted
+
+    def _check_present(self, sites: Sequence[str], *, round_number: int) -> None:
+        """Refuse to draw from too few: what is noted of a draw would hold when the others are back."""
+        needed = quorum_of(self.config, num_sites=self.num_asked) or 1
+        if len(sites) < needed:
+            raise UserError(
+                "federation.site_absent",
+                what=f"Round {round_number} needs {needed} sites; connected: {', '.join(sites) or 'none'}.",
+                why="The sites of a round are drawn from those that are there.",
+                fix="Ask the missing sites to start their program (site up), then resume the run.",
+            )
 
     def _best_or_last(self) -> tuple[Arrays, int]:
         """Return what goes on of the shared arrays, and the round whose they are."""

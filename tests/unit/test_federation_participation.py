@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,28 +134,42 @@ def test_stopped_at_any_question_it_goes_on_with_the_same_sites_to_the_same_bits
     assert first.asked[:-1] + second.asked == reference.asked, "who has answered is not asked again"
 
 
+@contextmanager
+def away(count: int) -> Iterator[None]:
+    """Let the first ``count`` sites be registered, and not there."""
+    every = InProcessGrid.get_node_ids
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InProcessGrid, "get_node_ids", lambda self: every(self)[count:])
+        patch.setattr(
+            "engine.federation.rounds.find_sites",
+            lambda grid, *, sites, wait_s: dict(zip(sites, every(grid), strict=True)),
+        )
+        yield
+
+
 def test_a_round_that_had_begun_asks_whom_it_asked_whoever_is_there_now(tmp_path: Path) -> None:
     """Two of twelve sites are away when the round begins and back when it goes on: a new draw would be another one."""
-    config = configure(on_failure="skip", rounds=1)
-    all_nodes = InProcessGrid.get_node_ids
-    patch = pytest.MonkeyPatch()
-    patch.setattr(InProcessGrid, "get_node_ids", lambda self: all_nodes(self)[2:])
-    patch.setattr(
-        "engine.federation.rounds.find_sites",
-        lambda grid, sites, wait_s: dict(zip(sites, all_nodes(grid), strict=True)),
-    )
-    try:
-        stopped = Answers(stop_at=3)
-        with pytest.raises(RunCancelled):
-            run(tmp_path, config, stopped)
-    finally:
-        patch.undo()
+    config, stopped, answers = configure(on_failure="skip", rounds=1), Answers(stop_at=3), Answers()
+    with away(2), pytest.raises(RunCancelled):
+        run(tmp_path, config, stopped)
     there = draw_participants(SITES[2:], count=3, seed=5, round_number=1)
     assert [site for _, site in stopped.asked] == list(there)
     assert there != draw_participants(SITES, count=3, seed=5, round_number=1), "the test would show nothing"
-    answers = Answers()
     run(tmp_path, config, answers)
     assert [site for _, site in answers.asked] == [there[2]]
+
+
+@pytest.mark.parametrize(("policy", "absent", "needed"), [("retry", 12, 1), ("skip", 11, 2)])
+def test_nobody_is_drawn_from_too_few_and_the_run_goes_on_when_they_are_back(
+    tmp_path: Path, policy: str, absent: int, needed: int
+) -> None:
+    config = configure(on_failure=policy, rounds=1)
+    with away(absent), pytest.raises(UserError, match=f"Round 1 needs {needed} sites; connected") as caught:
+        run(tmp_path, config)
+    assert caught.value.code == "federation.site_absent"
+    answers = Answers()
+    run(tmp_path, config, answers)
+    assert [site for _, site in answers.asked] == list(draw_participants(SITES, count=3, seed=5, round_number=1))
 
 
 def test_a_round_without_enough_of_those_asked_is_not_averaged(tmp_path: Path) -> None:
