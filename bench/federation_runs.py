@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -117,7 +118,8 @@ def differences(folder: Path, *, rounds: int) -> dict[str, tuple[float, int] | N
         found["ray"] = largest_difference(
             together, _run(folder / "ray", {**values, "data.root": images, "backend": "ray"})
         )
-    processes = Processes(folder, images)
+    with redirect_stdout(sys.stderr):  # what the commands tell is no part of the table
+        processes = Processes(folder, images)
     try:
         processes.start()
         where = {"data.root": "none", "backend": "superlink", "server": processes.federation}

@@ -255,8 +255,8 @@ def run_rounds(
     every site is needed. A site that fails or is late is asked up to ``retries`` times more; ``on_failure`` is told
     each time, when the round goes on without it, and when that ends the run. ``choose`` says which of the sites a round
     asks (all without it); the average is over these, by their n_k. ``checks`` is what a reply is held to beyond its own
-    sense; what it refuses is a failure like any other, and a site whose update alone was refused is asked again when the
-    run goes on. Nodes may take ``wait_s`` seconds to appear.
+    sense; what it refuses is a failure like any other, and a site whose update alone was refused is asked again when
+    the run goes on. Nodes may take ``wait_s`` seconds to appear.
 
     Raises RunCancelled as a site or ``check_cancelled`` raised it, and UserError as raised at the site, or
     ``federation.{bad_reply,site_failed,deadline,quorum,site_absent}``.
