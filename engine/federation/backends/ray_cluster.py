@@ -28,7 +28,9 @@ from engine.errors import UserError
 from engine.federation.backends.ray_worker import SiteWorker
 from engine.federation.side_by_side import available_cores, threads_of_worker
 
-READY_S = 180.0
+START_ATTEMPTS, TOO_SLOW = 4, "timed out during startup"
+"""Ray gives itself 30 s to begin, which a busy machine may need more of; it is tried so often (ours)."""
+READY_S = 600.0
 """How long processes may take to begin: importing PyTorch on a busy machine, or a cluster that is in use (ours)."""
 PREFIX = "dsfedmed-ray-"
 """Of the folder of a cluster's sockets and logs below the system's temporary folder: a socket's path has 107 letters at
@@ -110,25 +112,32 @@ class RayCluster:
         stops = signal.getsignal(signal.SIGTERM)
         if "ray" not in sys.modules:  # which reads them once, so a second cluster of a process has them, too
             os.environ.update(_OWN, RAY_AUTH_TOKEN=secrets.token_hex(32))
+        num_cpus = workers * threads_of_worker(workers, cores=available_cores(), threads=threads)
+        try:
+            for attempt in range(1, START_ATTEMPTS + 1):
+                try:
+                    return self._init(num_cpus)
+                except Exception as error:
+                    self.close()
+                    if attempt == START_ATTEMPTS or TOO_SLOW not in str(error):
+                        raise _not_started(error) from error
+        finally:
+            _keep_signal(stops)
+
+    def _init(self, num_cpus: int) -> None:
         import ray
 
         self._folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         (self._folder / "r").mkdir()  # which Ray opens to everybody; what it lies in stays closed
-        try:
-            with _same_modules():
-                ray.init(
-                    num_cpus=workers * threads_of_worker(workers, cores=available_cores(), threads=threads),
-                    include_dashboard=False,
-                    configure_logging=False,
-                    log_to_driver=True,
-                    _temp_dir=str(self._folder / "r"),
-                    _system_config={"enable_metrics_collection": False},
-                )
-        except Exception as error:
-            self.close()
-            raise _not_started(error) from error
-        finally:
-            _keep_signal(stops)
+        with _same_modules():
+            ray.init(
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                configure_logging=False,
+                log_to_driver=True,
+                _temp_dir=str(self._folder / "r"),
+                _system_config={"enable_metrics_collection": False},
+            )
 
     def _join(self, address: str) -> None:
         stops = signal.getsignal(signal.SIGTERM)
