@@ -31,6 +31,7 @@ from engine.models.assets import find_asset
 from engine.pretraining import jobs, segmenters, settings
 from engine.runs.store import RunStore
 from tests.patience import RUN_S, WAIT_S, wait
+from tests.unit.public_downloads import polyp_downloads
 
 SMALL = (
     "data.image_px=64", "data.images_per_site=4", "federation.rounds=1", "generator.steps=1", "generator.image_px=64",
@@ -107,7 +108,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     patch.setenv("DSFEDMED_HOME", str(folder / "studio_home"))
     patch.setenv("OMP_NUM_THREADS", "1")
     bundle = str(ROOT / "assets" / "models" / "nuclei_cpu")
+    downloads = str(polyp_downloads(folder / "downloads"))
     names = {"<root>": "hospitals", "SITE": "C6_alexandria", "IMAGE": "picture.png", "FOLDER": bundle}
+    names["DOWNLOADS"] = downloads
     yield World(folder, folder / "studio_home", names)
     patch.undo()
 

@@ -13,6 +13,7 @@ import typer
 
 from engine.cli.options import ConfigOption, HeldOutOption, PresetOption, SetOption, parse_settings, read_config
 from engine.cli.output import JsonFlag, print_json, print_table
+from engine.cli.prepare import prepare
 from engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from engine.data.problems import Problem
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app.command()(prepare)
 RootArgument = Annotated[Path | None, typer.Argument(help="Dataset folder; or use --preset or --config")]
 
 
