@@ -268,6 +268,38 @@ def test_a_folder_of_the_decathlon(tmp_path: Path) -> None:
     assert (nibabel.load(item.image).get_fdata() == voxels()).all()
 
 
+def test_the_decathlons_liver_tests_what_chaos_has_trained(tmp_path: Path) -> None:
+    """Tumours (2) lie in the liver (1); Hounsfield units from -160 to 240 become 0 to 1, as CHAOS's are cut."""
+    image = voxels()
+    image[0, 0, 0], image[1, 0, 0], image[2, 0, 0] = -1000, 240, 40
+    members = {
+        "Task03_Liver/dataset.json": json.dumps({"labels": {"0": "background", "1": "liver", "2": "cancer"}}).encode(),
+        "Task03_Liver/imagesTr/liver_0.nii.gz": gz(nifti(image, LPS)),
+        "Task03_Liver/labelsTr/liver_0.nii.gz": gz(nifti(zones(), LPS)),
+    }
+    extract(tmp_path / "d", members)
+    _, scan = prepared("msd-liver", tmp_path / "d", tmp_path / "set")
+    assert scan.description.classes == find_dataset("chaos").classes == ("liver",)
+    assert np.argwhere(read(scan, "msd_liver", "liver_0.002")[1][0]).tolist() == [[3, 1], [3, 2]]
+    picture, _ = read(scan, "msd_liver", "liver_0.000")
+    assert picture[0, :3, 0].tolist() == pytest.approx([0, 1, 0.5])
+
+
+def test_two_folders_of_one_name_are_not_mixed(tmp_path: Path) -> None:
+    for number, folder in enumerate(("one", "two")):
+        members = {
+            f"{folder}/dataset.json": json.dumps(
+                {"name": "same", "labels": {"0": "background", "1": "a", "2": "b"}}
+            ).encode(),
+            f"{folder}/imagesTr/c.nii": nifti(voxels(number), LPS),
+            f"{folder}/labelsTr/c.nii": nifti(zones(), LPS),
+        }
+        extract(tmp_path / "d", members)
+    with pytest.raises(UserError) as caught:
+        prepare(find_dataset("nnunet"), downloads=tmp_path / "d", folder=tmp_path / "s", progress=lambda *_: None)
+    assert caught.value.code == "prepare.twice" and "two/imagesTr/c.nii" in caught.value.what
+
+
 def gz(content: bytes) -> bytes:
     stream = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
     return stream.compress(content) + stream.flush()

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.data.prepare.chaos import WINDOW_HU
 from engine.data.prepare.downloads import Downloads, Entry
 from engine.data.prepare.metaimage import read_metaimage
 from engine.data.prepare.nrrd import read_nrrd
@@ -47,6 +48,16 @@ ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd", ".png", ".tif", ".tiff", ".bmp")
 FIRST = "_0000"
 """How nnU-Net's files of channel 0 end."""
 Classes = dict[str, tuple[int, ...]]
+LIVER: Classes = {"liver": (1, 2)}
+
+
+def find_liver(tree: Downloads, found: Findings) -> None:
+    """Find Task03_Liver alone: its tumours lie in the liver."""
+    folders = [entry for match, entry in tree.find(r"/Task03_Liver[^/]*/dataset\.json$")]
+    for entry in folders[:1]:
+        _folder(tree, entry, {"name": "msd_liver"}, LIVER, found)
+    if not folders:
+        found.missing.append(Part("Decathlon, Task03_Liver", "Task03_Liver.tar", MSD_PAGE))
 
 
 def find_folders(tree: Downloads, found: Findings) -> None:
@@ -184,5 +195,18 @@ DATASETS = (
         page=MSD_PAGE,
         parts=tuple(Part(f"Decathlon, {name}", f"{name}.tar", MSD_PAGE, md5=md5) for name, md5 in MSD_MD5.items()),
         find=find_folders,
+    ),
+    PublicDataset(
+        name="msd-liver",
+        title="Liver: CT of the Medical Segmentation Decathlon, to test on what CHAOS has trained",
+        modality="abdominal CT or MRI",
+        classes=("liver",),
+        licence="CC BY-SA 4.0",
+        citation="Antonelli et al., Nature Communications 13:4128 (2022); Bilic et al., arXiv 1901.04056 (LiTS)",
+        page=MSD_PAGE,
+        parts=(Part("Decathlon, Task03_Liver", "Task03_Liver.tar", MSD_PAGE, md5=MSD_MD5["Task03_Liver"]),),
+        find=find_liver,
+        keys={"protocol": "fixed-test", "mask_values": {"liver": [1, 2]}, "value_range": list(WINDOW_HU)},
+        task="liver",
     ),
 )

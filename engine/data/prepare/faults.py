@@ -55,10 +55,10 @@ def wrong_checksum(archive: Path, part: Part, found: str) -> UserError:
 
 
 def twice(first: str, second: str) -> UserError:
-    """Return the error of two files of different sizes that are one file of the dataset."""
+    """Return the error of two different files that stand for one image or mask of the dataset."""
     return UserError(
         "prepare.twice",
-        what=f"{first} and {second} are the same file of the dataset, with different sizes.",
+        what=f"{first} and {second} stand for the same file of the dataset, and differ.",
         why="Which of them is right cannot be known.",
         fix="Keep one version of the dataset in the folder of downloads.",
     )

@@ -74,11 +74,16 @@ def prepare(dataset: PublicDataset, *, downloads: Path, folder: Path, progress: 
     if folder.exists() and not (folder / REPORT_NAME).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise folder_taken(folder)
     with held(work, target=folder):
-        tree = Downloads(downloads, scratch=work / "unpacked", progress=progress)
         try:
-            report = _prepare(dataset, tree, folder=folder, work=work, progress=progress)
-        finally:
-            tree.close()
+            tree = Downloads(downloads, scratch=work / "unpacked", progress=progress)
+            try:
+                report = _prepare(dataset, tree, folder=folder, work=work, progress=progress)
+            finally:
+                tree.close()
+        except UserError:
+            if not any(path.is_file() for path in work.rglob("*") if path.name != "lock"):  # nothing to go on with
+                shutil.rmtree(work, ignore_errors=True)
+            raise
         shutil.rmtree(work, ignore_errors=True)
     return report
 

@@ -25,7 +25,7 @@ from engine.data.description import DatasetDescription
 from engine.data.meta import FILE_NAME as META_NAME
 from engine.data.names import folded
 from engine.data.prepare.downloads import Downloads, Entry, Progress
-from engine.data.prepare.faults import in_progress
+from engine.data.prepare.faults import in_progress, twice
 from engine.data.prepare.journal import Journal, Record
 from engine.data.prepare.records import Case, Findings, LeaveOut, PublicDataset, Volume
 from engine.data.prepare.volumes import write_nifti
@@ -93,7 +93,7 @@ class Workbench:
 def held(folder: Path, *, target: Path) -> Iterator[None]:
     """Hold the folder in which ``target`` is made; raises ``UserError`` ``prepare.in_progress`` where another does."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(folder.name + ".lock"), timeout=0)
+    lock = FileLock(folder / "lock", timeout=0)
     try:
         with lock:
             yield
@@ -230,8 +230,9 @@ def _toml(value: Any) -> str:
 
 
 def require_different_names(cases: list[Case]) -> None:
-    """Raise where two cases would be written under one name: a fault of a ``find``, not of the downloads."""
+    """Raise ``UserError`` ``prepare.twice`` where two cases would be written under one name, on any disk."""
     seen: dict[str, Case] = {}
     for case in cases:
         other = seen.setdefault(folded(key_of(case)), case)
-        assert other is case, f"{key_of(case)} twice: {other.sources[0].path} and {case.sources[0].path}"
+        if other is not case:
+            raise twice(other.sources[0].path, case.sources[0].path)
