@@ -218,13 +218,18 @@ def test_a_killed_preparation_goes_on_and_makes_the_same(tmp_path: Path) -> None
     ended = subprocess.run(words, timeout=WAIT_S, check=False)
     assert ended.returncode == -signal.SIGKILL and not folder.exists()
     work = tmp_path / ".set.preparing"
+    lines = [json.loads(line) for line in (work / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines[1]["mark"] = "made from another download"
+    (work / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for name, size in lines[1]["files"].items():
+        (work / "data" / name).write_bytes(bytes(size))
     with (work / "journal.jsonl").open("a", encoding="utf-8") as stream:
         stream.write('{"key": "torn')
     done = work / "data" / "kvasir_seg" / "images" / "cju0.jpg"
     before = done.stat().st_mtime_ns
     (work / "data" / "C1_paris" / "images" / "stranger.png").write_bytes(b"of other downloads")
     report, _ = prepared("polyps", downloads, folder)
-    assert report.num_resumed == 3 and not work.exists()
+    assert report.num_resumed == 2 and not work.exists()
     assert (folder / "kvasir_seg" / "images" / "cju0.jpg").stat().st_mtime_ns == before, "it is not written again"
     prepared("polyps", downloads, tmp_path / "undisturbed")
     ours, theirs = contents(folder), contents(tmp_path / "undisturbed")
@@ -264,7 +269,10 @@ def test_a_record_counts_while_its_files_are_whole(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     record = Record("a/b", "mark", "a", "b", None, {"a/images/b.png": 3})
     journal.add(record)
-    assert Journal(journal.path).records == {"a/b": record}
+    with journal.path.open("a", encoding="utf-8") as stream:
+        stream.write('{"key": "torn')
+    Journal(journal.path).add(record)
+    assert Journal(journal.path).records == {"a/b": record}, "what is appended after a torn line can be read"
     assert not record.is_whole(tmp_path)
     extract(tmp_path, {"a/images/b.png": b"abc"})
     assert record.is_whole(tmp_path)
