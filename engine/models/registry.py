@@ -9,18 +9,29 @@ from functools import lru_cache, partial
 import torch
 
 from engine.errors import UserError
+from engine.models.adapters import build_msa
+from engine.models.plain_unet import PLAIN_UNET_PRESETS, PlainUNet, PlainUNetPreset
 from engine.models.sam import SAM_PRESETS, SamPreset, build_sam
 from engine.models.segmenter import Segmenter
 from engine.models.tinysam import TINYSAM_PRESETS, TinySamPreset, build_tinysam
 from engine.models.unet import UNET_PRESETS, UNet, UNetPreset
 from engine.seeding import derive_seed
 
-_PRESETS: dict[str, Mapping[str, SamPreset | TinySamPreset | UNetPreset]] = {
+Model = Segmenter | UNet | PlainUNet
+_PRESETS: dict[str, Mapping[str, SamPreset | TinySamPreset | UNetPreset | PlainUNetPreset]] = {
     "sam": SAM_PRESETS,
+    "msa": SAM_PRESETS,
     "tinysam": TINYSAM_PRESETS,
     "unet": UNET_PRESETS,
+    "nnunet": PLAIN_UNET_PRESETS,
 }
-_BUILDERS: dict[str, Callable[..., Segmenter | UNet]] = {"sam": build_sam, "tinysam": build_tinysam, "unet": UNet}
+_BUILDERS: dict[str, Callable[..., Model]] = {
+    "sam": build_sam,
+    "msa": build_msa,
+    "tinysam": build_tinysam,
+    "unet": UNet,
+    "nnunet": PlainUNet,
+}
 
 
 @dataclass(frozen=True)
@@ -35,9 +46,7 @@ class ModelSize:
     parameters: int
 
 
-def build_model(
-    name: str, *, size: str, num_classes: int = 1, image_px: int | None = None, seed: int
-) -> Segmenter | UNet:
+def build_model(name: str, *, size: str, num_classes: int = 1, image_px: int | None = None, seed: int) -> Model:
     """Return a randomly initialised model, equal for equal ``seed``; the process-wide random state is untouched.
 
     Parameters
@@ -76,7 +85,7 @@ def model_sizes() -> tuple[ModelSize, ...]:
     return tuple(rows)
 
 
-def _recipe(name: str, *, size: str, num_classes: int, image_px: int | None) -> Callable[[], Segmenter | UNet]:
+def _recipe(name: str, *, size: str, num_classes: int, image_px: int | None) -> Callable[[], Model]:
     if name not in _PRESETS or size not in _PRESETS[name]:
         known = ", ".join(f"{family}/{row}" for family, presets in _PRESETS.items() for row in presets)
         raise UserError(

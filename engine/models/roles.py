@@ -9,7 +9,7 @@ from torch import nn
 from engine.config import ModelConfig, RunConfig
 from engine.models.registry import build_model
 from engine.models.segmenter import Segmenter
-from engine.models.weights import load_weights
+from engine.models.weights import HEAD_PREFIX, load_weights
 
 Role = Literal["student", "teacher"]
 
@@ -55,7 +55,9 @@ def first_model(config: RunConfig, role: Role, *, num_classes: int) -> tuple[nn.
     configuration has the same first weights at the server and at every site.
     """
     model, chosen = build_role(config, role, num_classes=num_classes), model_config(config, role)
-    if chosen.weights is None or not load_weights(model, chosen.weights).missing:
+    if chosen.weights is None:
+        return model, None
+    if not any(key.startswith(HEAD_PREFIX) for key in load_weights(model, chosen.weights).missing):
         return model, None
     if chosen.class_head == "copied" and isinstance(model, Segmenter):
         model.copy_mask_to_classes()

@@ -25,6 +25,8 @@ from engine.models.key_layouts import resize_position_tensor, to_own_keys
 __all__ = ["LoadReport", "fetch", "load_weights", "register_local", "resolve", "save_weights"]
 
 HEAD_PREFIX = "seg1."
+ADAPTER_PART = ".adapter."
+"""In the keys of ``engine.models.adapters``, which SAM's own weights do not have."""
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 _HALF_MAX = torch.finfo(torch.float16).max
 
@@ -59,7 +61,8 @@ def load_weights(
         .pt file.
     strict : bool
         Whether every tensor must be there and used. Otherwise a class head (``seg1``) may be missing or of another
-        number of classes, and tensors that the model does not have are left; the rest must fit in either case.
+        number of classes, adapters may be missing, all of them, and tensors that the model does not have are left; the
+        rest must fit in either case.
     sha256 : str or None
         Checksum that a file loaded by name must have, where the registry knows none.
 
@@ -74,8 +77,10 @@ def load_weights(
     own_keys = set(model.state_dict())
     missing = sorted(own_keys - set(state))
     unexpected = sorted(set(state) - own_keys)
-    new_head = {key for key in [*misfits, *missing] if key.startswith(HEAD_PREFIX)}
-    problems = [*misfits, *missing, *unexpected] if strict else [k for k in [*misfits, *missing] if k not in new_head]
+    may_be_new = {key for key in [*misfits, *missing] if key.startswith(HEAD_PREFIX)}
+    if not any(ADAPTER_PART in key for key in state):
+        may_be_new.update(key for key in missing if ADAPTER_PART in key)
+    problems = [*misfits, *missing, *unexpected] if strict else [k for k in [*misfits, *missing] if k not in may_be_new]
     if problems:
         raise _mismatch(path, problems=problems, num_tensors=len(own_keys))
     model.load_state_dict({key: tensor for key, tensor in state.items() if key in own_keys}, strict=False)

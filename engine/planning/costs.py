@@ -2,13 +2,15 @@
 
 Parameters, strides and the bytes of the state that crosses a site's border are held equal to the real models by
 ``tests/unit/test_planning.py``. GFLOP of a forward pass and the activations that training keeps were counted once on
-those models; no test follows them.
+those models; no test follows them. Of SAM with adapters ViT-B and ViT-L, adapters' operations were added to SAM's, and
+activations are SAM's times 0.743, as counted at 256 pixels.
 
 Seconds are GFLOP divided by a rate, scaled by a short test of this machine that ``calibration`` keeps. The rates of
 the mini SAM, TinySAM and generator were set from CPU seconds of single steps and then lowered towards one whole run,
 both on a machine that was busy with other work. Those of the U-Net and of the official sizes on a CPU are assumed, not
 measured. Those on CUDA come from `python -m bench.paper_scale --preset-batches --repeats 8` on one H100, with
-deterministic kernels; those of the mini sizes and of SAM ViT-L there are assumed.
+deterministic kernels; those of the mini sizes, of SAM ViT-L, of SAM with adapters
+and of nnU-Net's U-Net there are assumed.
 """
 
 from __future__ import annotations
@@ -52,16 +54,29 @@ class ModelCost:
     feature_stride: int
     mask_stride: int
     """Pixels per feature cell, which the side must be a multiple of, and pixels per logit."""
+    trained: int | None = None
+    """Parameters that learn, where the others are frozen."""
+
+    @property
+    def trained_parameters(self) -> int:
+        """Parameters that learn."""
+        return self.parameters if self.trained is None else self.trained
 
 
 MODELS: dict[tuple[str, str], ModelCost] = {
     ("sam", "mini"): ModelCost(3_571_584, 14_286_848, 128, 1.689, 28.6, 160.0, 1_000.0, 8, 2),
     ("sam", "vit_b"): ModelCost(93_735_472, 374_942_912, 1024, 975.7, 6611.0, 220.0, 45_000.0, 16, 4),
     ("sam", "vit_l"): ModelCost(312_342_832, 1_249_372_352, 1024, 2989.0, 13403.0, 240.0, 45_000.0, 16, 4),
+    ("msa", "mini"): ModelCost(3_795_648, 15_183_104, 128, 1.803, 20.8, 160.0, 1_000.0, 8, 2, 848_820),
+    ("msa", "vit_b"): ModelCost(100_836_400, 403_346_624, 1024, 1037.5, 4915.0, 220.0, 45_000.0, 16, 4, 11_159_268),
+    ("msa", "vit_l"): ModelCost(337_570_096, 1_350_281_408, 1024, 3212.0, 9965.0, 240.0, 45_000.0, 16, 4, 29_285_604),
     ("tinysam", "mini"): ModelCost(1_389_680, 5_572_568, 128, 0.502, 21.4, 70.0, 400.0, 8, 2),
     ("tinysam", "5m"): ModelCost(9_808_452, 39_274_472, 1024, 81.1, 2393.0, 110.0, 7_000.0, 16, 4),
     ("unet", "mini"): ModelCost(1_625_420, 6_501_680, 128, 0.382, 7.0, 90.0, 400.0, 16, 1),
     ("unet", "paper"): ModelCost(3_071_558, 12_286_232, 1024, 45.9, 605.0, 110.0, 10_000.0, 16, 1),
+    ("nnunet", "mini"): ModelCost(1_290_388, 5_161_552, 128, 0.451, 10.4, 90.0, 400.0, 32, 1),
+    ("nnunet", "paper"): ModelCost(3_512_999, 14_051_996, 1024, 90.4, 1285.0, 110.0, 10_000.0, 256, 1),
+    ("nnunet", "planned"): ModelCost(59_161_159, 236_644_636, 1024, 479.0, 2641.0, 110.0, 10_000.0, 256, 1),
 }
 
 

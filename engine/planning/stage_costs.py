@@ -159,7 +159,8 @@ class Workload:
     def train_gib(self, model: ModelCost, *, batch_size: int) -> float:
         """Memory of training a model: state, and activations of a batch."""
         activations = model.activation_mb * 1e6 * batch_size * scale(self.config.data.image_px, model.image_px)
-        return (model.parameters * TRAIN_BYTES_PER_PARAMETER + activations) / GIB
+        frozen = 4 * (model.parameters - model.trained_parameters)
+        return (model.trained_parameters * TRAIN_BYTES_PER_PARAMETER + frozen + activations) / GIB
 
     def base_gib(self) -> float:
         """Memory before any model is loaded."""
@@ -187,6 +188,11 @@ class StageCost:
     disk_bytes: float = 0.0
     synthetic: int = 0
     """Synthetic images that it makes."""
+
+
+def checkpoint_bytes(model: ModelCost) -> int:
+    """Return the bytes of a model's file and of two checkpoints with Adam's moments of what learns."""
+    return (2 + 1) * 4 * model.parameters + 2 * 8 * model.trained_parameters
 
 
 def stage_costs(work: Workload, names: Sequence[str]) -> dict[str, StageCost]:
@@ -229,7 +235,7 @@ def federated_training(work: Workload) -> StageCost:
     if work.sharing is not None and work.sharing.averaged_once:
         sent = {**sent, ("up", "normalisation"): work.key_bytes(work.sharing.averaged_once)}
     # The server's state twice and a round's replies; Adam's moments of three rounds at each site.
-    disk = (2 * 3 + asked) * work.student.state_bytes + 3 * sites * 8 * work.student.parameters
+    disk = (2 * 3 + asked) * work.student.state_bytes + 3 * sites * 8 * work.student.trained_parameters
     if config.aggregation == "fedavgm":
         disk += 2 * 8 * work.student.parameters
     leaves: tuple[str, ...] = (
@@ -334,7 +340,7 @@ def foundation_finetuning(work: Workload) -> StageCost:
     seconds = images * work.train_s(work.teacher, frozen=config.freeze_encoder)
     memory = work.base_gib() + work.train_gib(work.teacher, batch_size=config.batch_size)
     detail = f"{config.epochs} epochs on {work.num_synthetic} synthetic images"
-    disk = (2 * 12 + 4) * work.teacher.parameters
+    disk = checkpoint_bytes(work.teacher)
     return StageCost(steps, images, seconds, memory, detail, disk_bytes=disk)
 
 
@@ -357,7 +363,7 @@ def mutual_distillation(work: Workload) -> StageCost:
     measured = config.batch_norm_statistics == "sites"
     sent: SiteBytes = {("down", "distilled"): (2 if measured else 1) * work.student.state_bytes}
     leaves = ("Means and variances of the student's layers over each site's training images go up once.",)
-    disk = (2 * 12 + 4) * (work.teacher.parameters + work.student.parameters)
+    disk = checkpoint_bytes(work.teacher) + checkpoint_bytes(work.student)
     return StageCost(
         steps, config.epochs * selected, seconds, memory, detail, work.at_each_site(sent), leaves if measured else (),
         disk,

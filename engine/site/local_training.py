@@ -17,7 +17,8 @@ from engine.config import FederationConfig
 from engine.data.transforms import mask_to_grid
 from engine.errors import UserError
 from engine.models.execution import Placement
-from engine.models.objective import Objective, supervised_loss
+from engine.models.levels import forward_levels, levels_loss
+from engine.models.objective import Objective
 from engine.seeding import derive_seed, numpy_generator
 from engine.site.optimiser_files import load_optimiser, save_optimiser
 
@@ -152,12 +153,15 @@ def _batches(
 def _loss(
     model: nn.Module, image_B3HW: np.ndarray, *, mask_BKHW: np.ndarray, objective: Objective, placement: Placement
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (L_sup, logits_BKhw, mask_BKhw on the decoder's grid)."""
+    """Return (L_sup, logits_BKhw, mask_BKhw on their grid); L_sup of all levels of a model with deep supervision."""
+
+    def mask_on(side_px: int) -> Tensor:
+        return torch.from_numpy(mask_to_grid(mask_BKHW, side_px)).to(placement.device)
+
     with placement.autocast():
-        logits_BKhw = model(placement.batch(image_B3HW)).float()
-    mask_BKhw = torch.from_numpy(mask_to_grid(mask_BKHW, logits_BKhw.shape[-1])).to(placement.device)
-    loss = supervised_loss(logits_BKhw, mask_BKhw, pos_weight=objective.pos_weight, dice_weight=objective.dice_weight)
-    return loss, logits_BKhw, mask_BKhw
+        levels = [logits_BKhw.float() for logits_BKhw in forward_levels(model, placement.batch(image_B3HW))]
+    loss = levels_loss(levels, mask_on, pos_weight=objective.pos_weight, dice_weight=objective.dice_weight)
+    return loss, levels[0], mask_on(levels[0].shape[-1])
 
 
 @torch.no_grad()

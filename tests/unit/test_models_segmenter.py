@@ -29,7 +29,7 @@ def tinysam() -> Segmenter:
     return build_model("tinysam", size="mini", seed=0).eval()
 
 
-@pytest.mark.parametrize("name", ["sam", "tinysam", "unet"])
+@pytest.mark.parametrize("name", ["sam", "msa", "tinysam", "unet", "nnunet"])
 @pytest.mark.parametrize("height, width", [(64, 64), (96, 96), (128, 128), (192, 192), (256, 256), (64, 128)])
 def test_logits_have_the_size_of_image_over_mask_stride(name: str, height: int, width: int) -> None:
     model = build_model(name, size="mini", seed=0)
@@ -39,7 +39,7 @@ def test_logits_have_the_size_of_image_over_mask_stride(name: str, height: int, 
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("name", ["sam", "tinysam", "unet"])
+@pytest.mark.parametrize("name", ["sam", "msa", "tinysam", "unet", "nnunet"])
 @pytest.mark.parametrize("shape", [(1, 3, 60, 64), (1, 1, 64, 64), (3, 64, 64)])
 def test_impossible_images_are_refused(name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError) as caught:
@@ -72,7 +72,7 @@ def test_sizes_are_those_of_the_released_models() -> None:
     assert parameters["sam", "mini"] > 2.5 * parameters["tinysam", "mini"]
 
 
-@pytest.mark.parametrize("name", ["sam", "tinysam", "unet"])
+@pytest.mark.parametrize("name", ["sam", "msa", "tinysam", "unet", "nnunet"])
 def test_weights_follow_the_seed_alone(name: str) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -111,13 +111,14 @@ def test_one_class_is_mask_token_zero(tinysam: Segmenter) -> None:
     assert not moved.decode(features).any()
 
 
-@pytest.mark.parametrize("name", ["sam", "tinysam", "unet"])
+@pytest.mark.parametrize("name", ["sam", "msa", "tinysam", "unet", "nnunet"])
 def test_several_classes_learn(name: str) -> None:
     model = build_model(name, size="mini", num_classes=3, seed=0).train()
     logits = model(random_image(2, 3, 64, 64))
     assert logits.shape[1] == 3
     logits[:, 2].sum().backward()
-    head = model.seg1.weight if name != "unet" else list(model.parameters())[-1]
+    heads = {"unet": "net.model.2.1.conv.unit0.conv.weight", "nnunet": "net.output_block.conv.conv.weight"}
+    head = model.get_parameter(heads.get(name, "seg1.weight"))
     assert head.grad is not None and head.grad.abs().sum() > 0
 
 

@@ -41,7 +41,7 @@ def official_tinyvit_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return state | {f"image_encoder.{key}": torch.zeros(shape) for key, shape in extra.items()}
 
 
-@pytest.mark.parametrize("name", ["sam", "tinysam", "unet"])
+@pytest.mark.parametrize("name", ["sam", "msa", "tinysam", "unet", "nnunet"])
 @pytest.mark.parametrize("half", [False, True])
 def test_safetensors_round_trip(name: str, half: bool, tmp_path: Path) -> None:
     model = build_model(name, size="mini", seed=1).to(memory_format=torch.channels_last)
