@@ -25,7 +25,8 @@ from engine.distillation.selection import select_in_batch, select_pool
 from engine.errors import UserError
 from engine.models.averaging import moved_mean
 from engine.models.execution import autocast, place_images, place_masks
-from engine.models.objective import pixel_loss, supervised_loss
+from engine.models.levels import forward_levels, levels_loss, on_one_grid
+from engine.models.objective import pixel_loss
 from engine.models.tinysam import fix_attention_biases
 from engine.seeding import numpy_generator
 from engine.types import SampleScore
@@ -53,13 +54,18 @@ class LossReport:
     divergence: float
 
 
+Levels = tuple[Tensor, ...]
+"""Logits of one model, the finest first; more than one with deep supervision alone."""
+
+
 class MutualDistillation:
     """Both models, both Adam optimisers, the score table and the position in the loop.
 
     Parameters
     ----------
     teacher, student : torch.nn.Module
-        SAM and TinySAM on one device, with logits on one grid of ``grid_px``.
+        Foundation and light model on one device: SAM and TinySAM, or any two of this program. Where the grids of their
+        logits differ, they are compared on the coarser one, and each is supervised on its own.
     pool : Pool
         The pairs.
     keep_features : callable
@@ -173,11 +179,17 @@ class MutualDistillation:
         self.teacher.train(learns_statistics)
         self.student.train(learns_statistics)
         rng = numpy_generator(self.run_config.seed, "distillation", "augment", self.epoch, self.step)
-        image, mask = self._batch(indices, rng=rng)
-        teacher_logits, student_logits, feature_term = self._forward(indices, image)
+        image_B3HW, mask_BKHW = self.pool.batch(indices, rng=rng)
+
+        def mask_on(side_px: int) -> Tensor:
+            return place_masks(mask_to_grid(mask_BKHW, side_px), self.device)
+
+        teacher_levels, student_levels, feature_term = self._forward(indices, place_images(image_B3HW, self.device))
         supervised = {"pos_weight": self.run_config.pos_weight, "dice_weight": self.run_config.dice_weight}
-        student_loss = supervised_loss(student_logits, mask, **supervised)
-        teacher_loss = supervised_loss(teacher_logits, mask, **supervised)
+        student_loss = levels_loss(student_levels, mask_on, **supervised)
+        teacher_loss = levels_loss(teacher_levels, mask_on, **supervised)
+        teacher_logits, student_logits = on_one_grid(teacher_levels[0], student_levels[0])
+        mask = mask_on(student_logits.shape[-1])
         divergence, picked = self._divergence(teacher_logits, student_logits, mask)
         weight = self.config.supervision_weight
         loss = weight * student_loss + (1 - weight) * divergence + self.config.feature_weight * feature_term
@@ -200,19 +212,23 @@ class MutualDistillation:
         self.reports.append(LossReport(*losses))
         return self.reports[-1]
 
-    def _forward(self, indices: np.ndarray, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _forward(self, indices: np.ndarray, image: Tensor) -> tuple[Levels, Levels, Tensor]:
+        """Return both models' logits, the finest first, and the feature term, 0 where it is off."""
         with autocast(self.device, self.run_config.precision):
             with torch.set_grad_enabled(self.config.mutual):
-                teacher_features = self._teacher_features(indices, image)
-                teacher_logits = self.teacher.decode(teacher_features)
+                if self.teacher_features is not None:
+                    teacher_features = self.teacher_features.batch(indices)
+                    teacher_levels = (self.teacher.decode(teacher_features),)
+                elif self.config.feature_weight:
+                    teacher_features = self.teacher.encode(image)
+                    teacher_levels = (self.teacher.decode(teacher_features),)
+                else:
+                    teacher_levels = forward_levels(self.teacher, image)
+            if not self.config.feature_weight:  # models need no encoder and decoder then
+                return teacher_levels, forward_levels(self.student, image), image.new_zeros(())
             student_features = self.student.encode(image)
-            feature_term = image.new_zeros(())
-            if self.config.feature_weight:
-                feature_term = feature_loss(student_features, teacher_features)
-            return teacher_logits, self.student.decode(student_features), feature_term
-
-    def _teacher_features(self, indices: np.ndarray, image: Tensor) -> Tensor:
-        return self.teacher.encode(image) if self.teacher_features is None else self.teacher_features.batch(indices)
+            feature_term = feature_loss(student_features, teacher_features)
+            return teacher_levels, (self.student.decode(student_features),), feature_term
 
     def _divergence(self, teacher_logits: Tensor, student_logits: Tensor, mask: Tensor) -> tuple[Tensor, np.ndarray]:
         """Return the divergence of the batch and the rows of the batch that it is the mean of."""
@@ -232,10 +248,6 @@ class MutualDistillation:
         if self.config.mutual:
             return symmetric_kl(teacher_logits, student_logits, temperature=temperature).mean(), everything
         return directed_kl(teacher_logits.detach(), student_logits, temperature=temperature).mean(), everything
-
-    def _batch(self, indices: np.ndarray, *, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
-        image, mask = self.pool.batch(indices, rng=rng)
-        return place_images(image, self.device), place_masks(mask_to_grid(mask, self.grid_px), self.device)
 
     def _update(self, loss: Tensor) -> None:
         for optimiser in self.optimisers.values():

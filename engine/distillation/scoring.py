@@ -22,6 +22,7 @@ from engine.data.transforms import mask_to_grid
 from engine.distillation.features import Images, KeptFeatures, encoder_is_frozen, features_fit
 from engine.distillation.learnability import SampleTerms, sample_terms
 from engine.models.execution import autocast, place_images, place_masks
+from engine.models.levels import on_one_grid
 from engine.models.segmenter import Segmenter
 
 BATCHES_AT_ONCE = 2
@@ -93,12 +94,15 @@ class PoolScorer:
         image, mask = self.pool.batch(indices)
         image_B3HW = place_images(image, self.device)
         with autocast(self.device, self.config.precision):
-            features = self.teacher.encode(image_B3HW) if self.features is None else self.features.batch(indices)
-            teacher_logits, student_logits = self.teacher.decode(features), self.student(image_B3HW)
+            if self.features is None:
+                teacher_logits = self.teacher(image_B3HW)
+            else:
+                teacher_logits = self.teacher.decode(self.features.batch(indices))
+            teacher_logits, student_logits = on_one_grid(teacher_logits, self.student(image_B3HW))
         return sample_terms(
             teacher_logits,
             student_logits,
-            place_masks(mask_to_grid(mask, self.grid_px), self.device),
+            place_masks(mask_to_grid(mask, teacher_logits.shape[-1]), self.device),
             pos_weight=self.config.pos_weight,
             temperature=self.config.distillation.temperature,
         )

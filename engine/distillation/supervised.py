@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from engine.config import RunConfig
 from engine.data.transforms import mask_to_grid
@@ -13,7 +14,7 @@ from engine.distillation.features import KeptFeatures
 from engine.distillation.mutual import Pool
 from engine.errors import UserError
 from engine.models.execution import autocast, place_images, place_masks
-from engine.models.objective import supervised_loss
+from engine.models.levels import forward_levels, levels_loss
 from engine.seeding import numpy_generator
 
 
@@ -55,15 +56,16 @@ class SupervisedTraining:
         self.model.train()
         rng = numpy_generator(self.config.seed, self.stage, "augment", self.epoch, self.step)
         image, mask = self.pool.batch(indices, rng=rng)
-        mask_BKhw = place_masks(mask_to_grid(mask, self.grid_px), self.device)
+
+        def mask_on(side_px: int) -> Tensor:
+            return place_masks(mask_to_grid(mask, side_px), self.device)
+
         with autocast(self.device, self.config.precision):
             if self.features is None:
-                logits = self.model(place_images(image, self.device))
+                levels = forward_levels(self.model, place_images(image, self.device))
             else:
-                logits = self.model.decode(self.features.batch(indices))
-        loss = supervised_loss(
-            logits, mask_BKhw, pos_weight=self.config.pos_weight, dice_weight=self.config.dice_weight
-        )
+                levels = (self.model.decode(self.features.batch(indices)),)
+        loss = levels_loss(levels, mask_on, pos_weight=self.config.pos_weight, dice_weight=self.config.dice_weight)
         if not bool(torch.isfinite(loss.detach())):
             place = f"epoch {self.epoch + 1}, step {self.step + 1}"
             names = ", ".join(self.pool.names[i] for i in indices)

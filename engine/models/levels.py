@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from engine.models.objective import supervised_loss
 from engine.models.plain_unet import PlainUNet
@@ -15,6 +16,16 @@ def forward_levels(model: nn.Module, image_B3HW: Tensor) -> tuple[Tensor, ...]:
     if isinstance(model, PlainUNet) and model.training:
         return model.forward_levels(image_B3HW)
     return (model(image_B3HW),)
+
+
+def on_one_grid(first_BKHW: Tensor, second_BKHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both logits on the coarser grid of the two, as means over its cells (ours); as they are where equal."""
+    side = min(first_BKHW.shape[-1], second_BKHW.shape[-1])
+    first, second = (
+        logits if logits.shape[-1] == side else functional.adaptive_avg_pool2d(logits, side)
+        for logits in (first_BKHW, second_BKHW)
+    )
+    return first, second
 
 
 def level_weights(num_levels: int) -> tuple[float, ...]:
