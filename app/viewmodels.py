@@ -124,7 +124,7 @@ def hidden_sections(method: str, generator: str, taken_over: Sequence[str]) -> f
 def fixed_keys(method: str) -> frozenset[str]:
     """Return the dotted keys that ``method`` fixes, whatever the form says."""
     known = catalogue.methods().get(method)
-    return frozenset() if known is None else frozenset(known.overlay)
+    return frozenset() if known is None else frozenset(known.fixed)
 
 
 def unread_keys(generator: str) -> frozenset[str]:

@@ -86,14 +86,23 @@ class DataConfig(Section):
         "none",
         description="none: uint8/255 as in the paper; per_image: its 0.5-99.5 percentiles to [0, 1] (ours)",
     )
-    augment: Literal["none", "flips", "flips_colour"] = Field("none", description="none as in the paper; others ours")
+    augment: Literal["none", "flips", "flips_colour", "nnunet"] = Field(
+        "none", description="none as in the paper; nnunet: nnU-Net's; others ours"
+    )
+    pooled: bool = Field(
+        False, description="All sites' images at one place, trained on as one site: the ceiling, no federation"
+    )
 
 
 class ModelConfig(Section):
     """One segmentation model: architecture, size and where its first weights come from."""
 
-    name: Literal["tinysam", "sam", "unet"]
-    size: Name = Field("mini", description="mini, 5m (TinySAM), vit_b or vit_l (SAM), paper (U-Net)")
+    name: Literal["tinysam", "sam", "msa", "unet", "nnunet"] = Field(
+        description="TinySAM, SAM, SAM with adapters, MONAI's U-Net, nnU-Net's plain U-Net"
+    )
+    size: Name = Field(
+        "mini", description="mini, 5m (TinySAM), vit_b or vit_l (SAM, msa), paper (U-Nets), planned (nnunet)"
+    )
     weights: Source | None = Field(None, description="Registry name or file of the first weights; random when left out")
     class_head: Literal["copied", "random"] = Field(
         "copied", description="Classes that the first weights lack start as copies of their mask (ours), or random [C]"
@@ -240,7 +249,7 @@ class RunConfig(Section):
             return values
         name = values.get("method", DEFAULT_METHOD)
         method = catalogue.methods().get(name) if isinstance(name, str) else None
-        return catalogue.overlaid(values, method.overlay) if method and method.overlay else values
+        return method.applied_to(values) if method and method.fixed else values
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
@@ -248,6 +257,8 @@ class RunConfig(Section):
             raise ValueError("server is needed when backend is 'superlink'")
         if self.data.source == "folder" and self.data.root is None and self.backend != "superlink":
             raise ValueError("data.root is needed when data.source is 'folder'")
+        if self.data.pooled and self.backend != "local":
+            raise ValueError("data.pooled needs backend 'local': images of sites elsewhere cannot be brought together")
         if self.data.protocol == "fixed-test" and self.data.test_root is None:
             raise ValueError("data.test_root is needed when data.protocol is 'fixed-test'")
         if self.distillation.mode == "reference" and self.distillation.selector != "in_batch_quantile":

@@ -42,8 +42,8 @@ class FederationConfig(Section):
     learning_rate: StepSize = Field(1e-4, description="Adam step size [C: 1e-4]")
     aggregation_weights: Literal["exact", "rounded"] = Field("exact", description="n_k/n, or at 2 decimals [C]")
     average_buffers: bool = Field(True, description="Average BatchNorm statistics [C]; off: the first ones stay")
-    shared: Literal["all", "trainable"] = Field(
-        "all", description="What sites send and average of the student: all [C], or what learns alone, as FedMSA does"
+    shared: Literal["all", "trainable", "none"] = Field(
+        "all", description="What sites average of the student: all [C], what learns alone (FedMSA), or none (alone)"
     )
     shared_parameters: KeyPatterns | None = Field(
         None, description="Of that, only the arrays whose names match one of these, * for any letters (ours)"

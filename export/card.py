@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from engine.evaluation.tables import LEGEND, format_table
+from engine.evaluation.tables import LEGEND, format_table, named
+from engine.methods.catalogue import RunModels
 from engine.types import EvaluationRow
 from export.manifest import Manifest
 
 
-def card_text(manifest: Manifest) -> str:
+def card_text(manifest: Manifest, *, config: RunModels) -> str:
     """Return the bundle's model card as Markdown: what the model is, how to run it, how good it was, and the notice."""
     model = manifest.model
-    rows = [EvaluationRow(**row) for row in manifest.metrics]
+    rows = named((EvaluationRow(**row) for row in manifest.metrics), config)
     results = format_table(rows, style="markdown") if rows else "No results were recorded."
     grid_px = manifest.image_px // manifest.mask_stride
     back = "Resize the logits\nbilinearly to the image"

@@ -96,7 +96,7 @@ def _fill(folder: Path, model: nn.Module, *, content: BundleContent) -> Manifest
         seed=config.seed,
     )
     manifest = _describe(model, content=content, parity=parity)
-    (folder / CARD_FILE).write_text(card_text(manifest), encoding="utf-8")
+    (folder / CARD_FILE).write_text(card_text(manifest, config=content.config), encoding="utf-8")
     manifest = manifest.model_copy(
         update={"files": {name: describe_file(folder / name) for name in (MODEL_FILE, CARD_FILE)}}
     )

@@ -13,6 +13,7 @@ from app.access import Visitor, visitor_of
 from app.picker import Picker
 from app.studio import Studio
 from app.tabs import asking, go_on, run_form
+from engine.evaluation.tables import named
 from engine.runs.generator_checks import read_checks
 from engine.runs.records import TrafficTotal
 from engine.runs.sites import site_views
@@ -208,9 +209,10 @@ def live_values(
         return [nothing, warned, *[gr.skip()] * (NUM_LIVE - 3), part("live", False, lambda: gr.Column(visible=False))]
     store = studio.store
     view = store.view(run_id)
-    series, traffic, rows = store.metrics(run_id), store.traffic(run_id), store.evaluation(run_id)
+    series, traffic, lines = store.metrics(run_id), store.traffic(run_id), store.events(run_id, limit=LOG_LINES)
+    rows = named(store.evaluation(run_id), view.run.config)
+    differences = named(store.differences(run_id), view.run.config)
     checks = read_checks(store.run_dir(run_id))
-    differences, lines = store.differences(run_id), store.events(run_id, limit=LOG_LINES)
     sites = site_views(store, store.work_id(run_id), active=view.run.active)
     allowed = studio.permissions.may_change(by, run_id)
     may = viewmodels.actions(view.run, allowed=allowed, extended=view.extension is not None)

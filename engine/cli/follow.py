@@ -59,13 +59,14 @@ def follow(store: RunStore, run_id: str) -> None:
 def print_results(store: RunStore, run_id: str) -> None:
     """Print the results table of the unseen site and what crossed each site's border, where there is any."""
     from engine.evaluation.spread import site_spread
-    from engine.evaluation.tables import LEGEND, format_differences, format_spread, format_table
+    from engine.evaluation.tables import LEGEND, format_differences, format_spread, format_table, named
 
-    measured = store.evaluation(run_id)
+    config = store.get(run_id).config
+    measured = named(store.evaluation(run_id), config)
     rows = [row for row in measured if row.split == "test"]
     if rows:
         print(f"\nOn the unseen site:\n\n{format_table(rows)}\n\n{LEGEND}\n")
-    differences = [row for row in store.differences(run_id) if row.split == "test"]
+    differences = [row for row in named(store.differences(run_id), config) if row.split == "test"]
     if differences:
         print(f"Differences on the same images:\n\n{format_differences(differences)}\n")
     for split in ("test", "validation"):

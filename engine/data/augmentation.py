@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-Augment = Literal["none", "flips", "flips_colour"]
+Augment = Literal["none", "flips", "flips_colour", "nnunet"]
+"""nnU-Net's changes are no :class:`Change`: see ``engine.data.nnunet_augmentation``."""
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Rec. 601 weights: a hue turn keeps this brightness."""
@@ -34,12 +35,12 @@ class Change:
 
 
 def draw_change(rng: np.random.Generator, kind: Augment) -> Change | None:
-    """Return a random change of ``kind``, or None for "none" (nothing is drawn then).
+    """Return a random change of ``kind``, or None for "none" and "nnunet" (nothing is drawn then).
 
     flips: each of the eight symmetries of the square is equally likely. flips_colour adds gamma exp(±0.25), contrast
     0.8 to 1.25, brightness ±0.1, a hue turn of ±18 degrees, and a square crop of side 0.8 to 1 stretched back.
     """
-    if kind == "none":
+    if kind in ("none", "nnunet"):
         return None
     flip_rows, flip_columns, transpose = (bool(bit) for bit in rng.integers(0, 2, size=3))
     if kind == "flips":

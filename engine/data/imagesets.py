@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from engine.data import nnunet_augmentation
 from engine.data.augmentation import Augment, Change, draw_change, place, tone_curve
 from engine.data.sources import Item
 from engine.data.transforms import (
@@ -150,6 +151,8 @@ class ImageSet:
                 apply_window(pixels.levels, pixels.window, out=inside[: len(pixels.levels)])
                 inside[len(pixels.levels) :] = inside[0]
                 mask[slot] = pixels.mask()
+                if rng is not None and self.augment == "nnunet":
+                    image[slot], mask[slot] = nnunet_augmentation.augment(image[slot], mask[slot], rng)
             else:
                 image[slot], mask[slot] = _changed(pixels, change)
         return image, mask

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Literal, TypeVar
 
-from engine.methods.catalogue import model_title
+from engine.methods.catalogue import RunModels, model_title
 from engine.types import EvaluationRow, ModelDifference, SiteSpread
 
 HEADER = ("Model", "Site", "Class", "Images", "Dice [95 % interval]", "IoU", "Dice (5 cuts)", "IoU (5 cuts)",
@@ -22,6 +22,20 @@ LEGEND = (
 """What the columns of ``format_table`` are."""
 UNDEFINED = "-"
 Style = Literal["text", "markdown"]
+
+
+Row = TypeVar("Row", EvaluationRow, ModelDifference)
+
+
+def named(rows: Iterable[Row], config: RunModels) -> list[Row]:
+    """Return ``rows`` of a run under its own names of models ("FedSAM", "U-Net, FedAvg only"); tables keep these."""
+    found = []
+    for row in rows:
+        own = {"model": model_title(row.model, config)}
+        if isinstance(row, ModelDifference):
+            own["baseline"] = model_title(row.baseline, config)
+        found.append(replace(row, **own))
+    return found
 
 
 def format_table(rows: Sequence[EvaluationRow], *, style: Style = "text") -> str:

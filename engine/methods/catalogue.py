@@ -14,9 +14,10 @@ import pkgutil
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from engine.errors import UserError
+from engine.methods.model_choice import FAMILIES, ModelChoice, chosen_model
 
 MODULES_VARIABLE = "DSFEDMED_METHODS"
 PACKAGE = "engine.methods"
@@ -51,7 +52,7 @@ class ModelSpec:
 
     name: str
     title: str
-    """What tables and plots call it."""
+    """What tables and plots call it; ``{student}`` and ``{teacher}`` stand for the configuration's models."""
     role: Literal["student", "teacher"]
     """``student`` runs at the sites; of a method's students the last one made is deployed. ``teacher``: the server."""
     architecture: str
@@ -107,6 +108,18 @@ class MethodSpec:
     stages: tuple[StageSpec, ...]
     overlay: Mapping[str, Any] = field(default_factory=dict)
     """Dotted keys of the configuration, and the values that make it this system, whatever else is asked for."""
+    student: ModelChoice | None = None
+    """The model that it trains at the sites, where it is this system by that; else the configuration's."""
+    sentence: str = ""
+    """What it is, for people who choose."""
+    trains: str = ""
+    """A sentence: which parameters learn, and where."""
+    crosses: str = ""
+    """A sentence: which parameters leave a site."""
+    titles: Mapping[str, str] = field(default_factory=dict)
+    """Its own names of its models, by the name in the catalogue; of the others, the model's title."""
+    places: tuple[str, ...] = ("local", "superlink")
+    """Back ends on which it can run."""
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -122,6 +135,16 @@ class MethodSpec:
     def sections(self) -> tuple[str, ...]:
         """Sections of the configuration that its stages read."""
         return sections_of(self.stage_names)
+
+    @property
+    def fixed(self) -> Mapping[str, Any]:
+        """Dotted keys of the configuration that it fixes, and their values."""
+        return {**self.overlay, **({"student.name": self.student.name} if self.student else {})}
+
+    def applied_to(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the nested ``values`` of a configuration made this system's; ``values`` stay as they are."""
+        values = overlaid(values, self.overlay)
+        return values if self.student is None else chosen_model(values, "student", self.student)
 
 
 METRICS = KindSpec(
@@ -233,11 +256,25 @@ def stage_title(name: str) -> str:
     return name if found is None else found.title
 
 
-def model_title(name: str) -> str:
-    """Return what people call a model; its name where it is not registered here."""
+class RunModels(Protocol):
+    """The part of a run's configuration that names of models depend on."""
+
+    method: str
+    student: Any
+    teacher: Any
+
+
+def model_title(name: str, config: RunModels | None = None) -> str:
+    """Return what a run of ``config`` calls a model (of TinySAM and SAM if left out); its name if not registered."""
     methods()
     found = _known.get((ModelSpec, name))
-    return name if found is None else found.title
+    if found is None:
+        return name
+    if config is None:
+        return found.title.format(student=FAMILIES["tinysam"], teacher=FAMILIES["sam"])
+    own = methods().get(config.method)
+    title = found.title if own is None else own.titles.get(name, found.title)
+    return title.format(student=FAMILIES[config.student.name], teacher=FAMILIES[config.teacher.name])
 
 
 def overlaid(values: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,6 +341,9 @@ def _check_against_schema(method: MethodSpec) -> None:
         wrong += [f"federation (of '{stage.name}')"] if stage.grows and "federation" not in stage.reads else []
         if wrong:
             raise ValueError(f"'{stage.name}' does not name sections of the configuration as it should: {wrong}")
+    unknown = [name for name in method.titles if name not in {model.name for model in method.models}]
+    if unknown:
+        raise ValueError(f"'{method.name}' names models that it does not make: {unknown}")
     for key in method.overlay:
         section, _, leaf = key.rpartition(".")
         if leaf not in keys.get(section, ()):

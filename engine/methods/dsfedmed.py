@@ -23,18 +23,18 @@ STATISTICS = KindSpec(
 )
 
 FINETUNED_TEACHER = ModelSpec(
-    "finetuned_teacher", "SAM, fine-tuned on synthetic", role="teacher", architecture="teacher"
+    "finetuned_teacher", "{teacher}, fine-tuned on synthetic", role="teacher", architecture="teacher"
 )
 DISTILLED_TEACHER = ModelSpec(
     "distilled_teacher",
-    "SAM, mutually distilled",
+    "{teacher}, mutually distilled",
     role="teacher",
     architecture="teacher",
     compared_with=("finetuned_teacher", "distilled_student"),
 )
 DISTILLED_STUDENT = ModelSpec(
     "distilled_student",
-    "TinySAM, mutually distilled",
+    "{student}, mutually distilled",
     role="student",
     architecture="student",
     compared_with=("fedavg_student",),
@@ -97,12 +97,59 @@ ONE_WAY = {"distillation.mutual": False}
 NO_SELECTION = {"distillation.mode": "paper", "distillation.selector": "top_k", "distillation.selection_rate": 1.0}
 REFERENCE = {"distillation.mode": "reference", "distillation.selector": "in_batch_quantile"}
 
-register(MethodSpec("dsfedmed", "DSFedMed: federated dual distillation", PAPER, STAGES))
+TRAINS = "The student and a generator at each site; foundation model and student together at the server."
+CROSSES = "All of the student, both ways in every round; each site's generator and its masks, once."
+register(
+    MethodSpec(
+        "dsfedmed",
+        "DSFedMed: federated dual distillation",
+        PAPER,
+        STAGES,
+        sentence="A small student learns at the sites, then with SAM from synthetic images at the server.",
+        trains=TRAINS,
+        crosses=CROSSES,
+    )
+)
 # The rows of the paper's ablation (its whole is DSFedMed itself), and what the authors' code does.
-for _name, _title, _where, _overlay in (
-    ("dsfedmed_no_selection", "DSFedMed on all samples", "ablation, mutual distillation alone", NO_SELECTION),
-    ("dsfedmed_one_way", "DSFedMed, SAM teaches only", "ablation, selection alone", ONE_WAY),
-    ("dsfedmed_plain", "DSFedMed, SAM teaches only, on all samples", "ablation, neither", ONE_WAY | NO_SELECTION),
-    ("dsfedmed_reference", "DSFedMed as its authors' code runs it", "github.com/LMIAPC/DSFedMed", REFERENCE),
+for _name, _title, _where, _overlay, _sentence in (
+    (
+        "dsfedmed_no_selection",
+        "DSFedMed on all samples",
+        "ablation, mutual distillation alone",
+        NO_SELECTION,
+        "DSFedMed whose distillation learns from every synthetic image, not from the most learnable.",
+    ),
+    (
+        "dsfedmed_one_way",
+        "DSFedMed, SAM teaches only",
+        "ablation, selection alone",
+        ONE_WAY,
+        "DSFedMed whose foundation model teaches the student and learns nothing from it.",
+    ),
+    (
+        "dsfedmed_plain",
+        "DSFedMed, SAM teaches only, on all samples",
+        "ablation, neither",
+        ONE_WAY | NO_SELECTION,
+        "DSFedMed with neither selection nor mutual distillation.",
+    ),
+    (
+        "dsfedmed_reference",
+        "DSFedMed as its authors' code runs it",
+        "github.com/LMIAPC/DSFedMed",
+        REFERENCE,
+        "DSFedMed with the in-batch rule, eval mode and frozen SAM encoder of its authors' code.",
+    ),
 ):
-    register(MethodSpec(_name, _title, f"{PAPER}, {_where}", STAGES, overlay=_overlay))
+    register(
+        MethodSpec(
+            _name,
+            _title,
+            f"{PAPER}, {_where}",
+            STAGES,
+            overlay=_overlay,
+            sentence=_sentence,
+            trains=TRAINS,
+            crosses=CROSSES,
+        )
+    )

@@ -11,6 +11,42 @@ FEDPROX = {"federation.proximal_mu": 0.01}
 """The middle of the values that its paper tries; set federation.proximal_mu of fedtinysam for another."""
 FEDBN = {"federation.normalisation": "local"}
 
-register(MethodSpec("fedtinysam", "TinySAM by FedAvg alone", "arXiv 2601.16073, baseline", STAGES))
-register(MethodSpec("fedtinysam_fedprox", "TinySAM by FedProx", "arXiv 1812.06127", STAGES, overlay=FEDPROX))
-register(MethodSpec("fedtinysam_fedbn", "TinySAM by FedBN, each site's own layers", "arXiv 2102.07623", STAGES, FEDBN))
+TRAINS = "Every parameter of the student, at the sites."
+WHOLE = "All of the student, both ways in every round."
+KEPT = "All of the student but its normalisation layers, in every round; these go up once, at the end."
+
+register(
+    MethodSpec(
+        "fedtinysam",
+        "TinySAM by FedAvg alone",
+        "arXiv 2601.16073, baseline",
+        STAGES,
+        sentence="The student is trained at the sites and averaged: DSFedMed's first stage alone.",
+        trains=TRAINS,
+        crosses=WHOLE,
+    )
+)
+register(
+    MethodSpec(
+        "fedtinysam_fedprox",
+        "TinySAM by FedProx",
+        "arXiv 1812.06127",
+        STAGES,
+        overlay=FEDPROX,
+        sentence="FedTinySAM whose sites are held to the average that they were sent.",
+        trains=TRAINS,
+        crosses=WHOLE,
+    )
+)
+register(
+    MethodSpec(
+        "fedtinysam_fedbn",
+        "TinySAM by FedBN, each site's own layers",
+        "arXiv 2102.07623",
+        STAGES,
+        FEDBN,
+        sentence="FedTinySAM whose sites keep their normalisation layers: a model of its own for each.",
+        trains=TRAINS,
+        crosses=KEPT,
+    )
+)

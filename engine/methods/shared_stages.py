@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from engine.methods.catalogue import KindSpec, ModelSpec, StageSpec
 
-FEDAVG_STUDENT = ModelSpec("fedavg_student", "TinySAM, FedAvg only", role="student", architecture="student")
+FEDAVG_STUDENT = ModelSpec("fedavg_student", "{student}, FedAvg only", role="student", architecture="student")
 PERSONAL_STUDENT = ModelSpec(
     "personal_student",
-    "TinySAM, each site's own",
+    "{student}, each site's own",
     role="student",
     architecture="student",
     compared_with=("fedavg_student",),

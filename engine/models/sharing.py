@@ -73,7 +73,8 @@ class SharedParameters:
                 keys,
                 fix="Set federation.normalisation to 'average', or choose another student.",
             )
-        apart = config.site_students is not None  # other models have other keys
+        # Other models have other keys, and a site that learns alone averages none of its own.
+        apart = config.site_students is not None or config.shared == "none"
         shared = [key for key in keys if not apart and _is_shared(key, config)]
         if not apart and not any(key.trains for key in shared):
             raise _nothing(

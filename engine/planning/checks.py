@@ -91,7 +91,7 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
     default = RunConfig(name="default")
     sections = catalogue.sections_of(stages)
     found = []
-    for key, value in catalogue.method(config.method).overlay.items():
+    for key, value in catalogue.method(config.method).fixed.items():
         found.append(f"{key} is {json.dumps(value)}: the method '{config.method}' is that by definition.")
     for section in sorted(section_keys().keys() - {"", *sections}):
         if getattr(config, section) != getattr(default, section):
@@ -101,6 +101,7 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
         found += _generator_warnings(config)
     if "distillation" in sections:
         found += _distillation_warnings(config)
+        found += _grid_warnings(config, work)
     if config.threads is not None and work.speed.device == "cuda":
         found.append("threads has little effect: the models run on the GPU.")
     if config.federation.patience is not None and config.federation.patience >= config.federation.rounds:
@@ -256,6 +257,17 @@ def _distillation_warnings(config: RunConfig) -> list[str]:
     if part.supervision_weight == 1.0:
         found.append("distillation.supervision_weight is 1: the models do not learn from each other.")
     return found
+
+
+def _grid_warnings(config: RunConfig, work: Workload) -> list[str]:
+    strides = [work.student.mask_stride, work.teacher.mask_stride]
+    if strides[0] == strides[1] or config.evaluation.mask_px is not None:
+        return []
+    sides = [config.data.image_px // stride for stride in strides]
+    return [
+        f"The student's masks have {sides[0]} pixels a side, the teacher's {sides[1]}: they learn from each other on "
+        "the coarser grid, and are scored each on its own unless evaluation.mask_px is set."
+    ]
 
 
 def _check_model_weights(key: str, name: str) -> None:

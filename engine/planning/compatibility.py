@@ -13,11 +13,15 @@ from engine.config import ModelConfig, RunConfig
 from engine.config_generators import GENERATORS
 from engine.errors import UserError
 from engine.methods import catalogue
+from engine.methods.model_choice import STARTS_FROM
 from engine.models.assets import find_asset, find_weights_folder
 from engine.models.sharing import check_averageable
 from engine.planning.costs import MODELS
 from engine.planning.generator_costs import generator_work
 from engine.types import MAX_MASK_CLASSES
+
+SMALLEST_CELLS = {"nnunet": 2}
+"""Cells along a side that a model's deepest level needs: instance normalisation has no deviation of a single one."""
 
 
 def check_models(config: RunConfig, stages: tuple[str, ...]) -> None:
@@ -114,7 +118,7 @@ def _check_weights_fit(role: str, model: ModelConfig) -> None:
     if model.weights is None or Path(model.weights).is_file():
         return
     asset = find_asset(model.weights)
-    if asset.model is None or (asset.model, asset.size) != (model.name, model.size):
+    if asset.model is None or (asset.model, asset.size) != (STARTS_FROM.get(model.name, model.name), model.size):
         what = f"{asset.model}/{asset.size}" if asset.model else "no segmentation model"
         raise UserError(
             "weights.misfit",
@@ -127,32 +131,36 @@ def _check_weights_fit(role: str, model: ModelConfig) -> None:
 
 def _check_side(role: str, model: ModelConfig, *, image_px: int) -> None:
     stride = MODELS[model.name, model.size].feature_stride
-    nearest = max(1, round(image_px / stride)) * stride
-    if image_px % stride:
+    smallest = SMALLEST_CELLS.get(model.name, 1)
+    nearest = max(smallest, round(image_px / stride)) * stride
+    if image_px % stride or image_px < smallest * stride:
         raise UserError(
             "model.image_size",
             what=f"The {role} ({model.name}/{model.size}) cannot take images of {image_px} pixels (data.image_px).",
-            why=f"Its strides need a side that is a multiple of {stride}.",
+            why=f"Its strides need a side that is a multiple of {stride}"
+            + (f", at least {smallest * stride}." if smallest > 1 else "."),
             fix=f"Set data.image_px to a multiple of {stride}, for instance {nearest}.",
         )
 
 
 def _check_pair(config: RunConfig) -> None:
-    student, teacher = config.student, config.teacher
-    plain = [role for role, model in (("student", student), ("teacher", teacher)) if model.name == "unet"]
-    if plain:
+    """Refuse what distillation is asked for that its two models do not have: any two can learn from each other."""
+    student, teacher, part = config.student, config.teacher, config.distillation
+    rows = [MODELS[model.name, model.size] for model in (student, teacher)]
+    parted = part.freeze_teacher_encoder or part.mode == "reference" or config.foundation.freeze_encoder
+    if parted and rows[1].feature_channels is None:
         raise UserError(
             "plan.models_misfit",
-            what=f"The {plain[0]} is a U-Net ({plain[0]}.name).",
-            why="Mutual distillation works on the encoders and mask decoders of SAM and TinySAM.",
-            fix=f"Set {plain[0]}.name to tinysam or sam, or method = fedtinysam for a federated U-Net alone.",
+            what=f"The teacher {teacher.name}/{teacher.size} has no image encoder of its own to be frozen.",
+            why="foundation.freeze_encoder, distillation.freeze_teacher_encoder and mode 'reference' freeze SAM's.",
+            fix="Turn them off, or set teacher.name to sam or msa.",
         )
-    strides = [MODELS[model.name, model.size].mask_stride for model in (student, teacher)]
-    if strides[0] != strides[1]:
+    widths = [(row.feature_channels, row.feature_stride) for row in rows]
+    if part.feature_weight > 0 and (widths[0] != widths[1] or widths[0][0] is None):
         raise UserError(
             "plan.models_misfit",
-            what=f"The student {student.name}/{student.size} predicts one logit for {strides[0]} pixels, the teacher "
-            f"{teacher.name}/{teacher.size} one for {strides[1]}.",
-            why="They learn from each other pixel by pixel, on one grid.",
-            fix="Give both the mini size, or both an official one (student 5m, teacher vit_b or vit_l).",
+            what=f"distillation.feature_weight compares the encoders' features, and those of the student "
+            f"{student.name}/{student.size} and of the teacher {teacher.name}/{teacher.size} differ in shape.",
+            why="The feature loss is a mean of squared differences, feature by feature; a U-Net has no such features.",
+            fix="Set distillation.feature_weight = 0, or take two models of one size with an encoder each.",
         )

@@ -127,7 +127,7 @@ def _any_assumed(config: RunConfig, device: str, names: tuple[str, ...]) -> bool
     sections = catalogue.sections_of(names)
     models = [config.student] + ([config.teacher] if "teacher" in sections else [])
     generator = "generator" in sections and not is_mini(config)
-    return device == "cuda" or generator or any(m.size != "mini" or m.name == "unet" for m in models)
+    return device == "cuda" or generator or any(m.size != "mini" or m.name not in ("sam", "tinysam") for m in models)
 
 
 def _estimate(config: RunConfig, device: str, names: tuple[str, ...], *, measured: Calibration) -> str:

@@ -50,6 +50,10 @@ CHECKED = (
     "Each site measures its generator first and withholds one that has learnt its images by heart; the figures go up, "
     "no picture does."
 )
+POOLED_LEAVE = (
+    "All sites' images lie at one place and are trained on as one (data.pooled): the ceiling that federations are "
+    "compared with, and no federation. What is counted as traffic goes between the server and that place."
+)
 CHECKPOINTING_MEMORY, CHECKPOINTING_TIME = 0.35, 1.33
 
 
@@ -238,7 +242,8 @@ def federated_training(work: Workload) -> StageCost:
     disk = (2 * 3 + asked) * work.student.state_bytes + 3 * sites * 8 * work.student.trained_parameters
     if config.aggregation == "fedavgm":
         disk += 2 * 8 * work.student.parameters
-    leaves: tuple[str, ...] = (
+    leaves: tuple[str, ...] = (POOLED_LEAVE,) if work.config.data.pooled else ()
+    leaves += (
         "Student weights go both ways in every round, no images. Weights can still reveal something of the images they "
         "were trained on.",
     )

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.config import RunConfig
 from engine.data.datasets import Federation, load_federation
-from engine.data.imagesets import ImageSet
+from engine.data.imagesets import ImageSet, pool_sets
 from engine.data.sources import FolderItem, Item
 from engine.federation.descriptions import FederationDescription, SiteDescription
+
+POOLED = "all_sites"
+"""The one site that trains where images are pooled."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,16 @@ def sites_here(config: RunConfig, *, federation: Federation | None = None) -> Ma
     """Return all sites of a run whose images lie on this machine: the sources, then those of the test.
 
     A fixed test set may hold images of several sites, one entry each; one whose name is a source's is ``NAME_test``.
+    With ``data.pooled`` the sources are one site, ``POOLED``: their union, each cut as it would be alone. This breaks
+    what a federation promises, and is why it can be only where all sites' images lie on one machine.
     """
     federation = federation or load_federation(config.data, seed=config.seed)
     about = {"classes": federation.classes, "modality": federation.modality}
     found = {
         name: SiteData(name, site.train, site.validation, site.test, **about) for name, site in federation.sites.items()
     }
+    if config.data.pooled:
+        found = _pooled(found)
     images, none = federation.test.test, federation.test.train
     by_site: dict[str, list[int]] = {}
     for index, item in enumerate(images.items):
@@ -58,6 +65,12 @@ def sites_here(config: RunConfig, *, federation: Federation | None = None) -> Ma
         name = f"{site}_test" if site in federation.sites else site
         found[name] = SiteData(name, none, none, images.subset(chosen), **about)
     return found
+
+
+def _pooled(sources: Mapping[str, SiteData]) -> dict[str, SiteData]:
+    parts = list(sources.values())
+    train, validation = (pool_sets([getattr(part, name) for part in parts]) for name in ("train", "validation"))
+    return {POOLED: replace(parts[0], name=POOLED, train=train, validation=validation)}
 
 
 def describe_all(config: RunConfig, federation: Federation, sites: Mapping[str, SiteData]) -> FederationDescription:

@@ -20,12 +20,32 @@ def edited(**sections: dict[str, Any]) -> RunConfig:
     return parse_config(values)
 
 
+UNET: dict[str, Any] = {"student": {"name": "unet", "weights": None}}
+TEACHER_UNET: dict[str, Any] = {"teacher": {"name": "unet", "weights": None}}
+
+
+@pytest.mark.parametrize("student", ["tinysam", "unet", "nnunet"])
+@pytest.mark.parametrize("teacher", ["sam", "msa"])
+def test_foundation_and_light_model_are_combined_freely(teacher: str, student: str, tmp_path: Path) -> None:
+    light = {} if student == "tinysam" else {"name": student, "weights": None}
+    made = plan(edited(teacher={"name": teacher}, student=light), home=tmp_path)
+    grids = [warning for warning in made.warnings if "evaluation.mask_px" in warning]
+    assert len(grids) == (student != "tinysam")
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "words"),
     [
-        ({"student": {"name": "unet", "weights": None}}, "plan.models_misfit", "tinysam or sam"),
-        ({"teacher": {"name": "unet", "weights": None}}, "plan.models_misfit", "teacher.name"),
-        ({"student": {"size": "5m", "weights": None}}, "plan.models_misfit", "mini size"),
+        (UNET | {"distillation": {"feature_weight": 0.1}}, "plan.models_misfit", "feature_weight = 0"),
+        (
+            {"student": {"size": "5m", "weights": None}, "distillation": {"feature_weight": 0.1}},
+            "plan.models_misfit",
+            "one size",
+        ),
+        (TEACHER_UNET | {"distillation": {"freeze_teacher_encoder": True}}, "plan.models_misfit", "no image encoder"),
+        (TEACHER_UNET | {"foundation": {"freeze_encoder": True}}, "plan.models_misfit", "teacher.name"),
+        ({"student": {"name": "nnunet", "weights": None}, "data": {"image_px": 32}}, "model.image_size", "at least 64"),
+        ({"teacher": {"name": "msa", "weights": "tinysam-mini"}}, "weights.misfit", "tinysam/mini"),
         ({"student": {"size": "5m"}}, "weights.misfit", "tinysam-mini"),
         ({"teacher": {"size": "vit_b"}}, "weights.misfit", "sam-mini"),
         ({"student": {"weights": "controlnet-mini"}}, "weights.misfit", "no segmentation model"),
