@@ -83,6 +83,7 @@ FIELD_LABELS = {
     "data.normalise": "Intensity normalisation",
     "data.augment": "Augmentation",
     "generator.kind": "Kind of generator",
+    "data.pooled": "All images at one place (no federation)",
     "generator.optimiser_8bit": "8-bit optimiser",
     "release.check": "Measure each generator",
     "release.most_membership_auc": "Membership AUC at most",

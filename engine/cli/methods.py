@@ -21,11 +21,11 @@ def methods(as_json: JsonFlag = False) -> None:
         for key, words in (("", one["sentence"]), ("Trains: ", one["trains"]), ("Crosses: ", one["crosses"])):
             if words:
                 print(f"  {key}{words}")
-        print(f"  Kinds of messages: {', '.join(one['kinds'])}. Runs: {', '.join(one['places'])}.\n")
+        print(f"  Kinds of messages: {', '.join(one['kinds'])}. Runs: {', '.join(one['modes'])}.\n")
 
 
 def describe(method: MethodSpec) -> dict[str, Any]:
-    """Return what the catalogue says of a system; ``kinds`` are those of its messages unless settings add some."""
+    """Return what the catalogue says of a system: ``kinds`` of its messages, ``modes`` in which it runs (back ends)."""
     config = parse_config({"method": method.name})
     values = config.model_dump()
     sent = [kind.name for stage in method.stages for kind in stage.sends if kind.is_sent(values)]
@@ -37,7 +37,7 @@ def describe(method: MethodSpec) -> dict[str, Any]:
         "trains": method.trains,
         "crosses": method.crosses,
         "kinds": [*sent, METRICS.name],
-        "places": list(method.places),
+        "modes": list(method.places),
         "stages": list(method.stage_names),
         "models": {model.name: catalogue.model_title(model.name, config) for model in method.models},
         "fixes": dict(method.fixed),
