@@ -23,6 +23,7 @@ from engine.planning.costs import (
 from engine.planning.generator_costs import GeneratorWork, generator_work, state_bytes
 from engine.planning.model_keys import sharing_of
 from engine.planning.records import SitePlan, StagePlan
+from engine.planning.what_leaves import CHECKED, MASKS_LEAVE, POOLED_LEAVE
 from engine.planning.workers import Workers
 from engine.types import Direction
 
@@ -41,19 +42,6 @@ FROZEN_ENCODER_SHARE = 0.25
 """What of a training pass is left when the encoder's features come from the cache."""
 DECODER_SHARE = 0.12
 """What of SAM's forward pass is its decoder's: measured at mini size, less at the others."""
-MASKS_LEAVE = {
-    "real": "The sites' real masks go up (mask_sharing = real, as in the paper): outlines of patients' anatomy leave "
-    "the site, without images, names or identifiers.",
-    "deformed": "Randomly deformed masks go up (mask_sharing = deformed): no patient's own outline leaves the site.",
-}
-CHECKED = (
-    "Each site measures its generator first and withholds one that has learnt its images by heart; the figures go up, "
-    "no picture does."
-)
-POOLED_LEAVE = (
-    "All sites' images lie at one place and are trained on as one (data.pooled): the ceiling that federations are "
-    "compared with, and no federation. What is counted as traffic goes between the server and that place."
-)
 CHECKPOINTING_MEMORY, CHECKPOINTING_TIME = 0.35, 1.33
 
 

@@ -1,0 +1,17 @@
+"""Sentences of a plan on what leaves a site besides student weights, and on pooled images, which are no federation."""
+
+from __future__ import annotations
+
+MASKS_LEAVE = {
+    "real": "The sites' real masks go up (mask_sharing = real, as in the paper): outlines of patients' anatomy leave "
+    "the site, without images, names or identifiers.",
+    "deformed": "Randomly deformed masks go up (mask_sharing = deformed): no patient's own outline leaves the site.",
+}
+CHECKED = (
+    "Each site measures its generator first and withholds one that has learnt its images by heart; the figures go up, "
+    "no picture does."
+)
+POOLED_LEAVE = (
+    "All sites' images lie at one place and are trained on as one (data.pooled): the ceiling that federations are "
+    "compared with, and no federation. What is counted as traffic goes between the server and that place."
+)
