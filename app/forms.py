@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from app import text
+from app.field_labels import FIELD_LABELS
 from engine.config import DEFAULT_METHOD, PRESETS_DIR, RunConfig, load_config
 from engine.config_keys import unread_sections
 from engine.errors import UserError
@@ -147,7 +148,7 @@ def _field(key: str, section: str, schema: dict[str, Any], *, default: Any) -> F
     return FieldSpec(
         key=key,
         section=section,
-        label=text.FIELD_LABELS.get(key, _label(key)),
+        label=FIELD_LABELS.get(key, _label(key)),
         info=_info(schema.get("description", ""), typed),
         kind=_kind(typed),
         default=default,

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from html import escape
 
 from app import markup, site_text, text, viewmodels
-from engine.federation.task_titles import task_title
+from engine.federation.task_titles import round_told, task_title
 from engine.runs.sites import SiteView
 
 MOST_SITES, MOST_FAILURES = 50, 10
 """Shown at once: the worst sites, and the latest failures of each."""
-QUERIES_FROM = 1_000_000
-"""Rounds from here on are questions beside the rounds (``engine.federation.sites``)."""
 
 
 def table(views: Sequence[SiteView]) -> str:
@@ -65,7 +63,7 @@ def _doing(view: SiteView) -> str:
     """Return what a site does, in which round, and how far it is."""
     now = view.now
     parts = [task_title(now.task)] if now.task else []
-    if 0 < now.round < QUERIES_FROM:
+    if round_told(now.task, now.round):
         parts.append(site_text.SITE_ROUND.format(round=now.round))
     if now.state == "working" and now.total:
         parts.append(site_text.SITE_STEP.format(step=now.step, total=now.total))

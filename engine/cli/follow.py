@@ -81,7 +81,7 @@ def print_results(store: RunStore, run_id: str) -> None:
 
 def print_sites(store: RunStore, run_id: str) -> None:
     """Print what each site does, the worst first."""
-    from engine.federation.task_titles import task_title
+    from engine.federation.task_titles import round_told, task_title
 
     rows = []
     for view in site_views(store, store.work_id(run_id), active=store.get(run_id).active):
@@ -90,8 +90,9 @@ def print_sites(store: RunStore, run_id: str) -> None:
         seen = "-" if now.seen_at is None else time.strftime("%H:%M:%S", time.localtime(now.seen_at))
         failed = f"{len(view.failures)}, last: {view.failures[-1].what[:80]}" if view.failures else ""
         score = "-" if view.score is None else f"{view.score:.3f}"
-        doing = f"{task_title(now.task) or '-'}{f', round {now.round}' if 0 < now.round < 10**6 else ''}{at}"
-        rows.append((now.site, now.state, doing, now.num_train, score, size(view.bytes_up), size(view.bytes_down), seen,
+        doing = f"{task_title(now.task) or '-'}{f', round {now.round}' if round_told(now.task, now.round) else ''}{at}"
+        images = now.num_train + now.num_validation + now.num_test
+        rows.append((now.site, now.state, doing, images, score, size(view.bytes_up), size(view.bytes_down), seen,
                      failed))  # fmt: skip
     if not rows:
         print("No site has been asked yet.")

@@ -17,6 +17,16 @@ TITLES = {
     tasks.READ_EVERYTHING: "reading its images",
 }
 
+IN_ROUNDS = {tasks.TRAIN_STUDENT, tasks.VALIDATE_STUDENT}
+"""What is asked again in every round; other questions have numbers, which say nothing to people."""
+QUERIES_FROM = 1_000_000
+"""Numbers from here on are questions beside the rounds (``engine.federation.sites``)."""
+
+
+def round_told(task: str, number: int) -> int | None:
+    """Return the round in which a site was asked, None where the number is none of a round."""
+    return number if task in IN_ROUNDS and 0 < number < QUERIES_FROM else None
+
 
 def task_title(task: str) -> str:
     """Return what a site does in words; a task of another version is called by its name."""

@@ -16,7 +16,7 @@ from engine.federation.side_by_side import available_cores
 from engine.methods import catalogue
 from engine.models.assets import asset_paths, find_asset, find_weights_folder, pinned_checksum
 from engine.planning.records import StagePlan
-from engine.planning.stage_costs import Workload
+from engine.planning.workload import Workload
 
 
 def check_weights(config: RunConfig, stages: tuple[str, ...]) -> None:

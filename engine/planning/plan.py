@@ -20,7 +20,8 @@ from engine.planning.generator_costs import is_mini
 from engine.planning.machine import choose_device, free_disk_gib
 from engine.planning.model_keys import sharing_of
 from engine.planning.records import Plan, SitePlan, TrafficPlan
-from engine.planning.stage_costs import START_S, StageCost, Workload, plan_stages, stage_costs
+from engine.planning.stage_costs import START_S, plan_stages, stage_costs
+from engine.planning.workload import StageCost, Workload
 from engine.runs.store import home_folder
 
 _METRICS_LEAVE = "Losses, Dice and image counts go up with each message."

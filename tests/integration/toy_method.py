@@ -12,7 +12,7 @@ from engine.methods.catalogue import KindSpec, MethodSpec, ModelSpec, StageSpec,
 from engine.methods.shared_stages import EVALUATION, EXPORT, FEDERATED_TRAINING
 
 if TYPE_CHECKING:
-    from engine.planning.stage_costs import StageCost, Workload
+    from engine.planning.workload import StageCost, Workload
     from engine.stages.context import RunContext
 
 PAUSE_S = 0.05
@@ -50,7 +50,7 @@ register(
 
 def cost_of_trembling(work: Workload) -> StageCost:
     """As good as nothing, and one small message down to each site."""
-    from engine.planning.stage_costs import StageCost
+    from engine.planning.workload import StageCost
 
     epochs = work.config.foundation.epochs
     return StageCost(

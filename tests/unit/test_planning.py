@@ -21,7 +21,8 @@ from engine.methods import catalogue
 from engine.planning import Plan, calibration, plan
 from engine.planning.costs import GENERATORS, MODELS, Speed, generator_size, model_cost
 from engine.planning.records import SitePlan
-from engine.planning.stage_costs import Workload, plan_stages, stage_costs
+from engine.planning.stage_costs import plan_stages, stage_costs
+from engine.planning.workload import Workload
 
 STAGES = catalogue.method("dsfedmed").stage_names
 FEDTINYSAM = catalogue.method("fedtinysam").stage_names

@@ -13,8 +13,9 @@ from engine.errors import UserError
 from engine.planning import checks
 from engine.planning.costs import Speed
 from engine.planning.records import SitePlan
-from engine.planning.stage_costs import Workload, stage_costs
+from engine.planning.stage_costs import stage_costs
 from engine.planning.workers import HELPERS_GIB, Workers
+from engine.planning.workload import Workload
 from engine.runs import lifecycle
 from engine.runs.processes import advance_queue
 from engine.runs.store import RunStore

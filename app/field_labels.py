@@ -1,0 +1,48 @@
+"""What the page's form calls settings whose own names would not do."""
+
+from __future__ import annotations
+
+from app.text import SOURCE_LABEL
+
+FIELD_LABELS = {
+    "name": "Name of the run",
+    "pos_weight": "Weight of foreground pixels",
+    "dice_weight": "Weight of the Dice loss",
+    "threads": "CPU threads",
+    "data.task": "Phantom task",
+    "data.root": "Dataset folder on this server",
+    "data.held_out": "Held-out site",
+    "data.source": SOURCE_LABEL,
+    "data.image_px": "Image side (pixels)",
+    "backend": "Where the sites are",
+    "workers": "Sites at a time",
+    "ray_address": "Address of a Ray cluster",
+    "server": "Folder of the federation",
+    "federation.participation": "Share of the sites in a round",
+    "federation.on_failure": "When a site fails",
+    "federation.deadline_s": "Deadline (seconds)",
+    "federation.proximal_mu": "FedProx weight",
+    "data.test_root": "Folder of the fixed test set",
+    "data.fit": "Fit to the square",
+    "data.normalise": "Intensity normalisation",
+    "data.augment": "Augmentation",
+    "generator.kind": "Kind of generator",
+    "data.pooled": "All images at one place (no federation)",
+    "generator.optimiser_8bit": "8-bit optimiser",
+    "release.check": "Measure each generator",
+    "release.most_membership_auc": "Membership AUC at most",
+    "release.most_copies": "Copies at most",
+    "release.on_withheld": "When a site withholds it",
+    "release.inception": "Inception weights",
+    "pix2pix.l1_weight": "Weight of the L1 loss",
+    "generator.controlnet": "ControlNet to start from",
+    "distillation.learnability_lambda": "Learnability lambda",
+    "distillation.batch_norm_statistics": "BatchNorm statistics",
+    "export.opset": "ONNX opset",
+    "export.site_models": "Each site's own model, too",
+    "federation.shared": "What sites share",
+    "federation.shared_parameters": "Only these arrays",
+    "federation.local_parameters": "Each site's own arrays",
+    "federation.normalisation": "Normalisation layers",
+    "federation.site_students": "Other students",
+}
