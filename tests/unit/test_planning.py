@@ -24,8 +24,7 @@ from engine.planning.records import SitePlan
 from engine.planning.stage_costs import plan_stages, stage_costs
 from engine.planning.workload import Workload
 
-STAGES = catalogue.method("dsfedmed").stage_names
-FEDTINYSAM = catalogue.method("fedtinysam").stage_names
+STAGES, FEDTINYSAM = (catalogue.method(name).stage_names for name in ("dsfedmed", "fedtinysam"))
 
 WHOLE = {"method": "dsfedmed"}
 NO_WEIGHTS = {"student": {"name": "tinysam", "weights": None}, "teacher": {"name": "sam", "weights": None}}
