@@ -110,6 +110,10 @@ class ModelConfig(Section):
     batch_norm: Literal["batch", "kept"] = Field(
         "batch", description="BatchNorm in training: each batch's statistics [C], or those of the first weights (ours)"
     )
+    lora_rank: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        None, description="Rank of a LoRA on SAM's q and v, which learns with the decoder alone; none when left out"
+    )
+    lora_alpha: PositiveFactor = Field(4.0, description="LoRA moves q and v by alpha / rank times B A (ours)")
 
 
 class GenerationConfig(Section):

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import nn
 
 from engine.config import ModelConfig, RunConfig
+from engine.models.lora import add_lora
 from engine.models.registry import build_model
 from engine.models.segmenter import Segmenter
 from engine.models.weights import HEAD_PREFIX, load_weights
@@ -39,6 +40,10 @@ def model_name(config: RunConfig, role: Role) -> str:
 
 def build_role(config: RunConfig, role: Role, *, num_classes: int) -> nn.Module:
     """Return the student or the teacher with random weights by the run's seed, on the CPU."""
+    return _with_lora(_without_lora(config, role, num_classes=num_classes), config, role)
+
+
+def _without_lora(config: RunConfig, role: Role, *, num_classes: int) -> nn.Module:
     chosen = model_config(config, role)
     model = build_model(
         chosen.name, size=chosen.size, num_classes=num_classes, image_px=config.data.image_px, seed=config.seed
@@ -48,18 +53,31 @@ def build_role(config: RunConfig, role: Role, *, num_classes: int) -> nn.Module:
     return model
 
 
+def _with_lora(model: nn.Module, config: RunConfig, role: Role) -> nn.Module:
+    chosen = model_config(config, role)
+    if chosen.lora_rank is None:
+        return model
+    name = model_name(config, role)
+    return add_lora(model, rank=chosen.lora_rank, alpha=chosen.lora_alpha, seed=config.seed, name=name)
+
+
 def first_model(config: RunConfig, role: Role, *, num_classes: int) -> tuple[nn.Module, str | None]:
     """Return the student or the teacher with its first weights (released, pre-trained or random), on the CPU.
 
     With it comes half a sentence on the class head, where the first weights have none for these classes. The same
     configuration has the same first weights at the server and at every site.
     """
-    model, chosen = build_role(config, role, num_classes=num_classes), model_config(config, role)
+    model, chosen = _without_lora(config, role, num_classes=num_classes), model_config(config, role)
+    said = _load_first(model, chosen)
+    return _with_lora(model, config, role), said
+
+
+def _load_first(model: nn.Module, chosen: ModelConfig) -> str | None:
     if chosen.weights is None:
-        return model, None
+        return None
     if not any(key.startswith(HEAD_PREFIX) for key in load_weights(model, chosen.weights).missing):
-        return model, None
+        return None
     if chosen.class_head == "copied" and isinstance(model, Segmenter):
         model.copy_mask_to_classes()
-        return model, "each class starts as a copy of its mask"
-    return model, "the class head starts at random"
+        return "each class starts as a copy of its mask"
+    return "the class head starts at random"
