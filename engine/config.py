@@ -39,6 +39,7 @@ from engine.config_generators import (
     Pix2PixConfig,
     ReleaseConfig,
 )
+from engine.config_samfed import PublicConfig, SamFedConfig
 from engine.errors import UserError
 from engine.methods import catalogue
 
@@ -77,6 +78,13 @@ class DataConfig(Section):
     protocol: Literal["leave-one-site-out", "fixed-test"] = Field("leave-one-site-out", description="What is held out")
     held_out: Name | None = Field(None, description="Site that no training sees; the last one when left out")
     test_root: Folder | None = Field(None, description="Dataset folder of the fixed test set (protocol = fixed-test)")
+    public_root: Folder | None = Field(
+        None, description="Public labelled set at the server, a dataset folder; phantoms are drawn where there is none"
+    )
+    public_images: int = Field(40, ge=1, le=100_000, description="Phantom images of the public set (ours)")
+    site_labels: Literal["read", "ignored"] = Field(
+        "read", description="ignored: sites train without masks, which they need not have; any are measured on alone"
+    )
     image_px: Annotated[int, Field(ge=32, le=2048)] = Field(128, description="Side of the square model input, pixels")
     fit: Literal["squash", "letterbox"] = Field(
         "squash", description="How other shapes become square: squashed as in the paper; whole, with black bars (ours)"
@@ -235,6 +243,8 @@ class RunConfig(Section):
     student: ModelConfig = ModelConfig(name="tinysam", weights="tinysam-mini")
     teacher: ModelConfig = ModelConfig(name="sam", weights="sam-mini")
     federation: FederationConfig = FederationConfig()
+    public: PublicConfig = PublicConfig()
+    samfed: SamFedConfig = SamFedConfig()
     generator: GeneratorConfig = GeneratorConfig()
     generator_lora: GeneratorLoraConfig = GeneratorLoraConfig()
     pix2pix: Pix2PixConfig = Pix2PixConfig()
@@ -263,6 +273,11 @@ class RunConfig(Section):
             raise ValueError("data.root is needed when data.source is 'folder'")
         if self.data.pooled and self.backend != "local":
             raise ValueError("data.pooled needs backend 'local': images of sites elsewhere cannot be brought together")
+        method = catalogue.methods().get(self.method)
+        if self.data.site_labels == "ignored" and method is not None and method.reads_labels:
+            raise ValueError(f"data.site_labels is 'ignored', and the sites of '{self.method}' train on their masks")
+        if self.data.site_labels == "ignored" and self.samfed.pseudo_labels == "truth":
+            raise ValueError("samfed.pseudo_labels 'truth' needs the sites' masks: data.site_labels = 'read'")
         if self.data.protocol == "fixed-test" and self.data.test_root is None:
             raise ValueError("data.test_root is needed when data.protocol is 'fixed-test'")
         if self.distillation.mode == "reference" and self.distillation.selector != "in_batch_quantile":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -137,6 +137,8 @@ def _source_site(
     seed: int,
 ) -> Site:
     train, validation = _split(name, items, fraction=config.validation_fraction, seed=seed)
+    if config.site_labels == "ignored":
+        validation = tuple(item for item in validation if item.has_mask)
     if not train:
         raise UserError(
             "data.site_no_training",
@@ -144,7 +146,8 @@ def _source_site(
             why="Every site that takes part trains on its own images.",
             fix="Put some of them into data_npy, or leave the site out (data.sites).",
         )
-    return Site(name, image_set(train), image_set(validation), image_set(()))
+    learnt = replace(image_set(train), labelled=config.site_labels == "read")
+    return Site(name, learnt, image_set(validation), image_set(()))
 
 
 def _federation(source: Source, classes: tuple[str, ...], *, sites: Mapping[str, Site], test: Site) -> Federation:

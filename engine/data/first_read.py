@@ -60,7 +60,8 @@ def _unreadable(
                 levels, mask = images.read(index)
                 if isinstance(item, FolderItem):
                     book.draw(item, levels.transpose(1, 2, 0))
-                marked[site][:] |= mask.any(axis=(1, 2))
+                if images.labelled:
+                    marked[site][:] |= mask.any(axis=(1, 2))
             except UserError as error:  # a damaged volume is one fault, not one for each slice
                 problems.setdefault((error.code, error.what), Problem(error.code, error.what, error.fix, site=site))
             done += 1
@@ -69,6 +70,8 @@ def _unreadable(
 
 def _class_problems(federation: Federation, marked: Mapping[str, np.ndarray]) -> list[Problem]:
     """Return the classes that no site that trains marks, and those that one site never marks."""
+    if any(not site.train.labelled for site in federation.sites.values()):
+        return []  # what the sites show is not known
     sources = [site for site in federation.sites if site in marked]
     problems = []
     for k, name in enumerate(federation.classes):

@@ -36,11 +36,13 @@ def read_folders(config: DataConfig, *, thorough: bool) -> Folders:
     there, test classes that are not the training's.
     """
     root = _root(config)
-    refuse_unknown_held_out(config, dataset=str(root), sites=dataset_sites(root))
-    training = scan_dataset(root, sites=participants(config))
+    present = dataset_sites(root)
+    refuse_unknown_held_out(config, dataset=str(root), sites=present)
+    chosen = participants(config)
+    training = scan_dataset(root, sites=chosen, labelled=_labelled(config, present if chosen is None else chosen))
     seen = check_sites(training, thorough=thorough, classes=config.classes)
     if config.protocol == "leave-one-site-out":
-        untrained = _untrained(config, training, seen) if thorough else []
+        untrained = _untrained(config, training, seen) if thorough and config.site_labels == "read" else []
         return Folders(root, training, None, [*training.problems, *untrained])
     test, seen_in_test = _examined_test(
         config, thorough=thorough, classes=training.description.classes, name=training.description.name
@@ -94,6 +96,15 @@ def refuse_unknown_held_out(config: DataConfig, *, dataset: str, sites: list[str
 def held_out_site(config: DataConfig, sites: Iterable[str]) -> str:
     """Return the site that nobody trains on: the last one where none is named."""
     return config.held_out or sorted(sites)[-1]
+
+
+def _labelled(config: DataConfig, sites: Sequence[str]) -> frozenset[str] | None:
+    """Return the sites whose images need masks; None for all. A site that is alone is none that is held out."""
+    if config.site_labels == "read":
+        return None
+    if config.protocol == "fixed-test" or (config.held_out is None and len(sites) < 2):
+        return frozenset()
+    return frozenset({held_out_site(config, sites)})
 
 
 def _root(config: DataConfig) -> Path:

@@ -24,6 +24,7 @@ from engine.data.transforms import (
     resize_image,
     to_levels,
 )
+from engine.errors import UserError
 
 CACHE_BYTES = 1 << 30
 """Memory that decoded images may take; 1 GiB holds 4,000 colour images at 256 pixels, 300 at 1024."""
@@ -65,11 +66,19 @@ class PixelCache:
         self._lock = threading.Lock()
 
     def get(
-        self, item: Item, *, image_px: int, normalise: Normalise, planes: tuple[int, ...], fit: Fit = "squash"
+        self,
+        item: Item,
+        *,
+        image_px: int,
+        normalise: Normalise,
+        planes: tuple[int, ...],
+        fit: Fit = "squash",
+        labelled: bool = True,
     ) -> Pixels:
         """Return the pixels of ``item``, from memory where they are; one cache serves one set of settings."""
         pixels = self._kept.get(item)
         if pixels is None:
+            planes = planes if labelled else ()
             pixels = read_pixels(item, image_px=image_px, normalise=normalise, planes=planes, fit=fit)
             with self._lock:
                 if item not in self._kept and self.used_bytes + pixels.num_bytes <= self.budget_bytes:
@@ -81,15 +90,22 @@ class PixelCache:
 def read_pixels(
     item: Item, *, image_px: int, normalise: Normalise, planes: tuple[int, ...], fit: Fit = "squash"
 ) -> Pixels:
-    """Read ``item`` and bring it to the model's size; ``planes`` picks and orders the mask's classes."""
-    image, mask = item.read()
+    """Read ``item`` and bring it to the model's size; ``planes`` picks and orders the mask's classes.
+
+    Without planes its mask, if there is one, is not looked at.
+    """
+    image, mask = item.read() if planes else (item.picture(), None)
     box = content_box(image.shape[:2], image_px, fit)
     levels = to_levels(resize_image(image, box.height, box.width), normalise)
     window = intensity_window(levels, normalise)
     is_grey = np.array_equal(levels[..., 0], levels[..., 1]) and np.array_equal(levels[..., 0], levels[..., 2])
     channels = levels[..., :1] if is_grey else levels
-    mask = fit_mask(mask[list(planes)], image_px, box)
-    return Pixels(np.ascontiguousarray(channels.transpose(2, 0, 1)), window, np.packbits(mask), mask.shape, box)
+    if mask is None:
+        bits, shape = np.empty(0, np.uint8), (0, image_px, image_px)
+    else:
+        mask = fit_mask(mask[list(planes)], image_px, box)
+        bits, shape = np.packbits(mask), mask.shape
+    return Pixels(np.ascontiguousarray(channels.transpose(2, 0, 1)), window, bits, shape, box)
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,7 @@ class ImageSet:
     planes : indices of the dataset's classes that are used, in order.
     cache : shared by the sets of a federation.
     fit : how pictures that are not square become so.
+    labelled : whether masks may be read; where not, whoever asks for one is refused.
     """
 
     items: tuple[Item, ...]
@@ -112,6 +129,7 @@ class ImageSet:
     augment: Augment = "none"
     cache: PixelCache = field(default_factory=lambda: PixelCache(budget_bytes=0), repr=False, compare=False)
     fit: Fit = "squash"
+    labelled: bool = True
 
     def __len__(self) -> int:
         """Return N."""
@@ -140,6 +158,7 @@ class ImageSet:
         Normalised as the configuration says; augmented only when ``rng`` is given, with draws in the order of
         ``indices``. Raises ``UserError`` that names site and file where a file cannot be used.
         """
+        self._require_masks()
         side = self.image_px
         image = np.full((len(indices), 3, side, side), PADDING, np.float32)
         mask = np.empty((len(indices), len(self.planes), side, side), np.uint8)
@@ -159,7 +178,19 @@ class ImageSet:
 
     def read_mask(self, index: int) -> np.ndarray:
         """Return one mask (K, image_px, image_px) uint8 in {0, 1}."""
+        self._require_masks()
         return self._pixels(index).mask()
+
+    def images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return image_B3HW as ``batch`` does, not augmented, of images that may have no masks."""
+        side = self.image_px
+        image = np.full((len(indices), 3, side, side), PADDING, np.float32)
+        for slot, index in enumerate(indices):
+            pixels = self._pixels(int(index))
+            inside = pixels.box.of(image[slot])
+            apply_window(pixels.levels, pixels.window, out=inside[: len(pixels.levels)])
+            inside[len(pixels.levels) :] = inside[0]
+        return image
 
     def content(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return where the images are picture and not padding: uint8 (B, 1, image_px, image_px), 1 inside."""
@@ -171,7 +202,7 @@ class ImageSet:
         return np.broadcast_to(levels, (3, *levels.shape[1:]))
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return what ``read_levels`` and ``read_mask`` do, of one image that is decoded once."""
+        """Return what ``read_levels`` and ``read_mask`` do, of one image decoded once; no plane without masks."""
         pixels = self._pixels(index)
         return np.broadcast_to(pixels.levels, (3, *pixels.levels.shape[1:])), pixels.mask()
 
@@ -179,9 +210,24 @@ class ImageSet:
         """Return the set of ``indices`` in that order, on the same cache."""
         return replace(self, items=tuple(self.items[int(index)] for index in indices))
 
+    def _require_masks(self) -> None:
+        if not self.labelled:
+            raise UserError(
+                "data.no_labels",
+                what=f"A mask was asked for of the images of '{self.items[0].site if self.items else ''}', which are "
+                "without labels in this run (data.site_labels = 'ignored').",
+                why="Nothing is learnt from a site's masks where the run says that there are none.",
+                fix="Set data.site_labels = 'read', or choose a method whose sites train without masks, as samfed.",
+            )
+
     def _pixels(self, index: int) -> Pixels:
         return self.cache.get(
-            self.items[index], image_px=self.image_px, normalise=self.normalise, planes=self.planes, fit=self.fit
+            self.items[index],
+            image_px=self.image_px,
+            normalise=self.normalise,
+            planes=self.planes,
+            fit=self.fit,
+            labelled=self.labelled,
         )
 
 

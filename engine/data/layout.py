@@ -22,6 +22,8 @@ from engine.data.scan import Scan, list_files, tell_duplicate
 from engine.data.sources import FolderItem, Split
 from engine.errors import UserError
 
+UNLABELLED_METHODS = "; or choose a method whose sites train without masks, such as samfed"
+"""End of a mend: a supervised method cannot do without."""
 SHOWN = 6
 """Names of folders written out in a fault."""
 NPY_FOLDERS: tuple[tuple[str, str, Split], ...] = (
@@ -41,9 +43,10 @@ def _site_names(root: Path, description: DatasetDescription) -> list[str]:
     return [path.name for path in visible(root) if path.is_dir()]
 
 
-def scan_dataset(root: Path, *, sites: tuple[str, ...] | None = None) -> Scan:
+def scan_dataset(root: Path, *, sites: tuple[str, ...] | None = None, labelled: frozenset[str] | None = None) -> Scan:
     """Return the images of ``root`` (of ``sites`` only, if given) and the faults of its structure.
 
+    At sites other than those of ``labelled``, where it is given, images may lack a mask: their items then have none.
     Raises ``UserError`` where there is nothing to scan: ``data.root_missing``, ``data.description_invalid``,
     ``data.description_missing``, ``data.site_unknown``, ``data.no_sites``.
     """
@@ -64,7 +67,7 @@ def scan_dataset(root: Path, *, sites: tuple[str, ...] | None = None) -> Scan:
             why="The configuration's data.sites names it.",
             fix=f"Use sites that exist: {', '.join(present)}.",
         )
-    scan = Scan(root, description)
+    scan = Scan(root, description, labelled=labelled)
     _tell_names_of_sites(scan, present)
     for site in present if sites is None else sorted(sites):
         scan.items[site] = []
@@ -145,7 +148,7 @@ def _folder_pairs(scan: Scan, site: str, image_folder: Path) -> list[tuple[Path,
         for mask_folder, masks_here in zip(mask_folders, by_folder, strict=True):
             if stem in masks_here:
                 masks.append(masks_here[stem])
-            else:
+            elif scan.needs_masks(site):
                 expected = mask_folder / f"{file_stem(image)}.*"
                 _missing_mask(scan, site, image, expected, meant=_alike(stem, masks_here, images))
         pairs.append((image, tuple(masks) if len(masks) == len(mask_folders) else (), None))
@@ -167,12 +170,14 @@ def _mask_folders(scan: Scan, site: str) -> list[Path] | None:
     masks = child(scan.root / site, "masks")
     classes = scan.description.classes
     if masks is None or not masks.is_dir():
-        scan.fault(
-            "data.class_folder_missing",
-            site=site,
-            what=f"Site '{site}' has no masks folder{_held(scan.root / site)}.",
-            fix="Put a mask of the same name as each image into masks/, or into masks/<class>/ for several classes.",
-        )
+        if scan.needs_masks(site):
+            scan.fault(
+                "data.class_folder_missing",
+                site=site,
+                what=f"Site '{site}' has no masks folder{_held(scan.root / site)}.",
+                fix="Put a mask of the same name as each image into masks/, or into masks/<class>/ for several "
+                f"classes{UNLABELLED_METHODS}.",
+            )
         return None
     if scan.refuses_link(masks, site=site):
         return None
@@ -227,7 +232,7 @@ def _npy_pairs(
     for stem, image in list_files(scan, site, folder / data).items():
         # the authors replace "data" in the whole path, so in the file's name too; a plain copy of the name is as good
         masks = tuple(labels[name] for name in (stem.replace("data", "label"), stem) if name in labels)[:1]
-        if not masks:
+        if not masks and scan.needs_masks(site):
             _missing_mask(scan, site, image, folder / label / image.name.replace("data", "label"))
         used.update(masks)
         pairs.append((image, masks, split if has_own_split else None))
@@ -306,7 +311,7 @@ def _missing_mask(scan: Scan, site: str, image: Path, expected: Path, *, meant: 
         path=image,
         what=f"At site '{site}' the image {image.relative_to(scan.root / site)} has no mask "
         f"({expected.relative_to(scan.root / site)}).",
-        fix="Add the mask under the same name, or remove the image."
+        fix=f"Add the mask under the same name, or remove the image{UNLABELLED_METHODS}."
         if meant is None
         else f"Rename the mask {meant.name} to {expected.stem}{file_suffix(meant)}, if it is meant.",
     )

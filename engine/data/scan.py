@@ -21,6 +21,12 @@ class Scan:
     description: DatasetDescription
     items: dict[str, list[FolderItem]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    labelled: frozenset[str] | None = None
+    """Sites whose every image needs a mask; all of them where it is None."""
+
+    def needs_masks(self, site: str) -> bool:
+        """Return whether an image of ``site`` without a mask is a fault."""
+        return self.labelled is None or site in self.labelled
 
     @cached_property
     def home(self) -> Path:

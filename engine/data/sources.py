@@ -37,8 +37,15 @@ class Item(Protocol):
     def split(self) -> Split | None:
         """Return the half that the dataset itself puts the image in, if it does."""
 
+    @property
+    def has_mask(self) -> bool:
+        """Return whether anybody has said what it shows."""
+
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return image (H, W, 3) uint8, uint16 or float32 in [0, 1], and mask (K, h, w) uint8 in {0, 1}."""
+
+    def picture(self) -> np.ndarray:
+        """Return the image alone."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,11 @@ class FolderItem:
     patient: str | None = None
     """As meta.csv names it. ``group`` is what the split keeps together: the patient, or the file alone where none is
     named, and with it whatever shows the same picture."""
+
+    @property
+    def has_mask(self) -> bool:
+        """Return whether there is a mask file; only where masks are optional is there none."""
+        return bool(self.masks)
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return image and mask; a ``UserError`` names site and file."""
@@ -123,7 +135,16 @@ class PhantomItem:
         """Return the image's name."""
         return f"{self.site}_{self.index:04d}"
 
+    @property
+    def has_mask(self) -> bool:
+        """Return True: what is drawn is known."""
+        return True
+
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return image (image_px, image_px, 3) uint8 and mask (K, image_px, image_px) uint8 in {0, 1}."""
         phantom = render(self.task, site=self.site, index=self.index, image_px=self.image_px, seed=self.seed)
         return phantom.image, phantom.mask
+
+    def picture(self) -> np.ndarray:
+        """Return the image alone."""
+        return self.read()[0]

@@ -56,6 +56,11 @@ class SyntheticItem:
         """Return the pair's own name: no patient is behind it."""
         return self.name
 
+    @property
+    def has_mask(self) -> bool:
+        """Return True: it was drawn from one."""
+        return True
+
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return image (H, W, 3) uint8 and mask (K, H, W) uint8 in {0, 1}."""
         with Image.open(self.image) as picture:
@@ -63,6 +68,10 @@ class SyntheticItem:
         with Image.open(self.mask) as picture:
             mask = decode_mask(picture, num_classes=self.num_classes)
         return image, mask
+
+    def picture(self) -> np.ndarray:
+        """Return the image alone."""
+        return self.read()[0]
 
 
 def synthetic_pool(

@@ -94,6 +94,8 @@ class StageSpec:
     """Whether it trains or generates; measuring and packing do not."""
     averages: bool = False
     """Whether it averages the sites' models, which then have to be of one kind."""
+    reads_labels: bool = False
+    """Whether it needs the masks of the sites' training images."""
     grows: bool = False
     """Whether more ``federation.rounds`` let it go on from its checkpoint; only a method's first stage may."""
 
@@ -130,6 +132,11 @@ class MethodSpec:
     def models(self) -> tuple[ModelSpec, ...]:
         """The models that it makes, in the order of making."""
         return tuple(model for stage in self.stages for model in stage.makes)
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether it needs the masks of the sites' training images."""
+        return any(stage.reads_labels for stage in self.stages)
 
     @property
     def sections(self) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ GENERATOR_TRAINING = StageSpec(
     reads=("generator",),
     options=("generator_lora", "pix2pix", "ddpm", "release"),
     keeps=("generators", "generator_checks"),
+    reads_labels=True,
     sends=(GENERATOR, STUDENT),
     step="optimiser step",
 )
@@ -61,6 +62,7 @@ GENERATION = StageSpec(
     reads=("generation",),
     keeps=("samples",),
     records=("samples",),
+    reads_labels=True,
     sends=(MASKS,),
 )
 FOUNDATION_FINETUNING = StageSpec(

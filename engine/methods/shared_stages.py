@@ -38,6 +38,7 @@ FEDERATED_TRAINING = StageSpec(
     sends=(STUDENT, NORMALISATION),
     step="round",
     averages=True,
+    reads_labels=True,
     grows=True,
 )
 EVALUATED = KindSpec(

@@ -1,6 +1,7 @@
 """Phantoms: procedural medical images with exact masks, the data that the project carries within itself.
 
-Named sites are for federations, demos and tests; the *generic* site is for pre-training, and no demo or test uses it.
+Named sites are for federations, demos and tests; the *generic* site is for pre-training, and of the public set of a
+run whose sites have no labels, with seeds of its own; no site of a demo or test is one.
 Nothing here imports torch.
 """
 
