@@ -19,7 +19,9 @@ from engine.seeding import numpy_generator
 
 
 class SupervisedTraining:
-    """One model, its Adam optimiser and the position in the loop; streams are named by ``stage`` and epoch.
+    """One model, its AdamW optimiser (Adam where nothing decays) and the position in the loop.
+
+    Streams are named by ``stage`` and epoch.
 
     With ``features``, kept from the model's own frozen encoder, only the decoder runs.
     """
@@ -34,6 +36,7 @@ class SupervisedTraining:
         epochs: int,
         batch_size: int,
         learning_rate: float,
+        weight_decay: float = 0.0,
         grid_px: int,
         device: torch.device,
         features: KeptFeatures | None = None,
@@ -42,7 +45,8 @@ class SupervisedTraining:
         self.model, self.pool, self.config, self.stage = model, pool, config, stage
         self.epochs, self.batch_size, self.grid_px, self.device = epochs, batch_size, grid_px, device
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.Adam(trainable, lr=learning_rate)
+        # without decay AdamW is Adam
+        self.optimiser = torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=weight_decay)
         self.epoch, self.step = 0, 0
         self.epoch_losses: list[float] = []
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from engine.config import RunConfig
 from engine.data.datasets import Federation, load_federation
+from engine.data.public import load_public, refuse_shared
 from engine.federation.descriptions import FederationDescription
+from engine.methods import catalogue
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,6 +34,11 @@ def describe(config: RunConfig) -> FederationDescription:
     from engine.site.data import describe_all, sites_here
 
     federation = load_federation(config.data, seed=config.seed)
+    if "public" in catalogue.method(config.method).sections:
+        digests = load_public(config.data, seed=config.seed).digests()
+        for site in (*federation.sites.values(), federation.test):
+            items = [*site.train.items, *site.validation.items, *site.test.items]
+            refuse_shared(items, site=site.name, public=digests)
     return describe_all(config, federation, sites_here(config, federation=federation))
 
 

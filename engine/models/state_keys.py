@@ -36,3 +36,8 @@ def state_keys(model: nn.Module) -> tuple[StateKey, ...]:
 def shared_parameters(model: nn.Module, config: FederationConfig, *, name: str) -> SharedParameters:
     """Return which arrays of ``model`` the sites share; ``name`` and errors as in ``SharedParameters.choose``."""
     return SharedParameters.choose(state_keys(model), config, model=name)
+
+
+def trained_keys(model: nn.Module, *, name: str) -> tuple[str, ...]:
+    """Return the names of what learns of a model, with the statistics of its normalisation layers."""
+    return shared_parameters(model, FederationConfig(shared="trainable"), name=name).shared

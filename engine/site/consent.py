@@ -23,8 +23,10 @@ from engine.federation.tasks import (
     SHARE_MASKS,
     SHARE_NORMALISATION,
     SHARE_OWN,
+    TRAIN_FUSED,
     TRAIN_GENERATOR,
     TRAIN_STUDENT,
+    TRAIN_UNLABELLED,
     Listener,
     SiteReply,
     SiteRequest,
@@ -36,6 +38,8 @@ from engine.site.policy import Decisions, Policy, read_policy
 AUDIT_FILE = "audit.jsonl"
 LEAVING = {
     TRAIN_STUDENT: "student",
+    TRAIN_UNLABELLED: "student",
+    TRAIN_FUSED: "public_predictions",
     MEASURE_STATISTICS: "statistics",
     SHARE_NORMALISATION: "normalisation",
     SHARE_OWN: "own",
@@ -44,7 +48,10 @@ LEAVING = {
     EVALUATE: "figures",
 }
 """Kind of what a task's reply carries beside numbers."""
-LEARNT = (TRAIN_STUDENT, MEASURE_STATISTICS, SHARE_NORMALISATION, SHARE_OWN, TRAIN_GENERATOR, SHARE_MASKS)
+LEARNT = (
+    TRAIN_STUDENT, TRAIN_UNLABELLED, TRAIN_FUSED, MEASURE_STATISTICS, SHARE_NORMALISATION, SHARE_OWN, TRAIN_GENERATOR,
+    SHARE_MASKS,
+)  # fmt: skip
 """Tasks whose replies come from the training images."""
 OPEN = (DESCRIBE, APPROVAL)
 """Asked before anybody has decided: counts and digests go up, and what was decided."""

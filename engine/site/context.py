@@ -73,6 +73,10 @@ class Models:
             self._sharing[role] = shared_parameters(model, federation, name=model_name(self._config, role))
         return self._sharing[role]
 
+    def first_model_arrays(self, role: Role) -> dict[str, np.ndarray]:
+        """Return the first weights of the whole model, loaded anew."""
+        return model_arrays(self._first(role))
+
     def first_arrays(self, role: Role) -> dict[str, np.ndarray]:
         """Return the first weights of what does not cross; nothing has to be at hand where everything does."""
         if role not in self._first_arrays:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +18,8 @@ from engine.errors import UserError
 from engine.models.execution import Placement
 from engine.models.levels import forward_levels, levels_loss
 from engine.models.objective import Objective
-from engine.seeding import derive_seed, numpy_generator
+from engine.models.randomness import named_randomness
+from engine.seeding import numpy_generator
 from engine.site.optimiser_files import load_optimiser, save_optimiser
 
 ADAM_BETAS = (0.9, 0.999)
@@ -87,7 +87,7 @@ def train_site(
     summed = 0.0
     received = [parameter.detach().clone() for parameter in model.parameters() if config.proximal_mu]
     model.train()
-    with _named_randomness(seed, "federation", site, round_number, "torch", device=placement.device):
+    with named_randomness(seed, "federation", site, round_number, "torch", device=placement.device):
         batches = _batches(image_set, config=config, seed=seed, site=site, round_number=round_number)
         for step, (image_B3HW, mask_BKHW) in enumerate(batches, start=1):
             check_cancelled()
@@ -95,7 +95,7 @@ def train_site(
             loss = _loss(model, image_B3HW, mask_BKHW=mask_BKHW, objective=objective, placement=placement)[0]
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise _not_finite(value, site=site, round_number=round_number, step=step)
+                raise not_finite(value, site=site, round_number=round_number, step=step)
             loss.backward()
             if config.proximal_mu:
                 _add_proximal_gradient(model, received, mu=config.proximal_mu)
@@ -178,18 +178,8 @@ def _dice_per_image(predicted_BKhw: Tensor, mask_BKhw: Tensor) -> Tensor:
     return ((2 * overlap_BK + _DICE_SMOOTH) / (areas_BK + _DICE_SMOOTH)).mean(dim=1)
 
 
-@contextmanager
-def _named_randomness(seed: int, *names: str | int, device: str) -> Iterator[None]:
-    # Dropout and stochastic depth draw from torch's global generators: lend them a named seed and put them back.
-    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.random.default_generator.manual_seed(derive_seed(seed, *names))
-        if cuda:
-            torch.cuda.manual_seed(derive_seed(seed, *names))
-        yield
-
-
-def _not_finite(value: float, *, site: str, round_number: int, step: int) -> UserError:
+def not_finite(value: float, *, site: str, round_number: int, step: int) -> UserError:
+    """Return the error of a loss that is no number."""
     return UserError(
         "federation.loss_not_finite",
         what=f"The loss at site {site} is {value} in round {round_number}, step {step}.",

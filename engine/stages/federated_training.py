@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.errors import UserError
 from engine.federation.aggregation import make_aggregator
@@ -39,10 +39,10 @@ class FederatedTraining:
 
     def run(self, context: RunContext) -> None:
         """Train and save ``fedavg_student``, and ``personal_student`` where sites keep parts of their own."""
-        _Training(context, stage=self.name).run()
+        FederatedRounds(context, stage=self.name, model=context.new_model("student"), names=MODELS).run()
 
 
-class _Training:
+class FederatedRounds:
     """The position in the rounds: everything that a checkpoint holds, and the callbacks that keep it current.
 
     The state is written when a round is over, each reply when it comes: a round costs as many models as it has sites,
@@ -52,15 +52,26 @@ class _Training:
     the sites validate when they receive it, a round later. With one it is the mean, and they are asked for its Dice
     after every round: one more model down for each site and round. Where a round asks some of the sites, these are
     all who judge.
+
+    Parameters
+    ----------
+    model
+        With the weights that the first round begins with.
+    names
+        Of the models that are saved: of all sites, and each site's own.
+    task
+        What a site does in a round with what all share; it replies with the same arrays.
     """
 
-    def __init__(self, context: RunContext, *, stage: str) -> None:
-        self.context, self.stage = context, stage
+    def __init__(
+        self, context: RunContext, *, stage: str, model: nn.Module, names: tuple[str, str], task: str = TRAIN_STUDENT
+    ) -> None:
+        self.context, self.stage, self.names, self.task = context, stage, names, task
         self.config = context.config.federation
         self.sites = context.sites.names
         self.num_asked = self.config.num_asked(len(self.sites))
         self.asked = self.sites
-        self.model = context.new_model("student")
+        self.model = model
         self.judges_mean = self.config.patience is not None and self.config.average_decay > 0
         self.round = 0
         check_averageable(self.config)
@@ -99,7 +110,7 @@ class _Training:
         """Run the rounds that are missing, validate the last average, and save the model."""
         if not self.stopped:
             self.context.sites.train_rounds(
-                TRAIN_STUDENT,
+                self.task,
                 kind="student",
                 arrays=self.arrays,
                 rounds=self.config.rounds,
@@ -122,7 +133,9 @@ class _Training:
             # The last average has been sent to nobody yet. Asked again after an interruption, it has the same answer.
             self._judge(self._validate(self.arrays), arrays=self.arrays)
         shared, number = self._best_or_last()
-        save_models(self.context, self.model, names=MODELS, sharing=self.sharing, shared=shared, round_number=number)
+        save_models(
+            self.context, self.model, names=self.names, sharing=self.sharing, shared=shared, round_number=number
+        )
 
     def _choose(self, round_number: int, present: Callable[[], list[str]]) -> tuple[str, ...]:
         """Return the sites that a round asks: those that it asked before it was interrupted, or a new draw."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from engine.distillation.mutual import Pool
 from engine.distillation.supervised import SupervisedTraining
-from engine.runs.pace import Pace
 from engine.stages.context import RunContext
+from engine.stages.supervised_epochs import run_epochs
 from engine.stages.synthetic_set import keep_features, load_pool
 
 
@@ -38,26 +38,5 @@ class FoundationFinetuning:
             device=context.device,
             features=keep_features(context, teacher, pool=pool, batch_size=config.batch_size),
         )
-        state = context.checkpoints.load(self.name)
-        if state is not None:
-            training.load_state_dict(state)
-        self._train(context, training)
+        run_epochs(context, training)
         context.save_model(teacher, "finetuned_teacher")
-
-    def _train(self, context: RunContext, training: SupervisedTraining) -> None:
-        steps_per_epoch = len(training.batches())
-        pace = Pace(
-            context.reporter,
-            checkpoints=context.checkpoints,
-            name=self.name,
-            total=steps_per_epoch * training.epochs,
-            state=training.state_dict,
-        )
-        while training.epoch < training.epochs:
-            for indices in training.batches()[training.step :]:
-                training.train_step(indices)
-                done = training.epoch * steps_per_epoch + training.step
-                pace.step(done, message=f"epoch {training.epoch + 1} of {training.epochs}")
-            mean_loss = training.end_epoch()
-            context.reporter.metric("loss", mean_loss, step=training.epoch)
-        pace.save()

@@ -27,6 +27,7 @@ def test_every_stage_and_cost_that_is_named_exists() -> None:
 def test_every_kind_of_message_is_described() -> None:
     kinds = catalogue.kinds()
     names = ["student", "normalisation", "generator", "masks", "distilled", "statistics", "evaluated", "figures", "own"]
+    names += ["public", "teacher", "public_predictions"]
     assert list(kinds) == [*names, "metrics"]
     assert all(kind.title and kind.contents.endswith(".") for kind in kinds.values())
 
@@ -90,9 +91,13 @@ def test_a_baseline_is_fedtinysam_with_one_key_of_its_own(method: str, mu: float
 
 def test_sections_that_a_method_does_not_read_are_accepted_and_not_written(tmp_path: Path) -> None:
     kinds = {"generator_lora", "pix2pix", "ddpm"}
-    unread = {"teacher", "generator", "release", "generation", "foundation", "distillation", *kinds}
-    assert unread_sections("dsfedmed", "controlnet") == kinds and unread_sections("fedtinysam", "ddpm") == unread
-    assert unread_sections("dsfedmed", "pix2pix") == kinds - {"pix2pix"}
+    unlabelled = {"public", "samfed"}
+    unread = {"teacher", "generator", "release", "generation", "foundation", "distillation", *kinds, *unlabelled}
+    assert (
+        unread_sections("dsfedmed", "controlnet") == kinds | unlabelled
+        and unread_sections("fedtinysam", "ddpm") == unread
+    )
+    assert unread_sections("dsfedmed", "pix2pix") == kinds - {"pix2pix"} | unlabelled
     config = parse_config({"method": "fedtinysam", "distillation": {"epochs": 7}, "federation": {"rounds": 3}})
     assert config.distillation.epochs == 7
     (tmp_path / "copy.toml").write_text(to_toml(config))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from engine.federation import tasks
 from engine.federation.tasks import SiteReply, SiteRequest
 from engine.site.context import SiteContext
-from engine.site.tasks import describe, evaluate, generator, masks, own, student
+from engine.site.tasks import describe, evaluate, generator, masks, own, public, student, unlabelled
 
 Task = Callable[[SiteContext, SiteRequest], SiteReply]
 
@@ -18,6 +18,10 @@ TASKS: Mapping[str, Task] = {
     tasks.MEASURE_STATISTICS: student.statistics,
     tasks.SHARE_NORMALISATION: own.normalisation,
     tasks.SHARE_OWN: own.everything,
+    tasks.TAKE_PUBLIC: public.take,
+    tasks.LABEL_BY_TEACHER: public.label,
+    tasks.TRAIN_UNLABELLED: unlabelled.train,
+    tasks.TRAIN_FUSED: unlabelled.train_fused,
     tasks.TRAIN_GENERATOR: generator.train,
     tasks.SHARE_MASKS: masks.share,
     tasks.EVALUATE: evaluate.evaluate,

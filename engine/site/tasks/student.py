@@ -21,7 +21,7 @@ def train(site: SiteContext, request: SiteRequest) -> SiteReply:
     """
     started = monotonic()
     model = receive(site, request.arrays, before_round=request.round)
-    received = _validate(site)
+    received = validation_figures(site)
     loss = train_site(
         model,
         site.data.train,
@@ -48,7 +48,7 @@ def validate(site: SiteContext, request: SiteRequest) -> SiteReply:
     """
     started = monotonic()
     receive(site, request.arrays, before_round=request.round + 1)
-    metrics = {**_validate(site), "wall_s": monotonic() - started}
+    metrics = {**validation_figures(site), "wall_s": monotonic() - started}
     return SiteReply({}, metrics, max(1, len(site.data.validation)))
 
 
@@ -56,7 +56,7 @@ def statistics(site: SiteContext, request: SiteRequest) -> SiteReply:
     """Measure what was sent on the site's training images; the statistics go back with n_k, and its validation."""
     started = monotonic()
     model = receive(site, request.arrays, before_round=request.round + 1)
-    received = _validate(site)
+    received = validation_figures(site)
     arrays = measure_statistics(
         model,
         site.data.train,
@@ -69,7 +69,8 @@ def statistics(site: SiteContext, request: SiteRequest) -> SiteReply:
     return SiteReply(arrays, {**received, "wall_s": monotonic() - started}, len(site.data.train))
 
 
-def _validate(site: SiteContext) -> dict[str, float]:
+def validation_figures(site: SiteContext) -> dict[str, float]:
+    """Return Dice and L_sup of the student as it is now on the site's validation images; nothing without any."""
     score = evaluate_site(
         site.models.of("student"),
         site.data.validation,
