@@ -29,7 +29,9 @@ PREDICTIONS = KindSpec(
     "several kinds. No weights, and nothing of a site's image.",
 )
 PUBLIC_STUDENT = ModelSpec("public_student", "{student}, public set only", role="student", architecture="student")
-ADAPTED_TEACHER = ModelSpec("adapted_teacher", "{teacher}, tuned on the public set", role="teacher", architecture="teacher")
+ADAPTED_TEACHER = ModelSpec(
+    "adapted_teacher", "{teacher}, tuned on the public set", role="teacher", architecture="teacher"
+)
 SAMFED_STUDENT = ModelSpec(
     "samfed_student",
     "{student}, learnt without labels",
@@ -110,7 +112,10 @@ register(
         sentence="The student of the public set labels the sites' images itself, every pixel of them.",
         trains=f"{TRAINED}.",
         crosses=f"{ONCE}; {ROUNDS}.",
-        titles={"samfed_student": "{student}, pseudo-labels", "samfed_personal_student": "{student}, pseudo-labels, own"},
+        titles={
+            "samfed_student": "{student}, pseudo-labels",
+            "samfed_personal_student": "{student}, pseudo-labels, own",
+        },
     )
 )
 register(
