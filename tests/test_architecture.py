@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,6 +75,16 @@ def test_the_server_opens_no_image_of_a_site(opener: str) -> None:
     asked = [m for m in federation if m.name not in BORDER_CROSSINGS]
     assert len(server) > 30 and len(asked) > 8
     assert rules.find_foreign([*server, *asked], package=opener, only_in=()) == []
+
+
+def test_the_public_set_is_read_from_its_own_folder_alone() -> None:
+    """What the server opens by itself is never a site's: one module, one folder, one call."""
+    nodes = [(module.name, node) for module in SOURCES for node in ast.walk(module.tree)]
+    named = {name for name, node in nodes if isinstance(node, ast.Attribute) and node.attr == "public_root"}
+    assert named == {"engine.data.public", "engine.planning.checks"}  # the latter warns where it has no effect
+    calls = [node for name, node in nodes if name == "engine.data.public" and isinstance(node, ast.Call)]
+    scans = [ast.unparse(call) for call in calls if ast.unparse(call.func) in ("scan_dataset", "read_folders")]
+    assert scans == ["scan_dataset(config.public_root)"]
 
 
 @pytest.mark.parametrize("prefix", ["app", "tests"])

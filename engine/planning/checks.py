@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -97,6 +98,7 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
         if getattr(config, section) != getattr(default, section):
             found.append(f"[{section}] has no effect: the method '{config.method}' has no stage that reads it.")
     found += _data_warnings(config)
+    found += _public_warnings(config, sections)
     if "generator" in sections:
         found += _generator_warnings(config)
     if "distillation" in sections:
@@ -200,6 +202,35 @@ def _data_warnings(config: RunConfig) -> list[str]:
         found.append("data.held_out has no effect: data.protocol is 'fixed-test'.")
     if data.protocol == "leave-one-site-out" and data.test_root is not None:
         found.append("data.test_root has no effect: data.protocol is 'leave-one-site-out'.")
+    return found
+
+
+UNREAD_WITHOUT_AVERAGE = (
+    "participation", "patience", "average_decay", "aggregation", "large_updates", "proximal_mu", "normalisation",
+)  # fmt: skip
+"""Settings of the federation that need weights which all sites share."""
+
+
+def _public_warnings(config: RunConfig, sections: Collection[str]) -> list[str]:
+    """Return what has no effect on learning from a public set and from sites without labels."""
+    data, part, default = config.data, config.federation, RunConfig()
+    keys = ("public_root", "public_images")
+    changed = [key for key in keys if getattr(data, key) != getattr(default.data, key)]
+    if "public" not in sections:
+        return [f"data.{key} has no effect: the method '{config.method}' reads no public set." for key in changed]
+    found = []
+    if data.public_root is not None and "public_images" in changed:
+        found.append("data.public_images has no effect: data.public_root is given.")
+    if "samfed" not in sections:
+        return found
+    if part.site_students is not None:
+        why = "students of several kinds are not averaged"
+        unread = [key for key in UNREAD_WITHOUT_AVERAGE if getattr(part, key) != getattr(default.federation, key)]
+        found += [f"federation.{key} has no effect: {why}." for key in unread]
+    elif part.proximal_mu != 0:
+        found.append("federation.proximal_mu has no effect on training without labels; samfed.global_weight has.")
+    if config.samfed.uses_teacher and config.samfed.threshold <= 0.5:
+        found.append("samfed.threshold is not above 0.5: every pixel teaches, for no confidence is below that.")
     return found
 
 

@@ -77,7 +77,7 @@ def semi_supervised_training(work: Workload) -> StageCost:
 
 
 def public_bytes(work: Workload, num_public: int) -> int:
-    """Return the bytes of the public set as it is sent: three channels of 8 bits, and a bit for each class."""
+    """Return the most bytes of the public set as it is sent: three channels of 8 bits, and a bit for each class."""
     area = work.config.data.image_px**2
     return num_public * (3 * area + math.ceil(work.num_classes * area / 8))
 

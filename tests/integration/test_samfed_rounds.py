@@ -20,6 +20,7 @@ from engine.data.public_arrays import pack_public
 from engine.federation.payload import payload_bytes
 from engine.models.arrays import model_arrays
 from engine.models.lora import FACTORS
+from engine.planning import plan
 from engine.runs.checkpoint import CheckpointStore
 from engine.stages.context import RunContext
 from engine.stages.public_training import PublicTraining, TeacherAdaptation
@@ -107,6 +108,19 @@ def test_what_crosses_is_the_public_set_the_trained_part_of_sam_and_the_student(
     assert records(trained, "public", "he_violet") == [("down", payload_bytes(digests))]
     reporter: Any = trained.reporter
     assert {r.kind for r in reporter.records} == {"public", "teacher", "student", "metrics"}
+
+
+def test_the_plan_knows_the_bytes(trained: RunContext, tmp_path: Path) -> None:
+    """Names and headers aside, 2 %; the public set is planned in colour, and grey images have one channel."""
+    planned = {(t.site, t.direction, t.kind): t.payload_bytes for t in plan(trained.config, home=tmp_path).traffic}
+    for site in SITES:
+        for kind in ("teacher", "student"):
+            for way in ("down", "up"):
+                sent = sum(count for direction, count in records(trained, kind, site) if direction == way)
+                assert planned.get((site, way, kind), 0) == pytest.approx(sent, rel=0.02), (kind, way)
+        assert planned[site, "down", "public"] == PUBLIC * (3 * 64 * 64 + 64 * 64 // 8)
+        ((_, sent),) = records(trained, "public", site)
+        assert planned[site, "down", "public"] / 3 < sent < 1.02 * planned[site, "down", "public"]
 
 
 def test_sam_labels_each_image_at_its_site_with_the_weights_of_the_server(trained: RunContext) -> None:

@@ -13,7 +13,7 @@ from engine.federation.tasks import BEST_ROUND, SiteReply, SiteRequest
 from engine.models.arrays import model_arrays
 from engine.site.context import SiteContext
 from engine.site.kept_arrays import PUBLIC, TEACHER_LOGITS, kept_arrays
-from engine.site.own_parameters import keep_own, receive
+from engine.site.own_parameters import keep_own, own_files, receive
 from engine.site.public_fusion import fuse, predict_public, warm_up
 from engine.site.tasks.public import LOGITS
 from engine.site.tasks.student import validation_figures
@@ -46,7 +46,7 @@ def train_fused(site: SiteContext, request: SiteRequest) -> SiteReply:
     started = monotonic()
     model, public = receive(site, {}, before_round=request.round), _public(site)
     received = validation_figures(site)
-    if request.round == 1:
+    if not own_files(site).newest(before=request.round):
         warm_up(site, model, public)
     fuse(site, model, public, server=request.arrays[LOGITS], round_number=request.round)
     loss = _train_locally(site, model, public=public, round_number=request.round)
