@@ -273,6 +273,8 @@ class RunConfig(Section):
             raise ValueError("data.root is needed when data.source is 'folder'")
         if self.data.pooled and self.backend != "local":
             raise ValueError("data.pooled needs backend 'local': images of sites elsewhere cannot be brought together")
+        if self.student.lora_rank is not None:
+            raise ValueError("student.lora_rank: of the models of a section, a LoRA is laid beside the teacher alone")
         method = catalogue.methods().get(self.method)
         if self.data.site_labels == "ignored" and method is not None and method.reads_labels:
             raise ValueError(f"data.site_labels is 'ignored', and the sites of '{self.method}' train on their masks")

@@ -1,86 +1,92 @@
-"""LoRA on the attention of SAM's image encoder (Hu et al. 2021, arXiv 2106.09685): small factors learn, SAM stays.
+"""LoRA (Hu et al., ICLR 2022): low-rank updates of frozen linear layers of SAM's image encoder.
 
-Each block of SAM makes queries, keys and values by one linear layer ``attn.qkv``. A LoRA of peft on that layer would
-share one A between the three and change the keys too; here queries and values get factors of their own, which is what
-"LoRA on q and v" means in the papers that tune SAM so (methods.md 2.3 and 3.2: 36,864 r parameters for ViT-B). The
-names of SAM's own arrays stay as they are, so that released weights load.
+Shape legend: B images or windows, h and w tokens, I and O the width of what comes in and goes out, r the rank.
 
-Shape legend: D width of the encoder, r rank.
+segment_anything computes q, k and v by one layer, of which peft would update all rows, and peft would rename the
+layers' keys. Here an update has the rows of one projection, and every key of SAM stays; for a whole layer the numbers
+are peft's (``tests/unit/test_tuned_models.py``).
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.errors import UserError
-from engine.models.segmenter import Segmenter
-from engine.seeding import torch_generator
-
-FACTORS = ("lora_q_a", "lora_q_b", "lora_v_a", "lora_v_b")
-"""Names of the arrays that a block gains, below its ``attn.qkv``."""
+from engine.config_tuning import LoraConfig
+from engine.models.tuned_keys import MODULES, refuse_model
 
 
-class LoraQkv(nn.Linear):
-    """A block's ``qkv`` layer W0 with q and v moved: h = W0 x + (alpha / r) B A x; keys are W0's.
+class LoraLinear(nn.Linear):
+    """A frozen linear layer with updates: y = W x + b, and for each part its rows += (alpha / r) B A x.
 
-    Attributes
-    ----------
-    lora_q_a, lora_v_a : Parameter
-        (r, D), drawn from N(0, 1 / r) (ours; the papers say Gaussian).
-    lora_q_b, lora_v_b : Parameter
-        (D, r), zero at first: the model then is the one without LoRA.
+    ``lora_A`` (r, I) is normal with deviation 1 / r, peft's "gaussian"; ``lora_B`` (rows, r) is zero, so that the
+    layer begins as it was.
     """
 
-    def __init__(self, base: nn.Linear, *, rank: int, alpha: float) -> None:
-        super().__init__(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
-        self.weight, self.bias = base.weight, base.bias
-        width = base.in_features
-        self.scale = alpha / rank
-        like = {"device": base.weight.device, "dtype": base.weight.dtype}
-        for name in FACTORS:
-            shape = (rank, width) if name.endswith("_a") else (width, rank)
-            self.register_parameter(name, nn.Parameter(torch.zeros(shape, **like)))
+    def __init__(self, layer: nn.Linear, *, rows: Mapping[str, slice], rank: int, alpha: float) -> None:
+        """``rows`` are the rows of the layer that a part updates, by its name; the layer's own weights are taken."""
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight, self.bias = layer.weight, layer.bias
+        self.rows, self.scale = dict(rows), alpha / rank
+        first = torch.randn(len(rows), rank, self.in_features) / rank
+        self.lora_A = nn.ParameterDict([(name, nn.Parameter(part)) for name, part in zip(rows, first, strict=True)])
+        sizes = {name: part.stop - part.start for name, part in self.rows.items()}
+        self.lora_B = nn.ParameterDict([(name, nn.Parameter(torch.zeros(size, rank))) for name, size in sizes.items()])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return queries, keys and values side by side, (..., 3 D), of ``x`` (..., D)."""
-        q, k, v = super().forward(x).chunk(3, dim=-1)
-        moved_q = functional.linear(functional.linear(x, self.lora_q_a), self.lora_q_b)
-        moved_v = functional.linear(functional.linear(x, self.lora_v_a), self.lora_v_b)
-        return torch.cat((q + self.scale * moved_q, k, v + self.scale * moved_v), dim=-1)
+        """Return (B, h, w, O) of the tokens (B, h, w, I)."""
+        y = functional.linear(x, self.weight, self.bias)
+        for name, part in self.rows.items():
+            update = functional.linear(functional.linear(x, self.lora_A[name]), self.lora_B[name]) * self.scale
+            y = y + functional.pad(update, (part.start, self.out_features - part.stop))
+        return y
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """Return a plain layer of the same function: W + (alpha / r) B A."""
+        layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device=self.weight.device)
+        layer.weight.copy_(self.weight)
+        if self.bias is not None:
+            layer.bias.copy_(self.bias)
+        for name, part in self.rows.items():
+            layer.weight[part] += self.scale * self.lora_B[name] @ self.lora_A[name]
+        return layer.requires_grad_(self.weight.requires_grad)
 
 
-def add_lora(model: nn.Module, *, rank: int, alpha: float, seed: int, name: str) -> nn.Module:
-    """Give every block of the model's SAM encoder a LoRA on q and v, in place; freeze all but it and the mask decoder.
+def sam_blocks(model: nn.Module, *, name: str, layers: Sequence[str]) -> list[nn.Module]:
+    """Return the blocks of SAM's image encoder; ``UserError`` ``lora.layers`` for any other model, called ``name``."""
+    blocks = list(getattr(getattr(model, "image_encoder", None), "blocks", ()))
+    if not blocks or not all(isinstance(getattr(block, "attn", None), Attention) for block in blocks):
+        raise refuse_model(name, layers)
+    return blocks
 
-    The class head, where there is one, belongs to the decoder. Equal ``seed``, equal factors. Returns the model.
 
-    Raises
-    ------
-    UserError
-        ``lora.no_layers`` where the model, called ``name``, has no such block.
+def add_lora(model: nn.Module, config: LoraConfig, *, name: str) -> None:
+    """Lay updates beside the named layers of every block, in place; draws from torch's global generator.
+
+    ``UserError`` ``lora.layers`` for a model, called ``name``, that has no such layers.
     """
-    blocks = [module for module in model.modules() if isinstance(module, Attention) and hasattr(module, "qkv")]
-    if not isinstance(model, Segmenter) or not blocks:
-        raise UserError(
-            "lora.no_layers",
-            what=f"LoRA was asked for on {name}, which has no attention layer 'attn.qkv' of SAM's image encoder.",
-            why="LoRA moves the queries and values of these layers; other models have none to move.",
-            fix="Choose sam as this model's name, or leave lora_rank out.",
-        )
-    model.requires_grad_(False)
-    draws = torch_generator(seed, "lora", name)
-    for block in blocks:
-        block.qkv = LoraQkv(block.qkv, rank=rank, alpha=alpha)
-        for factor in ("lora_q_a", "lora_v_a"):
-            values = getattr(block.qkv, factor)
-            with torch.no_grad():
-                values.copy_(torch.randn(values.shape, generator=draws) / math.sqrt(rank))
-    model.mask_decoder.requires_grad_(True)
-    if model.seg1 is not None:
-        model.seg1.requires_grad_(True)
+    for block in sam_blocks(model, name=name, layers=config.layers):
+        for path in dict.fromkeys(MODULES[layer] for layer in MODULES if layer in config.layers):
+            layer = block.get_submodule(path)
+            assert isinstance(layer, nn.Linear)
+            third = layer.out_features // 3
+            rows = {
+                part: slice(place * third, (place + 1) * third) if path == "attn.qkv" else slice(0, layer.out_features)
+                for place, part in enumerate(MODULES)
+                if MODULES[part] == path and part in config.layers
+            }
+            block.set_submodule(path, LoraLinear(layer, rows=rows, rank=config.rank, alpha=config.alpha))
+
+
+def merge_lora(model: nn.Module) -> nn.Module:
+    """Put plain layers of the same function in the place of updated ones, in place, and return the model."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLinear):
+            model.set_submodule(name, module.merged())
     return model

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import nn
 
 from engine.config import ModelConfig, RunConfig
+from engine.config_tuning import LoraConfig
 from engine.models.lora import add_lora
 from engine.models.registry import build_model
 from engine.models.segmenter import Segmenter
+from engine.models.tuned_keys import LEARNING
 from engine.models.weights import HEAD_PREFIX, load_weights
+from engine.seeding import derive_seed
 
 Role = Literal["student", "teacher"]
 
@@ -54,11 +58,17 @@ def _without_lora(config: RunConfig, role: Role, *, num_classes: int) -> nn.Modu
 
 
 def _with_lora(model: nn.Module, config: RunConfig, role: Role) -> nn.Module:
+    """Lay updates beside q and v of every block where the section asks for them; all else but the decoder is frozen."""
     chosen = model_config(config, role)
     if chosen.lora_rank is None:
         return model
-    name = model_name(config, role)
-    return add_lora(model, rank=chosen.lora_rank, alpha=chosen.lora_alpha, seed=config.seed, name=name)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(LEARNING))
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(derive_seed(config.seed, "model", "lora", role))
+        lora = LoraConfig(rank=chosen.lora_rank, alpha=chosen.lora_alpha, layers=("q", "v"))
+        add_lora(model, lora, name=model_name(config, role))
+    return model
 
 
 def first_model(config: RunConfig, role: Role, *, num_classes: int) -> tuple[nn.Module, str | None]:

@@ -19,7 +19,6 @@ from engine.data.public import load_public
 from engine.data.public_arrays import pack_public
 from engine.federation.payload import payload_bytes
 from engine.models.arrays import model_arrays
-from engine.models.lora import FACTORS
 from engine.planning import plan
 from engine.runs.checkpoint import CheckpointStore
 from engine.stages.context import RunContext
@@ -27,6 +26,7 @@ from engine.stages.public_training import PublicTraining, TeacherAdaptation
 from engine.stages.semi_supervised_training import SemiSupervisedTraining
 from engine.types import RunCancelled, Traffic
 
+FACTORS = ("lora_A.q", "lora_A.v", "lora_B.q", "lora_B.v")
 SITES = ("dapi_20x", "he_pink")
 NUM_TRAIN, ROUNDS, PUBLIC = 4, 2, 3
 
