@@ -49,6 +49,8 @@ SECTION_LABELS = {
     "student": "Student model (learns at the sites)",
     "teacher": "Teacher model (at the server)",
     "federation": "Federated training",
+    "lora": "Low-rank updates that sites share (LoRA)",
+    "experts": "Experts of each site (pFedSAM, our specification)",
     "generator": "Generator at each site",
     "generator_lora": "ControlNet as LoRA",
     "pix2pix": "Pix2Pix",

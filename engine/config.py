@@ -39,6 +39,7 @@ from engine.config_generators import (
     Pix2PixConfig,
     ReleaseConfig,
 )
+from engine.config_tuning import ExpertsConfig, LoraConfig
 from engine.errors import UserError
 from engine.methods import catalogue
 
@@ -231,6 +232,8 @@ class RunConfig(Section):
     student: ModelConfig = ModelConfig(name="tinysam", weights="tinysam-mini")
     teacher: ModelConfig = ModelConfig(name="sam", weights="sam-mini")
     federation: FederationConfig = FederationConfig()
+    lora: LoraConfig = LoraConfig()
+    experts: ExpertsConfig = ExpertsConfig()
     generator: GeneratorConfig = GeneratorConfig()
     generator_lora: GeneratorLoraConfig = GeneratorLoraConfig()
     pix2pix: Pix2PixConfig = Pix2PixConfig()
@@ -255,6 +258,10 @@ class RunConfig(Section):
     def _check(self) -> RunConfig:
         if self.backend == "superlink" and self.server is None:
             raise ValueError("server is needed when backend is 'superlink'")
+        method = catalogue.methods().get(self.method)
+        for section in ("lora", "experts"):
+            if getattr(self, section).use and method is not None and section not in method.sections:
+                raise ValueError(f"{section}.use needs a method that reads [{section}], which '{self.method}' does not")
         if self.data.source == "folder" and self.data.root is None and self.backend != "superlink":
             raise ValueError("data.root is needed when data.source is 'folder'")
         if self.data.pooled and self.backend != "local":

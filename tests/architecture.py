@@ -19,6 +19,7 @@ CONFIG = (
     "engine.config_fields",
     "engine.config_federation",
     "engine.config_generators",
+    "engine.config_tuning",
     "engine.config_keys",
     "engine.config_text",
 )
@@ -65,11 +66,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.config_fields",
         "engine.config_federation",
         "engine.config_generators",
+        "engine.config_tuning",
         CATALOGUE,
     ),
     "engine.config_fields": (),
     "engine.config_federation": ("engine.config_fields",),
     "engine.config_generators": ("engine.config_fields",),
+    "engine.config_tuning": ("engine.config_fields",),
     "engine.config_keys": ("engine.config", "engine.config_fields", "engine.config_generators", CATALOGUE),
     "engine.config_text": ("engine.config", "engine.config_fields", "engine.config_keys", "engine.errors"),
     "engine.version": ("engine.errors",),
@@ -144,6 +147,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.federation.side_by_side",
         "engine.models.assets",
         "engine.models.sharing",
+        "engine.models.tuned_keys",
         "engine.runs.report",
         "engine.runs.store",
     ),
@@ -194,8 +198,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 TORCH_FREE = (
     "app", "engine.config", "engine.config_fields", "engine.config_keys", "engine.config_text", "engine.methods",
-    "engine.models.sharing", "engine.planning", "engine.evaluation.tables", "engine.evaluation.spread", *PREDICTION,
-    *RUN_RECORDS,
+    "engine.models.sharing", "engine.models.tuned_keys", "engine.planning", "engine.evaluation.tables",
+    "engine.evaluation.spread", *PREDICTION, *RUN_RECORDS,
 )  # fmt: skip
 """Modules (and subpackages) that must not bring in torch, directly or through what they import."""
 

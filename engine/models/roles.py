@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import nn
 
 from engine.config import ModelConfig, RunConfig
+from engine.models.experts import add_experts
+from engine.models.lora import add_lora
 from engine.models.registry import build_model
 from engine.models.segmenter import Segmenter
+from engine.models.tuned_keys import LEARNING
 from engine.models.weights import HEAD_PREFIX, load_weights
+from engine.seeding import derive_seed
 
 Role = Literal["student", "teacher"]
 
@@ -38,7 +43,14 @@ def model_name(config: RunConfig, role: Role) -> str:
 
 
 def build_role(config: RunConfig, role: Role, *, num_classes: int) -> nn.Module:
-    """Return the student or the teacher with random weights by the run's seed, on the CPU."""
+    """Return the student or the teacher with random weights by the run's seed, on the CPU.
+
+    ``UserError`` ``lora.layers`` where it is to be tuned and its encoder has no such layers.
+    """
+    return _tuned(_untuned(config, role, num_classes=num_classes), config, role)
+
+
+def _untuned(config: RunConfig, role: Role, *, num_classes: int) -> nn.Module:
     chosen = model_config(config, role)
     model = build_model(
         chosen.name, size=chosen.size, num_classes=num_classes, image_px=config.data.image_px, seed=config.seed
@@ -48,18 +60,36 @@ def build_role(config: RunConfig, role: Role, *, num_classes: int) -> nn.Module:
     return model
 
 
+def _tuned(model: nn.Module, config: RunConfig, role: Role) -> nn.Module:
+    """Lay updates and experts beside the student's layers where the run has them; all else but the decoder is frozen.
+
+    What is added has random streams of its own: the updates are the same whether there are experts or not.
+    """
+    name = model_name(config, role)
+    if role != "student" or not config.lora.use:
+        return model
+    for parameter_name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter_name.startswith(LEARNING))
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(derive_seed(config.seed, "model", "lora"))
+        add_lora(model, config.lora, name=name)
+        if config.experts.use:
+            torch.random.default_generator.manual_seed(derive_seed(config.seed, "model", "experts"))
+            add_experts(model, config.experts, name=name)
+    return model
+
+
 def first_model(config: RunConfig, role: Role, *, num_classes: int) -> tuple[nn.Module, str | None]:
     """Return the student or the teacher with its first weights (released, pre-trained or random), on the CPU.
 
     With it comes half a sentence on the class head, where the first weights have none for these classes. The same
     configuration has the same first weights at the server and at every site.
     """
-    model, chosen = build_role(config, role, num_classes=num_classes), model_config(config, role)
-    if chosen.weights is None:
-        return model, None
-    if not any(key.startswith(HEAD_PREFIX) for key in load_weights(model, chosen.weights).missing):
-        return model, None
-    if chosen.class_head == "copied" and isinstance(model, Segmenter):
-        model.copy_mask_to_classes()
-        return model, "each class starts as a copy of its mask"
-    return model, "the class head starts at random"
+    model, chosen = _untuned(config, role, num_classes=num_classes), model_config(config, role)
+    head, missing = None, () if chosen.weights is None else load_weights(model, chosen.weights).missing
+    if any(key.startswith(HEAD_PREFIX) for key in missing):
+        head = "the class head starts at random"
+        if chosen.class_head == "copied" and isinstance(model, Segmenter):
+            model.copy_mask_to_classes()
+            head = "each class starts as a copy of its mask"
+    return _tuned(model, config, role), head

@@ -87,15 +87,18 @@ def train_site(
     summed = 0.0
     received = [parameter.detach().clone() for parameter in model.parameters() if config.proximal_mu]
     model.train()
-    with _named_randomness(seed, "federation", site, round_number, "torch", device=placement.device):
-        batches = _batches(image_set, config=config, seed=seed, site=site, round_number=round_number)
+    stream = ("federation", site, round_number)
+    with named_randomness(seed, *stream, "torch", device=placement.device):
+        batches = drawn_batches(
+            image_set, epochs=config.local_epochs, batch_size=config.batch_size, seed=seed, stream=stream
+        )
         for step, (image_B3HW, mask_BKHW) in enumerate(batches, start=1):
             check_cancelled()
             optimiser.zero_grad(set_to_none=True)
             loss = _loss(model, image_B3HW, mask_BKHW=mask_BKHW, objective=objective, placement=placement)[0]
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise _not_finite(value, site=site, round_number=round_number, step=step)
+                raise not_finite(value, site=site, round_number=round_number, step=step)
             loss.backward()
             if config.proximal_mu:
                 _add_proximal_gradient(model, received, mu=config.proximal_mu)
@@ -140,14 +143,15 @@ def evaluate_site(
     return ValidationScore(float(torch.cat(dice).mean()), summed / len(image_set))
 
 
-def _batches(
-    image_set: ImageSource, *, config: FederationConfig, seed: int, site: str, round_number: int
+def drawn_batches(
+    image_set: ImageSource, *, epochs: int, batch_size: int, seed: int, stream: tuple[str | int, ...]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for epoch in range(config.local_epochs):
-        rng = numpy_generator(seed, "federation", site, round_number, epoch)
+    """Yield (image_B3HW, mask_BKHW) of all images in each epoch, in the order of the stream (*stream, epoch)."""
+    for epoch in range(epochs):
+        rng = numpy_generator(seed, *stream, epoch)
         order = rng.permutation(len(image_set))
-        for start in range(0, len(order), config.batch_size):
-            yield image_set.batch(order[start : start + config.batch_size], rng=rng)
+        for start in range(0, len(order), batch_size):
+            yield image_set.batch(order[start : start + batch_size], rng=rng)
 
 
 def _loss(
@@ -179,7 +183,8 @@ def _dice_per_image(predicted_BKhw: Tensor, mask_BKhw: Tensor) -> Tensor:
 
 
 @contextmanager
-def _named_randomness(seed: int, *names: str | int, device: str) -> Iterator[None]:
+def named_randomness(seed: int, *names: str | int, device: str) -> Iterator[None]:
+    """Lend torch's global generators the named stream, and put them back."""
     # Dropout and stochastic depth draw from torch's global generators: lend them a named seed and put them back.
     cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
@@ -189,7 +194,8 @@ def _named_randomness(seed: int, *names: str | int, device: str) -> Iterator[Non
         yield
 
 
-def _not_finite(value: float, *, site: str, round_number: int, step: int) -> UserError:
+def not_finite(value: float, *, site: str, round_number: int, step: int) -> UserError:
+    """Return the refusal of a loss."""
     return UserError(
         "federation.loss_not_finite",
         what=f"The loss at site {site} is {value} in round {round_number}, step {step}.",

@@ -26,8 +26,6 @@ from engine.stages.reply_files import ReplyFiles
 from engine.stages.site_models import save_models
 from engine.stages.site_progress import SiteProgress
 
-MODELS = ("fedavg_student", "personal_student")
-"""Names of what it makes: of all sites, and each site's own."""
 TOOK_PART = "took_part"
 """Curve of a site: 1 for a round whose average has its reply, 0 for one without it; nothing where it was not asked."""
 
@@ -36,10 +34,12 @@ class FederatedTraining:
     """FedAvg of the student for ``federation.rounds``, or until its validation Dice has stopped rising."""
 
     name = "federated_training"
+    models = ("fedavg_student", "personal_student")
+    """Names of what it makes: of all sites, and each site's own."""
 
     def run(self, context: RunContext) -> None:
-        """Train and save ``fedavg_student``, and ``personal_student`` where sites keep parts of their own."""
-        _Training(context, stage=self.name).run()
+        """Train and save the model of all sites, and where these keep parts of their own, the personal ones."""
+        _Training(context, stage=self.name, models=self.models).run()
 
 
 class _Training:
@@ -54,8 +54,8 @@ class _Training:
     all who judge.
     """
 
-    def __init__(self, context: RunContext, *, stage: str) -> None:
-        self.context, self.stage = context, stage
+    def __init__(self, context: RunContext, *, stage: str, models: tuple[str, str]) -> None:
+        self.context, self.stage, self.models = context, stage, models
         self.config = context.config.federation
         self.sites = context.sites.names
         self.num_asked = self.config.num_asked(len(self.sites))
@@ -122,7 +122,9 @@ class _Training:
             # The last average has been sent to nobody yet. Asked again after an interruption, it has the same answer.
             self._judge(self._validate(self.arrays), arrays=self.arrays)
         shared, number = self._best_or_last()
-        save_models(self.context, self.model, names=MODELS, sharing=self.sharing, shared=shared, round_number=number)
+        save_models(
+            self.context, self.model, names=self.models, sharing=self.sharing, shared=shared, round_number=number
+        )
 
     def _choose(self, round_number: int, present: Callable[[], list[str]]) -> tuple[str, ...]:
         """Return the sites that a round asks: those that it asked before it was interrupted, or a new draw."""
@@ -189,7 +191,7 @@ class _Training:
         """Hear of a curve: a round has none of its own."""
 
     def _on_reply(self, round_number: int, site: str, reply: SiteReply) -> SiteReply:
-        for name in ("loss", "wall_s"):
+        for name in (name for name in ("loss", "personal_loss", "wall_s") if name in reply.metrics):
             self.context.reporter.metric(name, reply.metrics[name], step=round_number, site=site)
         self.side_by_side.answered(site, round_number)
         return self.replies.save(round_number, site, reply)
