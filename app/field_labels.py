@@ -50,4 +50,6 @@ FIELD_LABELS = {
     "federation.local_parameters": "Each site's own arrays",
     "federation.normalisation": "Normalisation layers",
     "federation.site_students": "Other students",
+    "experts.top_k": "Experts of a token",
+    "experts.distillation_weight": "Weight of the global model's teaching",
 }

@@ -51,6 +51,8 @@ SECTION_LABELS = {
     "federation": "Federated training",
     "public": "Training on the public set",
     "samfed": "Training without labels",
+    "lora": "Low-rank updates that sites share (LoRA)",
+    "experts": "Experts of each site (pFedSAM, our specification)",
     "generator": "Generator at each site",
     "generator_lora": "ControlNet as LoRA",
     "pix2pix": "Pix2Pix",

@@ -40,6 +40,7 @@ from engine.config_generators import (
     ReleaseConfig,
 )
 from engine.config_samfed import PublicConfig, SamFedConfig
+from engine.config_tuning import ExpertsConfig, LoraConfig
 from engine.errors import UserError
 from engine.methods import catalogue
 
@@ -78,9 +79,7 @@ class DataConfig(Section):
     protocol: Literal["leave-one-site-out", "fixed-test"] = Field("leave-one-site-out", description="What is held out")
     held_out: Name | None = Field(None, description="Site that no training sees; the last one when left out")
     test_root: Folder | None = Field(None, description="Dataset folder of the fixed test set (protocol = fixed-test)")
-    public_root: Folder | None = Field(
-        None, description="Public labelled set at the server, a dataset folder; phantoms are drawn where there is none"
-    )
+    public_root: Folder | None = Field(None, description="Dataset folder of the server's public labelled set")
     public_images: int = Field(40, ge=1, le=100_000, description="Phantom images of the public set (ours)")
     site_labels: Literal["read", "ignored"] = Field(
         "read", description="ignored: sites train without masks, which they need not have; any are measured on alone"
@@ -245,6 +244,8 @@ class RunConfig(Section):
     federation: FederationConfig = FederationConfig()
     public: PublicConfig = PublicConfig()
     samfed: SamFedConfig = SamFedConfig()
+    lora: LoraConfig = LoraConfig()
+    experts: ExpertsConfig = ExpertsConfig()
     generator: GeneratorConfig = GeneratorConfig()
     generator_lora: GeneratorLoraConfig = GeneratorLoraConfig()
     pix2pix: Pix2PixConfig = Pix2PixConfig()
@@ -269,17 +270,18 @@ class RunConfig(Section):
     def _check(self) -> RunConfig:
         if self.backend == "superlink" and self.server is None:
             raise ValueError("server is needed when backend is 'superlink'")
+        method = catalogue.methods().get(self.method)
+        for section in ("lora", "experts"):
+            if getattr(self, section).use and method is not None and section not in method.sections:
+                raise ValueError(f"{section}.use needs a method that reads [{section}], which '{self.method}' does not")
         if self.data.source == "folder" and self.data.root is None and self.backend != "superlink":
             raise ValueError("data.root is needed when data.source is 'folder'")
         if self.data.pooled and self.backend != "local":
             raise ValueError("data.pooled needs backend 'local': images of sites elsewhere cannot be brought together")
         if self.student.lora_rank is not None:
             raise ValueError("student.lora_rank: of the models of a section, a LoRA is laid beside the teacher alone")
-        method = catalogue.methods().get(self.method)
         if self.data.site_labels == "ignored" and method is not None and method.reads_labels:
             raise ValueError(f"data.site_labels is 'ignored', and the sites of '{self.method}' train on their masks")
-        if self.data.site_labels == "ignored" and self.samfed.pseudo_labels == "truth":
-            raise ValueError("samfed.pseudo_labels 'truth' needs the sites' masks: data.site_labels = 'read'")
         if self.data.protocol == "fixed-test" and self.data.test_root is None:
             raise ValueError("data.test_root is needed when data.protocol is 'fixed-test'")
         if self.distillation.mode == "reference" and self.distillation.selector != "in_batch_quantile":

@@ -151,6 +151,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.federation.side_by_side",
         "engine.models.assets",
         "engine.models.sharing",
+        "engine.models.tuned_keys",
         "engine.runs.report",
         "engine.runs.store",
     ),
@@ -201,8 +202,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 TORCH_FREE = (
     "app", "engine.config", "engine.config_fields", "engine.config_keys", "engine.config_text", "engine.methods",
-    "engine.models.sharing", "engine.planning", "engine.evaluation.tables", "engine.evaluation.spread", *PREDICTION,
-    *RUN_RECORDS,
+    "engine.models.sharing", "engine.models.tuned_keys", "engine.planning", "engine.evaluation.tables",
+    "engine.evaluation.spread", *PREDICTION, *RUN_RECORDS,
 )  # fmt: skip
 """Modules (and subpackages) that must not bring in torch, directly or through what they import."""
 

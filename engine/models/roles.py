@@ -9,6 +9,7 @@ from torch import nn
 
 from engine.config import ModelConfig, RunConfig
 from engine.config_tuning import LoraConfig
+from engine.models.experts import add_experts
 from engine.models.lora import add_lora
 from engine.models.registry import build_model
 from engine.models.segmenter import Segmenter
@@ -43,11 +44,14 @@ def model_name(config: RunConfig, role: Role) -> str:
 
 
 def build_role(config: RunConfig, role: Role, *, num_classes: int) -> nn.Module:
-    """Return the student or the teacher with random weights by the run's seed, on the CPU."""
-    return _with_lora(_without_lora(config, role, num_classes=num_classes), config, role)
+    """Return the student or the teacher with random weights by the run's seed, on the CPU.
+
+    ``UserError`` ``lora.layers`` where it is to be tuned and its encoder has no such layers.
+    """
+    return _tuned(_untuned(config, role, num_classes=num_classes), config, role)
 
 
-def _without_lora(config: RunConfig, role: Role, *, num_classes: int) -> nn.Module:
+def _untuned(config: RunConfig, role: Role, *, num_classes: int) -> nn.Module:
     chosen = model_config(config, role)
     model = build_model(
         chosen.name, size=chosen.size, num_classes=num_classes, image_px=config.data.image_px, seed=config.seed
@@ -57,18 +61,33 @@ def _without_lora(config: RunConfig, role: Role, *, num_classes: int) -> nn.Modu
     return model
 
 
-def _with_lora(model: nn.Module, config: RunConfig, role: Role) -> nn.Module:
-    """Lay updates beside q and v of every block where the section asks for them; all else but the decoder is frozen."""
-    chosen = model_config(config, role)
-    if chosen.lora_rank is None:
+def _tuned(model: nn.Module, config: RunConfig, role: Role) -> nn.Module:
+    """Lay updates, and a student's experts, beside layers where the run has them; all but the decoder is frozen.
+
+    What is added has random streams of its own: the updates are the same whether there are experts or not.
+    """
+    name, lora = model_name(config, role), _lora(config, role)
+    if lora is None:
         return model
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(LEARNING))
+    for parameter_name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter_name.startswith(LEARNING))
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(derive_seed(config.seed, "model", "lora", role))
-        lora = LoraConfig(rank=chosen.lora_rank, alpha=chosen.lora_alpha, layers=("q", "v"))
-        add_lora(model, lora, name=model_name(config, role))
+        torch.random.default_generator.manual_seed(derive_seed(config.seed, "model", "lora"))
+        add_lora(model, lora, name=name)
+        if role == "student" and config.experts.use:
+            torch.random.default_generator.manual_seed(derive_seed(config.seed, "model", "experts"))
+            add_experts(model, config.experts, name=name)
     return model
+
+
+def _lora(config: RunConfig, role: Role) -> LoraConfig | None:
+    """Return the updates of a model: a student's by [lora], a teacher's of q and v by the rank in its own section."""
+    if role == "student":
+        return config.lora if config.lora.use else None
+    chosen = config.teacher
+    if chosen.lora_rank is None:
+        return None
+    return LoraConfig(rank=chosen.lora_rank, alpha=chosen.lora_alpha, layers=("q", "v"))
 
 
 def first_model(config: RunConfig, role: Role, *, num_classes: int) -> tuple[nn.Module, str | None]:
@@ -77,17 +96,11 @@ def first_model(config: RunConfig, role: Role, *, num_classes: int) -> tuple[nn.
     With it comes half a sentence on the class head, where the first weights have none for these classes. The same
     configuration has the same first weights at the server and at every site.
     """
-    model, chosen = _without_lora(config, role, num_classes=num_classes), model_config(config, role)
-    said = _load_first(model, chosen)
-    return _with_lora(model, config, role), said
-
-
-def _load_first(model: nn.Module, chosen: ModelConfig) -> str | None:
-    if chosen.weights is None:
-        return None
-    if not any(key.startswith(HEAD_PREFIX) for key in load_weights(model, chosen.weights).missing):
-        return None
-    if chosen.class_head == "copied" and isinstance(model, Segmenter):
-        model.copy_mask_to_classes()
-        return "each class starts as a copy of its mask"
-    return "the class head starts at random"
+    model, chosen = _untuned(config, role, num_classes=num_classes), model_config(config, role)
+    head, missing = None, () if chosen.weights is None else load_weights(model, chosen.weights).missing
+    if any(key.startswith(HEAD_PREFIX) for key in missing):
+        head = "the class head starts at random"
+        if chosen.class_head == "copied" and isinstance(model, Segmenter):
+            model.copy_mask_to_classes()
+            head = "each class starts as a copy of its mask"
+    return _tuned(model, config, role), head

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from engine.config import RunConfig
 from engine.models.sharing import SharedParameters, StateKey
+from engine.models.tuned_keys import FLOAT_BYTES, tuned_keys
+from engine.planning.costs import ModelCost
 
 TABLE = Path(__file__).with_name("state_keys.csv")
 TABLE_CLASSES = 2
@@ -24,9 +27,23 @@ COLUMNS = ("model", "key", "bytes", "is_buffer", "trains", "normalises")
 def sharing_of(config: RunConfig, *, num_classes: int) -> tuple[SharedParameters, dict[str, int]]:
     """Return which parts of the student the sites share, and each key's bytes; errors as of ``choose``."""
     chosen = config.student
-    keys = model_keys(f"{chosen.name}/{chosen.size}", num_classes=num_classes)
-    sharing = SharedParameters.choose(keys, config.federation, model=f"{chosen.name}/{chosen.size}")
+    name = f"{chosen.name}/{chosen.size}"
+    keys = model_keys(name, num_classes=num_classes)
+    if config.lora.use:
+        keys = tuned_keys(keys, lora=config.lora, experts=config.experts, model=name)
+    sharing = SharedParameters.choose(keys, config.federation, model=name)
     return sharing, {key.name: key.num_bytes for key in keys}
+
+
+def tuned_cost(row: ModelCost, config: RunConfig) -> ModelCost:
+    """Return the student's row with the updates and experts that the run lays beside its layers."""
+    if not config.lora.use:
+        return row
+    name = f"{config.student.name}/{config.student.size}"
+    keys = model_keys(name, num_classes=1)
+    tuned = tuned_keys(keys, lora=config.lora, experts=config.experts, model=name)
+    added = sum(key.num_bytes for key in tuned) - sum(key.num_bytes for key in keys)
+    return replace(row, parameters=row.parameters + added // FLOAT_BYTES, state_bytes=row.state_bytes + added)
 
 
 def model_keys(model: str, *, num_classes: int) -> tuple[StateKey, ...]:

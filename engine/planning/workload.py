@@ -19,7 +19,7 @@ from engine.planning.costs import (
     scale,
 )
 from engine.planning.generator_costs import GeneratorWork, generator_work
-from engine.planning.model_keys import sharing_of
+from engine.planning.model_keys import sharing_of, tuned_cost
 from engine.planning.records import SitePlan
 from engine.planning.workers import Workers
 from engine.types import Direction
@@ -58,8 +58,8 @@ class Workload:
 
     @property
     def student(self) -> ModelCost:
-        """The student's row."""
-        return self.model("student")
+        """The student's row, with what the run lays beside its layers."""
+        return tuned_cost(self.model("student"), self.config)
 
     @property
     def teacher(self) -> ModelCost:

@@ -95,7 +95,8 @@ class DeployedSite:
             torch.set_num_threads(config.threads)
 
         def state() -> SiteState:
-            stage = "generator_training" if self._task == TRAIN_GENERATOR else "federated_training"
+            averaging = next((found.name for found in catalogue.stages(names) if found.averages), names[0])
+            stage = "generator_training" if self._task == TRAIN_GENERATOR else averaging
             return SiteState(
                 folder,
                 CheckpointStore(

@@ -87,8 +87,11 @@ def train_site(
     summed = 0.0
     received = [parameter.detach().clone() for parameter in model.parameters() if config.proximal_mu]
     model.train()
-    with named_randomness(seed, "federation", site, round_number, "torch", device=placement.device):
-        batches = _batches(image_set, config=config, seed=seed, site=site, round_number=round_number)
+    stream = ("federation", site, round_number)
+    with named_randomness(seed, *stream, "torch", device=placement.device):
+        batches = drawn_batches(
+            image_set, epochs=config.local_epochs, batch_size=config.batch_size, seed=seed, stream=stream
+        )
         for step, (image_B3HW, mask_BKHW) in enumerate(batches, start=1):
             check_cancelled()
             optimiser.zero_grad(set_to_none=True)
@@ -140,14 +143,15 @@ def evaluate_site(
     return ValidationScore(float(torch.cat(dice).mean()), summed / len(image_set))
 
 
-def _batches(
-    image_set: ImageSource, *, config: FederationConfig, seed: int, site: str, round_number: int
+def drawn_batches(
+    image_set: ImageSource, *, epochs: int, batch_size: int, seed: int, stream: tuple[str | int, ...]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for epoch in range(config.local_epochs):
-        rng = numpy_generator(seed, "federation", site, round_number, epoch)
+    """Yield (image_B3HW, mask_BKHW) of all images in each epoch, in the order of the stream (*stream, epoch)."""
+    for epoch in range(epochs):
+        rng = numpy_generator(seed, *stream, epoch)
         order = rng.permutation(len(image_set))
-        for start in range(0, len(order), config.batch_size):
-            yield image_set.batch(order[start : start + config.batch_size], rng=rng)
+        for start in range(0, len(order), batch_size):
+            yield image_set.batch(order[start : start + batch_size], rng=rng)
 
 
 def _loss(

@@ -9,20 +9,30 @@ from torch import Tensor, nn
 
 from engine.site.round_files import RoundFiles
 
+NAME = "adam"
+"""Of the optimiser of what a site is sent; one of a site's own parts has another."""
 
-def save_optimiser(optimiser: torch.optim.Optimizer, *, model: nn.Module, folder: Path, round_number: int) -> None:
-    """Write the state after ``round_number``; which others stay, see ``RoundFiles.save``."""
+
+def save_optimiser(
+    optimiser: torch.optim.Optimizer, *, model: nn.Module, folder: Path, round_number: int, files: str = NAME
+) -> None:
+    """Write the state after ``round_number``; which others stay, see ``RoundFiles.save``.
+
+    The files' names begin with ``files``.
+    """
     tensors = {
         f"{field}/{name}": torch.as_tensor(value).detach().cpu().contiguous()
         for name, parameter in model.named_parameters()
         for field, value in optimiser.state.get(parameter, {}).items()
     }
-    _files(folder).save(tensors, round_number=round_number)
+    _files(folder, files).save(tensors, round_number=round_number)
 
 
-def load_optimiser(optimiser: torch.optim.Optimizer, *, model: nn.Module, folder: Path, round_number: int) -> int:
+def load_optimiser(
+    optimiser: torch.optim.Optimizer, *, model: nn.Module, folder: Path, round_number: int, files: str = NAME
+) -> int:
     """Give ``optimiser`` the newest state from before ``round_number``; return its round, 0 where there is none."""
-    found, tensors = _files(folder).load(before=round_number)
+    found, tensors = _files(folder, files).load(before=round_number)
     if not found:
         return 0
     state: dict[str, dict[str, Tensor]] = {}
@@ -35,5 +45,5 @@ def load_optimiser(optimiser: torch.optim.Optimizer, *, model: nn.Module, folder
     return found
 
 
-def _files(folder: Path) -> RoundFiles:
-    return RoundFiles(folder, "adam", "The optimiser's state")
+def _files(folder: Path, name: str) -> RoundFiles:
+    return RoundFiles(folder, name, "The optimiser's state")

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from engine.methods.catalogue import ModelSpec
+from engine.models.lora import merge_lora
 from engine.stages.context import RunContext
 from engine.stages.evaluation import ROWS_FILE
 from engine.stages.files import read_json
@@ -57,7 +58,7 @@ class Export:
         """Write a bundle; ``model`` is what the run has saved under the name of ``spec``, unless it is given."""
         manifest = write_bundle(
             context.run_dir / folder,
-            context.load_model(spec.architecture, spec.name) if model is None else model,
+            merge_lora(context.load_model(spec.architecture, spec.name) if model is None else model),
             content=BundleContent(
                 name=context.config.name,
                 role=spec.name,

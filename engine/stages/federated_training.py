@@ -26,8 +26,6 @@ from engine.stages.reply_files import ReplyFiles
 from engine.stages.site_models import save_models
 from engine.stages.site_progress import SiteProgress
 
-MODELS = ("fedavg_student", "personal_student")
-"""Names of what it makes: of all sites, and each site's own."""
 TOOK_PART = "took_part"
 """Curve of a site: 1 for a round whose average has its reply, 0 for one without it; nothing where it was not asked."""
 
@@ -36,10 +34,12 @@ class FederatedTraining:
     """FedAvg of the student for ``federation.rounds``, or until its validation Dice has stopped rising."""
 
     name = "federated_training"
+    models = ("fedavg_student", "personal_student")
+    """Names of what it makes: of all sites, and each site's own."""
 
     def run(self, context: RunContext) -> None:
         """Train and save ``fedavg_student``, and ``personal_student`` where sites keep parts of their own."""
-        FederatedRounds(context, stage=self.name, model=context.new_model("student"), names=MODELS).run()
+        FederatedRounds(context, stage=self.name, model=context.new_model("student"), names=self.models).run()
 
 
 class FederatedRounds:
@@ -202,7 +202,7 @@ class FederatedRounds:
         """Hear of a curve: a round has none of its own."""
 
     def _on_reply(self, round_number: int, site: str, reply: SiteReply) -> SiteReply:
-        for name in ("loss", "wall_s"):
+        for name in (name for name in ("loss", "personal_loss", "wall_s") if name in reply.metrics):
             self.context.reporter.metric(name, reply.metrics[name], step=round_number, site=site)
         self.side_by_side.answered(site, round_number)
         return self.replies.save(round_number, site, reply)

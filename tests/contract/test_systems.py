@@ -20,7 +20,6 @@ from engine.federation.tasks import TRAIN_STUDENT, VALIDATE_STUDENT, Arrays, Sit
 from engine.methods import catalogue
 from engine.models.roles import build_role
 from engine.site.program import SiteProgram
-from engine.stages.federated_training import FederatedTraining
 from tests.integration.test_personal_stages import context_in
 
 SITES = ("dapi_20x", "he_pink")
@@ -37,6 +36,10 @@ def none(_name: str) -> bool:
 
 def adapters_and_decoder(name: str) -> bool:
     return ".adapter." in name or name.startswith("mask_decoder.")
+
+
+def updates_and_decoder(name: str) -> bool:
+    return ".attn.qkv.lora_" in name or name.startswith("mask_decoder.")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ SYSTEMS = [
     System("fedtinysam_fedprox", "tinysam", whole, 1_389_680),
     System("fedsam", "sam", whole, SAM),
     System("fedmsa", "msa", adapters_and_decoder, 12 * 18_672 + 624_756),
+    # Rank 4 on q and v of each of six blocks: 4 x 192 + 192 x 4.
+    System("fedavg_lora", "sam", updates_and_decoder, 6 * 2 * 1536 + 624_756),
+    System("pfedsam", "sam", updates_and_decoder, 6 * 2 * 1536 + 624_756),
     System("fedunet", "unet", whole, 1_625_420),
     System("fednnunet", "nnunet", whole, 1_290_388),
     System("centralised_sam", "sam", whole, SAM, sites=("all_sites",)),
@@ -96,7 +102,7 @@ def test_exactly_these_keys_and_bytes_cross(system: System, tmp_path: Path, monk
     monkeypatch.setattr(SiteProgram, "answer", noted)
     config = configured(system.method)
     context = context_in(tmp_path, config)
-    FederatedTraining().run(context)
+    catalogue.make_stages(catalogue.method(system.method))[0].run(context)
     assert config.student.name == system.model and context.sites.names == system.sites
     model = build_role(config, "student", num_classes=1)
     keys = {name for name in model.state_dict() if system.crosses(name)}
@@ -121,7 +127,7 @@ def test_exactly_these_keys_and_bytes_cross(system: System, tmp_path: Path, monk
             assert sum(record.payload_bytes for record in told) == sum(map(bytes_of, arrays))
     # Every parameter that crosses and has a gradient has moved, and what is not sent is equal to the first weights.
     first = context.new_model("student").state_dict()
-    last = context.load_model("student", "fedavg_student").state_dict()
+    last = context.load_model("student", catalogue.method(system.method).models[0].name).state_dict()
     moved = {name for name in first if not torch.equal(first[name], last[name])}
     assert moved <= keys and (len(moved) > 0.7 * len(keys) or not keys)
 

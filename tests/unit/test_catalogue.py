@@ -90,14 +90,15 @@ def test_a_baseline_is_fedtinysam_with_one_key_of_its_own(method: str, mu: float
 
 
 def test_sections_that_a_method_does_not_read_are_accepted_and_not_written(tmp_path: Path) -> None:
-    kinds = {"generator_lora", "pix2pix", "ddpm"}
-    unlabelled = {"public", "samfed"}
-    unread = {"teacher", "generator", "release", "generation", "foundation", "distillation", *kinds, *unlabelled}
+    kinds, tuned = {"generator_lora", "pix2pix", "ddpm"}, {"lora", "experts", "public", "samfed"}
+    unread = {"teacher", "generator", "release", "generation", "foundation", "distillation", *kinds, *tuned}
     assert (
-        unread_sections("dsfedmed", "controlnet") == kinds | unlabelled
-        and unread_sections("fedtinysam", "ddpm") == unread
+        unread_sections("dsfedmed", "controlnet") == kinds | tuned and unread_sections("fedtinysam", "ddpm") == unread
     )
-    assert unread_sections("dsfedmed", "pix2pix") == kinds - {"pix2pix"} | unlabelled
+    assert unread_sections("dsfedmed", "pix2pix") == kinds - {"pix2pix"} | tuned
+    assert unread_sections("fedavg_lora", "ddpm") == unread - {"lora"} and not {"lora", "experts"} & unread_sections(
+        "pfedsam", "ddpm"
+    )
     config = parse_config({"method": "fedtinysam", "distillation": {"epochs": 7}, "federation": {"rounds": 3}})
     assert config.distillation.epochs == 7
     (tmp_path / "copy.toml").write_text(to_toml(config))

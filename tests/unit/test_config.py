@@ -102,7 +102,7 @@ def test_every_count_rate_and_list_has_an_upper_limit():
         if leaf.get("type") in ("integer", "number"):
             assert "maximum" in leaf or "exclusiveMaximum" in leaf, key
         elif leaf.get("type") == "array":
-            assert "maxItems" in leaf and "maxLength" in leaf["items"], key
+            assert "maxItems" in leaf and {"maxLength", "enum"} & leaf["items"].keys(), key
         elif leaf.get("type") == "string":
             assert "maxLength" in leaf or "enum" in leaf or "const" in leaf or leaf.get("format") == "path", key
         else:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from time import monotonic
+from typing import Any
 
 from engine.federation.tasks import BEST_ROUND, SiteReply, SiteRequest
 from engine.models.arrays import model_arrays
+from engine.models.experts import bypassed_experts
 from engine.site.context import SiteContext
-from engine.site.local_training import evaluate_site, train_site
+from engine.site.expert_training import train_experts
+from engine.site.local_training import OnStep, evaluate_site, train_site
 from engine.site.own_parameters import keep_own, receive
 from engine.site.statistics import measure_statistics
 
@@ -15,29 +19,32 @@ from engine.site.statistics import measure_statistics
 def train(site: SiteContext, request: SiteRequest) -> SiteReply:
     """Validate what was sent with the site's own part of the model, train on it, and reply with what crosses and n_k.
 
-    The site's own part is kept before the reply goes; the setting ``best_round`` names one whose part stays, too.
+    The site's own part is kept before the reply goes; the setting ``best_round`` names one whose part stays, too. Where
+    the run has experts, they are bypassed while what is shared learns, and learn after it, by themselves (pFedSAM).
+
     Its metrics are ``loss`` (mean L_sup while training), ``val_dice`` and ``val_loss`` (the received average on the
-    site's ``val_images`` validation images, before it trains; absent without any) and ``wall_s``.
+    site's ``val_images`` validation images, before it trains; absent without any), ``wall_s`` and, with experts that
+    learn, ``personal_loss`` (the mean of what they minimise).
     """
     started = monotonic()
     model = receive(site, request.arrays, before_round=request.round)
     received = validation_figures(site)
-    loss = train_site(
-        model,
-        site.data.train,
-        config=site.config.federation,
-        objective=site.objective,
-        seed=site.config.seed,
-        site=site.site,
-        round_number=request.round,
-        state_dir=site.state.folder,
-        placement=site.models.placement,
-        check_cancelled=site.listener.check_cancelled,
-        on_step=site.listener.progress,
-    )
+    how: dict[str, Any] = {
+        "objective": site.objective, "seed": site.config.seed, "site": site.site, "round_number": request.round,
+        "state_dir": site.state.folder, "placement": site.models.placement,
+        "check_cancelled": site.listener.check_cancelled,
+    }  # fmt: skip
+    shared_epochs, own_epochs = site.config.federation.local_epochs, _own_epochs(site)
+    with bypassed_experts(model):
+        on_step = _progress(site, before=0, of=shared_epochs + own_epochs)
+        loss = train_site(model, site.data.train, config=site.config.federation, on_step=on_step, **how)
+    own = {}
+    if own_epochs:
+        on_step = _progress(site, before=shared_epochs, of=shared_epochs + own_epochs)
+        own["personal_loss"] = train_experts(model, site.data.train, config=site.config, on_step=on_step, **how)
     best_round = request.settings.get(BEST_ROUND)
     keep_own(site, model, round_number=request.round, best_round=None if best_round is None else int(best_round))
-    metrics = {"loss": loss, **received, "wall_s": monotonic() - started}
+    metrics = {"loss": loss, **own, **received, "wall_s": monotonic() - started}
     return SiteReply(site.models.sharing("student").of(model_arrays(model)), metrics, len(site.data.train))
 
 
@@ -67,6 +74,16 @@ def statistics(site: SiteContext, request: SiteRequest) -> SiteReply:
         check_cancelled=site.listener.check_cancelled,
     )
     return SiteReply(arrays, {**received, "wall_s": monotonic() - started}, len(site.data.train))
+
+
+def _own_epochs(site: SiteContext) -> int:
+    return site.config.experts.epochs if site.config.experts.use else 0
+
+
+def _progress(site: SiteContext, *, before: int, of: int) -> OnStep:
+    """Return what tells the steps of a part of the round, which comes after ``before`` of all ``of`` epochs."""
+    in_epoch = math.ceil(len(site.data.train) / site.config.federation.batch_size)
+    return lambda step, _total: site.listener.progress(before * in_epoch + step, of * in_epoch)
 
 
 def validation_figures(site: SiteContext) -> dict[str, float]:
