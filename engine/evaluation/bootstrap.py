@@ -35,16 +35,27 @@ def mean_interval(
     level : float
         Coverage in (0, 1).
     """
-    value_N = np.asarray(values, dtype=np.float64)
-    assert value_N.size, "a mean of nothing has no interval"
-    group_N = _group_indices(groups or [""] * value_N.size)
-    if group_N.max() == 0:
+    assert len(values), "a mean of nothing has no interval"
+    if count_groups(groups or [""] * len(values)) == 1:
         return None
+    return percentiles(resampled_means(values, groups=groups, num_samples=num_samples, rng=rng), level=level)
+
+
+def resampled_means(
+    values: Sequence[float], *, groups: Sequence[str] | None = None, num_samples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the mean of ``values`` in each of ``num_samples`` resamples of whole groups, float64 (num_samples,)."""
+    value_N = np.asarray(values, dtype=np.float64)
+    group_N = _group_indices(groups or [""] * value_N.size)
     sum_G = np.bincount(group_N, weights=value_N)
     size_G = np.bincount(group_N)
     # Drawing G groups with replacement is a multinomial count of each: (samples, G), without a loop.
     drawn_SG = rng.multinomial(len(sum_G), np.full(len(sum_G), 1 / len(sum_G)), size=num_samples)
-    mean_S = (drawn_SG @ sum_G) / (drawn_SG @ size_G)
+    return (drawn_SG @ sum_G) / (drawn_SG @ size_G)
+
+
+def percentiles(mean_S: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
+    """Return the ends of the percentile interval of resampled means."""
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(mean_S, [tail, 100 - tail])
     return float(low), float(high)
