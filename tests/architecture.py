@@ -169,6 +169,16 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "export.parity",
         "export.package",
     ),
+    "engine.experiments": (
+        *BASE,
+        CATALOGUE,
+        "engine.runs",
+        "engine.planning",
+        "engine.evaluation.bootstrap",
+        "engine.federation.connect",
+        "engine.federation.release",
+        "export.runtime",
+    ),
     "engine.methods": (),
     CATALOGUE: ("engine.errors", "engine.config_keys", "engine.methods.model_choice"),
     "engine.runs": (*BASE, "engine.runs", CATALOGUE),
@@ -202,8 +212,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 TORCH_FREE = (
     "app", "engine.config", "engine.config_fields", "engine.config_keys", "engine.config_text", "engine.methods",
-    "engine.models.sharing", "engine.models.tuned_keys", "engine.planning", "engine.evaluation.tables",
-    "engine.evaluation.spread", *PREDICTION, *RUN_RECORDS,
+    "engine.experiments", "engine.models.sharing", "engine.models.tuned_keys", "engine.planning",
+    "engine.evaluation.tables", "engine.evaluation.spread", *PREDICTION, *RUN_RECORDS,
 )  # fmt: skip
 """Modules (and subpackages) that must not bring in torch, directly or through what they import."""
 

@@ -14,7 +14,7 @@ import click
 import typer
 import typer.core
 
-from engine.cli import data, federation, machine, methods, models, runs
+from engine.cli import data, federation, machine, methods, models, runs, tables
 from engine.cli.output import print_error
 from engine.errors import UserError
 
@@ -36,6 +36,7 @@ app.command()(runs.show)
 app.command()(runs.status)
 app.command()(methods.methods)
 app.add_typer(data.app, name="data", help="Check, preview or make datasets.")
+app.command()(tables.table)
 app.command()(models.pretrain)
 app.add_typer(models.weights_app, name="weights", help="The weights that runs start from.")
 app.command()(models.export)
