@@ -150,8 +150,7 @@ PRETRAINED = engine_commands("pretrain")
 DEPLOYED = engine_commands("federation", "server", "site") + [c for c in engine_commands("run") if "--server" in c]
 RUNS = [c for c in engine_commands("run") if "--server" not in c]
 TABLES = engine_commands("table")
-FEW_CELLS = {"2": "fedtinysam,dsfedmed", "fig8": "lambda_05,rate_02"}
-"""Systems that stand for a table's others, on phantom fundus: all is run, on less."""
+"""Executed in ``test_table_commands.py``."""
 
 
 @pytest.mark.parametrize("command", [*SAID, *TRIED])
@@ -226,32 +225,6 @@ def test_a_small_run(world: World, command: str, tmp_path: Path) -> None:
     (run,) = store.list()
     assert run.status == "finished" and store.evaluation(run.run_id)
     store.close()
-
-
-@pytest.mark.parametrize("command", TABLES)
-def test_a_table_is_filled_with_what_there_is(
-    world: World, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [word for word in world.words(command) if word != "--dry"]
-    assert main([*words, "--dry", "--home", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert "not run" in said and said.startswith("# ")
-    assert {path.suffix for path in (tmp_path / "tables").iterdir()} == {".csv", ".md", ".tex"}
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(4 * RUN_S)
-@pytest.mark.parametrize("command", [c for c in TABLES if "--dry" not in c])
-def test_a_small_table(world: World, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DSFEDMED_MAX_RUNNING", "1")  # which the command sets for good
-    words = world.words(command)
-    few = ["--systems", FEW_CELLS[words[1]], "--datasets", "phantom_fundus", "--seeds", "1"]
-    assert main([*words, *few, *small(), "--home", str(tmp_path)]) == 0
-    store = RunStore(tmp_path)
-    assert {run.status for run in store.list()} == {"finished"}
-    store.close()
-    (table,) = (tmp_path / "tables").glob("*.md")
-    assert "not run" not in table.read_text(encoding="utf-8")
 
 
 def test_a_federation_by_its_commands_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
