@@ -13,6 +13,7 @@ from engine.experiments.results import IMAGES_FILE
 from engine.experiments.spec import FOLDER, experiment_path, load_experiment, load_published, tables
 from engine.experiments.tables import chosen
 from engine.methods import catalogue
+from engine.planning.costs import MODELS
 from engine.runs.identity import stage_hash
 
 TABLES = ("2", "3", "4", "5", "6", "fig7", "fig8")
@@ -70,6 +71,8 @@ def test_the_traffic_of_the_papers_models_is_the_published_one() -> None:
         assert explained is not None and abs(explained / published[system] - 1) < TOLERANCE == 0.01
     # 36 x 295,872 parameters of adapters, 4,058,340 of the decoder, 6,220 of the prompt encoder; float32, 100 x 2.
     assert rows["fedmsa"].explained_mib == pytest.approx((36 * 295_872 + 4_058_340 + 6_220) * 4 * 200 / 2**20)
+    # What this engine's own model of adapters trains, of which FedMSA's rounds send nothing else.
+    assert rows["fedmsa"].ours_mib == pytest.approx((MODELS["msa", "vit_b"].trained or 0) * 4 * 200 / 2**20)
     assert rows["fedtinysam"].explained_mib == pytest.approx(38.68 * 200, rel=1e-4)
     assert rows["fedunet"].ours_mib == pytest.approx(12_286_232 * 200 / 2**20) and "not ours" in rows["fedunet"].note
     for system in ("fednnunet", "dsfedmed"):
