@@ -44,6 +44,8 @@ def test_a_small_table(command: str, folder: Path) -> None:
     assert main([*words, *few, *small()]) == 0
     store = RunStore(folder / "home")
     assert {run.status for run in store.list()} == {"finished"}
+    forks = [run.fork_stage for run in store.list() if run.parent is not None]
+    assert forks == (["mutual_distillation"] if words[1] == "fig8" else []), "what rows have in common is computed once"
     store.close()
     (table,) = (folder / "home" / "tables").glob("*.md")
     assert "not run" not in table.read_text(encoding="utf-8")
