@@ -1,6 +1,6 @@
 """Runs whose processes are killed at random moments: what survives, and what is lost.
 
-    python -m bench.faults [--kills 30] [--in-process 0] [--policy retry|skip] [--folder bench_faults] [--json]
+    python -m bench.faults [--kills 30] [--in-process 0] [--policy retry] [--folder bench_faults] [--json]
 
 The smoke preset's whole run at three sites and an unseen one, each a program of its own over TLS
 (``engine/deployment``), with ``federation.on_failure`` as ``--policy`` says. While it runs, SIGKILL hits a random one

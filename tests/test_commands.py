@@ -42,6 +42,7 @@ SMALL = (
 LIGHT = "tests.integration.lifecycle_stages:STAGES"
 """Three stages that take no time, for what is said about runs rather than by them."""
 ELSEWHERE = {
+    "pip install -r requirements-ray.txt": "needs a package index; `make test` installs the same file",
     "docker": "needs a container engine; what it runs in the container is executed here",
     "python -m bench.tinysam_parity --official": "needs a clone of the official code",
     "python -m app.users": "asks for a password; its options are given one in the test below",
