@@ -144,7 +144,7 @@ def test_every_command_has_a_test() -> None:
     assert len(COMMANDS) > 40
 
 
-SAID = engine_commands("list", "show", "doctor", "data", "plan")
+SAID = engine_commands("list", "show", "status", "methods", "doctor", "data", "plan")
 TRIED = engine_commands("predict", "export") + [c for c in ENGINE if c == "python -m engine weights list"]
 GOING_ON = engine_commands("extend", "fork", "cancel", "resume")
 PRETRAINED = engine_commands("pretrain")

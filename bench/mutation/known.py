@@ -108,8 +108,8 @@ KNOWN: tuple[KnownError, ...] = (
     KnownError(
         "sites train on their validation images",
         "engine/site/tasks/student.py",
-        "        site.data.train,\n        config=",
-        "        site.data.validation,\n        config=",
+        "train_site(model, site.data.train, config",
+        "train_site(model, site.data.validation, config",
     ),
     KnownError(
         "validation is on the training images",
@@ -132,14 +132,14 @@ KNOWN: tuple[KnownError, ...] = (
     KnownError(
         "all sites draw one order and one augmentation",
         "engine/site/local_training.py",
-        'numpy_generator(seed, "federation", site, round_number, epoch)',
-        'numpy_generator(seed, "federation", round_number, epoch)',
+        'stream = ("federation", site, round_number)',
+        'stream = ("federation", round_number)',
     ),
     KnownError(
         "every round draws the same order",
         "engine/site/local_training.py",
-        'numpy_generator(seed, "federation", site, round_number, epoch)',
-        'numpy_generator(seed, "federation", site, epoch)',
+        'stream = ("federation", site, round_number)',
+        'stream = ("federation", site)',
     ),
     KnownError(
         "the sites weigh alike",

@@ -87,7 +87,7 @@ class WatchedContext(RunContext):
     def _watched(self, images: ImageSet) -> WatchedSet:
         return WatchedSet(
             images.items, images.image_px, images.planes, images.normalise, images.augment, images.cache, images.fit,
-            self.readings,
+            readings=self.readings,
         )  # fmt: skip
 
 

@@ -26,7 +26,10 @@ from tests.patience import RUN_S, wait
 MODULE = "tests.integration.toy_method"
 STAGES = ("federated_training", "trembling", "evaluation", "export")
 EPOCHS = 40
-UNREAD = {"teacher", "generator", "generator_lora", "pix2pix", "ddpm", "release", "generation", "distillation"}
+UNREAD = {
+    *("teacher", "generator", "generator_lora", "pix2pix", "ddpm", "release", "generation", "distillation"),
+    *("lora", "experts", "public", "samfed"),
+}
 
 
 def fresh_catalogue(patch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,7 @@ class Images(Discs):
     """Discs as a site's images; they lie in no file."""
 
     items = ()
+    labelled = True
 
 
 def discs_of(site: str) -> Any:

@@ -21,7 +21,7 @@ from engine.errors import UserError
 from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.participation import draw_participants
 from engine.federation.tasks import SiteReply, SiteRequest
-from engine.stages.federated_training import TOOK_PART, FederatedTraining, _Training
+from engine.stages.federated_training import TOOK_PART, FederatedRounds, FederatedTraining
 from engine.types import RunCancelled
 
 SITES = site_names(12)
@@ -190,7 +190,9 @@ def test_a_round_without_enough_of_those_asked_is_not_averaged(tmp_path: Path) -
 def test_progress_counts_those_asked_and_never_goes_back(tmp_path: Path) -> None:
     told = Told()
     context = SimulatedContext(config=configure(), run_dir=tmp_path, reporter=told, names=SITES, build=build)
-    training = _Training(context, stage="federated_training")
+    training = FederatedRounds(
+        context, stage="federated_training", model=context.new_model("student"), names=FederatedTraining.models
+    )
     for number in (1, 2, 3, 4):
         for site in training._choose(number, lambda: list(SITES)):
             for step in (1, 2):

@@ -19,7 +19,9 @@ from engine.federation.tasks import (
     APPROVAL,
     DESCRIBE,
     EVALUATE,
+    LABEL_BY_TEACHER,
     SHARE_MASKS,
+    TAKE_PUBLIC,
     TRAIN_GENERATOR,
     TRAIN_STUDENT,
     VALIDATE_STUDENT,
@@ -221,7 +223,7 @@ def test_every_task_that_sends_more_than_numbers_has_a_kind() -> None:
     """Another task's reply would leave as numbers, past the rules for kinds."""
     from engine.site.tasks import TASKS
 
-    assert set(TASKS) - set(LEAVING) == {DESCRIBE, VALIDATE_STUDENT}
+    assert set(TASKS) - set(LEAVING) == {DESCRIBE, VALIDATE_STUDENT, TAKE_PUBLIC, LABEL_BY_TEACHER}
     assert set(LEAVING.values()) <= set(catalogue.kinds())
 
 
@@ -238,7 +240,9 @@ def test_rules_are_said_in_words() -> None:
 
 def test_a_method_says_what_it_sends() -> None:
     assert kinds_of('{"method": "fedtinysam"}') == ("figures", "student")
-    everything = ("figures", "generator", "masks", "normalisation", "own", "statistics", "student")
+    everything = (
+        "figures", "generator", "masks", "normalisation", "own", "public_predictions", "statistics", "student",
+    )  # fmt: skip
     for how, kinds in (("local", ("figures", "normalisation", "student")), ("average", ("figures", "student"))):
         assert kinds_of(json.dumps({"method": "fedtinysam", "federation": {"normalisation": how}})) == kinds
     assert kinds_of('{"method": "nobody knows"}') == kinds_of("no JSON") == everything
