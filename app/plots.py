@@ -17,6 +17,8 @@ from export.results import class_colour
 
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#8c6bb1", "#8c510a")
 """Okabe and Ito's colours, which people with any colour vision tell apart, and two of ours for kinds of message."""
+PATTERNS = ("", "/", "x", ".", "+")
+"""Of what has no colour of its own left: the kinds of messages are more than colours that can be told apart."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 INK = "#64748b"
 GRID = "rgba(100, 116, 139, 0.25)"
@@ -78,7 +80,7 @@ def traffic(totals: Sequence[TrafficTotal]) -> go.Figure:
             x=[sums[bar] / MEGABYTE for bar in bars],
             orientation="h",
             name=kinds[kind].title if kind in kinds else kind,
-            marker={"color": PALETTE[index % len(PALETTE)]},
+            marker={"color": PALETTE[index % len(PALETTE)], "pattern": {"shape": PATTERNS[index // len(PALETTE)]}},
             hovertemplate="%{x:.2f} MB<extra>%{fullData.name}</extra>",
         )
     figure.update_layout(barmode="stack", hovermode="closest", height=170 + 24 * len(bars))

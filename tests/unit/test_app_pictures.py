@@ -13,6 +13,7 @@ from app import overlays, plots
 from app.pictures import read_maps, read_mask_planes, sample_pictures
 from engine.distillation.pool import encode_mask
 from engine.errors import UserError
+from engine.methods import catalogue
 from engine.runs.records import MetricSeries, ScoredSample, TrafficTotal
 from engine.types import EvaluationRow, SampleScore, SyntheticSample
 
@@ -48,6 +49,12 @@ def test_traffic_bars_hold_megabytes_by_kind_site_and_direction() -> None:
     assert bars["student weights"]["a sent"] == 3.0
     assert bars["student weights"]["b received"] == 0.0
     assert bars["masks"]["b received"] == 0.5
+
+
+def test_every_kind_of_message_looks_like_no_other() -> None:
+    totals = [TrafficTotal("a", "up", kind, "federated_training", 1, 1) for kind in catalogue.kinds()]
+    looks = [(bar.marker.color, bar.marker.pattern.shape) for bar in plots.traffic(totals).data]
+    assert len(set(looks)) == len(looks) == len(catalogue.kinds()) > 9
 
 
 def test_a_site_keeps_its_colour_beside_a_mean_over_sites() -> None:
