@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,8 @@ def measure(folder: Path, *, kills: int, in_process: int, policy: str) -> dict[s
 def _deployed(
     folder: Path, images: Path, values: dict[str, Any], *, policy: str, kills: int, whole: Path
 ) -> dict[str, Any]:
-    processes = Processes(folder, images)
+    with redirect_stdout(sys.stderr):  # what the commands tell is no part of the table
+        processes = Processes(folder, images)
     try:
         processes.start()
         where = {"data.root": "none", "backend": "superlink", "server": processes.federation}
