@@ -101,7 +101,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
             "engine.runs.checkpoint",
             "engine.runs.identity",
         )
-        for name in ("ray_programs", "ray_sites", "ray_worker")
+        for name in ("fixed_test", "ray_programs", "ray_sites", "ray_worker")
     },
     "engine.federation.connect": (
         *BASE,

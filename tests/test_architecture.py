@@ -62,9 +62,10 @@ OPENS_IMAGES = (
 )
 BORDER_CROSSINGS = (
     "engine.federation.connect",
-    *(f"engine.federation.backends.{name}" for name in ("local", "ray_programs", "ray_sites")),
+    *(f"engine.federation.backends.{name}" for name in ("local", "ray_programs", "ray_sites", "fixed_test")),
 )
-"""Where sites that lie on this machine are opened, as programs of their own; a deployed federation does without."""
+"""Where sites that lie on this machine are opened, as programs of their own; a deployed federation does without, but
+for a test set of the server's own."""
 
 
 @pytest.mark.parametrize("opener", OPENS_IMAGES)
@@ -85,6 +86,18 @@ def test_the_public_set_is_read_from_its_own_folder_alone() -> None:
     calls = [node for name, node in nodes if name == "engine.data.public" and isinstance(node, ast.Call)]
     scans = [ast.unparse(call) for call in calls if ast.unparse(call.func) in ("scan_dataset", "read_folders")]
     assert scans == ["scan_dataset(config.public_root)"]
+
+
+def test_the_servers_test_set_is_read_from_its_own_folder_alone() -> None:
+    """Beside sites elsewhere one module opens images: of a configuration that names no other folder than the test's."""
+    (module,) = (m for m in SOURCES if m.name == "engine.federation.backends.fixed_test")
+    calls = {ast.unparse(node) for node in ast.walk(module.tree) if isinstance(node, ast.Call)}
+    opened = {call for call in calls if call.startswith(("load_", "read_", "scan_", "sites_here"))}
+    assert opened == {
+        "load_test_set(own, name=about.name, classes=about.classes, sources=sources)",
+        "read_everything(self._federation, on_image=on_image)",
+    }
+    assert "config.data.model_copy(update={'root': None})" in calls
 
 
 @pytest.mark.parametrize("prefix", ["app", "tests"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -113,6 +113,24 @@ def load_site(
         return _federation(source, classes, sites={}, test=Site(site, none, none, image_set(items)))
     cut = _source_site(own, site, items, image_set=image_set, seed=seed)
     return _federation(source, classes, sites={site: cut}, test=Site("", none, none, none))
+
+
+def load_test_set(
+    config: DataConfig, *, name: str, classes: tuple[str, ...], sources: Collection[str], cache_bytes: int = CACHE_BYTES
+) -> Federation:
+    """Return a federation of which nothing but the fixed test set is here, as :func:`load_federation` has it.
+
+    ``name`` and ``classes`` (those in use) are what the sites that train, ``sources``, have told of their dataset.
+    Patients and pictures that they share with the test set cannot be looked for from here.
+    """
+    # Where some classes are in use, sites have told these alone; the test set is asked for them below.
+    told = classes if config.classes is None else None
+    scan = read_test_set(config, thorough=False, classes=told, name=name)
+    source = _source(scan)
+    image_set, chosen = _cutter(config, source, cache_bytes=cache_bytes)
+    test_name, items = _named_test(scan, sources)
+    none = image_set(())
+    return _federation(source, chosen, sites={}, test=Site(test_name, none, none, image_set(items)))
 
 
 def _cutter(
@@ -259,8 +277,12 @@ def _fixed_test(
 ) -> tuple[str, tuple[Item, ...]]:
     if scan is None:  # phantoms are tested on a folder: what they share with it is nothing
         scan = read_test_set(config, thorough=thorough, classes=source.classes, name=source.name)
+    return _named_test(scan, source.items)
+
+
+def _named_test(scan: Scan, sources: Collection[str]) -> tuple[str, tuple[Item, ...]]:
     name = next(iter(scan.items)) if len(scan.items) == 1 else scan.description.name
-    while name in source.items:
+    while name in sources:
         name = f"{name}_test"
     return name, tuple(item for items in scan.items.values() for item in items)
 
@@ -271,6 +293,7 @@ __all__ = [
     "Site",
     "load_federation",
     "load_site",
+    "load_test_set",
     "mask_to_grid",
     "normalise_image",
     "partition_preview",

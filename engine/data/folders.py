@@ -51,19 +51,22 @@ def read_folders(config: DataConfig, *, thorough: bool) -> Folders:
     return Folders(root, training, test, [*training.problems, *test.problems, *common])
 
 
-def read_test_set(config: DataConfig, *, thorough: bool, classes: tuple[str, ...], name: str) -> Scan:
-    """Return the test set of ``config`` for a training set called ``name``; raises ``UserError`` for all its faults."""
+def read_test_set(config: DataConfig, *, thorough: bool, classes: tuple[str, ...] | None, name: str) -> Scan:
+    """Return the test set of ``config`` for a training set called ``name``; raises ``UserError`` for all its faults.
+
+    Its classes have to be ``classes``, where these are given.
+    """
     scan, _ = _examined_test(config, thorough=thorough, classes=classes, name=name)
     raise_problems(scan.problems, dataset=str(config.test_root))
     return scan
 
 
 def _examined_test(
-    config: DataConfig, *, thorough: bool, classes: tuple[str, ...], name: str
+    config: DataConfig, *, thorough: bool, classes: tuple[str, ...] | None, name: str
 ) -> tuple[Scan, Examination]:
     test = scan_dataset(_test_root(config))
     about = test.description
-    if about.classes != classes:
+    if classes is not None and about.classes != classes:
         raise UserError(
             "data.classes_differ",
             what=f"The test set {about.name} has the classes {', '.join(about.classes)}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,9 @@ def connect(
         from engine.federation.backends.deployed import NOTE
 
         run_dir = state_root.parent
-        return Sites(_deployed(config, run_id=run_dir.name, note=run_dir / NOTE, server=server), server=server)
+        own = {"note": run_dir / NOTE, "state_root": state_root, "server": server}
+        opened = _deployed(config, run_id=run_dir.name, checkpoints=checkpoints, **own)
+        return Sites(opened, server=server)
     if config.backend == "ray":
         from engine.federation.backends.ray_sites import RayBackEnd
 
@@ -71,15 +74,26 @@ def connect(
     return Sites(back_end, server=server)
 
 
-def _deployed(config: RunConfig, *, run_id: str, **how: Any) -> DeployedBackEnd:
+def _deployed(
+    config: RunConfig, *, run_id: str, checkpoints: Callable[[], CheckpointStore] | None = None, **how: Any
+) -> DeployedBackEnd:
     """Return the sites of the federation whose folder at its server the configuration names."""
+    from engine.federation.backends.deployed import DeployedBackEnd
+    from engine.federation.backends.fixed_test import FixedTest
+    from engine.federation.sites import Server
+
+    how.setdefault("server", lambda: Server(lambda: None, lambda _: None))
+    # While a run is planned nobody measures, and a test set's programs need no place of theirs.
+    state_root = how.pop("state_root", Path("sites"))
+    how["open_test"] = partial(FixedTest, config, state_root=state_root, checkpoints=checkpoints)
+    return DeployedBackEnd(config, run_id=run_id, **_reached(config), **how)
+
+
+def _reached(config: RunConfig) -> dict[str, Any]:
+    """Return how the server of the configuration's federation is reached, and the keys of its sites."""
     from engine.deployment import federations
     from engine.deployment.server import link_of
-    from engine.federation.backends.deployed import DeployedBackEnd
-    from engine.federation.sites import Server
 
     assert config.server is not None
     federation = federations.load(config.server)
-    how.setdefault("server", lambda: Server(lambda: None, lambda _: None))
-    keys = federations.accepted_keys(federation)
-    return DeployedBackEnd(config, link=link_of(federation), keys=keys, run_id=run_id, **how)
+    return {"link": link_of(federation), "keys": federations.accepted_keys(federation)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from engine.config import RunConfig
@@ -37,14 +37,13 @@ class SiteData:
             len(self.train),
             len(self.validation),
             len(self.test),
-            {part: _digest(images.items) for part, images in parts.items()},
+            {part: digest_of(images.items) for part, images in parts.items()},
         )
 
 
 def sites_here(config: RunConfig, *, federation: Federation | None = None) -> Mapping[str, SiteData]:
     """Return all sites of a run whose images lie on this machine: the sources, then those of the test.
 
-    A fixed test set may hold images of several sites, one entry each; one whose name is a source's is ``NAME_test``.
     With ``data.pooled`` the sources are one site, ``POOLED``: their union, each cut as it would be alone. This breaks
     what a federation promises, and is why it can be only where all sites' images lie on one machine.
     """
@@ -55,16 +54,26 @@ def sites_here(config: RunConfig, *, federation: Federation | None = None) -> Ma
     }
     if config.data.pooled:
         found = _pooled(found)
+    return found | sites_of_test(federation, sources=federation.sites)
+
+
+def sites_of_test(federation: Federation, *, sources: Collection[str]) -> dict[str, SiteData]:
+    """Return the sites of the test of ``federation``; ``sources`` are the names of those that train, wherever they are.
+
+    A fixed test set may hold images of several sites, one entry each; one whose name is a source's is ``NAME_test``.
+    """
+    about = {"classes": federation.classes, "modality": federation.modality}
     images, none = federation.test.test, federation.test.train
     by_site: dict[str, list[int]] = {}
     for index, item in enumerate(images.items):
         by_site.setdefault(item.site, []).append(index)
     if len(by_site) < 2:
-        return found | {federation.test.name: SiteData(federation.test.name, none, none, images, **about)}
-    for site, chosen in by_site.items():
-        name = f"{site}_test" if site in federation.sites else site
-        found[name] = SiteData(name, none, none, images.subset(chosen), **about)
-    return found
+        return {federation.test.name: SiteData(federation.test.name, none, none, images, **about)}
+    names = {site: f"{site}_test" if site in sources else site for site in by_site}
+    return {
+        names[site]: SiteData(names[site], none, none, images.subset(chosen), **about)
+        for site, chosen in by_site.items()
+    }
 
 
 def _pooled(sources: Mapping[str, SiteData]) -> dict[str, SiteData]:
@@ -84,7 +93,7 @@ def describe_all(config: RunConfig, federation: Federation, sites: Mapping[str, 
         tuple(site for site in described if site.role == "source"),
         tuple(site for site in described if site.role == "test"),
         federation.test.name,
-        _digest(federation.test.test.items),
+        digest_of(federation.test.test.items),
         config.data.protocol == "fixed-test",
         federation.value_range,
         federation.slice_axis,
@@ -92,7 +101,7 @@ def describe_all(config: RunConfig, federation: Federation, sites: Mapping[str, 
     )
 
 
-def _digest(items: tuple[Item, ...]) -> str:
+def digest_of(items: tuple[Item, ...]) -> str:
     """Return a digest of which images these are: names, patients and the sizes of their files, bytes."""
     digest = hashlib.sha256()
     for item in items:

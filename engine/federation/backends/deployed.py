@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep, time
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from flwr.app import ConfigRecord, Message
+from flwr.serverapp import Grid
 
 from engine.config import RunConfig
 from engine.errors import UserError
@@ -32,6 +33,41 @@ CURVES, MAX_POINTS = ("loss",), 100_000
 NOTE = "flower_run.txt"
 
 
+class ServersTest(Protocol):
+    """A test set of the server's own, as sites of this process that are asked beside those elsewhere."""
+
+    name: str
+    digest: str
+
+    @property
+    def descriptions(self) -> tuple[SiteDescription, ...]:
+        """What the run may know of each of its sites."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where its sites are asked."""
+
+    def nodes(self, sites: Sequence[str]) -> Mapping[str, int]:
+        """Return the node of each of ``sites`` that is one of its own."""
+
+    def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
+        """Read every image once; return warnings."""
+
+
+class OpenTest(Protocol):
+    """Opens the server's test set for sites ``sources`` that have told ``about`` of their dataset."""
+
+    def __call__(
+        self,
+        about: DatasetAgreement,
+        *,
+        sources: Sequence[str],
+        listener: Callable[[], SiteListener],
+        check_cancelled: Callable[[], None],
+    ) -> ServersTest:
+        """Open it; ``UserError`` ``data.*`` where it cannot be used."""
+
+
 class DeployedBackEnd:
     """The sites of a federation, over its SuperLink.
 
@@ -45,6 +81,8 @@ class DeployedBackEnd:
         Under which sites keep the state of this run.
     note : Path, optional
         Where the Flower run is remembered, see :class:`SuperlinkGrid`.
+    open_test : callable
+        Opens the test set of the server's own, from what sites have told of their dataset, where the protocol has one.
     presence_s : float
         How long to wait for sites that are not connected.
     """
@@ -58,6 +96,7 @@ class DeployedBackEnd:
         run_id: str,
         server: Callable[[], Server],
         note: Path | None = None,
+        open_test: OpenTest,
         presence_s: float = PRESENCE_S,
     ) -> None:
         self._server = server
@@ -67,11 +106,16 @@ class DeployedBackEnd:
             {"id": run_id, "program": VERSION, "config": _for_sites(config, names=names, held_out=held_out)}
         )
         own = {name: key for name, key in keys.items() if name in names}
-        self.grid: SuperlinkGrid = _RunGrid(
-            link, keys=own, note=note, run=record, presence_s=presence_s, back_end=self
-        ).__enter__()
+        self.grid = _RunGrid(link, keys=own, note=note, run=record, presence_s=presence_s, back_end=self)
+        self.grid.__enter__()
         try:
-            self.description = self._described(names, held_out)
+            datasets, sites = self._told(names, held_out)
+            about = datasets[names[0]]
+            if not held_out:
+                self.grid.beside = open_test(
+                    about, sources=names, listener=lambda: self._listener, check_cancelled=self.check_cancelled
+                )
+            self.description = self._described(datasets[held_out] if held_out else about, sites, held_out)
             if note is not None:  # a run, and not only its plan
                 self._wait_for_approval(names)
             self.grid.goes_on_without = config.federation.on_failure == "skip"
@@ -84,8 +128,11 @@ class DeployedBackEnd:
         self._listener = listener
 
     def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
-        """Let every site read all its images once; ``on_image`` counts sites here."""
-        sites = [site.name for site in (*self.description.sources, *self.description.tests)]
+        """Let every site read all its images once; ``on_image`` counts sites here, a fixed test set's images first."""
+        beside = self.grid.beside
+        warnings = beside.read_everything(on_image=on_image) if beside is not None else []
+        asked = self.description.sources if beside is not None else (*self.description.sources, *self.description.tests)
+        sites = [site.name for site in asked]
         answered: list[str] = []
 
         def count(_round: int, site: str, _reply: SiteReply) -> None:
@@ -93,7 +140,7 @@ class DeployedBackEnd:
             on_image(len(answered), len(sites))
 
         self._ask(READ_EVERYTHING, sites, on_reply=count)
-        return []
+        return warnings
 
     def check_cancelled(self) -> None:
         """Raise RunCancelled when a stop was asked for."""
@@ -154,11 +201,13 @@ class DeployedBackEnd:
             now = SiteActivity(site, *counts, task=APPROVAL, state=states[said], seen_at=time())
             self._server().watched.site(now)
 
-    def _described(self, names: Sequence[str], held_out: str) -> FederationDescription:
-        replies = self._ask(DESCRIBE, names)
+    def _told(
+        self, names: Sequence[str], held_out: str
+    ) -> tuple[dict[str, DatasetAgreement], dict[str, SiteDescription]]:
+        """Return what each site has told of the dataset and of itself; ``UserError`` where they do not agree."""
         datasets: dict[str, DatasetAgreement] = {}
         sites: dict[str, SiteDescription] = {}
-        for site, reply in replies.items():
+        for site, reply in self._ask(DESCRIBE, names).items():
             role = "test" if site == held_out else "source"
             check_same(reply.texts.get("program", ""), site=site, at_site=False)
             try:
@@ -168,17 +217,23 @@ class DeployedBackEnd:
             except ValueError as error:
                 raise bad_reply(site, round_number=0, problem=str(error)) from error
         _check_alike(datasets)
-        about, test = datasets[held_out], sites[held_out]
+        return datasets, sites
+
+    def _described(
+        self, about: DatasetAgreement, sites: Mapping[str, SiteDescription], held_out: str
+    ) -> FederationDescription:
+        beside = self.grid.beside
+        tests = (sites[held_out],) if beside is None else beside.descriptions
         return FederationDescription(
             about.name,
             about.task,
             about.modality,
             about.classes,
-            tuple(sites[name] for name in sorted(names) if name != held_out),
-            (test,),
-            held_out,
-            test.digests.get("test", ""),
-            False,
+            tuple(sites[name] for name in sorted(sites) if name != held_out),
+            tests,
+            held_out if beside is None else beside.name,
+            tests[0].digests.get("test", "") if beside is None else beside.digest,
+            beside is not None,
             about.value_range,
             about.slice_axis,
             about.window,
@@ -199,13 +254,38 @@ class _RunGrid(SuperlinkGrid):
         back_end: DeployedBackEnd,
     ) -> None:
         self._run_record, self._back_end = run, back_end
+        self.beside: ServersTest | None = None
+        """Sites of this process: those of a test set of the server's own."""
+        self._here: set[str] = set()
         super().__init__(link, keys=keys, note=note, presence_s=presence_s, check=back_end.check_cancelled)
+
+    def site_nodes(self, sites: Sequence[str], *, wait_s: float) -> dict[str, int]:
+        here = dict(self.beside.nodes(sites)) if self.beside is not None else {}
+        away = [site for site in sites if site not in here]
+        return here | (super().site_nodes(away, wait_s=wait_s) if away else {})
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         sent = list(messages)
+        if self.beside is not None and sent and self._all_here(sent):
+            keys = list(self.beside.grid.push_messages(sent))
+            self._here.update(keys)
+            return keys
         for message in sent:
             message.content[RUN_RECORD] = self._run_record
         return super().push_messages(sent)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        keys = list(message_ids)
+        if self.beside is not None and self._here.intersection(keys):
+            return list(self.beside.grid.pull_messages(keys))
+        return super().pull_messages(keys)
+
+    def _all_here(self, sent: Sequence[Message]) -> bool:
+        """Return whether the messages are for sites of this process: a question goes to these or to the others."""
+        assert self.beside is not None
+        here = {message.metadata.dst_node_id for message in sent} & set(self.beside.grid.get_node_ids())
+        assert not here or len(here) == len(sent), "one question, to a test set at the server and to sites elsewhere"
+        return bool(here)
 
     def opened(self, reply: Message) -> None:
         if TOLD_RECORD in reply.content:
@@ -220,25 +300,20 @@ def _is_point(name: object, value: object, step: object) -> bool:
 
 
 def _participants(config: RunConfig, keys: Mapping[str, bytes]) -> tuple[tuple[str, ...], str]:
-    """Return the sites of a run, sorted, and the one that is held out."""
-    if config.data.protocol != "leave-one-site-out":
-        raise UserError(
-            "federation.fixed_test",
-            what="A run across sites of their own holds one site out; data.protocol is 'fixed-test'.",
-            why="A test set at the server has no program that could be asked.",
-            fix="Use data.protocol = 'leave-one-site-out', with the test set's site in the federation.",
-        )
+    """Return the sites of a run, sorted, and the one that is held out; "" where the test set is the server's own."""
     chosen = sorted(config.data.sites or keys)
-    held_out = config.data.held_out or (chosen[-1] if chosen else "")
+    held_out = ""
+    if config.data.protocol == "leave-one-site-out":
+        held_out = config.data.held_out or (chosen[-1] if chosen else "")
     names = sorted({*chosen, held_out} - {""})
     unknown = [name for name in names if name not in keys]
-    if unknown or len(names) < 2:
+    if unknown or len(names) < (2 if held_out or not names else 1):
         raise UserError(
             "federation.site_not_accepted",
             what=f"The federation has no accepted site called {', '.join(unknown)}."
             if unknown
             else f"The federation has {len(keys)} accepted site(s).",
-            why="A run needs a site that trains and one that is held out, all of them accepted by key.",
+            why="A run needs a site that trains and one that is held out (or a fixed test set), all accepted by key.",
             fix=f"Its sites: {', '.join(sorted(keys)) or 'none'}; add others with `federation add-site`.",
         )
     return tuple(names), held_out
@@ -247,7 +322,9 @@ def _participants(config: RunConfig, keys: Mapping[str, bytes]) -> tuple[tuple[s
 def _for_sites(config: RunConfig, *, names: Sequence[str], held_out: str) -> str:
     """Return the configuration as sites get it: who takes part is said, and no folder of the server."""
     values = config.model_dump(mode="json")
-    values["data"] |= {"sites": list(names), "held_out": held_out, "root": None, "test_root": None}
+    # A test set of the server's own is nothing to the sites: for them nobody is held out.
+    values["data"] |= {"sites": list(names), "held_out": held_out or None, "root": None, "test_root": None}
+    values["data"]["protocol"] = "leave-one-site-out"
     return json.dumps(values | {"backend": "local", "server": None, "name": "run"}, sort_keys=True)
 
 

@@ -38,14 +38,15 @@ class InProcessGrid(Grid):
     A pushed message is answered when it is pulled, one a pull, so that replies arrive singly as they do over a
     network and whoever pulls can save each before the next site starts. A site has one message at a time: pushing
     another drops the one that nobody pulled. ``RunCancelled`` goes through to whoever pulls; any other exception
-    becomes an error reply.
+    becomes an error reply. Where it is not ``alone``, another grid of this process has said which task is running.
     """
 
-    def __init__(self, client_app: ClientApp, *, sites: Sequence[str]) -> None:
+    def __init__(self, client_app: ClientApp, *, sites: Sequence[str], alone: bool = True) -> None:
         # Flower reads the identity of the running task from the process when a Message is built.
-        TaskIdentity.run_id = _RUN_ID
-        TaskIdentity.node_id = _SERVER_NODE_ID
-        TaskIdentity.task_id = _RUN_ID
+        if alone:
+            TaskIdentity.run_id = _RUN_ID
+            TaskIdentity.node_id = _SERVER_NODE_ID
+            TaskIdentity.task_id = _RUN_ID
         self._client_app = client_app
         self._run = Run.create_empty(_RUN_ID)
         self._contexts = {

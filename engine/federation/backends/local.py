@@ -77,7 +77,7 @@ class LocalBackEnd:
         """Nothing is open."""
 
     def _answer(self, request: SiteRequest) -> SiteReply:
-        heard = _Heard(request.site, request.round, self._listener, self._server().check_cancelled)
+        heard = Heard(request.site, request.round, self._listener, self._server().check_cancelled)
         return self._programs[request.site].answer(request, listener=heard)
 
 
@@ -111,7 +111,7 @@ def programs_here(
 
 
 @dataclass(frozen=True)
-class _Heard:
+class Heard:
     """What a site tells goes to the server at once."""
 
     site: str

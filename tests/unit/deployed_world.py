@@ -1,0 +1,121 @@
+"""Sites that stand alone, each with a folder of its own, asked over the real back end; no process and no network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Context, Message
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import HttpGrid
+
+from bench.reporting import ConsoleReporter
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.federation import connect
+from engine.federation.backends import inprocess
+from engine.federation.backends.inprocess import InProcessGrid
+from engine.federation.backends.packing import pack, unpack
+from engine.federation.backends.superlink import Link, Node, SuperlinkGrid
+from engine.federation.client_app import SiteError
+from engine.federation.payload import RUN_RECORD, read_request, reply_content
+from engine.runs.checkpoint import CheckpointStore
+from engine.site.consent import Consent
+from engine.site.deployed import program
+from engine.stages.context import RunContext
+from engine.types import EvaluationRow, Traffic
+
+
+class Nobody:
+    """Listens to nothing."""
+
+    def check_cancelled(self) -> None: ...
+    def progress(self, step: int, total: int, *, message: str = "") -> None: ...
+    def metric(self, name: str, value: float, *, step: int) -> None: ...
+
+
+class Told(ConsoleReporter):
+    """Keeps what a run records."""
+
+    def __init__(self) -> None:
+        super().__init__("test")
+        self.rows: list[EvaluationRow] = []
+        self.crossed: list[Traffic] = []
+        self.lines: list[str] = []
+
+    def evaluation(self, rows: Sequence[EvaluationRow]) -> None:
+        self.rows += rows
+
+    def traffic(self, record: Traffic) -> None:
+        self.crossed.append(record)
+
+    def log(self, level: Any, text: str) -> None:
+        self.lines.append(text)
+
+
+class StandingAlone:
+    """The sites of ``root``, each with its own images alone in ``at/NAME``, and a program that can be started again."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, root: Path, at: Path, *, sites: Sequence[str]) -> None:
+        self.root, self.at, self.sites = root, at, tuple(sites)
+        self.programs: dict[str, Consent] = {}
+        torch.set_num_threads(1)  # as every site does by its configuration: sums in another order have other bits
+        for name in ("_run_id", "_node_id", "_task_id"):
+            patch.setattr(TaskIdentity, name, 1)
+        for site in self.sites:
+            images = at / site / "images"
+            images.mkdir(parents=True)
+            shutil.copy(root / "dataset.toml", images)
+            shutil.copytree(root / site, images / site)
+            self.start(site)
+        with (
+            pytest.MonkeyPatch.context() as numbers
+        ):  # a SuperLink draws its nodes' from 2^64: they are no other grid's
+            numbers.setattr(inprocess, "_FIRST_SITE_NODE_ID", 5001)
+            self._answers = InProcessGrid(self._answer, sites=self.sites)  # type: ignore[arg-type]
+        ids = dict(zip(self.sites, self._answers.get_node_ids(), strict=True))
+        patch.setattr(SuperlinkGrid, "__enter__", lambda grid: grid)
+        patch.setattr(SuperlinkGrid, "__exit__", lambda grid, *_: None)
+        patch.setattr(SuperlinkGrid, "nodes", lambda grid: {s: Node(n, s, b"", True, 0.0) for s, n in ids.items()})
+        patch.setattr(HttpGrid, "push_messages", lambda _, messages: self._answers.push_messages(messages))
+        patch.setattr(HttpGrid, "pull_messages", lambda _, keys: self._answers.pull_messages(keys))
+        patch.setattr("engine.federation.backends.superlink.Control", lambda link: None)
+        keys = dict.fromkeys(self.sites, b"")
+        link = Link("127.0.0.1:1", b"", b"secret")
+        patch.setattr(connect, "_reached", lambda _: {"link": link, "keys": keys})
+
+    def start(self, site: str) -> None:
+        """Start a site's program anew: what it knows then is what lies in its folder."""
+        folder = self.at / site
+        (folder / "policy.toml").write_text('approval = "automatic"\n', encoding="utf-8")
+        self.programs[site] = program(site, folder / "images", folder, lambda _: None)
+
+    def context(self, config: RunConfig, run_dir: Path, *, hashed: str | None = None) -> tuple[RunContext, Told]:
+        """Return what a stage is given, and what it will have told; ``hashed`` stands for the configuration's hash."""
+        told = Told()
+        run_dir.mkdir(parents=True, exist_ok=True)
+        checkpoints = CheckpointStore(run_dir / "checkpoints", hashed or config.content_hash(), warn=told.lines.append)
+        return RunContext(config=config, run_dir=run_dir, reporter=told, checkpoints=checkpoints), told
+
+    def _answer(self, message: Message, context: Context) -> Message:
+        site = str(context.node_config["site"])
+        run: Mapping[str, str] = {key: str(value) for key, value in message.content[RUN_RECORD].items()}
+        assert isinstance(message.content[RUN_RECORD], ConfigRecord)
+        unpack(message.content)
+        try:
+            reply = self.programs[site].answer(read_request(message, site=site), run=run, listener=Nobody())
+        except UserError as error:
+            raise SiteError(site=site, error=error) from error
+        answer = Message(reply_content(reply), reply_to=message)
+        pack([answer])
+        return answer
+
+
+def rows_of(run_dir: Path) -> list[dict[str, Any]]:
+    """Return what an evaluation has written."""
+    return json.loads((run_dir / "evaluation" / "rows.json").read_text(encoding="utf-8"))
