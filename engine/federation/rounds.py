@@ -26,6 +26,8 @@ from engine.federation.payload import payload_bytes
 from engine.federation.tasks import Arrays, Scalar, SiteReply, SiteRequest, message_type
 from engine.federation.update_norms import UpdateNorms
 
+QUORUM = "federation.quorum"
+"""Code of a round's end that has too few replies."""
 FOREIGN_HEADER_BYTES = 10_000
 """How much longer than ours a header of an array may be that another program wrote (numpy's own limit)."""
 
@@ -367,8 +369,8 @@ def _check_enough(
     if quorum is not None and len(replies) < quorum:
         reasons = "; ".join(f"{site}: {error.what}" for site, error in failures.items())
         raise UserError(
-            "federation.quorum",
+            QUORUM,
             what=f"Round {round_number} has {len(replies)} of the {quorum} replies that it needs ({reasons}).",
             why="An average over fewer sites than agreed is not made.",
-            fix="Mend the named sites, then resume the run.",
+            fix="Mend the named sites, then resume the run. A round that asks some of the sites is drawn anew then.",
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +16,7 @@ from engine.errors import UserError
 from engine.federation.aggregation import make_aggregator
 from engine.federation.checks import RoundChecks
 from engine.federation.participation import draw_participants
-from engine.federation.rounds import Failure, RoundResult, quorum_of
+from engine.federation.rounds import QUORUM, Failure, RoundResult, quorum_of
 from engine.federation.tasks import BEST_ROUND, TRAIN_STUDENT, VALIDATE_STUDENT, Arrays, Scalar, SiteReply
 from engine.models.arrays import buffer_names, model_arrays
 from engine.models.averaging import moved_mean
@@ -22,7 +24,7 @@ from engine.models.roles import model_name
 from engine.models.sharing import check_averageable
 from engine.models.state_keys import shared_parameters
 from engine.stages.context import RunContext
-from engine.stages.reply_files import ReplyFiles
+from engine.stages.reply_files import Asked, ReplyFiles
 from engine.stages.site_models import save_models
 from engine.stages.site_progress import SiteProgress
 
@@ -109,25 +111,26 @@ class FederatedRounds:
     def run(self) -> None:
         """Run the rounds that are missing, validate the last average, and save the model."""
         if not self.stopped:
-            self.context.sites.train_rounds(
-                self.task,
-                kind="student",
-                arrays=self.arrays,
-                rounds=self.config.rounds,
-                start_round=self.round + 1,
-                aggregate=self.aggregator.aggregate,
-                checks=self.checks,
-                quorum=quorum_of(self.config, num_sites=self.num_asked),
-                choose=self._choose if self.config.participation < 1 else None,
-                retries=self.config.retries if self.config.on_failure == "retry" else 0,
-                deadline_s=self.config.deadline_s,
-                on_failure=self._on_failure,
-                on_reply=self._on_reply,
-                on_round=self._on_round,
-                completed=self.completed,
-                settings=self.settings,
-                listener=self,
-            )
+            with self._drawn_anew():
+                self.context.sites.train_rounds(
+                    self.task,
+                    kind="student",
+                    arrays=self.arrays,
+                    rounds=self.config.rounds,
+                    start_round=self.round + 1,
+                    aggregate=self.aggregator.aggregate,
+                    checks=self.checks,
+                    quorum=quorum_of(self.config, num_sites=self.num_asked),
+                    choose=self._choose if self.config.participation < 1 else None,
+                    retries=self.config.retries if self.config.on_failure == "retry" else 0,
+                    deadline_s=self.config.deadline_s,
+                    on_failure=self._on_failure,
+                    on_reply=self._on_reply,
+                    on_round=self._on_round,
+                    completed=self.completed,
+                    settings=self.settings,
+                    listener=self,
+                )
         self.replies.clear()  # of the last round, where the process was killed between its state and this
         if not self.judges_mean:
             # The last average has been sent to nobody yet. Asked again after an interruption, it has the same answer.
@@ -138,24 +141,49 @@ class FederatedRounds:
         )
 
     def _choose(self, round_number: int, present: Callable[[], list[str]]) -> tuple[str, ...]:
-        """Return the sites that a round asks: those that it asked before it was interrupted, or a new draw."""
-        noted = self.replies.asked(round_number)
-        if noted is None:
-            among = self.sites if self.config.on_failure == "stop" else present()
-            self._check_present(among, round_number=round_number)
-            seed = self.context.config.seed
-            noted = draw_participants(among, count=self.num_asked, seed=seed, round_number=round_number)
-            self.replies.note_asked(round_number, noted)
-        self.asked = noted
-        return noted
+        """Return the sites that a round asks: those that it asked before it was interrupted, or a new draw.
 
-    def _check_present(self, sites: Sequence[str], *, round_number: int) -> None:
+        Where too few of them have answered, a round that goes on keeps those who have, and draws the others anew.
+        """
+        noted = self.replies.asked(round_number)
+        if noted is None or noted.failed:
+            answered = [] if noted is None else [site for site in noted.sites if site in self.completed]
+            there = self.sites if self.config.on_failure == "stop" else present()
+            self._check_present({*there, *answered}, round_number=round_number)
+            drawn = draw_participants(
+                [site for site in there if site not in answered],
+                count=self.num_asked - len(answered),
+                seed=self.context.config.seed,
+                round_number=round_number,
+                draw=0 if noted is None else noted.draw + 1,
+            )
+            if noted is not None:
+                what = f"Round {round_number} had too few replies and is drawn anew: {', '.join(drawn)}"
+                kept = f"; {', '.join(answered)} answered before" if answered else ""
+                self.context.reporter.log("info", f"{what}{kept}.")
+            noted = Asked(tuple(sorted([*answered, *drawn])), 0 if noted is None else noted.draw + 1)
+            self.replies.note_asked(round_number, noted)
+        self.asked = noted.sites
+        return noted.sites
+
+    @contextmanager
+    def _drawn_anew(self) -> Iterator[None]:
+        """Note where a round that asks some of the sites ends without a quorum: going on, it may ask others."""
+        try:
+            yield
+        except UserError as error:
+            noted = self.replies.asked(self.round + 1) if error.code == QUORUM else None
+            if noted is not None:
+                self.replies.note_asked(self.round + 1, replace(noted, failed=True))
+            raise
+
+    def _check_present(self, sites: Collection[str], *, round_number: int) -> None:
         """Refuse to draw from too few: what is noted of a draw would hold when the others are back."""
         needed = quorum_of(self.config, num_sites=self.num_asked) or 1
         if len(sites) < needed:
             raise UserError(
                 "federation.site_absent",
-                what=f"Round {round_number} needs {needed} sites; connected: {', '.join(sites) or 'none'}.",
+                what=f"Round {round_number} needs {needed} sites; connected: {', '.join(sorted(sites)) or 'none'}.",
                 why="The sites of a round are drawn from those that are there.",
                 fix="Ask the missing sites to start their program (site up), then resume the run.",
             )

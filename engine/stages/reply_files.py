@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from engine.errors import UserError
 from engine.federation.tasks import SiteReply
@@ -12,6 +11,15 @@ from engine.stages.context import RunContext
 
 REPLIES = "federated_replies"
 ARRAYS = "arrays"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The sites that a round asks, of the ``draw``-th draw; ``failed`` where too few of them have answered."""
+
+    sites: tuple[str, ...]
+    draw: int = 0
+    failed: bool = False
 
 
 class ReplyFiles:
@@ -35,14 +43,17 @@ class ReplyFiles:
         assert stored is not None
         return replace(reply, arrays=stored[ARRAYS])
 
-    def note_asked(self, round_number: int, sites: Sequence[str]) -> None:
+    def note_asked(self, round_number: int, asked: Asked) -> None:
         """Write down which sites the round asks: going on after a kill it asks the same, whoever is there then."""
-        self._checkpoints.save(self._asked(round_number), {"sites": list(sites)})
+        about = {"sites": list(asked.sites), "draw": asked.draw, "failed": asked.failed}
+        self._checkpoints.save(self._asked(round_number), about)
 
-    def asked(self, round_number: int) -> tuple[str, ...] | None:
+    def asked(self, round_number: int) -> Asked | None:
         """Return what :meth:`note_asked` has noted of the round, None where it has not begun."""
         noted = self._checkpoints.load(self._asked(round_number))
-        return None if noted is None else tuple(noted["sites"])
+        if noted is None:
+            return None
+        return Asked(tuple(noted["sites"]), noted.get("draw", 0), noted.get("failed", False))
 
     def load(self, round_number: int) -> dict[str, SiteReply]:
         """Return the replies of a round that have come, and remove every other round's; a damaged one is asked again.

@@ -187,6 +187,54 @@ def test_a_round_without_enough_of_those_asked_is_not_averaged(tmp_path: Path) -
     assert caught.value.code == "federation.quorum"
 
 
+def failing_once(sites: tuple[str, ...]) -> Callable[[SiteRequest], SiteReply]:
+    def answer(request: SiteRequest) -> SiteReply:
+        if request.site in sites:
+            raise RuntimeError("no power")
+        return train(request)
+
+    return answer
+
+
+def test_after_a_failed_quorum_those_who_answered_stay_and_the_others_are_drawn_anew(tmp_path: Path) -> None:
+    """Of four asked three fail: one keeps its reply, and three of the others are drawn by (seed, round, draw)."""
+    config = configure(participation=1 / 3, on_failure="skip", rounds=1)
+    first = draw_participants(SITES, count=4, seed=5, round_number=1)
+    answered, rest = first[3], [site for site in SITES if site != first[3]]
+    for attempt in (1, 2):
+        with pytest.raises(UserError, match="has 1 of the 2 replies"):
+            run(tmp_path, config, failing_once(tuple(site for site in SITES if site != answered)))
+        drawn = draw_participants(rest, count=3, seed=5, round_number=1, draw=attempt)
+        assert set(drawn) != set(first[:3]), "the test would show nothing"
+    stopped, answers = Answers(stop_at=2), Answers()
+    with pytest.raises(RunCancelled):
+        run(tmp_path, config, stopped)
+    model, told = run(tmp_path, config, answers)
+    assert [site for _, site in stopped.asked[:1] + answers.asked] == list(drawn)
+    steps = {s: float(train(SiteRequest(s, "t", 0, {}, {"w": np.zeros(1, np.float32)})).arrays["w"][0]) for s in SITES}
+    asked = sorted([answered, *drawn])
+    moved = np.average([steps[s] for s in asked], weights=[num_train(s) for s in asked])
+    expected = build().state_dict()["0.weight"].numpy().astype(np.float64) + moved
+    np.testing.assert_allclose(model["0.weight"].numpy(), expected, rtol=1e-6)
+    assert {site for name, site, _ in told.points if name == TOOK_PART} == set(asked)
+
+
+def test_where_every_reply_is_needed_the_same_sites_are_asked_again(tmp_path: Path) -> None:
+    config = configure(participation=1 / 3, on_failure="stop", rounds=1)
+    first = draw_participants(SITES, count=4, seed=5, round_number=1)
+    with pytest.raises(UserError, match="no power"):
+        run(tmp_path, config, failing_once(first[2:3]))
+    answers = Answers()
+    run(tmp_path, config, answers)
+    assert [site for _, site in answers.asked] == list(first[2:])
+
+
+def test_a_draw_anew_has_a_stream_of_its_own() -> None:
+    how: dict[str, Any] = {"count": 4, "seed": 7, "round_number": 3}
+    draws = [draw_participants(SITES, **how, draw=draw) for draw in range(4)]
+    assert draws[0] == draw_participants(SITES, **how) and len(set(draws)) == 4
+
+
 def test_progress_counts_those_asked_and_never_goes_back(tmp_path: Path) -> None:
     told = Told()
     context = SimulatedContext(config=configure(), run_dir=tmp_path, reporter=told, names=SITES, build=build)
