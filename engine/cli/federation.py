@@ -28,6 +28,7 @@ for _command in (
     site_decisions.checks,
 ):
     site_app.command(_command.__name__)(_command)
+site_app.command("begin-anew")(site_decisions.begin_anew)
 SiteNameArgument = Annotated[str, typer.Argument(help="The site's name")]
 SiteFolderArgument = Annotated[Path, typer.Argument(help="The site's folder, which the coordinator has sent")]
 

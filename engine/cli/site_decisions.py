@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from engine.cli.output import JsonFlag, print_json, print_table, size
+from engine.errors import UserError
 
 FolderArgument = Annotated[Path, typer.Argument(help="The site's folder")]
 RunIdArgument = Annotated[str, typer.Argument(help="The run's id, as `site runs` shows it")]
@@ -45,6 +47,29 @@ def refuse(
 ) -> None:
     """Let a run not take part, or no longer."""
     _decide(folder, run_id, "refused", reason=reason, as_json=as_json)
+
+
+def begin_anew(folder: FolderArgument, run_id: RunIdArgument, as_json: JsonFlag = False) -> None:
+    """Let this site begin its own state of a run anew, where it has lost it: the run goes another way from there on."""
+    from engine.deployment import site as sites
+    from engine.site.audit import AuditLog
+    from engine.site.consent import AUDIT_FILE, RUN_ID
+    from engine.site.kept_state import accept_new_beginning
+
+    site, by = sites.load(folder), getpass.getuser()
+    if RUN_ID.fullmatch(run_id) is None:
+        raise UserError(
+            "site.no_such_run",
+            what=f"'{run_id}' cannot be a run's id.",
+            why="A run is known by letters, digits, - and _.",
+            fix="Take the id from the coordinator's message, or from `site runs`.",
+        )
+    accept_new_beginning(folder / "runs" / run_id, by=by)
+    AuditLog(folder / AUDIT_FILE).append("begins anew", run=run_id, by=by)
+    if as_json:
+        print_json({"site": site.name, "run": run_id, "state": "begins anew"})
+    else:
+        print(f"{site.name}: may begin its own state of the run {run_id} anew. The coordinator resumes the run.")
 
 
 def log(folder: FolderArgument, as_json: JsonFlag = False) -> None:

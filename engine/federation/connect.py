@@ -84,7 +84,7 @@ def _deployed(
 
     how.setdefault("server", lambda: Server(lambda: None, lambda _: None))
     # While a run is planned nobody measures, and a test set's programs need no place of theirs.
-    state_root = how.pop("state_root", Path("sites"))
+    state_root = how.get("state_root") or Path("sites")
     how["open_test"] = partial(FixedTest, config, state_root=state_root, checkpoints=checkpoints)
     return DeployedBackEnd(config, run_id=run_id, **_reached(config), **how)
 

@@ -30,6 +30,8 @@ DATASET = "dataset"
 """Text of a description's reply: what all sites of a federation must have in common, as JSON."""
 PROGRAM = "program"
 """Text of a description's reply, and key of what says which run asks: the version of the program."""
+ANSWERED, MAX_ROUNDS_LETTERS = "answered", 100_000
+"""Key of what says which run asks: rounds that the server has this site's answers of, a list as JSON."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
@@ -59,10 +61,12 @@ class DeployedSite:
         self._key: tuple[str, str] | None = None
         self._run: _Opened | None = None
         self._task = ""
+        self._answered: tuple[int, ...] = ()
 
     def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
         """Answer a request of the run whose id and configuration ``run`` gives."""
         check_same(run.get("program", ""), site=self._site, at_site=True)
+        self._answered = _rounds(run.get(ANSWERED, "[]"), site=self._site)
         opened = self._opened(run)
         self._task = request.task
         if request.task == READ_EVERYTHING:
@@ -105,6 +109,8 @@ class DeployedSite:
                     warn=self._say,
                     scope=stage,
                 ),
+                run_id=run_id,
+                answered=self._answered,
             )
 
         self._say(f"Opened the run {run_id}: {len(data.train)} images to train on, {len(data.test)} to test on.")
@@ -157,3 +163,18 @@ class DeployedSite:
                 done += 1
         raise_problems(list(problems.values()), dataset=opened.federation.name)
         return SiteReply({}, {}, max(1, total))
+
+
+def _rounds(told: str, *, site: str) -> tuple[int, ...]:
+    try:
+        found = json.loads(told) if len(told) <= MAX_ROUNDS_LETTERS else None
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(type(number) is int and number >= 0 for number in found):
+        raise UserError(
+            "federation.bad_request",
+            what=f"Site {site} was told of rounds that cannot be: {told!r:.60}.",
+            why="The server says which rounds of the run it has this site's answers of.",
+            fix="Run one version of the program at the server and at the sites.",
+        )
+    return tuple(found)

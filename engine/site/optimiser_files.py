@@ -45,5 +45,10 @@ def load_optimiser(
     return found
 
 
+def newest_state(folder: Path, *, before: int, files: str = NAME) -> int:
+    """Return the last round below ``before`` whose state is in ``folder``, 0 where there is none."""
+    return _files(folder, files).newest(before=before)
+
+
 def _files(folder: Path, name: str) -> RoundFiles:
     return RoundFiles(folder, name, "The optimiser's state")

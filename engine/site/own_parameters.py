@@ -16,6 +16,7 @@ from engine.federation.tasks import Arrays
 from engine.models.arrays import load_arrays
 from engine.models.roles import Role
 from engine.site.context import SiteContext
+from engine.site.kept_state import check_kept
 from engine.site.round_files import RoundFiles
 
 
@@ -52,7 +53,9 @@ def own_part(site: SiteContext, *, before_round: int, role: Role = "student") ->
     """Return all of the model that does not cross, as it was before ``before_round``."""
     sharing, first = site.models.sharing(role), site.models.first_arrays(role)
     part = {name: first[name] for name in (*sharing.own, *sharing.fixed)}
-    _, kept = own_files(site).load(before=before_round)
+    number, kept = own_files(site).load(before=before_round)
+    if sharing.own:
+        check_kept(site.state, number, site=site.site, before_round=before_round)
     odd = sorted(kept.keys() ^ set(sharing.own)) if kept else []
     if odd:
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from engine.errors import UserError
-from engine.federation.tasks import SiteReply
+from engine.federation.tasks import BEGAN_ANEW, SiteReply
 from engine.runs.checkpoint import CheckpointStore
 from engine.stages.context import RunContext
 
@@ -35,7 +35,10 @@ class ReplyFiles:
         self._warn = lambda text: context.reporter.log("warning", text)
 
     def save(self, round_number: int, site: str, reply: SiteReply) -> SiteReply:
-        """Write one reply; return the same one, its arrays in the file."""
+        """Write one reply; return the same one, its arrays in the file. A site that has begun anew is told of."""
+        if BEGAN_ANEW in reply.texts:
+            by = f"{reply.texts[BEGAN_ANEW]!r:.60}"
+            self._warn(f"Round {round_number}: {site} has begun its own state anew; {by} has accepted it there.")
         content = {"arrays": dict(reply.arrays), "metrics": dict(reply.metrics), "num_examples": reply.num_examples}
         name = self._name(round_number, site)
         self._checkpoints.save(name, {"site": site, **content})

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 
 from engine.config import RunConfig
 from engine.errors import UserError
+from engine.federation.backends.answered import AnsweredRounds
 from engine.federation.backends.superlink import Link, SuperlinkGrid
 from engine.federation.checks import bad_reply
 from engine.federation.descriptions import DatasetAgreement, FederationDescription, SiteDescription
@@ -30,7 +31,7 @@ APPROVAL_POLL_S = 5.0
 """How often sites that have not decided are asked (ours)."""
 CURVES, MAX_POINTS = ("loss",), 100_000
 """Curves that a site may tell beside its reply, and their points (ours)."""
-NOTE = "flower_run.txt"
+NOTE, ANSWERED_FILE = "flower_run.txt", "answered.json"
 
 
 class ServersTest(Protocol):
@@ -81,6 +82,8 @@ class DeployedBackEnd:
         Under which sites keep the state of this run.
     note : Path, optional
         Where the Flower run is remembered, see :class:`SuperlinkGrid`.
+    state_root : Path, optional
+        Where the server keeps what it knows of the sites' rounds.
     open_test : callable
         Opens the test set of the server's own, from what sites have told of their dataset, where the protocol has one.
     presence_s : float
@@ -96,17 +99,19 @@ class DeployedBackEnd:
         run_id: str,
         server: Callable[[], Server],
         note: Path | None = None,
+        state_root: Path | None = None,
         open_test: OpenTest,
         presence_s: float = PRESENCE_S,
     ) -> None:
         self._server = server
         self._listener: SiteListener = Quiet()
         names, held_out = _participants(config, keys)
-        record = ConfigRecord(
-            {"id": run_id, "program": VERSION, "config": _for_sites(config, names=names, held_out=held_out)}
-        )
+        record = {"id": run_id, "program": VERSION, "config": _for_sites(config, names=names, held_out=held_out)}
+        answered = AnsweredRounds(None if state_root is None else state_root / ANSWERED_FILE)
         own = {name: key for name, key in keys.items() if name in names}
-        self.grid = _RunGrid(link, keys=own, note=note, run=record, presence_s=presence_s, back_end=self)
+        self.grid = _RunGrid(
+            link, keys=own, note=note, run=record, answered=answered, presence_s=presence_s, back_end=self
+        )
         self.grid.__enter__()
         try:
             datasets, sites = self._told(names, held_out)
@@ -249,11 +254,12 @@ class _RunGrid(SuperlinkGrid):
         *,
         keys: Mapping[str, bytes],
         note: Path | None,
-        run: ConfigRecord,
+        run: Mapping[str, str],
+        answered: AnsweredRounds,
         presence_s: float,
         back_end: DeployedBackEnd,
     ) -> None:
-        self._run_record, self._back_end = run, back_end
+        self._run_record, self._answered, self._back_end = dict(run), answered, back_end
         self.beside: ServersTest | None = None
         """Sites of this process: those of a test set of the server's own."""
         self._here: set[str] = set()
@@ -270,8 +276,10 @@ class _RunGrid(SuperlinkGrid):
             keys = list(self.beside.grid.push_messages(sent))
             self._here.update(keys)
             return keys
+        names = {node_id: name for name, node_id in self.known.items()}
         for message in sent:
-            message.content[RUN_RECORD] = self._run_record
+            answered = json.dumps(self._answered.of(names[message.metadata.dst_node_id]))
+            message.content[RUN_RECORD] = ConfigRecord({**self._run_record, "answered": answered})
         return super().push_messages(sent)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -288,10 +296,11 @@ class _RunGrid(SuperlinkGrid):
         return bool(here)
 
     def opened(self, reply: Message) -> None:
+        site = next(name for name, node_id in self.known.items() if node_id == reply.metadata.src_node_id)
         if TOLD_RECORD in reply.content:
-            names = {node_id: name for name, node_id in self.known.items()}
-            told = cast(ConfigRecord, reply.content.pop(TOLD_RECORD))
-            self._back_end.tell(names[reply.metadata.src_node_id], told)
+            self._back_end.tell(site, cast(ConfigRecord, reply.content.pop(TOLD_RECORD)))
+        about = reply.metadata
+        self._answered.note(site, about.message_type, int(about.group_id or 0))
 
 
 def _is_point(name: object, value: object, step: object) -> bool:

@@ -182,7 +182,7 @@ class SuperlinkGrid(HttpGrid):
         self.goes_on_without = False
         """Whether sites that are not connected are asked all the same: their failure comes back, for a policy."""
         self.known: dict[str, int] = {}
-        """Node id of each site that was asked for last, by name."""
+        """Node id of each site that was asked for, by name."""
         self._control = Control(link)
         self._over = threading.Event()
         self._lost: UserError | None = None
@@ -237,8 +237,9 @@ class SuperlinkGrid(HttpGrid):
             nodes = {name: node for name, node in self.nodes().items() if node.online or self.goes_on_without}
             absent = [site for site in sites if site not in nodes]
             if not absent:
-                self.known = {site: nodes[site].node_id for site in sites}
-                return self.known
+                found = {site: nodes[site].node_id for site in sites}
+                self.known |= found
+                return found
             self._check()
             if monotonic() > until:
                 raise UserError(

@@ -11,7 +11,9 @@ from engine.models.arrays import model_arrays
 from engine.models.experts import bypassed_experts
 from engine.site.context import SiteContext
 from engine.site.expert_training import train_experts
+from engine.site.kept_state import check_kept
 from engine.site.local_training import OnStep, evaluate_site, train_site
+from engine.site.optimiser_files import newest_state
 from engine.site.own_parameters import keep_own, receive
 from engine.site.statistics import measure_statistics
 
@@ -27,6 +29,7 @@ def train(site: SiteContext, request: SiteRequest) -> SiteReply:
     learn, ``personal_loss`` (the mean of what they minimise).
     """
     started = monotonic()
+    told = check_optimiser(site, before_round=request.round)
     model = receive(site, request.arrays, before_round=request.round)
     received = validation_figures(site)
     how: dict[str, Any] = {
@@ -45,7 +48,13 @@ def train(site: SiteContext, request: SiteRequest) -> SiteReply:
     best_round = request.settings.get(BEST_ROUND)
     keep_own(site, model, round_number=request.round, best_round=None if best_round is None else int(best_round))
     metrics = {"loss": loss, **own, **received, "wall_s": monotonic() - started}
-    return SiteReply(site.models.sharing("student").of(model_arrays(model)), metrics, len(site.data.train))
+    return SiteReply(site.models.sharing("student").of(model_arrays(model)), metrics, len(site.data.train), told)
+
+
+def check_optimiser(site: SiteContext, *, before_round: int) -> dict[str, str]:
+    """Return texts for the reply of a round; ``federation.site_state_lost`` where the optimiser's state is gone."""
+    newest = newest_state(site.state.folder, before=before_round)
+    return check_kept(site.state, newest, site=site.site, before_round=before_round)
 
 
 def validate(site: SiteContext, request: SiteRequest) -> SiteReply:

@@ -16,7 +16,7 @@ from engine.site.kept_arrays import PUBLIC, TEACHER_LOGITS, kept_arrays
 from engine.site.own_parameters import keep_own, own_files, receive
 from engine.site.public_fusion import fuse, predict_public, warm_up
 from engine.site.tasks.public import LOGITS
-from engine.site.tasks.student import validation_figures
+from engine.site.tasks.student import check_optimiser, validation_figures
 from engine.site.unlabelled_training import UnlabelledTraining
 
 
@@ -26,13 +26,14 @@ def train(site: SiteContext, request: SiteRequest) -> SiteReply:
     Figures, and what stays at the site, as of ``student.train``.
     """
     started = monotonic()
+    told = check_optimiser(site, before_round=request.round)
     model = receive(site, request.arrays, before_round=request.round)
     received = validation_figures(site)
     loss = _train_locally(site, model, public=_public(site), round_number=request.round)
     best_round = request.settings.get(BEST_ROUND)
     keep_own(site, model, round_number=request.round, best_round=None if best_round is None else int(best_round))
     metrics = {"loss": loss, **received, "wall_s": monotonic() - started}
-    return SiteReply(site.models.sharing("student").of(model_arrays(model)), metrics, len(site.data.train))
+    return SiteReply(site.models.sharing("student").of(model_arrays(model)), metrics, len(site.data.train), told)
 
 
 def train_fused(site: SiteContext, request: SiteRequest) -> SiteReply:
@@ -44,6 +45,7 @@ def train_fused(site: SiteContext, request: SiteRequest) -> SiteReply:
     of the model at the end of the site's last round.
     """
     started = monotonic()
+    told = check_optimiser(site, before_round=request.round)
     model, public = receive(site, {}, before_round=request.round), _public(site)
     received = validation_figures(site)
     if not own_files(site).newest(before=request.round):
@@ -53,7 +55,7 @@ def train_fused(site: SiteContext, request: SiteRequest) -> SiteReply:
     keep_own(site, model, round_number=request.round, best_round=None)
     arrays = {LOGITS: predict_public(site, model, public, grid_px=request.arrays[LOGITS].shape[-1])}
     metrics = {"loss": loss, **received, "wall_s": monotonic() - started}
-    return SiteReply(arrays, metrics, len(site.data.train))
+    return SiteReply(arrays, metrics, len(site.data.train), told)
 
 
 def _train_locally(site: SiteContext, model: nn.Module, *, public: ImageSet, round_number: int) -> float:
