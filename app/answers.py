@@ -18,9 +18,10 @@ import numpy as np
 from cachetools import TTLCache
 from PIL import Image
 
-from app import overlays, text
+from app import model_text, overlays, text
 from app.settings import Settings
 from engine.data.budget import at_most
+from engine.data.modalities import Origin
 from engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ class Shown:
     key: str
     example: int | None
     """The number of the example that was answered; None for an upload."""
+    model: str | None = None
+    """The model's key."""
+    refused: bool = False
+    """Whether there is no answer, for the image is unlike those of training."""
 
 
 class Answers:
@@ -146,6 +151,14 @@ def read_upload(studio: Studio, key: str | None, path: Path, slice_index: int) -
         return image
 
 
+def origin(studio: Studio, key: str | None, path: Path) -> Origin:
+    """Return what an uploaded file says of its image: its kind, and the size of its pixels."""
+    from engine.data.modalities import origin_of
+
+    with _named(studio, path):
+        return origin_of(path, slice_axis=studio.manifest(key).slice_axis if key else 2)
+
+
 @contextmanager
 def _named(studio: Studio, path: Path) -> Iterator[None]:
     """Let an error call the file by the name that it came with, not by where it lies here."""
@@ -186,18 +199,36 @@ class Segmented:
     area_shares: tuple[float, ...]
     wall_ms: float
     provider: str
+    unlike: tuple[str, ...] = ()
+    """In which ways the image is unlike those of training: it was answered on request."""
 
 
-def segment(session: BundleSession, read: Callable[[], np.ndarray], *, stem: str) -> Segmented:
-    """Read and segment one image; the full-size arrays are gone when this returns."""
+def segment(
+    session: BundleSession,
+    read: Callable[[], np.ndarray],
+    *,
+    stem: str,
+    origin: Callable[[], Origin] = Origin,
+    anyway: bool = False,
+) -> Segmented:
+    """Read and segment one image; the full-size arrays are gone when this returns.
+
+    Raises ``UserError`` ``image.foreign`` for an image that is unlike those of training, unless ``anyway``; the file's
+    name then says so.
+    """
+    from export import foreign
     from export.results import displayable, mask_file
 
     with _ONE_AT_A_TIME:
         image_HW3 = read()
+        unlike = foreign.reasons(session, image_HW3, origin())
+        if unlike and not anyway:
+            raise foreign.refuse(session, unlike, fix=model_text.FOREIGN_FIX)
+        stem = foreign.marked(stem) if unlike else stem
         mask_KHW, wall_ms = session.masks(image_HW3)
         file = mask_file(mask_KHW, classes=session.manifest.classes, stem=stem)
         answer = reduced(displayable(image_HW3), mask_KHW)
-        return Segmented(answer, file, overlays.area_shares(mask_KHW), wall_ms, session.provider)
+        return Segmented(answer, file, overlays.area_shares(mask_KHW), wall_ms, session.provider, unlike)
 
 
 def reduced(image_HW3: np.ndarray, mask_KHW: np.ndarray) -> Answer:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from app import text, viewmodels
+from app import model_text, text, viewmodels
 from engine.errors import UserError
 from engine.methods import catalogue
 from engine.runs.records import LogLine, RunRecord, RunView, StageRecord
@@ -70,6 +70,19 @@ def error_box(what: str, why: str, fix: str) -> str:
 def user_error(error: UserError) -> str:
     """Return the box of a ``UserError``."""
     return error_box(error.what, error.why, error.fix)
+
+
+def foreign(error: UserError) -> str:
+    """Return the notice that a model was not made for an image."""
+    return (
+        f"<div class='error-box' role='alert'><p class='what'>{model_text.FOREIGN_TITLE}</p>"
+        f"<p>{escape(error.what)}</p><p>{escape(error.why)}</p><p>{escape(error.fix)}</p></div>"
+    )
+
+
+def busy(sentence: str) -> str:
+    """Return a sign that something is being worked out."""
+    return f"<p class='notice busy' role='status' aria-busy='true'>{escape(sentence)}</p>"
 
 
 def unexpected(error: Exception) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.errors import UserError
+from export.appearance import TrainingAppearance
 
 FORMAT = "dsfedmed-bundle"
 FORMAT_VERSION = 1
@@ -96,6 +97,8 @@ class Manifest(Record):
     window: Literal["auto", "dicom", "stored"] = "auto"
     """How grey DICOM without ``value_range`` becomes [0, 1] (``engine.data.readers.read_image``)."""
     model: BundledModel
+    appearance: TrainingAppearance | None = None
+    """What its training images look like; None in bundles of before, and where no site has told."""
     opset: int
     parity: Parity
     metrics: Annotated[tuple[dict[str, Any], ...], Field(max_length=10_000)]

@@ -19,6 +19,7 @@ from torch import nn
 
 from engine.config import ModelConfig, RunConfig
 from engine.types import EvaluationRow
+from export.appearance import TrainingAppearance
 from export.card import card_text
 from export.manifest import (
     CARD_FILE,
@@ -57,6 +58,7 @@ class BundleContent:
     value_range: tuple[float, float] | None = None
     slice_axis: Literal[0, 1, 2] = 2
     window: Literal["auto", "dicom", "stored"] = "auto"
+    appearance: TrainingAppearance | None = None
 
 
 def write_bundle(folder: Path, model: nn.Module, *, content: BundleContent) -> Manifest:
@@ -129,6 +131,7 @@ def _describe(model: nn.Module, *, content: BundleContent, parity: Parity) -> Ma
             role=content.role,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
         ),
+        appearance=content.appearance,
         opset=config.export.opset,
         parity=parity,
         metrics=tuple(asdict(row) for row in content.metrics),

@@ -26,7 +26,8 @@ CONFIG = (
 )
 BASE = ("engine.version", "engine.types", "engine.errors", *CONFIG, "engine.seeding")
 CATALOGUE = "engine.methods.catalogue"
-PREDICTION = ("export.runtime", "export.results", "export.manifest", "export.card")
+PREDICTION = tuple(f"export.{part}" for part in ("runtime", "results", "manifest", "card", "appearance", "foreign"))
+LOOKS = tuple(f"engine.data.{part}" for part in ("readers", "transforms", "appearance", "modalities"))
 RUN_RECORDS = tuple(
     f"engine.runs.{name}"
     for name in (
@@ -168,6 +169,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "export.onnx_export",
         "export.parity",
         "export.package",
+        "export.appearance",
     ),
     "engine.experiments": (
         *BASE,
@@ -186,7 +188,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.cli": ("engine", "export"),
     "engine.__main__": ("engine.cli",),
     "export": (*BASE, "engine.models", "export"),
-    **{name: (*BASE, "engine.data.readers", "engine.data.transforms", *PREDICTION) for name in PREDICTION},
+    **{name: (*BASE, *LOOKS, *PREDICTION) for name in PREDICTION},
     "export.card": ("engine.types", CATALOGUE, "engine.evaluation.tables", "export.manifest"),
     "app": (
         *BASE,
@@ -202,9 +204,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.data.phantoms",
         "engine.evaluation.tables",
         "engine.evaluation.spread",
-        "export.runtime",
-        "export.results",
-        "export.manifest",
+        "engine.data.modalities",
+        *PREDICTION,
     ),
     "bench": ("engine", "export", "bench"),
 }

@@ -14,7 +14,7 @@ import click
 import typer
 import typer.core
 
-from engine.cli import data, federation, machine, methods, models, runs, tables
+from engine.cli import appearance, data, federation, machine, methods, models, runs, tables
 from engine.cli.output import print_error
 from engine.errors import UserError
 
@@ -41,6 +41,7 @@ app.command()(models.pretrain)
 app.add_typer(models.weights_app, name="weights", help="The weights that runs start from.")
 app.command()(models.export)
 app.command()(models.predict)
+app.command()(appearance.appearance)
 app.add_typer(federation.app, name="federation", help="A federation across hospitals: its sites and keys.")
 app.add_typer(federation.server_app, name="server", help="The server of a federation.")
 app.add_typer(federation.site_app, name="site", help="A site of a federation, beside its images.")

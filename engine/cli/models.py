@@ -143,12 +143,16 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the masks")] = Path("predictions"),
     overlay: Annotated[bool, typer.Option("--overlay", help="Write the image with the mask over it, too")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Segment images unlike those of training, too; their files say so")
+    ] = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Segment images with an exported model, without PyTorch; one mask file an image, and a slice of a volume.
 
-    A file that cannot be read does not keep the others from being segmented: it is named, and the status is 2.
+    A file that cannot be read, or is unlike the images that the model was trained on, does not keep the others from
+    being segmented: it is named, and the status is 2.
     """
     from export.runtime import load_bundle
 
@@ -159,7 +163,7 @@ def predict(
     faults: list[dict[str, Any]] = []
     for file in files:
         try:
-            rows += _predict_file(session, file, out=out, overlay=overlay)
+            rows += _predict_file(session, file, out=out, overlay=overlay, anyway=anyway)
         except UserError as error:
             if len(files) == 1:
                 raise
@@ -176,19 +180,30 @@ def predict(
         raise typer.Exit(2)
 
 
-def _predict_file(session: BundleSession, file: Path, *, out: Path, overlay: bool) -> list[dict[str, Any]]:
-    """Segment every slice of ``file`` (one of a picture) and write its masks; return a row each."""
+def _predict_file(
+    session: BundleSession, file: Path, *, out: Path, overlay: bool, anyway: bool
+) -> list[dict[str, Any]]:
+    """Segment every slice of ``file`` (one of a picture) and write its masks; return a row each.
+
+    Raises ``UserError`` ``image.foreign`` at the first slice that is unlike the training images, unless ``anyway``.
+    """
     from PIL import Image
 
+    from engine.data.modalities import origin_of
     from engine.data.readers import image_info, read_image
-    from export import results
+    from export import foreign, results
 
     rows = []
     count = image_info(file, slice_axis=session.manifest.slice_axis).num_slices
+    origin = origin_of(file, slice_axis=session.manifest.slice_axis)
     for index in range(count):
         image, _geometry = read_image(file, slice_index=index, **session.manifest.reading)
+        unlike = foreign.reasons(session, image, origin)
+        if unlike and not anyway:
+            raise foreign.refuse(session, unlike, fix=f"Give {file.name} to another model, or add --anyway.")
         prediction = session.predict(image)
         stem = _stems(file, count)[index]
+        stem = foreign.marked(stem) if unlike else stem
         name, content = results.mask_file(prediction.mask_KHW, classes=session.manifest.classes, stem=stem)
         (out / name).write_bytes(content)
         if overlay:
@@ -196,6 +211,7 @@ def _predict_file(session: BundleSession, file: Path, *, out: Path, overlay: boo
             Image.fromarray(blended).save(out / f"{results.plain_name(stem)}_overlay.png")
         shares = {c: float(m.mean()) for c, m in zip(session.manifest.classes, prediction.mask_KHW, strict=True)}
         row = {"image": str(file), "mask": str(out / name), "wall_ms": prediction.wall_ms, "foreground": shares}
+        row |= {"unlike_training": list(unlike)} if unlike else {}
         rows.append(row | ({} if count == 1 else {"slice": index}))
     return rows
 
@@ -279,6 +295,7 @@ def _bundle_of(store: RunStore, run_id: str) -> Path:
 
 
 def _export_role(store: RunStore, run_id: str, *, role: str, out: Path) -> None:
+    from engine.cli.appearance import measure_here
     from engine.data.datasets import load_federation
     from engine.methods import catalogue
     from engine.models.registry import build_model
@@ -325,5 +342,6 @@ def _export_role(store: RunStore, run_id: str, *, role: str, out: Path) -> None:
         value_range=federation.value_range,
         slice_axis=federation.slice_axis,
         window=federation.window,
+        appearance=measure_here(config),
     )
     write_bundle(out, model, content=content)

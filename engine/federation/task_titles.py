@@ -16,6 +16,7 @@ TITLES = {
     tasks.TRAIN_UNLABELLED: "training without labels",
     tasks.TRAIN_FUSED: "training without labels, its own model",
     tasks.EVALUATE: "measuring models",
+    tasks.TELL_APPEARANCE: "measuring what its images look like",
     tasks.DESCRIBE: "describing its images",
     tasks.APPROVAL: "deciding whether it takes part",
     tasks.READ_EVERYTHING: "reading its images",

@@ -36,6 +36,8 @@ class KindSpec:
     """A sentence: what it holds, and what it does not."""
     only_if: tuple[str, tuple[Any, ...]] | None = None
     """A dotted key of the configuration and the values with which it is sent; always when left out."""
+    is_optional: bool = False
+    """Whether a site that does not let it go takes part in the run all the same."""
 
     def is_sent(self, values: Mapping[str, Any]) -> bool:
         """Return whether a run with these nested values of its configuration sends it."""

@@ -69,6 +69,13 @@ OWN = KindSpec(
     "What a site has kept of the student as its own, sent up once, so that its own model can be exported. No image.",
     only_if=("export.site_models", (True,)),
 )
+APPEARANCE = KindSpec(
+    "appearance",
+    "look of the images",
+    "Means and covariances of brightness, colour and texture over a site's training images, and how far its validation "
+    "images are from them: the exported model warns of images of another kind. No image.",
+    is_optional=True,
+)
 EXPORT = StageSpec(
     "export",
     "Export",
@@ -77,6 +84,6 @@ EXPORT = StageSpec(
     cost="engine.planning.stage_costs:export",
     reads=("export",),
     keeps=("site_bundles",),
-    sends=(OWN,),
+    sends=(OWN, APPEARANCE),
     trains=False,
 )

@@ -15,7 +15,7 @@ from engine.planning.costs import (
 )
 from engine.planning.generator_costs import state_bytes
 from engine.planning.records import StagePlan
-from engine.planning.what_leaves import CHECKED, MASKS_LEAVE, POOLED_LEAVE
+from engine.planning.what_leaves import CHECKED, LOOK_LEAVES, MASKS_LEAVE, POOLED_LEAVE
 from engine.planning.workload import SiteBytes, StageCost, Workload, checkpoint_bytes
 
 START_S = 15.0
@@ -240,10 +240,13 @@ def export(work: Workload) -> StageCost:
     memory = work.base_gib() + (16 * largest.parameters) / GIB
     detail = "ONNX with its parity checked"
     if not (work.num_personal and work.config.export.site_models and work.sharing is not None):
-        return StageCost(len(models), 0, seconds, memory, detail)
+        return StageCost(len(models), 0, seconds, memory, detail, leaves=(LOOK_LEAVES,))
     own = len(work.sources) * work.num_personal
     sent: SiteBytes = {("up", "own"): work.num_personal * work.key_bytes(work.sharing.own)}
-    leaves = ("What each site keeps of the student as its own goes up once, so that its own model can be exported.",)
+    leaves = (
+        "What each site keeps of the student as its own goes up once, so that its own model can be exported.",
+        LOOK_LEAVES,
+    )
     return StageCost(
         len(models) + own,
         0,

@@ -11,6 +11,10 @@ CHECKED = (
     "Each site measures its generator first and withholds one that has learnt its images by heart; the figures go up, "
     "no picture does."
 )
+LOOK_LEAVES = (
+    "What each site's images look like goes up once, as means and covariances of brightness, colour and texture over "
+    "all of them: the exported model warns of images of another kind with it."
+)
 POOLED_LEAVE = (
     "All sites' images lie at one place and are trained on as one (data.pooled): the ceiling that federations are "
     "compared with, and no federation. What is counted as traffic goes between the server and that place."

@@ -23,6 +23,7 @@ from engine.federation.tasks import (
     SHARE_MASKS,
     SHARE_NORMALISATION,
     SHARE_OWN,
+    TELL_APPEARANCE,
     TRAIN_FUSED,
     TRAIN_GENERATOR,
     TRAIN_STUDENT,
@@ -46,11 +47,12 @@ LEAVING = {
     TRAIN_GENERATOR: "generator",
     SHARE_MASKS: "masks",
     EVALUATE: "figures",
+    TELL_APPEARANCE: "appearance",
 }
 """Kind of what a task's reply carries beside numbers."""
 LEARNT = (
     TRAIN_STUDENT, TRAIN_UNLABELLED, TRAIN_FUSED, MEASURE_STATISTICS, SHARE_NORMALISATION, SHARE_OWN, TRAIN_GENERATOR,
-    SHARE_MASKS,
+    SHARE_MASKS, TELL_APPEARANCE,
 )  # fmt: skip
 """Tasks whose replies come from the training images."""
 OPEN = (DESCRIBE, APPROVAL)
@@ -131,7 +133,8 @@ class Consent:
     def _decision(self, run: Mapping[str, str]) -> SiteReply:
         policy, run_id, config = read_policy(self.folder), run.get("id", ""), run.get("config", "")
         kinds = kinds_of(config)
-        forbidden = [kind for kind in kinds if policy.kinds is not None and kind not in policy.kinds]
+        needed = [kind for kind in kinds if not catalogue.kinds()[kind].is_optional]
+        forbidden = [kind for kind in needed if policy.kinds is not None and kind not in policy.kinds]
         if forbidden:
             why = f"its rules do not let '{forbidden[0]}' leave"
             return SiteReply({}, {}, 1, {STATE: "refused", REASON: why})

@@ -9,11 +9,13 @@ from torch import nn
 
 from engine.methods.catalogue import ModelSpec
 from engine.models.lora import merge_lora
+from engine.stages.appearance import ask_appearance
 from engine.stages.context import RunContext
 from engine.stages.evaluation import ROWS_FILE
 from engine.stages.files import read_json
 from engine.stages.site_models import site_model
 from engine.types import MEAN_CLASS, EvaluationRow
+from export.appearance import TrainingAppearance
 from export.package import BundleContent, write_bundle
 
 SITE_BUNDLES = Path("site_bundles")
@@ -39,11 +41,14 @@ class Export:
         """Write the bundle; parity with PyTorch is checked on the way."""
         rows = [EvaluationRow(**row) for row in read_json(context.run_dir / ROWS_FILE)]
         chosen = self._choose(context, rows)
+        context.reporter.progress(0, 1, message="asking what the sites' images look like")
+        appearance = ask_appearance(context)
         context.reporter.progress(0, 1, message=f"exporting {chosen.name}")
-        self._write(context, Path("bundle"), chosen, rows=[row for row in rows if row.model == chosen.name])
+        own_rows = [row for row in rows if row.model == chosen.name]
+        self._write(context, Path("bundle"), chosen, rows=own_rows, appearance=appearance)
         if context.config.export.site_models:
             for spec in (model for model in context.models if model.scope == "site"):
-                self._write_each_sites(context, spec, rows)
+                self._write_each_sites(context, spec, rows, appearance)
         context.reporter.progress(1, 1)
 
     def _write(
@@ -53,6 +58,7 @@ class Export:
         spec: ModelSpec,
         *,
         rows: Sequence[EvaluationRow],
+        appearance: TrainingAppearance | None,
         model: nn.Module | None = None,
     ) -> None:
         """Write a bundle; ``model`` is what the run has saved under the name of ``spec``, unless it is given."""
@@ -72,13 +78,20 @@ class Export:
                 value_range=context.description.value_range,
                 slice_axis=context.description.slice_axis,
                 window=context.description.window,
+                appearance=appearance,
             ),
         )
         context.reporter.artefact("bundle" if model is None else "site_bundle", folder)
         difference = manifest.parity.max_abs_difference
         context.reporter.log("info", f"ONNX and PyTorch differ by at most {difference:.1e} in their logits ({folder}).")
 
-    def _write_each_sites(self, context: RunContext, spec: ModelSpec, rows: Sequence[EvaluationRow]) -> None:
+    def _write_each_sites(
+        self,
+        context: RunContext,
+        spec: ModelSpec,
+        rows: Sequence[EvaluationRow],
+        appearance: TrainingAppearance | None,
+    ) -> None:
         for place, site in enumerate(context.sites.names):
             context.reporter.progress(place, len(context.sites.names), message=f"exporting {spec.name}, {site}")
             model = site_model(context, spec, site)
@@ -86,7 +99,7 @@ class Export:
                 context.reporter.log("warning", f"{site} keeps its own part of the model: its own is not exported.")
                 continue
             own_rows = [row for row in rows if (row.model, row.site) == (spec.name, site)]
-            self._write(context, SITE_BUNDLES / site, spec, rows=own_rows, model=model)
+            self._write(context, SITE_BUNDLES / site, spec, rows=own_rows, appearance=appearance, model=model)
 
     def _choose(self, context: RunContext, rows: Sequence[EvaluationRow]) -> ModelSpec:
         """The student made last is deployed, unless validation is to favour another: sites run students only."""

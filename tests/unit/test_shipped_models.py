@@ -62,7 +62,10 @@ def test_the_command_line_segments_every_slice_and_goes_on_after_a_file_that_it_
     slices = [render("nuclei", site="dapi_20x", index=index, image_px=64).image[..., 0] for index in range(3)]
     nibabel.save(nibabel.Nifti1Image(np.stack(slices, axis=2).astype(np.float32), np.eye(4)), images / "b.nii.gz")
     (images / "a.png").write_bytes(b"no picture")
-    assert main(["predict", "nuclei_cpu", str(images), "--out", str(out), "--home", str(tmp_path), "--json"]) == 2
+    assert (
+        main(["predict", "nuclei_cpu", str(images), "--out", str(out), "--home", str(tmp_path), "--anyway", "--json"])
+        == 2
+    )
     answer = json.loads(capsys.readouterr().out)
     assert [row["slice"] for row in answer["predictions"]] == [0, 1, 2]
     assert len({row["mask"] for row in answer["predictions"]}) == 3

@@ -76,7 +76,7 @@ def test_nothing_learnt_leaves_before_somebody_approves(site: Any) -> None:
     assert caught.value.code == "federation.not_approved" and program.asked == []
     assert ask(consent, APPROVAL).texts["state"] == "waiting"
     (run,) = Decisions(folder).all()
-    assert run["kinds"] == ["figures", "generator", "masks", "statistics", "student"]
+    assert run["kinds"] == ["appearance", "figures", "generator", "masks", "statistics", "student"]
     Decisions(folder).decide("261126-a", "approved", by="dr. who")
     assert ask(consent, APPROVAL).texts["state"] == "approved"
     assert ask(consent, TRAIN_STUDENT).num_examples == 5
@@ -239,12 +239,14 @@ def test_rules_are_said_in_words() -> None:
 
 
 def test_a_method_says_what_it_sends() -> None:
-    assert kinds_of('{"method": "fedtinysam"}') == ("figures", "student")
+    assert kinds_of('{"method": "fedtinysam"}') == ("appearance", "figures", "student")
     everything = (
-        "figures", "generator", "masks", "normalisation", "own", "public_predictions", "statistics", "student",
+        "appearance", "figures", "generator", "masks", "normalisation", "own", "public_predictions", "statistics",
+        "student",
     )  # fmt: skip
     for how, kinds in (("local", ("figures", "normalisation", "student")), ("average", ("figures", "student"))):
-        assert kinds_of(json.dumps({"method": "fedtinysam", "federation": {"normalisation": how}})) == kinds
+        sent = kinds_of(json.dumps({"method": "fedtinysam", "federation": {"normalisation": how}}))
+        assert sent == ("appearance", *kinds)
     assert kinds_of('{"method": "nobody knows"}') == kinds_of("no JSON") == everything
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from engine.federation import tasks
 from engine.federation.tasks import SiteReply, SiteRequest
 from engine.site.context import SiteContext
-from engine.site.tasks import describe, evaluate, generator, masks, own, public, student, unlabelled
+from engine.site.tasks import appearance, describe, evaluate, generator, masks, own, public, student, unlabelled
 
 Task = Callable[[SiteContext, SiteRequest], SiteReply]
 
@@ -25,4 +25,5 @@ TASKS: Mapping[str, Task] = {
     tasks.TRAIN_GENERATOR: generator.train,
     tasks.SHARE_MASKS: masks.share,
     tasks.EVALUATE: evaluate.evaluate,
+    tasks.TELL_APPEARANCE: appearance.appearance,
 }
