@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from app import markup, server_paths, text
+from app import markup, model_offers, model_text, server_paths, text
 from app.access import PROGRAM, Visitor, decide
 from app.answers import Answers
 from app.permissions import Permissions
@@ -121,8 +121,15 @@ class Studio:
     # Models
 
     def models(self) -> list[ModelChoice]:
-        """Return the bundles of complete runs, newest first, then the shipped ones; broken folders are left out."""
-        return [choice for choice, _ in self._bundles()]
+        """Return the bundles of complete runs and the shipped ones, best first; broken ones are left out."""
+        return [ModelChoice(found.key, model_offers.label(found)) for found in self._offers()]
+
+    def model_facts(self, key: str) -> tuple[str, str]:
+        """Return what the page says of an offered bundle, and its model card as Markdown."""
+        self.manifest(key)  # says what is wrong with a broken one
+        card = self._bundle_folder(key) / "MODEL_CARD.md"
+        (found,) = (found for found in self._offers() if found.key == key)
+        return model_offers.facts(found), card.read_text(encoding="utf-8") if card.is_file() else model_text.NO_CARD
 
     def manifest(self, key: str) -> Manifest:
         """Return the manifest of an offered bundle."""
@@ -136,24 +143,37 @@ class Studio:
         with self._lock:
             return _load_session(folder, (folder / "manifest.json").stat().st_mtime)
 
-    def _bundles(self) -> list[tuple[ModelChoice, Path]]:
+    def _offers(self) -> list[model_offers.Offer]:
+        found = []
+        for key, origin, folder in self._bundles():
+            try:
+                manifest = _read_manifest(folder, (folder / "manifest.json").stat().st_mtime)
+            except UserError:
+                found.append(model_offers.broken(key, folder.name, origin=origin))
+                continue
+            except FileNotFoundError:  # its run was deleted a moment ago
+                continue
+            found.append(model_offers.offer(key, manifest, origin=origin))
+        return model_offers.best_first(found)
+
+    def _bundles(self) -> list[tuple[str, str, Path]]:
+        """Return key, origin in words and folder of what is there."""
         found = []
         for run in self.store.list(complete=True):
             for artefact in self.store.artefacts(run.run_id, kind="bundle"):
-                label = text.MODEL_RUN.format(name=run.name, run_id=run.run_id)
+                origin = model_text.FROM_RUN.format(run_id=run.run_id)
                 folder = self.store.run_dir(run.run_id) / artefact.path
-                found.append((ModelChoice(f"run/{run.run_id}/{artefact.path}", label), folder))
+                found.append((f"run/{run.run_id}/{artefact.path}", origin, folder))
         if self.settings.models_dir.is_dir():
             there = (path for path in self.settings.models_dir.iterdir() if not path.name.startswith("."))
             for folder in sorted(path for path in there if path.is_dir()):
-                label = text.MODEL_SHIPPED.format(name=folder.name)
-                found.append((ModelChoice(f"shipped/{folder.name}", label), folder))
-        return [(choice, folder) for choice, folder in found if (folder / "manifest.json").is_file()]
+                found.append((f"shipped/{folder.name}", model_text.SHIPPED, folder))
+        return [bundle for bundle in found if (bundle[2] / "manifest.json").is_file()]
 
     def _bundle_folder(self, key: str) -> Path:
         """Return the folder behind ``key``; a browser may only name bundles that this page offers."""
-        for choice, folder in self._bundles():
-            if choice.key == key:
+        for known, _, folder in self._bundles():
+            if known == key:
                 return folder
         raise UserError(
             "app.model_unknown",
@@ -299,6 +319,13 @@ class Studio:
         run_id, stage = fork
         lifecycle.check_fork(self.store, run_id, config, stage=stage)
         return plan(config, home=self.store.home, first_stage=stage)
+
+
+@lru_cache(maxsize=256)
+def _read_manifest(folder: Path, _written: float) -> Manifest:
+    from export.manifest import read_manifest
+
+    return read_manifest(folder)
 
 
 @lru_cache(maxsize=4)

@@ -45,7 +45,8 @@ class TrainingAppearance(BaseModel):
     """Which figures: ``engine.data.appearance.FIGURES``."""
     sites: Annotated[tuple[SiteLook, ...], Field(min_length=1, max_length=1000)]
     threshold: float | None
-    """An image further than this from every site is unlike them; None where no source had validation images."""
+    """An image further than this from every site is unlike them; None where the sources had too few
+    validation images for it."""
     num_validation: Count
     """Images that the threshold comes from."""
     colour_share: Annotated[float, Field(ge=0, le=1)]

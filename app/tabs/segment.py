@@ -22,6 +22,8 @@ class Parts:
     """The tab's components that its handlers read or write."""
 
     model: gr.Dropdown
+    model_facts: gr.HTML
+    card: gr.Markdown
     upload: gr.File
     slice_index: gr.Slider
     examples_heading: gr.HTML
@@ -54,6 +56,9 @@ def build(studio: Studio, page: gr.Blocks) -> Parts:
 def _place_inputs(studio: Studio) -> dict[str, Any]:
     gr.HTML(f"<h2>{text.STEP_MODEL}</h2>")
     model = Picker(label=text.MODEL_LABEL, info=text.MODEL_INFO, choices=[], elem_id="model")
+    model_facts = gr.HTML(elem_id="model-facts")
+    with gr.Accordion(model_text.CARD, open=False, elem_id="model-card"):
+        card = gr.Markdown(elem_id="card")
     gr.HTML(f"<h2>{text.STEP_IMAGE}</h2>")
     label = text.UPLOAD_LABEL.format(megabytes=studio.settings.max_upload_mb)
     upload = gr.File(label=label, type="filepath", height=170, elem_id="upload")
@@ -75,6 +80,8 @@ def _place_inputs(studio: Studio) -> dict[str, Any]:
     )
     return {
         "model": model,
+        "model_facts": model_facts,
+        "card": card,
         "upload": upload,
         "slice_index": slice_index,
         "examples_heading": heading,
@@ -129,6 +136,13 @@ def _wire_models(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
         heading = gr.HTML(markup.quiet(text.SAMPLE_IMAGES), visible=bool(pictures))
         return heading, gr.Gallery(value=pictures or [], visible=bool(pictures))
 
+    def about(chosen: str | None) -> tuple[str, str]:
+        if not chosen:
+            return "", model_text.NO_CARD
+        found, box = studio.attempt(lambda: studio.model_facts(chosen))
+        return found if found else (box, model_text.NO_CARD)
+
+    parts.model.change(about, parts.model, [parts.model_facts, parts.card], **quiet)
     parts.model.change(examples, parts.model, [parts.examples_heading, parts.examples], **quiet)
     for event in (page.load, gr.Timer(5.0).tick):
         event(refresh, [parts.model, parts.seen], [parts.model, parts.message, parts.seen], **quiet)

@@ -66,5 +66,5 @@ def appearance(
         print_json({"bundle": str(bundle), "threshold": found.threshold, "num_validation": found.num_validation})
     else:
         images = sum(site.num_images for site in found.sites)
-        limit = "none, for want of validation images" if found.threshold is None else f"{found.threshold:.2f}"
+        limit = "none, for there are too few validation images" if found.threshold is None else f"{found.threshold:.2f}"
         print(f"{images} training images of {len(found.sites)} sites were measured. Limit: {limit}.")

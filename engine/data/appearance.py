@@ -34,6 +34,8 @@ FLOOR = 0.02
 FALSE_NOTICES = 0.01
 """Share of the sources' own validation images that the threshold is to give a false notice of. A site that nobody has
 trained on looks further away than those; at most 5 % there is what is wanted, and `bench.foreign` counts it."""
+FEWEST_DISTANCES = 19
+"""Of fewer images the largest distance is exceeded by more than 5 % of further ones: 1 / (n + 1)."""
 
 COLOURED, SPACING_LOW, SPACING_HIGH = "coloured_images", "spacing_low_mm", "spacing_high_mm"
 FILES = {"dicom": "dicom_images", "nifti": "nifti_images", "picture": "picture_images"}
@@ -108,12 +110,14 @@ class Look:
         return float(np.sqrt(offset @ np.linalg.solve(matrix, offset) / len(offset)))
 
 
-def threshold(distances: Sequence[float], *, false_notices: float = FALSE_NOTICES) -> float:
+def threshold(distances: Sequence[float], *, false_notices: float = FALSE_NOTICES) -> float | None:
     """Return the distance that at most ``false_notices`` of further images like these are expected to exceed.
 
     The conformal quantile: the value of rank ceil((1 - false_notices) (n + 1)), the largest where there are too few
-    (n = 42 images then give 1 / 43). ``distances`` are at least one.
+    (n = 42 images then give 1 / 43); None of fewer than ``FEWEST_DISTANCES``.
     """
+    if len(distances) < FEWEST_DISTANCES:
+        return None
     ordered = sorted(distances)
     rank = math.ceil((1 - false_notices) * (len(ordered) + 1))
     return ordered[min(rank, len(ordered)) - 1]

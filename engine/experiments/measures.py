@@ -14,7 +14,7 @@ from engine.runs.records import TrafficTotal
 from engine.runs.store import RunStore
 
 MIB = 2**20
-MEASURING = ("evaluated", "figures")
+MEASURING = ("evaluated", "figures", "appearance")
 """Kinds that are sent for the results table alone; the papers count what training sends."""
 
 

@@ -69,6 +69,7 @@ def training_appearance(replies: Mapping[str, SiteReply]) -> TrainingAppearance:
     """Return what a bundle says of the images of at least one site; sites in the order of their names."""
     ordered = [replies[site] for site in sorted(replies)]
     distances = [float(value) for reply in ordered for value in reply.arrays["distances"]]
+    limit = threshold(distances)
     images = sum(reply.num_examples for reply in ordered)
     spaced = [reply.metrics for reply in ordered if SPACING_LOW in reply.metrics]
     return TrainingAppearance(
@@ -76,7 +77,7 @@ def training_appearance(replies: Mapping[str, SiteReply]) -> TrainingAppearance:
             SiteLook.of(Look(reply.arrays["mean"], reply.arrays["covariance"]), num_images=reply.num_examples)
             for reply in ordered
         ),
-        threshold=round(threshold(distances), 6) if distances else None,
+        threshold=None if limit is None else round(limit, 6),
         num_validation=len(distances),
         colour_share=sum(reply.metrics[COLOURED] for reply in ordered) / images,
         spacing_mm=(min(m[SPACING_LOW] for m in spaced), max(m[SPACING_HIGH] for m in spaced)) if spaced else None,

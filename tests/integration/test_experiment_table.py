@@ -94,7 +94,8 @@ def check_figures(store: RunStore, entries: list[dict[str, str]], cells: list[di
         assert float(entry["low"]) <= float(entry["mean"]) <= float(entry["high"])
         mib = []
         for seed in SEEDS:
-            totals = [t for t in store.traffic(ids[system, seed]) if t.kind not in ("evaluated", "figures")]
+            apart = ("evaluated", "figures", "appearance")
+            totals = [t for t in store.traffic(ids[system, seed]) if t.kind not in apart]
             trains = [t for t in totals if t.site in ("tower_hd", "scope_octagon")]
             mib.append(sum(t.payload_bytes for t in trains) / 2 / 2**20)
         assert float(found[system, "traffic_client_mib"]["mean"]) == pytest.approx(fmean(mib))

@@ -107,11 +107,13 @@ def test_a_pair_for_every_shared_mask_with_its_provenance(whole):
 
 def test_only_declared_kinds_leave_a_site_and_the_generator_once(whole):
     up = [record for record in whole[1] if record.direction == "up"]
-    assert {record.kind for record in up} == {"student", "generator", "masks", "figures", "metrics"}
+    assert {record.kind for record in up} == {"student", "generator", "masks", "figures", "appearance", "metrics"}
     generators = [record for record in up if record.kind == "generator"]
     assert len(generators) == len({record.site for record in generators}) == 3
     masks = [record.payload_bytes for record in up if record.kind == "masks"]
     assert all(size < 3 * 2 * 64 * 64 for size in masks), "masks travel as bits"
+    looks = [record.payload_bytes for record in up if record.kind == "appearance"]
+    assert len(looks) == 3 and max(looks) < 8 * (20 + 20 * 20) + 1000, "one look a site"
 
 
 def test_the_bundle_is_the_distilled_student(whole):
@@ -119,6 +121,8 @@ def test_the_bundle_is_the_distilled_student(whole):
     assert manifest.model.role == "distilled_student"
     assert manifest.classes == ("disc", "cup")
     assert manifest.parity.max_abs_difference <= 1e-4
+    assert manifest.appearance is not None and len(manifest.appearance.sites) == 3
+    assert manifest.appearance.colour_share == 1 and manifest.appearance.num_validation > 0
 
 
 @pytest.mark.parametrize("favoured", ["fedavg_student", "distilled_student"])

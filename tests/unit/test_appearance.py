@@ -86,8 +86,8 @@ def test_a_look_is_the_mean_and_covariance_of_its_pictures() -> None:
     assert look.mean[:2].tolist() == [2.5, 5] and look.covariance[0, 0] == 1.25 and look.covariance[0, 1] == 2.5
 
 
-@pytest.mark.parametrize(("count", "rank"), [(1, 1), (42, 42), (99, 99), (100, 100), (199, 198), (1000, 991)])
-def test_the_threshold_is_the_conformal_rank(count: int, rank: int) -> None:
+@pytest.mark.parametrize(("count", "rank"), [(18, None), (19, 19), (42, 42), (100, 100), (199, 198), (1000, 991)])
+def test_the_threshold_is_the_conformal_rank(count: int, rank: int | None) -> None:
     assert threshold([float(value) for value in range(count, 0, -1)]) == rank
 
 
@@ -124,13 +124,13 @@ def test_a_reply_that_cannot_be_is_refused_by_the_sites_name(changed: dict[str, 
 
 
 def test_what_sites_tell_comes_together() -> None:
-    north = reply(spacing_low_mm=0.4, spacing_high_mm=0.8)
-    south = reply(distances=np.array([0.1, 0.9]), spacing_low_mm=0.5, spacing_high_mm=1.5, coloured_images=0.0)
-    told = training_appearance({"south": south, "north": north, "west": reply(coloured_images=0.0)})
-    assert told.threshold == 0.9 and told.num_validation == 6 and told.spacing_mm == (0.4, 1.5)
-    assert told.colour_share == 3 / 12 and told.files == {"dicom": 12, "nifti": 0, "picture": 0}
-    nobody = training_appearance({"north": reply(distances=np.empty(0))})
-    assert nobody.threshold is None and nobody.spacing_mm is None
+    north = reply(distances=np.linspace(0.2, 0.7, 10), spacing_low_mm=0.4, spacing_high_mm=0.8)
+    south = reply(distances=np.linspace(0.1, 0.9, 9), spacing_low_mm=0.5, spacing_high_mm=1.5, coloured_images=0.0)
+    told = training_appearance({"south": south, "north": north})
+    assert told.threshold == 0.9 and told.num_validation == 19 and told.spacing_mm == (0.4, 1.5)
+    assert told.colour_share == 3 / 8 and told.files == {"dicom": 8, "nifti": 0, "picture": 0}
+    few = training_appearance({"north": reply()})
+    assert few.threshold is None and few.num_validation == 2 and few.spacing_mm is None
 
 
 def test_words_and_codes_name_known_kinds() -> None:

@@ -225,7 +225,7 @@ def test_the_plan_says_which_masks_leave_a_site(tmp_path: Path) -> None:
         ("deformed", "no patient's own outline"),
     ):
         said = plan(parse_config({"generation": {"mask_sharing": mode}}), home=tmp_path).leaves_site
-        assert any(words in sentence for sentence in said) and len(said) == 5
+        assert any(words in sentence for sentence in said) and len(said) == 6
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_a_fork_is_planned_from_its_own_stages_on(tmp_path: Path) -> None:
     whole = plan(load_config("phantom_cpu_smoke"), home=tmp_path)
     fork = plan(load_config("phantom_cpu_smoke"), home=tmp_path, first_stage="mutual_distillation")
     assert [stage.name for stage in fork.stages] == ["mutual_distillation", "evaluation", "export"]
-    assert fork.minutes < whole.minutes and len(fork.leaves_site) == 2
+    assert fork.minutes < whole.minutes and len(fork.leaves_site) == 3
     assert {(row.direction, row.kind) for row in fork.traffic} == {("down", "distilled"), ("down", "evaluated")}
     assert fork.disk_gib < whole.disk_gib
     generating = plan(load_config("phantom_cpu_smoke"), home=tmp_path, first_stage="generation")
