@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from engine.config_federation import FederationConfig
+from engine.config_federation import FederationConfig, JoinConfig
 from engine.config_fields import (
     MAX_NAME_LETTERS,
     Batch,
@@ -60,7 +60,7 @@ def _refuse_unknown_method(name: str) -> str:
 
 
 def _offer_methods(schema: dict[str, Any]) -> None:
-    schema["enum"] = list(catalogue.methods())
+    schema["enum"] = [name for name, method in catalogue.methods().items() if not method.continues]
 
 
 class DataConfig(Section):
@@ -242,6 +242,7 @@ class RunConfig(Section):
     student: ModelConfig = ModelConfig(name="tinysam", weights="tinysam-mini")
     teacher: ModelConfig = ModelConfig(name="sam", weights="sam-mini")
     federation: FederationConfig = FederationConfig()
+    join: JoinConfig = JoinConfig()
     public: PublicConfig = PublicConfig()
     samfed: SamFedConfig = SamFedConfig()
     lora: LoraConfig = LoraConfig()

@@ -1,4 +1,4 @@
-"""The section ``federation`` of a configuration: rounds, aggregation, what happens when a site fails."""
+"""The sections ``federation`` (rounds, aggregation, what happens when a site fails) and ``join`` of a configuration."""
 
 from __future__ import annotations
 
@@ -108,3 +108,11 @@ class FederationConfig(Section):
     def num_asked(self, num_sites: int) -> int:
         """Return how many of ``num_sites`` a round asks: max(C K, 1), rounded (McMahan et al. 2017, Algorithm 1)."""
         return max(1, round(self.participation * num_sites))
+
+
+class JoinConfig(Section):
+    """New sites of a finished run (Figure 6 of DSFedMed); ``python -m engine join RUN SITE`` writes it."""
+
+    sites: Annotated[tuple[Name, ...], Field(max_length=1000)] = Field(
+        (), description="Sites that join: they train a generator and share masks, and no federated round is run again"
+    )

@@ -14,7 +14,7 @@ import click
 import typer
 import typer.core
 
-from engine.cli import appearance, data, federation, machine, methods, models, runs, tables
+from engine.cli import appearance, data, federation, joining, machine, methods, models, runs, tables
 from engine.cli.output import print_error
 from engine.errors import UserError
 
@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (runs.plan, runs.run, runs.resume, runs.cancel, runs.extend, runs.fork):
+for command in (runs.plan, runs.run, runs.resume, runs.cancel, runs.extend, runs.fork, joining.join):
     app.command()(command)
 app.command("list")(runs.list_runs)
 app.command()(runs.show)

@@ -60,7 +60,7 @@ def plan(
         read = chosen.model_dump(mode="json", exclude={*unread_sections(chosen.method, chosen.generator.kind)})
         print_json({"plan": made.as_dict(), "config": read})
     else:
-        _print_plan(made)
+        print_plan(made)
 
 
 def run(
@@ -88,7 +88,7 @@ def run(
     store = open_store(home)
     made = make_plan(chosen, home=home)
     run_id = lifecycle.submit(store, chosen, planned_s=made.stage_seconds)
-    _follow(store, run_id, detach=detach, as_json=as_json, warnings=made.warnings)
+    follow_run(store, run_id, detach=detach, as_json=as_json, warnings=made.warnings)
 
 
 def resume(
@@ -103,9 +103,9 @@ def resume(
     from engine.runs import lifecycle
 
     store = open_store(home)
-    chosen = _find(store, run_id)
+    chosen = find_run(store, run_id)
     lifecycle.resume(store, chosen, where=where_sites_are(backend=backend, workers=workers))
-    _follow(store, chosen, detach=detach, as_json=as_json)
+    follow_run(store, chosen, detach=detach, as_json=as_json)
 
 
 def extend(
@@ -126,7 +126,7 @@ def extend(
     from engine.runs import lifecycle
 
     store = open_store(home)
-    chosen = _find(store, run_id)
+    chosen = find_run(store, run_id)
     if drop == (rounds is not None):
         raise UserError(
             "cli.extend",
@@ -144,7 +144,7 @@ def extend(
     where = where_sites_are(backend=backend, workers=workers)
     plan(lifecycle.longer_config(store.get(chosen), rounds=rounds, where=where), home=store.home)
     lifecycle.extend(store, chosen, rounds=rounds, where=where)
-    _follow(store, chosen, detach=detach, as_json=as_json)
+    follow_run(store, chosen, detach=detach, as_json=as_json)
 
 
 def fork(
@@ -163,12 +163,12 @@ def fork(
     from engine.runs import lifecycle
 
     store = open_store(home)
-    parent = store.get(_find(store, run_id))
+    parent = store.get(find_run(store, run_id))
     edited = edit_config(parent.config, settings, where=where_sites_are(backend=backend, workers=workers))
     edited = edited.model_copy(update={"name": name}) if name is not None else edited
     planned = plan(edited, home=store.home, first_stage=stage)
     child = lifecycle.fork(store, parent.run_id, stage=stage, config=edited, planned_s=planned.stage_seconds)
-    _follow(store, child, detach=detach, as_json=as_json)
+    follow_run(store, child, detach=detach, as_json=as_json)
 
 
 def cancel(
@@ -183,7 +183,7 @@ def cancel(
     from engine.runs import lifecycle
 
     store = open_store(home)
-    chosen = _find(store, run_id)
+    chosen = find_run(store, run_id)
     lifecycle.cancel(store, chosen, force=force)
     deadline = time.monotonic() + 10
     while store.get(chosen).active and time.monotonic() < deadline:
@@ -234,7 +234,7 @@ def show(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = False
     from engine.runs import lifecycle
 
     store = open_store(home)
-    chosen = _find(store, run_id)
+    chosen = find_run(store, run_id)
     lifecycle.advance_queue(store)
     view = store.view(chosen)
     if as_json:
@@ -263,7 +263,7 @@ def status(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = Fal
     from engine.runs.sites import site_views
 
     store = open_store(home)
-    chosen = _find(store, run_id)
+    chosen = find_run(store, run_id)
     lifecycle.advance_queue(store)
     record = store.get(chosen)
     if as_json:
@@ -307,7 +307,8 @@ def summary(store: RunStore, run_id: str) -> dict[str, Any]:
     }
 
 
-def _follow(store: RunStore, run_id: str, *, detach: bool, as_json: bool, warnings: tuple[str, ...] = ()) -> None:
+def follow_run(store: RunStore, run_id: str, *, detach: bool, as_json: bool, warnings: tuple[str, ...] = ()) -> None:
+    """Follow a run to its results and leave with its exit status, or return at once with ``detach``."""
     from engine.cli.follow import follow, print_results
 
     if detach:
@@ -327,7 +328,8 @@ def _follow(store: RunStore, run_id: str, *, detach: bool, as_json: bool, warnin
     raise typer.Exit({"finished": 0, "failed": 1, "interrupted": 1}.get(record.status, 130))
 
 
-def _find(store: RunStore, run_id: str) -> str:
+def find_run(store: RunStore, run_id: str) -> str:
+    """Return the id of the run, or of the newest one for ``last``."""
     newest = store.list(limit=1) if run_id == "last" else ()
     return newest[0].run_id if newest else store.get(run_id).run_id
 
@@ -348,7 +350,8 @@ def _set_home(home: Path | None) -> None:
     os.environ["DSFEDMED_HOME"] = str(home_folder(home))
 
 
-def _print_plan(made: Plan) -> None:
+def print_plan(made: Plan) -> None:
+    """Print what a run will take and send."""
     print(f"{made.name}: {made.method} on {made.dataset} ({made.modality}; {', '.join(made.classes)}), {made.machine}")
     print(f"Sites: {made.sites_work}.")
     sites = [(s.site, s.role, s.num_train, s.num_validation, s.num_test) for s in made.sites]

@@ -133,7 +133,7 @@ def check_unchanged(federation: FederationDescription, path: Path) -> None:
     Raises ``UserError`` ``run.data_changed``, which names the sites: an image trained on before could be validated on
     now, and n_k would no longer be what the averages were made with.
     """
-    now = _identity(federation)
+    now = digests_of(federation)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".part")
@@ -159,6 +159,7 @@ def check_unchanged(federation: FederationDescription, path: Path) -> None:
         )
 
 
-def _identity(federation: FederationDescription) -> dict[str, str]:
+def digests_of(federation: FederationDescription) -> dict[str, str]:
+    """Return the digests of every site's images by what they are for (train, validation, test) and the site."""
     found = {f"{part} {site.name}": digest for site in federation.sources for part, digest in site.digests.items()}
     return found | {f"test {federation.test_name}": federation.test_digest}

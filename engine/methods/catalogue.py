@@ -100,6 +100,8 @@ class StageSpec:
     """Whether it needs the masks of the sites' training images."""
     grows: bool = False
     """Whether more ``federation.rounds`` let it go on from its checkpoint; only a method's first stage may."""
+    takes_over: bool = False
+    """Whether it begins with what a finished run has left, given when the run is made; only a first stage may."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,13 @@ class MethodSpec:
     """Its own names of its models, by the name in the catalogue; of the others, the model's title."""
     places: tuple[str, ...] = ("local", "superlink")
     """Back ends on which it can run."""
+    joined_by: str = ""
+    """The method that adds a site to a finished run of this one; none where sites train no generator."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether its runs continue a finished one, so that none can be started by itself."""
+        return any(stage.takes_over for stage in self.stages)
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -134,6 +143,11 @@ class MethodSpec:
     def models(self) -> tuple[ModelSpec, ...]:
         """The models that it makes, in the order of making."""
         return tuple(model for stage in self.stages for model in stage.makes)
+
+    def last_model(self, role: Literal["student", "teacher"]) -> str | None:
+        """Return the name of the model of this role that it makes last for all sites; None where it makes none."""
+        made = [model.name for model in self.models if (model.role, model.scope) == (role, "run")]
+        return made[-1] if made else None
 
     @property
     def reads_labels(self) -> bool:
@@ -181,8 +195,8 @@ def register(method: MethodSpec) -> MethodSpec:
             if _known.get((kind, name), part) != part:
                 raise ValueError(f"there is another {kind.__name__} '{name}' already")
         _check_against_schema(method)
-        if any(stage.grows for stage in method.stages[1:]):
-            raise ValueError(f"only the first stage of '{method.name}' can grow with the rounds")
+        if any(stage.grows or stage.takes_over for stage in method.stages[1:]):
+            raise ValueError(f"only the first stage of '{method.name}' can grow with the rounds, or take over")
         _known.update(known)
         _methods[method.name] = method
     return method

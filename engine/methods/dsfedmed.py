@@ -101,6 +101,8 @@ REFERENCE = {"distillation.mode": "reference", "distillation.selector": "in_batc
 
 TRAINS = "The student and a generator at each site; foundation model and student together at the server."
 CROSSES = "All of the student, both ways in every round; each site's generator and its masks, once."
+JOINED = "dsfedmed_joined"
+"""The row that adds a site to a finished run of any of these (``engine.methods.joining``)."""
 register(
     MethodSpec(
         "dsfedmed",
@@ -110,6 +112,7 @@ register(
         sentence="A small student learns at the sites, then with SAM from synthetic images at the server.",
         trains=TRAINS,
         crosses=CROSSES,
+        joined_by=JOINED,
     )
 )
 # The rows of the paper's ablation (its whole is DSFedMed itself), and what the authors' code does.
@@ -153,5 +156,6 @@ for _name, _title, _where, _overlay, _sentence in (
             sentence=_sentence,
             trains=TRAINS,
             crosses=CROSSES,
+            joined_by=JOINED,
         )
     )

@@ -67,6 +67,25 @@ def check_site_students(config: RunConfig, stages: tuple[str, ...], *, sources: 
         _check_side(role, ModelConfig.model_validate({"name": name, "size": size}), image_px=config.data.image_px)
 
 
+def check_joining(config: RunConfig, stages: tuple[str, ...], *, sources: Collection[str]) -> None:
+    """Refuse a join of nobody, of a site that does not train, and sites that join where nothing is continued.
+
+    Raises ``UserError`` ``join.sites``.
+    """
+    joins, continues = config.join.sites, any(stage.takes_over for stage in catalogue.stages(stages))
+    wrong = [site for site in joins if site not in sources or not continues]
+    if continues and joins and not wrong:
+        return
+    if continues or joins:
+        named = f"names '{wrong[0]}'" if wrong else "is empty"
+        raise UserError(
+            "join.sites",
+            what=f"join.sites {named}, and the method is '{config.method}'; {', '.join(sources)} train.",
+            why="Sites join a finished run, by a method that goes on from its models.",
+            fix="Use `python -m engine join RUN SITE`, which makes the whole configuration, or leave join.sites out.",
+        )
+
+
 def check_classes(classes: tuple[str, ...], stages: tuple[str, ...]) -> None:
     """Refuse more classes than the generator's condition image has planes; UserError ``data.too_many_classes``."""
     if "generation" in catalogue.sections_of(stages) and len(classes) > MAX_MASK_CLASSES:

@@ -34,9 +34,16 @@ _ASSUMED = (
 )
 
 
-def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str | None = None) -> Plan:
+def plan(
+    config: RunConfig,
+    *,
+    home: Path | str | None = None,
+    first_stage: str | None = None,
+    federation: FederationDescription | None = None,
+) -> Plan:
     """Return what the run will take and send; from ``first_stage`` on for a fork that takes over what is before.
 
+    ``federation`` is what the sites have told, where they have been asked already.
     Dataset headers are read (not every pixel). The machine is measured once, for about 0.5 s, and the result kept in
     the home folder: the same configuration has the same plan whenever one looks. Raises ``UserError`` where the
     run could not succeed: faults of the dataset, weights that are missing, no CUDA, too little memory or disk.
@@ -45,16 +52,9 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
     names = catalogue.method(config.method).stage_names
     to_run = names[names.index(first_stage) :] if first_stage in names else names
     device, memory_gib = choose_device(config.device)
-    compatibility.check_models(config, names)
-    checks.check_weights(config, names)
-    checks.check_generator(config, names, device=device)
-    compatibility.check_generated_side(config, names)
-    federation = describe(config)
-    compatibility.check_classes(federation.classes, names)
-    checks.check_aggregation(config.federation, num_sources=len(federation.sources))
-    compatibility.check_site_students(config, names, sources=federation.source_names)
-    if config.federation.keeps_parts:
-        sharing_of(config, num_classes=len(federation.classes))  # refuses patterns that divide nothing
+    _check_models(config, names, device=device)
+    federation = describe(config) if federation is None else federation
+    _check_sites(config, names, federation)
     sites = _sites(federation)
     measured = calibration(folder)
     speed = measured.speed(device, threads=config.threads, precision=config.precision)
@@ -94,6 +94,22 @@ def plan(config: RunConfig, *, home: Path | str | None = None, first_stage: str 
         warnings=checks.find_warnings(work, names, available_gib=free_now, peak_gib=peak_gib),
         estimate=_estimate(config, device, names, measured=measured),
     )
+
+
+def _check_models(config: RunConfig, names: tuple[str, ...], *, device: str) -> None:
+    compatibility.check_models(config, names)
+    checks.check_weights(config, names)
+    checks.check_generator(config, names, device=device)
+    compatibility.check_generated_side(config, names)
+
+
+def _check_sites(config: RunConfig, names: tuple[str, ...], federation: FederationDescription) -> None:
+    compatibility.check_joining(config, names, sources=federation.source_names)
+    compatibility.check_classes(federation.classes, names)
+    checks.check_aggregation(config.federation, num_sources=len(federation.sources))
+    compatibility.check_site_students(config, names, sources=federation.source_names)
+    if config.federation.keeps_parts:
+        sharing_of(config, num_classes=len(federation.classes))  # refuses patterns that divide nothing
 
 
 def _sites(federation: FederationDescription) -> tuple[SitePlan, ...]:

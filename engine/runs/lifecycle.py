@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.config import ModelConfig, RunConfig, parse_config
 from engine.errors import UserError
+from engine.methods import catalogue
 from engine.runs import outputs
 from engine.runs.extensions import WORKER_LOG
 from engine.runs.identity import changed_keys, first_stage_of, growing_stage
@@ -31,9 +32,13 @@ __all__ = [
     "extend",
     "fork",
     "longer_config",
+    "moved_config",
     "reap",
+    "refuse_active",
+    "refuse_without_folder",
     "register_worker",
     "resume",
+    "said_by",
     "submit",
     "with_absolute_paths",
 ]
@@ -44,8 +49,16 @@ def submit(
 ) -> str:
     """Store a run of ``config`` in the queue, start it if nothing else runs, and return its id.
 
-    ``by`` is who asked for it, here and below: it is kept with the run and said in its log.
+    ``by`` is who asked for it, here and below: it is kept with the run and said in its log. Raises ``UserError``
+    ``run.continues`` for a method whose runs continue finished ones.
     """
+    if catalogue.method(config.method).continues:
+        raise UserError(
+            "run.continues",
+            what=f"No run of the method '{config.method}' can be started by itself.",
+            why="It goes on from the models and samples of a finished run.",
+            fix="Add a site to a finished run: `python -m engine join RUN SITE`.",
+        )
     record = store.create_run(with_absolute_paths(config), planned_s=planned_s, by=by, queued=True)
     advance_queue(store)
     return record.run_id
@@ -57,7 +70,7 @@ def cancel(store: RunStore, run_id: str, *, force: bool = False, by: str | None 
     What exists is kept and the run can be resumed. ``force`` kills the worker instead of asking it. Raises
     ``UserError`` ``run.not_active`` for a run that neither waits nor runs.
     """
-    if store.withdraw(run_id, said=_said("Cancelled", by)):
+    if store.withdraw(run_id, said=said_by("Cancelled", by)):
         return
     reap(store)
     record = store.get(run_id)
@@ -68,7 +81,7 @@ def cancel(store: RunStore, run_id: str, *, force: bool = False, by: str | None 
             why="Only a queued or running run can be cancelled.",
             fix="Nothing needs to be done.",
         )
-    store.request_cancel(run_id, said=_said("Cancelled", by))
+    store.request_cancel(run_id, said=said_by("Cancelled", by))
     if force and record.pid is not None and record.host == socket.gethostname() and worker_alive(record):
         os.kill(record.pid, signal.SIGKILL)
 
@@ -84,7 +97,7 @@ def resume(store: RunStore, run_id: str, *, by: str | None = None, where: Mappin
     store.settle()
     reap(store)
     record, extension = store.get(run_id), store.extension(run_id)
-    _refuse_active(record)
+    refuse_active(record)
     if record.status == "finished":
         raise UserError(
             "run.finished",
@@ -92,7 +105,7 @@ def resume(store: RunStore, run_id: str, *, by: str | None = None, where: Mappin
             why="There is nothing left to do in it.",
             fix=f"Add rounds with `python -m engine extend {run_id} --rounds N`, or fork it from a stage.",
         )
-    _refuse_without_folder(store, store.work_id(run_id))
+    refuse_without_folder(store, store.work_id(run_id))
     parse_config((extension or record).config.model_dump(mode="json"))
     if where:
         moved = moved_config((extension or record).config, where)
@@ -100,8 +113,8 @@ def resume(store: RunStore, run_id: str, *, by: str | None = None, where: Mappin
     # Earlier versions extended a run in place: one that was killed meanwhile would find files of the shorter run.
     unbegun = [s.name for s in store.stages(run_id) if s.status == "pending" and s.started_at is None and not s.wall_s]
     outputs.discard(outputs.files_of(store, run_id, unbegun))
-    if not store.enqueue(run_id, said=_said("Resumed", by)):
-        _refuse_active(store.get(run_id))
+    if not store.enqueue(run_id, said=said_by("Resumed", by)):
+        refuse_active(store.get(run_id))
     advance_queue(store)
 
 
@@ -152,13 +165,13 @@ def extend(
     store.settle()
     reap(store)
     record, earlier = store.get(run_id), store.extension(run_id)
-    _refuse_active(record)
+    refuse_active(record)
     longer = longer_config(record, rounds=rounds, where=where)
-    _refuse_without_folder(store, run_id)
+    refuse_without_folder(store, run_id)
     goes_on = earlier and earlier.config.federation.rounds <= rounds and store.run_dir(earlier.work_id).is_dir()
     source = earlier.work_id if earlier and goes_on else run_id
     trained = record.config.federation.rounds
-    said = _said(f"Extended from {trained} to {rounds} rounds", by) or f"Extended from {trained} to {rounds} rounds."
+    said = said_by(f"Extended from {trained} to {rounds} rounds", by) or f"Extended from {trained} to {rounds} rounds."
     first = growing_stage([stage.name for stage in store.stages(run_id)])
     if first is None:
         raise UserError(
@@ -174,15 +187,15 @@ def extend(
             run_id, work_id, longer, source=source, go_on=first, said=said, planned_factor=factor
         )
     if not begun:
-        _refuse_active(store.get(run_id))
+        refuse_active(store.get(run_id))
     advance_queue(store)
 
 
 def drop_extension(store: RunStore, run_id: str, *, by: str | None = None) -> None:
     """Give up the extension of a run that is not active; its results are the run's again. ``run.not_extended``."""
     reap(store)
-    _refuse_active(store.get(run_id))
-    if not store.drop_extension(run_id, said=_said("Extension dropped", by) or "Extension dropped."):
+    refuse_active(store.get(run_id))
+    if not store.drop_extension(run_id, said=said_by("Extension dropped", by) or "Extension dropped."):
         raise UserError(
             "run.not_extended",
             what=f"The run '{run_id}' has no extension that has stopped.",
@@ -209,7 +222,7 @@ def fork(
     parent = store.get(run_id)
     names = [known.name for known in store.stages(run_id)]
     config = with_absolute_paths(config)
-    _refuse_without_folder(store, run_id)
+    refuse_without_folder(store, run_id)
     check_fork(store, run_id, config, stage=stage)
     earlier = names[: names.index(stage)]
     own_stages = names if config.method == parent.config.method else None  # another method: nothing is taken over
@@ -224,7 +237,7 @@ def fork(
             taken_over=earlier,
             planned_s=planned_s,
             by=by,
-            said=_said(f"Forked from {run_id} at {stage}", by) or f"Forked from {run_id} at {stage}.",
+            said=said_by(f"Forked from {run_id} at {stage}", by) or f"Forked from {run_id} at {stage}.",
         )
     if not stored:
         raise UserError(
@@ -275,6 +288,13 @@ def check_fork(store: RunStore, run_id: str, config: RunConfig, *, stage: str) -
             why="A fork begins at a stage of its parent.",
             fix=f"Choose one of: {', '.join(names)}.",
         )
+    if any(spec.takes_over for spec in catalogue.stages([stage])):
+        raise UserError(
+            "run.fork_stage",
+            what=f"No fork begins at the stage '{stage}' of the run '{parent.run_id}'.",
+            why="What it takes over was given to the run when that was made.",
+            fix=f"Choose one of: {', '.join(names[1:])}.",
+        )
     missing = [name for name in names[: names.index(stage)] if name not in finished]
     if missing:
         raise UserError(
@@ -294,7 +314,8 @@ def check_fork(store: RunStore, run_id: str, config: RunConfig, *, stage: str) -
             )
 
 
-def _refuse_active(record: RunRecord) -> None:
+def refuse_active(record: RunRecord) -> None:
+    """Raise ``UserError`` ``run.active`` for a run that waits or runs."""
     if record.active:
         raise UserError(
             "run.active",
@@ -304,7 +325,8 @@ def _refuse_active(record: RunRecord) -> None:
         )
 
 
-def _refuse_without_folder(store: RunStore, run_id: str) -> None:
+def refuse_without_folder(store: RunStore, run_id: str) -> None:
+    """Raise ``UserError`` ``run.folder_missing`` where the run's folder is gone."""
     if not store.run_dir(run_id).is_dir():
         raise UserError(
             "run.folder_missing",
@@ -316,6 +338,6 @@ def _refuse_without_folder(store: RunStore, run_id: str) -> None:
         )
 
 
-def _said(what: str, by: str | None) -> str | None:
+def said_by(what: str, by: str | None) -> str | None:
     """Return the line of the log that says who asked for something; ``None`` where nobody said who."""
     return None if by is None else f"{what} by {by}."

@@ -28,13 +28,18 @@ def take_over(store: RunStore, *, source: str, target: str, stages: Sequence[str
             continue
         copy = destination / path.relative_to(origin)
         folders.make(copy.parent)
-        if path.suffix in _LINKED:
-            try:
-                copy.hardlink_to(path)
-                continue
-            except OSError:  # another file system, or one without hard links
-                pass
-        shutil.copy2(path, copy)
+        link_or_copy(path, copy)
+
+
+def link_or_copy(path: Path, copy: Path) -> None:
+    """Give the run's file ``path`` to another run as ``copy``: a hard link where that is safe."""
+    if path.suffix in _LINKED:
+        try:
+            copy.hardlink_to(path)
+            return
+        except OSError:  # another file system, or one without hard links
+            pass
+    shutil.copy2(path, copy)
 
 
 def discard(files: Iterable[Path]) -> None:

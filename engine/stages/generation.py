@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,12 +33,21 @@ class Generation:
 
     def run(self, context: RunContext) -> None:
         """Collect masks, generate what is missing, and measure how faithful each pair is."""
-        masks = _collect_masks(context)
+        masks = _collect_masks(context, self.drawn_sites(context))
         plan = _plan_samples(context, masks)
         self._generate(context, plan, masks)
         samples = _measure_faithfulness(context, [sample for site in plan.values() for sample in site])
+        samples = [*self.earlier_samples(context), *samples]
         write_samples(context.run_dir, samples)
         context.reporter.samples(samples)
+
+    def drawn_sites(self, context: RunContext) -> tuple[str, ...]:
+        """Return the sites whose masks are drawn from: the sources."""
+        return context.sites.names
+
+    def earlier_samples(self, context: RunContext) -> list[SyntheticSample]:
+        """Return the pairs that come before those that are drawn here: none."""
+        return []
 
     def _generate(
         self, context: RunContext, plan: dict[str, list[SyntheticSample]], masks: dict[str, np.ndarray]
@@ -76,13 +85,13 @@ class Generation:
         context.reporter.progress(done, total)
 
 
-def _collect_masks(context: RunContext) -> dict[str, np.ndarray]:
-    """Return the masks that each site shares, uint8 (N, K, H, W) at ``data.image_px``; asked for once, then kept."""
+def _collect_masks(context: RunContext, sites: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the masks that ``sites`` share, uint8 (N, K, H, W) at ``data.image_px``; asked for once, then kept."""
     stored = context.checkpoints.load(_MASKS)
     if stored is not None:
         return dict(stored["masks"])
     # Of a site that has withheld its generator nothing is drawn, so its masks stay as well.
-    drawn_for = [site for site in context.sites.names if context.generator_dir(site).is_dir()]
+    drawn_for = [site for site in sites if context.generator_dir(site).is_dir()]
     replies = context.sites.ask(SHARE_MASKS, kind="masks", to=drawn_for)
     size = {"num_classes": len(context.description.classes), "image_px": context.config.data.image_px}
     for site, reply in replies.items():

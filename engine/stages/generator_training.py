@@ -33,18 +33,21 @@ class GeneratorTraining:
         """
         goes_on, checks = context.config.release.on_withheld == "skip", read_checks(context.run_dir)
         without = {site for site, check in checks.items() if goes_on and check["state"] == generator_checks.WITHHELD}
-        sites = tuple(
-            site for site in context.sites.names if site not in without and not context.generator_dir(site).is_dir()
-        )
+        training = self.training_sites(context)
+        sites = tuple(site for site in training if site not in without and not context.generator_dir(site).is_dir())
         if sites:
             self._ask(context, sites)
-        if not any(context.generator_dir(site).is_dir() for site in context.sites.names):
+        if not any(context.generator_dir(site).is_dir() for site in training):
             raise UserError(
                 "generator.none",
                 what="Every site withholds its generator.",
                 why="Without any, the server has nothing to draw synthetic images with.",
                 fix="Train less or on more images (generator.steps), or talk to the sites about their limits.",
             )
+
+    def training_sites(self, context: RunContext) -> tuple[str, ...]:
+        """Return the sites that train a generator: all sources."""
+        return context.sites.names
 
     def _ask(self, context: RunContext, sites: tuple[str, ...]) -> None:
         setup = context.generators
@@ -69,7 +72,7 @@ class GeneratorTraining:
             arrays=model_arrays(context.load_model("student", STUDENT)) if judged else {},
             max_bytes=expected,
             on_reply=keep,
-            listener=_Progress(context),
+            listener=_Progress(context, self.training_sites(context)),
         )
 
 
@@ -103,8 +106,8 @@ def _without(context: RunContext, site: str, reason: str) -> None:
 class _Progress:
     """All sites together, each with the same number of steps."""
 
-    def __init__(self, context: RunContext) -> None:
-        self._reporter, self._sites = context.reporter, context.sites.names
+    def __init__(self, context: RunContext, sites: tuple[str, ...]) -> None:
+        self._reporter, self._sites = context.reporter, sites
         self._together = SiteProgress()
         for site in self._sites:
             if context.generator_dir(site).is_dir():

@@ -24,17 +24,22 @@ class MutualDistillationStage:
     """Eq. 6-8 in the mode, with the selector and at the rate that the configuration names."""
 
     name = "mutual_distillation"
+    begins_with = ("finetuned_teacher", "fedavg_student")
+    """Names of the models that it begins with."""
+    models = ("distilled_teacher", "distilled_student")
+    """Names of those that it makes."""
 
     def __init__(self, *, pool: Callable[[RunContext], Pool] = load_pool) -> None:
         self._load_pool = pool
         self._is_synthetic = pool is load_pool
 
     def run(self, context: RunContext) -> None:
-        """Distil for ``distillation.epochs``; save ``distilled_student`` and ``distilled_teacher``."""
+        """Distil for ``distillation.epochs``; save the models."""
+        (before_teacher, before_student), (teacher, student) = self.begins_with, self.models
         pool = self._load_pool(context)
         loop = MutualDistillation(
-            teacher=context.load_model("teacher", "finetuned_teacher"),
-            student=context.load_model("student", "fedavg_student"),
+            teacher=context.load_model("teacher", before_teacher),
+            student=context.load_model("student", before_student),
             pool=pool,
             config=context.config,
             grid_px=context.grid_px,
@@ -51,8 +56,8 @@ class MutualDistillationStage:
         deliver_student(context, loop.student)
         if self._is_synthetic:
             self._store_predictions(context, loop, pool)
-        context.save_model(loop.student, "distilled_student")
-        context.save_model(loop.teacher, "distilled_teacher")
+        context.save_model(loop.student, student)
+        context.save_model(loop.teacher, teacher)
 
     def _train(self, context: RunContext, loop: MutualDistillation) -> None:
         epochs = context.config.distillation.epochs

@@ -90,7 +90,7 @@ def test_a_baseline_is_fedtinysam_with_one_key_of_its_own(method: str, mu: float
 
 
 def test_sections_that_a_method_does_not_read_are_accepted_and_not_written(tmp_path: Path) -> None:
-    kinds, tuned = {"generator_lora", "pix2pix", "ddpm"}, {"lora", "experts", "public", "samfed"}
+    kinds, tuned = {"generator_lora", "pix2pix", "ddpm"}, {"lora", "experts", "public", "samfed", "join"}
     unread = {"teacher", "generator", "release", "generation", "foundation", "distillation", *kinds, *tuned}
     assert (
         unread_sections("dsfedmed", "controlnet") == kinds | tuned and unread_sections("fedtinysam", "ddpm") == unread
