@@ -11,13 +11,15 @@ import typer
 from engine.cli.options import DataOption, SetOption, open_store, parse_settings
 from engine.cli.output import HomeOption, JsonFlag, print_json
 
-WhichArgument = Annotated[str, typer.Argument(help="2, 3, 4, 5, 6, fig7, fig8, or an experiment's TOML file")]
+WhichArgument = Annotated[str, typer.Argument(help="2, 3, 4, 5, 6, fig7, fig8, samfed, pfedsam, or a TOML file")]
 
 
 def table(
     which: WhichArgument,
     scale: Annotated[Literal["mini", "paper"], typer.Option("--scale", help="Sizes: mini (CPU) or the paper's")],
-    dry: Annotated[bool, typer.Option("--dry", help="Start nothing: fill it with what has been run")] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry", help="Start nothing: fill it with what has been run, and say what the rest takes")
+    ] = False,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, max=1000, help="So many seeds")] = None,
     systems: Annotated[str | None, typer.Option("--systems", help="These rows alone: NAME,NAME")] = None,
     datasets: Annotated[str | None, typer.Option("--datasets", help="These images alone: NAME,NAME")] = None,
@@ -35,7 +37,7 @@ def table(
     import os
 
     from engine.experiments import cells as cells_of
-    from engine.experiments import tables
+    from engine.experiments import planned, tables
     from engine.experiments.spec import experiment_path, load_experiment
     from engine.experiments.sweep import sweep
 
@@ -43,12 +45,14 @@ def table(
     experiment = cells_of.resolved(experiment, scale, data=data)
     cells = cells_of.make_cells(experiment, scale, seeds=seeds, data=data, settings=parse_settings(settings))
     store = open_store(home)
+    plans: list[planned.PlannedRow] = []
     if dry:
         outcomes = tables.there_already(store, cells)
+        plans = planned.planned_rows(cells, outcomes, home=store.home)
     else:
         os.environ["DSFEDMED_MAX_RUNNING"] = str(runs)  # workers that end start the next run, too
         outcomes = sweep(store, cells_of.distinct(cells), at_once=runs, tell=lambda text: typer.echo(text, err=True))
-    filled = tables.fill(which, experiment, scale, store, cells, outcomes)
+    filled = tables.fill(which, experiment, scale, store, cells, outcomes, plans)
     files = filled.write(out or store.home / "tables", f"{experiment_path(which).stem}_{scale}")
     if as_json:
         print_json(_as_json(filled, files))

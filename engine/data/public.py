@@ -114,6 +114,17 @@ def load_public(config: DataConfig, *, seed: int, cache_bytes: int = CACHE_BYTES
     return _public(config, about.name, about.classes, found, cache_bytes=cache_bytes)
 
 
+def folders_are_there(config: DataConfig) -> bool:
+    """Return whether every folder of images that a configuration names is on this machine."""
+    return all(root is None or root.is_dir() for root in (config.root, config.test_root, config.public_root))
+
+
+def as_phantoms(config: DataConfig) -> DataConfig:
+    """Return phantoms of the same task in place of folders, one of their sites held out."""
+    places = {"root": None, "test_root": None, "public_root": None, "sites": None, "held_out": None, "classes": None}
+    return config.model_copy(update={**places, "source": "phantom", "protocol": "leave-one-site-out"})
+
+
 def digests_of(items: Iterable[Item]) -> dict[str, np.ndarray]:
     """Return :meth:`PublicSet.digests` of any images."""
     files = [item for item in items if isinstance(item, FolderItem)]

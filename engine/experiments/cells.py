@@ -51,8 +51,16 @@ class Cell:
         """Name of the model that is measured: the experiment's choice, else the last student that the method makes."""
         if self.system.model is not None:
             return self.system.model
-        students = [m for m in catalogue.method(self.system.method).models if m.role == "student" and m.scope == "run"]
-        return students[-1].name
+        return self._last_student("run") or ""
+
+    @property
+    def site_model(self) -> str:
+        """Name of each site's own model; empty where the experiment chooses a model, or the method makes none."""
+        return "" if self.system.model is not None else self._last_student("site") or ""
+
+    def _last_student(self, scope: str) -> str | None:
+        models = catalogue.method(self.system.method).models
+        return next((m.name for m in reversed(models) if m.role == "student" and m.scope == scope), None)
 
 
 def make_cells(
@@ -150,7 +158,7 @@ def _with_data_in(config: RunConfig, data: Path | None) -> RunConfig:
     """Return ``config`` with its folders of images looked for in ``data``."""
     if data is None:
         return config
-    roots = {"root": config.data.root, "test_root": config.data.test_root}
+    roots = {name: getattr(config.data, name) for name in ("root", "test_root", "public_root")}
     moved = {key: data / root.name for key, root in roots.items() if root is not None}
     return config.model_copy(update={"data": config.data.model_copy(update=moved)})
 

@@ -80,7 +80,8 @@ def _worst(measure: Measure, entries: Sequence[Entry]) -> Grid:
         found = (of_system.get(column) for column in columns)
         cells = (NOTHING if e is None else f"{e.worst:.{measure.decimals}f} ({e.worst_site})" for e in found)
         rows.append((title, *cells))
-    return Grid(f"{measure.title}: worst site held out", ("System", *columns), tuple(rows))
+    what = "worst site held out" if measure.at == "held_out" else "worst of them"
+    return Grid(f"{measure.title}: {what}", ("System", *columns), tuple(rows))
 
 
 def value_cell(entry: Entry, measure: Measure) -> str:

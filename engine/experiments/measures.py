@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from engine.federation.release import AUC, FLD, FRECHET, INCEPTION_FRECHET
 from engine.methods import catalogue
@@ -16,11 +16,17 @@ from engine.runs.store import RunStore
 MIB = 2**20
 MEASURING = ("evaluated", "figures", "appearance")
 """Kinds that are sent for the results table alone; the papers count what training sends."""
+OF_ROUNDS = ("student", "public_predictions")
+"""Kinds of what goes to and from a site in every round."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure. ``image_key`` names it in the records of images; ``of_run`` works it out from a run, or ``None``."""
+    """One figure. ``image_key`` names it in the records of images; ``of_run`` works it out from a run, or ``None``.
+
+    ``at`` says of which images: those of the sites held out, or those that the sites that train keep from training,
+    each measured with the site's own model where it has one, else with the model of all.
+    """
 
     name: str
     title: str
@@ -28,6 +34,7 @@ class Measure:
     higher_is_better: bool
     image_key: str | None = None
     of_run: Callable[[RunStore, str], float | None] | None = None
+    at: Literal["held_out", "training_sites"] = "held_out"
 
 
 def crossed(store: RunStore, run_id: str) -> tuple[TrafficTotal, ...]:
@@ -46,6 +53,17 @@ def _client_mib(store: RunStore, run_id: str) -> float | None:
 def _all_mib(store: RunStore, run_id: str) -> float | None:
     """MiB, both ways, of all sites."""
     return sum(total.payload_bytes for total in crossed(store, run_id)) / MIB
+
+
+def _round_mib(store: RunStore, run_id: str) -> float | None:
+    """MiB, both ways, of one site in one round: the mean message up and the mean message down."""
+    found = [total for total in crossed(store, run_id) if total.kind in OF_ROUNDS and total.num_messages]
+    sizes = 0.0
+    for direction in ("up", "down"):
+        totals = [total for total in found if total.direction == direction]
+        num_messages = sum(total.num_messages for total in totals)
+        sizes += sum(total.payload_bytes for total in totals) / num_messages if num_messages else 0.0
+    return sizes / MIB if crossed(store, run_id) else None
 
 
 def _minutes(*, synchronous: bool) -> Callable[[RunStore, str], float | None]:
@@ -107,6 +125,8 @@ MEASURES: dict[str, Measure] = {
     for measure in (
         Measure("dice", "Dice", 3, True, image_key="dice"),
         Measure("iou", "IoU", 3, True, image_key="iou"),
+        Measure("site_dice", "Dice at the sites that train", 3, True, image_key="dice", at="training_sites"),
+        Measure("round_mib", "Traffic of a site in a round, MiB", 3, False, of_run=_round_mib),
         Measure("traffic_client_mib", "Traffic of a site, MiB", 2, False, of_run=_client_mib),
         Measure("traffic_all_mib", "Traffic of all sites, MiB", 2, False, of_run=_all_mib),
         Measure("inference_s", "Inference, s (median)", 4, False, of_run=_inference(quantile=0.5)),

@@ -63,12 +63,12 @@ class CellRun:
 
     @cached_property
     def images(self) -> tuple[dict[str, Any], ...]:
-        """The measured model's figures of each unseen image and class."""
+        """Every model's figures of each image and class, at every site."""
         if self.run_id is None:
             return ()
         path = self.store.run_dir(self.run_id) / IMAGES_FILE
         try:
-            records = json.loads(path.read_text(encoding="utf-8"))
+            return tuple(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise UserError(
                 "experiment.no_images",
@@ -76,20 +76,43 @@ class CellRun:
                 why="Means, intervals and tests of a table are worked out from the figures of images.",
                 fix=f"Restore the run's folder from a backup, or fork {self.run_id} from evaluation.",
             ) from error
-        seen = {row.site for row in self.store.evaluation(self.run_id) if row.split == "validation"}
-        return tuple(r for r in records if r["model"] == self.cell.model and r["site"] not in seen)
 
-    def figures(self, measure: Measure, column: ColumnSpec) -> tuple[ImageFigure, ...]:
-        """Return a measure of every unseen image, of the column's class."""
-        key = measure.image_key
+    @cached_property
+    def training_sites(self) -> frozenset[str]:
+        """The sites that train and have images which they keep from training."""
+        if self.run_id is None:
+            return frozenset()
+        return frozenset(row.site for row in self.store.evaluation(self.run_id) if row.split == "validation")
+
+    def _measured(self, measure: Measure) -> list[dict[str, Any]]:
+        """Return the records of the images that a measure is of, by the model that it is of."""
+        at_training_sites = measure.at == "training_sites"
+        own = {self.cell.site_model} & {record["model"] for record in self.images} if at_training_sites else set()
+        model = next(iter(own), self.cell.model)
+        return [
+            record
+            for record in self.images
+            if record["model"] == model and (record["site"] in self.training_sites) == at_training_sites
+        ]
+
+    def figures(self, measure: Measure, column: ColumnSpec) -> dict[str, tuple[ImageFigure, ...]]:
+        """Return a measure of every image, of the column's class, by what counts the same in a mean: the site held out,
+        or each site that trains."""
+        key, records = measure.image_key, self._measured(measure)
         assert key is not None
-        classes = {record["class_name"] for record in self.images}
+        classes = {record["class_name"] for record in records}
         wanted = column.class_name or (MEAN_CLASS if MEAN_CLASS in classes else next(iter(classes), ""))
-        return tuple(
-            ImageFigure(f"{r['site']}/{r['name']}", f"{r['site']}/{r['group']}" if r["group"] else "", float(r[key]))
-            for r in self.images
-            if r["class_name"] == wanted and r[key] is not None
-        )
+        found: dict[str, list[ImageFigure]] = {}
+        for r in records:
+            if r["class_name"] == wanted and r[key] is not None:
+                place = self.cell.held_out if measure.at == "held_out" else self.place_of(r["site"])
+                group = f"{r['site']}/{r['group']}" if r["group"] else ""
+                found.setdefault(place, []).append(ImageFigure(f"{r['site']}/{r['name']}", group, float(r[key])))
+        return {place: tuple(images) for place, images in found.items()}
+
+    def place_of(self, site: str) -> str:
+        """Return what a site that trains is called in the table, the site held out beside it."""
+        return f"{site}, without {self.cell.held_out}" if self.cell.held_out else site
 
     def value(self, measure: Measure, column: ColumnSpec) -> float | None:
         """Return a measure of the cell; ``None`` where it has none."""
@@ -97,8 +120,8 @@ class CellRun:
             return None
         if measure.of_run is not None:
             return measure.of_run(self.store, self.run_id)
-        figures = self.figures(measure, column)
-        return fmean(figure.value for figure in figures) if figures else None
+        places = self.figures(measure, column).values()
+        return fmean(fmean(figure.value for figure in images) for images in places) if places else None
 
 
 @dataclass(frozen=True)
@@ -189,17 +212,16 @@ def _entry(
 ) -> Entry:
     of_dataset = [run for run in runs if run.cell.dataset == dataset]
     mine = [run for run in of_dataset if run.cell.system.name == system]
-    held_out = dataset.sites
     difference: Paired | None = None
     if measure.image_key is not None:
-        images = _images(mine, measure, column)
-        spread = spread_of_images(images, held_out=held_out)
+        images, places = _images(mine, measure, column), _places(of_dataset, dataset, measure)
+        spread = spread_of_images(images, held_out=places)
         if experiment.reference not in (None, system):
             theirs = [run for run in of_dataset if run.cell.system.name == experiment.reference]
-            difference = paired(images, _images(theirs, measure, column), held_out=held_out)
+            difference = paired(images, _images(theirs, measure, column), held_out=places)
     else:
         values = {(run.cell.held_out, run.cell.seed): run.value(measure, column) for run in mine}
-        spread = spread_of_runs({key: v for key, v in values.items() if v is not None}, held_out=held_out)
+        spread = spread_of_runs({key: v for key, v in values.items() if v is not None}, held_out=dataset.sites)
     beside = column.published or column.title
     value, source = published.get((system, beside, measure.name), (None, ""))
     found = spread or Spread(0, 0.0, None)
@@ -228,8 +250,19 @@ def _entry(
 
 
 def _images(runs: Sequence[CellRun], measure: Measure, column: ColumnSpec) -> Images:
-    finished = [run for run in runs if run.run_id is not None]
-    return {(r.cell.held_out, r.cell.seed): found for r in finished if (found := r.figures(measure, column))}
+    return {
+        (place, run.cell.seed): images
+        for run in runs
+        if run.run_id is not None
+        for place, images in run.figures(measure, column).items()
+    }
+
+
+def _places(runs: Sequence[CellRun], dataset: DatasetSpec, measure: Measure) -> tuple[str, ...]:
+    """Return what a mean is over: the sites held out, or the sites that train beside each of them."""
+    if measure.at == "held_out":
+        return dataset.sites
+    return tuple(sorted({run.place_of(site) for run in runs for site in run.training_sites}))
 
 
 def _status(runs: Sequence[CellRun]) -> str:

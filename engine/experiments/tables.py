@@ -9,7 +9,9 @@ from pathlib import Path
 from engine.errors import UserError
 from engine.experiments import formats
 from engine.experiments.cells import Cell
+from engine.experiments.measures import MEASURES
 from engine.experiments.paper_traffic import ROUNDS, TOLERANCE, TrafficRow, paper_traffic
+from engine.experiments.planned import PLAN_COLUMNS, PlannedRow, planned_grid
 from engine.experiments.results import CELL_COLUMNS, CellRun, Entry, cell_rows, make_entries, traffic_rows
 from engine.experiments.spec import ExperimentSpec, Scale, load_published
 from engine.experiments.sweep import Outcome, finished_runs
@@ -93,8 +95,12 @@ def fill(
     store: RunStore,
     cells: Sequence[Cell],
     outcomes: Mapping[str, Outcome],
+    planned: Sequence[PlannedRow] = (),
 ) -> Table:
-    """Return the table of what is there: its CSV, Markdown and LaTeX, the rows of cells, and the traffic's."""
+    """Return the table of what is there: its CSV, Markdown and LaTeX, the rows of cells, and the traffic's.
+
+    With ``planned``, what the cells would take and send stands below it.
+    """
     runs = tuple(CellRun(cell, store, outcomes.get(cell.key) if cell.config is not None else None) for cell in cells)
     entries = tuple(make_entries(experiment, scale, runs, load_published(which)))
     grids = formats.make_grids(entries, reference=experiment.reference)
@@ -105,6 +111,9 @@ def fill(
                      if name == "traffic_client_mib"}  # fmt: skip
         grids.insert(0, paper_traffic_grid(rows, published))
         texts["_model_traffic.csv"] = _paper_traffic_csv(rows, published)
+    if planned:
+        grids.append(planned_grid(planned))
+        texts["_plan.csv"] = formats.rows_csv([asdict(row) for row in planned], columns=PLAN_COLUMNS)
     notes = _notes(experiment, scale, runs, entries)
     title = f"{experiment.title} ({experiment.source}), {scale} scale"
     texts |= {
@@ -169,6 +178,13 @@ def _notes(experiment: ExperimentSpec, scale: Scale, runs: Sequence[CellRun], en
     notes += [experiment.note.strip()] if experiment.note.strip() else []
     if scale == "mini" and any(entry.published is not None for entry in entries):
         notes.append("Published figures are of the paper's images and sizes: at the mini scale they are no yardstick.")
+    if any(MEASURES[name].at == "training_sites" for name in experiment.measures):
+        notes.append(
+            "Dice at the sites that train is of images that they keep from training, a mean in which every site counts "
+            "the same. Each seed cuts them anew; the interval is of means over seeds of images of one number."
+        )
+        if any(run.cell.config is not None and run.cell.config.federation.patience is not None for run in runs):
+            notes.append("Patience has chosen the round by these very images: read that Dice as a validation's.")
     notes += formats.leaders(entries, reference=experiment.reference)
     absent = {run.cell.system.title: run.reason for run in runs if run.cell.missing}
     notes += [f"{title}: not in this version ({reason})." for title, reason in absent.items()]

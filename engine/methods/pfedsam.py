@@ -78,3 +78,17 @@ register(
         crosses="Updates and mask decoder, in every round; no gate and no expert ever.",
     )
 )
+register(
+    MethodSpec(
+        "local_lora",
+        "SAM by low-rank updates, each site alone",
+        "the lower bound of FedAvg-LoRA",
+        (LORA_TRAINING, EVALUATION, EXPORT),
+        overlay={**LORA, "federation.shared": "none"},
+        student=SAM,
+        sentence="Each site tunes SAM on its own images and shares nothing; a new site has the first weights.",
+        trains=f"{DECODER_TOO}, at each site for itself.",
+        crosses="No weight: figures of training alone, and the first weights to be measured.",
+        titles={"lora_student": "SAM, first weights", "lora_personal": "SAM with LoRA, each site alone"},
+    )
+)

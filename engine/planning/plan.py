@@ -40,10 +40,13 @@ def plan(
     home: Path | str | None = None,
     first_stage: str | None = None,
     federation: FederationDescription | None = None,
+    only_costs: bool = False,
 ) -> Plan:
     """Return what the run will take and send; from ``first_stage`` on for a fork that takes over what is before.
 
-    ``federation`` is what the sites have told, where they have been asked already.
+    ``federation`` is what the sites have told, where they have been asked already. With ``only_costs`` it is not asked
+    whether this machine has the weights, the memory and the disk for it.
+
     Dataset headers are read (not every pixel). The machine is measured once, for about 0.5 s, and the result kept in
     the home folder: the same configuration has the same plan whenever one looks. Raises ``UserError`` where the
     run could not succeed: faults of the dataset, weights that are missing, no CUDA, too little memory or disk.
@@ -52,7 +55,7 @@ def plan(
     names = catalogue.method(config.method).stage_names
     to_run = names[names.index(first_stage) :] if first_stage in names else names
     device, memory_gib = choose_device(config.device)
-    _check_models(config, names, device=device)
+    _check_models(config, names, device=device, only_costs=only_costs)
     federation = describe(config) if federation is None else federation
     _check_sites(config, names, federation)
     sites = _sites(federation)
@@ -66,8 +69,9 @@ def plan(
     peak_gib = max(stage.peak_memory_gib for stage in stages)
     disk_gib = _disk_gib(work, costs)
     free_gib = free_disk_gib(folder)
-    checks.check_memory(stages, memory_gib=memory_gib, device=device)
-    checks.check_disk(disk_gib, free_gib=free_gib, home=folder)
+    if not only_costs:
+        checks.check_memory(stages, memory_gib=memory_gib, device=device)
+        checks.check_disk(disk_gib, free_gib=free_gib, home=folder)
     free_now = psutil.virtual_memory().available / GIB if device == "cpu" else memory_gib
     return Plan(
         name=config.name,
@@ -96,10 +100,11 @@ def plan(
     )
 
 
-def _check_models(config: RunConfig, names: tuple[str, ...], *, device: str) -> None:
+def _check_models(config: RunConfig, names: tuple[str, ...], *, device: str, only_costs: bool) -> None:
     compatibility.check_models(config, names)
-    checks.check_weights(config, names)
-    checks.check_generator(config, names, device=device)
+    if not only_costs:
+        checks.check_weights(config, names)
+        checks.check_generator(config, names, device=device)
     compatibility.check_generated_side(config, names)
 
 

@@ -64,6 +64,7 @@ SYSTEMS = [
     # Rank 4 on q and v of each of six blocks: 4 x 192 + 192 x 4.
     System("fedavg_lora", "sam", updates_and_decoder, 6 * 2 * 1536 + 624_756),
     System("pfedsam", "sam", updates_and_decoder, 6 * 2 * 1536 + 624_756),
+    System("local_lora", "sam", none, 0),
     System("fedunet", "unet", whole, 1_625_420),
     System("fednnunet", "nnunet", whole, 1_290_388),
     System("centralised_sam", "sam", whole, SAM, sites=("all_sites",)),
