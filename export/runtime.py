@@ -205,14 +205,7 @@ def check_image(image_HW3: np.ndarray) -> None:
             why="The model takes (height, width, 3): red, green and blue, or a grey channel three times.",
             fix="Repeat a grey channel three times, or drop the alpha channel.",
         )
-    height, width = image_HW3.shape[:2]
-    if height * width > MAX_IMAGE_PIXELS:
-        raise UserError(
-            "image.too_large",
-            what=f"The image has {width} x {height} pixels.",
-            why=f"Above {MAX_IMAGE_PIXELS // 1_000_000} million pixels an answer does not fit the memory set aside.",
-            fix="Crop the image, tile it, or scale it down.",
-        )
+    check_size(*image_HW3.shape[:2])
     if image_HW3.dtype in (np.uint8, np.uint16):
         return
     # min and max see NaN and infinity too, in two passes without a copy
@@ -222,6 +215,17 @@ def check_image(image_HW3: np.ndarray) -> None:
             what=f"The image holds {image_HW3.dtype} values that are not all in [0, 1].",
             why="Pixels are 8-bit or 16-bit unsigned integers, or floats from 0 to 1; other values have no brightness.",
             fix="Scale the values to [0, 1], or read the file with engine.data.readers.read_image.",
+        )
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise ``UserError`` ``image.too_large`` for a picture whose answer would take too much memory."""
+    if height * width > MAX_IMAGE_PIXELS:
+        raise UserError(
+            "image.too_large",
+            what=f"The image has {width} x {height} pixels.",
+            why=f"Above {MAX_IMAGE_PIXELS // 1_000_000} million pixels an answer does not fit the memory set aside.",
+            fix="Crop the image, tile it, or scale it down.",
         )
 
 

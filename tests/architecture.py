@@ -28,6 +28,8 @@ BASE = ("engine.version", "engine.types", "engine.errors", *CONFIG, "engine.seed
 CATALOGUE = "engine.methods.catalogue"
 PREDICTION = tuple(f"export.{part}" for part in ("runtime", "results", "manifest", "card", "appearance", "foreign"))
 LOOKS = tuple(f"engine.data.{part}" for part in ("readers", "transforms", "appearance", "modalities"))
+VOLUMES = tuple(f"engine.data.{name}" for name in ("volumes", "archives", "orientation", "volume_cache", "budget"))
+WHOLE_VOLUMES = ("export.volumes", "export.outputs")
 RUN_RECORDS = tuple(
     f"engine.runs.{name}"
     for name in (
@@ -193,6 +195,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "export": (*BASE, "engine.models", "export"),
     **{name: (*BASE, *LOOKS, *PREDICTION) for name in PREDICTION},
     "export.card": ("engine.types", CATALOGUE, "engine.evaluation.tables", "export.manifest"),
+    **{name: (*BASE, "engine.data", *PREDICTION, *WHOLE_VOLUMES) for name in WHOLE_VOLUMES},
     "app": (
         *BASE,
         CATALOGUE,
@@ -201,7 +204,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.federation.release",
         "engine.federation.task_titles",
         "engine.data.readers",
-        "engine.data.budget",
+        *VOLUMES,
+        *WHOLE_VOLUMES,
         "engine.models.assets",
         # numpy only; the page offers phantoms as example images
         "engine.data.phantoms",
@@ -217,7 +221,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 TORCH_FREE = (
     "app", "engine.config", "engine.config_fields", "engine.config_keys", "engine.config_text", "engine.methods",
     "engine.experiments", "engine.models.sharing", "engine.models.tuned_keys", "engine.planning",
-    "engine.evaluation.tables", "engine.evaluation.spread", *PREDICTION, *RUN_RECORDS,
+    "engine.evaluation.tables", "engine.evaluation.spread", *PREDICTION, *WHOLE_VOLUMES, *VOLUMES,
+    *RUN_RECORDS,
 )  # fmt: skip
 """Modules (and subpackages) that must not bring in torch, directly or through what they import."""
 

@@ -141,7 +141,7 @@ class NiftiFormat:
     @staticmethod
     def image(path: Path, *, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
         """Return one slice as float32 in [0, 1], scaled by the whole volume's range; uint8 and colours as they are."""
-        volume = _OPEN.get(path, read_volume)
+        volume = open_nifti(path)
         pixels = volume.cut(slice_index, slice_axis=slice_axis)
         if pixels.ndim == 3 or (pixels.dtype == np.uint8 and value_range is None and not volume.header.is_scaled):
             return pixels
@@ -150,8 +150,13 @@ class NiftiFormat:
     @staticmethod
     def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
         """Return one slice's numbers as the file means them: labels kept as scaled integers come back as labels."""
-        volume = _OPEN.get(path, read_volume)
+        volume = open_nifti(path)
         return volume.scaled(label_plane(volume.cut(slice_index, slice_axis=slice_axis)))
+
+
+def open_nifti(path: Path) -> Volume:
+    """Return the voxels of a file, kept open between its slices."""
+    return _OPEN.get(path, read_volume)
 
 
 def read_header(path: Path) -> Header:

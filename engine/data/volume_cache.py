@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -12,6 +14,9 @@ from engine.data.budget import DEFAULT_LIMIT_BYTES, limit_bytes
 
 MAX_VOLUMES = 4
 """Open at once (ours): an image and its mask, in two threads."""
+
+MAX_HELD = 2
+"""Held open at once (:func:`held_open`): an image and its mask."""
 
 
 class Sized(Protocol):
@@ -23,6 +28,21 @@ class Sized(Protocol):
 
 
 V = TypeVar("V", bound=Sized)
+_HELD: ContextVar[OrderedDict[tuple[int, Path, int, int], Sized] | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def held_open() -> Iterator[None]:
+    """Keep the files that are read inside open, in this thread or task, until the end: also under a limit.
+
+    For whoever reads a volume slice by slice: a gzipped one would be inflated anew for each. Each file is held to the
+    limit by itself, so only one at a time should be read: the last two stay.
+    """
+    token = _HELD.set(OrderedDict())
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
 
 
 class VolumeCache(Generic[V]):
@@ -40,10 +60,13 @@ class VolumeCache(Generic[V]):
 
     def get(self, path: Path, read: Callable[[Path], V]) -> V:
         """Return the volume of ``path``, read where it is not here."""
-        if limit_bytes() < DEFAULT_LIMIT_BYTES:
+        held = _HELD.get()
+        if held is None and limit_bytes() < DEFAULT_LIMIT_BYTES:
             return read(path)
         about = path.stat()
         key = (path.absolute(), about.st_mtime_ns, about.st_size)
+        if held is not None:
+            return self._held(held, key, read)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -54,6 +77,14 @@ class VolumeCache(Generic[V]):
             while self._kept and (len(self._kept) > MAX_VOLUMES or self.num_bytes > self.budget_bytes):
                 self._kept.popitem(last=False)
         return volume
+
+    def _held(self, held: OrderedDict, key: tuple[Path, int, int], read: Callable[[Path], V]) -> V:
+        own = (id(self), *key)
+        if own not in held:
+            while len(held) >= MAX_HELD:
+                held.popitem(last=False)
+            held[own] = read(key[0])
+        return held[own]
 
     @property
     def num_bytes(self) -> int:

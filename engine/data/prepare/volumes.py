@@ -17,6 +17,7 @@ from engine.data.dicom_values import grey_values
 from engine.data.file_faults import reading
 from engine.data.prepare.records import LeaveOut, Volume
 from engine.data.readers import image_info
+from engine.data.series import NoVolume, Placed, stack
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_WITHIN_MM = 0.5
@@ -103,25 +104,11 @@ def read_series(paths: Sequence[Path]) -> tuple[Volume, list[int]]:
 
 
 def _stacked(files: list[DicomFile], affines: list[np.ndarray | None]) -> tuple[list[int], np.ndarray | None]:
-    if any(affine is None for affine in affines):
-        numbers = [number(file.tags, "InstanceNumber") for file in files]
-        if any(one is None for one in numbers):
-            raise LeaveOut("its slices say neither where they lie nor which number they have")
-        return sorted(range(len(files)), key=lambda k: numbers[k] or 0), None
-    placed = [affine for affine in affines if affine is not None]
-    if any(not np.allclose(affine[:3, :2], placed[0][:3, :2], atol=1e-3) for affine in placed):
-        raise LeaveOut("the slices of its series lie in different planes")
-    normal = np.cross(placed[0][:3, 0], placed[0][:3, 1])
-    normal /= np.linalg.norm(normal)
-    depths = [float(affine[:3, 3] @ normal) for affine in placed]
-    order = sorted(range(len(files)), key=depths.__getitem__)
-    matrix = placed[order[0]].copy()
-    if len(order) > 1:
-        steps = np.diff([depths[index] for index in order])
-        if steps.min() <= 0 or steps.max() - steps.min() > 0.1 * steps.mean():
-            raise LeaveOut("the slices of its series lie at unequal distances: some are missing or there twice")
-        matrix[:3, 2] = (placed[order[-1]][:3, 3] - placed[order[0]][:3, 3]) / (len(order) - 1)
-    return order, matrix
+    numbers = [number(file.tags, "InstanceNumber") for file in files]
+    try:
+        return stack([Placed(*both) for both in zip(affines, numbers, strict=True)])
+    except NoVolume as error:
+        raise LeaveOut(str(error)) from error
 
 
 def is_placed_like(image: Path, mask: Path) -> bool:
