@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -19,7 +19,7 @@ from engine.planning.costs import GIB
 from engine.planning.generator_costs import is_mini
 from engine.planning.machine import choose_device, free_disk_gib
 from engine.planning.model_keys import sharing_of
-from engine.planning.records import Plan, SitePlan, TrafficPlan
+from engine.planning.records import Plan, SitePlan, StagePlan, TrafficPlan
 from engine.planning.stage_costs import START_S, plan_stages, stage_costs
 from engine.planning.workload import StageCost, Workload
 from engine.runs.store import home_folder
@@ -44,12 +44,10 @@ def plan(
 ) -> Plan:
     """Return what the run will take and send; from ``first_stage`` on for a fork that takes over what is before.
 
-    ``federation`` is what the sites have told, where they have been asked already. With ``only_costs`` it is not asked
-    whether this machine has the weights, the memory and the disk for it.
-
-    Dataset headers are read (not every pixel). The machine is measured once, for about 0.5 s, and the result kept in
-    the home folder: the same configuration has the same plan whenever one looks. Raises ``UserError`` where the
-    run could not succeed: faults of the dataset, weights that are missing, no CUDA, too little memory or disk.
+    ``federation`` is what the sites have told, where they have been asked already. Dataset headers are read (not every
+    pixel). The machine is measured once, for about 0.5 s, and the result kept in the home folder: the same
+    configuration has the same plan whenever one looks. Raises ``UserError`` where the run could not succeed: faults of
+    the dataset and, unless ``only_costs``, weights that are missing, no CUDA, too little memory or disk.
     """
     folder = home_folder(home)
     names = catalogue.method(config.method).stage_names
@@ -72,7 +70,6 @@ def plan(
     if not only_costs:
         checks.check_memory(stages, memory_gib=memory_gib, device=device)
         checks.check_disk(disk_gib, free_gib=free_gib, home=folder)
-    free_now = psutil.virtual_memory().available / GIB if device == "cpu" else memory_gib
     return Plan(
         name=config.name,
         method=config.method,
@@ -87,17 +84,24 @@ def plan(
         num_synthetic=num_synthetic,
         stages=stages,
         traffic=_traffic(work, costs),
-        minutes=round(
-            (1 + work.workers.beside) * START_S / 60 / speed.factor + sum(stage.minutes for stage in stages), 2
-        ),
+        minutes=_minutes(work, stages, factor=speed.factor),
         peak_memory_gib=peak_gib,
         memory_gib=round(memory_gib, 1),
         disk_gib=round(disk_gib, 2),
         disk_free_gib=round(free_gib, 1),
         leaves_site=(*(said for cost in costs.values() for said in cost.leaves), _METRICS_LEAVE),
-        warnings=checks.find_warnings(work, names, available_gib=free_now, peak_gib=peak_gib),
+        warnings=checks.find_warnings(work, names, available_gib=_available_gib(device, memory_gib), peak_gib=peak_gib),
         estimate=_estimate(config, device, names, measured=measured),
     )
+
+
+def _available_gib(device: str, memory_gib: float) -> float:
+    return psutil.virtual_memory().available / GIB if device == "cpu" else memory_gib
+
+
+def _minutes(work: Workload, stages: Sequence[StagePlan], *, factor: float) -> float:
+    """Return how long the stages take one after the other, with the start of each process that works on them."""
+    return round((1 + work.workers.beside) * START_S / 60 / factor + sum(stage.minutes for stage in stages), 2)
 
 
 def _check_models(config: RunConfig, names: tuple[str, ...], *, device: str, only_costs: bool) -> None:

@@ -1,0 +1,215 @@
+"""Who may import whom, and who brings in no torch: the tables that ``architecture.py`` holds the imports to."""
+
+from __future__ import annotations
+
+CONFIG = (
+    "engine.config",
+    "engine.config_fields",
+    "engine.config_federation",
+    "engine.config_generators",
+    "engine.config_samfed",
+    "engine.config_tuning",
+    "engine.config_keys",
+    "engine.config_text",
+)
+BASE = ("engine.version", "engine.types", "engine.errors", *CONFIG, "engine.seeding")
+CATALOGUE = "engine.methods.catalogue"
+PREDICTION = tuple(f"export.{part}" for part in ("runtime", "results", "manifest", "card", "appearance", "foreign"))
+LOOKS = tuple(f"engine.data.{part}" for part in ("readers", "transforms", "appearance", "modalities"))
+VOLUMES = tuple(f"engine.data.{name}" for name in ("volumes", "archives", "orientation", "volume_cache", "budget"))
+WHOLE_VOLUMES = ("export.volumes", "export.outputs")
+RUN_RECORDS = tuple(
+    f"engine.runs.{name}"
+    for name in (
+        "store",
+        "events",
+        "generator_checks",
+        "lifecycle",
+        "records",
+        "sites",
+        "results",
+        "schema",
+        "identity",
+        "outputs",
+        "report",
+        "database",
+        "extensions",
+        "folders",
+        "join_results",
+        "joins",
+        "processes",
+        "queue",
+    )
+)
+METHOD_PARTS = ("engine.federation", "engine.generation", "engine.distillation", "engine.evaluation")
+BORDER = (
+    "engine.federation.tasks",
+    "engine.federation.payload",
+    "engine.federation.descriptions",
+    "engine.federation.release",
+)
+"""What both sides of a site's border know."""
+
+ALLOWED: dict[str, tuple[str, ...]] = {
+    # importer: what it may import of ours, besides itself and its own subpackages
+    "engine.errors": (),
+    "engine.types": (),
+    "engine.seeding": (),
+    "engine.config": (
+        "engine.errors",
+        "engine.config_fields",
+        "engine.config_federation",
+        "engine.config_generators",
+        "engine.config_samfed",
+        "engine.config_tuning",
+        CATALOGUE,
+    ),
+    "engine.config_fields": (),
+    "engine.config_federation": ("engine.config_fields",),
+    "engine.config_generators": ("engine.config_fields",),
+    "engine.config_samfed": ("engine.config_fields",),
+    "engine.config_tuning": ("engine.config_fields",),
+    "engine.config_keys": ("engine.config", "engine.config_fields", "engine.config_generators", CATALOGUE),
+    "engine.config_text": ("engine.config", "engine.config_fields", "engine.config_keys", "engine.errors"),
+    "engine.version": ("engine.errors",),
+    "engine.data": BASE,
+    "engine.models": BASE,
+    **{part: (*BASE, "engine.models", "engine.data") for part in METHOD_PARTS},
+    "engine.evaluation.tables": ("engine.types", CATALOGUE),
+    "engine.federation.backends.local": (
+        *BASE,
+        "engine.federation",
+        "engine.data",
+        "engine.models",
+        "engine.site",
+        "engine.runs.checkpoint",
+    ),
+    **{
+        f"engine.federation.backends.{name}": (
+            *BASE,
+            "engine.federation",
+            "engine.data",
+            "engine.site",
+            CATALOGUE,
+            "engine.runs.checkpoint",
+            "engine.runs.identity",
+        )
+        for name in ("fixed_test", "ray_programs", "ray_sites", "ray_worker")
+    },
+    "engine.federation.connect": (
+        *BASE,
+        "engine.federation",
+        "engine.data",
+        "engine.models",
+        "engine.site",
+        "engine.runs.checkpoint",
+        CATALOGUE,
+        "engine.deployment.federations",
+        "engine.deployment.server",
+    ),
+    "engine.site": (
+        *BASE,
+        *BORDER,
+        "engine.data",
+        "engine.models",
+        "engine.generation",
+        "engine.distillation",
+        "engine.evaluation",
+        "engine.methods.catalogue",
+        "engine.runs.checkpoint",
+        "engine.runs.pace",
+    ),
+    "engine.evaluation.spread": ("engine.types",),
+    "engine.site.node": (*BASE, "engine.federation"),
+    "engine.site.deployed": (
+        *BASE,
+        *BORDER,
+        "engine.data",
+        "engine.methods.catalogue",
+        "engine.site",
+        CATALOGUE,
+        "engine.models.assets",
+        "engine.models.roles",
+        "engine.runs.checkpoint",
+        "engine.runs.identity",
+    ),
+    "engine.pretraining": (*BASE, "engine.generation", "engine.models", "engine.data", "engine.runs.checkpoint"),
+    "engine.planning": (
+        *BASE,
+        CATALOGUE,
+        "engine.methods.model_choice",
+        "engine.data",
+        "engine.federation.connect",
+        "engine.federation.descriptions",
+        "engine.federation.side_by_side",
+        "engine.models.assets",
+        "engine.models.sharing",
+        "engine.models.tuned_keys",
+        "engine.runs.report",
+        "engine.runs.store",
+    ),
+    "engine.deployment": (*BASE, "engine.federation", "engine.site"),
+    "engine.stages": (
+        *BASE,
+        *METHOD_PARTS,
+        CATALOGUE,
+        "engine.models",
+        "engine.data",
+        "engine.runs.checkpoint",
+        "engine.runs.earlier",
+        "engine.runs.generator_checks",
+        "engine.runs.pace",
+        "export.onnx_export",
+        "export.parity",
+        "export.package",
+        "export.appearance",
+    ),
+    "engine.experiments": (
+        *BASE,
+        CATALOGUE,
+        "engine.runs",
+        "engine.planning",
+        "engine.evaluation.bootstrap",
+        "engine.federation.connect",
+        "engine.federation.release",
+        "export.runtime",
+    ),
+    "engine.methods": (),
+    CATALOGUE: ("engine.errors", "engine.config_keys", "engine.methods.model_choice"),
+    "engine.runs": (*BASE, "engine.runs", CATALOGUE, "engine.federation.descriptions"),
+    "engine.runs.worker": (*BASE, "engine.runs", CATALOGUE, "engine.stages"),
+    "engine.cli": ("engine", "export"),
+    "engine.__main__": ("engine.cli",),
+    "export": (*BASE, "engine.models", "export"),
+    **{name: (*BASE, *LOOKS, *PREDICTION) for name in PREDICTION},
+    "export.card": ("engine.types", CATALOGUE, "engine.evaluation.tables", "export.manifest"),
+    **{name: (*BASE, "engine.data", *PREDICTION, *WHOLE_VOLUMES) for name in WHOLE_VOLUMES},
+    "app": (
+        *BASE,
+        CATALOGUE,
+        *RUN_RECORDS,
+        "engine.planning",
+        "engine.federation.release",
+        "engine.federation.task_titles",
+        "engine.data.readers",
+        *VOLUMES,
+        *WHOLE_VOLUMES,
+        "engine.models.assets",
+        # numpy only; the page offers phantoms as example images
+        "engine.data.phantoms",
+        "engine.evaluation.tables",
+        "engine.evaluation.spread",
+        "engine.data.modalities",
+        *PREDICTION,
+    ),
+    "bench": ("engine", "export", "bench"),
+}
+"""The longest name that an importer's dotted name starts with decides. Nothing lists app or tests."""
+
+TORCH_FREE = (
+    "app", "engine.config", "engine.config_fields", "engine.config_keys", "engine.config_text", "engine.methods",
+    "engine.experiments", "engine.models.sharing", "engine.models.tuned_keys", "engine.planning",
+    "engine.evaluation.tables", "engine.evaluation.spread", *PREDICTION, *WHOLE_VOLUMES, *VOLUMES,
+    *RUN_RECORDS,
+)  # fmt: skip
+"""Modules (and subpackages) that must not bring in torch, directly or through what they import."""
