@@ -52,6 +52,7 @@ SMALL_BENCHES = {
     "bench.attack": "",
     "bench.faults": "--kills 3 --in-process 1 --policy skip --folder faults",
     "bench.federation": "--quick --folder federation_costs --sites 4 8 --asked 4 --rounds 1 2",
+    "bench.foreign": "--data . --images 40",
     "bench.gain": "--tasks phantom_fundus --seeds 1 --folder cells "
     + " ".join(f"--set {text}" for text in (*SMALL, "federation.patience=1")),
     "bench.generator_checks": "--kinds pix2pix --folder checks "
