@@ -16,7 +16,7 @@ os.environ.update({"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETR
 
 import gradio as gr
 
-from app import markup, server, text, viewmodels
+from app import address, markup, server, text, viewmodels
 from app.access import decide, visitor_of
 from app.pending import MAX_ALL
 from app.picker import Picker
@@ -24,13 +24,6 @@ from app.settings import Access, load_settings
 from app.studio import Studio
 from app.tabs import samples, segment, train
 from engine.errors import UserError
-
-SET_ADDRESS = """(run) => {
-  const address = new URL(window.location);
-  if (run) address.searchParams.set('run', run); else address.searchParams.delete('run');
-  window.history.replaceState(null, '', address);
-}"""
-
 
 KEEP = "(value) => value"
 TYPED = (gr.Textbox, gr.Number, gr.Radio, gr.Checkbox, gr.Slider)
@@ -58,16 +51,17 @@ def build_app(studio: Studio) -> gr.Blocks:
             run = Picker([], label=text.RUN_LABEL, info=text.RUN_INFO, filterable=False, elem_id="run")
         standing_note = _standing_note(studio)
         note = gr.HTML(standing_note, elem_id="page-note")
-        with gr.Tabs(elem_id="tabs"):
-            with gr.Tab(text.TAB_TRAIN, id="train"):
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab(text.TAB_TRAIN, id="train") as train_tab:
                 new_run = train.build(studio, run)
-            with gr.Tab(text.TAB_SAMPLES, id="samples"):
+            with gr.Tab(text.TAB_SAMPLES, id="samples") as samples_tab:
                 samples.build(studio, run, page)
-            with gr.Tab(text.TAB_SEGMENT, id="segment"):
+            with gr.Tab(text.TAB_SEGMENT, id="segment") as segment_tab:
                 segment.build(studio, page)
 
         def arrive(request: gr.Request) -> tuple:
-            """Choose the run of the address, else the newest; open the form where there is none."""
+            """Choose tab and run of the address, else the newest run; open the form where there is none."""
+            asked = address.Wanted.of(request.query_params)
             wanted = dict(request.query_params).get("run")
             runs = studio.runs(wanted)
             known = {record.run_id for record in runs}
@@ -77,11 +71,14 @@ def build_app(studio: Studio) -> gr.Blocks:
             # Nothing where there are runs: somebody quick may have opened the form already.
             by = visitor_of(request)
             form = gr.skip() if runs and by.role != "viewer" else gr.Accordion(open=True, visible=by.role != "viewer")
-            return picker, form, box, markup.signed_in(by.name, by.role) if studio.mode == "sign-in" else gr.skip()
+            signed = markup.signed_in(by.name, by.role) if studio.mode == "sign-in" else gr.skip()
+            return picker, form, box, signed, gr.Tabs(selected=asked.tab) if asked.tab else gr.skip()
 
         keep_what_is_typed(page)
-        page.load(arrive, None, [run, new_run, note, who], **quiet)
-        run.change(None, run, None, js=SET_ADDRESS, **quiet)
+        page.load(arrive, None, [run, new_run, note, who, tabs], **quiet)
+        run.change(None, run, None, js=address.SET_RUN, **quiet)
+        for name, tab in zip(address.TABS, (train_tab, samples_tab, segment_tab), strict=True):
+            tab.select(js=address.set_tab(name), **quiet)
         run.select(lambda: standing_note, None, note, **quiet)
     return page.queue(default_concurrency_limit=4, max_size=MAX_ALL)
 

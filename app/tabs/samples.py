@@ -9,6 +9,7 @@ import gradio as gr
 import numpy as np
 
 from app import markup, plots, text, viewmodels
+from app.address import Wanted, setter
 from app.studio import THUMBNAIL_PX, Studio
 from app.tabs import sample_detail
 from engine.runs.records import Page, ScoredSample
@@ -102,11 +103,15 @@ def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> No
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     controls = [run, parts.epoch, parts.site, parts.show, parts.order]
     listing = [parts.gallery, parts.position, parts.previous, parts.following, parts.page, parts.shown_ids]
-    whole = [parts.message, parts.body, parts.epoch, parts.site, *listing, parts.scatter, parts.detail, parts.seen]
+    whole = [
+        parts.message, parts.body, parts.epoch, parts.site, *listing, parts.scatter, parts.detail, parts.picked,
+        parts.seen,
+    ]  # fmt: skip
 
     def refresh(
-        run_id: str | None, shown: float, site: str, show: str, order: str, page: int, picked: str, seen: dict
-    ) -> Any:
+        run_id: str | None, shown: float, site: str, show: str, order: str, page: int, picked: str, seen: dict,
+        request: gr.Request,
+    ) -> Any:  # fmt: skip
         """Show what the run has now; nothing is sent while nothing has changed."""
         if run_id is None:
             return [gr.skip()] * len(whole)
@@ -117,12 +122,14 @@ def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> No
         if summary is None:
             return box, *[gr.skip()] * (len(whole) - 2), {}
         fresh, epoch = seen.get("run") != run_id, _epoch(shown)
-        picked = "" if fresh else picked
+        wanted = _wanted(request, run_id) if fresh and "run" not in seen else Wanted()
+        picked = (wanted.sample or "") if fresh else picked
         state = {"summary": now, "run": run_id, "last": summary.epochs[-1] if summary.epochs else None}
         if not summary.total:
-            return summary.note, gr.Column(visible=False), *[gr.skip()] * (len(whole) - 3), state
+            return summary.note, gr.Column(visible=False), *[gr.skip()] * (len(whole) - 4), "", state
         follows = fresh or seen.get("last") in (None, epoch) or epoch not in summary.epochs
         at = state["last"] if follows else epoch
+        at = wanted.epoch - 1 if wanted.epoch and wanted.epoch - 1 in summary.epochs else at
         kept_site = site if site in summary.sites else ""
         listed = _listing(studio, run_id, at, kept_site, show, order, 0 if fresh else page)
         return (
@@ -133,6 +140,7 @@ def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> No
             *listed,
             _scatter(studio, run_id, at, kept_site, chosen=picked),
             _detail(studio, run_id, picked, at) if picked else gr.skip(),
+            picked if fresh else gr.skip(),
             state,
         )
 
@@ -174,10 +182,17 @@ def _wire_detail(studio: Studio, run: gr.Dropdown, parts: Parts) -> None:
         return _detail(studio, run_id, sample_id, epoch), _scatter(studio, run_id, epoch, site, chosen=sample_id)
 
     parts.gallery.select(choose, parts.shown_ids, parts.picked, **quiet)
-    run.change(lambda: "", None, parts.picked, **quiet)
+    parts.picked.change(None, parts.picked, None, js=setter("sample"), **quiet)
+    parts.epoch.input(None, parts.epoch, None, js=setter("epoch"), **quiet)
     chosen = [run, parts.picked, parts.epoch, parts.site]
     parts.picked.change(detail, chosen, [parts.detail, parts.scatter], **quiet).then(js=SCROLL_TO_DETAIL)
     parts.epoch.input(detail, chosen, [parts.detail, parts.scatter], trigger_mode="always_last", **quiet)
+
+
+def _wanted(request: gr.Request, run_id: str) -> Wanted:
+    """Return what the page's address asks for where that is of this run."""
+    wanted = Wanted.of(request.query_params)
+    return wanted if wanted.run in (None, run_id) else Wanted()
 
 
 def _detail(studio: Studio, run_id: str, sample_id: str, epoch: int | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from app import answers, markup, model_text, text, viewmodels
+from app.address import Wanted, setter
 from app.picker import Picker
 from app.studio import Studio
 from app.tabs.segment_answers import Handlers
@@ -120,14 +121,16 @@ def _wire_models(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
     """Offer the models that there are, and the chosen one's examples."""
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
-    def refresh(chosen: str | None, seen: int) -> tuple[Any, ...]:
+    def refresh(chosen: str | None, seen: int, request: gr.Request) -> tuple[Any, ...]:
         choices = [(choice.label, choice.key) for choice in studio.models()]
         now = viewmodels.signature(choices)
         if now == seen:
             return gr.skip(), gr.skip(), seen
         if not choices:
             return gr.Dropdown(choices=[], value=None), markup.empty(text.NO_MODEL_TITLE, text.NO_MODEL_STEP), now
-        kept = chosen if chosen in {key for _, key in choices} else choices[0][1]
+        known = {key for _, key in choices}
+        wanted = None if seen else Wanted.of(request.query_params).model
+        kept = next((key for key in (wanted, chosen) if key in known), choices[0][1])
         note = gr.skip() if seen else markup.empty(text.SEGMENT_EMPTY_TITLE, text.SEGMENT_EMPTY)
         return gr.Dropdown(choices=choices, value=kept), note, now
 
@@ -142,6 +145,7 @@ def _wire_models(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
         found, box = studio.attempt(lambda: studio.model_facts(chosen))
         return found if found else (box, model_text.NO_CARD)
 
+    parts.model.input(None, parts.model, None, js=setter("model"), **quiet)
     parts.model.change(about, parts.model, [parts.model_facts, parts.card], **quiet)
     parts.model.change(examples, parts.model, [parts.examples_heading, parts.examples], **quiet)
     for event in (page.load, gr.Timer(5.0).tick):
