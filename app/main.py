@@ -16,12 +16,12 @@ os.environ.update({"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETR
 
 import gradio as gr
 
-from app import address, markup, server, text, viewmodels
+from app import address, markup, run_text, server, text, viewmodels
 from app.access import decide, visitor_of
 from app.pending import MAX_ALL
 from app.picker import Picker
 from app.settings import Access, load_settings
-from app.studio import Studio
+from app.studio import NEWEST_RUNS, Studio
 from app.tabs import samples, segment, train
 from engine.errors import UserError
 
@@ -66,7 +66,8 @@ def build_app(studio: Studio) -> gr.Blocks:
             runs = studio.runs(wanted)
             known = {record.run_id for record in runs}
             chosen = wanted if wanted in known else viewmodels.first_run(runs)
-            picker = gr.Dropdown(choices=viewmodels.run_choices(runs), value=chosen)
+            cut = run_text.RUNS_CUT.format(shown=NEWEST_RUNS) if len(runs) >= NEWEST_RUNS else text.RUN_INFO
+            picker = gr.Dropdown(choices=viewmodels.run_choices(runs), value=chosen, info=cut)
             box = gr.skip() if wanted in {None, *known} else markup.unknown_run(wanted)
             # Nothing where there are runs: somebody quick may have opened the form already.
             by = visitor_of(request)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from app import model_text, text, viewmodels
+from app import model_text, run_text, text, viewmodels
 from engine.errors import UserError
 from engine.methods import catalogue
 from engine.runs.records import LogLine, RunRecord, RunView, StageRecord
@@ -194,8 +194,8 @@ def plan(planned: Plan) -> str:
     )
 
 
-def log(lines: Sequence[LogLine]) -> str:
-    """Return the tail of the log, newest last."""
+def log(lines: Sequence[LogLine], *, cut: bool = False) -> str:
+    """Return the tail of the log, newest last; ``cut`` says that there may be more before it."""
     if not lines:
         return f"<p class='quiet'>{text.LOG_EMPTY}</p>"
     rows = "".join(
@@ -203,7 +203,8 @@ def log(lines: Sequence[LogLine]) -> str:
         f"{escape(line.text)}</div>"
         for line in lines
     )
-    return f"<div class='log' role='log' tabindex='0' aria-label='{text.LOG_HEADING}'>{rows}</div>"
+    said = quiet(run_text.LOG_CUT.format(shown=len(lines))) if cut else ""
+    return f"{said}<div class='log' role='log' tabindex='0' aria-label='{text.LOG_HEADING}'>{rows}</div>"
 
 
 def figures(pictures: Sequence[Figure], *, columns: int | None = None) -> str:

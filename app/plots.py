@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from app import text
+from app import run_text, text
 from app.overlays import hex_colour
 from engine.methods import catalogue
 from engine.runs.records import MetricSeries, ScoredSample, TrafficTotal
@@ -23,6 +23,8 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 INK = "#64748b"
 GRID = "rgba(100, 116, 139, 0.25)"
 MEGABYTE = 1e6
+WITHIN_LEGEND = 8
+"""Curves whose names a legend shows at once on a narrow page."""
 
 
 def curves(series: Sequence[MetricSeries], *, title: str, empty: str, unit_range: bool = False) -> go.Figure:
@@ -44,6 +46,8 @@ def curves(series: Sequence[MetricSeries], *, title: str, empty: str, unit_range
         )
     if not series:
         return _say(figure, empty)
+    if len(series) > WITHIN_LEGEND:  # the legend scrolls: its title says how many lines there are
+        figure.update_layout(legend_title_text=run_text.MANY_CURVES.format(count=len(series)), height=420)
     axis = _step_axis(series[0].stage)
     figure.update_xaxes(title_text=axis, rangemode="tozero")
     figure.update_yaxes(range=[0, 1]) if unit_range else figure.update_yaxes(rangemode="tozero")
@@ -121,9 +125,14 @@ def results(rows: Sequence[EvaluationRow]) -> go.Figure:
     return figure
 
 
-def learnability(scored: Sequence[ScoredSample], *, chosen: str | None = None) -> go.Figure:
-    """Return L_GT against L_KL, selected samples filled, others hollow; ``customdata`` holds the sample's id."""
-    figure = _figure(text.SCATTER_PLOT)
+def learnability(scored: Sequence[ScoredSample], *, chosen: str | None = None, total: int | None = None) -> go.Figure:
+    """Return L_GT against L_KL, selected samples filled, others hollow; ``customdata`` holds the sample's id.
+
+    Of ``total`` samples those ``scored`` are shown, and the title says so where they are fewer.
+    """
+    is_cut = total is not None and total > len(scored)
+    cut = f" · {run_text.POINTS_CUT.format(shown=len(scored), total=total)}" if is_cut else ""
+    figure = _figure(f"{text.SCATTER_PLOT}{cut}")
     points = [item for item in scored if item.score is not None]
     if not points:
         return _say(figure, text.SCATTER_EMPTY)

@@ -266,6 +266,11 @@ class Studio:
         self.permissions.check_run(by, run_id)
         lifecycle.cancel(self.store, run_id, by=self.permissions.signature(by))
 
+    def delete(self, run_id: str, *, by: Visitor) -> None:
+        """Delete a run that has ended, with its files; who did it is kept in the home."""
+        self.permissions.check_run(by, run_id)
+        lifecycle.delete(self.store, run_id, by=self.permissions.signature(by))
+
     def resume(self, run_id: str, *, by: Visitor) -> None:
         """Put a stopped run back in the queue."""
         self.permissions.check_run(by, run_id)

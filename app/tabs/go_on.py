@@ -11,7 +11,7 @@ import gradio as gr
 from app import forms, markup, text, viewmodels
 from app.picker import Picker
 from app.studio import Studio
-from app.tabs import asking, run_form
+from app.tabs import asking, delete_run, run_form
 from engine.config_fields import MAX_NAME_LETTERS
 from engine.runs.identity import growing_stage
 from engine.runs.records import RunView
@@ -33,6 +33,7 @@ class Parts:
     extend: gr.Button
     extend_asked: asking.Question
     fork: gr.Button
+    deleting: delete_run.Parts
 
     def listed(self) -> list[Any]:
         """Return the components that follow the run, in the order of :func:`live_values`."""
@@ -68,7 +69,9 @@ def place() -> Parts:
             stage = Picker([], label=text.FORK_LABEL, info=text.FORK_INFO, elem_id="fork-stage")
             with gr.Row(elem_classes="actions"):
                 fork = gr.Button(text.FORK_BUTTON, elem_id="fork")
-    return Parts(panel, extend_part, rounds, stage, extend, asked, fork)
+        with gr.Column(min_width=280):
+            deleting = delete_run.place()
+    return Parts(panel, extend_part, rounds, stage, extend, asked, fork, deleting)
 
 
 def live_values(

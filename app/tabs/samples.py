@@ -144,6 +144,17 @@ def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> No
             state,
         )
 
+    for event in (gr.Timer(2.0).tick, run.change):
+        event(refresh, [*controls, parts.page, parts.picked, parts.seen], whole, **quiet)
+    page.load(js=LISTEN_TO_POINTS, **quiet)
+    _wire_listing(studio, parts, controls, listing)
+    _wire_detail(studio, run, parts)
+
+
+def _wire_listing(studio: Studio, parts: Parts, controls: list[Any], listing: list[Any]) -> None:
+    """Turn pages, and list anew what filters and order ask for."""
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
     def turn(step: int) -> Any:
         def handler(run_id: str, shown: float, site: str, show: str, order: str, page: int) -> Any:
             return _listing(studio, run_id, _epoch(shown), site, show, order, page + step)
@@ -156,16 +167,12 @@ def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> No
             studio, run_id, epoch, site, chosen=picked
         )
 
-    for event in (gr.Timer(2.0).tick, run.change):
-        event(refresh, [*controls, parts.page, parts.picked, parts.seen], whole, **quiet)
     gr.on(
         [parts.epoch.input, parts.site.input, parts.show.input, parts.order.input],
         filtered, [*controls, parts.picked], [*listing, parts.scatter], trigger_mode="always_last", **quiet,
     )  # fmt: skip
-    page.load(js=LISTEN_TO_POINTS, **quiet)
     parts.previous.click(turn(-1), [*controls, parts.page], listing, **quiet)
     parts.following.click(turn(+1), [*controls, parts.page], listing, **quiet)
-    _wire_detail(studio, run, parts)
 
 
 def _wire_detail(studio: Studio, run: gr.Dropdown, parts: Parts) -> None:
@@ -222,11 +229,11 @@ def _signature(studio: Studio, run_id: str) -> int:
 def _summary(studio: Studio, run_id: str) -> Summary:
     if not run_id:
         return Summary(0, (), (), markup.empty(text.SAMPLES_EMPTY_TITLE, text.SAMPLES_NO_RUN))
-    everything = studio.store.samples(run_id, limit=MAX_POINTS)
+    everything = studio.store.samples(run_id, limit=1)
     step = viewmodels.samples_step([stage.name for stage in studio.store.stages(run_id)])
     return Summary(
         total=everything.total,
-        sites=tuple(sorted({item.sample.site for item in everything.items})),
+        sites=studio.store.sample_sites(run_id),
         epochs=studio.store.epochs(run_id),
         note=markup.empty(text.SAMPLES_EMPTY_TITLE, step),
     )
@@ -283,5 +290,7 @@ def _tile(studio: Studio, run_id: str, item: ScoredSample) -> tuple[np.ndarray, 
 
 
 def _scatter(studio: Studio, run_id: str | None, epoch: int | None, site: str, *, chosen: str | None = None) -> Any:
-    scored = studio.store.samples(run_id or "", epoch=epoch, site=site or None, limit=MAX_POINTS).items
-    return plots.learnability(scored, chosen=chosen)
+    found = studio.store.samples(
+        run_id or "", epoch=epoch, site=site or None, order="score", descending=True, limit=MAX_POINTS
+    )
+    return plots.learnability(found.items, chosen=chosen, total=found.total)

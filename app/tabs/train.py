@@ -176,6 +176,7 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
         event(refresh, inputs, outputs, **quiet)
     parts.cancel_asked.wire(parts.cancel, run)
     parts.drop_asked.wire(parts.drop, run)
+    parts.go_on.deleting.wire(studio, run, parts.message)
     parts.go_on.extend_asked.wire(parts.go_on.extend, run)
     parts.cancel_asked.yes.click(act(studio.cancel), inputs, outputs, **quiet)
     parts.drop_asked.yes.click(act(studio.drop_extension), inputs, outputs, **quiet)
@@ -241,7 +242,7 @@ def live_values(
         part("sites", sites, lambda: studio.told(site_table.table(sites))),
         part("results", (rows, differences), lambda: markup.results_table(rows, differences)),
         part("results_plot", rows, lambda: gr.Plot(value=plots.results(rows), visible=bool(rows))),
-        part("log", lines, lambda: studio.told(markup.log(lines))),
+        part("log", lines, lambda: studio.told(markup.log(lines, cut=len(lines) == LOG_LINES))),
         part("live", True, lambda: gr.Column(visible=True)),
     ]
 

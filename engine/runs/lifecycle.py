@@ -6,9 +6,11 @@ call that, and a worker that ends does. Nothing here computes.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,15 @@ from engine.runs.processes import advance_queue, reap, register_worker, worker_a
 from engine.runs.records import RunRecord
 from engine.runs.store import RunStore
 
+DELETED_FILE = "deleted_runs.jsonl"
+"""In the home: a line for each run that somebody has deleted."""
+
 __all__ = [
     "WORKER_LOG",
     "advance_queue",
     "cancel",
     "check_fork",
+    "delete",
     "drop_extension",
     "extend",
     "fork",
@@ -84,6 +90,18 @@ def cancel(store: RunStore, run_id: str, *, force: bool = False, by: str | None 
     store.request_cancel(run_id, said=said_by("Cancelled", by))
     if force and record.pid is not None and record.host == socket.gethostname() and worker_alive(record):
         os.kill(record.pid, signal.SIGKILL)
+
+
+def delete(store: RunStore, run_id: str, *, by: str | None = None) -> None:
+    """Delete a run that has ended, with its files, and note which it was, when and ``by`` whom in ``DELETED_FILE``.
+
+    Raises ``UserError`` ``run.active`` for one that has not ended.
+    """
+    record = store.get(run_id)
+    store.delete(run_id)
+    noted = {"at": time.time(), "run_id": run_id, "name": record.name, "by": by, "started_by": record.started_by}
+    with (store.home / DELETED_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(noted) + "\n")
 
 
 def resume(store: RunStore, run_id: str, *, by: str | None = None, where: Mapping[str, Any] | None = None) -> None:

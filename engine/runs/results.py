@@ -156,6 +156,12 @@ class ResultStore:
         query = sa.select(table.c.epoch).where(table.c.run_id == run_id).distinct().order_by(table.c.epoch)
         return tuple(row.epoch for row in self._rows(query))
 
+    def sample_sites(self, run_id: str) -> tuple[str, ...]:
+        """Return the sites whose generators have drawn samples of the run, ascending."""
+        table = schema.samples
+        query = sa.select(table.c.site).where(table.c.run_id == run_id).distinct().order_by(table.c.site)
+        return tuple(row.site for row in self._rows(query))
+
     def samples(
         self,
         run_id: str,

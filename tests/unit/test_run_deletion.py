@@ -1,0 +1,76 @@
+"""Deleting a run: by whom it may be, what is kept of it, and what is said where a list or plot is cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app import markup, plots
+from app.access import LOCAL, Visitor
+from app.settings import Settings
+from app.studio import Studio
+from engine.config import parse_config
+from engine.errors import UserError
+from engine.runs import lifecycle
+from engine.runs.events import StoreReporter
+from engine.runs.records import LogLine, ScoredSample
+from engine.types import SampleScore, SyntheticSample
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Studio:
+    return Studio(Settings(home=tmp_path))
+
+
+def test_who_deleted_a_run_is_on_record_when_it_is_gone(studio: Studio) -> None:
+    store = studio.store
+    run = store.create_run(parse_config({"name": "old"}), by="anna")
+    store.set_status(run.run_id, "cancelled")
+    lifecycle.delete(store, run.run_id, by="dr. who")
+    with pytest.raises(UserError):
+        store.get(run.run_id)
+    assert not store.run_dir(run.run_id).exists()
+    (line,) = (store.home / lifecycle.DELETED_FILE).read_text(encoding="utf-8").splitlines()
+    noted = json.loads(line)
+    assert (noted["run_id"], noted["name"], noted["by"], noted["started_by"]) == (run.run_id, "old", "dr. who", "anna")
+
+
+def test_a_run_at_work_is_not_deleted_and_nor_is_one_by_somebody_who_may_only_look(studio: Studio) -> None:
+    run = studio.store.create_run(parse_config({}))
+    studio.store.set_status(run.run_id, "running")
+    with pytest.raises(UserError) as caught:
+        studio.delete(run.run_id, by=LOCAL)
+    assert caught.value.code == "run.active"
+    studio.store.set_status(run.run_id, "finished")
+    with pytest.raises(UserError) as caught:
+        studio.delete(run.run_id, by=Visitor("user:eve", "eve", "viewer"))
+    assert caught.value.code == "app.viewer"
+    assert studio.store.get(run.run_id) and not (studio.store.home / lifecycle.DELETED_FILE).exists()
+    studio.delete(run.run_id, by=LOCAL)
+    assert not studio.runs()
+
+
+def scored(site: str, index: int) -> ScoredSample:
+    sample = SyntheticSample(f"{site}/{index}", site, index, 1, "m", "real", Path("i.png"), Path("m.png"), 0.5)
+    return ScoredSample(sample, SampleScore(sample.sample_id, 0, 0.1, 0.2, 0.1, 1, True))
+
+
+def test_a_plot_of_some_samples_says_of_how_many() -> None:
+    points = [scored("a", index) for index in range(3)]
+    assert "the 3 of highest learnability, of 10,018" in plots.learnability(points, total=10_018).layout.title.text
+    assert "of" not in plots.learnability(points, total=3).layout.title.text.replace("L_KL", "")
+
+
+def test_the_log_says_that_there_is_more() -> None:
+    lines = [LogLine(1, 0.0, None, "info", "x")]
+    assert "earlier ones are not shown" in markup.log(lines, cut=True) and "earlier" not in markup.log(lines)
+
+
+def test_sites_of_samples_are_all_there_are(studio: Studio) -> None:
+    run = studio.store.create_run(parse_config({}))
+    reporter = StoreReporter(studio.store, run.run_id, "generation", attempt=1)
+    reporter.samples([scored(site, index).sample for site in "cab" for index in range(2)])
+    reporter.flush()
+    assert studio.store.sample_sites(run.run_id) == ("a", "b", "c")
