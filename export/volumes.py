@@ -5,8 +5,6 @@ Shape legend: K classes; S, H and W slices, rows and columns of the volume as it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from engine.data.budget import limit_bytes
@@ -15,16 +13,14 @@ from engine.errors import UserError
 from export.runtime import BundleSession, check_size
 
 
-def segment_slices(session: BundleSession, volume: SourceVolume) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the number of each slice, in order, and its mask (K, H, W) uint8 in {0, 1}.
+def segment_slice(session: BundleSession, volume: SourceVolume, number: int) -> np.ndarray:
+    """Return the masks (K, H, W) uint8 in {0, 1} of one slice: no other is in memory.
 
-    One slice is in memory at a time; whoever asks may stop between two. Errors are those of reading and of
-    :meth:`export.runtime.BundleSession.predict`.
+    Errors are those of reading and of :meth:`export.runtime.BundleSession.predict`.
     """
     manifest = session.manifest
-    for number in range(len(volume)):
-        picture = volume.picture(number, value_range=manifest.value_range, window=manifest.window)
-        yield number, session.masks(picture)[0]
+    picture = volume.picture(number, value_range=manifest.value_range, window=manifest.window)
+    return session.masks(picture)[0]
 
 
 def empty_masks(volume: SourceVolume, *, num_classes: int) -> np.ndarray:

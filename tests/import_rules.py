@@ -17,7 +17,7 @@ CATALOGUE = "engine.methods.catalogue"
 PREDICTION = tuple(f"export.{part}" for part in ("runtime", "results", "manifest", "card", "appearance", "foreign"))
 LOOKS = tuple(f"engine.data.{part}" for part in ("readers", "transforms", "appearance", "modalities"))
 VOLUMES = tuple(f"engine.data.{name}" for name in ("volumes", "archives", "orientation", "volume_cache", "budget"))
-WHOLE_VOLUMES = ("export.volumes", "export.outputs")
+WHOLE_VOLUMES = ("export.volumes", "export.cases", "export.outputs")
 RUN_RECORDS = tuple(
     f"engine.runs.{name}"
     for name in (

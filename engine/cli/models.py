@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +15,6 @@ from engine.errors import UserError
 
 if TYPE_CHECKING:
     from engine.runs.store import RunStore
-    from export.runtime import BundleSession
 
 weights_app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "assets" / "models"
@@ -140,136 +138,52 @@ def export(
 
 def predict(
     model: Annotated[str, typer.Argument(help="A run's id, a shipped model's name, or a bundle folder")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, DICOM series, zips of either, or folders of them")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the masks")] = Path("predictions"),
     overlay: Annotated[bool, typer.Option("--overlay", help="Write the image with the mask over it, too")] = False,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Segment images unlike those of training, too; their files say so")
     ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Write measurements.csv: areas, volumes, diameters, ...")] = False,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="Mask of the image to compare with: Dice, IoU, HD95")
+    ] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Segment images with an exported model, without PyTorch; one mask file an image, and a slice of a volume.
+    """Segment images with an exported model, without PyTorch; one mask file an image or volume.
 
+    A picture becomes PNG, a NIfTI volume one NIfTI on its own grid, a DICOM series one DICOM Segmentation.
     A file that cannot be read, or is unlike the images that the model was trained on, does not keep the others from
     being segmented: it is named, and the status is 2.
     """
+    from engine.cli.cases import Job, refuse_same_names, waiting_cases
     from export.runtime import load_bundle
 
     session = load_bundle(_find_bundle(model, home))
-    files = _find_images(images, out=out, slice_axis=session.manifest.slice_axis)
-    out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    faults: list[dict[str, Any]] = []
-    for file in files:
-        try:
-            rows += _predict_file(session, file, out=out, overlay=overlay, anyway=anyway)
-        except UserError as error:
-            if len(files) == 1:
-                raise
-            faults.append({"image": str(file), "error": error.as_dict()})
+    with waiting_cases(images, out=out) as cases:
+        refuse_same_names(cases)
+        out.mkdir(parents=True, exist_ok=True)
+        job = Job(session, out=out, overlay=overlay, reference=reference, quiet=as_json)
+        for case in cases:
+            try:
+                job.segment(case)
+            except UserError as error:
+                if len(cases) == 1:
+                    raise
+                job.faults.append({"image": case.name, "error": error.as_dict()})
+    if csv:
+        job.write_csv()
     if as_json:
-        print_json(
-            {"model": session.manifest.name, "provider": session.provider, "predictions": rows, "faults": faults}
-        )
+        told = {"model": session.manifest.name, "provider": session.provider}
+        print_json(told | {"predictions": job.rows, "faults": job.faults})
     else:
-        print_table(("Image", "Mask", "ms"), [(r["image"], r["mask"], f"{r['wall_ms']:.0f}") for r in rows], right=(2,))
-        for fault in faults:
+        lines = [(r["image"], r["mask"], f"{r['wall_ms']:.0f}") for r in job.rows]
+        print_table(("Image", "Mask", "ms"), lines, right=(2,))
+        for fault in job.faults:
             print_error(fault["error"], as_json=False)
-    if faults:
+    if job.faults:
         raise typer.Exit(2)
-
-
-def _predict_file(
-    session: BundleSession, file: Path, *, out: Path, overlay: bool, anyway: bool
-) -> list[dict[str, Any]]:
-    """Segment every slice of ``file`` (one of a picture) and write its masks; return a row each.
-
-    Raises ``UserError`` ``image.foreign`` at the first slice that is unlike the training images, unless ``anyway``.
-    """
-    from PIL import Image
-
-    from engine.data.modalities import origin_of
-    from engine.data.readers import image_info, read_image
-    from export import foreign, results
-
-    rows = []
-    count = image_info(file, slice_axis=session.manifest.slice_axis).num_slices
-    origin = origin_of(file, slice_axis=session.manifest.slice_axis)
-    for index in range(count):
-        image, _geometry = read_image(file, slice_index=index, **session.manifest.reading)
-        unlike = foreign.reasons(session, image, origin)
-        if unlike and not anyway:
-            raise foreign.refuse(session, unlike, fix=f"Give {file.name} to another model, or add --anyway.")
-        prediction = session.predict(image)
-        stem = _stems(file, count)[index]
-        stem = foreign.marked(stem) if unlike else stem
-        name, content = results.mask_file(prediction.mask_KHW, classes=session.manifest.classes, stem=stem)
-        (out / name).write_bytes(content)
-        if overlay:
-            blended = results.overlay(results.displayable(image), prediction.mask_KHW)
-            Image.fromarray(blended).save(out / f"{results.plain_name(stem)}_overlay.png")
-        shares = {c: float(m.mean()) for c, m in zip(session.manifest.classes, prediction.mask_KHW, strict=True)}
-        row = {"image": str(file), "mask": str(out / name), "wall_ms": prediction.wall_ms, "foreground": shares}
-        row |= {"unlike_training": list(unlike)} if unlike else {}
-        rows.append(row | ({} if count == 1 else {"slice": index}))
-    return rows
-
-
-def _stems(file: Path, num_slices: int) -> list[str]:
-    from engine.data.readers import file_stem
-
-    stem = file_stem(file)
-    return [stem] if num_slices == 1 else [f"{stem}_slice{index:03d}" for index in range(num_slices)]
-
-
-def _find_images(paths: list[Path], *, out: Path, slice_axis: int) -> list[Path]:
-    """Return the files of ``paths`` and the images in its folders; their masks must not overwrite each other.
-
-    What an earlier call has written to ``out`` is no image to segment, where that folder lies inside one of ``paths``;
-    nor is what an operating system keeps beside the images (``._a.png``, ``__MACOSX``, ``Thumbs.db``).
-    """
-    from engine.data.names import LITTER, folded, visible_files
-    from engine.data.readers import image_info, is_supported
-    from export.results import plain_name
-
-    files: list[Path] = []
-    for path in paths:
-        if path.name.lower() in LITTER:  # a shell's * names it, no person does; a hidden file he has named himself
-            continue
-        if not path.is_dir():
-            files.append(path)
-            continue
-        holds_out = _is_below(out, path)
-        found = (file for file in visible_files(path) if is_supported(file))
-        files += [file for file in found if not (holds_out and _is_below(file, out))]
-    if not files:
-        raise UserError(
-            "predict.no_images",
-            what=f"No images in {', '.join(map(str, paths))}.",
-            why="There is nothing to segment.",
-            fix="Give image files, or folders that hold some.",
-        )
-    names: Counter[str] = Counter()
-    for file in files:
-        try:
-            count = image_info(file, slice_axis=slice_axis).num_slices
-        except UserError:  # it is named when its turn comes
-            count = 1
-        names.update(folded(plain_name(stem)) for stem in _stems(file, count))  # as many disks compare names
-    twice = [name for name, count in names.items() if count > 1]
-    if twice:
-        raise UserError(
-            "predict.same_name",
-            what=f"The masks of several images would be called '{twice[0]}'.",
-            why="A mask takes its image's name, with signs other than letters, digits, dots and dashes as '_'.",
-            fix="Segment them one after the other, each with an --out of its own, or rename one.",
-        )
-    return files
-
-
-def _is_below(file: Path, folder: Path) -> bool:
-    return folder.resolve() in file.resolve().parents
 
 
 def _find_bundle(model: str, home: Path | None) -> Path:

@@ -31,14 +31,19 @@ V = TypeVar("V", bound=Sized)
 _HELD: ContextVar[OrderedDict[tuple[int, Path, int, int], Sized] | None] = ContextVar("held", default=None)
 
 
+Held = OrderedDict[tuple[int, Path, int, int], Sized]
+"""What is held open, for whoever does so more than once."""
+
+
 @contextmanager
-def held_open() -> Iterator[None]:
+def held_open(held: Held | None = None) -> Iterator[None]:
     """Keep the files that are read inside open, in this thread or task, until the end: also under a limit.
 
     For whoever reads a volume slice by slice: a gzipped one would be inflated anew for each. Each file is held to the
-    limit by itself, so only one at a time should be read: the last two stay.
+    limit by itself, so only one at a time should be read: the last two stay. With ``held`` they stay there for the next
+    time: of a generator that is left between two slices.
     """
-    token = _HELD.set(OrderedDict())
+    token = _HELD.set(OrderedDict() if held is None else held)
     try:
         yield
     finally:

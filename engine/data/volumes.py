@@ -175,12 +175,24 @@ def open_series(paths: Sequence[Path]) -> SourceVolume:
 
 def group_series(paths: Sequence[Path]) -> dict[str, list[Path]]:
     """Return DICOM files by their SeriesInstanceUID, in the order in which they come; those without one are one."""
-    from engine.data.dicom_frames import tag
-
     groups: dict[str, list[Path]] = {}
     for path in paths:
-        groups.setdefault(str(tag(_tags(path).tags, "SeriesInstanceUID") or ""), []).append(path)
+        groups.setdefault(series_of(path), []).append(path)
     return groups
+
+
+def series_of(path: Path) -> str:
+    """Return the SeriesInstanceUID of a DICOM file, "" where it has none."""
+    from engine.data.dicom_frames import tag
+
+    return str(tag(_tags(path).tags, "SeriesInstanceUID") or "")
+
+
+def is_placed(path: Path) -> bool:
+    """Return whether a DICOM file says where its first frame lies."""
+    from engine.data.dicom_frames import frame_affine
+
+    return frame_affine(_tags(path).frame_tags(0)) is not None
 
 
 def _tags(path: Path) -> DicomFile:

@@ -314,11 +314,14 @@ def test_a_bundle_reads_images_as_its_training_did(
     manifest = json.loads((told / "manifest.json").read_text())
     (told / "manifest.json").write_text(json.dumps(manifest | {"value_range": [-160.0, 240.0], "slice_axis": 0}))
     found = as_json(capsys, "predict", str(told), str(tmp_path / "ct.nii.gz"), "--out", str(tmp_path / "masks"))
-    assert len(found["predictions"]) == 24, "cut across the axis that the dataset says"
+    (row,) = found["predictions"]
+    assert row["slices"] == 24, "cut across the axis that the dataset says"
     image = read_image(tmp_path / "ct.nii.gz", slice_index=12, slice_axis=0, value_range=(-160.0, 240.0))[0]
     expected = load_bundle(told).predict(image).mask_KHW[0]
-    with Image.open(found["predictions"][12]["mask"]) as mask:
-        np.testing.assert_array_equal(np.asarray(mask) > 0, expected)
+    stored = np.asarray(nibabel.load(row["mask"]).dataobj)
+    assert Path(row["mask"]).name == "ct_mask.nii.gz" and stored.shape == volume.shape
+    # axes of this file grow to the right, the front and the head; pictures to the left, the back and the feet
+    np.testing.assert_array_equal(stored[23 - 12, ::-1, ::-1].T, expected)
 
 
 def test_an_argument_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,128 @@
+"""What `predict` is given, as cases, and what it makes of each: mask files, overlays, figures."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.data.archives import Member, is_archive, is_dicom, unpack
+from engine.data.budget import limit_bytes
+from engine.data.names import LITTER, folded, visible_files
+from engine.data.readers import is_supported
+from engine.errors import UserError
+from export.cases import Case, find_cases, segment_case, write_masks, write_overlays
+from export.outputs.measurements import Measurement, as_csv
+from export.results import plain_name
+
+if TYPE_CHECKING:
+    from export.runtime import BundleSession
+
+CSV_FILE = "measurements.csv"
+TOLD_ABOVE = 8
+"""Slices above which progress is told (ours)."""
+
+
+@dataclass
+class Job:
+    """One call: what was written, and what could not be."""
+
+    session: BundleSession
+    out: Path
+    overlay: bool
+    reference: Path | None
+    quiet: bool
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+
+    def segment(self, case: Case) -> None:
+        """Segment one case and write its files."""
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True, disable=self.quiet) as shown:
+            task = shown.add_task(case.name, total=None, visible=False)
+
+            def progress(done: int, total: int) -> None:
+                shown.update(task, completed=done, total=total, visible=total > TOLD_ABOVE)
+
+            found = segment_case(self.session, case, reference=self.reference, progress=progress)
+        (mask,) = write_masks(found, self.out, session=self.session)
+        if self.overlay:
+            write_overlays(found, self.out, session=self.session)
+        self.measurements += found.measurements
+        figures = [asdict(one) for one in found.measurements]
+        self.rows.append(
+            {
+                "image": case.name,
+                "mask": str(mask),
+                "wall_ms": found.wall_ms,
+                "slices": len(found.volume),
+                "foreground": {one.class_name: one.share for one in found.measurements},
+                "measurements": figures,
+            }
+        )
+
+    def write_csv(self) -> None:
+        """Write the figures of all cases."""
+        (self.out / CSV_FILE).write_text(as_csv(self.measurements), encoding="utf-8")
+
+
+@contextmanager
+def waiting_cases(paths: Sequence[Path], *, out: Path) -> Iterator[list[Case]]:
+    """Give the cases in files, folders and zips; what zips hold is unpacked while the body lasts.
+
+    What an earlier call has written to ``out`` is no image to segment, where that folder lies inside one of ``paths``;
+    nor is what an operating system keeps beside the images (``._a.png``, ``__MACOSX``, ``Thumbs.db``).
+    """
+    with ExitStack() as meanwhile:
+        cases: list[Case] = []
+        files: list[Member] = []
+        for path in paths:
+            if path.name.lower() in LITTER:  # a shell's * names it, no person does; a hidden file he has named himself
+                continue
+            if path.is_dir():
+                files += [Member(file, str(file)) for file in _images(path, out=out)]
+            elif is_archive(path):
+                folder = Path(meanwhile.enter_context(tempfile.TemporaryDirectory(prefix="dsfedmed-")))
+                members = unpack(path, folder, most_bytes=limit_bytes())
+                cases += find_cases(members, series_name=path.stem)
+            else:
+                files.append(Member(path, str(path)))
+        cases = find_cases(files) + cases
+        if not cases:
+            raise UserError(
+                "predict.no_images",
+                what=f"No images in {', '.join(map(str, paths))}.",
+                why="There is nothing to segment.",
+                fix="Give image files, or folders that hold some.",
+            )
+        yield cases
+
+
+def refuse_same_names(cases: Sequence[Case]) -> None:
+    """Raise ``UserError`` ``predict.same_name`` where masks would overwrite each other, as many disks compare names."""
+    names = Counter(folded(plain_name(case.stem)) for case in cases)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise UserError(
+            "predict.same_name",
+            what=f"The masks of several images would be called '{twice[0]}'.",
+            why="A mask takes its image's name, with signs other than letters, digits, dots and dashes as '_'.",
+            fix="Segment them one after the other, each with an --out of its own, or rename one.",
+        )
+
+
+def _images(folder: Path, *, out: Path) -> list[Path]:
+    holds_out = _is_below(out, folder)
+    found = (file for file in visible_files(folder) if is_supported(file) or is_dicom(file))
+    return [file for file in found if not (holds_out and _is_below(file, out)) and file.name.upper() != "DICOMDIR"]
+
+
+def _is_below(file: Path, folder: Path) -> bool:
+    return folder.resolve() in file.resolve().parents

@@ -1,0 +1,194 @@
+"""A folder, a zip or a file of images as cases, and each case's masks and figures as files. Torch-free.
+
+A case is a picture, a volume in one file, or the files of one DICOM series. Its masks are PNG for a picture, NIfTI for
+NIfTI, a DICOM Segmentation for DICOM volumes (NIfTI or TIFF where that cannot be), and a TIFF stack for a TIFF stack.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from engine.data.archives import Member, is_dicom
+from engine.data.readers import file_stem, is_supported
+from engine.data.volume_cache import Held, held_open
+from engine.data.volumes import SourceVolume, is_placed, open_series, open_volume, series_of
+from engine.errors import UserError
+from export.outputs.dicom_seg import write_dicom_seg
+from export.outputs.measurements import GreySums, Measurement, measure
+from export.outputs.nifti import write_nifti
+from export.results import displayable, mask_file, overlay, plain_name
+from export.runtime import BundleSession
+from export.volumes import empty_masks, label_volume, segment_slice
+
+SEG_SUFFIX, NIFTI_SUFFIX, TIFF_SUFFIX = "_seg.dcm", "_mask.nii.gz", "_mask.tif"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is segmented as one: its files, and the stem of what is made of it. ``name`` is what people call it."""
+
+    name: str
+    stem: str
+    paths: tuple[Path, ...]
+    is_series: bool = False
+
+    def open(self, *, slice_axis: int) -> SourceVolume:
+        """Return the case's slices; errors are those of ``engine.data.volumes``."""
+        return open_series(self.paths) if self.is_series else open_volume(self.paths[0], slice_axis=slice_axis)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """One case answered."""
+
+    case: Case
+    volume: SourceVolume
+    masks_KSHW: np.ndarray
+    measurements: list[Measurement]
+    wall_ms: float
+
+
+def find_cases(files: Sequence[Member], *, series_name: str | None = None) -> list[Case]:
+    """Return the cases among ``files``, in their order; several series are numbered.
+
+    Only DICOM files that say where they lie are gathered into series: radiographs of one series stay pictures.
+    ``series_name`` is what a series is called, the name of its folder without it.
+    """
+    groups: dict[str, list[Member]] = {}
+    for at, member in enumerate(files):
+        groups.setdefault(_series(member) or f" {at}", []).append(member)
+    num_series = sum(len(group) > 1 for group in groups.values())
+    cases: list[Case] = []
+    for group in groups.values():
+        if len(group) == 1:
+            name = group[0].name
+            bare = Path(name)
+            stem = file_stem(bare) if is_supported(bare) else bare.name
+            cases.append(Case(name, stem, (group[0].path,)))
+            continue
+        number = 1 + sum(case.is_series for case in cases)
+        name = series_name or group[0].path.parent.name
+        stem = name if num_series == 1 else f"{name}_series{number}"
+        cases.append(Case(stem, stem, tuple(member.path for member in group), is_series=True))
+    return cases
+
+
+def segment_case(
+    session: BundleSession,
+    case: Case,
+    *,
+    reference: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Segmented:
+    """Return the masks and figures of one case, all of its slices; ``progress`` is told how many are done of all.
+
+    ``reference`` is a mask file to compare with. Stops where ``progress`` raises. Raises ``UserError`` as reading,
+    segmenting and ``export.volumes.empty_masks`` do.
+    """
+    steps = segment_steps(session, case, reference=reference)
+    while True:
+        try:
+            progress(*next(steps))
+        except StopIteration as end:
+            return end.value
+
+
+def segment_steps(
+    session: BundleSession, case: Case, *, reference: Path | None = None
+) -> Generator[tuple[int, int], None, Segmented]:
+    """Yield (done, all) after every slice and return what :func:`segment_case` does: between two it can be left."""
+    started = time.perf_counter()
+    classes = session.manifest.classes
+    held: Held = OrderedDict()
+    with held_open(held):
+        volume = case.open(slice_axis=session.manifest.slice_axis)
+        masks_KSHW, greys = empty_masks(volume, num_classes=len(classes)), GreySums(len(classes))
+    for number in range(len(volume)):
+        with held_open(held):
+            masks_KSHW[:, number] = mask_KHW = segment_slice(session, volume, number)
+            greys.add(volume.values(number), mask_KHW)
+        yield number + 1, len(volume)
+    wall_ms = 1000 * (time.perf_counter() - started)
+    compared = None if reference is None else read_reference(reference, volume, num_classes=len(classes))
+    figures = measure(volume, masks_KSHW, name=case.name, classes=classes, greys=greys, reference_KSHW=compared)
+    return Segmented(case, volume, masks_KSHW, figures, wall_ms)
+
+
+def read_reference(path: Path, volume: SourceVolume, *, num_classes: int) -> np.ndarray:
+    """Return a reference mask on the volume's own grid, (K, S, H, W) uint8 in {0, 1}.
+
+    One class: everything that is not 0; several: label k (from 1) is class k. Raises ``UserError``
+    ``data.mask_elsewhere`` and ``reference.shape`` where it lies on another grid.
+    """
+    from engine.data.readers import image_info, read_mask
+
+    masks_KSHW = np.zeros((num_classes, len(volume), volume.geometry.height_px, volume.geometry.width_px), np.uint8)
+    with held_open():
+        for number in range(len(volume)):
+            labels = read_mask(path, slice_index=number, slice_axis=volume.slice_axis, like=volume.geometry)
+            labels = labels if labels.ndim == 2 else labels[..., 0]
+            about = image_info(path, slice_axis=volume.slice_axis)
+            if labels.shape != masks_KSHW.shape[2:] or about.num_slices != len(volume):
+                raise UserError(
+                    "reference.shape",
+                    what=f"The reference mask {path} has {about.num_slices} slices of {about.width_px} x "
+                    f"{about.height_px} pixels, the image {len(volume)} of {masks_KSHW.shape[3]} x "
+                    f"{masks_KSHW.shape[2]}.",
+                    why="Masks are compared pixel by pixel.",
+                    fix="Give the mask of this very image, on its grid.",
+                )
+            for index in range(num_classes):
+                masks_KSHW[index, number] = labels != 0 if num_classes == 1 else labels == index + 1
+    return masks_KSHW
+
+
+def write_masks(found: Segmented, out: Path, *, session: BundleSession) -> list[Path]:
+    """Write a case's masks below ``out`` and return the files: one, but for the reasons of this module's head.
+
+    A DICOM volume that cannot be referred to is written as NIfTI, and as TIFF where nothing says where it lies.
+    """
+    stem, volume, manifest = plain_name(found.case.stem), found.volume, session.manifest
+    if volume.kind == "picture" or (volume.kind == "dicom" and len(volume) == 1):
+        name, content = mask_file(found.masks_KSHW[:, 0], classes=manifest.classes, stem=found.case.stem)
+        (out / name).write_bytes(content)
+        return [out / name]
+    if volume.kind == "dicom":
+        try:
+            write_dicom_seg(out / f"{stem}{SEG_SUFFIX}", volume, found.masks_KSHW, manifest=manifest)
+            return [out / f"{stem}{SEG_SUFFIX}"]
+        except UserError as error:
+            if error.code != "output.no_segmentation":
+                raise
+    labels_SHW = label_volume(found.masks_KSHW)
+    if volume.geometry.affine_lps is not None:
+        write_nifti(out / f"{stem}{NIFTI_SUFFIX}", volume, labels_SHW)
+        return [out / f"{stem}{NIFTI_SUFFIX}"]
+    tifffile.imwrite(out / f"{stem}{TIFF_SUFFIX}", labels_SHW, photometric="minisblack", compression="zlib")
+    return [out / f"{stem}{TIFF_SUFFIX}"]
+
+
+def write_overlays(found: Segmented, out: Path, *, session: BundleSession) -> None:
+    """Write each slice with its mask over it as PNG."""
+    manifest = session.manifest
+    with held_open():
+        for number in range(len(found.volume)):
+            picture = found.volume.picture(number, value_range=manifest.value_range, window=manifest.window)
+            blended = overlay(displayable(picture), found.masks_KSHW[:, number])
+            suffix = "" if len(found.volume) == 1 else f"_slice{number + 1:03d}"
+            Image.fromarray(blended).save(out / f"{plain_name(found.case.stem)}{suffix}_overlay.png")
+
+
+def _series(member: Member) -> str:
+    """Return the series that a file belongs to, "" where it is none; what cannot be read is told when it is opened."""
+    try:
+        return series_of(member.path) if is_dicom(member.path) and is_placed(member.path) else ""
+    except (UserError, OSError):
+        return ""

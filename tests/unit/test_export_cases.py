@@ -1,0 +1,180 @@
+"""Folders, zips and volumes through a model: cases, files on the source's grid, figures worked out by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import highdicom.seg
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+from volume_files import PATIENT, manifest, write_series
+
+from engine.__main__ import main
+from engine.data.archives import Member
+from engine.data.budget import at_most
+from engine.errors import UserError
+from engine.evaluation.measures import hd95_px
+from export.cases import find_cases, segment_case, write_masks
+from export.outputs.measurements import Measurement, agreement, as_csv, diameters, num_components
+
+
+class Bright:
+    """A model that finds what is brighter than half, without any learning; its second class is what is white."""
+
+    def __init__(self, *classes: str) -> None:
+        self.manifest = manifest(classes=classes or ("organ",)).model_copy(update={"value_range": (0.0, 100.0)})
+
+    def masks(self, image_HW3: np.ndarray) -> tuple[np.ndarray, float]:
+        cuts = (0.5, 0.99)[: len(self.manifest.classes)]
+        return np.stack([image_HW3[..., 0] > cut for cut in cuts]).astype(np.uint8), 0.1
+
+
+def box(shape: tuple[int, int, int]) -> np.ndarray:
+    """Return (X, Y, Z) int16 with a box of 100 in 20: 4 x 2 x 3 voxels, and one voxel that touches no other."""
+    voxels = np.full(shape, 20, np.int16)
+    voxels[1:5, 2:4, 1:4] = 100
+    voxels[7, 7, 0] = 60
+    return voxels
+
+
+def nifti(path: Path) -> Path:
+    nibabel.save(nibabel.Nifti1Image(box((9, 8, 5)), np.diag([2.0, 3.0, 5.0, 1.0]) + np.eye(4, k=3)), path)
+    return path
+
+
+def test_figures_of_a_volume_are_those_worked_out_by_hand(tmp_path: Path) -> None:
+    (case,) = find_cases([Member(nifti(tmp_path / "scan.nii.gz"), "scan.nii.gz")])
+    told: list[tuple[int, int]] = []
+    session = Bright("organ", "core")
+    found = segment_case(session, case, progress=lambda done, of: told.append((done, of)))  # type: ignore[arg-type]
+    organ, core = found.measurements
+    assert told == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    assert (organ.foreground_px, organ.components, organ.area_slice, organ.slices) == (25, 2, 2, 5)
+    assert organ.volume_ml == pytest.approx(25 * 30 / 1000) and organ.share == pytest.approx(25 / 360)
+    assert organ.area_mm2 == pytest.approx(8 * 6)
+    # 4 columns of 2 mm and 2 rows of 3 mm: from the middle of an outer edge to that of the opposite corner's pixel
+    assert organ.longest == pytest.approx(np.hypot(8, 3)) and organ.length_unit == "mm"
+    assert organ.mean_intensity == pytest.approx((24 * 100 + 60) / 25)
+    assert (core.foreground_px, core.components, core.mean_intensity) == (24, 1, 100)
+    (path,) = write_masks(found, tmp_path, session=session)  # type: ignore[arg-type]
+    stored = np.asarray(nibabel.load(path).dataobj)
+    np.testing.assert_array_equal(stored, np.select([box((9, 8, 5)) == 100, box((9, 8, 5)) == 60], [2, 1]))
+
+
+def test_a_reference_on_another_order_of_axes_is_compared_by_place(tmp_path: Path) -> None:
+    scan = nifti(tmp_path / "scan.nii")
+    truth = nibabel.Nifti1Image((box((9, 8, 5)) == 100).astype(np.uint8), nibabel.load(scan).affine)
+    flipped = truth.as_reoriented(np.array([[1, -1], [0, 1], [2, -1]]))
+    nibabel.save(flipped, tmp_path / "truth.nii")
+    (case,) = find_cases([Member(scan, "scan.nii")])
+    (organ,) = segment_case(Bright(), case, reference=tmp_path / "truth.nii").measurements  # type: ignore[arg-type]
+    assert organ.dice == pytest.approx(48 / 49) and organ.iou == pytest.approx(24 / 25)
+    nibabel.save(nibabel.Nifti1Image(np.zeros((9, 8, 4), np.uint8), np.eye(4)), tmp_path / "other.nii")
+    with pytest.raises(UserError) as caught:
+        segment_case(Bright(), case, reference=tmp_path / "other.nii")  # type: ignore[arg-type]
+    assert caught.value.code == "data.mask_elsewhere"
+
+
+def test_distances_are_those_of_the_evaluation() -> None:
+    rng = np.random.default_rng(8)
+    one, other = np.zeros((2, 1, 30, 40), bool)
+    one[0, 5:20, 6:22], other[0, 8:26, 3:30] = True, True
+    other ^= (rng.random(other.shape) > 0.97) & other
+    expected = hd95_px(torch.from_numpy(one[None]), torch.from_numpy(other[None]))[0][0]
+    found = agreement(one, other, steps=(1, 1, 1))
+    assert found["hd95"] == pytest.approx(expected)
+    assert agreement(one, other, steps=(9, 2, 2))["hd95"] == pytest.approx(2 * expected)
+    shared = int((one & other).sum())
+    assert found["dice"] == pytest.approx(2 * shared / (int(one.sum()) + int(other.sum())))
+    assert agreement(one, one & False, steps=(1, 1, 1)) == {"dice": 0.0, "iou": 0.0, "hd95": None}
+    assert agreement(one & False, one & False, steps=(1, 1, 1)) == {"dice": 1.0, "iou": 1.0, "hd95": None}
+    apart = np.zeros((2, 4, 3, 3), bool)
+    apart[0, 0], apart[1, 2] = True, True  # two slices apart
+    assert agreement(apart[0], apart[1], steps=(2.5, 1, 1))["hd95"] == pytest.approx(5)
+
+
+@pytest.mark.parametrize(("mask", "steps", "longest", "across"), [
+    (np.ones((1, 1)), (1, 1), 1, 1), (np.ones((1, 10)), (1, 0.5), 5, 1), (np.ones((6, 1)), (2, 1), 12, 1),
+    (np.zeros((3, 3)), (1, 1), None, None),
+])  # fmt: skip
+def test_diameters_go_from_outline_to_outline(mask: np.ndarray, steps: tuple, longest: float, across: float) -> None:
+    assert diameters(mask, steps=steps) == (pytest.approx(longest), pytest.approx(across))
+
+
+def test_corners_touch() -> None:
+    mask = np.zeros((2, 4, 4), bool)
+    mask[0, 0, 0] = mask[1, 1, 1] = mask[0, 3, 3] = True
+    assert num_components(mask) == 2 and num_components(mask & False) == 0
+
+
+def test_a_spreadsheet_takes_no_name_for_a_formula() -> None:
+    one = Measurement("=cmd|' /C calc'!A0", "@organ", 1, 3, 0.5, None, 1, None, 1, 2.0, 1.0, "px", 1.5, "grey")
+    (row,) = csv.DictReader(io.StringIO(as_csv([one])))
+    assert row["image"].startswith("'=") and row["class_name"] == "'@organ"
+    assert (row["share"], row["area_mm2"], row["longest"]) == ("0.5", "", "2")
+
+
+def test_files_of_a_series_are_one_case_and_radiographs_are_not(tmp_path: Path) -> None:
+    frames = np.full((3, 4, 5), 80, np.int16)
+    series = write_series(tmp_path / "ct", frames)
+    radiographs = write_series(tmp_path / "dx", frames[:2], ImagePositionPatient=None)
+    broken = tmp_path / "ct" / "broken.dcm"
+    broken.write_bytes(b"no image")
+    cases = find_cases([Member(path, path.name) for path in (*series, *radiographs, broken)])
+    assert [(case.stem, len(case.paths), case.is_series) for case in cases] == [
+        ("ct", 3, True), ("000", 1, False), ("001", 1, False), ("broken", 1, False)
+    ]  # fmt: skip
+    found = segment_case(Bright(), cases[0])  # type: ignore[arg-type]
+    (path,) = write_masks(found, tmp_path, session=Bright())  # type: ignore[arg-type]
+    assert path.name == "ct_seg.dcm" and highdicom.seg.segread(path).pixel_array.sum() == 60
+    assert PATIENT["PatientID"] not in json.dumps([case.name for case in cases])
+
+
+def test_pages_of_a_tiff_become_pages_of_a_mask(tmp_path: Path) -> None:
+    frames = np.zeros((3, 4, 5), np.uint8)
+    frames[1, 2] = 90
+    tifffile.imwrite(tmp_path / "stack.tif", frames, photometric="minisblack")
+    found = segment_case(Bright(), find_cases([Member(tmp_path / "stack.tif", "stack.tif")])[0])  # type: ignore[arg-type]
+    (path,) = write_masks(found, tmp_path, session=Bright())  # type: ignore[arg-type]
+    np.testing.assert_array_equal(tifffile.imread(path), frames > 0)
+    (organ,) = found.measurements
+    assert (organ.area_mm2, organ.volume_ml, organ.length_unit, organ.longest) == (None, None, "px", 5)
+
+
+def test_a_volume_above_the_budget_is_refused_with_the_number(tmp_path: Path) -> None:
+    path = tmp_path / "large.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((200, 200, 60), np.uint8), np.eye(4)), path)
+    (case,) = find_cases([Member(path, path.name)])
+    with at_most(6 * 2**20), pytest.raises(UserError, match="60 slices of 200 x 200 pixels and 3 classes take 7 MiB"):
+        segment_case(Bright("a", "b", "c"), case)  # type: ignore[arg-type]
+    with at_most(4 * 2**20), pytest.raises(UserError, match="would take"):
+        segment_case(Bright(), case)  # type: ignore[arg-type]
+
+
+def test_predict_makes_one_segmentation_of_a_zipped_series_and_a_table(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    paths = write_series(tmp_path / "ct", np.random.default_rng(3).integers(0, 90, (3, 40, 48)).astype(np.int16))
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        for number, path in enumerate(paths):
+            archive.write(path, f"study/IM{number}")
+    Image.fromarray(np.full((30, 20), 90, np.uint8)).save(tmp_path / "b.png")
+    words = ["predict", "nuclei_cpu", str(tmp_path / "study.zip"), str(tmp_path / "b.png"), "--csv", "--json"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "b_mask.png",
+        "measurements.csv",
+        "study_seg.dcm",
+    ]
+    rows = list(csv.DictReader((tmp_path / "out" / "measurements.csv").open()))
+    assert [(Path(row["image"]).name, row["slices"]) for row in rows] == [("b.png", "1"), ("study", "3")]
+    assert not any(value in told for value in PATIENT.values())
