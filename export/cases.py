@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import tifffile
 from PIL import Image
 
 from engine.data.archives import Member, is_dicom
+from engine.data.names import folded
 from engine.data.readers import file_stem, is_supported
 from engine.data.volume_cache import Held, held_open
 from engine.data.volumes import SourceVolume, is_placed, open_series, open_volume, series_of
@@ -79,6 +80,20 @@ def find_cases(files: Sequence[Member], *, series_name: str | None = None) -> li
         stem = name if num_series == 1 else f"{name}_series{number}"
         cases.append(Case(stem, stem, tuple(member.path for member in group), is_series=True))
     return cases
+
+
+def told_apart(cases: Sequence[Case]) -> list[Case]:
+    """Return the cases with stems that no disk takes for one: images of several folders of a zip may have one name."""
+    taken: set[str] = set()
+    apart = []
+    for case in cases:
+        stem, number = case.stem, 1
+        while folded(plain_name(stem)) in taken:
+            number += 1
+            stem = f"{case.stem}_{number}"
+        taken.add(folded(plain_name(stem)))
+        apart.append(replace(case, stem=stem))
+    return apart
 
 
 def segment_case(

@@ -16,7 +16,9 @@ BASE = ("engine.version", "engine.types", "engine.errors", *CONFIG, "engine.seed
 CATALOGUE = "engine.methods.catalogue"
 PREDICTION = tuple(f"export.{part}" for part in ("runtime", "results", "manifest", "card", "appearance", "foreign"))
 LOOKS = tuple(f"engine.data.{part}" for part in ("readers", "transforms", "appearance", "modalities"))
-VOLUMES = tuple(f"engine.data.{name}" for name in ("volumes", "archives", "orientation", "volume_cache", "budget"))
+VOLUMES = tuple(f"engine.data.{n}" for n in (
+    "readers", "volumes", "archives", "orientation", "identifiers", "volume_cache", "budget",
+))  # fmt: skip
 WHOLE_VOLUMES = ("export.volumes", "export.cases", "export.outputs")
 RUN_RECORDS = tuple(
     f"engine.runs.{name}"
@@ -191,9 +193,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.planning",
         "engine.federation.release",
         "engine.federation.task_titles",
-        "engine.data.readers",
-        *VOLUMES,
-        *WHOLE_VOLUMES,
+        *(VOLUMES + WHOLE_VOLUMES),
         "engine.models.assets",
         # numpy only; the page offers phantoms as example images
         "engine.data.phantoms",

@@ -11,6 +11,7 @@ from app import answers, markup, model_text, text, viewmodels
 from app.address import Wanted, setter
 from app.picker import Picker
 from app.studio import Studio
+from app.tabs import volumes
 from app.tabs.segment_answers import Handlers
 
 SCROLL_TO_RESULT = "() => document.getElementById('overlay')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
@@ -51,6 +52,7 @@ def build(studio: Studio, page: gr.Blocks) -> Parts:
     _wire_models(studio, parts, page)
     _wire_images(studio, parts)
     _wire_opacity(studio, parts)
+    volumes.build(studio, parts.model)
     return parts
 
 

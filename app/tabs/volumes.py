@@ -1,0 +1,168 @@
+"""Whole volumes, series and zips on the Segment tab: choose a file, press the button, see planes and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app import markup, volume_jobs, volume_view
+from app import volume_text as words
+from app.studio import Studio
+from engine.data.readers import file_suffix
+from engine.errors import UserError
+from export.outputs.measurements import Measurement
+
+VIEWER_SCRIPT = Path(__file__).resolve().parents[1] / "viewer.js"
+ROWS_SHOWN = 50
+"""Rows of figures that the page shows (ours)."""
+FILE_ROUTE = "/gradio_api/file="
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The section's components that its handlers read or write."""
+
+    upload: gr.File
+    start: gr.Button
+    stop: gr.Button
+    message: gr.HTML
+    viewer: gr.HTML
+    figures: gr.HTML
+    masks: gr.DownloadButton
+    nifti: gr.DownloadButton
+    csv: gr.DownloadButton
+
+
+def build(studio: Studio, model: gr.Dropdown) -> Parts:
+    """Place the section below the Segment tab's columns and wire it; ``model`` is what the tab has chosen."""
+    parts = _place(studio)
+    outputs = [parts.message, parts.viewer, parts.figures, parts.masks, parts.nifti, parts.csv, parts.start, parts.stop]
+
+    def segment(chosen: str | None, path: str | None) -> Iterator[tuple[Any, ...]]:
+        yield _busy(volume_view.progress_bar(words.READING, 0, 1))
+        steps = _steps(studio, chosen, path)
+        while True:
+            done, box = studio.attempt(lambda: _next(steps))
+            if done is None:
+                yield _nothing(box)
+                return
+            if isinstance(done, tuple):
+                yield done
+                return
+            yield _busy(volume_view.progress_bar(volume_jobs.progress_words(done), done.slice, done.num_slices))
+
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    job = parts.start.click(
+        segment, [model, parts.upload], outputs, concurrency_limit=1, concurrency_id="volume", **quiet
+    )
+    parts.stop.click(lambda: _nothing(markup.notice(words.STOPPED)), None, outputs, cancels=[job], **quiet)
+    empty = markup.empty(words.EMPTY_TITLE, words.EMPTY)
+    parts.upload.change(lambda: _nothing(empty), None, outputs, cancels=[job], **quiet)
+    model.change(lambda: _nothing(empty), None, outputs, cancels=[job], **quiet)
+    return parts
+
+
+def _place(studio: Studio) -> Parts:
+    gr.HTML(f"<h2>{words.HEADING}</h2><p class='quiet'>{escape(words.LEAD)}</p>")
+    label = words.UPLOAD_LABEL.format(megabytes=studio.settings.max_upload_mb)
+    upload = gr.File(label=label, type="filepath", height=120, elem_id="volume-upload")
+    with gr.Row(elem_classes="actions"):
+        start = gr.Button(words.START, variant="primary", elem_id="volume-start")
+        stop = gr.Button(words.STOP, visible=False, elem_id="volume-stop")
+    message = gr.HTML(markup.empty(words.EMPTY_TITLE, words.EMPTY), elem_id="volume-message")
+    viewer = gr.HTML("", elem_id="volume-viewer", js_on_load=VIEWER_SCRIPT.read_text(encoding="utf-8"))
+    figures = gr.HTML("", elem_id="volume-figures")
+    with gr.Row(elem_classes="actions"):
+        masks = gr.DownloadButton(words.DOWNLOAD[".zip"], variant="primary", visible=False, elem_id="volume-masks")
+        nifti = gr.DownloadButton(words.DOWNLOAD_NIFTI, visible=False, elem_id="volume-nifti")
+        csv = gr.DownloadButton(words.DOWNLOAD_CSV, visible=False, elem_id="volume-csv")
+    return Parts(upload, start, stop, message, viewer, figures, masks, nifti, csv)
+
+
+def _steps(studio: Studio, chosen: str | None, path: str | None) -> Iterator[volume_jobs.Step | tuple[Any, ...]]:
+    """Yield every step of the job, then the values of all outputs."""
+    if not chosen or not path:
+        raise UserError("app.no_volume", what=words.NO_FILE_WHAT, why=words.NO_FILE_WHY, fix=words.NO_FILE_FIX)
+    session = studio.session(chosen)
+    result = yield from volume_jobs.run(studio, session, Path(path))
+    yield _shown(studio, result, session.manifest.classes)
+
+
+def _next(steps: Iterator[volume_jobs.Step | tuple[Any, ...]]) -> volume_jobs.Step | tuple[Any, ...]:
+    return next(steps)
+
+
+def _busy(bar: str) -> tuple[Any, ...]:
+    hidden = gr.update(visible=False)
+    return bar, "", "", hidden, hidden, hidden, gr.Button(interactive=False), gr.Button(visible=True)
+
+
+def _nothing(message: str) -> tuple[Any, ...]:
+    hidden = gr.update(visible=False)
+    return message, "", "", hidden, hidden, hidden, gr.Button(interactive=True), gr.Button(visible=False)
+
+
+def _shown(studio: Studio, result: volume_jobs.Result, classes: tuple[str, ...]) -> tuple[Any, ...]:
+    """Return the values of all outputs for a finished job."""
+    slices, width, height = result.size
+    told = words.DONE.format(slices=slices, width=width, height=height, seconds=result.wall_s)
+    if result.num_cases > 1:
+        count = result.num_cases - len(result.faults)
+        told = words.DONE_MANY.format(count=count, of=result.num_cases, seconds=result.wall_s)
+    message = markup.quiet(told)
+    if result.identifiers:
+        message += markup.notice(words.IDENTIFIERS.format(tags=", ".join(result.identifiers)))
+    if result.faults:
+        message += markup.quiet(words.FAULTS.format(count=len(result.faults)))
+        message += "".join(studio.told(markup.user_error(fault)) for fault in result.faults[:ROWS_SHOWN])
+    viewer = ""
+    if result.view is not None:
+        viewer = volume_view.html(result.view, address=FILE_ROUTE + result.view_path, classes=classes)
+    suffix = file_suffix(Path(result.masks)) if result.masks else ".zip"
+    return (
+        message,
+        viewer,
+        figures_table(result.measurements),
+        gr.DownloadButton(words.DOWNLOAD[suffix], value=result.masks or None, visible=bool(result.masks)),
+        gr.DownloadButton(value=result.nifti or None, visible=bool(result.nifti)),
+        gr.DownloadButton(value=result.csv or None, visible=bool(result.csv)),
+        gr.Button(interactive=True),
+        gr.Button(visible=False),
+    )  # fmt: skip
+
+
+def figures_table(measurements: list[Measurement]) -> str:
+    """Return the figures as a table, with units where there are any and a dash where a figure does not exist."""
+    if not measurements:
+        return ""
+    rows = "".join(f"<tr>{_cells(one)}</tr>" for one in measurements[:ROWS_SHOWN])
+    head = "".join(f"<th scope='col'>{name}</th>" for name in words.COLUMNS)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    table = f"<div class='table-scroll' tabindex='0'>{table}</div>"
+    if len(measurements) > ROWS_SHOWN:
+        table += markup.quiet(words.ROWS_SHOWN.format(shown=ROWS_SHOWN, total=len(measurements)))
+    return table
+
+
+def _cells(one: Measurement) -> str:
+    figures = (
+        f"{one.foreground_px:,} ({100 * one.share:.1f} %)",
+        _figure(one.area_mm2, "mm²"),
+        _figure(one.volume_ml, "mL"),
+        f"{one.components:,}",
+        _figure(one.longest, one.length_unit),
+        _figure(one.perpendicular, one.length_unit),
+        _figure(one.mean_intensity, one.intensity_unit),
+    )
+    return f"<th scope='row'>{escape(one.image)}</th><td>{escape(one.class_name)}</td>" + "".join(
+        f"<td>{escape(figure)}</td>" for figure in figures
+    )
+
+
+def _figure(value: float | None, unit: str) -> str:
+    return "–" if value is None else f"{value:,.2f} {unit}"

@@ -1,0 +1,126 @@
+// Draws a volume's planes in the browser. The server has sent numbers (uint16) and labels (uint8) on the patient's axes,
+// z to the head, y to the back, x to the left; everything here answers without asking it again.
+const AXES = {axial: [0, 1, 2], coronal: [1, 0, 2], sagittal: [2, 0, 1]};  // slices, rows, columns
+
+async function begin(section) {
+  const about = JSON.parse(section.dataset.about);
+  const [depth, height, width] = about.shape;
+  const size = depth * height * width;
+  const answer = await fetch(section.dataset.address);
+  if (!answer.ok) { section.querySelector('.viewer-value').textContent = 'The volume is not kept any more.'; return; }
+  const unpacked = answer.body.pipeThrough(new DecompressionStream('gzip'));
+  const buffer = await new Response(unpacked).arrayBuffer();
+  const numbers = new Uint16Array(buffer, 0, size), labels = new Uint8Array(buffer, 2 * size, size);
+  const stride = [height * width, width, 1];
+  const at = [...about.at];
+  const find = (name) => section.querySelector(name);
+  const centre = find('.centre'), span = find('.width'), opacity = find('.opacity'), mask = find('.mask');
+  const preset = find('.preset'), told = find('.viewer-value');
+  const shades = new Uint8ClampedArray(65536);
+  const views = [...section.querySelectorAll('figure')].map((figure) => {
+    const [slices, rows, columns] = AXES[figure.dataset.plane];
+    const canvas = figure.querySelector('canvas');
+    canvas.width = about.shape[columns]; canvas.height = about.shape[rows];
+    const tall = about.shape[rows] * about.steps[rows], wide = about.shape[columns] * about.steps[columns];
+    canvas.style.aspectRatio = `${wide} / ${tall}`;
+    canvas.style[wide >= tall ? 'width' : 'height'] = '100%';
+    const headUp = about.upright && rows === 0;
+    return {figure, canvas, slices, rows, columns, headUp, paper: canvas.getContext('2d'),
+      slider: figure.querySelector('input'), number: figure.querySelector('output')};
+  });
+
+  function shade() {
+    const middle = Number(centre.value), width_ = Math.max(Number(span.value), 1e-9);
+    for (let n = 0; n < 65536; n++) {
+      const share = (about.low + n * about.scale - middle) / width_ + 0.5;
+      shades[n] = 255 * (about.inverted ? 1 - share : share);
+    }
+  }
+
+  function draw(view) {
+    const {canvas, paper, slices, rows, columns, headUp} = view;
+    const picture = paper.createImageData(canvas.width, canvas.height), out = picture.data;
+    const share = mask.checked ? Number(opacity.value) : 0;
+    for (let row = 0, to = 0; row < canvas.height; row++) {
+      const line = headUp ? canvas.height - 1 - row : row;
+      let from = at[slices] * stride[slices] + line * stride[rows];
+      for (let column = 0; column < canvas.width; column++, from += stride[columns], to += 4) {
+        const grey = shades[numbers[from]], label = labels[from];
+        const colour = label && share ? about.colours[(label - 1) % about.colours.length] : null;
+        out[to] = colour ? grey + share * (colour[0] - grey) : grey;
+        out[to + 1] = colour ? grey + share * (colour[1] - grey) : grey;
+        out[to + 2] = colour ? grey + share * (colour[2] - grey) : grey;
+        out[to + 3] = 255;
+      }
+    }
+    paper.putImageData(picture, 0, 0);
+    view.slider.value = at[slices] + 1;
+    view.number.textContent = at[slices] + 1;
+  }
+
+  let waiting = false;
+  function redraw() {  // at most once a frame, however often a wheel turns
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => { waiting = false; views.forEach(draw); section.dataset.drawn = at.join(); });
+  }
+  function move(axis, to) {
+    at[axis] = Math.min(Math.max(to, 0), about.shape[axis] - 1);
+    redraw();
+  }
+  function choose() {
+    const chosen = about.presets[Number(preset.value)];
+    if (!chosen) return;
+    centre.value = Math.round(chosen[1] * 100) / 100; span.value = Math.round(chosen[2] * 10000) / 10000;
+    shade(); redraw();
+  }
+  function place(view, event) {
+    const box = view.canvas.getBoundingClientRect(), found = [...at];
+    const row = Math.floor((event.clientY - box.top) / box.height * view.canvas.height);
+    const column = Math.floor((event.clientX - box.left) / box.width * view.canvas.width);
+    if (row < 0 || column < 0 || row >= view.canvas.height || column >= view.canvas.width) return null;
+    found[view.rows] = view.headUp ? view.canvas.height - 1 - row : row;
+    found[view.columns] = column;
+    return found;
+  }
+
+  for (const view of views) {
+    view.slider.addEventListener('input', () => move(view.slices, Number(view.slider.value) - 1));
+    view.canvas.addEventListener('wheel', (event) => {
+      event.preventDefault();
+      move(view.slices, at[view.slices] + Math.sign(event.deltaY));
+    }, {passive: false});
+    view.canvas.addEventListener('keydown', (event) => {
+      const step = {ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 10, PageDown: -10}[event.key];
+      const end = {Home: 0, End: about.shape[view.slices] - 1}[event.key];
+      if (step === undefined && end === undefined) return;
+      event.preventDefault();
+      move(view.slices, end === undefined ? at[view.slices] + step : end);
+    });
+    view.canvas.addEventListener('pointermove', (event) => {
+      const found = place(view, event);
+      if (!found) return;
+      const from = found[0] * stride[0] + found[1] * stride[1] + found[2];
+      const value = about.low + numbers[from] * about.scale;
+      const mm = about.upright ? '' : ' (slice, row, column)';
+      told.textContent = `${Math.round(value * 1000) / 1000} ${about.unit} · ${found.map((n) => n + 1).join(', ')}${mm}`;
+    });
+    view.canvas.addEventListener('pointerleave', () => { told.textContent = told.dataset.empty; });
+    view.canvas.addEventListener('click', (event) => {
+      const found = place(view, event);
+      if (found) { found.forEach((n, axis) => { at[axis] = n; }); redraw(); }
+    });
+  }
+  preset.addEventListener('change', choose);
+  for (const field of [centre, span]) field.addEventListener('input', () => { preset.value = 'own'; shade(); redraw(); });
+  opacity.addEventListener('input', redraw);
+  mask.addEventListener('change', redraw);
+  choose();
+}
+
+function look() {
+  const section = element.querySelector('.viewer');
+  if (section && !section.dataset.begun) { section.dataset.begun = '1'; begin(section); }
+}
+watch('value', look);
+look();

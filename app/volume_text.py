@@ -1,0 +1,51 @@
+"""What the page says of whole volumes, series and zips of images; all else is in ``app.text``."""
+
+from __future__ import annotations
+
+HEADING = "Volumes, series and many images"
+LEAD = (
+    "A DICOM series (zipped), a multi-frame DICOM file, a NIfTI volume or a TIFF stack as a whole; or a zip of images. "
+    "The model is the one that is chosen above."
+)
+UPLOAD_LABEL = "DICOM, NIfTI, TIFF stack, or a zip (up to {megabytes} MB)"
+START, STOP = "Segment all of it", "Stop"
+EMPTY_TITLE, EMPTY = "No volume yet", "Choose a file, then press the button. Planes, masks and figures appear here."
+NO_FILE_WHAT, NO_FILE_WHY, NO_FILE_FIX = (
+    "No file is chosen.",
+    "A volume or a zip of images is segmented as a whole.",
+    "Choose one in the field above the button.",
+)
+STOPPED = "Stopped. Nothing of it is kept; press the button to begin again."
+READING = "Reading the file"
+PROGRESS = "{name}: slice {done} of {total}"
+PROGRESS_MANY = "Image {at} of {of}, {name}: slice {done} of {total}"
+DONE = "{slices} slices of {width} x {height} pixels in {seconds:.1f} s"
+DONE_MANY = "{count} of {of} images and volumes segmented in {seconds:.1f} s"
+DOWNLOAD = {
+    ".dcm": "Save the masks (DICOM Segmentation)",
+    ".nii.gz": "Save the masks (NIfTI)",
+    ".tif": "Save the masks (TIFF stack)",
+    ".png": "Save the mask (PNG)",
+    ".zip": "Save all masks and figures (zip)",
+}
+DOWNLOAD_NIFTI, DOWNLOAD_CSV = "Save as NIfTI", "Save the figures (CSV)"
+COLUMNS = ("Image", "Class", "Pixels", "Largest area", "Volume", "Pieces", "Longest", "Across", "Mean value")
+ROWS_SHOWN = "The first {shown} of {total} rows; the CSV has all."
+IDENTIFIERS = (
+    "This file tells who the patient is: {tags}. None of it is shown or logged here. A DICOM Segmentation "
+    "carries the patient's name and number on, as every object of a study does; NIfTI, PNG and CSV do not."
+)
+FAULTS = "{count} could not be segmented:"
+REDUCED = (
+    "Shown at a smaller size (every {columns}. column, {rows}. row and {slices}. slice); masks and figures are of all."
+)
+NO_PLACE = "Nothing says how it lies in the patient: planes have no letters."
+
+VIEWER = "Slices of the volume"
+PLANES = {"axial": "Axial", "coronal": "Coronal", "sagittal": "Sagittal"}
+PLANES_UNPLACED = {"axial": "Slices", "coronal": "Across rows", "sagittal": "Across columns"}
+SLICE, OPACITY, SHOW_MASK, PRESET, CENTRE, WIDTH = "slice", "Opacity", "Mask", "Window", "Centre", "Width"
+VALUE_EMPTY = "Point at a picture for its value. Wheel or arrow keys change the slice, a click moves all three."
+PRESETS = (("Soft tissue", 40.0, 400.0), ("Lung", -600.0, 1500.0), ("Bone", 400.0, 1800.0))
+"""Windows of Hounsfield units (centre, width) as radiologists use them."""
+PRESET_FILE, PRESET_PERCENTILES, PRESET_OWN = "As the file says", "0.5-99.5 %", "Own"
