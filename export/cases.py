@@ -20,7 +20,7 @@ from engine.data.archives import Member, is_dicom
 from engine.data.names import folded
 from engine.data.readers import file_stem, is_supported
 from engine.data.volume_cache import Held, held_open
-from engine.data.volumes import SourceVolume, is_placed, open_series, open_volume, series_of
+from engine.data.volumes import SourceVolume, open_series, open_volume, placed_series
 from engine.errors import UserError
 from export.outputs.dicom_seg import write_dicom_seg
 from export.outputs.measurements import GreySums, Measurement, measure
@@ -204,6 +204,6 @@ def write_overlays(found: Segmented, out: Path, *, session: BundleSession) -> No
 def _series(member: Member) -> str:
     """Return the series that a file belongs to, "" where it is none; what cannot be read is told when it is opened."""
     try:
-        return series_of(member.path) if is_dicom(member.path) and is_placed(member.path) else ""
+        return placed_series(member.path) if is_dicom(member.path) else ""
     except (UserError, OSError):
         return ""

@@ -6,6 +6,7 @@ of TIFF. A series of DICOM files, or frames stored out of order, are put in the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,10 +150,10 @@ def open_series(paths: Sequence[Path]) -> SourceVolume:
     Frames of a single file that are no volume stay in their stored order, without a place. Raises ``UserError``
     ``data.series_mixed``, ``data.series_broken`` (a slice is missing, there twice, or in another plane or size).
     """
-    groups = group_series(paths)
-    if len(groups) > 1:
-        raise _mixed(paths, groups)
     files = [_tags(path) for path in paths]
+    series = Counter(_series(file) for file in files)
+    if len(series) > 1:
+        raise _mixed(paths, series)
     sizes = {(file.geometry.height_px, file.geometry.width_px) for file in files}
     if len(sizes) > 1:
         told = " and ".join(f"{width} x {height}" for height, width in sorted(sizes)[:2])
@@ -173,26 +174,18 @@ def open_series(paths: Sequence[Path]) -> SourceVolume:
     return SourceVolume("dicom", tuple(at[index] for index in order), geometry)
 
 
-def group_series(paths: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return DICOM files by their SeriesInstanceUID, in the order in which they come; those without one are one."""
-    groups: dict[str, list[Path]] = {}
-    for path in paths:
-        groups.setdefault(series_of(path), []).append(path)
-    return groups
-
-
-def series_of(path: Path) -> str:
-    """Return the SeriesInstanceUID of a DICOM file, "" where it has none."""
-    from engine.data.dicom_frames import tag
-
-    return str(tag(_tags(path).tags, "SeriesInstanceUID") or "")
-
-
-def is_placed(path: Path) -> bool:
-    """Return whether a DICOM file says where its first frame lies."""
+def placed_series(path: Path) -> str:
+    """Return the SeriesInstanceUID of a DICOM file that says where its first frame lies, else ""."""
     from engine.data.dicom_frames import frame_affine
 
-    return frame_affine(_tags(path).frame_tags(0)) is not None
+    file = _tags(path)
+    return "" if frame_affine(file.frame_tags(0)) is None else _series(file)
+
+
+def _series(file: DicomFile) -> str:
+    from engine.data.dicom_frames import tag
+
+    return str(tag(file.tags, "SeriesInstanceUID") or "")
 
 
 def _tags(path: Path) -> DicomFile:
@@ -233,12 +226,12 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
     return (pixels[..., :3] @ np.array(GREY_SHARES)).astype(np.float32)
 
 
-def _mixed(paths: Sequence[Path], groups: dict[str, list[Path]]) -> UserError:
-    sizes = sorted((len(group) for group in groups.values()), reverse=True)
+def _mixed(paths: Sequence[Path], series: Counter[str]) -> UserError:
+    sizes = sorted(series.values(), reverse=True)
     told = ", ".join(str(size) for size in sizes[:MIXED_SHOWN]) + (", ..." if len(sizes) > MIXED_SHOWN else "")
     return UserError(
         "data.series_mixed",
-        what=f"{paths[0].parent} holds {len(groups)} DICOM series, of {told} files.",
+        what=f"{paths[0].parent} holds {len(series)} DICOM series, of {told} files.",
         why="A volume is one series: slices of several would be taken for one patient's in one place.",
         fix="Put the files of one series into a zip or folder of their own.",
     )

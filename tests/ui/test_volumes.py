@@ -1,0 +1,112 @@
+"""Whole volumes on the Segment tab: planes that answer without the server, files to save, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import ROOT, Server, Watched
+from playwright.sync_api import Page, expect
+
+sys.path.insert(0, str(ROOT / "tests" / "unit"))
+from volume_files import PATIENT, write_series
+
+pytestmark = pytest.mark.ui
+
+TOO_WIDE = "() => document.documentElement.scrollWidth - window.innerWidth"
+GREYS = """(plane) => {
+  const canvas = document.querySelector(`.viewer figure[data-plane=${plane}] canvas`);
+  const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  return [...data];
+}"""
+
+
+@pytest.fixture(params=[1280, 390])
+def watched(request: pytest.FixtureRequest, layout_server: Server, open_page: Callable[..., Watched]) -> Watched:
+    shown = open_page(layout_server.address, width=request.param)
+    shown.page.get_by_role("tab", name="Segment").click()
+    shown.page.wait_for_selector("#examples img")
+    return shown
+
+
+def send(page: Page, path: Path) -> None:
+    page.locator("#volume-upload input[type=file]").set_input_files(path)
+    expect(page.locator("#volume-upload")).to_contain_text(path.stem.split(".")[0])
+    page.locator("#volume-start").click()
+
+
+def test_a_volume_is_read_by_wheel_keys_and_window_without_the_server(watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    voxels = np.full((16, 20, 6), 100, np.int16)  # to the left, the back and the head
+    voxels[2, 3, :] = 900
+    affine = np.diag([-1.0, -2.0, 3.0, 1.0])
+    affine[:3, 3] = (7, 9, 11)
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / "scan.nii.gz")
+    send(page, tmp_path / "scan.nii.gz")
+    page.wait_for_selector(".viewer[data-drawn]")
+    assert page.evaluate(TOO_WIDE) <= 0
+    axial = page.locator("figure[data-plane=axial]")
+    assert [axial.locator(f".edge.{side}").inner_text() for side in ("left", "right", "top", "bottom")] == list("RLAP")
+    assert watched.faults == [] and watched.foreign == []
+    page.context.set_offline(True)  # slices, window and mask answer in the browser
+
+    page.locator(".viewer .mask").uncheck()
+    page.locator(".viewer .centre").fill("500")
+    page.locator(".viewer .width").fill("1000")
+    page.wait_for_function(f"() => ({GREYS})('axial')[4 * (3 * 16 + 2)] > 200")
+    greys = np.array(page.evaluate(GREYS, "axial")).reshape(20, 16, 4)
+    assert {tuple(at) for at in np.argwhere(greys[..., 0] > 200)} == {(3, 2)}, "front at the top, right on the left"
+    assert abs(int(greys[0, 0, 0]) - round(255 * 0.1)) <= 1 and abs(int(greys[3, 2, 0]) - round(255 * 0.9)) <= 1
+
+    canvas, slider = axial.locator("canvas"), axial.locator("input")
+    canvas.focus()
+    page.keyboard.press("Home")
+    expect(slider).to_have_value("1")
+    page.keyboard.press("ArrowUp")
+    expect(slider).to_have_value("2")
+    canvas.hover()
+    page.mouse.wheel(0, 100)
+    expect(slider).to_have_value("3")
+    expect(page.locator(".viewer-value")).to_contain_text("100")
+    page.context.set_offline(False)
+
+    with page.expect_download() as download:
+        page.locator("#volume-masks").click()
+    assert download.value.suggested_filename == "scan_mask.nii.gz"
+    mask = nibabel.load(download.value.path().rename(tmp_path / "mask.nii.gz"))
+    assert mask.shape == voxels.shape
+    np.testing.assert_array_equal(mask.affine, affine)
+
+
+def test_a_series_without_a_slice_is_refused_and_one_with_all_names_no_patient(
+    watched: Watched, tmp_path: Path
+) -> None:
+    page = watched.page
+    frames = np.random.default_rng(6).integers(0, 90, (5, 24, 20)).astype(np.int16)
+    paths = write_series(tmp_path / "series", frames)
+    for name, left_out in (("gap.zip", 2), ("whole.zip", None)):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for number, path in enumerate(paths):
+                if number != left_out:
+                    archive.write(path, f"series/IM{number}")
+    send(page, tmp_path / "gap.zip")
+    box = page.locator("#volume-message [role=alert]")
+    expect(box).to_contain_text("gap.zip")
+    expect(box).to_contain_text("missing between")
+    expect(page.locator("#volume-stop")).to_be_hidden()
+    page.locator(
+        "#volume-upload button[aria-label=Clear], #volume-upload [aria-label='Remove this file']"
+    ).first.click()
+    expect(page.locator("#volume-message")).to_contain_text("No volume yet")
+    send(page, tmp_path / "whole.zip")
+    page.wait_for_selector(".viewer[data-drawn]")
+    expect(page.locator("#volume-message")).to_contain_text("PatientName")
+    assert not any(value in page.content() for value in PATIENT.values())
+    with page.expect_download() as download:
+        page.locator("#volume-masks").click()
+    assert download.value.suggested_filename == "whole_seg.dcm"
