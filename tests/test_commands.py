@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import documents
+import nibabel
+import numpy as np
 import pytest
 from documents import ROOT
 from PIL import Image
@@ -106,6 +108,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             shutil.rmtree(fourth)
         shutil.rmtree(fifth)
     Image.fromarray(render("nuclei", site="dapi_20x", index=0, image_px=64).image).save(folder / "picture.png")
+    nibabel.save(nibabel.Nifti1Image(np.eye(40, dtype=np.int16)[..., None], np.eye(4)), folder / "scan.nii.gz")
     patch = pytest.MonkeyPatch()
     patch.chdir(folder)
     patch.setenv("DSFEDMED_HOME", str(folder / "studio_home"))
@@ -113,6 +116,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     bundle = str(ROOT / "assets" / "models" / "nuclei_cpu")
     downloads = str(polyp_downloads(folder / "downloads"))
     names = {"<root>": "hospitals", "SITE": "C6_alexandria", "IMAGE": "picture.png", "FOLDER": bundle}
+    names["VOLUME"] = "scan.nii.gz"
     names["DOWNLOADS"] = downloads
     yield World(folder, folder / "studio_home", names)
     patch.undo()
@@ -169,7 +173,7 @@ def test_a_command_on_data_or_on_a_finished_run(
     assert said.strip() and "Traceback" not in said
     if "--out" in words:
         out = finished.folder / words[words.index("--out") + 1]
-        assert sorted(path.suffix for path in out.iterdir()) in ([".png"], [".json", ".md", ".onnx"])
+        assert sorted(path.suffix for path in out.iterdir()) in ([".png"], [".csv", ".gz"], [".json", ".md", ".onnx"])
 
 
 @pytest.mark.parametrize("command", GOING_ON)
