@@ -32,6 +32,7 @@ FIELD_LABELS = {
     "data.normalise": "Intensity normalisation",
     "data.augment": "Augmentation",
     "generator.kind": "Kind of generator",
+    "generator.asynchronous": "Beside the rounds",
     "data.pooled": "All images at one place (no federation)",
     "generator.optimiser_8bit": "8-bit optimiser",
     "release.check": "Measure each generator",

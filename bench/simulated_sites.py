@@ -12,7 +12,7 @@ from engine.config import RunConfig
 from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.client_app import build_client_app
 from engine.federation.descriptions import FederationDescription, SiteDescription
-from engine.federation.sites import Server, SiteListener, Sites
+from engine.federation.sites import Desk, Server, SiteListener, Sites
 from engine.federation.tasks import TRAIN_STUDENT, VALIDATE_STUDENT, SiteReply, SiteRequest
 from engine.models.roles import Role
 from engine.runs.checkpoint import CheckpointStore
@@ -58,6 +58,9 @@ class SimulatedBackEnd:
 
     def listen(self, listener: SiteListener) -> None:
         """Pass over it: these sites tell nothing while they work."""
+
+    def beside(self, desk: Desk) -> None:
+        """Return None: they do one thing at a time."""
 
     def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
         """Return no warnings."""

@@ -26,6 +26,9 @@ class GeneratorConfig(Section):
     controlnet: Source | None = Field(
         "controlnet-mini", description="Mask-conditioned ControlNet to start from; zero convolutions when left out"
     )
+    asynchronous: bool = Field(
+        False, description="Sites train it while the student's rounds go on, which do not wait for it [P]; off: after"
+    )
     steps: int = Field(150, ge=1, le=1_000_000, description="Optimiser steps at a site (ours)")
     batch_size: Batch = Field(4, description="Images in a batch [D: 4]")
     accumulation: Batch = Field(1, description="Batches summed before an optimiser step")

@@ -96,7 +96,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
             "engine.runs.checkpoint",
             "engine.runs.identity",
         )
-        for name in ("fixed_test", "ray_programs", "ray_sites", "ray_worker")
+        for name in ("fixed_test", "site_programs", "side_worker", "ray_sites", "ray_worker")
     },
     "engine.federation.connect": (
         *BASE,

@@ -62,7 +62,7 @@ OPENS_IMAGES = (
 )
 BORDER_CROSSINGS = (
     "engine.federation.connect",
-    *(f"engine.federation.backends.{name}" for name in ("local", "ray_programs", "ray_sites", "fixed_test")),
+    *(f"engine.federation.backends.{name}" for name in ("local", "site_programs", "ray_sites", "fixed_test")),
 )
 """Where sites that lie on this machine are opened, as programs of their own; a deployed federation does without, but
 for a test set of the server's own."""

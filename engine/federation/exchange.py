@@ -87,39 +87,71 @@ def ask(
 ) -> Iterator[tuple[str, SiteReply | UserError]]:
     """Send the requests and yield (site, reply or failure) as each arrives; stop after ``deadline_s`` seconds.
 
+    Arguments as of :class:`Questions`. RunCancelled is raised, never yielded.
+    """
+    asked = Questions(
+        grid, requests, nodes=nodes, kind=kind, reply_kind=reply_kind, max_bytes=max_bytes, on_traffic=on_traffic
+    )
+    started = monotonic()
+    while asked.waiting and (deadline_s is None or monotonic() - started < deadline_s):
+        any_came = False
+        for site, answer in asked.answers(check_cancelled=check_cancelled):
+            any_came = True
+            yield site, answer
+            del answer  # it is the reader's alone: the next one comes before this name is given away
+        if not any_came and not isinstance(grid, InProcessGrid):
+            sleep(POLL_S)
+
+
+class Questions:
+    """Requests that have been sent, and whose replies are fetched as they come.
+
     ``kind`` names what the arrays are (a kind of the catalogue) in the traffic records, which are made for what
     is sent and for what comes back (of ``reply_kind`` where that is another). A reply whose arrays have more than
-    ``max_bytes``, or that is not what a site writes, is the failure ``federation.bad_reply``. RunCancelled is raised,
-    never yielded.
+    ``max_bytes``, or that is not what a site writes, is the failure ``federation.bad_reply``.
     """
-    encoded: dict[int, ArrayRecord] = {}
-    messages = []
-    for request in requests:
-        if id(request.arrays) not in encoded:
-            encoded[id(request.arrays)] = to_payload(request.arrays)
-        content = request_content(request, arrays=encoded[id(request.arrays)])
-        group_id = str(request.round)
-        messages.append(Message(content, nodes[request.site], request.task, group_id=group_id))
-        _count(on_traffic, content, site=request.site, direction="down", kind=kind, round_number=request.round)
-    started = monotonic()
-    waiting = dict(zip(grid.push_messages(messages), requests, strict=True))
-    del messages, encoded
-    while waiting and (deadline_s is None or monotonic() - started < deadline_s):
-        any_came = False
-        for reply in _pulled(grid, list(waiting), check_cancelled=check_cancelled):
-            any_came = True
+
+    def __init__(
+        self,
+        grid: Grid,
+        requests: Sequence[SiteRequest],
+        *,
+        nodes: Mapping[str, int],
+        kind: str,
+        reply_kind: str | None = None,
+        max_bytes: int = MAX_REPLY_BYTES,
+        on_traffic: OnTraffic | None = None,
+    ) -> None:
+        self._grid, self._came, self._max_bytes, self._on_traffic = grid, reply_kind or kind, max_bytes, on_traffic
+        encoded: dict[int, ArrayRecord] = {}
+        messages = []
+        for request in requests:
+            if id(request.arrays) not in encoded:
+                encoded[id(request.arrays)] = to_payload(request.arrays)
+            content = request_content(request, arrays=encoded[id(request.arrays)])
+            group_id = str(request.round)
+            messages.append(Message(content, nodes[request.site], request.task, group_id=group_id))
+            _count(on_traffic, content, site=request.site, direction="down", kind=kind, round_number=request.round)
+        self._waiting = dict(zip(grid.push_messages(messages), requests, strict=True))
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """The sites that have not answered."""
+        return tuple(request.site for request in self._waiting.values())
+
+    def answers(self, *, check_cancelled: Callable[[], None]) -> Iterator[tuple[str, SiteReply | UserError]]:
+        """Yield (site, reply or failure) of those that are there by now; in one process the next site's."""
+        for reply in _pulled(self._grid, list(self._waiting), check_cancelled=check_cancelled):
             # An error for a lost node comes from the SuperLink, so the source does not tell the site.
-            request = waiting.pop(reply.metadata.reply_to_message_id, None)
+            request = self._waiting.pop(reply.metadata.reply_to_message_id, None)
             if request is None:  # it has been answered before, or asks for nothing of ours
                 continue
             if reply.has_error():
                 yield request.site, failure_of(reply.error, site=request.site)
                 continue
-            came = reply_kind or kind
-            _count(on_traffic, reply.content, site=request.site, direction="up", kind=came, round_number=request.round)
-            yield request.site, _read(reply, request=request, max_bytes=max_bytes)
-        if not any_came and not isinstance(grid, InProcessGrid):
-            sleep(POLL_S)
+            about = {"site": request.site, "kind": self._came, "round_number": request.round}
+            _count(self._on_traffic, reply.content, direction="up", **about)
+            yield request.site, _read(reply, request=request, max_bytes=self._max_bytes)
 
 
 def _pulled(grid: Grid, message_ids: Sequence[str], *, check_cancelled: Callable[[], None]) -> Iterator[Message]:

@@ -14,10 +14,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from flwr.serverapp import Grid
 
+from engine.errors import UserError
+from engine.federation.beside import Beside, Work
 from engine.federation.checks import NO_MORE_CHECKS, RoundChecks
 from engine.federation.descriptions import FederationDescription
+from engine.federation.exchange import MAX_REPLY_BYTES, Questions, find_sites
 from engine.federation.rounds import Failure, OnFailure, OnReply, call_once, run_rounds
-from engine.federation.tasks import Arrays, Scalar, SiteReply
+from engine.federation.tasks import BESIDE, Arrays, Scalar, SiteReply, SiteRequest
 from engine.federation.watch import SiteWatch, Told
 from engine.types import SiteFailure, Traffic
 
@@ -72,6 +75,18 @@ class _Watched:
         self.listener.metric(site, name, value, step)
 
 
+@dataclass(frozen=True)
+class Desk:
+    """What a stage has whose sites work beside another stage's; other threads call ``listener`` and ``flush``."""
+
+    stage: str
+    """Its name: whose checkpoints the sites' are."""
+    server: Server
+    listener: SiteListener
+    flush: Callable[[], None]
+    """Makes durable what was heard: before a site keeps a state that is further."""
+
+
 class BackEnd(Protocol):
     """Where the sites are: in this process, in a simulation, at other machines."""
 
@@ -80,6 +95,9 @@ class BackEnd(Protocol):
 
     def listen(self, listener: SiteListener) -> None:
         """Hand on what sites tell to ``listener`` from now on."""
+
+    def beside(self, desk: Desk) -> Grid | None:
+        """Return where sites can be asked for work that they do beside the rest; None where they cannot."""
 
     def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
         """Let every site read all its images once; return warnings, raise ``UserError`` for what cannot be used."""
@@ -94,6 +112,7 @@ class Sites:
     def __init__(self, back_end: BackEnd, *, server: Callable[[], Server]) -> None:
         self._back_end, self._server = back_end, server
         self._watch = SiteWatch(back_end.description, told=lambda: server().watched)
+        self._beside = Beside()
 
     @property
     def description(self) -> FederationDescription:
@@ -126,9 +145,9 @@ class Sites:
             sites=self.names,
             task=task,
             kind=kind,
-            on_traffic=partial(self._heard, server.traffic),
+            on_traffic=partial(_heard, self._watch, server.traffic),
             on_failure=partial(self._failed, on_failure=on_failure),
-            check_cancelled=server.check_cancelled,
+            check_cancelled=self._meanwhile(server),
             **how,
         )
 
@@ -173,12 +192,60 @@ class Sites:
             checks=checks,
             on_traffic=partial(self._count, server.traffic, apart=apart),
             on_failure=self._failed,
-            check_cancelled=server.check_cancelled,
+            check_cancelled=self._meanwhile(server),
         )
 
-    def _heard(self, on_traffic: Callable[[Traffic], None], record: Traffic) -> None:
-        self._watch.traffic(record)
-        on_traffic(record)
+    def begin(
+        self,
+        task: str,
+        *,
+        kind: str,
+        reply_kind: str,
+        to: Sequence[str],
+        max_bytes: int | None = None,
+        on_reply: Callable[[str, SiteReply], None],
+        on_failure: Callable[[str, UserError], None],
+        desk: Desk,
+    ) -> bool:
+        """Ask the sites ``to`` for work that goes on beside all that they are asked from now on; waits for nothing.
+
+        ``on_reply`` is given each reply while something else is waited for, or in :meth:`finish`; ``on_failure`` what a
+        site has in its place, and nobody asks it again. Return False where the back end has no place for such work.
+        """
+        watch = SiteWatch(self.description, told=lambda: desk.server.watched)
+        watch.asks(task)
+        grid = self._back_end.beside(replace(desk, listener=_Watched(watch, desk.listener)))
+        if grid is None:
+            return False
+
+        def failed(site: str, error: UserError) -> None:
+            watch.failed(SiteFailure(site, 0, 1, time.time(), error.code, error.what, "asked_again"))
+            on_failure(site, error)
+
+        questions = Questions(
+            grid,
+            [SiteRequest(site, task, settings={BESIDE: True}) for site in to],
+            nodes=find_sites(grid, sites=to),
+            kind=kind,
+            reply_kind=reply_kind,
+            max_bytes=MAX_REPLY_BYTES if max_bytes is None else max_bytes,
+            on_traffic=partial(_heard, watch, desk.server.traffic),
+        )
+        self._beside.add(Work(questions, on_reply, failed))
+        return True
+
+    def finish(self) -> None:
+        """Wait for everything that sites have begun by :meth:`begin`."""
+        self._beside.finish(check_cancelled=self._server().check_cancelled)
+
+    def _meanwhile(self, server: Server) -> Callable[[], None]:
+        """Return what looks for a stop, and for what sites have finished beside."""
+
+        def look() -> None:
+            server.check_cancelled()
+            self._beside.look()
+
+        return look
 
     def _failed(self, failure: Failure, *, on_failure: OnFailure | None = None) -> None:
         outcome: Literal["asked_again", "left_out", "stopped"] = "asked_again" if failure.attempt else "left_out"
@@ -201,3 +268,8 @@ class Sites:
         if self.description.test_at_server and record.site not in self.names:
             return
         on_traffic(replace(record, round=QUERIES_FROM + record.round) if apart else record)
+
+
+def _heard(watch: SiteWatch, on_traffic: Callable[[Traffic], None], record: Traffic) -> None:
+    watch.traffic(record)
+    on_traffic(record)

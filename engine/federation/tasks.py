@@ -36,6 +36,10 @@ BEST_ROUND, OWN_ROUND = "best_round", "own_round"
 """Settings of requests: the round whose own parameters a site goes on keeping, and the one whose it is to use."""
 BEGAN_ANEW = "began_anew"
 """Text of a reply: who at the site has accepted that it began its own state anew."""
+BESIDE = "beside"
+"""Setting of a request for long work that the site does beside whatever else it is asked; such a request is one of
+``LONG``, and brings no arrays."""
+LONG = (TRAIN_GENERATOR,)
 READ_EVERYTHING = "query.read"
 """Asked of deployed sites only: reading every image once, before anything is trained on."""
 

@@ -90,6 +90,9 @@ class StageSpec:
     records: tuple[str, ...] = ()
     """Tables of the store that this stage alone writes: samples, scores, evaluation, differences; or PREDICTIONS."""
     sends: tuple[KindSpec, ...] = ()
+    early: str | None = None
+    """A switch of the configuration, as a dotted key: where it is on, the stage's ``begin(context)`` is called before
+    the run's first stage, and what sites do for it goes on beside the stages before it."""
     step: str = "epoch"
     """What the steps of its curves are."""
     trains: bool = True
@@ -102,6 +105,13 @@ class StageSpec:
     """Whether more ``federation.rounds`` let it go on from its checkpoint; only a method's first stage may."""
     takes_over: bool = False
     """Whether it begins with what a finished run has left, given when the run is made; only a first stage may."""
+
+    def begins_early(self, values: Mapping[str, Any]) -> bool:
+        """Return whether it does in a run with these nested values of its configuration."""
+        if self.early is None:
+            return False
+        section, _, leaf = self.early.rpartition(".")
+        return bool(values.get(section, {}).get(leaf, False))
 
 
 @dataclass(frozen=True)
@@ -367,10 +377,11 @@ def _check_against_schema(method: MethodSpec) -> None:
     unknown = [name for name in method.titles if name not in {model.name for model in method.models}]
     if unknown:
         raise ValueError(f"'{method.name}' names models that it does not make: {unknown}")
-    for key in method.overlay:
+    switches = [stage.early for stage in method.stages if stage.early is not None]
+    for key in [*method.overlay, *switches]:
         section, _, leaf = key.rpartition(".")
         if leaf not in keys.get(section, ()):
-            raise ValueError(f"the overlay of '{method.name}' names no key of the configuration: {key}")
+            raise ValueError(f"'{method.name}' names no key of the configuration: {key}")
 
 
 def _import_all() -> None:

@@ -51,6 +51,7 @@ GENERATOR_TRAINING = StageSpec(
     keeps=("generators", "generator_checks"),
     reads_labels=True,
     sends=(GENERATOR, STUDENT),
+    early="generator.asynchronous",
     step="optimiser step",
 )
 GENERATION = StageSpec(

@@ -47,6 +47,8 @@ class StoreReporter:
         Set by the worker's signal handler: a stop without the store having been asked.
     work_id : str, optional
         Id under which results are recorded where it is not the run's: its extension's.
+    beside : bool
+        Whether this stage works beside another one, until :meth:`take_over`.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class StoreReporter:
         attempt: int,
         stop: threading.Event | None = None,
         work_id: str | None = None,
+        beside: bool = False,
     ) -> None:
         self._store, self._run_id, self._stage, self._attempt = store, run_id, stage, attempt
         self._work_id = work_id or run_id
@@ -66,15 +69,27 @@ class StoreReporter:
         self._buffers: dict[str, list[dict[str, Any]]] = {}
         self._sites: dict[str, dict[str, Any]] = {}
         self._pending_progress: dict[str, Any] = {}
-        self._began = time.monotonic()
-        self._wall_before = next((s.wall_s for s in store.stages(self._work_id) if s.name == stage), 0.0)
+        self._began = self._heard_at = time.monotonic()
+        before = [(s.wall_s, s.beside_s) for s in store.stages(self._work_id) if s.name == stage]
+        self._wall_before, self._beside_before = before[0] if before else (0.0, 0.0)
+        self._is_beside = beside
         self._first_step: tuple[int, float] | None = None
         self._last_write = self._last_poll = float("-inf")
 
     @property
     def wall_s(self) -> float:
         """Seconds of work on this stage, those of earlier workers included."""
-        return self._wall_before + time.monotonic() - self._began
+        return self._wall_before + (0.0 if self._is_beside else time.monotonic() - self._began)
+
+    @property
+    def beside_s(self) -> float:
+        """Seconds until this stage was heard last beside another one, those of earlier workers included."""
+        return self._beside_before + (self._heard_at - self._began if self._is_beside else 0.0)
+
+    def take_over(self) -> None:
+        """Let the run wait for this stage from now on."""
+        with self._lock:
+            self._beside_before, self._is_beside, self._began = self.beside_s, False, time.monotonic()
 
     def progress(self, step: int, total: int, *, message: str = "") -> None:
         """Tell how far the stage is (``step`` of ``total``). Raises ``RunCancelled`` when a stop was asked for."""
@@ -157,7 +172,8 @@ class StoreReporter:
             if any(rows.values()):
                 self._store.write(self._work_id, **rows)
             progress, self._pending_progress = self._pending_progress, {}
-            self._store.update_stage(self._work_id, self._stage, wall_s=self.wall_s, **progress)
+            times = {"wall_s": self.wall_s, "beside_s": self.beside_s}
+            self._store.update_stage(self._work_id, self._stage, **times, **progress)
             self._last_write = time.monotonic()
 
     def _add(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -167,6 +183,7 @@ class StoreReporter:
             self._write_when_due(time.monotonic(), last_step=full)
 
     def _write_when_due(self, now: float, *, last_step: bool) -> None:
+        self._heard_at = now
         if last_step or now - self._last_write >= WRITE_EVERY_S:
             self.flush()
 

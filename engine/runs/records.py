@@ -84,6 +84,8 @@ class StageRecord:
     """Expected seconds of work left; ``None`` while nothing is known. 0 when finished."""
     planned_s: float | None
     """What the plan expected for the whole stage."""
+    beside_s: float = 0.0
+    """Seconds that it was at work beside earlier stages, whose ``wall_s`` they are a part of."""
 
     @property
     def fraction(self) -> float:

@@ -18,7 +18,7 @@ import traceback
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.config import RunConfig
 from engine.errors import UserError
@@ -115,15 +115,19 @@ class Worker:
     ) -> None:
         names = list(method.stage_names)
         context: RunContext | None = None
+        beside: dict[str, StoreReporter] = {}
         for stage, spec in zip(stages, method.stages, strict=True):
             if stage.name in finished:
                 continue
-            reporter = StoreReporter(
-                self.store, self.run_id, stage.name, attempt=self.attempt, stop=self.stop, work_id=self.work_id
-            )
+            reporter = beside.pop(stage.name, None) or self._reporter(stage.name)
+            reporter.take_over()
             reporter.check_cancelled()
             self.checkpoints = self._checkpoint_store(config, names, stage.name, reporter)
+            early: list[Any] = []
             if context is None:
+                values, done = config.model_dump(), {*finished, stage.name}
+                pairs = zip(stages, method.stages, strict=True)
+                early = [later for later, about in pairs if later.name not in done and about.begins_early(values)]
                 context = make_context(
                     config=config, run_dir=self.folder, reporter=reporter, checkpoints=self.checkpoints
                 )
@@ -133,11 +137,35 @@ class Worker:
             self.store.set_stage_status(self.work_id, stage.name, "running")
             reporter.log("info", f"{stage.name}: {spec.sentence}")
             try:
+                self._begin_early(context, early, beside, names)
                 stage.run(context)
             finally:
-                reporter.flush()
+                for told in (reporter, *beside.values()):
+                    told.flush()
             self.store.set_stage_status(self.work_id, stage.name, "finished", wall_s=reporter.wall_s)
             reporter.log("info", f"{stage.name}: finished after {reporter.wall_s:.1f} s.")
+
+    def _reporter(self, stage: str, *, beside: bool = False) -> StoreReporter:
+        return StoreReporter(
+            self.store,
+            self.run_id,
+            stage,
+            attempt=self.attempt,
+            stop=self.stop,
+            work_id=self.work_id,
+            beside=beside,
+        )
+
+    def _begin_early(
+        self, context: RunContext, stages: list[Any], reporters: dict[str, StoreReporter], names: list[str]
+    ) -> None:
+        """Let stages begin whose work goes on beside those before them; ``reporters`` gets theirs by name."""
+        for stage in stages:
+            reporter = reporters[stage.name] = self._reporter(stage.name, beside=True)
+            checkpoints = self._checkpoint_store(context.config, names, stage.name, reporter)
+            self.store.set_stage_status(self.work_id, stage.name, "running")
+            reporter.log("info", f"{stage.name} begins beside the stages before it.")
+            stage.begin(context.beside(reporter=reporter, checkpoints=checkpoints))
 
     def _work_of(self, method: catalogue.MethodSpec) -> tuple[tuple[Stage, ...], type[RunContext]]:
         """Return the method's stages, ready to run, and the class of what they are given; or what stands in for them.

@@ -6,6 +6,7 @@ be resumed, forked from or run on another machine.
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,14 +60,26 @@ class RunContext:
             self.config,
             state_root=self.run_dir / "sites",
             checkpoints=lambda: self.checkpoints,
-            server=lambda: Server(
-                self.reporter.check_cancelled,
-                self.reporter.traffic,
-                tell=lambda text: self.reporter.progress(0, 1, message=text),
-                watched=Told(self.reporter.site, self.reporter.site_failure),
-            ),
+            server=self.server,
             **where,
         )
+
+    def server(self) -> Server:
+        """Return what the stage that runs now does with what is heard of the sites."""
+        return Server(
+            self.reporter.check_cancelled,
+            self.reporter.traffic,
+            tell=lambda text: self.reporter.progress(0, 1, message=text),
+            watched=Told(self.reporter.site, self.reporter.site_failure),
+        )
+
+    def beside(self, *, reporter: Reporter, checkpoints: CheckpointStore) -> RunContext:
+        """Return the context of a stage whose work goes on beside this one's, at the same sites."""
+        sites = self.sites  # opened before it is copied: both have the same
+        other = copy(self)
+        assert other.sites is sites
+        other.reporter, other.checkpoints = reporter, checkpoints
+        return other
 
     def close(self) -> None:
         """Let go of the sites, where they have been asked for."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from engine.errors import UserError
 from engine.federation.release import FIGURES, WITHHELD, limits_in, reason_to_withhold
+from engine.federation.sites import Desk
 from engine.federation.tasks import TRAIN_GENERATOR, SiteReply
 from engine.generation.generators import keep_upload, kind_of, upload_bytes
 from engine.models.arrays import model_arrays
@@ -31,6 +32,7 @@ class GeneratorTraining:
         A site that withholds its generator stops the run (``UserError`` ``generator.withheld``), or is gone on without
         where ``release.on_withheld`` says so.
         """
+        context.sites.finish()
         goes_on, checks = context.config.release.on_withheld == "skip", read_checks(context.run_dir)
         without = {site for site, check in checks.items() if goes_on and check["state"] == generator_checks.WITHHELD}
         training = self.training_sites(context)
@@ -49,18 +51,52 @@ class GeneratorTraining:
         """Return the sites that train a generator: all sources."""
         return context.sites.names
 
-    def _ask(self, context: RunContext, sites: tuple[str, ...]) -> None:
-        setup = context.generators
-        expected = upload_bytes(kind_of(context.config).shapes(setup))
+    def begin(self, context: RunContext) -> None:
+        """Ask the sites without waiting for them (the paper's asynchronous phase); ``run`` waits for what is missing.
 
+        Who fails meanwhile, or withholds its generator, is asked once more there. Nothing is sent down: no student is
+        there yet that could judge. Where sites cannot work so, all is as without.
+        """
+        withheld = {site for site, check in read_checks(context.run_dir).items() if check["state"] != "sent"}
+        training = self.training_sites(context)
+        there = {site for site in training if context.generator_dir(site).is_dir()}
+        sites = [site for site in training if site not in withheld | there]
+        if not sites:
+            return
+
+        def keep(site: str, reply: SiteReply) -> None:
+            reason = _noted(context, site, reply.metrics)
+            if reason is None:
+                _keep(context, site, reply)
+            else:
+                context.reporter.log("warning", f"{site} withholds its generator: {reason}.")
+
+        def failed(site: str, error: UserError) -> None:
+            words = f"{site} has no generator yet and is asked again after the rounds. {error.what}"
+            context.reporter.log("warning", words)
+
+        begun = context.sites.begin(
+            TRAIN_GENERATOR,
+            kind="student",
+            reply_kind="generator",
+            to=sites,
+            max_bytes=_most_bytes(context),
+            on_reply=keep,
+            on_failure=failed,
+            desk=Desk(self.name, context.server(), _Progress(context, training), context.reporter.flush),
+        )
+        if not begun:
+            context.reporter.log(
+                "warning", "Here sites do one thing at a time: generators are trained after the rounds."
+            )
+
+    def _ask(self, context: RunContext, sites: tuple[str, ...]) -> None:
         def keep(round_number: int, site: str, reply: SiteReply) -> SiteReply:
             reason = _noted(context, site, reply.metrics)
             if reason is not None:
                 _without(context, site, reason)
                 return reply
-            context.reporter.artefact("generator", context.generator_dir(site).relative_to(context.run_dir))
-            context.reporter.flush()  # with the bytes of its upload
-            keep_upload(reply.arrays, context.generator_dir(site), setup, site=site)
+            _keep(context, site, reply)
             return replace(reply, arrays={})  # it lies in its folder; others need not wait beside it
 
         judged = context.config.release.check and context.model_path(STUDENT).is_file()
@@ -70,10 +106,21 @@ class GeneratorTraining:
             reply_kind="generator",
             to=sites,
             arrays=model_arrays(context.load_model("student", STUDENT)) if judged else {},
-            max_bytes=expected,
+            max_bytes=_most_bytes(context),
             on_reply=keep,
             listener=_Progress(context, self.training_sites(context)),
         )
+
+
+def _most_bytes(context: RunContext) -> int:
+    return upload_bytes(kind_of(context.config).shapes(context.generators))
+
+
+def _keep(context: RunContext, site: str, reply: SiteReply) -> None:
+    """Write a generator that has come; its folder says that it is there."""
+    context.reporter.artefact("generator", context.generator_dir(site).relative_to(context.run_dir))
+    context.reporter.flush()  # with the bytes of its upload
+    keep_upload(reply.arrays, context.generator_dir(site), context.generators, site=site)
 
 
 def _noted(context: RunContext, site: str, metrics: Mapping[str, float]) -> str | None:

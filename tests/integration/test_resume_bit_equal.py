@@ -81,8 +81,13 @@ def files_of(store: RunStore, run_id: str) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(4 * TIMEOUT_S)
-def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Path, config: RunConfig) -> None:
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["in order", "generators beside the rounds"])
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
+    tmp_path: Path, config: RunConfig, asynchronous: bool
+) -> None:
     store = RunStore(tmp_path / "home")
+    generator = config.generator.model_copy(update={"asynchronous": asynchronous})
+    config = config.model_copy(update={"generator": generator})
     whole = lifecycle.submit(store, config)
     finish(store, whole)
     seed = time.time_ns() % 2**32

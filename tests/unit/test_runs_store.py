@@ -251,8 +251,9 @@ def test_an_older_schema_is_upgraded_and_keeps_its_samples(tmp_path: Path) -> No
         for column in ("num_groups", "num_hd95", "num_missed", "num_spurious", "hd95_penalised_px"):
             connection.execute(f"ALTER TABLE evaluation DROP COLUMN {column}")
         connection.execute("DROP TABLE differences")
-        for statement in ("samples DROP COLUMN generator", "runs DROP COLUMN started_by", "runs DROP COLUMN extends"):
-            connection.execute(f"ALTER TABLE {statement}")
+        dropped = ("samples.generator", "runs.started_by", "runs.extends", "stages.beside_s")
+        for table, column in (name.split(".") for name in dropped):
+            connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         connection.execute("UPDATE schema_info SET version = 1")
     store = RunStore(tmp_path)
     run_id = store.create_run(RunConfig()).run_id
@@ -270,6 +271,7 @@ def test_an_older_schema_is_upgraded_and_keeps_its_samples(tmp_path: Path) -> No
     (line,) = store.evaluation(run_id)
     assert (line.dice_low, line.dice_high, line.num_missed, line.hd95_penalised_px) == (0.1, 0.9, None, None)
     assert store.differences(run_id) == ()
+    assert {stage.beside_s for stage in store.stages(run_id)} == {0.0}
     store.close()
 
 

@@ -20,7 +20,7 @@ from engine.federation.checks import bad_reply
 from engine.federation.descriptions import DatasetAgreement, FederationDescription, SiteDescription
 from engine.federation.payload import RUN_RECORD, TOLD_RECORD
 from engine.federation.rounds import call_once
-from engine.federation.sites import Quiet, Server, SiteListener
+from engine.federation.sites import Desk, Quiet, Server, SiteListener
 from engine.federation.tasks import APPROVAL, DESCRIBE, READ_EVERYTHING, SiteReply
 from engine.types import SiteActivity, SiteState
 from engine.version import VERSION, check_same
@@ -131,6 +131,9 @@ class DeployedBackEnd:
     def listen(self, listener: SiteListener) -> None:
         """Hand on what sites tell to ``listener`` from now on; they tell it with their replies."""
         self._listener = listener
+
+    def beside(self, desk: Desk) -> None:
+        """Return None: a site's program at another machine does one thing at a time."""
 
     def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
         """Let every site read all its images once; ``on_image`` counts sites here, a fixed test set's images first."""

@@ -11,9 +11,10 @@ from torch import nn
 from engine.config import RunConfig
 from engine.data.datasets import Federation, load_federation
 from engine.data.first_read import read_everything
+from engine.federation.backends.beside import BesideGrid
 from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.client_app import build_client_app
-from engine.federation.sites import Quiet, Server, SiteListener
+from engine.federation.sites import Desk, Quiet, Server, SiteListener
 from engine.federation.tasks import SiteReply, SiteRequest
 from engine.models.roles import Role, at_site, model_name
 from engine.runs.checkpoint import CheckpointStore
@@ -49,6 +50,9 @@ class LocalBackEnd:
         federation: Federation | None = None,
         build: Callable[[Role], nn.Module] | None = None,
     ) -> None:
+        self._config, self._state_root, self._checkpoints = config, state_root, checkpoints
+        self._is_own = federation is not None or build is not None  # another process could not make the same
+        self._beside: BesideGrid | None = None
         self._federation = federation or load_federation(config.data, seed=config.seed)
         self._server = server
         self._listener: SiteListener = Quiet()
@@ -69,16 +73,38 @@ class LocalBackEnd:
         """Hand on what sites tell to ``listener`` from now on."""
         self._listener = listener
 
+    def beside(self, desk: Desk) -> BesideGrid | None:
+        """Return a grid whose messages a second process of this machine answers; None where it had other images."""
+        if self._is_own:
+            return None
+        self.close()
+        self._beside = BesideGrid(
+            sites=tuple(self._programs),
+            arguments=of_run(self._config, state_root=self._state_root, checkpoints=self._checkpoints().folder),
+            threads=self._config.threads,
+            folder=self._checkpoints().folder,
+            desk=desk,
+        )
+        return self._beside
+
     def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
         """Read every image of every site; here they can be compared across sites as well."""
         return read_everything(self._federation, on_image=on_image)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """End the process beside this one, where there is one."""
+        if self._beside is not None:
+            self._beside.close()
 
     def _answer(self, request: SiteRequest) -> SiteReply:
         heard = Heard(request.site, request.round, self._listener, self._server().check_cancelled)
         return self._programs[request.site].answer(request, listener=heard)
+
+
+def of_run(config: RunConfig, *, state_root: Path, checkpoints: Path) -> dict[str, str]:
+    """Return the arguments with which another process opens the programs of a run's sites (``site_programs``)."""
+    folders = {"state_root": str(state_root.resolve()), "checkpoints": str(checkpoints.resolve())}
+    return {"config_json": config.model_dump_json(), **folders}
 
 
 def programs_here(

@@ -8,15 +8,17 @@ from pathlib import Path
 from engine.config import RunConfig
 from engine.data.datasets import load_federation
 from engine.data.first_read import read_everything
+from engine.federation.backends.beside import BesideGrid
+from engine.federation.backends.local import of_run
 from engine.federation.backends.ray_cluster import RayCluster, require_ray
 from engine.federation.backends.ray_worker import Told
 from engine.federation.backends.raygrid import RayGrid
-from engine.federation.side_by_side import num_workers
-from engine.federation.sites import Quiet, Server, SiteListener
+from engine.federation.side_by_side import available_cores, num_workers, threads_of_worker
+from engine.federation.sites import Desk, Quiet, Server, SiteListener
 from engine.runs.checkpoint import CheckpointStore
 from engine.site.data import describe_all, sites_here
 
-ENTRY = "engine.federation.backends.ray_programs:open_sites"
+ENTRY = "engine.federation.backends.site_programs:open_sites"
 
 
 class RayBackEnd:
@@ -40,6 +42,9 @@ class RayBackEnd:
         sites = sites_here(config, federation=self._federation)
         self.description = describe_all(config, self._federation, sites)
         workers = num_workers(config, num_sites=len(self.description.sources))
+        self._sites, self._workers, self._threads = tuple(sites), workers, config.threads
+        self._arguments = of_run(config, state_root=state_root, checkpoints=checkpoints().folder)
+        self._beside: BesideGrid | None = None
 
         def open_cluster() -> RayCluster:
             server().tell(f"starting {workers} processes for the sites")
@@ -47,14 +52,10 @@ class RayBackEnd:
             return RayCluster(workers=workers, threads=config.threads, address=config.ray_address, gpu=gpu)
 
         self.grid = RayGrid(
-            sites=tuple(sites),
+            sites=self._sites,
             open_cluster=open_cluster,
             entry=ENTRY,
-            arguments={
-                "config_json": config.model_dump_json(),
-                "state_root": str(state_root.resolve()),
-                "checkpoints": str(checkpoints().folder.resolve()),
-            },
+            arguments=self._arguments,
             stage=lambda: checkpoints().scope,
             hear=self._hear,
             check_cancelled=lambda: server().check_cancelled(),
@@ -64,13 +65,31 @@ class RayBackEnd:
         """Hand on what sites tell to ``listener`` from now on."""
         self._listener = listener
 
+    def beside(self, desk: Desk) -> BesideGrid:
+        """Return a grid whose messages as many processes of this machine answer as there are workers."""
+        self._close_beside()
+        self._beside = BesideGrid(
+            sites=self._sites,
+            arguments=self._arguments,
+            threads=threads_of_worker(self._workers, cores=available_cores(), threads=self._threads),
+            folder=Path(self._arguments["checkpoints"]),
+            desk=desk,
+            processes=self._workers,
+        )
+        return self._beside
+
     def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
         """Read every image of every site; here they can be compared across sites as well."""
         return read_everything(self._federation, on_image=on_image)
 
     def close(self) -> None:
         """End the processes."""
+        self._close_beside()
         self.grid.close()
+
+    def _close_beside(self) -> None:
+        if self._beside is not None:
+            self._beside.close()
 
     def _hear(self, site: str, round_number: int, told: Told) -> None:
         if told.name:

@@ -1,9 +1,10 @@
-"""The programs of a run's sites in one process of the Ray back end. Importing this brings in all that they need."""
+"""The programs of a run's sites in another process than the run's. Importing this brings in all that they need."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from engine.config import RunConfig, parse_stored_config
 from engine.data.datasets import load_federation
@@ -16,11 +17,20 @@ from engine.runs.identity import checkpoint_hash
 from engine.site.data import sites_here
 
 
+@runtime_checkable
+class Keeping(Protocol):
+    """A listener that has to know before a site keeps a state."""
+
+    def before_save(self) -> None:
+        """Wait until all that was told is written down."""
+
+
 class _SitesOfRun:
     """The programs of a run's sites. Which stage asks decides what a checkpoint holds."""
 
     def __init__(self, config: RunConfig, *, state_root: Path, checkpoints: Path) -> None:
         self._config, self._folder, self._stage = config, checkpoints, ""
+        self._listener: Listener | None = None
         federation = load_federation(config.data, seed=config.seed)
         self._programs = programs_here(
             config,
@@ -32,13 +42,17 @@ class _SitesOfRun:
 
     def answer(self, request: SiteRequest, *, stage: str, listener: Listener) -> SiteReply:
         """Answer as the site that is asked."""
-        self._stage = stage
+        self._stage, self._listener = stage, listener
         return self._programs[request.site].answer(request, listener=listener)
 
     def _store(self) -> CheckpointStore:
         config, names = self._config, catalogue.method(self._config.method).stage_names
         return CheckpointStore(
-            self._folder, lambda scope: checkpoint_hash(config, names, scope), warn=print, scope=self._stage
+            self._folder,
+            lambda scope: checkpoint_hash(config, names, scope),
+            warn=print,
+            scope=self._stage,
+            before_save=self._listener.before_save if isinstance(self._listener, Keeping) else None,
         )
 
 

@@ -1,0 +1,161 @@
+"""Generators that are trained beside the rounds are those that are trained after them, to the last bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import UserError
+from engine.federation.sites import Desk, Quiet
+from engine.federation.tasks import TRAIN_GENERATOR
+from engine.methods import catalogue
+from engine.models.roles import build_role
+from engine.runs.checkpoint import CheckpointStore
+from engine.runs.events import StoreReporter
+from engine.runs.identity import checkpoint_hash
+from engine.runs.store import RunStore
+from engine.stages.context import RunContext
+from engine.stages.federated_training import FederatedTraining
+from engine.stages.generator_training import GeneratorTraining
+from engine.types import RunCancelled
+from tests.integration.test_generator_stage import SITES, Recording, backbone, config_of, context_of
+from tests.patience import RUN_S, wait
+
+__all__ = ["backbone"]
+pytestmark = pytest.mark.timeout(RUN_S)
+
+
+def early(context: RunContext) -> tuple[RunContext, Recording]:
+    """Return the context and the reporter of the stage that begins early, as the worker makes them."""
+    reporter = Recording()
+    names = catalogue.method(context.config.method).stage_names
+    checkpoints = CheckpointStore(
+        context.run_dir / "checkpoints",
+        lambda scope: checkpoint_hash(context.config, names, scope),
+        warn=print,
+        scope="generator_training",
+    )
+    return context.beside(reporter=reporter, checkpoints=checkpoints), reporter
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    paths = [path for name in ("generators", "models") for path in (folder / name).rglob("*.safetensors")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_beside_the_rounds_and_after_them_give_the_same_bits(backbone: Path, tmp_path: Path) -> None:
+    config = config_of(backbone, **{"generator.kind": "pix2pix", "federation.rounds": 1, "generator.steps": 12})
+    after = context_of(config, tmp_path / "after")
+    FederatedTraining().run(after)
+    GeneratorTraining().run(after)
+
+    context = context_of(config, tmp_path / "beside")
+    part, told = early(context)
+    GeneratorTraining().begin(part)
+    assert not part.generator_dir(SITES[0]).exists(), "nobody has waited"
+    FederatedTraining().run(context)
+    rounds = context.reporter
+    context.reporter = told
+    GeneratorTraining().run(context)
+    context.close()
+    expected = results(after.run_dir)
+    assert results(context.run_dir) == expected and len(expected) >= 3
+    records = after.reporter.records  # type: ignore[attr-defined]
+    sent = {"student": "down", "generator": "up"}
+    counted = [(r.site, r.kind) for r in told.records if sent.get(r.kind) == r.direction]
+    assert sorted(counted) == [(site, "generator") for site in SITES], "each upload is counted once, with its own stage"
+    assert [r for r in rounds.records if r.kind == "generator"] == []  # type: ignore[attr-defined]
+    uploads = {(r.site, r.payload_bytes) for r in records if r.kind == "generator"}
+    assert {(r.site, r.payload_bytes) for r in told.records if r.kind == "generator"} == uploads
+    assert told.warnings == []
+
+
+@pytest.mark.slow
+def test_a_stop_keeps_what_sites_have_begun_and_going_on_ends_the_same(backbone: Path, tmp_path: Path) -> None:
+    config = config_of(backbone, **{"generator.kind": "pix2pix", "generator.steps": 60})
+    whole = context_of(config, tmp_path / "whole")
+    GeneratorTraining().run(whole)
+
+    context = context_of(config, tmp_path / "stopped")
+    part, told = early(context)
+    steps: list[int] = []
+    told.progress = lambda step, total, message="": steps.append(step)  # type: ignore[method-assign]
+    GeneratorTraining().begin(part)
+    wait(lambda: bool(steps) and steps[-1] > 3, timeout_s=RUN_S)
+    context.close()
+    begun = part.checkpoints.load("generator_0")
+    assert begun is not None and 0 < begun["training"]["done"] < 60
+    assert not context.generator_dir(SITES[0]).exists()
+
+    again = context_of(config, tmp_path / "stopped")
+    part, _ = early(again)
+    GeneratorTraining().begin(part)
+    GeneratorTraining().run(again)
+    again.close()
+    assert results(again.run_dir) == results(whole.run_dir)
+
+
+@pytest.mark.slow
+def test_who_fails_beside_the_rounds_is_asked_again_after_them(backbone: Path, tmp_path: Path) -> None:
+    context = context_of(config_of(backbone, **{"generator.kind": "pix2pix"}), tmp_path)
+    part, told = early(context)
+    damaged = context.checkpoints.path("generator_0")
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_bytes(b"no checkpoint")
+    GeneratorTraining().begin(part)
+    context.sites.finish()
+    assert [words.split(" has no generator yet")[0] for words in told.warnings] == [SITES[0]]
+    assert [context.generator_dir(site).is_dir() for site in SITES] == [False, True]
+    with pytest.raises(UserError) as error:
+        GeneratorTraining().run(context)
+    assert error.value.code == "run.checkpoint_damaged"
+    damaged.unlink()
+    GeneratorTraining().run(context)
+    assert all(context.generator_dir(site).is_dir() for site in SITES)
+    context.close()
+
+
+def test_sites_whose_models_only_this_process_can_make_do_one_thing_at_a_time(backbone: Path, tmp_path: Path) -> None:
+    context = context_of(config_of(backbone), tmp_path)
+    sites = context.open_sites(build=lambda role: build_role(context.config, role, num_classes=1))
+    how: dict[str, Any] = {"kind": "student", "reply_kind": "generator", "to": SITES}
+    desk = Desk("generator_training", context.server(), Quiet(), lambda: None)
+    ignored = {"on_reply": lambda site, reply: None, "on_failure": lambda site, error: None}
+    assert sites.begin(TRAIN_GENERATOR, **how, **ignored, desk=desk) is False
+
+
+def test_time_beside_another_stage_is_told_apart_from_time_that_the_run_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("engine.runs.events.time.monotonic", lambda: clock[0])
+    store = RunStore(tmp_path)
+    run_id = store.create_run(config_of(tmp_path), queued=True).run_id
+    store.claim(max_running=1)
+
+    def stage() -> tuple[float, float]:
+        (found,) = [s for s in store.stages(run_id) if s.name == "generator_training"]
+        return found.wall_s, found.beside_s
+
+    reporter = StoreReporter(store, run_id, "generator_training", attempt=1, beside=True)
+    clock[0] = 30.0
+    reporter.metric("loss", 1.0, step=1)
+    clock[0] = 40.0
+    reporter.flush()
+    assert stage() == (0.0, 30.0), "until it was heard last"
+    clock[0] = 100.0
+    reporter.take_over()
+    clock[0] = 107.0
+    reporter.flush()
+    assert stage() == (7.0, 30.0)
+    later = StoreReporter(store, run_id, "generator_training", attempt=1, beside=True)
+    clock[0] = 112.0
+    later.metric("loss", 1.0, step=2)
+    later.flush()
+    assert stage() == (7.0, 35.0), "of several attempts it is the sum"
+    with pytest.raises(RunCancelled):
+        store.request_cancel(run_id)
+        clock[0] = 200.0
+        later.check_cancelled()
