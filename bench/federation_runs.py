@@ -23,6 +23,7 @@ from bench.reporting import ConsoleReporter
 from bench.simulated_sites import SimulatedContext, site_names
 from engine.config import RunConfig, load_config, parse_config
 from engine.data.phantoms import TASKS, write_dataset
+from engine.federation.tasks import SHARE_MASKS
 from engine.models.registry import build_model
 from engine.runs import lifecycle
 from engine.runs.checkpoint import CheckpointStore
@@ -142,14 +143,33 @@ def _run(home: Path, values: Mapping[str, Any]) -> Path:
     return store.run_dir(run_id)
 
 
-def generator_seconds(folder: Path, *, steps: int) -> tuple[float, float] | None:
-    """Return the seconds of four sites' generators (on Ray with two workers, one after the other); None without Ray."""
+@dataclass(frozen=True)
+class Generators:
+    """Seconds of opening the sites (images read, processes there), and then of training their generators."""
+
+    opened_s: float
+    trained_s: float
+    weights: Mapping[str, bytes]
+    """What was uploaded, by file."""
+
+
+def generator_seconds(folder: Path, *, steps: int) -> tuple[Generators, Generators] | None:
+    """Return what four sites' generators took, on Ray with two workers and one after the other; None without Ray.
+
+    Ends the program where their weights are not the same to the bit.
+    """
     if not has_ray():
         return None
-    return _generators(folder, steps=steps, backend="ray", workers=2), _generators(folder, steps=steps, backend="local")
+    serial = _generators(folder, steps=steps, backend="local")
+    side_by_side = _generators(folder, steps=steps, backend="ray", workers=2)
+    names = sorted(serial.weights.keys() | side_by_side.weights.keys())
+    differ = [name for name in names if serial.weights.get(name) != side_by_side.weights.get(name)]
+    if differ or not names:
+        raise SystemExit(f"the generators on Ray are others than those of one process: {', '.join(differ)}")
+    return side_by_side, serial
 
 
-def _generators(folder: Path, *, steps: int, **where: Any) -> float:
+def _generators(folder: Path, *, steps: int, **where: Any) -> Generators:
     names = list(TASKS["nuclei"].sites)[:5]
     values = {
         **where, "device": "cpu", "precision": "fp32", "threads": 1,
@@ -163,10 +183,15 @@ def _generators(folder: Path, *, steps: int, **where: Any) -> float:
     context = RunContext(config=config, run_dir=run_dir, reporter=Quiet("generators"), checkpoints=store)
     try:
         started = time.perf_counter()
+        context.sites.ask(SHARE_MASKS, kind="masks")  # a run has asked its sites before: their processes are there
+        opened = time.perf_counter()
         GeneratorTraining().run(context)
-        return time.perf_counter() - started
+        trained_s = time.perf_counter() - opened
     finally:
         context.close()
+    files = sorted(path for path in (run_dir / "generators").rglob("*") if path.is_file())
+    weights = {path.relative_to(run_dir).as_posix(): path.read_bytes() for path in files}
+    return Generators(opened - started, trained_s, weights)
 
 
 if __name__ == "__main__":
