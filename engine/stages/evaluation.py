@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engine.evaluation.figures import unpack_figures
 from engine.evaluation.summary import Split, compare_models, summarise
-from engine.federation.tasks import EVALUATE
+from engine.federation.tasks import EVALUATE, SiteReply
 from engine.methods.catalogue import ModelSpec
 from engine.stages.context import RunContext
 from engine.stages.files import write_json
@@ -30,7 +32,7 @@ class Evaluation:
 
     name = "evaluation"
 
-    # Each site measures what it is sent; figures of images come back, without names.
+    # Each site measures what it is sent, side by side where the back end can; figures come back, without names.
 
     def run(self, context: RunContext) -> None:
         """Evaluate the models that this run's method has made; what an interrupted attempt has measured is kept."""
@@ -43,28 +45,23 @@ class Evaluation:
             state = {"format": FORMAT, "rows": {}, "images": {}}
         total = len(models) * len(sets)
         for number, model in enumerate(models):
-            name, places = model.name, _places_of(model, sets)
-            missing = [place for place in places if f"{name} {place}" not in state["rows"]]
+            missing = [place for place in _places_of(model, sets) if f"{model.name} {place}" not in state["rows"]]
             arrays, completing = what_is_sent(context, model) if missing else ({}, {})
-            for place in missing:
-                split, site, count = sets[place]
-                context.reporter.progress(number * len(sets) + place, total, message=f"{name}, {site}")
-                reply = context.sites.ask(
+            for split in dict.fromkeys(sets[place][0] for place in missing):
+                asked = {sets[place][1]: (place, sets[place]) for place in missing if sets[place][0] == split}
+                words = f"{model.name}, {', '.join(asked) if len(asked) < 4 else f'{len(asked)} sites'}"
+                done = number * len(sets) + min(place for place, _ in asked.values())
+                context.reporter.progress(done, total, message=words)
+                context.sites.ask(
                     EVALUATE,
                     kind="evaluated",
                     reply_kind="figures",
-                    to=[site],
+                    to=tuple(asked),
                     arrays=arrays,
-                    settings={"role": model.architecture, "model": name, "split": split, **completing},
+                    settings={"role": model.architecture, "model": model.name, "split": split, **completing},
                     round_number=number + 1,
-                )[site]
-                images = unpack_figures(
-                    reply.arrays, model=name, site=site, classes=context.description.classes, num_images=count
+                    on_reply=partial(_keep, context, state, model.name, asked),
                 )
-                rows = summarise(images, split=split, config=context.config.evaluation, seed=context.config.seed)
-                state["rows"][f"{name} {place}"] = [asdict(row) for row in rows]
-                state["images"][f"{name} {place}"] = images
-                context.checkpoints.save(self.name, state)
         keys = [f"{model.name} {place}" for model in models for place in _places_of(model, sets)]
         pooled = _pooled_images(context, sets, [image for key in keys for image in state["images"][key]])
         settings = {"config": context.config.evaluation, "seed": context.config.seed}
@@ -89,6 +86,25 @@ class Evaluation:
         write_json(context.run_dir / IMAGES_FILE, images)
         context.reporter.evaluation(rows)
         context.reporter.differences(differences)
+
+
+def _keep(
+    context: RunContext,
+    state: dict[str, Any],
+    name: str,
+    asked: Mapping[str, tuple[int, Entry]],
+    _round: int,
+    site: str,
+    reply: SiteReply,
+) -> SiteReply:
+    """Keep what a site has measured of the model ``name``; which site answers first changes no result."""
+    place, (split, _, count) = asked[site]
+    images = unpack_figures(reply.arrays, model=name, site=site, classes=context.description.classes, num_images=count)
+    rows = summarise(images, split=split, config=context.config.evaluation, seed=context.config.seed)
+    state["rows"][f"{name} {place}"] = [asdict(row) for row in rows]
+    state["images"][f"{name} {place}"] = images
+    context.checkpoints.save(Evaluation.name, state)
+    return replace(reply, arrays={})  # it is kept; others need not wait beside it
 
 
 def _places_of(model: ModelSpec, sets: list[Entry]) -> list[int]:
