@@ -93,6 +93,9 @@ def print_sites(store: RunStore, run_id: str) -> None:
         failed = f"{len(view.failures)}, last: {view.failures[-1].what[:80]}" if view.failures else ""
         score = "-" if view.score is None else f"{view.score:.3f}"
         doing = f"{task_title(now.task) or '-'}{f', round {now.round}' if round_told(now.task, now.round) else ''}{at}"
+        if view.beside is not None and view.beside.state in ("asked", "working"):
+            step = f", step {view.beside.step} of {view.beside.total}" if view.beside.total else ""
+            doing += f"; beside: {task_title(view.beside.task)}{step}"
         images = now.num_train + now.num_validation + now.num_test
         rows.append((now.site, now.state, doing, images, score, size(view.bytes_up), size(view.bytes_down), seen,
                      failed))  # fmt: skip
@@ -188,10 +191,10 @@ class _PlainPrinter:
 
 
 def _current(view: RunView) -> StageRecord | None:
-    """Return the stage that runs, or the last that ran."""
+    """Return the stage that the run waits for (later ones may go on beside it), or the last that ran."""
     begun = [stage for stage in view.stages if stage.status != "pending"]
     running = [stage for stage in begun if stage.status == "running"]
-    return (running or begun or [None])[-1]
+    return (running[:1] or begun or [None])[-1]
 
 
 def _update_live(live: Live, store: RunStore, log: _LogTail, view: RunView) -> None:

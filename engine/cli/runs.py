@@ -243,10 +243,11 @@ def show(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = False
     record = view.run
     print(f"{record.run_id}  {record.name}  {record.status}  ({record.method}, folder {store.run_dir(chosen)})")
     rows = [
-        (s.name, s.status, f"{100 * s.fraction:.0f} %", duration(s.wall_s), duration(s.eta_s), s.message)
+        (s.name, s.status, f"{100 * s.fraction:.0f} %", duration(s.wall_s), duration(s.beside_s or None),
+         duration(s.eta_s), s.message)
         for s in view.stages
-    ]
-    print_table(("Stage", "Status", "Done", "Took", "Left", ""), rows, right=(2, 3, 4))
+    ]  # fmt: skip
+    print_table(("Stage", "Status", "Done", "Took", "Beside", "Left", ""), rows, right=(2, 3, 4, 5))
     if record.error:
         print(f"\nError ({record.error['code']}): {record.error['what']}\n  Fix: {record.error['fix']}")
     if view.note:

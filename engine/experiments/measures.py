@@ -67,9 +67,11 @@ def _round_mib(store: RunStore, run_id: str) -> float | None:
 
 
 def _minutes(*, synchronous: bool) -> Callable[[RunStore, str], float | None]:
+    """Minutes that stages of a kind were at work; what goes on beside rounds counts with its own kind, too."""
+
     def of_run(store: RunStore, run_id: str) -> float | None:
         wanted = [s for s in store.stages(run_id) if _is_training(s.name) and _is_synchronous(s.name) == synchronous]
-        return sum(stage.wall_s for stage in wanted) / 60 if wanted else None
+        return sum(stage.wall_s + stage.beside_s for stage in wanted) / 60 if wanted else None
 
     return of_run
 

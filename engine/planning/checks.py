@@ -162,6 +162,14 @@ def _generator_warnings(config: RunConfig) -> list[str]:
         for key in GENERATORS[kind].unread
         if getattr(config.generator, key) != getattr(default.generator, key)
     ]
+    if config.generator.asynchronous:
+        found.append(
+            "generator.asynchronous has no effect yet on sites of their own: generators are trained after the rounds."
+            if config.backend == "superlink"
+            else "Generators are trained beside the rounds, in further processes: both take memory and cores at a time."
+        )
+    if config.generator.asynchronous and config.release.check:
+        found.append("Generators are measured without the student: none has been trained yet (generator.asynchronous).")
     if not config.release.check:
         keys = ("images", "most_membership_auc", "most_copies", "inception")
         changed = [key for key in keys if getattr(config.release, key) != getattr(default.release, key)]

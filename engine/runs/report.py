@@ -91,7 +91,14 @@ def build_report(
         "reported_at": time.time(),
         "workers": record.attempt,
         "stages": [
-            {"name": s.name, "status": s.status, "wall_s": s.wall_s, "planned_s": s.planned_s, "steps": s.step}
+            {
+                "name": s.name,
+                "status": s.status,
+                "wall_s": s.wall_s,
+                "beside_s": s.beside_s,
+                "planned_s": s.planned_s,
+                "steps": s.step,
+            }
             for s in stages
         ],
         "wall_s": sum(stage.wall_s for stage in stages),

@@ -28,6 +28,8 @@ class SiteView:
     bytes_down: int
     failures: tuple[SiteFailure, ...] = field(default=())
     """Oldest first."""
+    beside: SiteActivity | None = None
+    """Its work for a stage that goes on beside the one that the run waits for."""
 
 
 def site_views(store: ResultStore, run_id: str, *, active: bool) -> tuple[SiteView, ...]:
@@ -36,12 +38,13 @@ def site_views(store: ResultStore, run_id: str, *, active: bool) -> tuple[SiteVi
     That is: who does not answer now, then who has failed at all, then by score. Runs of before this was recorded
     have none. Where the run is not ``active``, nobody works any more: what was asked is ``stopped``.
     """
-    latest = _latest(store, run_id)
+    latest, beside = _latest(store, run_id)
     if not active:
+        beside = {}
         latest = {site: (stage, _ended(now)) for site, (stage, now) in latest.items()}
     sent, scores, failures = _bytes(store, run_id), _scores(store, run_id), _failures(store, run_id)
     views = [
-        SiteView(stage, now, scores.get(site), *sent.get(site, (0, 0)), tuple(failures.get(site, ())))
+        SiteView(stage, now, scores.get(site), *sent.get(site, (0, 0)), tuple(failures.get(site, ())), beside.get(site))
         for site, (stage, now) in latest.items()
     ]
     return tuple(sorted(views, key=_worst_first))
@@ -56,13 +59,27 @@ def _ended(now: SiteActivity) -> SiteActivity:
     return replace(now, state="stopped") if now.state in ("asked", "working", "undecided") else now
 
 
-def _latest(store: ResultStore, run_id: str) -> dict[str, tuple[str, SiteActivity]]:
+def _latest(store: ResultStore, run_id: str) -> tuple[dict[str, tuple[str, SiteActivity]], dict[str, SiteActivity]]:
+    """Return what each site does for the last stage that has asked it, and what it does beside, by site.
+
+    Of several stages that run, all but the first go on beside it.
+    """
     table, stages = schema.site_activity, schema.stages
     joined = table.join(stages, sa.and_(stages.c.run_id == table.c.run_id, stages.c.name == table.c.stage))
     columns = [table.c[name.name] for name in fields(SiteActivity)]
     query = sa.select(table.c.stage, *columns).select_from(joined).where(table.c.run_id == run_id)
     rows = store.rows(query.order_by(stages.c.position))
-    return {row.site: (row.stage, SiteActivity(*tuple(row)[1:])) for row in rows}
+    running = sa.select(stages.c.name).where(stages.c.run_id == run_id, stages.c.status == "running")
+    apart = {row.name for row in store.rows(running.order_by(stages.c.position))[1:]}
+    latest: dict[str, tuple[str, SiteActivity]] = {}
+    beside: dict[str, SiteActivity] = {}
+    for row in rows:
+        activity = SiteActivity(*tuple(row)[1:])
+        if row.stage in apart:
+            beside[row.site] = activity
+        if row.stage not in apart or row.site not in latest:
+            latest[row.site] = (row.stage, activity)
+    return latest, beside
 
 
 def _bytes(store: ResultStore, run_id: str) -> dict[str, tuple[int, int]]:

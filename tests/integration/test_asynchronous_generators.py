@@ -13,13 +13,10 @@ from engine.federation.tasks import TRAIN_GENERATOR
 from engine.methods import catalogue
 from engine.models.roles import build_role
 from engine.runs.checkpoint import CheckpointStore
-from engine.runs.events import StoreReporter
 from engine.runs.identity import checkpoint_hash
-from engine.runs.store import RunStore
 from engine.stages.context import RunContext
 from engine.stages.federated_training import FederatedTraining
 from engine.stages.generator_training import GeneratorTraining
-from engine.types import RunCancelled
 from tests.integration.test_generator_stage import SITES, Recording, backbone, config_of, context_of
 from tests.patience import RUN_S, wait
 
@@ -124,38 +121,3 @@ def test_sites_whose_models_only_this_process_can_make_do_one_thing_at_a_time(ba
     desk = Desk("generator_training", context.server(), Quiet(), lambda: None)
     ignored = {"on_reply": lambda site, reply: None, "on_failure": lambda site, error: None}
     assert sites.begin(TRAIN_GENERATOR, **how, **ignored, desk=desk) is False
-
-
-def test_time_beside_another_stage_is_told_apart_from_time_that_the_run_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = [0.0]
-    monkeypatch.setattr("engine.runs.events.time.monotonic", lambda: clock[0])
-    store = RunStore(tmp_path)
-    run_id = store.create_run(config_of(tmp_path), queued=True).run_id
-    store.claim(max_running=1)
-
-    def stage() -> tuple[float, float]:
-        (found,) = [s for s in store.stages(run_id) if s.name == "generator_training"]
-        return found.wall_s, found.beside_s
-
-    reporter = StoreReporter(store, run_id, "generator_training", attempt=1, beside=True)
-    clock[0] = 30.0
-    reporter.metric("loss", 1.0, step=1)
-    clock[0] = 40.0
-    reporter.flush()
-    assert stage() == (0.0, 30.0), "until it was heard last"
-    clock[0] = 100.0
-    reporter.take_over()
-    clock[0] = 107.0
-    reporter.flush()
-    assert stage() == (7.0, 30.0)
-    later = StoreReporter(store, run_id, "generator_training", attempt=1, beside=True)
-    clock[0] = 112.0
-    later.metric("loss", 1.0, step=2)
-    later.flush()
-    assert stage() == (7.0, 35.0), "of several attempts it is the sum"
-    with pytest.raises(RunCancelled):
-        store.request_cancel(run_id)
-        clock[0] = 200.0
-        later.check_cancelled()
