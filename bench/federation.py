@@ -1,12 +1,13 @@
 """What the federation itself costs: time beside training, memory beside a model; and one model wherever the sites are.
 
-    python -m bench.federation [--parts time memory backends generators] [--folder bench_federation] [--json]
+    python -m bench.federation [--parts time memory backends generators beside] [--folder bench_federation] [--json]
 
 time        a round of a 40 MB model at three sites that train in no time, against a bare numpy loop; averaging three
             replies, in memory and from files, against copying their bytes once, into new memory
 memory      the server's peak with 50 and with 1,000 sites of a 40 MB model, 50 of them in a round; with more rounds
 backends    a whole run in one process, on Ray, and at programs of their own over TLS: largest difference of the models
 generators  the generators of four sites on Ray with two workers, against one after the other: the same weights
+beside      rounds with generators beside them (generator.asynchronous), against after them: the same weights
 
 Timings alternate with what they are compared with, and are medians: other work on the machine hits both. Prints a
 table and ends with 1 where a limit is missed. Ray's rows say so where it is not installed.
@@ -180,6 +181,14 @@ def generator_rows(folder: Path, *, steps: int) -> list[Row]:
     ]
 
 
+def beside_rows(folder: Path, *, rounds: int, steps: int) -> list[Row]:
+    """Return the time of rounds with generators beside them over that of generators after them."""
+    beside, after, work_s = federation_runs.asynchronous_seconds(folder, rounds=rounds, steps=steps)
+    what = "rounds and generators in one process, beside each other / one after the other"
+    how = f"{beside:.1f} s / {after:.1f} s, {work_s:.1f} s beside the rounds, the same weights"
+    return [Row("beside", what, beside / after, "x", None, how)]
+
+
 def table(rows: Sequence[Row], *, judged: bool) -> str:
     """Return the rows as text."""
     lines = [["Part", "What", "Value", "At most", "", ""]]
@@ -194,7 +203,7 @@ def table(rows: Sequence[Row], *, judged: bool) -> str:
 def main() -> int:
     """Measure and print; return 1 where a limit is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("time", "memory", "backends", "generators")
+    parts = ("time", "memory", "backends", "generators", "beside")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--folder", type=Path, default=Path("bench_federation"), help="is made; must not exist")
     parser.add_argument("--megabytes", type=float, default=40.0, help="size of the model of part time")
@@ -220,6 +229,8 @@ def main() -> int:
             )
         elif part == "backends":
             rows += backend_rows(folder, rounds=1 if quick else 3)
+        elif part == "beside":
+            rows += beside_rows(folder, rounds=1 if quick else 12, steps=2 if quick else 40)
         else:
             rows += generator_rows(folder, steps=2 if quick else 40)
     missed = [] if quick else [row.what for row in rows if not row.holds]

@@ -194,6 +194,27 @@ def _generators(folder: Path, *, steps: int, **where: Any) -> Generators:
     return Generators(opened - started, trained_s, weights)
 
 
+def asynchronous_seconds(folder: Path, *, rounds: int, steps: int) -> tuple[float, float, float]:
+    """Return seconds of rounds and generators: beside each other, one after the other; and of the work beside rounds.
+
+    The smoke preset's whole run in one process, twice. Ends the program where a weight differs by a bit.
+    """
+    values = {"device": "cpu", "threads": 1, "federation.rounds": rounds, "generator.steps": steps}
+    waited: list[float] = []
+    found: list[dict[str, bytes]] = []
+    beside_s = 0.0
+    for name, asynchronous in (("beside", True), ("after", False)):
+        run_dir = _run(folder / f"generators_{name}", {**values, "generator.asynchronous": asynchronous})
+        stages = {stage.name: stage for stage in RunStore(folder / f"generators_{name}").stages(run_dir.name)}
+        waited.append(sum(stages[key].wall_s for key in ("federated_training", "generator_training")))
+        beside_s = max(beside_s, stages["generator_training"].beside_s)
+        files = [path for part in ("models", "generators") for path in (run_dir / part).rglob("*.safetensors")]
+        found.append({path.relative_to(run_dir).as_posix(): path.read_bytes() for path in files})
+    if found[0] != found[1] or not found[0]:
+        raise SystemExit("generators beside the rounds give other weights than generators after them")
+    return waited[0], waited[1], beside_s
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     path, *counts, size_name = sys.argv[1:]
