@@ -82,7 +82,6 @@ class Deployed:
         assert main(["federation", "init", str(self.federation_folder), *words]) == 0
         self.federation = federations.load(self.federation_folder)
         self.processes: list[Process] = []
-        self.others: list[subprocess.Popen[bytes]] = []
         for site in sites:
             self.add_site(site)
 
@@ -138,7 +137,7 @@ class Deployed:
 
     def end(self) -> None:
         """End everything that was started."""
-        started = [*self.others, *(process.process for process in reversed(self.processes))]
+        started = [process.process for process in reversed(self.processes)]
         for process in started:
             if process.poll() is None:
                 process.terminate()

@@ -40,19 +40,27 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         yield world
 
 
-@pytest.fixture(scope="module")
-def proxied(world: Deployed) -> Deployed:
-    """Give the world with nginx before it, by the configuration that `federation init` has written."""
-    nginx = shutil.which("nginx")
-    if nginx is None:
-        pytest.skip("nginx is not installed here (apt-get install nginx-light)")
-    words = [nginx, "-p", str(world.federation.server), "-c", "nginx.conf", "-g", "daemon off;"]
-    with (world.folder / "nginx.txt").open("ab") as output:
-        process = subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT)
-    world.others.append(process)
-    wait(lambda: answers(world.public_port) or process.poll() is not None)
-    assert process.poll() is None, (world.folder / "nginx.txt").read_text()
-    return world
+PROXIES = {"nginx": ("-p", ".", "-c", "nginx.conf", "-g", "daemon off;"), "caddy": ("run", "--config", "Caddyfile")}
+
+
+@pytest.fixture(scope="module", params=PROXIES)
+def proxied(world: Deployed, request: pytest.FixtureRequest) -> Iterator[Deployed]:
+    """Give the world with a proxy before it, by the configuration that `federation init` has written."""
+    name = request.param
+    program = shutil.which(name)
+    if program is None:
+        pytest.skip(f"{name} is not installed here (Debian's packages: nginx-light, caddy)")
+    with (world.folder / f"{name}.txt").open("ab") as output:
+        process = subprocess.Popen(
+            [program, *PROXIES[name]], cwd=world.federation.server, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        wait(lambda: answers(world.public_port) or process.poll() is not None)
+        assert process.poll() is None, (world.folder / f"{name}.txt").read_text()
+        yield world
+    finally:
+        process.terminate()
+        process.wait(timeout=WAIT_S)
 
 
 def answers(port: int) -> bool:
@@ -130,18 +138,24 @@ def test_a_second_attempt_ends_what_the_first_has_left(world: Deployed, tmp_path
         "/v1/fleet/..%2fcontrol/list-nodes",
         "/V1/CONTROL/list-nodes",
         "//v1/control/list-nodes",
+        "/v1/fleet/%252e%252e/control/list-nodes",
+        "/v1/fleet/..;/control/list-nodes",
+        "/v1/fleet/register-node",
+        "/v1/fleet/get-fab",
+        "/v1/fleet/pull-messages/",
+        "/V1/FLEET/pull-messages",
         "/docs",
         "/openapi.json",
         "/health",
         "/",
     ],
 )
-def test_the_proxy_lets_nothing_but_the_fleet_path_through(proxied: Deployed, path: str) -> None:
-    """Whatever the SuperLink answers there carries the word protobuf or JSON; nginx answers with a page of its own."""
+def test_the_proxy_lets_nothing_but_what_sites_ask_through(proxied: Deployed, path: str) -> None:
+    """Whatever the SuperLink answers is protobuf or JSON; nginx answers with a page of its own, Caddy with none."""
     for method in ("GET", "POST"):
         status, text = raw_request(proxied, method, path)
         assert status in (400, 403, 404), (path, text[:200])
-        assert "nginx" in text.lower() or "protobuf" not in text
+        assert not any(word in text for word in ("protobuf", "application/json", "detail")), (path, text[:200])
 
 
 def raw_request(world: Deployed, method: str, path: str) -> tuple[int, str]:
@@ -159,11 +173,12 @@ def raw_request(world: Deployed, method: str, path: str) -> tuple[int, str]:
     return int(answer.split()[1]), answer.decode(errors="replace")
 
 
-def test_a_site_works_through_the_proxy(proxied: Deployed) -> None:
-    proxied.add_site("outside")
-    outside = proxied.start_site("outside", server=f"localhost:{proxied.public_port}")
+def test_a_site_works_through_the_proxy(proxied: Deployed, request: pytest.FixtureRequest) -> None:
+    name = f"outside-{request.node.callspec.params['proxied']}"
+    proxied.add_site(name)
+    outside = proxied.start_site(name, server=f"localhost:{proxied.public_port}")
     outside.wait_for("Connected to the server")
-    sites = (*SITES, "outside")
+    sites = (*SITES, name)
     assert equal(rounds(proxied, number=1, sites=sites), dict(in_process(proxied, rounds=1, sites=sites)))
     assert outside.terminate() == 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from engine.deployment import certificates, federations, site
 from engine.deployment.proxies import TEMPLATES, write_proxies
 from engine.deployment.server import certificate_warnings, command, environment
 from engine.errors import UserError
+from engine.federation.backends import fleet
 from engine.site.policy import Policy, read_policy
 
 
@@ -142,12 +145,24 @@ def test_the_superlink_is_started_with_tls_keys_and_on_loopback_only(federation:
     assert (safe["FLWR_TELEMETRY_ENABLED"], safe["FLWR_DISABLE_UPDATE_CHECK"]) == ("0", "1")
 
 
-def test_proxies_name_the_fleet_path_alone(federation: federations.Federation) -> None:
+def test_proxies_name_what_sites_ask_alone(federation: federations.Federation) -> None:
     nginx = (federation.server / "nginx.conf").read_text()
     caddy = (federation.server / "Caddyfile").read_text()
     assert "listen 9443 ssl;" in nginx and "https://127.0.0.1:9093;" in nginx and nginx.count("proxy_pass") == 1
-    assert ":9443 {" in caddy and "path /v1/fleet/*" in caddy and caddy.count("reverse_proxy") == 1
-    assert "$" not in nginx + caddy, "everything is filled in"
+    assert ":9443 {" in caddy and caddy.count("reverse_proxy") == 1
+    (through,) = set(re.findall(r"\^/v1/fleet/\((\S+)\)\$", nginx)) & set(re.findall(r"\^/v1/fleet/\((\S+)\)\$", caddy))
+    asked = set(re.findall(r"self\._client\.([A-Z]\w+)", Path(fleet.__file__).read_text()))
+    assert set(through.split("|")) == {re.sub(r"(?<!^)([A-Z])", r"-\1", name).lower() for name in asked}
+    assert nginx.count("$") + caddy.count("$") == 2, "everything is filled in"
+
+
+@pytest.mark.skipif(shutil.which("caddy") is None, reason="caddy is not installed here")
+def test_caddy_takes_its_file_as_it_is_written(federation: federations.Federation) -> None:
+    """The whole of it behind Caddy is tests/deployment's."""
+    for words in (["validate", "--config", "Caddyfile"], ["fmt", "Caddyfile"]):
+        done = subprocess.run(["caddy", *words], cwd=federation.server, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == (federation.server / "Caddyfile").read_text()
 
 
 def test_the_containers_run_documented_commands_and_a_site_opens_no_port() -> None:
