@@ -1,13 +1,15 @@
 """What one hostile site of four does to the student on a site that nobody trains on, with and without the defences.
 
-    python -m bench.hostile [--folder bench_hostile] [--rounds 3] [--images 12] [--quick] [--json]
+    python -m bench.hostile [--folder bench_hostile] [--rounds 3] [--images 12] [--seeds 1] [--quick] [--json]
 
 Phantom liver at 64 px, TinySAM from the shipped weights: three sites of their own scanners are honest, a fourth (with
 other patients of the first one's scanner) sends, in every round, what ATTACKS names; the scanner of the unseen site is
 nobody's. All of it goes through the real messages, tasks, checks and aggregation. Without defences the replies are
 averaged by FedAvg as they come, in a bare loop. Each defence lets a round go on with three replies. The figure is Dice
 at probability 0.5 on the unseen site, in points, and beside it the difference from FedAvg of the three honest sites
-alone. It ends with 1 where a defence that is relied on (RELIED_ON) is more than a point below that. What is finished is
+alone. With ``--seeds N`` each cell is measured with so many seeds (other phantoms, splits and orders): the mean, and
+the least and the most of the differences. It ends with 1 where a defence that is relied on (RELIED_ON) is more than a
+point below that, with any seed. What is finished is
 kept in the folder: a second call goes on, or prints. ``--quick`` is one round of three attacks on few images, to see
 that it works; its figures mean nothing and are not judged.
 """
@@ -19,7 +21,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.hostile_table import HONEST, WITHOUT, failures, table
 from bench.reporting import ConsoleReporter
 from engine.config import RunConfig, parse_config
 from engine.data.datasets import Federation, load_federation
@@ -50,9 +53,8 @@ from engine.stages.context import RunContext
 from engine.stages.files import read_json, write_json
 
 HOSTILE, SCANNER = "hostile", "ct_venous"
-WITHOUT, HONEST = "(three sites, no hostile one)", "(its honest reply)"
+FIRST_SEED = 7
 QUORUM = 3
-TOLERANCE_POINTS = 1.0
 OVERSIZED_FLOATS = 16_000_000
 Attack = Callable[[SiteRequest, SiteReply], SiteReply]
 
@@ -139,11 +141,11 @@ class FlippedLabels:
         return self.images.content(indices)
 
 
-def configure(*, rounds: int, images: int, federation: Mapping[str, Any]) -> RunConfig:
+def configure(*, seed: int, rounds: int, images: int, federation: Mapping[str, Any]) -> RunConfig:
     """Return the run of one cell."""
     return parse_config(
         {
-            "name": "hostile", "seed": 7, "device": "cpu", "precision": "fp32", "threads": 1, "method": "fedtinysam",
+            "name": "hostile", "seed": seed, "device": "cpu", "precision": "fp32", "threads": 1, "method": "fedtinysam",
             "data": {"task": "liver", "images_per_site": 2 * images, "image_px": 64},
             "student": {"name": "tinysam", "weights": "tinysam-mini", "batch_norm": "kept"},
             "federation": {"rounds": rounds, "batch_size": 4, "learning_rate": 2e-4, **federation},
@@ -164,10 +166,10 @@ class Unheard:
         """Pass over it."""
 
 
-@cache
-def load_images(images: int) -> Federation:
-    """Return the phantoms, drawn once for all cells."""
-    config = configure(rounds=1, images=images, federation={})
+@lru_cache(maxsize=1)
+def load_images(images: int, seed: int) -> Federation:
+    """Return the phantoms, drawn once for all cells of a seed."""
+    config = configure(seed=seed, rounds=1, images=images, federation={})
     return load_federation(config.data, seed=config.seed)
 
 
@@ -270,12 +272,12 @@ class Cell:
 
 
 def measure(
-    attack: str | None, defence: str | None, *, rounds: int, images: int, alone: bool = False
+    attack: str | None, defence: str | None, *, seed: int, rounds: int, images: int, alone: bool = False
 ) -> dict[str, Any]:
     """Return one cell: ``dice`` in points, and in how many rounds the site was ``refused``; or the ``error``."""
-    config = configure(rounds=rounds, images=images, federation=DEFENCES[defence] if defence else {})
+    config = configure(seed=seed, rounds=rounds, images=images, federation=DEFENCES[defence] if defence else {})
     with TemporaryDirectory() as folder:
-        cell = Cell(config, load_images(images), Path(folder), attack=attack, alone=alone)
+        cell = Cell(config, load_images(images, seed), Path(folder), attack=attack, alone=alone)
         try:
             dice, refused = cell.defended() if defence else (cell.undefended(), 0)
         except (UserError, ValueError, RuntimeError) as error:  # a loss that is NaN, shapes that do not fit
@@ -283,7 +285,7 @@ def measure(
     return {"dice": 100 * dice, "refused": refused}
 
 
-def fill(file: Path, *, attacks: tuple[str, ...], rounds: int, images: int) -> dict[str, dict[str, Any]]:
+def fill(file: Path, *, attacks: tuple[str, ...], seed: int, rounds: int, images: int) -> dict[str, dict[str, Any]]:
     """Measure every cell that ``file`` lacks, and keep each as it comes; keys are "attack | defence"."""
     cells: dict[str, dict[str, Any]] = read_json(file) if file.is_file() else {}
     wanted: list[tuple[str, str | None, str | None]] = [(WITHOUT, None, None)]
@@ -291,43 +293,14 @@ def fill(file: Path, *, attacks: tuple[str, ...], rounds: int, images: int) -> d
     for number, (name, attack, defence) in enumerate(wanted, start=1):
         key = f"{name} | {defence}"
         if key not in cells:
-            cells[key] = measure(attack, defence, rounds=rounds, images=images, alone=name == WITHOUT)
+            cells[key] = measure(attack, defence, seed=seed, rounds=rounds, images=images, alone=name == WITHOUT)
             write_json(file, cells)
-            print(f"{number} of {len(wanted)}: {key}: {cells[key]}", file=sys.stderr, flush=True)
+            print(f"seed {seed}, {number} of {len(wanted)}: {key}: {cells[key]}", file=sys.stderr, flush=True)
     return cells
 
 
 def _rows(attacks: tuple[str, ...]) -> list[tuple[str, str | None]]:
     return [(HONEST, None), *((attack, attack) for attack in attacks)]
-
-
-def table(cells: Mapping[str, Mapping[str, Any]], *, attacks: tuple[str, ...], rounds: int) -> str:
-    """Return the cells as text: Dice in points and its difference from the run without the site; * where refused."""
-    reference = cells[f"{WITHOUT} | None"]["dice"]
-    lines = [["One of four sends", "no defence", *DEFENCES], [WITHOUT, f"{reference:.1f}"]]
-    for name, _ in _rows(attacks):
-        line = [name]
-        for defence in (None, *DEFENCES):
-            cell = cells[f"{name} | {defence}"]
-            sign = "*" if cell["refused"] == rounds else "+" if cell["refused"] else ""
-            dice = cell["dice"]
-            line.append("breaks off" if dice is None else f"{dice:.1f} ({dice - reference:+.1f}){sign}")
-        lines.append(line)
-    widths = [max(len(line[column]) for line in lines if column < len(line)) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip() for line in lines
-    )
-
-
-def failures(cells: Mapping[str, Mapping[str, Any]], *, attacks: tuple[str, ...]) -> list[str]:
-    """Return the rows where a defence that is relied on is more than a point below the run without the site."""
-    least = cells[f"{WITHOUT} | None"]["dice"] - TOLERANCE_POINTS
-    keys = [f"{attack} | {defence}" for attack in attacks for defence in RELIED_ON]
-    broken = [
-        f"{key}: {cell['error']}" for key, cell in cells.items() if "error" in cell and not key.endswith("| None")
-    ]
-    low = [key for key in keys if "error" not in cells[key] and cells[key]["dice"] < least]
-    return [*broken, *(f"{key}: {cells[key]['dice']:.1f} is below {least:.1f}" for key in low)]
 
 
 def main() -> int:
@@ -336,6 +309,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("bench_hostile"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=12, help="phantoms at each site")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds each cell is measured with")
     parser.add_argument("--quick", action="store_true", help="one round, three attacks, few images")
     parser.add_argument("--json", action="store_true", help="print the cells as JSON")
     chosen = parser.parse_args()
@@ -343,12 +317,16 @@ def main() -> int:
     rounds, images = (1, 4) if chosen.quick else (chosen.rounds, chosen.images)
     torch.set_num_threads(1)
     chosen.folder.mkdir(parents=True, exist_ok=True)
-    cells = fill(chosen.folder / f"rounds_{rounds}_images_{images}.json", attacks=attacks, rounds=rounds, images=images)
-    found = [] if chosen.quick else failures(cells, attacks=attacks)
+    cells = {}
+    for seed in range(FIRST_SEED, FIRST_SEED + chosen.seeds):
+        file = chosen.folder / f"rounds_{rounds}_images_{images}_seed_{seed}.json"
+        cells[seed] = fill(file, attacks=attacks, seed=seed, rounds=rounds, images=images)
+    found = [] if chosen.quick else failures(cells, attacks=attacks, relied_on=RELIED_ON)
     if chosen.json:
         print(json.dumps({"cells": cells, "failures": found}, indent=1))
     else:
-        print(table(cells, attacks=attacks, rounds=rounds))
+        rows = [name for name, _ in _rows(attacks)]
+        print(table(list(cells.values()), rows=rows, defences=list(DEFENCES), rounds=rounds))
         print("* refused in every round, + in some; in brackets the points above the run without the site.")
         print("\n".join(found))
     return 1 if found else 0
