@@ -39,13 +39,18 @@ def check(config: RunConfig, *, roots: tuple[Path, ...], taken_from: RunConfig |
             continue
         if key in WEIGHT_KEYS and value.partition("@sha256:")[0] in names:
             continue
-        if not below(Path(value), roots):
-            raise UserError(
-                "app.path_refused",
-                what=text.PATH_WHAT.format(key=key),
-                why=text.PATH_WHY,
-                fix=text.PATH_FIX if roots else text.PATH_FIX_NONE,
-            )
+        check_folder(Path(value), key=key, roots=roots)
+
+
+def check_folder(path: Path, *, key: str, roots: tuple[Path, ...]) -> None:
+    """Raise ``UserError`` ``app.path_refused`` where ``path``, which the field ``key`` names, is below none of them."""
+    if not below(path, roots):
+        raise UserError(
+            "app.path_refused",
+            what=text.PATH_WHAT.format(key=key),
+            why=text.PATH_WHY,
+            fix=text.PATH_FIX if roots else text.PATH_FIX_NONE,
+        )
 
 
 def shortened(words: str, folders: Mapping[Path, str]) -> str:

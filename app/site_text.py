@@ -22,3 +22,17 @@ SITE_OUTCOME = {"asked_again": "asked again", "left_out": "left out", "stopped":
 SITE_FAILURE = "Round {round}: {what} ({outcome})"
 SITE_FAILURES = "{count}, last: {last}"
 SITE_FAILURES_OLDER = "The latest {count} of {total}."
+FEDERATION_HEADING = "Sites of the federation"
+FEDERATION_COLUMNS = ("Site", "Key", "Connection", "Last seen")
+FEDERATION_AGAIN = "Look again"
+FEDERATION_ALL = "All sites are connected."
+FEDERATION_NONE = "This federation has no sites yet: add them with `federation add-site`."
+FEDERATION_AWAY = (
+    "Not connected: {sites}. A plan waits a minute for them, a run ten minutes; ask them to start their program "
+    "(site up), or name the others in data.sites."
+)
+FEDERATION_DOWN = "The federation's server is not up, so nobody can be asked: start it with `server up`."
+ACCEPTANCE = {"invited": "signing request awaited", "accepted": "accepted", "revoked": "revoked"}
+CONNECTION = {"online": "online", "offline": "offline", "never seen": "never seen"}
+CONNECTION_UNKNOWN = "unknown"
+SECONDS_AGO = "{seconds:.0f} s ago"

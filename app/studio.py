@@ -35,6 +35,7 @@ from engine.runs.store import RunStore
 from engine.types import SyntheticSample
 
 if TYPE_CHECKING:
+    from engine.deployment.server import Status
     from engine.planning import Plan
     from export.manifest import Manifest
     from export.runtime import BundleSession
@@ -227,6 +228,17 @@ class Studio:
             return site_names(source=source or "", task=task or "", root=folder)
         except (UserError, OSError, ValueError, RuntimeError):  # still being typed; the plan says what is wrong with it
             return ()
+
+    def federation(self, folder: str, *, by: Visitor) -> Status:
+        """Return who of the federation in ``folder`` is there; ``UserError`` where this visitor may not name it."""
+        from engine.deployment import federations
+        from engine.deployment.server import status
+
+        self.permissions.check_role(by)
+        path = Path(folder.strip()).expanduser()
+        if self.mode != "local":
+            server_paths.check_folder(path, key="server", roots=self.settings.allowed_roots)
+        return status(federations.load(path))
 
     def launch(self, values: dict[str, Any], *, by: Visitor) -> str:
         """Plan and queue a run of these nested form values and return its id."""

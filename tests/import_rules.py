@@ -193,6 +193,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.planning",
         "engine.federation.release",
         "engine.federation.task_titles",
+        "engine.deployment.federations",
+        "engine.deployment.server",
         *(VOLUMES + WHOLE_VOLUMES),
         "engine.models.assets",
         # numpy only; the page offers phantoms as example images

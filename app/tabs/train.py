@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import forms, generator_checks, markup, plots, site_table, text, viewmodels
+from app import federation_sites, forms, generator_checks, markup, plots, site_table, text, viewmodels
 from app.access import Visitor, visitor_of
 from app.picker import Picker
 from app.studio import Studio
@@ -67,6 +67,7 @@ def build(studio: Studio, run: gr.Dropdown) -> gr.Accordion:
     accordion = gr.Accordion(text.NEW_RUN, open=False, elem_id="new-run", visible=studio.mode != "read-only")
     with accordion:
         form = run_form.build(studio, accordion)
+        federation_sites.add(studio, backend=form.control("backend"), server=form.control("server"))
     parts = _place_live()
     _wire_form(studio, form, run)
     _wire_live(studio, run, parts, gr.State({}))
