@@ -66,7 +66,8 @@ def _since_accepted(error: UserError, folder: Path) -> UserError:
     return UserError(
         "federation.key_revoked",
         what=f"The server does not accept this site's key any more; it was accepted last at {day}.",
-        why="The coordinator has revoked it, or the server was set up anew.",
+        why="The coordinator has revoked it, the server was set up anew, or a program with a copy of this folder is "
+        "connected from another machine.",
         fix="Ask the coordinator; a revoked site makes new keys with `site keys --new`.",
     )
 

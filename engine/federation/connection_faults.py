@@ -71,11 +71,11 @@ def refusal(response: httpx.Response, *, address: str) -> UserError:
     if code == _ACTIVATION_FAILED:
         return UserError(
             "federation.key_refused",
-            what=f"The server at {address} does not know this site's key.",
-            why="Only keys that the coordinator has registered may take part; this one is not registered, or not any "
-            "more.",
+            what=f"The server at {address} does not take this site's key.",
+            why="Only keys that the coordinator has registered may take part, each with one program; this one is not "
+            "registered, or not any more, or a program with it is connected already.",
             fix="Send the signing request of `site keys` to the coordinator, and ask whether the site was "
-            "added or revoked.",
+            "added or revoked. Where a copy of this folder runs at another machine, stop one of both.",
         )
     if response.status_code == httpx.codes.UNAUTHORIZED:
         return _not_authorised(response, address=address)

@@ -24,8 +24,9 @@ MAX_SCALAR_BYTES = 100_000
 
 _NPY = "numpy.ndarray"
 """Flower's name for ``.npy`` bytes."""
-RUN_RECORD, TOLD_RECORD = "run", "told"
-"""Beside a request's content: which run asks. Beside a reply's: points of curves. Only deployed sites need them."""
+RUN_RECORD, TOLD_RECORD, PROGRAM_RECORD = "run", "told", "program"
+"""Beside a request's content: which run asks. Beside a reply's: points of curves, and which program has answered. Only
+deployed sites need them."""
 _Record = TypeVar("_Record", ArrayRecord, ConfigRecord, MetricRecord)
 _ARRAYS, _SETTINGS, _METRICS, _EXAMPLES, _TEXTS = "arrays", "settings", "metrics", "num-examples", "texts"
 

@@ -14,6 +14,7 @@ from engine.config import RunConfig, parse_config
 from engine.data.datasets import Federation, load_site
 from engine.data.problems import Problem, raise_problems
 from engine.errors import UserError
+from engine.federation.descriptions import SiteDescription
 from engine.federation.tasks import DESCRIBE, READ_EVERYTHING, TRAIN_GENERATOR, Listener, SiteReply, SiteRequest
 from engine.methods import catalogue
 from engine.models.assets import list_assets
@@ -32,6 +33,8 @@ PROGRAM = "program"
 """Text of a description's reply, and key of what says which run asks: the version of the program."""
 ANSWERED, MAX_ROUNDS_LETTERS = "answered", 100_000
 """Key of what says which run asks: rounds that the server has this site's answers of, a list as JSON."""
+IMAGES = "images.json"
+"""In a site's folder of a run: digests of the images that it began with."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
@@ -51,6 +54,7 @@ class _Opened:
     federation: Federation
     data: SiteData
     program: SiteProgram
+    folder: Path
 
 
 class DeployedSite:
@@ -71,6 +75,8 @@ class DeployedSite:
         self._task = request.task
         if request.task == READ_EVERYTHING:
             return self._read_everything(opened, listener)
+        if request.task != DESCRIBE:  # a plan, which is no run, asks nothing else
+            _check_unchanged(opened.data.description(), opened.folder / IMAGES)
         reply = opened.program.answer(request, listener=listener)
         if request.task != DESCRIBE:
             return reply
@@ -114,7 +120,9 @@ class DeployedSite:
             )
 
         self._say(f"Opened the run {run_id}: {len(data.train)} images to train on, {len(data.test)} to test on.")
-        return _Opened(config, federation, data, SiteProgram(data, config=at_site(config, self._site), state=state))
+        return _Opened(
+            config, federation, data, SiteProgram(data, config=at_site(config, self._site), state=state), folder
+        )
 
     def _config(self, run_id: str, text: str) -> RunConfig:
         try:
@@ -163,6 +171,23 @@ class DeployedSite:
                 done += 1
         raise_problems(list(problems.values()), dataset=opened.federation.name)
         return SiteReply({}, {}, max(1, total))
+
+
+def _check_unchanged(now: SiteDescription, path: Path) -> None:
+    """Note which images a run has begun with here, or compare: a program that is started again reads them anew."""
+    digests = json.dumps(dict(now.digests), sort_keys=True)
+    if not path.is_file():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(digests, encoding="utf-8")
+        part.replace(path)
+    elif path.read_text(encoding="utf-8") != digests:
+        raise UserError(
+            "run.data_changed",
+            what=f"The images of {now.name} are not those that this run began with.",
+            why="Going on with others would mix two datasets: what was trained on before may be validated on now.",
+            fix="Put the files and meta.csv back as they were, or start a new run on the data as they are.",
+        )
 
 
 def _rounds(told: str, *, site: str) -> tuple[int, ...]:

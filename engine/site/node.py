@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Mapping
 from time import monotonic
@@ -12,7 +13,7 @@ from flwr.app import ConfigRecord, Error, Message
 from engine.errors import UserError
 from engine.federation.backends.fleet import FleetConnection
 from engine.federation.client_app import SiteError
-from engine.federation.payload import RUN_RECORD, TOLD_RECORD, read_request, records, reply_content
+from engine.federation.payload import PROGRAM_RECORD, RUN_RECORD, TOLD_RECORD, read_request, records, reply_content
 from engine.federation.tasks import Listener, SiteReply, SiteRequest
 from engine.types import RunCancelled
 
@@ -24,6 +25,8 @@ MOST_ATTEMPTS = 3
 """A message with which the program was killed so often is not begun again (ours)."""
 WANTED_S = 10.0
 """How often a working site asks whether anybody still waits for its answer (ours)."""
+PROGRAM_ID = secrets.token_hex(8)
+"""Of this process: two programs in one site's name, with copies of one folder, are told apart by it."""
 RAISED = 2
 """Flower's error code for an exception at a site (ErrorCode.CLIENT_APP_RAISED_EXCEPTION)."""
 PASSING = ("federation.server_unreachable", "federation.server_name", "federation.not_a_server")
@@ -110,6 +113,7 @@ def _answer(message: Message, program: Program, listener: _Listener, *, site: st
     except Exception as error:  # told to the server by site and reason, as Flower's own nodes tell it
         failure = SiteError(site=site, error=error)
         return Message(Error(RAISED, f"{type(failure)}:<'{failure}'>"), reply_to=message)
+    content[PROGRAM_RECORD] = ConfigRecord({"id": PROGRAM_ID})
     if listener.names:
         content[TOLD_RECORD] = ConfigRecord(
             {"names": listener.names, "values": listener.values, "steps": listener.steps}

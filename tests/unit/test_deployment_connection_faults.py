@@ -127,7 +127,7 @@ def answer(status: int, text: str, *, behind_s: float = 0.0) -> httpx.Response:
         (
             lambda: answer(403, '{"code": 2004, "detail": "no"}'),
             "federation.key_refused",
-            "does not know this site's key",
+            "does not take this site's key",
         ),
         (lambda: answer(401, '{"detail": "Invalid SuperNode authentication"}'), "federation.key_refused", "not accept"),
         (lambda: answer(401, "{}", behind_s=420.0), "federation.clock", "7 minutes ahead of"),

@@ -1,4 +1,4 @@
-"""A site that has lost its disk says so, and begins anew only where somebody there has accepted it."""
+"""A site that has lost its disk says so and begins anew only where that was accepted; copies and changes are told."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.cli import main
 from engine.config import RunConfig, load_config
 from engine.data.phantoms import write_dataset
 from engine.errors import UserError
-from engine.federation.backends.answered import AnsweredRounds
+from engine.federation.backends.answered import AnsweredRounds, AnsweringPrograms
 from engine.federation.tasks import BEGAN_ANEW, DESCRIBE, TRAIN_GENERATOR, TRAIN_STUDENT, SiteRequest
 from engine.site.audit import AuditLog
 from engine.site.deployed import DeployedSite
@@ -190,3 +190,35 @@ def test_the_operator_accepts_it_by_a_command_and_it_is_on_record(
     assert about["through"] is None and about["by"]
     assert [entry["event"] for entry in AuditLog(tmp_path / "audit.jsonl").entries()] == ["begins anew"]
     assert main(["site", "begin-anew", str(tmp_path), "../run"]) == 2
+
+
+def test_two_programs_in_one_sites_name_are_told_and_one_that_is_started_again_is_not() -> None:
+    programs = AnsweringPrograms()
+    for site, program in (("a", "1"), ("a", "1"), ("b", "9"), ("a", "2"), ("a", "2"), ("a", "3")):
+        programs.note(site, program)
+    with pytest.raises(UserError, match="Two programs answer in the name of a by turns") as raised:
+        programs.note("a", "2")
+    assert raised.value.code == "federation.site_twice"
+    programs.note("b", "9")
+
+
+def test_images_that_change_while_a_run_goes_are_told_at_the_site(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program reads them anew when it is started again; a plan, which is no run, notes nothing."""
+    world = StandingAlone(monkeypatch, root, tmp_path / "at", sites=SITES)
+    images = tmp_path / "at" / LOST / "images" / LOST
+    config = config_of(None, rounds=1)
+    context, _ = world.context(config, tmp_path / "run")
+    FederatedTraining().run(context)
+    kept = tmp_path / "at" / LOST / "runs" / "run" / "images.json"
+    assert kept.is_file() and not (tmp_path / "at" / LOST / "runs" / "description" / "images.json").exists()
+    first = sorted((images / "images").iterdir())[0]
+    for path in (first, images / "masks" / first.name):
+        path.rename(path.with_name(f"another{path.suffix}"))
+    for table in images.glob("meta.csv"):
+        table.write_text(table.read_text().replace(first.name, f"another{first.suffix}"))
+    world.start(LOST)
+    with pytest.raises(UserError, match=f"The images of {LOST} are not those that this run began with") as raised:
+        Evaluation().run(context)
+    assert raised.value.code == "run.data_changed"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.federation.backends.superlink import SiteTwice
 from engine.federation.tasks import TRAIN_FUSED, TRAIN_STUDENT, TRAIN_UNLABELLED
 
 KEEPING = (TRAIN_STUDENT, TRAIN_UNLABELLED, TRAIN_FUSED)
@@ -39,6 +40,21 @@ class AnsweredRounds:
     def of(self, site: str) -> tuple[int, ...]:
         """Return the rounds of which the site's answer has come, in order."""
         return tuple(self._rounds.get(site, ()))
+
+
+class AnsweringPrograms:
+    """Which program has answered for each site: one that is started again is another, and does not come back."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, list[str]] = {}
+
+    def note(self, site: str, program: str) -> None:
+        """Raise ``SiteTwice`` where two programs answer for the site by turns."""
+        seen = self._seen.setdefault(site, [])
+        if seen and program != seen[-1] and program in seen:
+            raise SiteTwice(site)
+        if program not in seen:
+            seen.append(program)
 
 
 def _read(path: Path) -> dict[str, list[int]]:

@@ -14,11 +14,11 @@ from flwr.serverapp import Grid
 
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.federation.backends.answered import AnsweredRounds
+from engine.federation.backends.answered import AnsweredRounds, AnsweringPrograms
 from engine.federation.backends.superlink import Link, SuperlinkGrid
 from engine.federation.checks import bad_reply
 from engine.federation.descriptions import DatasetAgreement, FederationDescription, SiteDescription
-from engine.federation.payload import RUN_RECORD, TOLD_RECORD
+from engine.federation.payload import PROGRAM_RECORD, RUN_RECORD, TOLD_RECORD
 from engine.federation.rounds import call_once
 from engine.federation.sites import Desk, Quiet, Server, SiteListener
 from engine.federation.tasks import APPROVAL, DESCRIBE, READ_EVERYTHING, SiteReply
@@ -103,7 +103,7 @@ class DeployedBackEnd:
         open_test: OpenTest,
         presence_s: float = PRESENCE_S,
     ) -> None:
-        self._server = server
+        self._server, self._run_id = server, run_id
         self._listener: SiteListener = Quiet()
         names, held_out = _participants(config, keys)
         record = {"id": run_id, "program": VERSION, "config": _for_sites(config, names=names, held_out=held_out)}
@@ -195,7 +195,8 @@ class DeployedBackEnd:
                 if state == "approved":
                     waiting.remove(site)
             if waiting:
-                self._server().tell(f"waiting for the approval of {', '.join(waiting)}")
+                how = f"somebody there decides with: site approve FOLDER {self._run_id}"
+                self._server().tell(f"waiting for the approval of {', '.join(waiting)}; {how}")
                 until = monotonic() + APPROVAL_POLL_S
                 while monotonic() < until:
                     self.check_cancelled()
@@ -266,6 +267,7 @@ class _RunGrid(SuperlinkGrid):
         self.beside: ServersTest | None = None
         """Sites of this process: those of a test set of the server's own."""
         self._here: set[str] = set()
+        self._programs = AnsweringPrograms()
         super().__init__(link, keys=keys, note=note, presence_s=presence_s, check=back_end.check_cancelled)
 
     def site_nodes(self, sites: Sequence[str], *, wait_s: float) -> dict[str, int]:
@@ -302,6 +304,8 @@ class _RunGrid(SuperlinkGrid):
         site = next(name for name, node_id in self.known.items() if node_id == reply.metadata.src_node_id)
         if TOLD_RECORD in reply.content:
             self._back_end.tell(site, cast(ConfigRecord, reply.content.pop(TOLD_RECORD)))
+        if PROGRAM_RECORD in reply.content:
+            self._programs.note(site, str(cast(ConfigRecord, reply.content.pop(PROGRAM_RECORD)).get("id", "")))
         about = reply.metadata
         self._answered.note(site, about.message_type, int(about.group_id or 0))
 

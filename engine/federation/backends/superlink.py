@@ -103,6 +103,19 @@ def patient(*, outage_s: float = OUTAGE_S) -> RetryInvoker:
     )
 
 
+class SiteTwice(UserError):
+    """Two programs answer in the name of a site."""
+
+    def __init__(self, site: str) -> None:
+        super().__init__(
+            "federation.site_twice",
+            what=f"Two programs answer in the name of {site} by turns.",
+            why="Each has a state and a record of its own, and what the site keeps would be torn in two.",
+            fix=f"Stop one of both at {site}: its folder was copied to another machine, keys and all. Then resume the "
+            "run.",
+        )
+
+
 class Control:
     """The SuperLink's Control API: who is registered, and runs. It has no login, so it listens on loopback only."""
 
@@ -273,7 +286,10 @@ class SuperlinkGrid(HttpGrid):
         return [self._opened(reply) for reply in replies]
 
     def opened(self, reply: Message) -> None:
-        """Take out of a reply what is no part of its content; whatever this raises makes the reply a bad one."""
+        """Take out of a reply what is no part of its content.
+
+        :class:`SiteTwice` is the site's failure then; whatever else this raises makes the reply a bad one.
+        """
 
     def _opened(self, reply: Message) -> Message:
         """Return the reply with its arrays unpacked, or an error reply where a site has not written it as ours do."""
@@ -285,6 +301,8 @@ class SuperlinkGrid(HttpGrid):
                 raise ValueError("it comes from a site that was not asked")
             unpack(reply.content)
             self.opened(reply)
+        except SiteTwice as twice:
+            return _failed(reply, twice)
         except Exception as fault:  # a hostile site may write anything at all: its reply is bad, the round goes on
             bad = UserError(
                 "federation.bad_reply",
@@ -292,10 +310,7 @@ class SuperlinkGrid(HttpGrid):
                 why="One bad reply would spoil the model of all sites.",
                 fix="Look whether the site runs this version of the program.",
             )
-            reason = str(SiteError(site="", error=bad))
-            return make_message(
-                metadata=reply.metadata, error=Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason)
-            )
+            return _failed(reply, bad)
         return reply
 
     @contextmanager
@@ -346,6 +361,11 @@ class SuperlinkGrid(HttpGrid):
                     fix="Resume the run.",
                 )
                 return
+
+
+def _failed(reply: Message, error: UserError) -> Message:
+    reason = str(SiteError(site="", error=error))
+    return make_message(metadata=reply.metadata, error=Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason))
 
 
 def _node(info: NodeInfo) -> Node:
