@@ -104,11 +104,11 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """One segmentation model: architecture, size and where its first weights come from."""
 
-    name: Literal["tinysam", "sam", "msa", "unet", "nnunet"] = Field(
-        description="TinySAM, SAM, SAM with adapters, MONAI's U-Net, nnU-Net's plain U-Net"
+    name: Literal["tinysam", "sam", "msa", "unet", "nnunet", "timm"] = Field(
+        description="TinySAM, SAM, SAM with adapters, MONAI's U-Net, nnU-Net's plain U-Net, U-Net on timm's encoder"
     )
     size: Name = Field(
-        "mini", description="mini, 5m (TinySAM), vit_b or vit_l (SAM, msa), paper (U-Nets), planned (nnunet)"
+        "mini", description="mini, 5m (TinySAM), vit_b, vit_l (SAM, msa), paper (U-Nets), planned (nnunet), timm's own"
     )
     weights: Source | None = Field(None, description="Registry name or file of the first weights; random when left out")
     class_head: Literal["copied", "random"] = Field(

@@ -18,6 +18,7 @@ FAMILIES = {
     "msa": "SAM with adapters",
     "unet": "U-Net",
     "nnunet": "nnU-Net",
+    "timm": "U-Net on a timm encoder",
 }
 """What tables call a model of ``ModelConfig.name``."""
 STARTS_FROM = {"msa": "sam"}

@@ -13,17 +13,19 @@ from engine.models.adapters import build_msa
 from engine.models.plain_unet import PLAIN_UNET_PRESETS, PlainUNet, PlainUNetPreset
 from engine.models.sam import SAM_PRESETS, SamPreset, build_sam
 from engine.models.segmenter import Segmenter
+from engine.models.timm_unet import TIMM_PRESETS, TimmPreset, TimmUNet
 from engine.models.tinysam import TINYSAM_PRESETS, TinySamPreset, build_tinysam
 from engine.models.unet import UNET_PRESETS, UNet, UNetPreset
 from engine.seeding import derive_seed
 
-Model = Segmenter | UNet | PlainUNet
-_PRESETS: dict[str, Mapping[str, SamPreset | TinySamPreset | UNetPreset | PlainUNetPreset]] = {
+Model = Segmenter | UNet | PlainUNet | TimmUNet
+_PRESETS: dict[str, Mapping[str, SamPreset | TinySamPreset | UNetPreset | PlainUNetPreset | TimmPreset]] = {
     "sam": SAM_PRESETS,
     "msa": SAM_PRESETS,
     "tinysam": TINYSAM_PRESETS,
     "unet": UNET_PRESETS,
     "nnunet": PLAIN_UNET_PRESETS,
+    "timm": TIMM_PRESETS,
 }
 _BUILDERS: dict[str, Callable[..., Model]] = {
     "sam": build_sam,
@@ -31,6 +33,7 @@ _BUILDERS: dict[str, Callable[..., Model]] = {
     "tinysam": build_tinysam,
     "unet": UNet,
     "nnunet": PlainUNet,
+    "timm": TimmUNet,
 }
 
 

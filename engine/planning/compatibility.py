@@ -20,8 +20,9 @@ from engine.planning.costs import MODELS
 from engine.planning.generator_costs import generator_work
 from engine.types import MAX_MASK_CLASSES
 
-SMALLEST_CELLS = {"nnunet": 2}
-"""Cells along a side that a model's deepest level needs: instance normalisation has no deviation of a single one."""
+SMALLEST_CELLS = {"nnunet": 2, "timm": 2}
+"""Cells along a side that a model's deepest level needs: instance normalisation has no deviation of a single one, nor
+has batch normalisation of one image."""
 
 
 def check_models(config: RunConfig, stages: tuple[str, ...]) -> None:

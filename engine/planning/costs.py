@@ -10,7 +10,7 @@ the mini SAM, TinySAM and generator were set from CPU seconds of single steps an
 both on a machine that was busy with other work. Those of the U-Net and of the official sizes on a CPU are assumed, not
 measured. Those on CUDA come from `python -m bench.paper_scale --preset-batches --repeats 8` on one H100, with
 deterministic kernels; those of the mini sizes, of SAM ViT-L, of SAM with adapters
-and of nnU-Net's U-Net there are assumed.
+and of nnU-Net's U-Net there are assumed, and all of U-Nets on timm's encoders.
 """
 
 from __future__ import annotations
@@ -83,6 +83,11 @@ MODELS: dict[tuple[str, str], ModelCost] = {
     ("nnunet", "mini"): ModelCost(1_290_388, 5_161_552, 128, 0.451, 10.4, 90.0, 400.0, 32, 1),
     ("nnunet", "paper"): ModelCost(3_512_999, 14_051_996, 1024, 90.4, 1285.0, 110.0, 10_000.0, 256, 1),
     ("nnunet", "planned"): ModelCost(59_161_159, 236_644_636, 1024, 479.0, 2641.0, 110.0, 10_000.0, 256, 1),
+    ("timm", "mobilenetv3"): ModelCost(495_549, 2_010_964, 128, 0.275, 11.1, 90.0, 400.0, 32, 1),
+    ("timm", "resnet10"): ModelCost(6_005_881, 24_051_300, 128, 1.238, 16.5, 90.0, 400.0, 32, 1),
+    ("timm", "resnet18"): ModelCost(13_719_409, 54_924_212, 384, 21.724, 179.6, 110.0, 10_000.0, 32, 1),
+    ("timm", "resnet34"): ModelCost(23_827_569, 95_386_676, 384, 32.596, 209.2, 110.0, 10_000.0, 32, 1),
+    ("timm", "pvt_v2"): ModelCost(4_078_481, 16_317_828, 384, 5.221, 162.5, 110.0, 10_000.0, 32, 2),
 }
 
 
