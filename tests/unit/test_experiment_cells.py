@@ -16,7 +16,7 @@ from engine.methods import catalogue
 from engine.planning.costs import MODELS
 from engine.runs.identity import stage_hash
 
-TABLES = ("2", "3", "4", "5", "6", "fig7", "fig8", "pfedsam")
+TABLES = ("2", "3", "4", "5", "6", "fig7", "fig8", "pfedsam", "samfed")
 
 
 def test_the_tables_are_there() -> None:
