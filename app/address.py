@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-TABS = ("train", "samples", "segment")
+TABS = ("train", "samples", "segment", "tables")
 MAX_LETTERS = 200
 MAX_EPOCH = 10**6
 

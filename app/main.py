@@ -16,13 +16,13 @@ os.environ.update({"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETR
 
 import gradio as gr
 
-from app import address, markup, run_text, server, text, viewmodels
+from app import address, markup, run_text, server, table_text, text, viewmodels
 from app.access import decide, visitor_of
 from app.pending import MAX_ALL
 from app.picker import Picker
 from app.settings import Access, load_settings
 from app.studio import NEWEST_RUNS, Studio
-from app.tabs import samples, segment, train
+from app.tabs import samples, segment, tables, train
 from engine.errors import UserError
 
 KEEP = "(value) => value"
@@ -58,6 +58,8 @@ def build_app(studio: Studio) -> gr.Blocks:
                 samples.build(studio, run, page)
             with gr.Tab(text.TAB_SEGMENT, id="segment") as segment_tab:
                 segment.build(studio, page)
+            with gr.Tab(table_text.TAB_TABLES, id="tables") as tables_tab:
+                tables.build(studio, tables_tab)
 
         def arrive(request: gr.Request) -> tuple:
             """Choose tab and run of the address, else the newest run; open the form where there is none."""
@@ -78,7 +80,7 @@ def build_app(studio: Studio) -> gr.Blocks:
         keep_what_is_typed(page)
         page.load(arrive, None, [run, new_run, note, who, tabs], **quiet)
         run.change(None, run, None, js=address.SET_RUN, **quiet)
-        for name, tab in zip(address.TABS, (train_tab, samples_tab, segment_tab), strict=True):
+        for name, tab in zip(address.TABS, (train_tab, samples_tab, segment_tab, tables_tab), strict=True):
             tab.select(js=address.set_tab(name), **quiet)
         run.select(lambda: standing_note, None, note, **quiet)
     return page.queue(default_concurrency_limit=4, max_size=MAX_ALL)

@@ -26,9 +26,11 @@ from app.permissions import Permissions
 from app.pictures import SamplePictures, sample_pictures
 from app.scratch import Scratch
 from app.settings import REPOSITORY, Settings
+from app.tables import Tables
 from app.uploads import Uploads
 from engine.config import RunConfig, load_config, parse_config
 from engine.errors import UserError
+from engine.methods import catalogue
 from engine.runs import lifecycle
 from engine.runs.records import RunRecord, ScoredSample
 from engine.runs.store import RunStore
@@ -62,6 +64,7 @@ class Studio:
         self.settings = settings
         self.mode = decide(settings)
         self.store = RunStore(settings.home)
+        self.tables = Tables(self.store)
         self.scratch = Scratch(self.store.home)
         self.uploads = Uploads(self.scratch.path, settings)
         self.answers = Answers(keep_s=60 * settings.keep_minutes)
@@ -111,6 +114,13 @@ class Studio:
         except (UserError, OSError):  # the run's own pictures are there all the same
             return ()
 
+    def model_names(self, run_id: str) -> dict[str, str]:
+        """Return what the run calls its ``student`` and its ``teacher``; TinySAM and SAM where it cannot be read."""
+        try:
+            return catalogue.family_titles(self.store.get(run_id).config)
+        except UserError:
+            return catalogue.family_titles()
+
     def sample(self, run_id: str, sample_id: str, epoch: int | None) -> ScoredSample | None:
         """Return one pair with its score at ``epoch`` (without one where it was not scored)."""
         found = self.store.sample(run_id, sample_id)
@@ -137,6 +147,16 @@ class Studio:
         from export.manifest import read_manifest
 
         return read_manifest(self._bundle_folder(key))
+
+    def exported_model(self, run_id: str) -> str | None:
+        """Return the name of the model in the run's bundle, as evaluation calls it; ``None`` where there is none."""
+        from export.manifest import read_manifest
+
+        bundles = self.store.artefacts(run_id, kind="bundle")
+        try:
+            return read_manifest(self.store.run_dir(run_id) / bundles[-1].path).model.role if bundles else None
+        except UserError:  # it is being written anew, or damaged: the Segment tab says so
+            return None
 
     def session(self, key: str) -> BundleSession:
         """Return the loaded bundle; the last few stay in memory, by folder and time of writing."""

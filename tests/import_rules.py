@@ -191,6 +191,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         CATALOGUE,
         *RUN_RECORDS,
         "engine.planning",
+        "engine.experiments",
         "engine.federation.release",
         "engine.federation.task_titles",
         "engine.deployment.federations",

@@ -30,6 +30,9 @@ class Table:
     entries: tuple[Entry, ...]
     runs: tuple[CellRun, ...]
     texts: dict[str, str]
+    title: str
+    grids: tuple[formats.Grid, ...]
+    notes: tuple[str, ...]
 
     @property
     def markdown(self) -> str:
@@ -127,7 +130,7 @@ def fill(
     }
     if "traffic_all_mib" in experiment.measures:
         texts["_traffic.csv"] = formats.rows_csv(traffic_rows(runs), columns=TRAFFIC_COLUMNS)
-    return Table(entries, runs, texts)
+    return Table(entries, runs, texts, title, tuple(grids), tuple(notes))
 
 
 def paper_traffic_grid(rows: Sequence[TrafficRow], published: Mapping[str, float]) -> formats.Grid:

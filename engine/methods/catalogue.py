@@ -303,11 +303,16 @@ def model_title(name: str, config: RunModels | None = None) -> str:
     found = _known.get((ModelSpec, name))
     if found is None:
         return name
-    if config is None:
-        return found.title.format(student=FAMILIES["tinysam"], teacher=FAMILIES["sam"])
-    own = methods().get(config.method)
+    own = None if config is None else methods().get(config.method)
     title = found.title if own is None else own.titles.get(name, found.title)
-    return title.format(student=FAMILIES[config.student.name], teacher=FAMILIES[config.teacher.name])
+    return title.format(**family_titles(config))
+
+
+def family_titles(config: RunModels | None = None) -> dict[str, str]:
+    """Return what a run calls the families of its ``student`` and ``teacher``: TinySAM and SAM if left out."""
+    if config is None:
+        return {"student": FAMILIES["tinysam"], "teacher": FAMILIES["sam"]}
+    return {"student": FAMILIES[config.student.name], "teacher": FAMILIES[config.teacher.name]}
 
 
 def overlaid(values: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,12 @@ from engine.runs.store import RunStore
 
 pytestmark = pytest.mark.ui
 
-READY = {"Train": "#status .badge", "Samples": "#gallery img", "Segment": "#examples img"}
+READY = {
+    "Train": "#status .badge",
+    "Samples": "#gallery img",
+    "Segment": "#examples img",
+    "Tables": "#table-figures table",
+}
 NAMELESS = """() => {
   const named = (e) => (e.labels && [...e.labels].some((l) => l.innerText.trim())) || e.getAttribute('aria-label')
     || e.getAttribute('aria-labelledby') || e.innerText?.trim() || e.title;

@@ -1,0 +1,23 @@
+"""What the page says of the papers' tables."""
+
+from __future__ import annotations
+
+TAB_TABLES = "Tables"
+TABLES_LEAD = (
+    "The papers' tables and figures, filled with the runs of this home: systems, images and seeds of each are a file "
+    "of the program. Nothing is started here; the command below runs what is missing."
+)
+TABLE_LABEL, TABLE_INFO = "Table", "What is compared"
+SCALE_LABEL, SCALE_INFO = "Scale", "Sizes of models and images"
+SCALES = {"mini": "mini (a CPU)", "paper": "the paper's (a GPU)"}
+READ_AGAIN = "Read the runs again"
+DOWNLOADS = {".csv": "CSV", ".md": "Markdown", ".tex": "LaTeX"}
+CELLS_HEADING = "Runs of this table"
+CELL_COLUMNS = ("System", "Images", "Finished", "Under way", "Failed", "Not run")
+CELLS_DONE = "{finished} of {total} runs are finished."
+NOT_IN_VERSION = "not in this version"
+FAILURES_HEADING = "What failed, and the mend"
+NOTES_HEADING = "Notes"
+COMMAND = "To run what is missing, or to go on where it was stopped, in a terminal"
+PUBLISHED_UNKNOWN = "Published figures: unknown."
+NOT_MEASURED_HERE = "Inference is not measured by the page: the command does, and writes it into its files."
