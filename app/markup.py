@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from app import model_text, run_text, text, viewmodels
+from app import badge_text, model_text, run_text, text, viewmodels
 from engine.errors import UserError
 from engine.methods import catalogue
 from engine.runs.records import LogLine, RunRecord, RunView, StageRecord
@@ -127,15 +128,23 @@ def stepper(stages: Sequence[StageRecord]) -> str:
     return f"<ol class='stepper' aria-label='{text.STAGES_HEADING}'>{items}</ol>"
 
 
-def results_table(rows: Sequence[EvaluationRow], differences: Sequence[ModelDifference] = ()) -> str:
-    """Return the results table: test images first, differences between models and validation images folded."""
+def results_table(
+    rows: Sequence[EvaluationRow],
+    differences: Sequence[ModelDifference] = (),
+    badges: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> str:
+    """Return the results table: test images first, differences between models and validation images folded.
+
+    ``badges`` are words beside a model on the test images, by the title that the rows call it.
+    """
     tested = viewmodels.result_rows(rows, "test")
     validated = viewmodels.result_rows(rows, "validation")
     if not tested and not validated:
         return f"<h3>{text.RESULTS_HEADING}</h3><p class='quiet'>{text.RESULTS_EMPTY}</p>"
     parts = [f"<h3>{text.RESULTS_HEADING}</h3><p class='quiet'>{text.RESULTS_NOTE}</p>"]
     if tested:
-        parts.append(_results(text.RESULT_COLUMNS, tested, label=text.RESULTS_HEADING))
+        parts.append(_results(text.RESULT_COLUMNS, tested, label=text.RESULTS_HEADING, badges=badges))
+        parts.append(_badges_legend(badges))
     compared = viewmodels.difference_rows(differences)
     if compared:
         inner = _results(text.DIFFERENCE_COLUMNS, compared, label=text.DIFFERENCES_HEADING)
@@ -150,23 +159,49 @@ def results_table(rows: Sequence[EvaluationRow], differences: Sequence[ModelDiff
     return "".join(parts)
 
 
-def _results(columns: Sequence[str], rows: Sequence[Sequence[str]], *, label: str) -> str:
+def _results(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    label: str,
+    badges: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> str:
     """Return a table of results below a line with what is the same for all of them."""
     shown, lines, words = viewmodels.said_once(columns, rows, text.SAID_ONCE)
-    return quiet(words) + table(shown, lines, label=label)
+    return quiet(words) + table(shown, lines, label=label, badges=badges)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, label: str) -> str:
-    """Return a table that scrolls on its own where the screen is narrow; the first column heads its line."""
+def _badges_legend(badges: Mapping[str, Sequence[str]]) -> str:
+    """Return what those badges mean that are there."""
+    used = {word for words in badges.values() for word in words}
+    return quiet(" · ".join(f"{word}: {meaning}" for word, meaning in badge_text.LEGEND.items() if word in used))
+
+
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    label: str,
+    badges: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> str:
+    """Return a table that scrolls on its own where the screen is narrow; the first column heads its line.
+
+    ``badges`` are words that stand beside the first cell of a line, by what the cell says.
+    """
     head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in columns)
     body = "".join(
-        f"<tr><th scope='row'>{escape(row[0])}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
+        f"<tr><th scope='row'>{escape(row[0])}{_badges(badges.get(row[0], ()))}</th>"
+        f"{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
         for row in rows
     )
     return (
         f"<div class='table-scroll' tabindex='0' role='region' aria-label='{escape(label)}'>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _badges(words: Sequence[str]) -> str:
+    return "".join(f" <span class='badge model'>{escape(word)}</span>" for word in words)
 
 
 def plan(planned: Plan) -> str:

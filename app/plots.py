@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
@@ -125,14 +125,21 @@ def results(rows: Sequence[EvaluationRow]) -> go.Figure:
     return figure
 
 
-def learnability(scored: Sequence[ScoredSample], *, chosen: str | None = None, total: int | None = None) -> go.Figure:
+def learnability(
+    scored: Sequence[ScoredSample],
+    *,
+    chosen: str | None = None,
+    total: int | None = None,
+    models: Mapping[str, str] | None = None,
+) -> go.Figure:
     """Return L_GT against L_KL, selected samples filled, others hollow; ``customdata`` holds the sample's id.
 
-    Of ``total`` samples those ``scored`` are shown, and the title says so where they are fewer.
+    Of ``total`` samples those ``scored`` are shown, and the title says so where they are fewer. ``models`` is what the
+    run calls its student and its teacher; TinySAM and SAM when left out.
     """
     is_cut = total is not None and total > len(scored)
     cut = f" · {run_text.POINTS_CUT.format(shown=len(scored), total=total)}" if is_cut else ""
-    figure = _figure(f"{text.SCATTER_PLOT}{cut}")
+    figure, names = _figure(f"{text.SCATTER_PLOT}{cut}"), models or catalogue.family_titles()
     points = [item for item in scored if item.score is not None]
     if not points:
         return _say(figure, text.SCATTER_EMPTY)
@@ -147,8 +154,8 @@ def learnability(scored: Sequence[ScoredSample], *, chosen: str | None = None, t
         marker = {"color": PALETTE[1], "symbol": "circle-open", "size": 18, "line": {"width": 3}}
         _add_points(figure, ring, name=ring[0].sample.sample_id, marker=marker)
     figure.update_layout(hovermode="closest", height=420)
-    figure.update_xaxes(title_text=text.L_GT_AXIS)
-    figure.update_yaxes(title_text=text.L_KL_AXIS)
+    figure.update_xaxes(title_text=text.L_GT_AXIS.format(**names))
+    figure.update_yaxes(title_text=text.L_KL_AXIS.format(**names))
     return figure
 
 

@@ -195,7 +195,7 @@ ORDER_CHOICES = {
 GALLERY_LABEL = "Synthetic images, masks outlined"
 SCATTER_PLOT = "L_GT against L_KL"
 SCATTER_EMPTY = "No scores yet. They come with the mutual distillation stage."
-L_GT_AXIS, L_KL_AXIS = "L_GT (error of SAM)", "L_KL (dispute of SAM and TinySAM)"
+L_GT_AXIS, L_KL_AXIS = "L_GT (error of {teacher})", "L_KL (dispute of {teacher} and {student})"
 SELECTED, REJECTED = "selected", "not selected"
 PREVIOUS, NEXT = "Previous page", "Next page"
 PAGE_OF = "Page {page} of {pages} · {total} images"
@@ -209,12 +209,12 @@ SAMPLES_NO_GENERATION = "This method makes no synthetic images. Choose a run of 
 DETAIL_EMPTY = "Choose an image above, or a point in the plot, to see it in full with both models' predictions."
 DETAIL_IMAGE, DETAIL_MASK, DETAIL_DISPUTE = "Synthetic image", "Its mask", "Where they disagree"
 DETAIL_OUTLINED = "Its masks outlined"
-DETAIL_TEACHER, DETAIL_STUDENT = "SAM's prediction", "TinySAM's prediction"
+DETAIL_TEACHER, DETAIL_STUDENT = "{teacher}'s prediction", "{student}'s prediction"
 DETAIL_OF = "Synthetic image {index} of {site}"
 DETAIL_FIRST_CLASS = "This run has stored predictions of its first class only."
 CLASS_NUMBER = "class {number}"
 DETAIL_NOT_YET = "Predictions are stored when mutual distillation ends."
-DISPUTE_BOTH, DISPUTE_TEACHER, DISPUTE_STUDENT = "both", "SAM only", "TinySAM only"
+DISPUTE_BOTH, DISPUTE_TEACHER, DISPUTE_STUDENT = "both", "{teacher} only", "{student} only"
 DETAIL_FIELDS = {
     "rank": "Rank",
     "score": "Learnability",

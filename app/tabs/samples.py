@@ -293,4 +293,4 @@ def _scatter(studio: Studio, run_id: str | None, epoch: int | None, site: str, *
     found = studio.store.samples(
         run_id or "", epoch=epoch, site=site or None, order="score", descending=True, limit=MAX_POINTS
     )
-    return plots.learnability(found.items, chosen=chosen, total=found.total)
+    return plots.learnability(found.items, chosen=chosen, total=found.total, models=studio.model_names(run_id or ""))

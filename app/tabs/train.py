@@ -10,13 +10,15 @@ import gradio as gr
 
 from app import federation_sites, forms, generator_checks, markup, plots, site_table, text, viewmodels
 from app.access import Visitor, visitor_of
+from app.badges import Badges, badges
 from app.picker import Picker
 from app.studio import Studio
 from app.tabs import asking, go_on, run_form
 from engine.evaluation.tables import named
 from engine.runs.generator_checks import read_checks
-from engine.runs.records import TrafficTotal
+from engine.runs.records import RunView, TrafficTotal
 from engine.runs.sites import site_views
+from engine.types import EvaluationRow, ModelDifference
 
 LOG_LINES = 200
 SCROLL_TO_ANSWER = """() => {
@@ -212,8 +214,7 @@ def live_values(
     store = studio.store
     view = store.view(run_id)
     series, traffic, lines = store.metrics(run_id), store.traffic(run_id), store.events(run_id, limit=LOG_LINES)
-    rows = named(store.evaluation(run_id), view.run.config)
-    differences = named(store.differences(run_id), view.run.config)
+    rows, differences, beside = results(studio, view)
     checks = read_checks(store.run_dir(run_id))
     sites = site_views(store, store.work_id(run_id), active=view.run.active)
     allowed = studio.permissions.may_change(by, run_id)
@@ -241,11 +242,20 @@ def live_values(
         part("traffic_note", (traffic, checks), lambda: crossed(traffic, checks)),
         part("traffic", traffic, lambda: plots.traffic(traffic)),
         part("sites", sites, lambda: studio.told(site_table.table(sites))),
-        part("results", (rows, differences), lambda: markup.results_table(rows, differences)),
+        part("results", (rows, differences, beside), lambda: markup.results_table(rows, differences, beside)),
         part("results_plot", rows, lambda: gr.Plot(value=plots.results(rows), visible=bool(rows))),
         part("log", lines, lambda: studio.told(markup.log(lines, cut=len(lines) == LOG_LINES))),
         part("live", True, lambda: gr.Column(visible=True)),
     ]
+
+
+def results(studio: Studio, view: RunView) -> tuple[list[EvaluationRow], list[ModelDifference], Badges]:
+    """Return what the run has measured, under its own names of models, and the badges of these."""
+    run, store = view.run, studio.store
+    rows, differences = store.evaluation(run.run_id), store.differences(run.run_id)
+    stages = [stage.name for stage in view.stages]
+    beside = badges(rows, differences, config=run.config, stages=stages, exported=studio.exported_model(run.run_id))
+    return named(rows, run.config), named(differences, run.config), beside
 
 
 def crossed(traffic: Sequence[TrafficTotal], checks: generator_checks.Checks) -> str:
