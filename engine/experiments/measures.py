@@ -115,6 +115,13 @@ def _inference(*, quantile: float) -> Callable[[RunStore, str], float | None]:
     return of_run
 
 
+def _torch_inference(store: RunStore, run_id: str) -> float | None:
+    from engine.experiments.inference import torch_seconds
+
+    seconds = torch_seconds(store, run_id)
+    return None if seconds is None else quantile_of(seconds, 0.5)
+
+
 def quantile_of(values: Sequence[float], quantile: float) -> float:
     """Return a quantile of ``values``, linear between neighbours."""
     import numpy as np
@@ -133,6 +140,7 @@ MEASURES: dict[str, Measure] = {
         Measure("traffic_all_mib", "Traffic of all sites, MiB", 2, False, of_run=_all_mib),
         Measure("inference_s", "Inference, s (median)", 4, False, of_run=_inference(quantile=0.5)),
         Measure("inference_p95_s", "Inference, s (95 %)", 4, False, of_run=_inference(quantile=0.95)),
+        Measure("torch_inference_s", "Inference in PyTorch, s (median)", 4, False, of_run=_torch_inference),
         Measure("sync_min", "Synchronous training, min", 2, False, of_run=_minutes(synchronous=True)),
         Measure("async_min", "Asynchronous training, min", 2, False, of_run=_minutes(synchronous=False)),
         Measure("distillation_s", "Mutual distillation, s", 1, False, of_run=_stage_s("mutual_distillation")),
