@@ -102,10 +102,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         root = write_dataset("nuclei" if "nuclei" in name else "polyp", folder / name, images_per_site=4, image_px=64)
         first, *_, fourth, fifth = sorted(path for path in root.iterdir() if path.is_dir())
         first.rename(root / held_out)
-        if name == "hospitals":
-            fourth.rename(folder / "NEW")  # a hospital that comes when the run is finished
-        else:
-            shutil.rmtree(fourth)
+        shutil.rmtree(fourth)
         shutil.rmtree(fifth)
     Image.fromarray(render("nuclei", site="dapi_20x", index=0, image_px=64).image).save(folder / "picture.png")
     nibabel.save(nibabel.Nifti1Image(np.eye(40, dtype=np.int16)[..., None], np.eye(4)), folder / "scan.nii.gz")
@@ -158,7 +155,7 @@ PRETRAINED = engine_commands("pretrain")
 DEPLOYED = engine_commands("federation", "server", "site") + [c for c in engine_commands("run") if "--server" in c]
 RUNS = [c for c in engine_commands("run") if "--server" not in c]
 TABLES = engine_commands("table")
-"""Executed in ``test_table_commands.py``."""
+"""Executed in ``test_table_commands.py``, and those of a join in ``test_join_commands.py``."""
 
 
 @pytest.mark.parametrize("command", [*SAID, *TRIED])
@@ -204,37 +201,6 @@ def test_a_command_that_goes_on_with_a_run(
     if words[0] == "extend":
         assert after[0].config.federation.rounds == 30 > before.config.federation.rounds
     store.close()
-
-
-def join_new(finished: World, command: str) -> int:
-    """Let the hospital's folder come, do what ``command`` says, and take it away again."""
-    shutil.copytree(finished.folder / "NEW", finished.folder / "hospitals" / "NEW")
-    try:
-        return main(finished.words(command))
-    finally:
-        shutil.rmtree(finished.folder / "hospitals" / "NEW")
-
-
-def test_a_hospital_that_would_join_is_planned(finished: World, capsys: pytest.CaptureFixture[str]) -> None:
-    (dry,) = (command for command in JOINING if command.endswith(" --dry"))
-    assert len(JOINING) == 2 and join_new(finished, dry) == 0, capsys.readouterr().err
-    said = capsys.readouterr().out
-    assert "joined_generator_training" in said and "FedSAM" in said and len(RunStore(finished.home).list()) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(RUN_S)
-def test_a_hospital_joins(finished: World, capsys: pytest.CaptureFixture[str]) -> None:
-    (command,) = (command for command in JOINING if not command.endswith(" --dry"))
-    store = RunStore(finished.home)
-    assert join_new(finished, command) == 0, capsys.readouterr().err
-    new, before = store.list()
-    try:
-        assert new.parent == before.run_id and new.config.join.sites == ("NEW",)
-        assert "NEW joined the run" in capsys.readouterr().out
-    finally:
-        store.delete(new.run_id)
-        store.close()
 
 
 @pytest.mark.parametrize("task", TASKS)
