@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from app import badge_text, model_text, run_text, text, viewmodels
+from app import badge_text, join_text, model_text, run_text, text, viewmodels
 from engine.errors import UserError
 from engine.methods import catalogue
 from engine.runs.records import LogLine, RunRecord, RunView, StageRecord
@@ -106,8 +106,10 @@ def status(view: RunView) -> str:
     if run.status == "finished":
         facts.append(f"<span>{text.TOOK.format(time=viewmodels.duration(sum(s.wall_s for s in view.stages)))}</span>")
     if run.parent and run.fork_stage:
-        stage = catalogue.stage_title(run.fork_stage)
-        facts.append(f"<span>{escape(text.FORKED.format(run_id=run.parent, stage=stage))}</span>")
+        joins = any(stage.takes_over for stage in catalogue.stages([run.fork_stage]))
+        said = join_text.JOINED if joins else text.FORKED
+        said = said.format(run_id=run.parent, stage=catalogue.stage_title(run.fork_stage))
+        facts.append(f"<span>{escape(said)}</span>")
     cancelling = run.active and run.cancel_requested
     # A note says what comes next better than the status does; only a fault to be mended is said beside it.
     coming = text.CANCELLING if cancelling else text.STATUS_NEXT[run.status]

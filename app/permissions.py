@@ -9,6 +9,7 @@ from app.access import VISITOR_KEY, Visitor
 from app.settings import Access, Settings
 from engine.config import RunConfig
 from engine.errors import UserError
+from engine.methods import catalogue
 from engine.runs.records import RunRecord
 from engine.runs.store import RunStore
 
@@ -71,6 +72,11 @@ class Permissions:
         values = run.config.model_dump(mode="json")
         values["federation"]["rounds"] += 1
         return demo.allows(values)
+
+    def may_join(self, by: Visitor, run: RunRecord) -> bool:
+        """Return whether the visitor may add a site to the run: a finished one, of a method with generators."""
+        method = catalogue.methods().get(run.method)
+        return by.role == "operator" and run.status == "finished" and method is not None and bool(method.joined_by)
 
     def signature(self, by: Visitor) -> str | None:
         """Return what the run's log and its record say of who asked; None where nobody is told apart."""

@@ -31,7 +31,8 @@ from app.uploads import Uploads
 from engine.config import RunConfig, load_config, parse_config
 from engine.errors import UserError
 from engine.methods import catalogue
-from engine.runs import lifecycle
+from engine.runs import joins, lifecycle
+from engine.runs.join_results import Retraining, retrained_configs
 from engine.runs.records import RunRecord, ScoredSample
 from engine.runs.store import RunStore
 from engine.types import SyntheticSample
@@ -279,6 +280,21 @@ class Studio:
             signed, planned_s = self.permissions.signature(by), planned.stage_seconds
             return lifecycle.fork(self.store, run_id, stage=stage, config=config, planned_s=planned_s, by=signed)
 
+    def plan_join(self, run_id: str, sites: str, *, by: Visitor) -> tuple[Plan, list[Retraining]]:
+        """Return what it would take that ``sites`` (names with commas between) join the run, and training all anew."""
+        _, planned, retraining = self._joined(run_id, sites, by=by)
+        return planned, [Retraining.planned(method, figures) for method, figures in retraining.items()]
+
+    def join(self, run_id: str, sites: str, *, by: Visitor) -> str:
+        """Plan and queue a run in which ``sites`` join the finished one."""
+        config, planned, retraining = self._joined(run_id, sites, by=by)
+        with self._turn:
+            self.permissions.check_turn(by)
+            return joins.join(
+                self.store, run_id, config=config, classes=planned.classes, modality=planned.modality,
+                planned_s=planned.stage_seconds, retraining=retraining, by=self.permissions.signature(by),
+            )  # fmt: skip
+
     def extend(self, run_id: str, further_rounds: float | None, *, by: Visitor) -> None:
         """Let a run that has ended train for so many more federated rounds, and repeat the stages after them."""
         self.permissions.check_run(by, run_id)
@@ -347,6 +363,18 @@ class Studio:
         """Return the configuration in ``values`` where the visitor may start it."""
         taken_from = None if fork_of is None else self.store.get(fork_of).config
         return self.permissions.check_config(by, parse_config(values), taken_from=taken_from)
+
+    def _joined(self, run_id: str, sites: str, *, by: Visitor) -> tuple[RunConfig, Plan, dict[str, dict[str, Any]]]:
+        from engine.planning.joining import plan_join
+
+        self.permissions.check_run(by, run_id)
+        parent, names = self.store.get(run_id), [name.strip() for name in sites.split(",") if name.strip()]
+        config = joins.joined_config(self.store, run_id, names)
+        self.permissions.check_config(by, config, taken_from=parent.config)
+        retrained = retrained_configs(config, method=joins.earlier_of(self.store, run_id).method)
+        planned, retraining = plan_join(config, retrained=retrained, home=self.store.home)
+        joins.check_join(self.store, run_id, config=config, classes=planned.classes, modality=planned.modality)
+        return config, planned, retraining
 
     def _planned(self, config: RunConfig, *, fork: tuple[str, str] | None = None) -> Plan:
         from engine.planning import plan

@@ -93,7 +93,10 @@ def selected_index(index: object) -> int:
 def fork_choices(stages: Sequence[StageRecord]) -> Choices:
     """Return (label, stage) of every stage that a fork may begin at: all before it are finished."""
     unfinished = next((at for at, stage in enumerate(stages) if stage.status != "finished"), len(stages))
-    return [(catalogue.stage_title(stage.name), stage.name) for stage in stages[: unfinished + 1]]
+    given = {spec.name for spec in catalogue.stages(stage.name for stage in stages) if spec.takes_over}
+    return [
+        (catalogue.stage_title(stage.name), stage.name) for stage in stages[: unfinished + 1] if stage.name not in given
+    ]
 
 
 def fork_default(choices: Choices) -> str | None:

@@ -9,16 +9,18 @@ from typing import Any
 import gradio as gr
 
 from app import forms, markup, text, viewmodels
+from app.access import Visitor
+from app.permissions import Permissions
 from app.picker import Picker
 from app.studio import Studio
-from app.tabs import asking, delete_run, run_form
+from app.tabs import asking, delete_run, joining, run_form
 from engine.config_fields import MAX_NAME_LETTERS
 from engine.runs.identity import growing_stage
 from engine.runs.records import RunView
 
 SCROLL_TO_FORM = "() => document.getElementById('new-run')?.scrollIntoView({behavior: 'smooth'})"
 
-NUM_LIVE = 4
+NUM_LIVE = 5
 """How many components :meth:`Parts.listed` names."""
 
 
@@ -33,11 +35,12 @@ class Parts:
     extend: gr.Button
     extend_asked: asking.Question
     fork: gr.Button
+    joining: joining.Parts
     deleting: delete_run.Parts
 
     def listed(self) -> list[Any]:
         """Return the components that follow the run, in the order of :func:`live_values`."""
-        return [self.panel, self.extend_part, self.rounds, self.stage]
+        return [self.panel, self.extend_part, self.rounds, self.stage, self.joining.part]
 
     def wire_fork(self, studio: Studio, run: gr.Dropdown, form: run_form.RunForm, message: gr.HTML) -> None:
         """Let the fork's button fill and open ``form``; ``message`` takes what stands in the way."""
@@ -69,17 +72,24 @@ def place() -> Parts:
             stage = Picker([], label=text.FORK_LABEL, info=text.FORK_INFO, elem_id="fork-stage")
             with gr.Row(elem_classes="actions"):
                 fork = gr.Button(text.FORK_BUTTON, elem_id="fork")
+        join = joining.place()
         with gr.Column(min_width=280):
             deleting = delete_run.place()
-    return Parts(panel, extend_part, rounds, stage, extend, asked, fork, deleting)
+    return Parts(panel, extend_part, rounds, stage, extend, asked, fork, join, deleting)
 
 
 def live_values(
-    view: RunView, part: Callable[[str, Any, Callable[[], Any]], Any], *, is_shown: bool, may_extend: bool
+    view: RunView,
+    part: Callable[[str, Any, Callable[[], Any]], Any],
+    *,
+    is_shown: bool,
+    by: Visitor,
+    permissions: Permissions,
 ) -> list[Any]:
     """Return the values of :meth:`Parts.listed` for a run; ``part`` leaves out what a browser shows already."""
     rounds = view.run.config.federation.rounds
-    may_extend = may_extend and growing_stage([stage.name for stage in view.stages]) is not None
+    grows = growing_stage([stage.name for stage in view.stages]) is not None
+    may_extend, may_join = grows and permissions.may_extend(by, view.run), permissions.may_join(by, view.run)
     choices = viewmodels.fork_choices(view.kept or view.stages)
     stage = viewmodels.fork_default(choices)
     return [
@@ -87,6 +97,7 @@ def live_values(
         part("go_on_extend", may_extend, lambda: gr.Column(visible=may_extend)),
         part("go_on_rounds", rounds, lambda: gr.Number(info=text.EXTEND_INFO.format(rounds=rounds))),
         part("go_on_stage", choices, lambda: gr.Dropdown(choices=choices, value=stage)),
+        part("go_on_join", may_join, lambda: gr.Column(visible=may_join)),
     ]
 
 
@@ -99,4 +110,9 @@ def fork_form(studio: Studio, form: run_form.RunForm, run_id: str, stage: str) -
     longest = MAX_NAME_LETTERS - len(text.FORK_NAME.format(name=""))
     renamed = config.model_copy(update={"name": text.FORK_NAME.format(name=config.name[:longest])})
     of_config = {"method": config.method, "generator": config.generator.kind}
-    return [*run_form.purpose_values(form, origin, **of_config), *forms.to_values(renamed, form.fields)]
+    values = dict(zip((field.key for field in form.fields), forms.to_values(renamed, form.fields), strict=True))
+    offered = next(field.choices for field in form.fields if field.key == "method")
+    if config.method not in offered:  # a run of it cannot be begun anew, but forked after what it has taken over
+        choices = viewmodels.method_choices([*offered, config.method])
+        values["method"] = gr.Dropdown(choices=choices, value=config.method)
+    return [*run_form.purpose_values(form, origin, **of_config), *values.values()]

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import federation_sites, forms, generator_checks, markup, plots, site_table, text, viewmodels
+from app import federation_sites, forms, generator_checks, join_table, markup, plots, site_table, text, viewmodels
 from app.access import Visitor, visitor_of
 from app.badges import Badges, badges
 from app.picker import Picker
@@ -16,6 +16,7 @@ from app.studio import Studio
 from app.tabs import asking, go_on, run_form
 from engine.evaluation.tables import named
 from engine.runs.generator_checks import read_checks
+from engine.runs.join_results import join_results
 from engine.runs.records import RunView, TrafficTotal
 from engine.runs.sites import site_views
 from engine.types import EvaluationRow, ModelDifference
@@ -74,6 +75,7 @@ def build(studio: Studio, run: gr.Dropdown) -> gr.Accordion:
     _wire_form(studio, form, run)
     _wire_live(studio, run, parts, gr.State({}))
     parts.go_on.wire_fork(studio, run, form, parts.message)
+    parts.go_on.joining.wire(studio, run)
     return accordion
 
 
@@ -234,7 +236,7 @@ def live_values(
         part("cancel", may.cancel, lambda: gr.Button(visible=may.cancel)),
         part("resume", may.resume, lambda: gr.Button(visible=may.resume)),
         part("drop", may.drop, lambda: gr.Button(visible=may.drop)),
-        *go_on.live_values(view, part, is_shown=may.go_on, may_extend=studio.permissions.may_extend(by, view.run)),
+        *go_on.live_values(view, part, is_shown=may.go_on, by=by, permissions=studio.permissions),
         part("stepper", stepper, lambda: stepper),
         part("curves", choices, lambda: gr.Dropdown(choices=choices, **followed)),
         part("loss", loss, lambda: plots.curves(loss, title=loss_title, empty=text.CURVES_EMPTY)),
@@ -242,7 +244,11 @@ def live_values(
         part("traffic_note", (traffic, checks), lambda: crossed(traffic, checks)),
         part("traffic", traffic, lambda: plots.traffic(traffic)),
         part("sites", sites, lambda: studio.told(site_table.table(sites))),
-        part("results", (rows, differences, beside), lambda: markup.results_table(rows, differences, beside)),
+        part(
+            "results",
+            (rows, differences, beside, view.run.status),
+            lambda: brought(studio, run_id, rows, differences, beside),
+        ),
         part("results_plot", rows, lambda: gr.Plot(value=plots.results(rows), visible=bool(rows))),
         part("log", lines, lambda: studio.told(markup.log(lines, cut=len(lines) == LOG_LINES))),
         part("live", True, lambda: gr.Column(visible=True)),
@@ -256,6 +262,18 @@ def results(studio: Studio, view: RunView) -> tuple[list[EvaluationRow], list[Mo
     stages = [stage.name for stage in view.stages]
     beside = badges(rows, differences, config=run.config, stages=stages, exported=studio.exported_model(run.run_id))
     return named(rows, run.config), named(differences, run.config), beside
+
+
+def brought(
+    studio: Studio,
+    run_id: str,
+    rows: Sequence[EvaluationRow],
+    differences: Sequence[ModelDifference],
+    beside: Badges,
+) -> str:
+    """Return the results table, and what a join has brought and taken where the run is one."""
+    found, box = studio.attempt(lambda: join_results(studio.store, run_id))
+    return markup.results_table(rows, differences, beside) + (box or studio.told(join_table.results(found)))
 
 
 def crossed(traffic: Sequence[TrafficTotal], checks: generator_checks.Checks) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.cli.output import print_table, size
+from engine.errors import UserError
 from engine.methods import catalogue
 from engine.runs.join_results import Retraining, join_results
 
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 
 def print_join(store: RunStore, run_id: str) -> None:
     """Print what a join has brought and taken; nothing for other runs, or before it has measured anything."""
-    found = join_results(store, run_id)
+    try:
+        found = join_results(store, run_id)
+    except UserError as error:  # the rest of what is known of the run has been printed
+        print(f"\n{error.what}")
+        return
     if found is None or not found.dice:
         return
     print(f"\n{', '.join(found.sites)} joined the run {found.continued}. The student's Dice, on images that trained "
