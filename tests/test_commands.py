@@ -61,6 +61,7 @@ SMALL_BENCHES = {
     + " ".join(f"--set {text}" for text in (*SMALL, "data.images_per_site=8", "data.validation_fraction=0.5")),
     "bench.golden_curves": "",
     "bench.hostile": "--quick --folder hostile",
+    "bench.join": "--home joins " + " ".join(f"--set {text}" for text in SMALL),
     "bench.model_speed": "--threads 1 --batch 1 --repeats 1",
     "bench.paper_scale": "--stages evaluation",
     "bench.parity": "--kills 1",
