@@ -7,6 +7,7 @@
 #   make test           lint and every test but the slow ones; browser tests drive a real Chromium
 #   make test-all       the slow tests too
 #   make mutate         deliberate errors in the method's code: how many turn a test red (MUTATE="--per-package 100")
+#   make screenshots    every tab, wide and narrow, light and dark, into docs/screenshots
 #   make lint           ruff and mypy
 #   make clean          remove .venv and caches
 #
@@ -16,7 +17,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup ray demo demo-headless test test-all mutate lint chromium clean
+.PHONY: help setup ray demo demo-headless test test-all mutate screenshots lint chromium clean
 
 PYTHON ?= python3.11
 PORT ?= 7860
@@ -86,6 +87,9 @@ test-all: setup ray lint chromium
 # One thread a mutant: as many are on trial as there are cores.
 mutate: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.mutation $(MUTATE)
+
+screenshots: setup chromium
+	PYTHONPATH=.:tests/ui $(BIN)/python tests/ui/screenshots.py docs/screenshots
 
 # Browser tests drive the system's Chromium; Playwright's own download is the last resort.
 chromium: setup

@@ -22,7 +22,7 @@ from app.pending import MAX_ALL
 from app.picker import Picker
 from app.settings import Access, load_settings
 from app.studio import NEWEST_RUNS, Studio
-from app.tabs import samples, segment, tables, train
+from app.tabs import samples, segment, tables, train, welcome
 from engine.errors import UserError
 
 KEEP = "(value) => value"
@@ -51,6 +51,7 @@ def build_app(studio: Studio) -> gr.Blocks:
             run = Picker([], label=text.RUN_LABEL, info=text.RUN_INFO, filterable=False, elem_id="run")
         standing_note = _standing_note(studio)
         note = gr.HTML(standing_note, elem_id="page-note")
+        begin = welcome.place(studio)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(text.TAB_TRAIN, id="train") as train_tab:
                 new_run = train.build(studio, run)
@@ -75,11 +76,14 @@ def build_app(studio: Studio) -> gr.Blocks:
             by = visitor_of(request)
             form = gr.skip() if runs and by.role != "viewer" else gr.Accordion(open=True, visible=by.role != "viewer")
             signed = markup.signed_in(by.name, by.role) if studio.mode == "sign-in" else gr.skip()
-            return picker, form, box, signed, gr.Tabs(selected=asked.tab) if asked.tab else gr.skip()
+            tab = gr.Tabs(selected=asked.tab) if asked.tab else gr.skip()
+            return picker, form, box, signed, tab, gr.Column(visible=not runs)
 
         keep_what_is_typed(page)
-        page.load(arrive, None, [run, new_run, note, who, tabs], **quiet)
+        page.load(arrive, None, [run, new_run, note, who, tabs, begin.block], **quiet)
         run.change(None, run, None, js=address.SET_RUN, **quiet)
+        begin.wire(tabs, new_run)
+        run.change(lambda run_id: gr.Column(visible=not run_id), run, begin.block, **quiet)
         for name, tab in zip(address.TABS, (train_tab, samples_tab, segment_tab, tables_tab), strict=True):
             tab.select(js=address.set_tab(name), **quiet)
         run.select(lambda: standing_note, None, note, **quiet)

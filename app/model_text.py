@@ -20,3 +20,11 @@ FROM_RUN, SHIPPED = "run {run_id}", "shipped"
 FACT_IMAGES, FACT_CLASSES, FACT_DICE, FACT_FROM = "Made for", "Finds", "Dice (95 % interval)", "From"
 CARD = "Model card"
 NO_CARD = "This model has no card."
+
+WELCOME = "Two ways to begin"
+WELCOME_NOTE = (
+    "Outline structures in an image of yours with a trained model, or train a model across sites whose images stay "
+    "where they are."
+)
+WELCOME_MODELS = "A model of a finished run came with the program:"
+WAY_SEGMENT, WAY_TRAIN = "Segment an image", "Train across sites"

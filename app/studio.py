@@ -136,6 +136,10 @@ class Studio:
         """Return the bundles of complete runs and the shipped ones, best first; broken ones are left out."""
         return [ModelChoice(found.key, model_offers.label(found)) for found in self._offers()]
 
+    def shipped_models(self) -> list[model_offers.Offer]:
+        """Return what is offered of the models that came with the program, best first."""
+        return [found for found in self._offers() if found.key.startswith("shipped/")]
+
     def model_facts(self, key: str) -> tuple[str, str]:
         """Return what the page says of an offered bundle, and its model card as Markdown."""
         self.manifest(key)  # says what is wrong with a broken one
