@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +9,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from conftest import ROOT, Server, Watched
+from conftest import Server, Watched
 from playwright.sync_api import Page, expect
 
-sys.path.insert(0, str(ROOT / "tests" / "unit"))
-from volume_files import PATIENT, write_series
+from tests.unit.volume_files import PATIENT, write_series
 
 pytestmark = pytest.mark.ui
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from data_medical_files import write_dicom
 from pydicom.uid import generate_uid
 
 from export.manifest import Manifest, read_manifest
+from tests.unit.data_medical_files import write_dicom
 
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "nuclei_cpu"
 PATIENT = {"PatientName": "Mustermann^Erika", "PatientID": "4711-X", "PatientBirthDate": "19640812"}
