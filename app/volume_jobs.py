@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app import model_text, volume_view
 from app import volume_text as words
-from app import volume_view
 from app.answers import MIB
 from engine.data.archives import Member, is_archive, unpack
 from engine.data.budget import at_most
@@ -59,6 +59,8 @@ class Result:
     measurements: list[Measurement] = field(default_factory=list)
     faults: list[UserError] = field(default_factory=list)
     identifiers: tuple[str, ...] = ()
+    unlike: tuple[str, ...] = ()
+    """In which ways the last such case is unlike the images of training: it was answered on request."""
     size: tuple[int, int, int] = (0, 0, 0)
     """Slices, columns and rows of the last case."""
     view: volume_view.View | None = None
@@ -66,8 +68,10 @@ class Result:
     wall_s: float = 0.0
 
 
-def run(studio: Studio, session: BundleSession, upload: Path) -> Generator[Step, None, Result]:
+def run(studio: Studio, session: BundleSession, upload: Path, *, anyway: bool = False) -> Generator[Step, None, Result]:
     """Yield after every slice and return the result; left in between, nothing of it stays.
+
+    What is unlike the images of training is segmented only with ``anyway``.
 
     A single case that cannot be segmented raises its ``UserError``; of several, each is named in ``faults``. Files are
     called by the names that they came with.
@@ -92,7 +96,7 @@ def run(studio: Studio, session: BundleSession, upload: Path) -> Generator[Step,
         for at, case in enumerate(cases):
             try:
                 found = yield from _segmented(
-                    session, case, at=at, of=len(cases), limit=limit, known=known, archive=name
+                    session, case, at=at, of=len(cases), limit=limit, known=known, archive=name, anyway=anyway
                 )
             except UserError as error:
                 if len(cases) == 1:
@@ -107,9 +111,17 @@ def run(studio: Studio, session: BundleSession, upload: Path) -> Generator[Step,
 
 
 def _segmented(
-    session: BundleSession, case: Case, *, at: int, of: int, limit: int, known: dict[Path, str], archive: str
+    session: BundleSession,
+    case: Case,
+    *,
+    at: int,
+    of: int,
+    limit: int,
+    known: dict[Path, str],
+    archive: str,
+    anyway: bool,
 ) -> Generator[Step, None, Segmented]:
-    steps = segment_steps(session, case)
+    steps = segment_steps(session, case, anyway=anyway, fix=model_text.FOREIGN_FIX)
     try:
         while True:
             with at_most(limit):
@@ -126,6 +138,7 @@ def _keep(studio: Studio, session: BundleSession, found: Segmented, result: Resu
     volume, classes = found.volume, session.manifest.classes
     written = write_masks(found, out, session=session)
     result.measurements += found.measurements
+    result.unlike = found.unlike or result.unlike
     result.size = (len(volume), volume.geometry.width_px, volume.geometry.height_px)
     if volume.kind == "dicom":
         told = (*result.identifiers, *identifying_tags(volume.dicom_file().tags))
@@ -136,7 +149,7 @@ def _keep(studio: Studio, session: BundleSession, found: Segmented, result: Resu
     result.view = volume_view.view(volume, labels_SHW, classes=classes)
     result.view_path = studio.save(VIEW_FILE, result.view.packed)
     if volume.kind == "dicom" and volume.geometry.affine_lps is not None and not written[0].name.endswith(".nii.gz"):
-        path = out / f"{plain_name(found.case.stem)}_mask.nii.gz"
+        path = out / f"{found.stem}_mask.nii.gz"
         write_nifti(path, volume, labels_SHW)
         result.nifti = studio.save(path.name, path.read_bytes())
         path.unlink()

@@ -22,6 +22,8 @@ from engine.data.readers import file_stem, is_supported
 from engine.data.volume_cache import Held, held_open
 from engine.data.volumes import SourceVolume, open_series, open_volume, placed_series
 from engine.errors import UserError
+from export import foreign_volumes
+from export.foreign import marked, refuse
 from export.outputs.dicom_seg import write_dicom_seg
 from export.outputs.measurements import GreySums, Measurement, measure
 from export.outputs.nifti import write_nifti
@@ -29,6 +31,7 @@ from export.results import displayable, mask_file, overlay, plain_name
 from export.runtime import BundleSession
 from export.volumes import empty_masks, label_volume, segment_slice
 
+OTHERWISE = "Give it to another model."
 SEG_SUFFIX, NIFTI_SUFFIX, TIFF_SUFFIX = "_seg.dcm", "_mask.nii.gz", "_mask.tif"
 
 
@@ -55,6 +58,13 @@ class Segmented:
     masks_KSHW: np.ndarray
     measurements: list[Measurement]
     wall_ms: float
+    unlike: tuple[str, ...] = ()
+    """In which ways the case is unlike the images of training: it was answered on request."""
+
+    @property
+    def stem(self) -> str:
+        """Return the stem of what is made of it, which says where the case is unlike training's."""
+        return plain_name(marked(self.case.stem) if self.unlike else self.case.stem)
 
 
 def find_cases(files: Sequence[Member], *, series_name: str | None = None) -> list[Case]:
@@ -101,14 +111,17 @@ def segment_case(
     case: Case,
     *,
     reference: Path | None = None,
+    anyway: bool = False,
+    fix: str = OTHERWISE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Segmented:
     """Return the masks and figures of one case, all of its slices; ``progress`` is told how many are done of all.
 
     ``reference`` is a mask file to compare with. Stops where ``progress`` raises. Raises ``UserError`` as reading,
-    segmenting and ``export.volumes.empty_masks`` do.
+    segmenting and ``export.volumes.empty_masks`` do, and ``image.foreign``, with the mend ``fix``, for what is unlike
+    the images of training, unless ``anyway``.
     """
-    steps = segment_steps(session, case, reference=reference)
+    steps = segment_steps(session, case, reference=reference, anyway=anyway, fix=fix)
     while True:
         try:
             progress(*next(steps))
@@ -117,7 +130,12 @@ def segment_case(
 
 
 def segment_steps(
-    session: BundleSession, case: Case, *, reference: Path | None = None
+    session: BundleSession,
+    case: Case,
+    *,
+    reference: Path | None = None,
+    anyway: bool = False,
+    fix: str = OTHERWISE,
 ) -> Generator[tuple[int, int], None, Segmented]:
     """Yield (done, all) after every slice and return what :func:`segment_case` does: between two it can be left."""
     started = time.perf_counter()
@@ -125,6 +143,9 @@ def segment_steps(
     held: Held = OrderedDict()
     with held_open(held):
         volume = case.open(slice_axis=session.manifest.slice_axis)
+        unlike = foreign_volumes.reasons(session, volume)
+        if unlike and not anyway:
+            raise refuse(session, unlike, fix=fix)
         masks_KSHW, greys = empty_masks(volume, num_classes=len(classes)), GreySums(len(classes))
     for number in range(len(volume)):
         with held_open(held):
@@ -134,7 +155,7 @@ def segment_steps(
     wall_ms = 1000 * (time.perf_counter() - started)
     compared = None if reference is None else read_reference(reference, volume, num_classes=len(classes))
     figures = measure(volume, masks_KSHW, name=case.name, classes=classes, greys=greys, reference_KSHW=compared)
-    return Segmented(case, volume, masks_KSHW, figures, wall_ms)
+    return Segmented(case, volume, masks_KSHW, figures, wall_ms, unlike)
 
 
 def read_reference(path: Path, volume: SourceVolume, *, num_classes: int) -> np.ndarray:
@@ -170,9 +191,9 @@ def write_masks(found: Segmented, out: Path, *, session: BundleSession) -> list[
 
     A DICOM volume that cannot be referred to is written as NIfTI, and as TIFF where nothing says where it lies.
     """
-    stem, volume, manifest = plain_name(found.case.stem), found.volume, session.manifest
+    stem, volume, manifest = found.stem, found.volume, session.manifest
     if volume.kind == "picture" or (volume.kind == "dicom" and len(volume) == 1):
-        name, content = mask_file(found.masks_KSHW[:, 0], classes=manifest.classes, stem=found.case.stem)
+        name, content = mask_file(found.masks_KSHW[:, 0], classes=manifest.classes, stem=stem)
         (out / name).write_bytes(content)
         return [out / name]
     if volume.kind == "dicom":
@@ -198,7 +219,7 @@ def write_overlays(found: Segmented, out: Path, *, session: BundleSession) -> No
             picture = found.volume.picture(number, value_range=manifest.value_range, window=manifest.window)
             blended = overlay(displayable(picture), found.masks_KSHW[:, number])
             suffix = "" if len(found.volume) == 1 else f"_slice{number + 1:03d}"
-            Image.fromarray(blended).save(out / f"{plain_name(found.case.stem)}{suffix}_overlay.png")
+            Image.fromarray(blended).save(out / f"{found.stem}{suffix}_overlay.png")
 
 
 def _series(member: Member) -> str:

@@ -19,7 +19,7 @@ LOOKS = tuple(f"engine.data.{part}" for part in ("readers", "transforms", "appea
 VOLUMES = tuple(f"engine.data.{n}" for n in (
     "readers", "volumes", "archives", "orientation", "identifiers", "volume_cache", "budget",
 ))  # fmt: skip
-WHOLE_VOLUMES = ("export.volumes", "export.cases", "export.outputs")
+WHOLE_VOLUMES = ("export.volumes", "export.cases", "export.outputs", "export.foreign_volumes")
 RUN_RECORDS = tuple(
     f"engine.runs.{name}"
     for name in (

@@ -10,11 +10,12 @@ from typing import Any
 
 import gradio as gr
 
-from app import markup, volume_jobs, volume_view
+from app import markup, model_text, volume_jobs, volume_view
 from app import volume_text as words
 from app.studio import Studio
 from engine.data.readers import file_suffix
 from engine.errors import UserError
+from export.foreign import CODE as FOREIGN
 from export.outputs.measurements import Measurement
 
 VIEWER_SCRIPT = Path(__file__).resolve().parents[1] / "viewer.js"
@@ -30,6 +31,7 @@ class Parts:
     upload: gr.File
     start: gr.Button
     stop: gr.Button
+    anyway: gr.Button
     message: gr.HTML
     viewer: gr.HTML
     figures: gr.HTML
@@ -42,28 +44,36 @@ def build(studio: Studio, model: gr.Dropdown) -> Parts:
     """Place the section below the Segment tab's columns and wire it; ``model`` is what the tab has chosen."""
     parts = _place(studio)
     outputs = [parts.message, parts.viewer, parts.figures, parts.masks, parts.nifti, parts.csv, parts.start, parts.stop]
+    outputs.append(parts.anyway)
 
-    def segment(chosen: str | None, path: str | None) -> Iterator[tuple[Any, ...]]:
+    def segment(chosen: str | None, path: str | None, *, anyway: bool = False) -> Iterator[tuple[Any, ...]]:
         yield _busy(volume_view.progress_bar(words.READING, 0, 1))
-        steps = _steps(studio, chosen, path)
+        steps = _steps(studio, chosen, path, anyway=anyway)
         while True:
             done, box = studio.attempt(lambda: _next(steps))
             if done is None:
                 yield _nothing(box)
+                return
+            if isinstance(done, UserError):
+                yield _nothing(studio.told(markup.foreign(done)), offer=True)
                 return
             if isinstance(done, tuple):
                 yield done
                 return
             yield _busy(volume_view.progress_bar(volume_jobs.progress_words(done), done.slice, done.num_slices))
 
+    def segment_anyway(chosen: str | None, path: str | None) -> Iterator[tuple[Any, ...]]:
+        yield from segment(chosen, path, anyway=True)
+
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    job = parts.start.click(
-        segment, [model, parts.upload], outputs, concurrency_limit=1, concurrency_id="volume", **quiet
-    )
-    parts.stop.click(lambda: _nothing(markup.notice(words.STOPPED)), None, outputs, cancels=[job], **quiet)
+    job = [
+        button.click(work, [model, parts.upload], outputs, concurrency_limit=1, concurrency_id="volume", **quiet)
+        for button, work in ((parts.start, segment), (parts.anyway, segment_anyway))
+    ]
+    parts.stop.click(lambda: _nothing(markup.notice(words.STOPPED)), None, outputs, cancels=job, **quiet)
     empty = markup.empty(words.EMPTY_TITLE, words.EMPTY)
-    parts.upload.change(lambda: _nothing(empty), None, outputs, cancels=[job], **quiet)
-    model.change(lambda: _nothing(empty), None, outputs, cancels=[job], **quiet)
+    parts.upload.change(lambda: _nothing(empty), None, outputs, cancels=job, **quiet)
+    model.change(lambda: _nothing(empty), None, outputs, cancels=job, **quiet)
     return parts
 
 
@@ -75,36 +85,47 @@ def _place(studio: Studio) -> Parts:
         start = gr.Button(words.START, variant="primary", elem_id="volume-start")
         stop = gr.Button(words.STOP, visible=False, elem_id="volume-stop")
     message = gr.HTML(markup.empty(words.EMPTY_TITLE, words.EMPTY), elem_id="volume-message")
+    anyway = gr.Button(model_text.ANYWAY_BUTTON, visible=False, elem_id="volume-anyway")
     viewer = gr.HTML("", elem_id="volume-viewer", js_on_load=VIEWER_SCRIPT.read_text(encoding="utf-8"))
     figures = gr.HTML("", elem_id="volume-figures")
     with gr.Row(elem_classes="actions"):
         masks = gr.DownloadButton(words.DOWNLOAD[".zip"], variant="primary", visible=False, elem_id="volume-masks")
         nifti = gr.DownloadButton(words.DOWNLOAD_NIFTI, visible=False, elem_id="volume-nifti")
         csv = gr.DownloadButton(words.DOWNLOAD_CSV, visible=False, elem_id="volume-csv")
-    return Parts(upload, start, stop, message, viewer, figures, masks, nifti, csv)
+    return Parts(upload, start, stop, anyway, message, viewer, figures, masks, nifti, csv)
 
 
-def _steps(studio: Studio, chosen: str | None, path: str | None) -> Iterator[volume_jobs.Step | tuple[Any, ...]]:
+def _steps(
+    studio: Studio, chosen: str | None, path: str | None, *, anyway: bool
+) -> Iterator[volume_jobs.Step | tuple[Any, ...]]:
     """Yield every step of the job, then the values of all outputs."""
     if not chosen or not path:
         raise UserError("app.no_volume", what=words.NO_FILE_WHAT, why=words.NO_FILE_WHY, fix=words.NO_FILE_FIX)
     session = studio.session(chosen)
-    result = yield from volume_jobs.run(studio, session, Path(path))
+    result = yield from volume_jobs.run(studio, session, Path(path), anyway=anyway)
     yield _shown(studio, result, session.manifest.classes)
 
 
-def _next(steps: Iterator[volume_jobs.Step | tuple[Any, ...]]) -> volume_jobs.Step | tuple[Any, ...]:
-    return next(steps)
+def _next(steps: Iterator[volume_jobs.Step | tuple[Any, ...]]) -> volume_jobs.Step | tuple[Any, ...] | UserError:
+    """Return the next step, or the refusal of what is unlike the images of training: an answer can be asked for."""
+    try:
+        return next(steps)
+    except UserError as error:
+        if error.code != FOREIGN:
+            raise
+        return error
 
 
 def _busy(bar: str) -> tuple[Any, ...]:
     hidden = gr.update(visible=False)
-    return bar, "", "", hidden, hidden, hidden, gr.Button(interactive=False), gr.Button(visible=True)
+    return bar, "", "", hidden, hidden, hidden, gr.Button(interactive=False), gr.Button(visible=True), hidden
 
 
-def _nothing(message: str) -> tuple[Any, ...]:
+def _nothing(message: str, *, offer: bool = False) -> tuple[Any, ...]:
+    """Return the values of all outputs without an answer; ``offer`` is for an answer on request."""
     hidden = gr.update(visible=False)
-    return message, "", "", hidden, hidden, hidden, gr.Button(interactive=True), gr.Button(visible=False)
+    start, stop, anyway = gr.Button(interactive=True), gr.Button(visible=False), gr.Button(visible=offer)
+    return message, "", "", hidden, hidden, hidden, start, stop, anyway
 
 
 def _shown(studio: Studio, result: volume_jobs.Result, classes: tuple[str, ...]) -> tuple[Any, ...]:
@@ -117,6 +138,8 @@ def _shown(studio: Studio, result: volume_jobs.Result, classes: tuple[str, ...])
     message = markup.quiet(told)
     if result.identifiers:
         message += markup.notice(words.IDENTIFIERS.format(tags=", ".join(result.identifiers)))
+    if result.unlike:
+        message += markup.notice(model_text.FOREIGN_MARK.format(why=" ".join(result.unlike)))
     if result.faults:
         message += markup.quiet(words.FAULTS.format(count=len(result.faults)))
         message += "".join(studio.told(markup.user_error(fault)) for fault in result.faults[:ROWS_SHOWN])
@@ -133,6 +156,7 @@ def _shown(studio: Studio, result: volume_jobs.Result, classes: tuple[str, ...])
         gr.DownloadButton(value=result.csv or None, visible=bool(result.csv)),
         gr.Button(interactive=True),
         gr.Button(visible=False),
+        gr.Button(visible=any(fault.code == FOREIGN for fault in result.faults)),
     )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ class Job:
     overlay: bool
     reference: Path | None
     quiet: bool
+    anyway: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
@@ -51,7 +52,9 @@ class Job:
             def progress(done: int, total: int) -> None:
                 shown.update(task, completed=done, total=total, visible=total > TOLD_ABOVE)
 
-            found = segment_case(self.session, case, reference=self.reference, progress=progress)
+            fix = f"Give {case.name} to another model, or add --anyway."
+            how = {"reference": self.reference, "anyway": self.anyway, "fix": fix}
+            found = segment_case(self.session, case, **how, progress=progress)  # type: ignore[arg-type]
         (mask,) = write_masks(found, self.out, session=self.session)
         if self.overlay:
             write_overlays(found, self.out, session=self.session)
@@ -66,6 +69,7 @@ class Job:
                 "foreground": {one.class_name: one.share for one in found.measurements},
                 "measurements": figures,
             }
+            | ({"unlike_training": list(found.unlike)} if found.unlike else {})
         )
 
     def write_csv(self) -> None:

@@ -164,7 +164,7 @@ def predict(
     with waiting_cases(images, out=out) as cases:
         refuse_same_names(cases)
         out.mkdir(parents=True, exist_ok=True)
-        job = Job(session, out=out, overlay=overlay, reference=reference, quiet=as_json)
+        job = Job(session, out=out, overlay=overlay, reference=reference, quiet=as_json, anyway=anyway)
         for case in cases:
             try:
                 job.segment(case)

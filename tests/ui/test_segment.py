@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
+import tifffile
 from conftest import Server, Watched
 from PIL import Image
 from playwright.sync_api import Page, expect
@@ -56,22 +56,22 @@ def test_an_uploaded_image_gives_its_mask_to_save(page: Page, tmp_path: Path) ->
 
 
 def test_a_volume_offers_its_slices(page: Page, tmp_path: Path) -> None:
-    volume = np.random.default_rng(1).integers(0, 255, (40, 32, 6)).astype(np.int16)
-    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "scan.nii.gz")
-    upload(page, tmp_path / "scan.nii.gz")
+    volume = np.random.default_rng(1).integers(0, 255, (6, 40, 32, 3)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "scan.tif", volume, photometric="rgb")
+    upload(page, tmp_path / "scan.tif")
     expect(page.locator("#slice")).to_be_visible()
     expect(page.locator("#slice input[type=number]")).to_have_value("4")
-    expect(page.locator("#legend")).to_contain_text("scan.nii.gz, slice 4 of 6")
+    expect(page.locator("#legend")).to_contain_text("scan.tif, slice 4 of 6")
     page.locator("#slice input[type=number]").fill("2")
     page.locator("#slice input[type=number]").press("Enter")
-    expect(page.locator("#legend")).to_contain_text("scan.nii.gz, slice 2 of 6")
+    expect(page.locator("#legend")).to_contain_text("scan.tif, slice 2 of 6")
     with page.expect_download() as download:
         page.locator("#download").click()
     assert download.value.suggested_filename == "scan_slice002_masks.zip"
     page.locator("#examples button.thumbnail-item").first.click()
     expect(page.locator("#legend")).to_contain_text("Example 1")
     expect(page.locator("#slice")).to_be_hidden()
-    expect(page.locator("#upload")).not_to_contain_text("scan.nii.gz")
+    expect(page.locator("#upload")).not_to_contain_text("scan.tif")
 
 
 @pytest.mark.parametrize(("name", "content"), [("note.txt", b"hello"), ("broken.png", b"\x89PNG\r\n\x1a\nrest")])

@@ -312,7 +312,8 @@ def test_a_bundle_reads_images_as_its_training_did(
     told = tmp_path / "bundle"
     shutil.copytree(bundle, told)
     manifest = json.loads((told / "manifest.json").read_text())
-    (told / "manifest.json").write_text(json.dumps(manifest | {"value_range": [-160.0, 240.0], "slice_axis": 0}))
+    told_of_ct = {"value_range": [-160.0, 240.0], "slice_axis": 0, "modality": "CT"}
+    (told / "manifest.json").write_text(json.dumps(manifest | told_of_ct))
     found = as_json(capsys, "predict", str(told), str(tmp_path / "ct.nii.gz"), "--out", str(tmp_path / "masks"))
     (row,) = found["predictions"]
     assert row["slices"] == 24, "cut across the axis that the dataset says"

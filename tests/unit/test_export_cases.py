@@ -20,8 +20,10 @@ from volume_files import PATIENT, manifest, write_series
 from engine.__main__ import main
 from engine.data.archives import Member
 from engine.data.budget import at_most
+from engine.data.volumes import open_volume
 from engine.errors import UserError
 from engine.evaluation.measures import hd95_px
+from export import foreign, foreign_volumes
 from export.cases import find_cases, segment_case, write_masks
 from export.outputs.measurements import Measurement, agreement, as_csv, diameters, num_components
 
@@ -167,14 +169,56 @@ def test_predict_makes_one_segmentation_of_a_zipped_series_and_a_table(
         for number, path in enumerate(paths):
             archive.write(path, f"study/IM{number}")
     Image.fromarray(np.full((30, 20), 90, np.uint8)).save(tmp_path / "b.png")
-    words = ["predict", "nuclei_cpu", str(tmp_path / "study.zip"), str(tmp_path / "b.png"), "--csv", "--json"]
+    words = [
+        "predict",
+        "nuclei_cpu",
+        str(tmp_path / "study.zip"),
+        str(tmp_path / "b.png"),
+        "--csv",
+        "--json",
+        "--anyway",
+    ]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "b_mask.png",
+        "b_unlike_training_mask.png",
         "measurements.csv",
-        "study_seg.dcm",
+        "study_unlike_training_seg.dcm",
     ]
     rows = list(csv.DictReader((tmp_path / "out" / "measurements.csv").open()))
     assert [(Path(row["image"]).name, row["slices"]) for row in rows] == [("b.png", "1"), ("study", "3")]
     assert not any(value in told for value in PATIENT.values())
+
+
+def test_a_scan_given_to_a_model_of_photographs_is_answered_only_on_request(tmp_path: Path) -> None:
+    (case,) = find_cases([Member(nifti(tmp_path / "scan.nii.gz"), "scan.nii.gz")])
+    session = Bright()
+    session.manifest = session.manifest.model_copy(update={"modality": "endoscopy"})
+    with pytest.raises(UserError, match="A NIfTI file holds a scanner's images") as caught:
+        segment_case(session, case)  # type: ignore[arg-type]
+    assert caught.value.code == "image.foreign"
+    found = segment_case(session, case, anyway=True)  # type: ignore[arg-type]
+    assert found.unlike and found.measurements[0].foreground_px == 25
+    (file,) = write_masks(found, tmp_path, session=session)  # type: ignore[arg-type]
+    assert file.name == "scan_unlike_training_mask.nii.gz"
+
+
+@pytest.mark.parametrize(("bright", "unlike"), [(0, False), (2, False), (3, True), (5, True)])
+def test_a_volume_is_foreign_where_most_of_its_middle_looks_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bright: int, unlike: bool
+) -> None:
+    """Ten slices; numbers 2, 3, 4 or 5, 6 and 7 are looked at, and the air at both ends tells nothing."""
+    voxels = np.zeros((6, 6, 10), np.int16)
+    looked_at = [2, 3, 4, 6, 7]
+    voxels[..., looked_at[:bright]] = 100
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "scan.nii")
+    seen: list[float] = []
+
+    def looks(session: object, image_HW3: np.ndarray, origin: object) -> tuple[str, ...]:
+        seen.append(float(image_HW3.max()))
+        return ("It is bright.",) if image_HW3.max() > 0.5 else ()
+
+    monkeypatch.setattr(foreign, "reasons", looks)
+    volume = open_volume(tmp_path / "scan.nii")
+    assert foreign_volumes.reasons(Bright(), volume) == (("It is bright.",) if unlike else ())  # type: ignore[arg-type]
+    assert len(seen) == 5

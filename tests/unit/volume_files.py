@@ -63,5 +63,5 @@ def write_series(
 
 
 def manifest(*, classes: tuple[str, ...] = ("organ",)) -> Manifest:
-    """Return the shipped model's manifest with other classes."""
-    return read_manifest(SHIPPED).model_copy(update={"classes": classes})
+    """Return the shipped model's manifest with other classes, of a kind of image that says nothing of others."""
+    return read_manifest(SHIPPED).model_copy(update={"classes": classes, "modality": "drawn", "appearance": None})
