@@ -13,13 +13,12 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from app import markup, model_offers, model_text, server_paths, text
+from app import bundle_cache, markup, model_offers, model_text, server_paths, text
 from app.access import PROGRAM, Visitor, decide
 from app.answers import Answers
 from app.permissions import Permissions
@@ -167,13 +166,13 @@ class Studio:
         """Return the loaded bundle; the last few stay in memory, by folder and time of writing."""
         folder = self._bundle_folder(key)
         with self._lock:
-            return _load_session(folder, (folder / "manifest.json").stat().st_mtime)
+            return bundle_cache.session(folder, (folder / "manifest.json").stat().st_mtime)
 
     def _offers(self) -> list[model_offers.Offer]:
         found = []
         for key, origin, folder in self._bundles():
             try:
-                manifest = _read_manifest(folder, (folder / "manifest.json").stat().st_mtime)
+                manifest = bundle_cache.manifest(folder, (folder / "manifest.json").stat().st_mtime)
             except UserError:
                 found.append(model_offers.broken(key, folder.name, origin=origin))
                 continue
@@ -388,17 +387,3 @@ class Studio:
         run_id, stage = fork
         lifecycle.check_fork(self.store, run_id, config, stage=stage)
         return plan(config, home=self.store.home, first_stage=stage)
-
-
-@lru_cache(maxsize=256)
-def _read_manifest(folder: Path, _written: float) -> Manifest:
-    from export.manifest import read_manifest
-
-    return read_manifest(folder)
-
-
-@lru_cache(maxsize=4)
-def _load_session(folder: Path, _written: float) -> BundleSession:
-    from export.runtime import load_bundle
-
-    return load_bundle(folder)

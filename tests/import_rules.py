@@ -177,7 +177,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "export.runtime",
     ),
     "engine.methods": (),
-    CATALOGUE: ("engine.errors", "engine.config_keys", "engine.methods.model_choice"),
+    CATALOGUE: ("engine.errors", "engine.config_keys", "engine.methods.model_choice", "engine.methods.overlay"),
     "engine.runs": (*BASE, "engine.runs", CATALOGUE, "engine.federation.descriptions"),
     "engine.runs.worker": (*BASE, "engine.runs", CATALOGUE, "engine.stages"),
     "engine.cli": ("engine", "export"),

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 
 from engine.errors import UserError
 from engine.methods.model_choice import FAMILIES, ModelChoice, chosen_model
+from engine.methods.overlay import overlaid
 
 MODULES_VARIABLE = "DSFEDMED_METHODS"
 PACKAGE = "engine.methods"
@@ -313,21 +314,6 @@ def family_titles(config: RunModels | None = None) -> dict[str, str]:
     if config is None:
         return {"student": FAMILIES["tinysam"], "teacher": FAMILIES["sam"]}
     return {"student": FAMILIES[config.student.name], "teacher": FAMILIES[config.teacher.name]}
-
-
-def overlaid(values: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested ``values`` with the dotted keys of ``overlay`` set; ``values`` stay as they are."""
-    result = dict(values)
-    for key, value in overlay.items():
-        section, _, leaf = key.rpartition(".")
-        if not section:
-            result[leaf] = value
-            continue
-        part = result.get(section, {})
-        part = part.model_dump() if hasattr(part, "model_dump") else part
-        if isinstance(part, Mapping):  # else the schema refuses it
-            result[section] = {**part, leaf: value}
-    return result
 
 
 def load_entry(entry: str) -> Any:

@@ -48,7 +48,7 @@ def check_kept(state: SiteState, newest: int, *, site: str, before_round: int) -
             why="The optimiser and what the site keeps as its own would begin anew, and the run would go another way "
             "without a word.",
             fix=f"At {site}, bring back the folder runs/{state.run_id} from a copy (for a fork: of the run that it "
-            f"began with), or accept a new beginning: python -m engine site begin-anew FOLDER {state.run_id}. Then "
+            f"began with), or accept a new beginning: `python -m engine site begin-anew FOLDER {state.run_id}`; then "
             "resume the run.",
         )
     return {BEGAN_ANEW: str(accepted["by"])}

@@ -1,0 +1,27 @@
+"""Bundles that were read lately; ``written`` is when their file changed last, so that a new one is read anew."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from export.manifest import Manifest
+    from export.runtime import BundleSession
+
+
+@lru_cache(maxsize=256)
+def manifest(folder: Path, written: float) -> Manifest:
+    """Return a bundle's manifest; errors are those of ``read_manifest``."""
+    from export.manifest import read_manifest
+
+    return read_manifest(folder)
+
+
+@lru_cache(maxsize=4)
+def session(folder: Path, written: float) -> BundleSession:
+    """Return a bundle's session; errors are those of ``load_bundle``."""
+    from export.runtime import load_bundle
+
+    return load_bundle(folder)
