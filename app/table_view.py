@@ -39,7 +39,8 @@ def failures(runs: Sequence[CellRun]) -> list[str]:
 
 def command(which: str, scale: str) -> str:
     """Return the command that runs what is missing."""
-    return f"python -m engine table {which} --scale {scale} --data DATA"
+    base = f"python -m engine table {which} --scale mini --data DATA"
+    return base.replace("mini", scale)
 
 
 def standing(which: str, scale: str, runs: Sequence[CellRun]) -> str:
