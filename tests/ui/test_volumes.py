@@ -46,7 +46,11 @@ def test_a_volume_is_read_by_wheel_keys_and_window_without_the_server(watched: W
     affine[:3, 3] = (7, 9, 11)
     nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / "scan.nii.gz")
     send(page, tmp_path / "scan.nii.gz")
+    expect(page.locator("#volume-message [role=alert]")).to_contain_text("A NIfTI file holds a scanner's images")
+    page.locator("#volume-anyway").click()
     page.wait_for_selector(".viewer[data-drawn]")
+    expect(page.locator("#volume-message")).to_contain_text("Answered although")
+    expect(page.locator("#volume-anyway")).to_be_hidden()
     assert page.evaluate(TOO_WIDE) <= 0
     axial = page.locator("figure[data-plane=axial]")
     assert [axial.locator(f".edge.{side}").inner_text() for side in ("left", "right", "top", "bottom")] == list("RLAP")
@@ -75,7 +79,7 @@ def test_a_volume_is_read_by_wheel_keys_and_window_without_the_server(watched: W
 
     with page.expect_download() as download:
         page.locator("#volume-masks").click()
-    assert download.value.suggested_filename == "scan_mask.nii.gz"
+    assert download.value.suggested_filename == "scan_unlike_training_mask.nii.gz"
     mask = nibabel.load(download.value.path().rename(tmp_path / "mask.nii.gz"))
     assert mask.shape == voxels.shape
     np.testing.assert_array_equal(mask.affine, affine)
@@ -102,9 +106,10 @@ def test_a_series_without_a_slice_is_refused_and_one_with_all_names_no_patient(
     ).first.click()
     expect(page.locator("#volume-message")).to_contain_text("No volume yet")
     send(page, tmp_path / "whole.zip")
+    page.locator("#volume-anyway").click()
     page.wait_for_selector(".viewer[data-drawn]")
     expect(page.locator("#volume-message")).to_contain_text("PatientName")
     assert not any(value in page.content() for value in PATIENT.values())
     with page.expect_download() as download:
         page.locator("#volume-masks").click()
-    assert download.value.suggested_filename == "whole_seg.dcm"
+    assert download.value.suggested_filename == "whole_unlike_training_seg.dcm"

@@ -139,13 +139,17 @@ def test_html_of_a_viewer_escapes_what_comes_from_outside(tmp_path: Path) -> Non
 
 def test_a_zip_of_images_gives_a_zip_of_masks_and_one_table(studio: Studio) -> None:
     content = zipped({"a/cells.png": png(1), "b/cells.png": png(2), "broken.png": b"\x89PNG no", "readme.txt": b"-"})
-    steps, result = finished(volume_jobs.run(studio, studio.session(MODEL), uploaded(studio, content, "day 1.zip")))
+    steps, result = finished(
+        volume_jobs.run(studio, studio.session(MODEL), uploaded(studio, content, "day 1.zip"), anyway=True)
+    )
     assert [(step.case, step.num_cases) for step in steps] == [(1, 3), (2, 3)] and result.view is None
     (fault,) = result.faults
     assert "broken.png" in fault.what and str(studio.scratch.path) not in fault.what
     assert Path(result.masks).name == "day_1_masks.zip" and Path(result.csv).name == "day_1_measurements.csv"
     with zipfile.ZipFile(result.masks) as archive:
-        assert sorted(archive.namelist()) == ["cells_2_mask.png", "cells_mask.png", "measurements.csv"]
+        assert sorted(archive.namelist()) == [
+            "cells_2_unlike_training_mask.png", "cells_unlike_training_mask.png", "measurements.csv"
+        ]  # fmt: skip
         rows = list(csv.DictReader(io.TextIOWrapper(archive.open("measurements.csv"))))
     assert [row["image"] for row in rows] == ["cells.png", "cells.png"]
     assert not list(studio.scratch.path.glob("job-*")), "what was unpacked is gone"
@@ -155,22 +159,32 @@ def test_a_zipped_series_tells_which_tags_identify_and_never_what_they_say(studi
     frames = np.random.default_rng(4).integers(0, 90, (4, 24, 20)).astype(np.int16)
     paths = write_series(tmp_path, frames)
     content = zipped({f"s/IM{number}": path.read_bytes() for number, path in enumerate(paths)})
-    steps, result = finished(volume_jobs.run(studio, studio.session(MODEL), uploaded(studio, content, "ct.zip")))
+    steps, result = finished(
+        volume_jobs.run(studio, studio.session(MODEL), uploaded(studio, content, "ct.zip"), anyway=True)
+    )
     assert [step.slice for step in steps] == [1, 2, 3, 4] and result.size == (4, 20, 24)
     assert set(PATIENT) <= set(result.identifiers)
-    assert Path(result.masks).name == "ct_seg.dcm" and Path(result.nifti).name == "ct_mask.nii.gz"
+    assert Path(result.masks).name == "ct_unlike_training_seg.dcm"
+    assert Path(result.nifti).name == "ct_unlike_training_mask.nii.gz"
     assert result.view is not None and gzip.decompress(Path(result.view_path).read_bytes())
+    assert any("CT" in reason for reason in result.unlike)
+    with pytest.raises(UserError, match="DICOM Modality CT") as unasked:
+        finished(volume_jobs.run(studio, studio.session(MODEL), uploaded(studio, content, "ct.zip")))
+    assert unasked.value.code == "image.foreign"
     told = json.dumps([result.view.about, [step.name for step in steps], result.identifiers])
     assert not any(value in told + Path(result.csv).read_text() for value in PATIENT.values())
     missing = zipped({f"s/IM{number}": path.read_bytes() for number, path in enumerate(paths) if number != 1})
     with pytest.raises(UserError) as caught:
-        finished(volume_jobs.run(studio, studio.session(MODEL), uploaded(studio, missing, "gap.zip")))
+        finished(volume_jobs.run(studio, studio.session(MODEL), uploaded(studio, missing, "gap.zip"), anyway=True))
     assert caught.value.code == "data.series_broken" and "gap.zip" in caught.value.what
 
 
 def test_a_job_that_is_left_leaves_nothing(studio: Studio) -> None:
     steps = volume_jobs.run(
-        studio, studio.session(MODEL), uploaded(studio, zipped({"a.png": png(1), "b.png": png(2)}), "x.zip")
+        studio,
+        studio.session(MODEL),
+        uploaded(studio, zipped({"a.png": png(1), "b.png": png(2)}), "x.zip"),
+        anyway=True,
     )
     next(steps)
     assert list(studio.scratch.path.glob("job-*"))
