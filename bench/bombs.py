@@ -16,6 +16,8 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
+from engine.data.phantoms import render
+
 
 def write_all(folder: Path) -> list[Path]:
     """Write every bomb into ``folder`` and return their paths."""
@@ -88,10 +90,10 @@ def npy_promise(folder: Path) -> Path:
 
 
 def honest_png() -> bytes:
-    """Return an ordinary small picture."""
+    """Return an ordinary small picture, of the kind that the shipped model was made for."""
     buffer = io.BytesIO()
-    ramp = np.linspace(0, 255, 96 * 96, dtype=np.uint8).reshape(96, 96)
-    Image.fromarray(np.stack([ramp, ramp.T, ramp[::-1]], axis=2)).save(buffer, format="PNG")
+    nuclei = render("nuclei", site="dapi_20x", index=0, image_px=96).image
+    Image.fromarray(nuclei).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

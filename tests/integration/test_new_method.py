@@ -28,7 +28,7 @@ STAGES = ("federated_training", "trembling", "evaluation", "export")
 EPOCHS = 40
 UNREAD = {
     *("teacher", "generator", "generator_lora", "pix2pix", "ddpm", "release", "generation", "distillation"),
-    *("lora", "experts", "public", "samfed"),
+    *("lora", "experts", "public", "samfed", "join"),
 }
 
 

@@ -20,7 +20,7 @@ from engine.runs.identity import (
 
 STAGES = catalogue.method("dsfedmed").stage_names
 
-SYSTEMS = [catalogue.method(name).stage_names for name in ("dsfedmed", "pfedsam", "samfed")]
+SYSTEMS = [catalogue.method(name).stage_names for name in ("dsfedmed", "pfedsam", "samfed", "dsfedmed_joined")]
 """Between them they read every section."""
 
 
