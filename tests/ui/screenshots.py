@@ -17,7 +17,12 @@ from seed_store import fill
 
 COLOURS = 64
 SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
-READY = {"train": "#results table", "samples": "#gallery img", "segment": "#examples img"}
+READY = {
+    "train": "#results table",
+    "samples": "#gallery img",
+    "segment": "#examples img",
+    "tables": "#table-standing table",
+}
 
 
 def take(page: Page, tab: str, path: Path) -> None:
