@@ -24,8 +24,8 @@ SYSTEMS = {
     "samfed": {"public.epochs": "1", "public.teacher_epochs": "1", "samfed.ramp_rounds": "0"},
 }
 KINDS = {
-    "pfedsam": {"student"},
-    "samfed": {"student", "public", "teacher"},
+    "pfedsam": {"student", "appearance"},
+    "samfed": {"student", "public", "teacher", "appearance"},
 }
 """What has to have crossed besides figures and what is measured."""
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(6 * RUN_S)]

@@ -79,4 +79,7 @@ def test_a_site_that_joins_is_asked_like_any_other(
     assert status_of(home, child) == "finished"
     apart = models(home, child)
     assert together.keys() == apart.keys() and [name for name in apart if apart[name] != together[name]] == []
-    assert left == {site: {"figures"} for site in (*OLD, UNSEEN)} | {NEW: {"figures", "generator", "masks"}}
+    assert left == {site: {"figures", "appearance"} for site in OLD} | {
+        UNSEEN: {"figures"},
+        NEW: {"figures", "generator", "masks", "appearance"},
+    }
