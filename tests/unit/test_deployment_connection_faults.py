@@ -145,3 +145,11 @@ def test_answers_that_refuse(response: Callable[[], httpx.Response], code: str, 
 def test_the_difference_of_clocks_is_measured_by_the_answer_s_date() -> None:
     assert clock_difference_s(answer(200, "", behind_s=100.0)) == pytest.approx(100.0, abs=5.0)
     assert clock_difference_s(httpx.Response(200)) is None
+
+
+def test_an_answer_that_is_no_flower_message_is_named_and_other_errors_of_values_stay_themselves() -> None:
+    with pytest.raises(UserError) as caught, plain_words("host:1"):
+        raise ValueError("Error parsing protobuf message")
+    assert caught.value.code.startswith("federation.") and "not Flower's" in caught.value.what
+    with pytest.raises(ValueError, match="a number of ours"), plain_words("host:1"):
+        raise ValueError("a number of ours")

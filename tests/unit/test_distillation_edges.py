@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 
 from engine.config import DistillationConfig, RunConfig
+from engine.distillation import features
 from engine.distillation.learnability import learnability
 from engine.distillation.losses import directed_kl, reference_kl, symmetric_kl
 from engine.distillation.mutual import LossReport, MutualDistillation
 from engine.distillation.pool import decode_mask, encode_mask
 from engine.distillation.scoring import PoolScorer
 from engine.distillation.selection import num_selected, select_in_batch, select_pool, select_sampled, select_top_k
+from engine.models.registry import build_model
 from engine.seeding import numpy_generator
 
 
@@ -152,3 +154,14 @@ def test_scores_are_those_of_models_that_do_not_train() -> None:
     sigmoid = 1 / (1 + math.exp(-2.0))
     assert terms.l_gt.tolist() == pytest.approx([-2 * math.log(sigmoid)])
     assert terms.l_kl.tolist() == pytest.approx([(sigmoid - 0.5) * 2.0])
+
+
+def test_features_are_kept_up_to_the_very_byte_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three images of 64 px at stride s: channels x (64 / s)² halves of two bytes each; another model keeps none."""
+    model = build_model("tinysam", size="mini", seed=0)
+    needed = 3 * 2 * model.mask_decoder.transformer_dim * (64 // model.feature_stride) ** 2
+    monkeypatch.setattr(features, "BUDGET_BYTES", needed)
+    assert features.features_fit(model, num_images=3, image_px=64)
+    assert not features.features_fit(build_model("unet", size="mini", seed=0), num_images=3, image_px=64)
+    monkeypatch.setattr(features, "BUDGET_BYTES", needed - 1)
+    assert not features.features_fit(model, num_images=3, image_px=64)
