@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,19 +31,38 @@ def setter(part: str) -> str:
 
 
 def set_tab(tab: str) -> str:
-    """Return JavaScript that writes the name of a tab into the address."""
+    """Return JavaScript that writes the name of a tab into the address, once the page has read there what to show.
+
+    Tabs say that the first of them is chosen as soon as they are drawn, before :data:`CHOOSE_TAB`.
+    """
     assert tab in TABS
     return f"""() => {{
+  if (!window.tabOfAddressRead) return;
   const address = new URL(window.location);
   address.searchParams.set('tab', '{tab}');
 {_REPLACE}}}"""
+
+
+CHOOSE_TAB = f"""() => {{
+  window.tabOfAddressRead = true;
+  const address = new URL(window.location), names = {json.dumps(TABS)};
+  const buttons = [...document.querySelectorAll('#tabs [role=tab][data-tab-id]')];
+  const shown = buttons.find((button) => button.getAttribute('aria-selected') === 'true')?.dataset.tabId;
+  const asked = address.searchParams.get('tab');
+  // Somebody quick has chosen already: that stands, whatever the address says.
+  if (shown && shown !== names[0]) {{
+    address.searchParams.set('tab', shown);
+{_REPLACE}    return {{__type__: 'update'}};
+  }}
+  return names.includes(asked) ? {{__type__: 'update', selected: asked}} : {{__type__: 'update'}};
+}}"""
+"""Chooses the tab that the address asks for in the browser, where no answer of a slow server can undo a click."""
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What an address asks for; None for what it does not say, or says in a way that cannot be."""
 
-    tab: str | None = None
     run: str | None = None
     model: str | None = None
     sample: str | None = None
@@ -57,10 +77,9 @@ class Wanted:
             value = query.get(name, "")
             return value if 0 < len(value) <= MAX_LETTERS else None
 
-        tab, epoch = text("tab"), text("epoch")
+        epoch = text("epoch")
         number = int(epoch) if epoch and epoch.isascii() and epoch.isdecimal() and len(epoch) < 8 else 0
         return cls(
-            tab=tab if tab in TABS else None,
             run=text("run"),
             model=text("model"),
             sample=text("sample"),

@@ -63,8 +63,7 @@ def build_app(studio: Studio) -> gr.Blocks:
                 tables.build(studio, tables_tab)
 
         def arrive(request: gr.Request) -> tuple:
-            """Choose tab and run of the address, else the newest run; open the form where there is none."""
-            asked = address.Wanted.of(request.query_params)
+            """Choose the run of the address, else the newest; open the form where there is none."""
             wanted = dict(request.query_params).get("run")
             runs = studio.runs(wanted)
             known = {record.run_id for record in runs}
@@ -76,11 +75,11 @@ def build_app(studio: Studio) -> gr.Blocks:
             by = visitor_of(request)
             form = gr.skip() if runs and by.role != "viewer" else gr.Accordion(open=True, visible=by.role != "viewer")
             signed = markup.signed_in(by.name, by.role) if studio.mode == "sign-in" else gr.skip()
-            tab = gr.Tabs(selected=asked.tab) if asked.tab else gr.skip()
-            return picker, form, box, signed, tab, gr.Column(visible=not runs)
+            return picker, form, box, signed, gr.Column(visible=not runs)
 
         keep_what_is_typed(page)
-        page.load(arrive, None, [run, new_run, note, who, tabs, begin.block], **quiet)
+        page.load(None, None, tabs, js=address.CHOOSE_TAB, **quiet)
+        page.load(arrive, None, [run, new_run, note, who, begin.block], **quiet)
         run.change(None, run, None, js=address.SET_RUN, **quiet)
         begin.wire(tabs, new_run)
         run.change(lambda run_id: gr.Column(visible=not run_id), run, begin.block, **quiet)

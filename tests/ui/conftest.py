@@ -100,17 +100,22 @@ def layout_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def open_page(browser: Browser) -> Iterator[Callable[..., Watched]]:
     """Give a function that opens an address in a fresh browser profile and watches it; all are closed at the end.
 
-    With ``frame_ms`` the page is drawn so slowly.
+    With ``frame_ms`` the page is drawn so slowly; with ``latency_ms`` every answer takes so long to come.
     """
     contexts = []
 
-    def opened(address: str, *, width: int = 1280, height: int = 900, frame_ms: int = 0) -> Watched:
+    def opened(
+        address: str, *, width: int = 1280, height: int = 900, frame_ms: int = 0, latency_ms: int = 0
+    ) -> Watched:
         context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
         context.set_default_timeout(WAIT_MS)
         if frame_ms:
             context.add_init_script(SLOW_FRAMES.format(frame_ms=frame_ms))
         contexts.append(context)
         watched = Watched(context.new_page())
+        if latency_ms:
+            far = {"offline": False, "latency": latency_ms, "downloadThroughput": -1, "uploadThroughput": -1}
+            context.new_cdp_session(watched.page).send("Network.emulateNetworkConditions", far)
 
         def asked(url: str) -> None:
             if not url.startswith(("http://127.0.0.1", "data:", "blob:")):

@@ -16,8 +16,9 @@ def asked(page: Page) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(urlparse(page.url).query).items()}
 
 
+@pytest.mark.parametrize("latency_ms", [0, 200])
 def test_a_shared_link_shows_the_same_sample_at_the_same_epoch(
-    layout_server: Server, open_page: Callable[..., Watched]
+    layout_server: Server, open_page: Callable[..., Watched], latency_ms: int
 ) -> None:
     page = open_page(layout_server.address).page
     page.get_by_role("tab", name="Samples").click()
@@ -31,7 +32,7 @@ def test_a_shared_link_shows_the_same_sample_at_the_same_epoch(
     assert asked(page).keys() == {"tab", "run", "sample", "epoch"} and asked(page)["tab"] == "samples"
     title, numbers = page.locator("#detail h3").inner_text(), page.locator("#detail dl").inner_text()
 
-    other = open_page(page.url).page
+    other = open_page(page.url, latency_ms=latency_ms).page
     expect(other.get_by_role("tab", name="Samples")).to_have_attribute("aria-selected", "true")
     expect(other.locator("#detail h3")).to_have_text(title)
     expect(other.locator("#epoch input[type=number]")).to_have_value("2")
@@ -41,8 +42,9 @@ def test_a_shared_link_shows_the_same_sample_at_the_same_epoch(
     assert asked(other) == asked(page)
 
 
-def test_the_tab_and_the_model_stay(layout_server: Server, open_page: Callable[..., Watched]) -> None:
-    page = open_page(layout_server.address).page
+@pytest.mark.parametrize("latency_ms", [0, 200])
+def test_the_tab_and_the_model_stay(layout_server: Server, open_page: Callable[..., Watched], latency_ms: int) -> None:
+    page = open_page(layout_server.address, latency_ms=latency_ms).page
     page.get_by_role("tab", name="Segment").click()
     page.wait_for_url(lambda address: "tab=segment" in address)
     page.locator("#model input").click()
@@ -52,3 +54,14 @@ def test_the_tab_and_the_model_stay(layout_server: Server, open_page: Callable[.
     page.reload()
     expect(page.get_by_role("tab", name="Segment")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#model input")).to_have_value(chosen)
+
+
+def test_a_tab_that_is_chosen_while_the_page_still_asks_stays(
+    layout_server: Server, open_page: Callable[..., Watched]
+) -> None:
+    page = open_page(layout_server.address, latency_ms=300).page
+    page.get_by_role("tab", name="Segment").click()
+    page.wait_for_url(lambda address: "run=" in address)  # the server's first answer is there
+    page.wait_for_selector("#examples img")
+    expect(page.get_by_role("tab", name="Segment")).to_have_attribute("aria-selected", "true")
+    assert asked(page)["tab"] == "segment"
