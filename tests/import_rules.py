@@ -123,6 +123,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "engine.evaluation.spread": ("engine.types",),
     "engine.site.node": (*BASE, "engine.federation"),
+    "engine.site.side_work": (*BASE, "engine.federation"),
     "engine.site.deployed": (
         *BASE,
         *BORDER,

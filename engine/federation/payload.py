@@ -28,7 +28,9 @@ RUN_RECORD, TOLD_RECORD, PROGRAM_RECORD = "run", "told", "program"
 """Beside a request's content: which run asks. Beside a reply's: points of curves, and which program has answered. Only
 deployed sites need them."""
 _Record = TypeVar("_Record", ArrayRecord, ConfigRecord, MetricRecord)
-_ARRAYS, _SETTINGS, _METRICS, _EXAMPLES, _TEXTS = "arrays", "settings", "metrics", "num-examples", "texts"
+SETTINGS = "settings"
+"""Record of a request's settings."""
+_ARRAYS, _METRICS, _EXAMPLES, _TEXTS = "arrays", "metrics", "num-examples", "texts"
 
 
 def to_payload(arrays: Arrays) -> ArrayRecord:
@@ -112,7 +114,7 @@ def _header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
 def request_content(request: SiteRequest, *, arrays: ArrayRecord) -> RecordDict:
     """Return a request's content; ``arrays`` is its encoded payload, shared by all sites of a round."""
     settings = ConfigRecord({**request.settings, "round": request.round, "site": request.site})
-    return RecordDict({_ARRAYS: arrays, _SETTINGS: settings})
+    return RecordDict({_ARRAYS: arrays, SETTINGS: settings})
 
 
 def read_request(message: Message, *, site: str) -> SiteRequest:
@@ -122,7 +124,7 @@ def read_request(message: Message, *, site: str) -> SiteRequest:
 
 def read_content(content: RecordDict, *, task: str, site: str) -> SiteRequest:
     """Return the request whose content has reached ``site``."""
-    settings = cast(dict[str, Scalar], dict(records(content, ConfigRecord)[_SETTINGS]))
+    settings = cast(dict[str, Scalar], dict(records(content, ConfigRecord)[SETTINGS]))
     settings.pop("site", None)
     number = int(settings.pop("round", 0))
     return SiteRequest(site, task, number, settings, from_payload(records(content, ArrayRecord)[_ARRAYS]))

@@ -164,9 +164,7 @@ def _generator_warnings(config: RunConfig) -> list[str]:
     ]
     if config.generator.asynchronous:
         found.append(
-            "generator.asynchronous has no effect yet on sites of their own: generators are trained after the rounds."
-            if config.backend == "superlink"
-            else "Generators are trained beside the rounds, in further processes: both take memory and cores at a time."
+            "Generators are trained beside the rounds, in further processes: both take memory and cores at a time."
         )
     if config.generator.asynchronous and config.release.check:
         found.append("Generators are measured without the student: none has been trained yet (generator.asynchronous).")

@@ -68,6 +68,9 @@ class Answering(Protocol):
     def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
         """Answer a request of a run."""
 
+    def idle(self) -> None:
+        """Hear that nothing is asked just now."""
+
 
 @dataclass(frozen=True)
 class Consent:
@@ -95,6 +98,10 @@ class Consent:
         left = {"kind": kind, "bytes": payload_bytes(reply.arrays)}
         audit.append("left", **about, **left, digest=digest(reply.arrays), approved_by=by)
         return reply
+
+    def idle(self) -> None:
+        """Let the program know that nothing is asked just now."""
+        self.program.idle()
 
     def _run_id(self, run: Mapping[str, str]) -> str:
         """Return the run's id; it becomes the name of a file here, and what a server sends is not trusted."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 
 import torch
 
@@ -15,7 +16,16 @@ from engine.data.datasets import Federation, load_site
 from engine.data.problems import Problem, raise_problems
 from engine.errors import UserError
 from engine.federation.descriptions import SiteDescription
-from engine.federation.tasks import DESCRIBE, READ_EVERYTHING, TRAIN_GENERATOR, Listener, SiteReply, SiteRequest
+from engine.federation.tasks import (
+    BESIDE,
+    DESCRIBE,
+    LONG,
+    READ_EVERYTHING,
+    TRAIN_GENERATOR,
+    Listener,
+    SiteReply,
+    SiteRequest,
+)
 from engine.methods import catalogue
 from engine.models.assets import list_assets
 from engine.models.roles import at_site
@@ -24,6 +34,7 @@ from engine.runs.identity import checkpoint_hash
 from engine.site.consent import Consent
 from engine.site.data import SiteData, sites_here
 from engine.site.program import SiteProgram
+from engine.site.side_work import SideWork
 from engine.site.state import SiteState
 from engine.version import VERSION, check_same
 
@@ -55,6 +66,7 @@ class _Opened:
     data: SiteData
     program: SiteProgram
     folder: Path
+    beside: SideWork
 
 
 class DeployedSite:
@@ -66,18 +78,26 @@ class DeployedSite:
         self._run: _Opened | None = None
         self._task = ""
         self._answered: tuple[int, ...] = ()
+        self._asked_at = monotonic()
 
     def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
         """Answer a request of the run whose id and configuration ``run`` gives."""
         check_same(run.get("program", ""), site=self._site, at_site=True)
         self._answered = _rounds(run.get(ANSWERED, "[]"), site=self._site)
         opened = self._opened(run)
-        self._task = request.task
+        self._task, self._asked_at = request.task, monotonic()
         if request.task == READ_EVERYTHING:
             return self._read_everything(opened, listener)
         if request.task != DESCRIBE:  # a plan, which is no run, asks nothing else
             _check_unchanged(opened.data.description(), opened.folder / IMAGES)
-        reply = opened.program.answer(request, listener=listener)
+        if request.task in LONG:
+            if request.settings.get(BESIDE):
+                return opened.beside.answer(request, run=run, listener=listener)
+            opened.beside.stop()  # it is waited for now, and goes on here from what is kept
+        try:
+            reply = opened.program.answer(request, listener=listener)
+        finally:
+            self._asked_at = monotonic()
         if request.task != DESCRIBE:
             return reply
         about = opened.federation
@@ -86,9 +106,16 @@ class DeployedSite:
         texts = {**reply.texts, DATASET: json.dumps(dataset), PROGRAM: VERSION}
         return SiteReply(reply.arrays, reply.metrics, reply.num_examples, texts)
 
+    def idle(self) -> None:
+        """Stop work beside that nobody asks about any more."""
+        if self._run is not None:
+            self._run.beside.stop_if_forgotten(asked_at=self._asked_at)
+
     def _opened(self, run: Mapping[str, str]) -> _Opened:
         key = (run.get("id", ""), run.get("config", ""))
         if self._run is None or key != self._key:
+            if self._run is not None:
+                self._run.beside.stop()
             self._run = None  # its images and models go before the next ones come
             self._run, self._key = self._open(*key), key
         return self._run
@@ -120,9 +147,16 @@ class DeployedSite:
             )
 
         self._say(f"Opened the run {run_id}: {len(data.train)} images to train on, {len(data.test)} to test on.")
-        return _Opened(
-            config, federation, data, SiteProgram(data, config=at_site(config, self._site), state=state), folder
+        beside = SideWork(
+            self._site,
+            data=self._data,
+            folder=self._folder,
+            run_folder=folder,
+            num_images=max(1, len(data.train)),
+            threads=config.threads,
         )
+        program = SiteProgram(data, config=at_site(config, self._site), state=state)
+        return _Opened(config, federation, data, program, folder, beside)
 
     def _config(self, run_id: str, text: str) -> RunConfig:
         try:
@@ -171,6 +205,23 @@ class DeployedSite:
                 done += 1
         raise_problems(list(problems.values()), dataset=opened.federation.name)
         return SiteReply({}, {}, max(1, total))
+
+
+class _Beside:
+    """The same site in a process beside its program, for one run."""
+
+    def __init__(self, site: DeployedSite, run: Mapping[str, str]) -> None:
+        self._site, self._run = site, run
+
+    def answer(self, request: SiteRequest, *, stage: str, listener: Listener) -> SiteReply:
+        """Do the work at once; ``stage`` is the task's own here."""
+        settings = {key: value for key, value in request.settings.items() if key != BESIDE}
+        return self._site.answer(replace(request, settings=settings), run=self._run, listener=listener)
+
+
+def open_beside(site: str, data: str, folder: str, run: Mapping[str, str]) -> _Beside:
+    """Return what answers in a process beside a site's program (``engine.site.side_work``), which has allowed it."""
+    return _Beside(DeployedSite(site, data=Path(data), folder=Path(folder), say=print), run)
 
 
 def _check_unchanged(now: SiteDescription, path: Path) -> None:

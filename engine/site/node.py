@@ -41,6 +41,9 @@ class Program(Protocol):
     def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
         """Answer a request of the run that ``run`` describes; what it raises is told to the server."""
 
+    def idle(self) -> None:
+        """Hear that nothing is asked just now; called every ``POLL_S`` seconds."""
+
 
 def serve(
     connect: Callable[[], FleetConnection], program: Program, *, site: str, stop: threading.Event, say: Say = print
@@ -59,6 +62,7 @@ def serve(
                 while not stop.is_set():
                     message = connection.receive()
                     if message is None:
+                        program.idle()
                         stop.wait(POLL_S)
                     else:
                         _handle(message, connection, program, site=site, stop=stop, say=say)

@@ -45,6 +45,9 @@ class ToySite:
         """Do the task of the request."""
         return self._tasks[request.task](request)
 
+    def idle(self) -> None:
+        """Do nothing."""
+
 
 def program(site: str, data: Path, folder: Path, say: Callable[[str], None]) -> ToySite:
     """Return what ``site up`` serves with DSFEDMED_SITE_PROGRAM=tests.deployment.toy_site:program."""

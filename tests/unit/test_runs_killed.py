@@ -26,6 +26,7 @@ from engine.runs import folders, lifecycle, processes
 from engine.runs import store as store_module
 from engine.runs.store import RunStore
 from engine.runs.worker import Worker
+from tests.patience import wait
 
 RUNS = str(Path(store_module.__file__).parent)
 LONGER = ROUNDS + 3
@@ -163,6 +164,9 @@ ACTIONS: dict[str, tuple[Callable[[RunStore], str], Action]] = {
 def state_after(home: Path, run_id: str, before: dict[str, object], *, name: str) -> None:
     """Open a store as anybody would, and check that everything in it is whole and has a way on."""
     store = RunStore(home)
+    # What a killed process has started does nothing, but on a busy machine it may be there still.
+    begun = [record for record in store.list() if record.status == "running" and record.host != "elsewhere"]
+    wait(lambda: not any(processes.worker_alive(record) for record in begun))
     lifecycle.advance_queue(store, max_running=0)
     records = store.list()
     for record in records:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep, time
 from typing import Any, Protocol, cast
@@ -15,6 +16,7 @@ from flwr.serverapp import Grid
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.federation.backends.answered import AnsweredRounds, AnsweringPrograms
+from engine.federation.backends.asked_again import AskedAgain
 from engine.federation.backends.superlink import Link, SuperlinkGrid
 from engine.federation.checks import bad_reply
 from engine.federation.descriptions import DatasetAgreement, FederationDescription, SiteDescription
@@ -132,8 +134,19 @@ class DeployedBackEnd:
         """Hand on what sites tell to ``listener`` from now on; they tell it with their replies."""
         self._listener = listener
 
-    def beside(self, desk: Desk) -> None:
-        """Return None: a site's program at another machine does one thing at a time."""
+    def beside(self, desk: Desk) -> Grid:
+        """Return the same grid: sites do such work in a process beside their program, and say how far it is."""
+        self.grid.again = AskedAgain(desk)
+        return self.grid
+
+    @contextmanager
+    def heard_by(self, listener: SiteListener) -> Iterator[None]:
+        """Hand on what sites tell to ``listener`` within the block."""
+        usual, self._listener = self._listener, listener
+        try:
+            yield
+        finally:
+            self._listener = usual
 
     def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
         """Let every site read all its images once; ``on_image`` counts sites here, a fixed test set's images first."""
@@ -266,6 +279,8 @@ class _RunGrid(SuperlinkGrid):
         self._run_record, self._answered, self._back_end = dict(run), answered, back_end
         self.beside: ServersTest | None = None
         """Sites of this process: those of a test set of the server's own."""
+        self.again: AskedAgain | None = None
+        """Questions about work beside the rounds."""
         self._here: set[str] = set()
         self._programs = AnsweringPrograms()
         super().__init__(link, keys=keys, note=note, presence_s=presence_s, check=back_end.check_cancelled)
@@ -285,13 +300,24 @@ class _RunGrid(SuperlinkGrid):
         for message in sent:
             answered = json.dumps(self._answered.of(names[message.metadata.dst_node_id]))
             message.content[RUN_RECORD] = ConfigRecord({**self._run_record, "answered": answered})
+        if self.again is not None and self.again.asks(sent):
+            return self.again.push(sent, super().push_messages, sites=names)
         return super().push_messages(sent)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         keys = list(message_ids)
         if self.beside is not None and self._here.intersection(keys):
             return list(self.beside.grid.pull_messages(keys))
+        if self.again is not None and self.again.knows(keys):
+            return self._pulled_again(self.again, keys)
         return super().pull_messages(keys)
+
+    def _pulled_again(self, again: AskedAgain, keys: Sequence[str]) -> list[Message]:
+        again.push_due(super().push_messages)
+        waiting = again.sent(keys)
+        with self._back_end.heard_by(again.desk.listener):
+            replies = super().pull_messages(waiting) if waiting else []
+        return [found for reply in replies if (found := again.answered(reply)) is not None]
 
     def _all_here(self, sent: Sequence[Message]) -> bool:
         """Return whether the messages are for sites of this process: a question goes to these or to the others."""
