@@ -44,6 +44,8 @@ FIELD_LABELS = {
     "generator.controlnet": "ControlNet to start from",
     "distillation.learnability_lambda": "Learnability lambda",
     "distillation.batch_norm_statistics": "BatchNorm statistics",
+    "distillation.gate": "Gate of the sites",
+    "distillation.teacher_check": "Check of the foundation model",
     "export.opset": "ONNX opset",
     "export.site_models": "Each site's own model, too",
     "federation.shared": "What sites share",

@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from engine.config_distillation import DistillationConfig
 from engine.config_federation import FederationConfig, JoinConfig
 from engine.config_fields import (
     MAX_NAME_LETTERS,
     Batch,
-    Decay,
     Epochs,
     Factor,
     Folder,
@@ -150,40 +150,6 @@ class FoundationConfig(Section):
     freeze_encoder: bool = Field(
         False, description="Train the decoder only, on kept features where nothing is augmented (ours)"
     )
-
-
-class DistillationConfig(Section):
-    """Mutual distillation by learnability (Eq. 6-8)."""
-
-    mode: Literal["paper", "reference"] = Field(
-        "paper", description="Pool-level Eq. 6, or the authors' code: in-batch rule, eval mode, SAM's encoder frozen"
-    )
-    epochs: Epochs = Field(20, description="Distillation epochs [C: 20]")
-    batch_size: Batch = Field(4, description="Images in a batch [C: 4]")
-    student_learning_rate: StepSize = Field(1e-4, description="Adam [C: 1e-4]")
-    teacher_learning_rate: StepSize = Field(1e-4, description="Adam [C: 1e-4]")
-    learnability_lambda: Fraction = Field(0.5, description="Weight of reliability against dispute, Eq. 6 [P: near 0.5]")
-    selector: Literal["top_k", "sample", "in_batch_quantile"] = Field(
-        "top_k", description="Best scores; drawn without replacement by exp(s); or the reference's in-batch rule"
-    )
-    selection_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Share trained on [C: 0.5]")
-    score_scaling: Literal["raw", "zscore"] = Field("raw", description="Eq. 6 terms as they are, or z-scored (ours)")
-    scoring: Literal["reuse", "exact"] = Field(
-        "reuse", description="Before each epoch: by both models in full (exact), or on kept SAM features (reuse, ours)"
-    )
-    refresh_fraction: Fraction = Field(0.1, description="reuse: share of SAM's features renewed at a choice (ours)")
-    scoring_interval: Epochs = Field(1, description="Epochs that train on one choice of the pool (ours)")
-    temperature: PositiveFactor = Field(1.0, description="KL temperature [C: 1.0]")
-    supervision_weight: Fraction = Field(0.9, description="w of w*BCE + (1-w)*KL, both means over classes [C: 0.9]")
-    reliable_quantile: Fraction = Field(0.7, description="in_batch_quantile: reliability threshold [C: 0.7]")
-    mutual: bool = Field(True, description="Both models learn; off: one-way, SAM to TinySAM")
-    feature_weight: Factor = Field(0.0, description="Weight of the encoder feature loss [C: off]")
-    average_decay: Decay = Field(0.0, description="Moving mean of the epochs' weights is kept; 0 is the last (ours)")
-    batch_norm_statistics: Literal["synthetic", "sites"] = Field(
-        "synthetic",
-        description="Statistics of the distilled student: of training, or measured again on the sites' images (ours)",
-    )
-    freeze_teacher_encoder: bool = Field(False, description="Off in the paper; reference mode always freezes it [C]")
 
 
 class EvaluationConfig(Section):

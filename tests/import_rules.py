@@ -5,6 +5,7 @@ from __future__ import annotations
 CONFIG = (
     "engine.config",
     "engine.config_fields",
+    "engine.config_distillation",
     "engine.config_federation",
     "engine.config_generators",
     "engine.config_samfed",
@@ -25,6 +26,7 @@ RUN_RECORDS = tuple(
     for name in (
         "store",
         "events",
+        "gates",
         "generator_checks",
         "lifecycle",
         "records",
@@ -60,6 +62,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.config": (
         "engine.errors",
         "engine.config_fields",
+        "engine.config_distillation",
         "engine.config_federation",
         "engine.config_generators",
         "engine.config_samfed",
@@ -67,6 +70,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         CATALOGUE,
     ),
     "engine.config_fields": (),
+    "engine.config_distillation": ("engine.config_fields",),
     "engine.config_federation": ("engine.config_fields",),
     "engine.config_generators": ("engine.config_fields",),
     "engine.config_samfed": ("engine.config_fields",),
@@ -160,6 +164,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.data",
         "engine.runs.checkpoint",
         "engine.runs.earlier",
+        "engine.runs.gates",
         "engine.runs.generator_checks",
         "engine.runs.pace",
         "export.onnx_export",

@@ -7,7 +7,7 @@ resumed loop equals an uninterrupted one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
@@ -103,6 +103,8 @@ class MutualDistillation:
         self.reports: list[LossReport] = []
         self.selected: np.ndarray | None = None
         self.picked: list[int] = []
+        self.student_listens = True
+        """Whether the divergence teaches the student; else it moves the teacher alone, and the masks the student."""
         self.table = ScoreTable(pool.names)
         self.scorer = PoolScorer(
             teacher=teacher,
@@ -163,6 +165,10 @@ class MutualDistillation:
                     self.means.get(name), model.state_dict(), decay=self.config.average_decay, count=self.epoch
                 )
         return LossReport(*map(float, means))
+
+    def student_weights(self) -> Mapping[str, Tensor]:
+        """Return the state of the student that would go on if this epoch were the last; not a copy."""
+        return self.means.get("student") or self.student.state_dict()
 
     def finish(self) -> None:
         """Give both models the moving mean of their weights, where one is kept."""
@@ -227,12 +233,15 @@ class MutualDistillation:
             if not self.config.feature_weight:  # models need no encoder and decoder then
                 return teacher_levels, forward_levels(self.student, image), image.new_zeros(())
             student_features = self.student.encode(image)
-            feature_term = feature_loss(student_features, teacher_features)
+            learning = student_features if self.student_listens else student_features.detach()
+            feature_term = feature_loss(learning, teacher_features)
             return teacher_levels, (self.student.decode(student_features),), feature_term
 
     def _divergence(self, teacher_logits: Tensor, student_logits: Tensor, mask: Tensor) -> tuple[Tensor, np.ndarray]:
         """Return the divergence of the batch and the rows of the batch that it is the mean of."""
         temperature, everything = self.config.temperature, np.arange(len(mask))
+        if not self.student_listens:
+            student_logits = student_logits.detach()
         if self._picks_in_batch:
             both = reference_kl(teacher_logits, student_logits, temperature=temperature) + reference_kl(
                 student_logits, teacher_logits, temperature=temperature
@@ -245,6 +254,8 @@ class MutualDistillation:
                 rate=self.config.selection_rate,
             )
             return both[torch.from_numpy(chosen).to(both.device)].mean(), chosen
+        if not self.student_listens:
+            return directed_kl(student_logits, teacher_logits, temperature=temperature).mean(), everything
         if self.config.mutual:
             return symmetric_kl(teacher_logits, student_logits, temperature=temperature).mean(), everything
         return directed_kl(teacher_logits.detach(), student_logits, temperature=temperature).mean(), everything
@@ -282,6 +293,7 @@ class MutualDistillation:
             "table": self.table.state_dict(),
             "scorer": self.scorer.state_dict(),
             "means": self.means,
+            **({} if self.student_listens else {"student_listens": False}),
             "teacher": self.teacher.state_dict(),
             "student": self.student.state_dict(),
             "optimisers": {name: o.state_dict() for name, o in self.optimisers.items() if o is not None},
@@ -297,6 +309,7 @@ class MutualDistillation:
         if "scorer" in state:
             self.scorer.load_state_dict(state["scorer"])
         self.means = state["means"]
+        self.student_listens = state.get("student_listens", True)
         self.teacher.load_state_dict(state["teacher"])
         self.student.load_state_dict(state["student"])
         for name, values in state["optimisers"].items():

@@ -6,7 +6,7 @@ from engine.federation import tasks
 
 TITLES = {
     tasks.TRAIN_STUDENT: "training the student",
-    tasks.VALIDATE_STUDENT: "validating the student",
+    tasks.VALIDATE_STUDENT: "validating a model",
     tasks.MEASURE_STATISTICS: "measuring statistics",
     tasks.SHARE_NORMALISATION: "sharing its normalisation",
     tasks.TRAIN_GENERATOR: "training its generator",

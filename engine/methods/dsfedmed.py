@@ -22,6 +22,20 @@ STATISTICS = KindSpec(
     "Means and variances of the student's BatchNorm layers over a site's training images; no image.",
 )
 
+CANDIDATE = KindSpec(
+    "candidate",
+    "students to be judged",
+    "All weights of the student before distillation and after each epoch of it, sent down to each site, which "
+    "validates it: the best is kept.",
+    only_if=("distillation.gate", ("best",)),
+)
+CHECKED_TEACHER = KindSpec(
+    "checked_teacher",
+    "foundation model to be judged",
+    "All weights of the foundation model before distillation, sent down once to each site, which validates it.",
+    only_if=("distillation.teacher_check", ("sites",)),
+)
+
 FINETUNED_TEACHER = ModelSpec(
     "finetuned_teacher", "{teacher}, fine-tuned on synthetic", role="teacher", architecture="teacher"
 )
@@ -83,8 +97,9 @@ MUTUAL_DISTILLATION = StageSpec(
     cost="engine.planning.stage_costs:mutual_distillation",
     reads=("distillation",),
     makes=(DISTILLED_TEACHER, DISTILLED_STUDENT),
+    keeps=("distillation",),
     records=("scores", PREDICTIONS),
-    sends=(DISTILLED, STATISTICS),
+    sends=(DISTILLED, STATISTICS, CANDIDATE, CHECKED_TEACHER),
 )
 STAGES = (
     FEDERATED_TRAINING,

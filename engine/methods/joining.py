@@ -7,7 +7,16 @@ fixed here: a run of this row has those of the run that it continues, an ablatio
 from __future__ import annotations
 
 from engine.methods.catalogue import PREDICTIONS, MethodSpec, ModelSpec, StageSpec, register
-from engine.methods.dsfedmed import DISTILLED, GENERATOR, JOINED, MASKS, PAPER, STATISTICS
+from engine.methods.dsfedmed import (
+    CANDIDATE,
+    CHECKED_TEACHER,
+    DISTILLED,
+    GENERATOR,
+    JOINED,
+    MASKS,
+    PAPER,
+    STATISTICS,
+)
 from engine.methods.shared_stages import EVALUATION, EXPORT, STUDENT
 
 EARLIER_TEACHER = ModelSpec(
@@ -77,8 +86,9 @@ CONTINUED_DISTILLATION = StageSpec(
     cost="engine.planning.stage_costs:mutual_distillation",
     reads=("distillation",),
     makes=(JOINED_TEACHER, JOINED_STUDENT),
+    keeps=("distillation",),
     records=("scores", PREDICTIONS),
-    sends=(DISTILLED, STATISTICS),
+    sends=(DISTILLED, STATISTICS, CANDIDATE, CHECKED_TEACHER),
 )
 register(
     MethodSpec(

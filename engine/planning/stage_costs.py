@@ -13,9 +13,10 @@ from engine.planning.costs import (
     model_cost,
     scale,
 )
+from engine.planning.gate_costs import GATE_LEAVES, gate_bytes, gate_disk, gate_seconds
 from engine.planning.generator_costs import state_bytes
 from engine.planning.records import StagePlan
-from engine.planning.what_leaves import CHECKED, LOOK_LEAVES, MASKS_LEAVE, POOLED_LEAVE
+from engine.planning.what_leaves import CHECKED, LOOK_LEAVES, MASKS_LEAVE, POOLED_LEAVE, STATISTICS_LEAVE
 from engine.planning.workload import SiteBytes, StageCost, Workload, checkpoint_bytes
 
 START_S = 15.0
@@ -197,13 +198,21 @@ def mutual_distillation(work: Workload) -> StageCost:
     detail = f"{config.epochs} epochs on {selected} of {pool} samples ({config.selector}, scoring {config.scoring})"
     steps = config.epochs * math.ceil(selected / config.batch_size)
     measured = config.batch_norm_statistics == "sites"
-    sent: SiteBytes = {("down", "distilled"): (2 if measured else 1) * work.student.state_bytes}
-    leaves = ("Means and variances of the student's layers over each site's training images go up once.",)
-    disk = checkpoint_bytes(work.teacher) + checkpoint_bytes(work.student)
+    sent: SiteBytes = {("down", "distilled"): (2 if measured else 1) * work.student.state_bytes, **gate_bytes(work)}
+    leaves: tuple[str, ...] = (STATISTICS_LEAVE,) if measured else ()
+    leaves += (GATE_LEAVES,) if config.gate == "best" else ()
+    disk = checkpoint_bytes(work.teacher) + checkpoint_bytes(work.student) + gate_disk(work)
+    detail += ", each judged by the sites" if config.gate == "best" else ""
     return StageCost(
-        steps, config.epochs * selected, seconds, memory, detail, work.at_each_site(sent), leaves if measured else (),
+        steps,
+        config.epochs * selected,
+        seconds + gate_seconds(work),
+        memory,
+        detail,
+        work.at_each_site(sent),
+        leaves,
         disk,
-    )  # fmt: skip
+    )
 
 
 def evaluation(work: Workload) -> StageCost:

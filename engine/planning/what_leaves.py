@@ -19,3 +19,4 @@ POOLED_LEAVE = (
     "All sites' images lie at one place and are trained on as one (data.pooled): the ceiling that federations are "
     "compared with, and no federation. What is counted as traffic goes between the server and that place."
 )
+STATISTICS_LEAVE = "Means and variances of the student's layers over each site's training images go up once."

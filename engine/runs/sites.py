@@ -91,9 +91,11 @@ def _bytes(store: ResultStore, run_id: str) -> dict[str, tuple[int, int]]:
 
 
 def _scores(store: ResultStore, run_id: str) -> dict[str, float]:
-    table = schema.metrics
+    table, stages = schema.metrics, schema.stages
+    joined = table.join(stages, sa.and_(stages.c.run_id == table.c.run_id, stages.c.name == table.c.stage))
     mine = (table.c.run_id == run_id, table.c.name == SCORE, table.c.site != "", table.c.value.is_not(None))
-    query = sa.select(table.c.site, table.c.value).where(*mine).order_by(table.c.step)
+    query = sa.select(table.c.site, table.c.value).select_from(joined).where(*mine)
+    query = query.order_by(stages.c.position, table.c.step)
     rows: Sequence[Any] = store.rows(query)
     return {row[0]: row[1] for row in rows}
 

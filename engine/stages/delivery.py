@@ -43,7 +43,8 @@ def deliver_student(context: RunContext, student: nn.Module) -> None:
         load_arrays(student, arrays)
         _tell(context, ask(VALIDATE_STUDENT, arrays=arrays, round_number=SETTLED), what="with those of the sites")
     else:
-        _tell(context, ask(VALIDATE_STUDENT, arrays=arrays, round_number=SENT), what="as it was distilled")
+        what = "as it was distilled" if context.config.distillation.gate == "off" else "that the gate has kept"
+        _tell(context, ask(VALIDATE_STUDENT, arrays=arrays, round_number=SENT), what=what)
 
 
 def _tell(context: RunContext, replies: Mapping[str, SiteReply], *, what: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
 
 from engine.methods.catalogue import ModelSpec
 from engine.models.lora import merge_lora
+from engine.runs.gates import read_gate
 from engine.stages.appearance import ask_appearance
 from engine.stages.context import RunContext
 from engine.stages.evaluation import ROWS_FILE
@@ -107,7 +108,16 @@ class Export:
         made = {model.name: model for model in reversed(of_run) if model.role == "student"}
         scores = {name: score for name in made if (score := validation_dice(rows, name)) is not None}
         if context.config.export.student == "distilled" or len(scores) < 2:
-            return next(iter(made.values()))
+            return _origin(context, made, next(iter(made)))
         told = ", ".join(f"{name.replace('_', ' ')} {score:.3f}" for name, score in scores.items())
         context.reporter.log("info", f"Mean Dice on the sites' validation images: {told}. The better one is exported.")
-        return made[max(scores, key=lambda name: scores[name])]
+        return _origin(context, made, max(scores, key=lambda name: scores[name]))
+
+
+def _origin(context: RunContext, made: Mapping[str, ModelSpec], name: str) -> ModelSpec:
+    """Return the model ``name``, or the one whose weights these are where the gate of distillation has kept those."""
+    record = read_gate(context.run_dir)
+    if record is None or not record.keeps_the_first or record.model != name:
+        return made[name]
+    context.reporter.log("info", f"{record.sentences()[0]} It is what is exported.")
+    return made[record.began_with]

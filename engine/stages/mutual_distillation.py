@@ -1,4 +1,8 @@
-"""Stage: SAM and TinySAM teach each other on the most learnable synthetic samples (Eq. 6-8)."""
+"""Stage: SAM and TinySAM teach each other on the most learnable synthetic samples (Eq. 6-8).
+
+With ``distillation.gate`` the sites judge every epoch (``engine.stages.student_gate``); the teacher that is saved is
+the last epoch's all the same.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +21,7 @@ from engine.models.execution import autocast, place_images
 from engine.runs.pace import Pace
 from engine.stages.context import RunContext
 from engine.stages.delivery import deliver_student
+from engine.stages.student_gate import StudentGate
 from engine.stages.synthetic_set import keep_features, load_pool, read_samples, write_samples
 from engine.types import MAX_MASK_CLASSES
 
@@ -48,27 +54,34 @@ class MutualDistillationStage:
                 keep_features, context, pool=pool, batch_size=context.config.distillation.batch_size * 2
             ),
         )
+        gate = StudentGate(context, loop) if context.config.distillation.gate == "best" else None
         state = context.checkpoints.load(self.name)
         if state is not None:
             loop.load_state_dict(state)
-        self._train(context, loop)
+            if gate is not None:
+                gate.load_state_dict(state["gate"])
+        self._train(context, loop, gate)
         loop.finish()
+        if gate is not None:
+            gate.settle(began_with=before_student, model=student)
         deliver_student(context, loop.student)
         if self._is_synthetic:
             self._store_predictions(context, loop, pool)
         context.save_model(loop.student, student)
         context.save_model(loop.teacher, teacher)
 
-    def _train(self, context: RunContext, loop: MutualDistillation) -> None:
+    def _train(self, context: RunContext, loop: MutualDistillation, gate: StudentGate | None) -> None:
         epochs = context.config.distillation.epochs
         pace = Pace(
             context.reporter,
             checkpoints=context.checkpoints,
             name=self.name,
             total=epochs * 100,
-            state=loop.state_dict,
+            state=partial(_state_of, loop, gate),
         )
         check = context.reporter.check_cancelled
+        if gate is not None:
+            gate.judge(save=pace.save)
         while loop.epoch < epochs:
             if loop.selected is None:
                 context.reporter.scores(loop.begin_epoch(on_batch=check))
@@ -81,6 +94,8 @@ class MutualDistillationStage:
             means = loop.end_epoch()
             for name, value in asdict(means).items():
                 context.reporter.metric(name, value, step=loop.epoch)
+            if gate is not None:
+                gate.judge(save=pace.save)
         pace.save()
 
     def _store_predictions(self, context: RunContext, loop: MutualDistillation, pool: Pool) -> None:
@@ -103,6 +118,11 @@ class MutualDistillationStage:
                 samples[index] = replace(samples[index], teacher_path=paths["sam"], student_path=paths["tinysam"])
         write_samples(context.run_dir, samples)
         context.reporter.samples(samples)
+
+
+def _state_of(loop: MutualDistillation, gate: StudentGate | None) -> dict[str, Any]:
+    """Return what a checkpoint holds; without a gate it is the loop's state alone, as ever."""
+    return loop.state_dict() if gate is None else {**loop.state_dict(), "gate": gate.state_dict()}
 
 
 def _write_map(run_dir: Path, image_path: Path, name: str, logits_KHW: torch.Tensor) -> Path:

@@ -6,9 +6,10 @@ import math
 from time import monotonic
 from typing import Any
 
-from engine.federation.tasks import BEST_ROUND, SiteReply, SiteRequest
+from engine.federation.tasks import BEST_ROUND, ROLE, SiteReply, SiteRequest
 from engine.models.arrays import model_arrays
 from engine.models.experts import bypassed_experts
+from engine.models.roles import Role
 from engine.site.context import SiteContext
 from engine.site.expert_training import train_experts
 from engine.site.kept_state import check_kept
@@ -60,11 +61,13 @@ def check_optimiser(site: SiteContext, *, before_round: int) -> dict[str, str]:
 def validate(site: SiteContext, request: SiteRequest) -> SiteReply:
     """Validate what was sent, what it lacks being the site's own part after that round; only figures go back.
 
-    Its examples are the validation images (1 without any).
+    It is a student unless the setting ``role`` says ``teacher``. The reply's examples are the validation images (1
+    without any).
     """
     started = monotonic()
-    receive(site, request.arrays, before_round=request.round + 1)
-    metrics = {**validation_figures(site), "wall_s": monotonic() - started}
+    role: Role = "teacher" if request.settings.get(ROLE) == "teacher" else "student"
+    receive(site, request.arrays, before_round=request.round + 1, role=role)
+    metrics = {**validation_figures(site, role=role), "wall_s": monotonic() - started}
     return SiteReply({}, metrics, max(1, len(site.data.validation)))
 
 
@@ -95,10 +98,10 @@ def _progress(site: SiteContext, *, before: int, of: int) -> OnStep:
     return lambda step, _total: site.listener.progress(before * in_epoch + step, of * in_epoch)
 
 
-def validation_figures(site: SiteContext) -> dict[str, float]:
-    """Return Dice and L_sup of the student as it is now on the site's validation images; nothing without any."""
+def validation_figures(site: SiteContext, *, role: Role = "student") -> dict[str, float]:
+    """Return Dice and L_sup of the model as it is now on the site's validation images; nothing without any."""
     score = evaluate_site(
-        site.models.of("student"),
+        site.models.of(role),
         site.data.validation,
         batch_size=site.config.federation.batch_size,
         objective=site.objective,

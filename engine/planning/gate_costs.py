@@ -1,0 +1,32 @@
+"""What the gate of distillation takes and sends: a student down for every epoch and once before. Torch-free."""
+
+from __future__ import annotations
+
+from engine.planning.workload import SiteBytes, Workload
+
+GATE_LEAVES = "The student's Dice on each site's validation images goes up before distillation and after every epoch."
+
+
+def gate_seconds(work: Workload) -> float:
+    """Return the seconds of the sites' validation; 0 without a gate."""
+    part, images = work.config.distillation, [site.num_validation for site in work.sources]
+    if part.gate == "off":
+        return 0.0
+    passes = (part.epochs + 1) * work.pass_s(work.student)
+    passes += work.pass_s(work.teacher) if part.teacher_check == "sites" else 0.0
+    return work.by_the_sites(sum(images) * passes, images) if sum(images) else 0.0
+
+
+def gate_bytes(work: Workload) -> SiteBytes:
+    """Return what goes down to each site; nothing without a gate."""
+    part = work.config.distillation
+    if part.gate == "off":
+        return {}
+    sent: SiteBytes = {("down", "candidate"): (part.epochs + 1) * work.student.state_bytes}
+    checked: SiteBytes = {("down", "checked_teacher"): work.teacher.state_bytes}
+    return {**sent, **checked} if part.teacher_check == "sites" else sent
+
+
+def gate_disk(work: Workload) -> int:
+    """Return the bytes of the best student in two checkpoints."""
+    return 0 if work.config.distillation.gate == "off" else 2 * work.student.state_bytes

@@ -1,0 +1,118 @@
+"""The gate of distillation: the sites validate the student after every epoch, and the best is kept (ours).
+
+Figures alone come back; the unseen site and test images are never asked. Kinds ``candidate`` (a student, down) and
+``checked_teacher`` (the foundation model, down, where ``distillation.teacher_check`` asks for it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from engine.distillation.gate import BestStudent, pooled_dice
+from engine.distillation.mutual import MutualDistillation
+from engine.federation.checks import RoundChecks
+from engine.federation.tasks import ROLE, VALIDATE_STUDENT, Scalar
+from engine.methods import catalogue
+from engine.models.arrays import model_arrays
+from engine.runs.gates import GATE_FILE, TEACHER_VAL_DICE, VAL_DICE, GateRecord
+from engine.stages.context import RunContext
+from engine.stages.files import write_json
+from engine.types import RunCancelled
+
+
+class StudentGate:
+    """Asks after each epoch of ``loop``, and knows what to keep. Its state is a part of the loop's checkpoint."""
+
+    def __init__(self, context: RunContext, loop: MutualDistillation) -> None:
+        self.context, self.loop = context, loop
+        self.best = BestStudent()
+        self.teacher_dice: float | None = None
+
+    def judge(self, *, save: Callable[[], None]) -> None:
+        """Have the sites validate the student as it is after ``loop.epoch`` epochs, unless they have.
+
+        Before the first epoch they validate the teacher, too, where that is asked for, and it is decided who learns
+        from whom. A stop meanwhile saves the state before it passes on: asked again, the sites say the same.
+        """
+        if self.best.judged >= self.loop.epoch:
+            return
+        try:
+            weights = self.loop.student_weights()
+            dice = self._ask("student", _arrays(weights), number=self.loop.epoch)
+            if self.loop.epoch == 0 and self.context.config.distillation.teacher_check == "sites":
+                self._check_teacher(dice)
+        except RunCancelled:
+            save()
+            raise
+        self.best.judge(self.loop.epoch, dice=dice, weights=weights)
+        save()
+
+    def settle(self, *, began_with: str, model: str) -> None:
+        """Give the loop's student the kept weights; say so in the log and in the run's folder."""
+        self.best.settle(self.loop.student)
+        record = GateRecord(
+            began_with=began_with,
+            model=model,
+            kept_epoch=self.best.kept_epoch,
+            dice=tuple(self.best.dice),
+            teacher_dice=self.teacher_dice,
+            student_listens=self.loop.student_listens,
+        )
+        write_json(self.context.run_dir / GATE_FILE, asdict(record))
+        for sentence in record.sentences():
+            self.context.reporter.log("info", sentence)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state, ready for a checkpoint."""
+        return {"best": self.best.state_dict(), "teacher_dice": self.teacher_dice}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state made by :meth:`state_dict`."""
+        self.best.load_state_dict(state["best"])
+        self.teacher_dice = state["teacher_dice"]
+
+    def _check_teacher(self, student_dice: float | None) -> None:
+        self.teacher_dice = self._ask("teacher", model_arrays(self.loop.teacher), number=0)
+        if self.teacher_dice is None or student_dice is None:
+            return
+        self.loop.student_listens = self.teacher_dice >= student_dice
+        names = catalogue.family_titles(self.context.config)
+        alone = f"{names['student']} learns from the masks alone, not from {names['teacher']}"
+        then = "they learn as configured" if self.loop.student_listens else alone
+        self.context.reporter.log(
+            "info",
+            f"On the sites' validation images {names['teacher']} has Dice {self.teacher_dice:.3f} before distillation, "
+            f"{names['student']} {student_dice:.3f}: {then}.",
+        )
+
+    def _ask(self, role: str, arrays: dict[str, np.ndarray], *, number: int) -> float | None:
+        """Return the sites' pooled Dice of a model; each site's goes into a curve."""
+        is_student = role == "student"
+        settings: Mapping[str, Scalar] = {} if is_student else {ROLE: role}
+        replies = self.context.sites.ask(
+            VALIDATE_STUDENT,
+            kind="candidate" if is_student else "checked_teacher",
+            arrays=arrays,
+            settings=settings,
+            round_number=number,
+            apart=is_student,  # the delivered student has these numbers, too; the teacher has 0 for itself
+            checks=RoundChecks(num_validation=self.context.description.num_validation),
+        )
+        figures = {site: reply.metrics for site, reply in replies.items()}
+        name, metric = VAL_DICE if is_student else TEACHER_VAL_DICE, self.context.reporter.metric
+        for site, values in figures.items():
+            if "val_dice" in values:
+                metric(name, values["val_dice"], step=number, site=site)
+        dice = pooled_dice(figures.values())
+        if dice is not None:
+            metric(name, dice, step=number)
+        return dice
+
+
+def _arrays(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: np.array(value.detach().cpu().numpy()) for name, value in weights.items()}
