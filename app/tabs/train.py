@@ -8,16 +8,28 @@ from typing import Any
 
 import gradio as gr
 
-from app import federation_sites, forms, generator_checks, join_table, markup, plots, site_table, text, viewmodels
+from app import (
+    federation_sites,
+    forms,
+    generator_checks,
+    join_table,
+    kept_epoch,
+    markup,
+    plots,
+    site_table,
+    text,
+    viewmodels,
+)
 from app.access import Visitor, visitor_of
 from app.badges import Badges, badges
 from app.picker import Picker
 from app.studio import Studio
 from app.tabs import asking, go_on, run_form
 from engine.evaluation.tables import named
+from engine.runs.gates import GateRecord, read_gate
 from engine.runs.generator_checks import read_checks
 from engine.runs.join_results import join_results
-from engine.runs.records import RunView, TrafficTotal
+from engine.runs.records import MetricSeries, RunView, TrafficTotal
 from engine.runs.sites import site_views
 from engine.types import EvaluationRow, ModelDifference
 
@@ -217,7 +229,7 @@ def live_values(
     view = store.view(run_id)
     series, traffic, lines = store.metrics(run_id), store.traffic(run_id), store.events(run_id, limit=LOG_LINES)
     rows, differences, beside = results(studio, view)
-    checks = read_checks(store.run_dir(run_id))
+    checks, gate = read_checks(store.run_dir(run_id)), read_gate(store.run_dir(run_id))
     sites = site_views(store, store.work_id(run_id), active=view.run.active)
     allowed = studio.permissions.may_change(by, run_id)
     may = viewmodels.actions(view.run, allowed=allowed, extended=view.extension is not None)
@@ -240,19 +252,25 @@ def live_values(
         part("stepper", stepper, lambda: stepper),
         part("curves", choices, lambda: gr.Dropdown(choices=choices, **followed)),
         part("loss", loss, lambda: plots.curves(loss, title=loss_title, empty=text.CURVES_EMPTY)),
-        part("dice", dice, lambda: plots.curves(dice, title=dice_title, empty=text.DICE_EMPTY, unit_range=True)),
+        part("dice", (dice, gate), lambda: dice_plot(dice, title=dice_title, gate=gate)),
         part("traffic_note", (traffic, checks), lambda: crossed(traffic, checks)),
         part("traffic", traffic, lambda: plots.traffic(traffic)),
         part("sites", sites, lambda: studio.told(site_table.table(sites))),
         part(
             "results",
-            (rows, differences, beside, view.run.status),
-            lambda: brought(studio, run_id, rows, differences, beside),
+            (rows, differences, beside, gate, view.run.status),
+            lambda: kept_epoch.said(gate) + brought(studio, run_id, rows, differences, beside),
         ),
         part("results_plot", rows, lambda: gr.Plot(value=plots.results(rows), visible=bool(rows))),
         part("log", lines, lambda: studio.told(markup.log(lines, cut=len(lines) == LOG_LINES))),
         part("live", True, lambda: gr.Column(visible=True)),
     ]
+
+
+def dice_plot(dice: Sequence[MetricSeries], *, title: str, gate: GateRecord | None) -> Any:
+    """Return the Dice curves; of a gated distillation with the epoch that is kept."""
+    figure = plots.curves(dice, title=title, empty=text.DICE_EMPTY, unit_range=True)
+    return kept_epoch.marked(figure, dice, is_over=gate is not None)
 
 
 def results(studio: Studio, view: RunView) -> tuple[list[EvaluationRow], list[ModelDifference], Badges]:

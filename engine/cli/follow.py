@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from engine.cli.gate_table import print_gate
 from engine.cli.join_tables import print_join
 from engine.cli.output import duration, print_table, size
 from engine.runs import lifecycle
@@ -74,6 +75,7 @@ def print_results(store: RunStore, run_id: str) -> None:
         spread = [row for row in site_spread(measured) if row.split == split]
         if spread:
             print(f"Over the sites, on their {split} images:\n\n{format_spread(spread)}\n")
+    print_gate(store, run_id)
     _print_traffic(store.traffic(run_id))
     print_join(store, run_id)
     for artefact in store.artefacts(run_id):

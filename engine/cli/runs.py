@@ -277,12 +277,13 @@ def status(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = Fal
 
 def summary(store: RunStore, run_id: str) -> dict[str, Any]:
     """Return everything about a run as the JSON object of ``show --json`` and of a followed run."""
+    from engine.runs.gates import read_gate
     from engine.runs.outputs import REPORT_NAME
     from engine.runs.report import traffic_table
 
     view = store.view(run_id)
     record = view.run
-    report = store.run_dir(run_id) / REPORT_NAME
+    report, gate = store.run_dir(run_id) / REPORT_NAME, read_gate(store.run_dir(run_id))
     return {
         "run_id": run_id,
         "name": record.name,
@@ -302,6 +303,7 @@ def summary(store: RunStore, run_id: str) -> dict[str, Any]:
         "eta_s": view.eta_s,
         "evaluation": [asdict(row) for row in store.evaluation(run_id)],
         "differences": [asdict(row) for row in store.differences(run_id)],
+        "gate": None if gate is None else asdict(gate),
         "traffic": traffic_table(store.traffic(run_id)),
         "artefacts": [asdict(artefact) for artefact in store.artefacts(run_id)],
         "report": str(report) if report.is_file() else None,

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from engine.errors import UserError
+from engine.runs.gates import read_gate
 from engine.runs.generator_checks import read_checks
 from engine.runs.identity import stage_hash
 from engine.runs.outputs import REPORT_NAME
@@ -69,7 +70,7 @@ def build_report(
     record, stages, extension = store.get(run_id), store.stages(work_id), store.extension(run_id)
     described = extension if extension is not None and work_id != run_id else record
     config = described.config
-    names = [stage.name for stage in stages]
+    names, gate = [stage.name for stage in stages], read_gate(store.run_dir(work_id))
     return {
         "format": FORMAT,
         "run_id": run_id,
@@ -107,6 +108,7 @@ def build_report(
         "evaluation": [asdict(row) for row in store.evaluation(work_id)],
         "differences": [asdict(row) for row in store.differences(work_id)],
         "generator_checks": read_checks(store.run_dir(work_id)),
+        "gate": None if gate is None else asdict(gate),
         "artefacts": _artefacts(store, work_id),
     }
 
