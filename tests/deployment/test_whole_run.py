@@ -20,7 +20,8 @@ from tests.deployment.deployed import Deployed, deployed
 from tests.patience import RUN_S, wait
 
 SITES = ("tower_hd", "scope_octagon", "guided_inset", "portable_yellow")
-SET = [word for text in ("device=cpu", "threads=1", "data.source=folder") for word in ("--set", text)]
+GATE = ("distillation.gate=best", "distillation.teacher_check=sites")
+SET = [word for text in ("device=cpu", "threads=1", "data.source=folder", *GATE) for word in ("--set", text)]
 CAREFUL = "tower_hd"
 """Its operator approves each run."""
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(6 * RUN_S)]

