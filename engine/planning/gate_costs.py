@@ -18,7 +18,7 @@ def gate_seconds(work: Workload) -> float:
 
 
 def gate_bytes(work: Workload) -> SiteBytes:
-    """Return what goes down to each site; nothing without a gate."""
+    """Return what goes down to each site that has validation images; nothing without a gate."""
     part = work.config.distillation
     if part.gate == "off":
         return {}

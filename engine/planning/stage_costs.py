@@ -198,7 +198,8 @@ def mutual_distillation(work: Workload) -> StageCost:
     detail = f"{config.epochs} epochs on {selected} of {pool} samples ({config.selector}, scoring {config.scoring})"
     steps = config.epochs * math.ceil(selected / config.batch_size)
     measured = config.batch_norm_statistics == "sites"
-    sent: SiteBytes = {("down", "distilled"): (2 if measured else 1) * work.student.state_bytes, **gate_bytes(work)}
+    sent: SiteBytes = {("down", "distilled"): (2 if measured else 1) * work.student.state_bytes}
+    judge: SiteBytes = {**sent, **gate_bytes(work)}
     leaves: tuple[str, ...] = (STATISTICS_LEAVE,) if measured else ()
     leaves += (GATE_LEAVES,) if config.gate == "best" else ()
     disk = checkpoint_bytes(work.teacher) + checkpoint_bytes(work.student) + gate_disk(work)
@@ -209,7 +210,7 @@ def mutual_distillation(work: Workload) -> StageCost:
         seconds + gate_seconds(work),
         memory,
         detail,
-        work.at_each_site(sent),
+        {site.site: judge if site.num_validation else sent for site in work.sources},
         leaves,
         disk,
     )

@@ -91,26 +91,33 @@ class StudentGate:
         )
 
     def _ask(self, role: str, arrays: dict[str, np.ndarray], *, number: int) -> float | None:
-        """Return the sites' pooled Dice of a model; each site's goes into a curve."""
+        """Return the pooled Dice of a model at the sites that have validation images; each site's goes into a curve.
+
+        None where no site has any: then nothing is sent.
+        """
+        num_validation = self.context.description.num_validation
+        judges = [site for site in self.context.sites.names if num_validation[site]]
+        if not judges:
+            return None
         is_student = role == "student"
         settings: Mapping[str, Scalar] = {} if is_student else {ROLE: role}
         replies = self.context.sites.ask(
             VALIDATE_STUDENT,
             kind="candidate" if is_student else "checked_teacher",
+            to=judges,
             arrays=arrays,
             settings=settings,
             round_number=number,
             apart=is_student,  # the delivered student has these numbers, too; the teacher has 0 for itself
-            checks=RoundChecks(num_validation=self.context.description.num_validation),
+            checks=RoundChecks(num_validation=num_validation, needed=("val_dice", "val_images")),
         )
         figures = {site: reply.metrics for site, reply in replies.items()}
         name, metric = VAL_DICE if is_student else TEACHER_VAL_DICE, self.context.reporter.metric
         for site, values in figures.items():
-            if "val_dice" in values:
-                metric(name, values["val_dice"], step=number, site=site)
+            metric(name, values["val_dice"], step=number, site=site)
         dice = pooled_dice(figures.values())
-        if dice is not None:
-            metric(name, dice, step=number)
+        assert dice is not None, "each judge has said its Dice, and has images"
+        metric(name, dice, step=number)
         return dice
 
 
