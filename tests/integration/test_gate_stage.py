@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,13 @@ class SitesImages:
 
 
 def distil(
-    folder: Path, *, inverted: bool = False, reporter: Curves | None = None, **part: Any
+    folder: Path, *, start: Path | None = None, reporter: Curves | None = None, **part: Any
 ) -> tuple[WatchedContext, Curves]:
-    """Run the stage in ``folder`` from the released mini weights, going on where there is a checkpoint."""
+    """Run the stage in ``folder``, going on where there is a checkpoint.
+
+    It begins with the released mini weights and learns what is right, or with the student that the run in ``start`` has
+    made of these, and learns what is wrong.
+    """
     values = {"epochs": EPOCHS, "batch_size": 4, "selection_rate": 1.0, "student_learning_rate": 5e-4, **part}
     config = configure(
         student={"name": "tinysam", "weights": "tinysam-mini", "batch_norm": "kept"},
@@ -89,7 +94,9 @@ def distil(
     if not context.model_path("fedavg_student").is_file():
         context.save_model(context.new_model("student"), "fedavg_student")
         context.save_model(context.new_model("teacher"), "finetuned_teacher")
-    MutualDistillationStage(pool=lambda given: SitesImages(given.config, inverted=inverted)).run(context)
+        if start is not None:
+            shutil.copy(start / "models" / "distilled_student.safetensors", context.model_path("fedavg_student"))
+    MutualDistillationStage(pool=lambda given: SitesImages(given.config, inverted=start is not None)).run(context)
     return context, reporter
 
 
@@ -107,8 +114,8 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> tuple[WatchedContext, Cur
 
 
 @pytest.fixture(scope="module")
-def worse(tmp_path_factory: pytest.TempPathFactory) -> tuple[WatchedContext, Curves]:
-    return distil(tmp_path_factory.mktemp("worse"), inverted=True, gate="best")
+def worse(tmp_path_factory: pytest.TempPathFactory, gated: Any) -> tuple[WatchedContext, Curves]:
+    return distil(tmp_path_factory.mktemp("worse"), start=gated[0].run_dir, gate="best")
 
 
 def pooled(context: WatchedContext, student: torch.nn.Module) -> float:
@@ -175,10 +182,10 @@ def test_where_every_epoch_is_worse_fedavg_s_own_goes_on_and_it_is_said(worse: A
     assert _origin(context, made, "distilled_student") == "fedavg", "the bundle is called what it is"
 
 
-def test_the_gate_disturbs_no_training(worse: Any, tmp_path: Path) -> None:
+def test_the_gate_disturbs_no_training(gated: Any, worse: Any, tmp_path: Path) -> None:
     """Off, the last student is kept; the teacher, which no gate chooses, has the same bits with it and without."""
     context, reporter = worse
-    _, plain = distil(tmp_path, inverted=True)
+    _, plain = distil(tmp_path, start=gated[0].run_dir)
     assert same(weights(tmp_path, "distilled_teacher"), weights(context.run_dir, "distilled_teacher"))
     assert not same(weights(tmp_path, "distilled_student"), weights(context.run_dir, "distilled_student"))
     assert plain.curves["student_loss", None] == reporter.curves["student_loss", None]
