@@ -93,14 +93,21 @@ class BundleSession:
 
         Logits exist for one class at a time, and probabilities not at all. Raises as :meth:`predict` does.
         """
-        check_image(image_HW3)
         started = time.perf_counter()
-        logits_Khw = self._session.run([OUTPUT_NAME], {INPUT_NAME: self.preprocess(image_HW3)})[0][0]
-        height, width = image_HW3.shape[:2]
-        mask_KHW = np.empty((len(logits_Khw), height, width), dtype=np.uint8)
+        logits_Khw = self.logits(image_HW3)
+        size_hw = image_HW3.shape[:2]
+        mask_KHW = np.empty((len(logits_Khw), *size_hw), dtype=np.uint8)
         for index in range(len(logits_Khw)):
-            mask_KHW[index] = resize_logits(logits_Khw[index : index + 1], size_hw=(height, width))[0] > 0
+            mask_KHW[index] = self.at_own_size(logits_Khw[index : index + 1], size_hw=size_hw)[0] > 0
         return mask_KHW, 1000 * (time.perf_counter() - started)
+
+    def logits(self, image_HW3: np.ndarray) -> np.ndarray:
+        """Return the model's logits on its own grid, (K, h, w) float32; :meth:`at_own_size` brings them to the image.
+
+        Raises as :meth:`predict` does.
+        """
+        check_image(image_HW3)
+        return self._session.run([OUTPUT_NAME], {INPUT_NAME: self.preprocess(image_HW3)})[0][0]
 
     def preprocess(self, image_HW3: np.ndarray) -> np.ndarray:
         """Return the model input (1, 3, image_px, image_px), float32 in [0, 1], exactly as training prepares it."""
@@ -110,11 +117,14 @@ class BundleSession:
 
     def at_own_size(self, logits_Khw: np.ndarray, *, size_hw: tuple[int, int]) -> np.ndarray:
         """Return the model's logits (K, h, w) of an image of ``size_hw`` as (K, H, W): without the padding's."""
+        return resize_logits(logits_Khw, size_hw=size_hw, part=self.part_of(size_hw, grid_px=logits_Khw.shape[-1]))
+
+    def part_of(self, size_hw: tuple[int, int], *, grid_px: int) -> tuple[float, float, float, float]:
+        """Return where an image of ``size_hw`` lies on a grid ``grid_px`` wide: left, top, right, bottom."""
         box = content_box(size_hw, self.manifest.image_px, self.manifest.fit)
-        stride = self.manifest.image_px / logits_Khw.shape[-1]
+        stride = self.manifest.image_px / grid_px
         left, top = box.left / stride, box.top / stride
-        part = (left, top, left + box.width / stride, top + box.height / stride)
-        return resize_logits(logits_Khw, size_hw=size_hw, part=part)
+        return left, top, left + box.width / stride, top + box.height / stride
 
 
 def load_bundle(

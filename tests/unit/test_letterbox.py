@@ -160,6 +160,7 @@ def test_a_served_mask_lies_where_the_lesion_is(session: BundleSession, height: 
     exact = session.manifest.fit == "letterbox" and (height, width) in ((32, 64), (64, 32), (64, 64))
     assert overlap == 1.0 if exact else overlap > 0.9
     assert not found.mask_KHW[0, 24:].any() and not found.mask_KHW[0, :, 28:].any()
+    assert np.array_equal(session.masks(image)[0], found.mask_KHW)  # what the page and whole volumes are answered with
 
 
 def test_a_bundle_of_before_is_squashed(session: BundleSession, tmp_path: Path) -> None:
