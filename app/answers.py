@@ -1,16 +1,18 @@
-"""Answered images: read within the page's budget of memory, segmented, and kept for a while at the size of a screen.
+"""Answered images: read within the page's budget of memory, segmented, and kept for a while as the model's logits.
 
-What a browser's session remembers of an answer is its key. The pictures are here, few enough for one machine.
+What a browser's session remembers of an answer is its key. The logits are here, few enough for one machine.
 """
 
 from __future__ import annotations
 
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,9 @@ import numpy as np
 from cachetools import TTLCache
 from PIL import Image
 
-from app import model_text, overlays, text
+from app import model_text, overlays, picture_results, text
+from app.corrections import Click, change, corrected
+from app.probability import Kept
 from app.settings import Settings
 from engine.data.budget import at_most
 from engine.data.modalities import Origin
@@ -46,18 +50,38 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
-    """One answered image at the size of a screen; a new opacity needs no inference."""
+class Screen:
+    """One answered image at the size of a screen, for the browser to draw: a new opacity or threshold asks nobody."""
 
     image_hw3: np.ndarray
     """uint8."""
-    mask_Khw: np.ndarray
-    """uint8, 0 or 1."""
+    levels_Khw: np.ndarray
+    """uint8, the hundredth of each probability (``app.probability.levels``)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What is kept of an answered image: enough for its mask at another threshold, or corrected by hand."""
+
+    kept: Kept
+    name: str
+    stem: str
+    """Of the files to save."""
+    classes: tuple[str, ...]
+    spacing_mm: tuple[float, float] | None
+    """Between rows and between columns, None where the file does not say."""
+    told: str
+    """The line below the figures: image, model and time."""
 
     @property
     def num_bytes(self) -> int:
-        """Return what the pictures take."""
-        return self.image_hw3.nbytes + self.mask_Khw.nbytes
+        """Return what it takes."""
+        return self.kept.num_bytes
+
+    @property
+    def shown_hw(self) -> tuple[int, int]:
+        """Return the height and width of the picture that is shown of it."""
+        return shown_size(self.kept.size_hw)
 
 
 @dataclass(frozen=True)
@@ -71,6 +95,8 @@ class Shown:
     """The model's key."""
     refused: bool = False
     """Whether there is no answer, for the image is unlike those of training."""
+    clicks: tuple[Click, ...] = ()
+    """By which its masks were corrected."""
 
 
 class Answers:
@@ -81,6 +107,7 @@ class Answers:
             KEPT_BYTES, keep_s, timer=time.monotonic, getsizeof=lambda answer: answer.num_bytes
         )
         self._counts: TTLCache[tuple[str, int], int | UserError] = TTLCache(1000, keep_s, timer=time.monotonic)
+        self._files: TTLCache[str, tuple[str, ...]] = TTLCache(1000, keep_s, timer=time.monotonic)
         self._lock = threading.Lock()
 
     def counted(self, path: Path, slice_axis: int) -> int | UserError | None:
@@ -105,6 +132,14 @@ class Answers:
         """Return an answer, or None where it is gone."""
         with self._lock:
             return self._kept.get(key)
+
+    def saved(self, key: str, paths: tuple[str, ...]) -> None:
+        """Note the files to download of an answer, and delete those of before: a slider makes many."""
+        with self._lock:
+            before = self._files.get(key, ())
+            self._files[key] = paths
+        for path in before:
+            shutil.rmtree(Path(path).parent, ignore_errors=True)
 
 
 def num_slices(studio: Studio, key: str | None, path: Path) -> int:
@@ -192,13 +227,12 @@ def check_size(settings: Settings, *, width: int, height: int, classes: int, is_
 
 @dataclass(frozen=True, eq=False)
 class Segmented:
-    """What one inference gave: the answer for the screen, the file to save, and figures."""
+    """What one inference gave: what is kept of it, what the screen shows, and its masks and figures."""
 
     answer: Answer
-    file: tuple[str, bytes]
-    area_shares: tuple[float, ...]
+    screen: Screen
+    result: picture_results.Result
     wall_ms: float
-    provider: str
     unlike: tuple[str, ...] = ()
     """In which ways the image is unlike those of training: it was answered on request."""
 
@@ -207,6 +241,7 @@ def segment(
     session: BundleSession,
     read: Callable[[], np.ndarray],
     *,
+    title: str,
     stem: str,
     origin: Callable[[], Origin] = Origin,
     anyway: bool = False,
@@ -217,34 +252,60 @@ def segment(
     name then says so.
     """
     from export import foreign
-    from export.results import displayable, mask_file
+    from export.results import displayable
+    from export.runtime import resize_logits
 
     with _ONE_AT_A_TIME:
-        image_HW3 = read()
-        unlike = foreign.reasons(session, image_HW3, origin())
+        image_HW3, about = read(), origin()
+        unlike = foreign.reasons(session, image_HW3, about)
         if unlike and not anyway:
             raise foreign.refuse(session, unlike, fix=model_text.FOREIGN_FIX)
+        started = time.perf_counter()
+        logits_Khw = session.logits(image_HW3)
+        wall_ms = 1000 * (time.perf_counter() - started)
+        size_hw = (image_HW3.shape[0], image_HW3.shape[1])
+        image_hw3 = reduced(displayable(image_HW3))
+        del image_HW3
+        part = session.part_of(size_hw, grid_px=logits_Khw.shape[-1])
+        kept = Kept(logits_Khw, size_hw, partial(resize_logits, size_hw=size_hw, part=part))
         stem = foreign.marked(stem) if unlike else stem
-        mask_KHW, wall_ms = session.masks(image_HW3)
-        file = mask_file(mask_KHW, classes=session.manifest.classes, stem=stem)
-        answer = reduced(displayable(image_HW3), mask_KHW)
-        return Segmented(answer, file, overlays.area_shares(mask_KHW), wall_ms, session.provider, unlike)
+        classes = session.manifest.classes
+        result = picture_results.result(
+            kept, classes=classes, stem=stem, name=title, spacing_mm=about.spacing_mm, shown_hw=shown_size(size_hw)
+        )
+        wall_ms += result.mask_ms
+        provider = text.PROVIDERS.get(session.provider, session.provider)
+        model = model_text.ANSWERED_BY.format(model=session.manifest.name)
+        told = f"{title} · {model} · {text.RESULT_TIME.format(wall_ms=wall_ms, provider=provider)}"
+        answer = Answer(kept, title, stem, classes, about.spacing_mm, told)
+        return Segmented(answer, Screen(image_hw3, result.levels_Khw), result, wall_ms, unlike)
 
 
-def reduced(image_HW3: np.ndarray, mask_KHW: np.ndarray) -> Answer:
-    """Return an image (uint8) and its masks at a size for screens."""
-    longest_px = int(np.clip(max(image_HW3.shape[:2]), *SHOWN_PX))
-    height, width = overlays.fit(*image_HW3.shape[:2], longest_px=longest_px)
-    image = np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BICUBIC))
-    return Answer(image, np.stack([overlays.resize_nearest(plane, height, width) for plane in mask_KHW]))
+def settled(answer: Answer, *, percent: int, clicks: tuple[Click, ...]) -> picture_results.Result:
+    """Return masks and figures of a kept answer at another threshold, corrected by clicks: no inference."""
+    with _ONE_AT_A_TIME:
+        return picture_results.result(
+            answer.kept, classes=answer.classes, stem=answer.stem, name=answer.name, spacing_mm=answer.spacing_mm,
+            shown_hw=answer.shown_hw, percent=percent, clicks=clicks,
+        )  # fmt: skip
 
 
-def picture(answer: Answer, opacity: float) -> np.ndarray:
-    """Return the image with its outlined mask, (h, w, 3) uint8."""
-    from export.results import overlay
+def changed_by(answer: Answer, clicks: tuple[Click, ...], click: Click, *, percent: int) -> int:
+    """Return how many pixels one more click would change."""
+    with _ONE_AT_A_TIME:
+        mask_HW, _ = corrected(answer.kept, clicks, percent=percent, class_index=click.class_index)
+        return change(mask_HW, answer.kept.plane(click.class_index), click)
 
-    outline_px = max(1, round(max(answer.image_hw3.shape[:2]) / 300))
-    return overlay(answer.image_hw3, answer.mask_Khw, opacity=min(max(opacity, 0.0), 1.0), outline_px=outline_px)
+
+def shown_size(size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return the height and width of the picture that is shown of an image."""
+    return overlays.fit(*size_hw, longest_px=int(np.clip(max(size_hw), *SHOWN_PX)))
+
+
+def reduced(image_HW3: np.ndarray) -> np.ndarray:
+    """Return an image (uint8) at a size for screens."""
+    height, width = shown_size((image_HW3.shape[0], image_HW3.shape[1]))
+    return np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def example_images(studio: Studio, key: str) -> list[tuple[np.ndarray, str]]:

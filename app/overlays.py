@@ -51,11 +51,6 @@ def fit(height: int, width: int, *, longest_px: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def area_shares(mask_KHW: np.ndarray) -> tuple[float, ...]:
-    """Return each class's share of the image's pixels, in [0, 1]."""
-    return tuple(float(plane.astype(bool).mean()) for plane in mask_KHW)
-
-
 def hex_colour(colour: Colour) -> str:
     """Return ``#rrggbb``."""
     return "#" + "".join(f"{channel:02x}" for channel in colour)

@@ -244,11 +244,9 @@ SAMPLE_BUTTON = "Example {number}"
 SEGMENT_EMPTY_TITLE = "No image yet"
 SEGMENT_EMPTY = "Choose an image file, or press an example. The result appears here."
 OPACITY_LABEL, OPACITY_INFO = "Opacity", "0 shows outlines only"
-OVERLAY_LABEL = "Image with the outlined structures"
 INPUT_LABEL = "Image"
 DOWNLOAD_LABEL, DOWNLOAD_SEVERAL = "Save the mask (PNG)", "Save the masks (a PNG a class, zipped)"
 RESULT_TIME = "{wall_ms:.0f} ms on {provider}"
-RESULT_CLASS, RESULT_AREA = "Class", "Share of the image"
 RESULT_NOTHING = (
     "The model found none of its classes in this image. Is it the kind of image that the model was made for?"
 )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageFilter
+from PIL.PngImagePlugin import PngInfo
 
 from engine.errors import UserError
 
@@ -34,13 +35,15 @@ def class_colour(index: int) -> Colour:
     return CLASS_COLOURS[index % len(CLASS_COLOURS)]
 
 
-def binary_png(mask_HW: np.ndarray) -> bytes:
-    """Return one class's mask as an 8-bit grey PNG: 0 background, 255 foreground."""
-    return _png(Image.fromarray((np.asarray(mask_HW) > 0).astype(np.uint8) * 255))
+def binary_png(mask_HW: np.ndarray, *, note: str = "") -> bytes:
+    """Return one class's mask as an 8-bit grey PNG: 0 background, 255 foreground; ``note`` is its comment."""
+    return _png(Image.fromarray((np.asarray(mask_HW) > 0).astype(np.uint8) * 255), note=note)
 
 
-def label_png(mask_KHW: np.ndarray) -> bytes:
+def label_png(mask_KHW: np.ndarray, *, note: str = "") -> bytes:
     """Return all classes as one palette PNG: 0 background, k for class k (from 1), the later class where they overlap.
+
+    ``note`` is its comment.
 
     Raises ``UserError`` ``mask.too_many_classes`` above 255 classes.
     """
@@ -58,25 +61,25 @@ def label_png(mask_KHW: np.ndarray) -> bytes:
     image = Image.fromarray(label_HW)
     palette = [0, 0, 0, *(value for index in range(num_classes) for value in class_colour(index))]
     image.putpalette(palette)
-    return _png(image)
+    return _png(image, note=note)
 
 
-def mask_file(mask_KHW: np.ndarray, *, classes: Sequence[str], stem: str) -> tuple[str, bytes]:
+def mask_file(mask_KHW: np.ndarray, *, classes: Sequence[str], stem: str, note: str = "") -> tuple[str, bytes]:
     """Return the name and content of the file to download.
 
     One class: ``<stem>_mask.png``, 0 and 255. Several: ``<stem>_masks.zip`` with such a PNG for every class (they may
-    overlap) and ``labels.png``, the palette image of all of them.
+    overlap) and ``labels.png``, the palette image of all of them. Each PNG has ``note`` as its comment.
     """
     if len(mask_KHW) != len(classes):
         raise ValueError(f"{len(mask_KHW)} masks for {len(classes)} classes")
     stem = plain_name(stem)
     if len(classes) == 1:
-        return f"{stem}_mask.png", binary_png(mask_KHW[0])
+        return f"{stem}_mask.png", binary_png(mask_KHW[0], note=note)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression=zipfile.ZIP_STORED) as archive:
         for name, mask_HW in zip(classes, mask_KHW, strict=True):
-            archive.writestr(f"{plain_name(name)}.png", binary_png(mask_HW))
-        archive.writestr("labels.png", label_png(mask_KHW))
+            archive.writestr(f"{plain_name(name)}.png", binary_png(mask_HW, note=note))
+        archive.writestr("labels.png", label_png(mask_KHW, note=note))
     return f"{stem}_masks.zip", buffer.getvalue()
 
 
@@ -145,7 +148,9 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or "image"
 
 
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+def _png(image: Image.Image, *, note: str = "") -> bytes:
+    buffer, about = io.BytesIO(), PngInfo()
+    if note:
+        about.add_text("Comment", note)
+    image.save(buffer, format="PNG", pnginfo=about)
     return buffer.getvalue()

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from app import answers, markup, model_text, text, viewmodels
+from app import answers, markup, model_text, overlay_text, text, viewmodels
 from app.address import Wanted, setter
 from app.picker import Picker
 from app.studio import Studio
-from app.tabs import volumes
-from app.tabs.segment_answers import Handlers
+from app.tabs import picture_tools, volumes
+from app.tabs.picture_tools import Tools
+from app.tabs.segment_answers import SHOWN, Handlers
 
 SCROLL_TO_RESULT = "() => document.getElementById('overlay')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
+OVERLAY_SCRIPT = Path(__file__).resolve().parents[1] / "overlay.js"
+TELL_CHANGES = """
+watch('value', () => {
+  const told = element.querySelector('[data-key]');
+  if (told) window.dsfedmedOverlay?.changed?.(told);
+});
+"""
 STATE_S = 3600
 """How long a browser tab's state is kept."""
 
@@ -30,10 +39,12 @@ class Parts:
     slice_index: gr.Slider
     examples_heading: gr.HTML
     examples: gr.Gallery
-    overlay: gr.Image
-    opacity: gr.Slider
+    overlay: gr.HTML
+    tools: Tools
     legend: gr.HTML
     download: gr.DownloadButton
+    csv: gr.DownloadButton
+    changes: gr.HTML
     message: gr.HTML
     anyway: gr.Button
     result: gr.State
@@ -51,7 +62,8 @@ def build(studio: Studio, page: gr.Blocks) -> Parts:
     parts = Parts(**inputs, **outputs, result=gr.State(None, time_to_live=STATE_S), seen=gr.State(0))
     _wire_models(studio, parts, page)
     _wire_images(studio, parts)
-    _wire_opacity(studio, parts)
+    takes = [parts.legend, parts.download, parts.csv, parts.changes]
+    picture_tools.wire(studio, parts.tools, parts.overlay, result=parts.result, takes=takes)
     volumes.build(studio, parts.model)
     return parts
 
@@ -96,26 +108,22 @@ def _place_result() -> dict[str, Any]:
     gr.HTML(f"<h2>{text.STEP_RESULT}</h2>")
     message = gr.HTML(markup.empty(text.SEGMENT_EMPTY_TITLE, text.SEGMENT_EMPTY), elem_id="segment-message")
     anyway = gr.Button(model_text.ANYWAY_BUTTON, visible=False, elem_id="anyway")
-    overlay = gr.Image(
-        label=text.OVERLAY_LABEL,
-        interactive=False,
-        format="png",
-        buttons=["fullscreen"],
-        visible=False,
-        elem_id="overlay",
-    )
-    opacity = gr.Slider(
-        0, 1, 0.35, step=0.05, label=text.OPACITY_LABEL, info=text.OPACITY_INFO, visible=False, elem_id="opacity"
-    )
+    overlay = gr.HTML(visible=False, elem_id="overlay", js_on_load=OVERLAY_SCRIPT.read_text(encoding="utf-8"))
+    tools = picture_tools.place()
     legend_html = gr.HTML(elem_id="legend")
-    download = gr.DownloadButton(text.DOWNLOAD_LABEL, variant="primary", visible=False, elem_id="download")
+    with gr.Row(elem_classes="actions"):
+        download = gr.DownloadButton(text.DOWNLOAD_LABEL, variant="primary", visible=False, elem_id="download")
+        csv = gr.DownloadButton(overlay_text.CSV, visible=False, elem_id="picture-csv")
+    changes = gr.HTML(elem_id="changes", js_on_load=TELL_CHANGES)
     return {
         "message": message,
         "anyway": anyway,
         "overlay": overlay,
-        "opacity": opacity,
+        "tools": tools,
         "legend": legend_html,
         "download": download,
+        "csv": csv,
+        "changes": changes,
     }
 
 
@@ -156,10 +164,15 @@ def _wire_models(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
 
 def _wire_images(studio: Studio, parts: Parts) -> None:
     """Answer files and examples."""
-    shown = [parts.overlay, parts.opacity, parts.legend, parts.download, parts.message, parts.result]
+    tools = parts.tools
+    shown = [
+        parts.overlay, tools.box, tools.threshold, tools.shown_class, tools.tool, parts.legend, parts.download,
+        parts.csv, parts.changes, parts.message, parts.result,
+    ]  # fmt: skip
+    assert len(shown) == len(SHOWN)
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     handlers = Handlers(studio)
-    file_inputs = [parts.model, parts.upload, parts.slice_index, parts.opacity]
+    file_inputs = [parts.model, parts.upload, parts.slice_index]
     again = [*file_inputs, parts.result]
     one_file: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "image"}  # they wait for each other anyhow
     visible: dict[str, Any] = {"api_visibility": "private", "show_progress_on": parts.message, **one_file}
@@ -173,24 +186,7 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
     parts.slice_index.input(handlers.segment_file, file_inputs, shown, trigger_mode="always_last", **visible)
     parts.upload.clear(handlers.put_away, None, [*shown, parts.slice_index], **quiet)
     parts.examples.select(
-        handlers.segment_example, [parts.model, parts.opacity], [*shown, parts.upload, parts.slice_index], **visible
+        handlers.segment_example, [parts.model], [*shown, parts.upload, parts.slice_index], **visible
     ).then(js=SCROLL_TO_RESULT)
     parts.anyway.click(handlers.segment_anyway, again, shown, **visible).then(js=SCROLL_TO_RESULT)
     parts.result.change(handlers.settle, [*again], [parts.anyway, *shown], **quiet)
-
-
-def _wire_opacity(studio: Studio, parts: Parts) -> None:
-    """Draw the last answer anew: no inference, and no picture in a browser's session."""
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-
-    def reblend(result: answers.Shown | None, opacity: float) -> Any:
-        if result is None:
-            return gr.skip(), gr.skip()
-        answer = studio.answers.get(result.key)
-        if answer is None:
-            return gr.skip(), markup.notice(text.SEGMENT_EXPIRED)
-        return answers.picture(answer, opacity), gr.skip()
-
-    parts.opacity.input(
-        reblend, [parts.result, parts.opacity], [parts.overlay, parts.message], trigger_mode="always_last", **quiet
-    )

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
-from app import answers, markup, model_text, overlays, text, viewmodels
+from app import answers, markup, model_text, overlay_view, text, viewmodels
+from app.picture_results import Result, packed
+from app.probability import MODEL_PERCENT, STEPS
 from app.studio import Studio
 from engine.data.modalities import Origin
 from engine.errors import UserError
 from export.foreign import CODE as FOREIGN
 
 Values = tuple[Any, ...]
-"""Of overlay, opacity, legend, download, message and result, in this order."""
-UNCHANGED: Values = (gr.skip(),) * 6
+"""Of what :data:`SHOWN` names, in this order."""
+SHOWN = (
+    "overlay",
+    "tools",
+    "threshold",
+    "shown_class",
+    "tool",
+    "legend",
+    "download",
+    "csv",
+    "changes",
+    "message",
+    "result",
+)
+UNCHANGED: Values = (gr.skip(),) * len(SHOWN)
+FILE_ROUTE = "/gradio_api/file="
+LOOK = "look"
+"""What a click does before somebody chooses otherwise: nothing."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +54,7 @@ class Handlers:
         many = bool(count and count > 1)
         return gr.Slider(maximum=max(2, count or 1), value=(count or 1) // 2 + 1 if many else 1, visible=many)
 
-    def segment_file(
-        self, chosen: str | None, path: str | None, number: float, opacity: float, *, anyway: bool = False
-    ) -> Values:
+    def segment_file(self, chosen: str | None, path: str | None, number: float, *, anyway: bool = False) -> Values:
         """Answer an uploaded file, or a slice of it."""
         if not path:
             return UNCHANGED
@@ -53,41 +68,40 @@ class Handlers:
             lambda: answers.read_upload(studio, chosen, file, number - 1),
             origin=lambda: answers.origin(studio, chosen, file),
         )
-        return answer(studio, chosen, opacity, image, anyway=anyway)
+        return answer(studio, chosen, image, anyway=anyway)
 
-    def answer_example(self, chosen: str | None, number: int, opacity: float, *, anyway: bool = False) -> Values:
+    def answer_example(self, chosen: str | None, number: int, *, anyway: bool = False) -> Values:
         """Answer an example of the chosen model."""
         title, stem = text.SAMPLE_BUTTON.format(number=number + 1), f"example_{number + 1}"
         image = Given(title, stem, lambda: answers.example_image(self.studio, chosen or "", number), example=number)
-        return answer(self.studio, chosen, opacity, image, anyway=anyway)
+        return answer(self.studio, chosen, image, anyway=anyway)
 
-    def segment_example(self, chosen: str | None, opacity: float, event: gr.SelectData) -> Values:
+    def segment_example(self, chosen: str | None, event: gr.SelectData) -> Values:
         """Answer an example; a file that was uploaded before is put away, for the result is no longer its own."""
         number = min(viewmodels.selected_index(event.index), answers.NUM_EXAMPLES - 1)
-        return *self.answer_example(chosen, number, opacity), None, gr.Slider(visible=False)
+        return *self.answer_example(chosen, number), None, gr.Slider(visible=False)
 
     def segment_again(
         self,
         chosen: str | None,
         path: str | None,
         number: float,
-        opacity: float,
         result: answers.Shown | None,
         *,
         anyway: bool = False,
     ) -> Values:
         """Answer what is shown by the model that is chosen now."""
         if path:  # another model may read the file's values otherwise
-            return self.segment_file(chosen, path, number, opacity, anyway=anyway)
+            return self.segment_file(chosen, path, number, anyway=anyway)
         if result is None or result.example is None:
             return UNCHANGED
-        return self.answer_example(chosen, result.example, opacity, anyway=anyway)
+        return self.answer_example(chosen, result.example, anyway=anyway)
 
     def segment_anyway(
-        self, chosen: str | None, path: str | None, number: float, opacity: float, result: answers.Shown | None
+        self, chosen: str | None, path: str | None, number: float, result: answers.Shown | None
     ) -> Values:
         """Answer what is shown although it is unlike the images of training."""
-        return self.segment_again(chosen, path, number, opacity, result, anyway=True)
+        return self.segment_again(chosen, path, number, result, anyway=True)
 
     def clear_stale(self, chosen: str | None, path: str | None, result: answers.Shown | None) -> Values:
         """Take the answer of another model away while the chosen one works."""
@@ -97,14 +111,12 @@ class Handlers:
         busy = markup.busy(model_text.BUSY.format(model=found.name if found else text.MODEL_LABEL))
         return *nothing(busy)[:-1], answers.Shown("", result.example if result else None, model=chosen)
 
-    def settle(
-        self, chosen: str | None, path: str | None, number: float, opacity: float, result: answers.Shown | None
-    ) -> Values:
+    def settle(self, chosen: str | None, path: str | None, number: float, result: answers.Shown | None) -> Values:
         """Offer an answer all the same where there is none; answer anew where the model has changed meanwhile."""
         offered = gr.Button(visible=bool(result and result.refused))
         if result is None or result.model == chosen or not chosen:
             return offered, *UNCHANGED
-        return offered, *self.segment_again(chosen, path, number, opacity, result)
+        return offered, *self.segment_again(chosen, path, number, result)
 
     def put_away(self) -> Values:
         """Show nothing any more."""
@@ -121,10 +133,10 @@ def _named(path: Path, number: int, count: int) -> tuple[str, str]:
     return text.SLICE_OF.format(name=path.name, number=number, count=count), f"{stem}_slice{number:03d}"
 
 
-def nothing(message: str) -> tuple[Any, ...]:
-    """Return the values of overlay, opacity, legend, download, message and result without an answered image."""
-    hidden = gr.update(visible=False)
-    return hidden, hidden, "", hidden, message, None
+def nothing(message: str) -> Values:
+    """Return the values of what is shown without an answered image."""
+    hidden, same = gr.update(visible=False), gr.skip()
+    return hidden, hidden, same, same, same, "", hidden, hidden, "", message, None
 
 
 @dataclass(frozen=True)
@@ -138,13 +150,13 @@ class Given:
     example: int | None = None
 
 
-def answer(studio: Studio, chosen: str | None, opacity: float, image: Given, *, anyway: bool) -> tuple[Any, ...]:
-    """Return the values of overlay, opacity, legend, download, message and result for one image.
+def answer(studio: Studio, chosen: str | None, image: Given, *, anyway: bool) -> Values:
+    """Return the values of what is shown for one image.
 
     An image that is unlike those of the model's training gets no answer but the reasons, unless ``anyway``.
     """
 
-    def work() -> tuple[answers.Segmented, str, str] | UserError:
+    def work() -> answers.Segmented | UserError:
         if not chosen:
             raise UserError(
                 "app.no_model",
@@ -154,16 +166,13 @@ def answer(studio: Studio, chosen: str | None, opacity: float, image: Given, *, 
             )
         session = studio.session(chosen)
         try:
-            found = answers.segment(session, image.read, stem=image.stem, origin=image.origin, anyway=anyway)
+            return answers.segment(
+                session, image.read, title=image.title, stem=image.stem, origin=image.origin, anyway=anyway
+            )
         except UserError as error:
             if error.code != FOREIGN:
                 raise
             return error
-        provider = text.PROVIDERS.get(found.provider, found.provider)
-        model = model_text.ANSWERED_BY.format(model=session.manifest.name)
-        time = text.RESULT_TIME.format(wall_ms=found.wall_ms, provider=provider)
-        words = f"{escape(image.title)} · {escape(model)} · {time}"
-        return found, legend(session.manifest.classes, found.area_shares, time=words), studio.save(*found.file)
 
     done, box = studio.attempt(work)
     if done is None:
@@ -171,28 +180,42 @@ def answer(studio: Studio, chosen: str | None, opacity: float, image: Given, *, 
     if isinstance(done, UserError):
         refused = answers.Shown("", image.example, model=chosen, refused=True)
         return *nothing(markup.foreign(done))[:-1], refused
-    found, words, path = done
-    label = text.DOWNLOAD_SEVERAL if path.endswith(".zip") else text.DOWNLOAD_LABEL
+    return _shown(studio, done, answers.Shown("", image.example, model=chosen))
+
+
+def _shown(studio: Studio, found: answers.Segmented, about: answers.Shown) -> Values:
+    """Return the values of what is shown for an answered image; ``about`` is what is remembered, without its key."""
+    key, classes = studio.answers.put(found.answer), found.answer.classes
     unlike = model_text.FOREIGN_MARK.format(why=" ".join(found.unlike)) if found.unlike else ""
-    blank = "" if any(found.area_shares) else text.RESULT_NOTHING
+    blank = "" if any(one.foreground_px for one in found.result.figures) else text.RESULT_NOTHING
+    picture = overlay_view.html(
+        key,
+        size_hw=found.answer.shown_hw,
+        classes=classes,
+        image=FILE_ROUTE + studio.save("picture.png", overlay_view.png(found.screen.image_hw3)),
+        levels=FILE_ROUTE + studio.save("levels.gz", packed(found.screen.levels_Khw)),
+    )
+    choices = [(name, index) for index, name in enumerate(classes)]
     return (
-        gr.Image(value=answers.picture(found.answer, opacity), visible=True),
-        gr.Slider(visible=True),
-        words,
-        gr.DownloadButton(label, value=path, visible=True),
+        gr.HTML(picture, visible=True),
+        gr.Column(visible=True),
+        MODEL_PERCENT / STEPS,
+        gr.Dropdown(choices=choices, value=0, visible=len(classes) > 1),
+        LOOK,
+        *taken_away(studio, key, found.answer, found.result),
         markup.notices([said for said in (unlike, blank) if said]),
-        answers.Shown(studio.answers.put(found.answer), image.example, model=chosen),
+        replace(about, key=key),
     )
 
 
-def legend(classes: tuple[str, ...], area_shares: Sequence[float], *, time: str) -> str:
-    """Return each class with its colour and its share of the image, and the time taken."""
-    from export.results import class_colour
-
-    rows = "".join(
-        f"<tr><th scope='row'>{markup.swatch(overlays.hex_colour(class_colour(index)), name)}</th>"
-        f"<td>{100 * share:.1f} %</td></tr>"
-        for index, (name, share) in enumerate(zip(classes, area_shares, strict=True))
+def taken_away(studio: Studio, key: str, answer: answers.Answer, result: Result) -> Values:
+    """Return the values of legend, download, csv and changes for an answer as it is now."""
+    path, csv = studio.save(*result.file), studio.save(*result.csv)
+    studio.answers.saved(key, (path, csv))
+    label = text.DOWNLOAD_SEVERAL if path.endswith(".zip") else text.DOWNLOAD_LABEL
+    return (
+        overlay_view.figures_table(result.figures, remark=result.remark, told=answer.told),
+        gr.DownloadButton(label, value=path, visible=True),
+        gr.DownloadButton(value=csv, visible=True),
+        overlay_view.changes(key, result.changes_Khw),
     )
-    head = f"<tr><th scope='col'>{text.RESULT_CLASS}</th><th scope='col'>{text.RESULT_AREA}</th></tr>"
-    return f"<table class='legend'><thead>{head}</thead><tbody>{rows}</tbody></table><p class='quiet'>{time}</p>"

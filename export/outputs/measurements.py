@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -182,11 +182,16 @@ def _outline(mask: np.ndarray) -> np.ndarray:
 
 def as_csv(measurements: Sequence[Measurement]) -> str:
     """Return a table of measurements, a row each, for spreadsheets: no field of it begins a formula."""
+    return rows_csv([asdict(one) for one in measurements], columns=[field.name for field in fields(Measurement)])
+
+
+def rows_csv(rows: Sequence[Mapping[str, object]], *, columns: Sequence[str]) -> str:
+    """Return rows of values by column as CSV, as :func:`as_csv` writes them."""
     stream = io.StringIO()
-    table = csv.DictWriter(stream, [field.name for field in fields(Measurement)], lineterminator="\n")
+    table = csv.DictWriter(stream, columns, lineterminator="\n")
     table.writeheader()
-    for one in measurements:
-        table.writerow({key: _cell(value) for key, value in asdict(one).items()})
+    for row in rows:
+        table.writerow({key: _cell(value) for key, value in row.items()})
     return stream.getvalue()
 
 

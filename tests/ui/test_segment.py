@@ -13,6 +13,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.ui
+PIXELS = "document.querySelector('#overlay canvas').toDataURL()"
 
 
 @pytest.fixture
@@ -33,11 +34,12 @@ def test_an_example_gives_an_overlay_and_a_new_opacity_needs_no_new_answer(page:
     expect(page.locator("#legend")).to_contain_text("ms on CPU")
     for name in ("disc", "cup", "%"):
         expect(page.locator("#legend")).to_contain_text(name)
-    before, told = page.locator("#overlay img").get_attribute("src"), page.inner_text("#legend")
+    expect(page.locator("#overlay .overlay")).to_have_attribute("data-drawn", "mask,50,0.35,0,0")
+    before, told = page.evaluate(PIXELS), page.inner_text("#legend")
     page.locator("#opacity input[type=number]").fill("0.9")
     page.locator("#opacity input[type=number]").press("Enter")
-    expect(page.locator("#overlay img")).not_to_have_attribute("src", before or "")
-    assert page.inner_text("#legend") == told
+    expect(page.locator("#overlay .overlay")).to_have_attribute("data-drawn", "mask,50,0.9,0,0")
+    assert page.evaluate(PIXELS) != before and page.inner_text("#legend") == told
 
 
 def test_an_uploaded_image_gives_its_mask_to_save(page: Page, tmp_path: Path) -> None:

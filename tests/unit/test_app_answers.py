@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tracemalloc
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 from PIL import Image
 
 from app import answers
-from app.answers import Answer, Answers, check_size, num_slices, read_upload, reduced, segment
+from app.answers import Answer, Answers, check_size, num_slices, read_upload, reduced, segment, settled
+from app.probability import Kept
 from app.settings import Settings
 from app.studio import Studio
 from engine.errors import UserError
-from export.results import displayable
+from export.results import displayable, mask_file
 
 MODEL = "shipped/nuclei_cpu"
 
@@ -30,9 +32,15 @@ def test_masks_alone_are_those_of_a_whole_prediction(studio: Studio) -> None:
     whole = session.predict(image)
     masks, wall_ms = session.masks(image)
     assert masks.dtype == np.uint8 and np.array_equal(masks, whole.mask_KHW) and masks.any() and wall_ms > 0
-    found = segment(session, lambda: image, stem="eye")
-    assert found.area_shares == pytest.approx([float(plane.mean()) for plane in whole.mask_KHW])
-    assert found.file[0] == "eye_mask.png"
+    found = segment(session, lambda: image, title="eye.png", stem="eye")
+    shares = [one.share for one in found.result.figures]
+    assert shares == pytest.approx([float(plane.mean()) for plane in whole.mask_KHW])
+    assert found.result.file == mask_file(whole.mask_KHW, classes=session.manifest.classes, stem="eye")
+    # Another threshold: from what is kept, without the model, as the whole prediction's probabilities say.
+    lower = settled(found.answer, percent=20, clicks=())
+    with Image.open(io.BytesIO(lower.file[1])) as saved:
+        assert np.array_equal(np.asarray(saved) > 0, whole.probability_KHW[0] > 0.2)
+    assert lower.file[0] == "eye_threshold_0.20_mask.png"
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
@@ -86,17 +94,21 @@ def test_a_file_is_looked_at_once(tmp_path: Path) -> None:
     assert again.value is first.value and str(tmp_path) not in first.value.what
 
 
-def test_what_is_kept_has_the_size_of_a_screen() -> None:
-    small = reduced(np.zeros((100, 50, 3), np.uint8), np.ones((2, 100, 50), np.uint8))
-    assert small.image_hw3.shape == (768, 384, 3) and small.mask_Khw.shape == (2, 768, 384)
-    large = reduced(np.zeros((3000, 1500, 3), np.uint8), np.zeros((1, 3000, 1500), np.uint8))
-    assert large.image_hw3.shape == (1400, 700, 3) and large.num_bytes == 1400 * 700 * 4
+def test_what_is_shown_has_the_size_of_a_screen() -> None:
+    assert reduced(np.zeros((100, 50, 3), np.uint8)).shape == (768, 384, 3)
+    assert reduced(np.zeros((3000, 1500, 3), np.uint8)).shape == (1400, 700, 3)
+
+
+def kept_of(side: int) -> Answer:
+    """An answer of 4 bytes a logit."""
+    logits = np.zeros((1, side, side), np.float32)
+    return Answer(Kept(logits, (side, side), lambda plane: plane), "a.png", "a", ("cell",), None, "")
 
 
 def test_the_oldest_answers_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "KEPT_BYTES", 100)
     kept = Answers(keep_s=60)
-    made = [Answer(np.zeros((3, 3, 3), np.uint8), np.zeros((1, 3, 3), np.uint8)) for _ in range(3)]  # 36 bytes each
+    made = [kept_of(3) for _ in range(3)]  # 36 bytes each
     keys = [kept.put(answer) for answer in made]
     assert [kept.get(key) is answer for key, answer in zip(keys, made, strict=True)] == [False, True, True]
     assert kept.get("nothing") is None
@@ -105,4 +117,14 @@ def test_the_oldest_answers_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_answer_too_large_to_keep_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "KEPT_BYTES", 10)
     kept = Answers(keep_s=60)
-    assert kept.get(kept.put(Answer(np.zeros((3, 3, 3), np.uint8), np.zeros((1, 3, 3), np.uint8)))) is None
+    assert kept.get(kept.put(kept_of(3))) is None
+
+
+def test_files_of_before_are_deleted_when_an_answer_gets_new_ones(tmp_path: Path) -> None:
+    studio = Studio(Settings(home=tmp_path / "home"))
+    first = tuple(studio.save(name, b"1") for name in ("a.png", "a.csv"))
+    studio.answers.saved("key", first)
+    other = (studio.save("b.png", b"2"),)
+    studio.answers.saved("other", other)
+    studio.answers.saved("key", (studio.save("c.png", b"3"),))
+    assert not any(Path(path).parent.exists() for path in first) and Path(other[0]).exists()

@@ -1,0 +1,90 @@
+"""Clicks that change a mask in the picture: no model is asked again. Pure numpy and scipy.
+
+A click changes the connected region at its place and goes no further than its reach. To add, the region grows on the
+probabilities that the model gave: pixels whose odds are at least half of those at the click. Pixels belong together
+where they touch, by a corner too. Shape legend: H and W the image's side in pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage
+
+from app.probability import Kept, above, levels
+
+MAX_CLICKS = 100
+"""Of one image (ours): each is worked out anew when the threshold changes."""
+ODDS_SHARE = 0.5
+"""Share of the odds at the click that a region grows down to (ours)."""
+TOUCHING = np.ones((3, 3))
+
+
+@dataclass(frozen=True)
+class Click:
+    """One correction. ``row`` and ``column`` are pixels of the image from its upper left, ``reach_px`` a radius."""
+
+    kind: Literal["add", "remove"]
+    class_index: int
+    row: int
+    column: int
+    reach_px: int
+
+
+def corrected(kept: Kept, clicks: Sequence[Click], *, percent: int, class_index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return one class's mask after the clicks on it, (H, W) uint8 in {0, 1}, and the levels it was made of."""
+    logits_HW = kept.plane(class_index)
+    levels_HW = levels(logits_HW)
+    mask_HW = above(levels_HW, percent)
+    for click in clicks:
+        if click.class_index == class_index:
+            change(mask_HW, logits_HW, click)
+    return mask_HW, levels_HW
+
+
+def change(mask_HW: np.ndarray, logits_HW: np.ndarray, click: Click) -> int:
+    """Change a mask {0, 1} in place by one click and return how many pixels that were.
+
+    0 where it cannot do anything: there is nothing to remove at its place, or what it would add is there.
+    """
+    top, left = max(0, click.row - click.reach_px), max(0, click.column - click.reach_px)
+    rows = slice(top, click.row + click.reach_px + 1)
+    columns = slice(left, click.column + click.reach_px + 1)
+    mask, logits = mask_HW[rows, columns], logits_HW[rows, columns]
+    row, column = click.row - top, click.column - left
+    if bool(mask[row, column]) == (click.kind == "add"):
+        return 0
+    least = logits[row, column] + math.log(ODDS_SHARE)
+    candidates = logits >= least if click.kind == "add" else mask > 0
+    down, across = np.ogrid[: mask.shape[0], : mask.shape[1]]
+    candidates = candidates & ((down - row) ** 2 + (across - column) ** 2 <= click.reach_px**2)
+    regions, _ = ndimage.label(candidates, TOUCHING)
+    region = regions == regions[row, column]
+    before = int(np.count_nonzero(mask))
+    mask[region] = click.kind == "add"
+    return abs(int(np.count_nonzero(mask)) - before)
+
+
+def place(index: object, *, shown_hw: tuple[int, int], size_hw: tuple[int, int]) -> tuple[int, int] | None:
+    """Return (row, column) of the image for a place (row, column) of the picture that a browser shows of it.
+
+    None for what is no place of that picture.
+    """
+    if not (isinstance(index, list | tuple) and len(index) == 2 and all(type(number) is int for number in index)):
+        return None
+    if not all(0 <= number < shown for number, shown in zip(index, shown_hw, strict=True)):
+        return None
+    row, column = (
+        int((number + 0.5) * size / shown) for number, shown, size in zip(index, shown_hw, size_hw, strict=True)
+    )
+    return row, column
+
+
+def reach_of(percent: object, *, size_hw: tuple[int, int]) -> int:
+    """Return how far a click reaches, in pixels, for 1 to 100 percent of the image's longer side."""
+    share = percent if isinstance(percent, int | float) and math.isfinite(percent) else 0.0
+    return max(1, round(min(max(share, 1.0), 100.0) / 100 * max(size_hw)))

@@ -1,0 +1,80 @@
+"""One answered picture as what the browser draws: the image, and every class's probabilities in hundredths.
+
+The browser has all of it, so that opacity, threshold and the map of probabilities answer without the server.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from app import markup, overlays, text
+from app import overlay_text as words
+from app.picture_results import Figures, in_text
+from app.probability import STEPS, colour_of
+from export.results import class_colour
+
+
+def html(key: str, *, size_hw: tuple[int, int], classes: Sequence[str], image: str, levels: str) -> str:
+    """Return the picture's elements; ``app/overlay.js`` fetches the levels and draws. ``key`` is the answer's.
+
+    ``image`` and ``levels`` are addresses; ``size_hw`` is the picture's size on the screen.
+    """
+    height, width = size_hw
+    about = {
+        "size": [height, width],
+        "classes": list(classes),
+        "colours": [class_colour(index) for index in range(len(classes))],
+        "shades": [colour_of(level) for level in range(STEPS)],
+        "scale": words.SCALE,
+        "gone": text.SEGMENT_EXPIRED,
+        "outline": max(1, round(max(size_hw) / 300)),
+    }
+    ramp = ", ".join(overlays.hex_colour(colour_of(level)) for level in range(0, STEPS, 9))
+    return (
+        f"<section class='overlay' data-key='{escape(key, quote=True)}' data-levels='{escape(levels, quote=True)}' "
+        f"data-about='{escape(json.dumps(about), quote=True)}'>"
+        f"<div class='stage' tabindex='0' style='max-width:calc(80vh * {width / height:.4f})' "
+        f"role='application' aria-label='{words.PICTURE}' "
+        f"aria-describedby='overlay-help'><img src='{escape(image, quote=True)}' width='{width}' height='{height}' "
+        f"alt='{words.PICTURE}' draggable='false'>"
+        f"<canvas width='{width}' height='{height}' aria-hidden='true'></canvas><i class='cross' hidden></i></div>"
+        f"<div class='scale' hidden><p></p><div class='ramp' style='background:linear-gradient(to right, {ramp})'>"
+        "<i></i></div><p class='ends'><span>0 %</span><span>50 %</span><span>100 %</span></p></div>"
+        f"<p class='overlay-value' aria-live='polite'></p><p class='quiet' id='overlay-help'>{words.HELP}</p></section>"
+    )
+
+
+def changes(key: str, changes_Khw: np.ndarray) -> str:
+    """Return an unseen element that tells the browser what corrections have changed in the picture of ``key``."""
+    return f"<i hidden data-key='{escape(key, quote=True)}' data-changes='{in_text(changes_Khw)}'></i>"
+
+
+def figures_table(figures: Sequence[Figures], *, remark: str, told: str) -> str:
+    """Return each class with its colour, share, pieces and area, what is not the model's own, and the time taken."""
+    rows = "".join(
+        f"<tr><th scope='row'>{markup.swatch(overlays.hex_colour(class_colour(index)), one.class_name)}</th>"
+        f"<td>{100 * one.share:.1f} %</td><td>{one.components:,}</td>"
+        f"<td>{_area(one)}</td></tr>"
+        for index, one in enumerate(figures)
+    )
+    head = "".join(f"<th scope='col'>{name}</th>" for name in words.COLUMNS)
+    table = f"<table class='legend'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    said = markup.notice(remark) if remark else ""
+    return f"<div class='table-scroll' tabindex='0'>{table}</div>{said}{markup.quiet(told)}"
+
+
+def png(image_hw3: np.ndarray) -> bytes:
+    """Return the picture as a PNG, packed quickly: it is fetched once, by the visitor who gave it."""
+    buffer = io.BytesIO()
+    Image.fromarray(image_hw3).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _area(one: Figures) -> str:
+    return f"{one.foreground_px:,} px" if one.area_mm2 is None else f"{one.area_mm2:,.2f} mm²"

@@ -1,0 +1,154 @@
+"""What a person takes away from one answered picture: masks, figures and CSV, at a threshold and corrected by hand.
+
+Shape legend: K classes, H and W the image's side in pixels, h and w that of the picture on the screen.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+from app import overlay_text as words
+from app.corrections import Click, corrected
+from app.overlays import resize_nearest
+from app.probability import MODEL_PERCENT, STEPS, Kept
+from export.outputs.measurements import diameters, num_components, rows_csv
+from export.results import mask_file, plain_name
+
+ADDED, REMOVED = 1, 2
+"""What a correction did to a pixel, as the browser is told."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One class of one picture: a row of the CSV.
+
+    ``threshold`` is what probability is above in the mask; ``model_threshold`` the model's own. ``corrections_by_hand``
+    counts the clicks on this class. Diameters are outline to outline of all of it, in ``length_unit``. None where a
+    figure does not exist: no spacing, an empty mask.
+    """
+
+    image: str
+    class_name: str
+    threshold: float
+    model_threshold: float
+    corrections_by_hand: int
+    foreground_px: int
+    share: float
+    area_mm2: float | None
+    components: int
+    longest: float | None
+    perpendicular: float | None
+    length_unit: str
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Masks and figures of one picture.
+
+    ``file`` and ``csv`` are (name, content). ``levels_Khw`` are for the screen; ``changes_Khw`` says what corrections
+    added and removed there. ``mask_ms`` is how long the masks took. ``remark`` says what makes them other than the
+    model's, "" where nothing does.
+    """
+
+    file: tuple[str, bytes]
+    csv: tuple[str, bytes]
+    figures: tuple[Figures, ...]
+    levels_Khw: np.ndarray
+    changes_Khw: np.ndarray
+    mask_ms: float
+    remark: str
+
+
+def result(
+    kept: Kept,
+    *,
+    classes: Sequence[str],
+    stem: str,
+    name: str,
+    spacing_mm: tuple[float, float] | None,
+    shown_hw: tuple[int, int],
+    percent: int = MODEL_PERCENT,
+    clicks: tuple[Click, ...] = (),
+) -> Result:
+    """Return masks and figures at a threshold of 1 to 99 percent, after the clicks; the model's own without both."""
+    num = len(classes)
+    masks_KHW = np.empty((num, *kept.size_hw), np.uint8)
+    levels_Khw, changes_Khw = (np.empty((num, *shown_hw), np.uint8) for _ in range(2))
+    mask_ms = 0.0
+    for index in range(num):
+        started = time.perf_counter()
+        masks_KHW[index], levels_HW = corrected(kept, clicks, percent=percent, class_index=index)
+        mask_ms += 1000 * (time.perf_counter() - started)
+        levels_Khw[index] = resize_nearest(levels_HW, *shown_hw)
+        shown_hw_mask, by_model = resize_nearest(masks_KHW[index], *shown_hw) > 0, levels_Khw[index] >= percent
+        changes_Khw[index] = ADDED * (shown_hw_mask & ~by_model) + REMOVED * (by_model & ~shown_hw_mask)
+    told = remark(percent, num_clicks=len(clicks))
+    stem = marked(stem, percent=percent, num_clicks=len(clicks))
+    figures = tuple(
+        _figures(mask_HW, name=name, class_name=class_name, spacing_mm=spacing_mm, percent=percent,
+                 num_clicks=sum(click.class_index == index for click in clicks))
+        for index, (mask_HW, class_name) in enumerate(zip(masks_KHW, classes, strict=True))
+    )  # fmt: skip
+    table = rows_csv([asdict(one) for one in figures], columns=[field.name for field in fields(Figures)])
+    file = mask_file(masks_KHW, classes=classes, stem=stem, note=told)
+    csv = (f"{plain_name(stem)}_figures.csv", table.encode())
+    return Result(file, csv, figures, levels_Khw, changes_Khw, mask_ms, told)
+
+
+def remark(percent: int, *, num_clicks: int) -> str:
+    """Return the sentences that say what makes a mask other than the model's; "" for the model's own."""
+    said = []
+    if percent != MODEL_PERCENT:
+        said.append(words.OTHER_THRESHOLD.format(threshold=percent / STEPS, own=MODEL_PERCENT / STEPS))
+    if num_clicks:
+        said.append(words.BY_HAND_ONE if num_clicks == 1 else words.BY_HAND.format(count=num_clicks))
+    return " ".join(said)
+
+
+def marked(stem: str, *, percent: int, num_clicks: int) -> str:
+    """Return the stem of files with a mask that says where it is not the model's own."""
+    stem = stem if percent == MODEL_PERCENT else f"{stem}_threshold_{percent / STEPS:.2f}"
+    return f"{stem}_corrected_by_hand" if num_clicks else stem
+
+
+def packed(array: np.ndarray) -> bytes:
+    """Return an array of bytes packed for the browser (gzip), row by row."""
+    return gzip.compress(np.ascontiguousarray(array, np.uint8).tobytes(), compresslevel=1, mtime=0)
+
+
+def in_text(array: np.ndarray) -> str:
+    """Return :func:`packed` in letters that HTML takes; "" for an array of zeros."""
+    return base64.b64encode(packed(array)).decode() if array.any() else ""
+
+
+def _figures(
+    mask_HW: np.ndarray,
+    *,
+    name: str,
+    class_name: str,
+    spacing_mm: tuple[float, float] | None,
+    percent: int,
+    num_clicks: int,
+) -> Figures:
+    count = int(np.count_nonzero(mask_HW))
+    longest, perpendicular = diameters(mask_HW, steps=spacing_mm or (1.0, 1.0)) if count else (None, None)
+    return Figures(
+        image=name,
+        class_name=class_name,
+        threshold=percent / STEPS,
+        model_threshold=MODEL_PERCENT / STEPS,
+        corrections_by_hand=num_clicks,
+        foreground_px=count,
+        share=count / mask_HW.size,
+        area_mm2=count * spacing_mm[0] * spacing_mm[1] if spacing_mm else None,
+        components=num_components(mask_HW),
+        longest=longest,
+        perpendicular=perpendicular,
+        length_unit="mm" if spacing_mm else "px",
+    )

@@ -1,0 +1,157 @@
+"""The tools beside an answered picture: what is shown of it, the threshold, and clicks that correct the mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from app import answers, corrections, markup, text
+from app import overlay_text as words
+from app.corrections import MAX_CLICKS, Click
+from app.picture_results import Result
+from app.probability import MODEL_PERCENT, STEPS, percent_of
+from app.studio import Studio
+from app.tabs import segment_answers
+
+SET = "(value) => {{ window.dsfedmedOverlay?.set?.({{{name}: {value}}}); }}"
+OPACITY, REACH_PERCENT = 0.35, 15
+Values = tuple[Any, ...]
+"""Of legend, download, csv, changes, result, note, undo and reset, in this order."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The components; ``box`` holds them all."""
+
+    box: gr.Column
+    view: gr.Radio
+    shown_class: gr.Dropdown
+    opacity: gr.Slider
+    threshold: gr.Slider
+    tool: gr.Radio
+    reach: gr.Slider
+    note: gr.HTML
+    undo: gr.Button
+    reset: gr.Button
+
+
+def place() -> Tools:
+    """Place the tools, unseen until there is an answer."""
+    with gr.Column(visible=False, elem_id="picture-tools") as box:
+        with gr.Row():
+            view = gr.Radio(list(words.VIEWS), value="mask", label=words.VIEW, elem_id="view")
+            shown_class = gr.Dropdown([("", 0)], value=0, label=words.CLASS, visible=False, elem_id="shown-class")
+        with gr.Row():
+            own, least = MODEL_PERCENT / STEPS, 1 / STEPS
+            threshold = gr.Slider(
+                least, 1 - least, own, step=least, label=words.THRESHOLD, info=words.THRESHOLD_INFO, elem_id="threshold"
+            )
+            opacity = gr.Slider(
+                0, 1, OPACITY, step=0.05, label=text.OPACITY_LABEL, info=text.OPACITY_INFO, elem_id="opacity"
+            )
+        with gr.Row():
+            tool = gr.Radio(list(words.TOOLS), value=segment_answers.LOOK, label=words.TOOL, elem_id="tool")
+            reach = gr.Slider(1, 100, REACH_PERCENT, step=1, label=words.REACH, info=words.REACH_INFO, elem_id="reach")
+        note = gr.HTML(elem_id="click-note")
+        with gr.Row(elem_classes="actions"):
+            undo = gr.Button(words.UNDO, interactive=False, elem_id="undo-click")
+            reset = gr.Button(words.RESET, interactive=False, elem_id="reset-clicks")
+    return Tools(box, view, shown_class, opacity, threshold, tool, reach, note, undo, reset)
+
+
+def wire(studio: Studio, tools: Tools, overlay: gr.HTML, *, result: gr.State, takes: list[Any]) -> None:
+    """Let the picture follow the tools in the browser, and figures and files on the server.
+
+    ``takes`` are legend, download, csv and changes.
+    """
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    for control, name, value in (
+        (tools.view, "view", "value"),
+        (tools.shown_class, "shown", "Number(value)"),
+        (tools.opacity, "opacity", "Number(value)"),
+        (tools.threshold, "percent", f"Math.round({STEPS} * value)"),
+        (tools.tool, "tool", "value"),
+    ):
+        control.input(None, control, None, js=SET.format(name=name, value=value), **quiet)
+    outputs = [*takes, result, tools.note, tools.undo, tools.reset]
+    handlers = Correcting(studio)
+    # One at a time: each reads what the one before it has left of the clicks.
+    one: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "correct", **quiet}
+    state = [result, tools.threshold]
+    tools.threshold.input(handlers.anew, state, outputs, trigger_mode="always_last", **one)
+    overlay.select(handlers.click, [*state, tools.shown_class, tools.reach], outputs, **one)
+    tools.undo.click(handlers.undo, state, outputs, **one)
+    tools.reset.click(handlers.reset, state, outputs, **one)
+    result.change(handlers.buttons, result, [tools.note, tools.undo, tools.reset], **quiet)
+
+
+@dataclass(frozen=True)
+class Correcting:
+    """The tools' events. ``shown`` is what the browser's session remembers of the answer."""
+
+    studio: Studio
+
+    def anew(self, shown: answers.Shown | None, threshold: float) -> Values:
+        """Return figures and files at a threshold."""
+        return self._settled(shown, threshold, shown.clicks if shown else ())
+
+    def click(
+        self, shown: answers.Shown | None, threshold: float, class_index: object, reach: float, event: gr.SelectData
+    ) -> Values:
+        """Correct the mask at the place that was clicked."""
+        answer = self.studio.answers.get(shown.key) if shown else None
+        if shown is None or answer is None:
+            return self._settled(shown, threshold, ())
+        size_hw = answer.kept.size_hw
+        place = corrections.place(event.index, shown_hw=answer.shown_hw, size_hw=size_hw)
+        known = type(class_index) is int and 0 <= class_index < len(answer.classes)
+        if place is None or event.value not in ("add", "remove") or not known:
+            return _told("")
+        if len(shown.clicks) >= MAX_CLICKS:
+            return _told(markup.notice(words.TOO_MANY.format(most=MAX_CLICKS)))
+        reach_px = corrections.reach_of(reach, size_hw=size_hw)
+        click = Click(event.value, int(str(class_index)), *place, reach_px)
+        percent = percent_of(threshold)
+        changed, box = self.studio.attempt(lambda: answers.changed_by(answer, shown.clicks, click, percent=percent))
+        if not changed:
+            said = words.NOTHING_TO_ADD if click.kind == "add" else words.NOTHING_TO_REMOVE
+            return _told(box or markup.notice(said.format(name=answer.classes[click.class_index])))
+        return self._settled(shown, threshold, (*shown.clicks, click))
+
+    def undo(self, shown: answers.Shown | None, threshold: float) -> Values:
+        """Take the last click back."""
+        return self._settled(shown, threshold, shown.clicks[:-1] if shown else ())
+
+    def reset(self, shown: answers.Shown | None, threshold: float) -> Values:
+        """Take all clicks back."""
+        return self._settled(shown, threshold, ())
+
+    def buttons(self, shown: answers.Shown | None) -> Values:
+        """Offer to take clicks back where there are any, and put the note of another answer away."""
+        there = bool(shown and shown.clicks)
+        return gr.skip() if there else "", gr.Button(interactive=there), gr.Button(interactive=there)
+
+    def _settled(self, shown: answers.Shown | None, threshold: float, clicks: tuple[Click, ...]) -> Values:
+        answer = self.studio.answers.get(shown.key) if shown else None
+        if shown is None or answer is None:
+            return _told(markup.notice(text.SEGMENT_EXPIRED))
+        percent = percent_of(threshold)
+
+        def work() -> Values:
+            found: Result = answers.settled(answer, percent=percent, clicks=clicks)
+            return segment_answers.taken_away(self.studio, shown.key, answer, found)
+
+        taken, box = self.studio.attempt(work)
+        if taken is None:
+            return _told(box)
+        offered = gr.Button(interactive=bool(clicks))
+        kept = shown if clicks == shown.clicks else replace(shown, clicks=clicks)
+        return *taken, kept, "", offered, offered
+
+
+def _told(note: str) -> Values:
+    """Return values that change nothing but the note below the tools."""
+    same = gr.skip()
+    return same, same, same, same, same, note, same, same
