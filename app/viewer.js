@@ -1,6 +1,8 @@
 // Draws a volume's planes in the browser. The server has sent numbers (uint16) and labels (uint8) on the patient's axes,
 // z to the head, y to the back, x to the left; everything here answers without asking it again.
 const AXES = {axial: [0, 1, 2], coronal: [1, 0, 2], sagittal: [2, 0, 1]};  // slices, rows, columns
+const MOST_ZOOM = 16, STEP_ZOOM = 1.5;
+const SLACK_PX = 6;  // a finger moves so far while it taps
 
 async function begin(section) {
   const about = JSON.parse(section.dataset.about);
@@ -26,7 +28,8 @@ async function begin(section) {
     canvas.style[wide >= tall ? 'width' : 'height'] = '100%';
     const headUp = about.upright && rows === 0;
     return {figure, canvas, slices, rows, columns, headUp, paper: canvas.getContext('2d'),
-      slider: figure.querySelector('input'), number: figure.querySelector('output')};
+      slider: figure.querySelector('input'), number: figure.querySelector('output'),
+      zoom: 1, across: 0, down: 0, fingers: new Map(), moved: 0};
   });
 
   function shade() {
@@ -84,20 +87,69 @@ async function begin(section) {
     return found;
   }
 
+  function lay(view) {  // a zoomed picture is moved no further than its edge
+    const {canvas} = view, most = (side) => (view.zoom - 1) * side / 2;
+    const held = (by, side) => Math.min(Math.max(by, -most(side)), most(side));
+    view.across = held(view.across, canvas.offsetWidth); view.down = held(view.down, canvas.offsetHeight);
+    canvas.style.transform = `translate(${view.across}px, ${view.down}px) scale(${view.zoom})`;
+    canvas.style.touchAction = view.zoom > 1 ? 'none' : '';
+    section.dataset.zoom = views.map((one) => Math.round(100 * one.zoom) / 100).join();
+  }
+  function zoom(view, factor, x, y) {  // what lies at (x, y) of the window stays there
+    const box = view.canvas.getBoundingClientRect(), to = Math.min(Math.max(view.zoom * factor, 1), MOST_ZOOM);
+    const grown = to / view.zoom;
+    view.across += (x - box.left - box.width / 2) * (1 - grown);
+    view.down += (y - box.top - box.height / 2) * (1 - grown);
+    view.zoom = to;
+    lay(view);
+  }
+  function zoomAtCross(view, factor) {  // buttons and keys: what is looked at, the place that all three planes cut, stays
+    const {canvas, rows, columns} = view, box = canvas.getBoundingClientRect();
+    const row = view.headUp ? canvas.height - 1 - at[rows] : at[rows];
+    zoom(view, factor, box.left + (at[columns] + 0.5) / canvas.width * box.width,
+      box.top + (row + 0.5) / canvas.height * box.height);
+  }
+  function drag(view, event) {  // one finger or the mouse moves a zoomed picture, two zoom it
+    const {fingers} = view, from = fingers.get(event.pointerId);
+    if (!from) return;
+    const mean = (axis) => [...fingers.values()].reduce((sum, one) => sum + one[axis], 0) / fingers.size;
+    const middle = () => [mean(0), mean(1)];
+    const apart = () => { const [a, b] = [...fingers.values()]; return Math.hypot(a[0] - b[0], a[1] - b[1]); };
+    const old = middle(), wide = fingers.size === 2 ? apart() : 0;
+    fingers.set(event.pointerId, [event.clientX, event.clientY]);
+    const now = middle();
+    view.moved += Math.hypot(event.clientX - from[0], event.clientY - from[1]);
+    if (fingers.size === 2 && wide) zoom(view, apart() / wide, ...now);
+    if (view.zoom === 1) return;
+    view.across += now[0] - old[0]; view.down += now[1] - old[1];
+    lay(view);
+  }
+
   for (const view of views) {
     view.slider.addEventListener('input', () => move(view.slices, Number(view.slider.value) - 1));
+    view.canvas.addEventListener('pointerdown', (event) => {
+      if (!view.fingers.size) view.moved = 0;
+      view.fingers.set(event.pointerId, [event.clientX, event.clientY]);
+    });
+    for (const end of ['pointerup', 'pointercancel', 'pointerleave']) {
+      view.canvas.addEventListener(end, (event) => view.fingers.delete(event.pointerId));
+    }
     view.canvas.addEventListener('wheel', (event) => {
       event.preventDefault();
+      if (event.ctrlKey) return zoom(view, Math.exp(-event.deltaY / 300), event.clientX, event.clientY);
       move(view.slices, at[view.slices] + Math.sign(event.deltaY));
     }, {passive: false});
     view.canvas.addEventListener('keydown', (event) => {
       const step = {ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 10, PageDown: -10}[event.key];
       const end = {Home: 0, End: about.shape[view.slices] - 1}[event.key];
+      const factor = {'+': STEP_ZOOM, '=': STEP_ZOOM, '-': 1 / STEP_ZOOM, 0: 1 / MOST_ZOOM}[event.key];
+      if (factor && !event.ctrlKey && !event.metaKey) { event.preventDefault(); zoomAtCross(view, factor); return; }
       if (step === undefined && end === undefined) return;
       event.preventDefault();
       move(view.slices, end === undefined ? at[view.slices] + step : end);
     });
     view.canvas.addEventListener('pointermove', (event) => {
+      drag(view, event);
       const found = place(view, event);
       if (!found) return;
       const from = found[0] * stride[0] + found[1] * stride[1] + found[2];
@@ -107,9 +159,12 @@ async function begin(section) {
     });
     view.canvas.addEventListener('pointerleave', () => { told.textContent = told.dataset.empty; });
     view.canvas.addEventListener('click', (event) => {
-      const found = place(view, event);
+      const found = view.moved > SLACK_PX ? null : place(view, event);  // the end of a drag is no click
       if (found) { found.forEach((n, axis) => { at[axis] = n; }); redraw(); }
     });
+  }
+  for (const button of section.querySelectorAll('.zoom')) {
+    button.addEventListener('click', () => views.forEach((view) => zoomAtCross(view, Number(button.dataset.factor))));
   }
   preset.addEventListener('change', choose);
   for (const field of [centre, span]) field.addEventListener('input', () => { preset.value = 'own'; shade(); redraw(); });

@@ -45,7 +45,12 @@ VIEWER = "Slices of the volume"
 PLANES = {"axial": "Axial", "coronal": "Coronal", "sagittal": "Sagittal"}
 PLANES_UNPLACED = {"axial": "Slices", "coronal": "Across rows", "sagittal": "Across columns"}
 SLICE, OPACITY, SHOW_MASK, PRESET, CENTRE, WIDTH = "slice", "Opacity", "Mask", "Window", "Centre", "Width"
-VALUE_EMPTY = "Point at a picture for its value. Wheel or arrow keys change the slice, a click moves all three."
+VALUE_EMPTY = (
+    "Point at a picture for its value. Wheel or arrow keys change the slice, a click moves all three. Ctrl and wheel, "
+    "two fingers, or + and - zoom (0: the whole picture); a zoomed picture can be dragged."
+)
+ZOOMS = (("+", "Zoom in", 1.5), ("−", "Zoom out", 1 / 1.5), ("1:1", "Whole pictures", 0.0))
+"""Letters, name and factor of the buttons for all three planes."""
 PRESETS = (("Soft tissue", 40.0, 400.0), ("Lung", -600.0, 1500.0), ("Bone", 400.0, 1800.0))
 """Windows of Hounsfield units (centre, width) as radiologists use them."""
 PRESET_FILE, PRESET_PERCENTILES, PRESET_OWN = "As the file says", "0.5-99.5 %", "Own"

@@ -96,6 +96,11 @@ def html(shown: View, *, address: str, classes: tuple[str, ...]) -> str:
         f"<span class='swatch'><i style='background:{overlays.hex_colour(class_colour(n))}'></i>{escape(name)}</span>"
         for n, name in enumerate(classes)
     )
+    zooms = "".join(
+        f"<button type='button' class='zoom' data-factor='{factor:.6g}' aria-label='{name}' title='{name}'>{sign}"
+        "</button>"
+        for sign, name, factor in words.ZOOMS
+    )
     notes = [] if about["upright"] else [words.NO_PLACE]
     if max(about["every"]) > 1:
         slices, rows, columns = about["every"]
@@ -107,7 +112,7 @@ def html(shown: View, *, address: str, classes: tuple[str, ...]) -> str:
         f"</select></label><label>{words.CENTRE} <input class='centre' type='number' step='any'></label>"
         f"<label>{words.WIDTH} <input class='width' type='number' step='any' min='0'></label>"
         f"<label>{words.OPACITY} <input class='opacity' type='range' min='0' max='1' step='0.05' value='0.4'></label>"
-        f"<label><input class='mask' type='checkbox' checked> {words.SHOW_MASK}</label></div>"
+        f"<label><input class='mask' type='checkbox' checked> {words.SHOW_MASK}</label>{zooms}</div>"
         f"<div class='viewer-planes'>{planes}</div><p class='viewer-value' data-empty='{escape(words.VALUE_EMPTY)}'>"
         f"{escape(words.VALUE_EMPTY)}</p><p class='viewer-key'>{key}</p>"
         + "".join(f"<p class='quiet'>{escape(note)}</p>" for note in notes)

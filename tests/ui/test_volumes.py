@@ -76,6 +76,7 @@ def test_a_volume_is_read_by_wheel_keys_and_window_without_the_server(watched: W
     page.mouse.wheel(0, 100)
     expect(slider).to_have_value("3")
     expect(page.locator(".viewer-value")).to_contain_text("100")
+    zooms(page, before=page.locator(".viewer").get_attribute("data-drawn") or "")
     page.context.set_offline(False)
 
     with page.expect_download() as download:
@@ -84,6 +85,33 @@ def test_a_volume_is_read_by_wheel_keys_and_window_without_the_server(watched: W
     mask = nibabel.load(download.value.path().rename(tmp_path / "mask.nii.gz"))
     assert mask.shape == voxels.shape
     np.testing.assert_array_equal(mask.affine, affine)
+
+
+def zooms(page: Page, *, before: str) -> None:
+    """Zoom the plane under the pointer, move it, and zoom all planes out again; the slices stay."""
+    viewer, canvas = page.locator(".viewer"), page.locator("figure[data-plane=axial] canvas")
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -300)
+    page.keyboard.up("Control")
+    expect(viewer).to_have_attribute("data-zoom", "2.72,1,1")  # e to the power of 300 / 300
+    box = canvas.bounding_box()
+    frame = page.locator("figure[data-plane=axial] .frame").bounding_box()
+    assert box and frame and box["height"] > 2 * frame["height"]
+    page.mouse.down()
+    middle = (frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2)
+    page.mouse.move(middle[0] + 40, middle[1] + 10)
+    page.mouse.up()
+    moved = canvas.bounding_box()
+    assert moved and abs(moved["x"] - box["x"] - 40) < 1 and abs(moved["y"] - box["y"] - 10) < 1
+    assert page.evaluate(TOO_WIDE) <= 0
+    page.get_by_role("button", name="Zoom in").click()
+    expect(viewer).to_have_attribute("data-zoom", "4.08,1.5,1.5")
+    canvas.focus()
+    page.keyboard.press("0")
+    expect(viewer).to_have_attribute("data-zoom", "1,1.5,1.5")
+    page.get_by_role("button", name="Whole pictures").click()
+    expect(viewer).to_have_attribute("data-zoom", "1,1,1")
+    expect(viewer).to_have_attribute("data-drawn", before)
 
 
 def test_a_series_without_a_slice_is_refused_and_one_with_all_names_no_patient(
