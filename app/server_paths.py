@@ -12,7 +12,7 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.models.assets import list_assets
 
-DATA_KEYS = ("server", "ray_address", "data.root", "data.test_root")
+DATA_KEYS = ("server", "ray_address", "data.root", "data.test_root", "data.public_root")
 """A cluster's address is refused like a path: what answers there can run code in the server's process."""
 WEIGHT_KEYS = ("student.weights", "teacher.weights", "generator.backbone", "generator.controlnet")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from app import demo, settings, text, users
+from app import demo, server_paths, settings, text, users
 from app.access import LOCAL, PROGRAM, Hosts, Visitor, decide, is_trusted_proxy
 from app.event_checks import Refusal
 from app.main import build_app
@@ -21,7 +21,8 @@ from app.settings import Settings, load_settings
 from app.sign_in import FREE_TRIES, SignIn
 from app.studio import Studio
 from app.tabs import train
-from engine.config import load_config, parse_config
+from engine.config import RunConfig, load_config, parse_config
+from engine.config_fields import Section
 from engine.data.phantoms import TASKS, write_dataset
 from engine.errors import UserError
 
@@ -278,8 +279,22 @@ def test_old_runs_of_a_demonstration_go_and_others_stay(tmp_path: Path) -> None:
     assert not studio.store.run_dir(old).exists()
 
 
-@pytest.mark.parametrize("key", ["data.root", "data.test_root", "student.weights", "teacher.weights",
-                                 "generator.backbone", "generator.controlnet"])  # fmt: skip
+def test_every_folder_that_a_configuration_can_name_is_checked() -> None:
+    named = [
+        f"{section}.{key}" if section else key
+        for section, fields in (
+            ("", RunConfig.model_fields),
+            *((name, type(part).model_fields) for name, part in RunConfig() if isinstance(part, Section)),
+        )
+        for key, field in fields.items()
+        if "Path" in str(field.annotation)
+    ]
+    assert {"data.root", "data.public_root", "server"} <= set(named), "the fields are found"
+    assert set(named) <= set(server_paths.DATA_KEYS)
+
+
+@pytest.mark.parametrize("key", ["data.root", "data.test_root", "data.public_root", "student.weights",
+                                 "teacher.weights", "generator.backbone", "generator.controlnet"])  # fmt: skip
 def test_paths_of_the_server_are_no_oracle(tmp_path: Path, key: str) -> None:
     allowed, secret = tmp_path / "allowed", tmp_path / "secret"
     for folder in (allowed, secret):
@@ -308,6 +323,8 @@ def _with_path(key: str, path: str) -> dict[str, Any]:
     source = {"data.source": "folder", "data.root": path} if key == "data.root" else {key: path}
     if key == "data.test_root":
         source |= {"data.protocol": "fixed-test"}
+    if key == "data.public_root":
+        source |= {"method": "samfed"}
     return smoke(**source)
 
 
