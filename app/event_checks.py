@@ -12,6 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from gradio.components.api_component import Api
+
+from app import api_text
+from app.api_config import MAX_LETTERS
 
 MAX_TEXT = 4_000
 MAX_NUMBER = 1e15
@@ -86,6 +90,8 @@ def event_data(told: Any) -> dict[str, Any] | None:
 
 def checked_value(block: Any, value: Any, *, owned: Callable[[str], bool]) -> Any:
     """Return ``value`` where the control ``block`` can have it, or raise :class:`Refusal` with a plain sentence."""
+    if isinstance(block, Api):
+        return _checked_parameter(block, value, owned=owned)
     if value is None or isinstance(
         block, gr.State
     ):  # a state is the server's own; what is sent for it is not looked at
@@ -103,6 +109,29 @@ def checked_value(block: Any, value: Any, *, owned: Callable[[str], bool]) -> An
         raise Refusal(422, f"'{label}' takes one of its choices.")
     if not isinstance(block, gr.Textbox | gr.Number | gr.Slider | gr.Checkbox | gr.Dropdown | gr.Radio):
         raise Refusal(422, f"'{label}' takes nothing from a browser.")
+    return value
+
+
+def _checked_parameter(block: Api, value: Any, *, owned: Callable[[str], bool]) -> Any:
+    """Return what a program sends for a parameter, where it has the type of the endpoint's signature.
+
+    The status is 400: Gradio's client takes the answers of 422 for lists of its own.
+    """
+    kind, label = block.api_info().get("type"), block.label or "This value"
+    if kind == "object":
+        try:
+            return _own_file(value, label, owned=owned)
+        except Refusal as refusal:
+            raise Refusal(400, refusal.sentence) from None
+    most = MAX_LETTERS if label == "configuration" else MAX_TEXT
+    if kind == "string" and not (isinstance(value, str) and len(value) <= most):
+        raise Refusal(400, api_text.TEXT.format(label=label, most=most))
+    if kind == "integer" and not (type(value) is int and abs(value) <= MAX_NUMBER):
+        raise Refusal(400, api_text.INTEGER.format(label=label))
+    if kind == "boolean" and not isinstance(value, bool):
+        raise Refusal(400, api_text.SWITCH.format(label=label))
+    if kind not in ("string", "integer", "boolean"):
+        raise Refusal(400, f"'{label}' takes nothing from a program.")
     return value
 
 

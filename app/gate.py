@@ -41,6 +41,8 @@ READ = {
 }  # fmt: skip
 READ_BELOW = ("/assets/", "/static/", HEARTBEAT, FILE)
 SENT = {JOIN, CANCEL, UPLOAD}
+BEGINNINGS = ("/", "/config")
+"""What a browser, and a program, asks for first: here a visitor of a demonstration gets a cookie."""
 MAX_BODY_BYTES = 64 * 1024
 """Of everything but an upload: the form of a run takes a tenth of it."""
 MAX_SESSIONS = 4000
@@ -139,9 +141,10 @@ class Gate:
             return self._signing.visitor(session)
         if self._mode == "proxy":
             return self._named_by_proxy(request)
-        if request.scope["path"] == "/" and "visitor" not in session:
+        arriving = request.scope["path"] in BEGINNINGS
+        if arriving and "visitor" not in session:
             session["visitor"] = secrets.token_urlsafe(12)
-        known = request.scope["path"] != "/" and session.get("visitor")
+        known = not arriving and session.get("visitor")
         key = f"visitor:{session['visitor']}" if known else f"address:{self._address(request)}"
         return Visitor(key, "a visitor", "demo" if self._mode == "demo" else "viewer")
 

@@ -16,7 +16,7 @@ os.environ.update({"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETR
 
 import gradio as gr
 
-from app import address, markup, run_text, server, table_text, text, viewmodels
+from app import address, api, markup, run_text, server, table_text, text, viewmodels
 from app.access import decide, visitor_of
 from app.pending import MAX_ALL
 from app.picker import Picker
@@ -45,6 +45,7 @@ def build_app(studio: Studio) -> gr.Blocks:
     """Return the page over ``studio``; a run's id in the address (``/?run=ID``) decides which run it shows first."""
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
     with gr.Blocks(title=text.TITLE, analytics_enabled=False, delete_cache=(600, 7200)) as page:
+        api.build(studio, page)  # first: Gradio gives a name that is taken already a number
         with gr.Row(elem_id="top"):
             gr.HTML(markup.header())
             who = gr.HTML(visible=studio.mode == "sign-in", elem_id="who")

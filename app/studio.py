@@ -133,17 +133,17 @@ class Studio:
 
     def models(self) -> list[ModelChoice]:
         """Return the bundles of complete runs and the shipped ones, best first; broken ones are left out."""
-        return [ModelChoice(found.key, model_offers.label(found)) for found in self._offers()]
+        return [ModelChoice(found.key, model_offers.label(found)) for found in self.offers()]
 
     def shipped_models(self) -> list[model_offers.Offer]:
         """Return what is offered of the models that came with the program, best first."""
-        return [found for found in self._offers() if found.key.startswith("shipped/")]
+        return [found for found in self.offers() if found.key.startswith("shipped/")]
 
     def model_facts(self, key: str) -> tuple[str, str]:
         """Return what the page says of an offered bundle, and its model card as Markdown."""
         self.manifest(key)  # says what is wrong with a broken one
         card = self._bundle_folder(key) / "MODEL_CARD.md"
-        (found,) = (found for found in self._offers() if found.key == key)
+        (found,) = (found for found in self.offers() if found.key == key)
         return model_offers.facts(found), card.read_text(encoding="utf-8") if card.is_file() else model_text.NO_CARD
 
     def manifest(self, key: str) -> Manifest:
@@ -168,7 +168,8 @@ class Studio:
         with self._lock:
             return bundle_cache.session(folder, (folder / "manifest.json").stat().st_mtime)
 
-    def _offers(self) -> list[model_offers.Offer]:
+    def offers(self) -> list[model_offers.Offer]:
+        """Return what is offered, best first; of a broken bundle its name."""
         found = []
         for key, origin, folder in self._bundles():
             try:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import bombs
+from bench.attack_api import attack_endpoints
 from bench.attack_client import API, Server, Visitor, serving
 from engine.config import load_config
 from engine.runs.store import RunStore
@@ -313,7 +314,9 @@ def against(
                 tally.faults.append("an honest sign-in was refused")
             _attack_sign_in(server, tally)
         visitor.open()
-        attack_events(visitor, payloads(canary, home, address), tally)
+        attacks = payloads(canary, home, address)
+        attack_events(visitor, attacks, tally)
+        attack_endpoints(visitor, attacks, canary, tally, mode=mode, other=Visitor(server, headers))
         attack_routes(visitor, canary, address, tally)
         attack_bodies(visitor, tally)
         attack_names(server, headers, tally)

@@ -60,7 +60,7 @@ def serving(home: Path, *options: str, **environment: str) -> Iterator[Server]:
             yield Server(f"http://127.0.0.1:{port}", home, process)
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=START_S)
 
 
 @dataclass

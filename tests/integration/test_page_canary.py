@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench import bombs
 from bench.attack import CANARY, Tally, attack_events, attack_routes, payloads, sink
+from bench.attack_api import attack_endpoints
 from bench.attack_client import Visitor, serving
 
 
@@ -17,7 +18,9 @@ def test_no_event_and_no_route_reads_a_file_for_a_visitor(tmp_path: Path) -> Non
         visitor = Visitor(server)
         visitor.open()
         everything = payloads(canary, server.home, address)
-        attack_events(visitor, {kind: everything[kind] for kind in ("file", "address")}, tally)
+        attacks = {kind: everything[kind] for kind in ("file", "address")}
+        attack_events(visitor, attacks, tally)
+        attack_endpoints(visitor, attacks, canary, tally, mode="read-only", other=Visitor(server))
         attack_routes(visitor, canary, address, tally)
         assert len(visitor.events) > 30 and tally.tried["file in a field"] > 100
         copies = [path for path in server.made() if CANARY in path.read_bytes().decode("latin-1")]

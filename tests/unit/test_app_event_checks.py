@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from gradio.components.api_component import Api
 
 from app.event_checks import MAX_TEXT, Refusal, checked_event, checked_value, event_data, parsed, session_of
 
@@ -33,6 +34,27 @@ def test_each_control_takes_its_own_kind(block: Any, good: list[Any], bad: list[
         with pytest.raises(Refusal) as caught:
             checked_value(block, value, owned=owned)
         assert (caught.value.status == 422 and "takes" in caught.value.sentence) or "on or off" in caught.value.sentence
+
+
+@pytest.mark.parametrize(("kind", "label", "good", "bad"), [
+    ("string", "run_id", ["", "words"], [None, 3, True, ["a"], FILE, "x" * (MAX_TEXT + 1)]),
+    ("string", "configuration", ["x" * 32_000], [None, "x" * 32_001, {"seed": 1}]),
+    ("integer", "slice", [0, -1, 10**15], [None, True, 1.0, "1", 10**16, FILE]),
+    ("boolean", "anyway", [True, False], [None, 1, "true"]),
+    ("object", "image", [], [None, FOREIGN, [FILE], "/scratch/mine.png", {"url": "http://a"}]),
+    ("array", "other", [], [None, [], "x", FILE]), (None, "other", [], [None, "x", FILE]),
+])  # fmt: skip
+def test_each_parameter_of_an_endpoint_takes_its_own_type(
+    kind: str | None, label: str, good: list[Any], bad: list[Any]
+) -> None:
+    block = Api(None, {"type": kind} if kind else {}, label)
+    assert [checked_value(block, value, owned=owned) for value in good] == good
+    for value in bad:
+        with pytest.raises(Refusal) as caught:
+            checked_value(block, value, owned=owned)
+        assert caught.value.status == 400 and f"'{label}'" in caught.value.sentence
+    if kind == "object":
+        assert checked_value(block, {**FILE, "url": "http://a"}, owned=owned) == {**FILE, "orig_name": None}
 
 
 def test_a_file_of_ones_own_loses_what_was_said_of_it() -> None:
