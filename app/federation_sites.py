@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from app import markup, site_text
 from app.access import visitor_of
 from app.studio import Studio
-from engine.deployment.server import Status
+
+if TYPE_CHECKING:
+    from engine.deployment.server import Status
 
 
 def add(studio: Studio, *, backend: Any, server: Any) -> None:

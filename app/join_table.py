@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from app import join_text, markup, text, viewmodels
 from engine.methods import catalogue
-from engine.planning import Plan
 from engine.runs.join_results import JoinResults, Retraining
+
+if TYPE_CHECKING:
+    from engine.planning import Plan
 
 
 def results(found: JoinResults | None) -> str:

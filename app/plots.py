@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-
-import plotly.graph_objects as go
+from typing import TYPE_CHECKING
 
 from app import run_text, text
 from app.overlays import hex_colour
@@ -14,6 +13,9 @@ from engine.methods import catalogue
 from engine.runs.records import MetricSeries, ScoredSample, TrafficTotal
 from engine.types import MEAN_CLASS, EvaluationRow
 from export.results import class_colour
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#8c6bb1", "#8c510a")
 """Okabe and Ito's colours, which people with any colour vision tell apart, and two of ours for kinds of message."""
@@ -183,6 +185,8 @@ def _bar_label(row: EvaluationRow, *, with_site: bool) -> str:
 
 def _figure(title: str) -> go.Figure:
     """Return an empty figure in the page's dress; ``uirevision`` keeps a reader's zoom while data arrive."""
+    import plotly.graph_objects as go  # late: no figure is in the first paint
+
     axis = {"gridcolor": GRID, "linecolor": GRID, "zerolinecolor": GRID, "automargin": True}
     layout = go.Layout(
         template=go.layout.Template(),

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp
 
-from app import text, theme
+from app import late, text, theme
 from app.gate import SESSION_HOURS, Gate
 from app.settings import Settings
 from app.sign_in import SignIn
@@ -107,6 +107,7 @@ def run(page: gr.Blocks, studio: Studio, listening: socket.socket, *, demo: bool
 
     def background() -> None:
         studio.load_readers()
+        studio.attempt(late.load)
         if demo and studio.mode != "read-only":
             print(studio.start_demo(), flush=True)
         studio.keep_queue_moving(stop)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from engine.experiments import cells as cells_of
-from engine.experiments import tables
-from engine.experiments.cells import Cell
 from engine.experiments.spec import ExperimentSpec, Scale, load_experiment
 from engine.experiments.spec import tables as table_names
-from engine.experiments.standing import standing
-from engine.experiments.sweep import Outcome
 from engine.runs.store import RunStore
+
+if TYPE_CHECKING:  # the planning of runs and the reading of data sets come with them
+    from engine.experiments import tables
+    from engine.experiments.cells import Cell
+    from engine.experiments.sweep import Outcome
 
 MEASURED_BY_COMMAND = ("inference_s", "inference_p95_s", "torch_inference_s")
 """Measures that compute; a page that many look at does not."""
@@ -38,6 +39,9 @@ class Tables:
 
     def fill(self, which: str, scale: Scale) -> tables.Table:
         """Return the table ``which`` at ``scale``; ``UserError`` where there is none, or no such part of it."""
+        from engine.experiments import tables
+        from engine.experiments.standing import standing
+
         experiment, cells = _cells(which, scale)
         with self._lock:  # one after the other: it reads the figures of many images
             outcomes = standing(self._store, cells)
@@ -51,6 +55,8 @@ class Tables:
 @lru_cache(maxsize=64)
 def _cells(which: str, scale: Scale) -> tuple[ExperimentSpec, tuple[Cell, ...]]:
     """Return the experiment without what the page does not measure, and its cells."""
+    from engine.experiments import cells as cells_of
+
     experiment = load_experiment(which)
     shown = tuple(name for name in experiment.measures if name not in MEASURED_BY_COMMAND)
     experiment = experiment.model_copy(update={"measures": shown})

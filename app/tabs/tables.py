@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import gradio as gr
 
-from app import markup, table_text, table_view, tables
+from app import markup, table_text, tables
 from app.studio import Studio
 from engine.errors import UserError
 from engine.experiments.spec import Scale
-from engine.experiments.tables import Table
+
+if TYPE_CHECKING:
+    from engine.experiments.tables import Table
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ def _wire(studio: Studio, tab: gr.Tab, parts: Parts) -> None:
     shown = [parts.message, parts.standing, parts.figures, *parts.downloads.values()]
 
     def show(which: str, scale: str) -> list[Any]:
+        from app import table_view  # late, with the planning of runs that it brings in
+
         found, box = studio.attempt(lambda: _filled(studio, which, scale))
         if found is None:
             return [box, "", "", *[gr.DownloadButton(visible=False)] * len(parts.downloads)]

@@ -6,17 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app import markup, model_text, volume_jobs, volume_view
+from app import markup, model_text
 from app import volume_text as words
 from app.studio import Studio
 from engine.data.readers import file_suffix
 from engine.errors import UserError
 from export.foreign import CODE as FOREIGN
-from export.outputs.measurements import Measurement
+
+if TYPE_CHECKING:  # they bring in what reads, segments and writes volumes, which no first paint needs
+    from app import volume_jobs
+    from export.outputs.measurements import Measurement
 
 VIEWER_SCRIPT = Path(__file__).resolve().parents[1] / "viewer.js"
 ROWS_SHOWN = 50
@@ -47,6 +50,8 @@ def build(studio: Studio, model: gr.Dropdown) -> Parts:
     outputs.append(parts.anyway)
 
     def segment(chosen: str | None, path: str | None, *, anyway: bool = False) -> Iterator[tuple[Any, ...]]:
+        from app import volume_jobs, volume_view
+
         yield _busy(volume_view.progress_bar(words.READING, 0, 1))
         steps = _steps(studio, chosen, path, anyway=anyway)
         while True:
@@ -101,6 +106,8 @@ def _steps(
     """Yield every step of the job, then the values of all outputs."""
     if not chosen or not path:
         raise UserError("app.no_volume", what=words.NO_FILE_WHAT, why=words.NO_FILE_WHY, fix=words.NO_FILE_FIX)
+    from app import volume_jobs
+
     session = studio.session(chosen)
     result = yield from volume_jobs.run(studio, session, Path(path), anyway=anyway)
     yield _shown(studio, result, session.manifest.classes)
@@ -130,6 +137,8 @@ def _nothing(message: str, *, offer: bool = False) -> tuple[Any, ...]:
 
 def _shown(studio: Studio, result: volume_jobs.Result, classes: tuple[str, ...]) -> tuple[Any, ...]:
     """Return the values of all outputs for a finished job."""
+    from app import volume_view
+
     slices, width, height = result.size
     told = words.DONE.format(slices=slices, width=width, height=height, seconds=result.wall_s)
     if result.num_cases > 1:
