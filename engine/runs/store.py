@@ -27,7 +27,7 @@ from engine.runs.database import open_database
 from engine.runs.extensions import copy_rows
 from engine.runs.queue import QueueStore
 from engine.runs.records import ACTIVE, RESUMABLE, ExtensionRecord, RunRecord, RunView, StageRecord
-from engine.runs.results import add_log_line
+from engine.runs.results import Rows, add_log_line
 
 DEFAULT_HOME = Path("studio_home")
 UNQUEUED_S = 60.0
@@ -112,17 +112,33 @@ class RunStore(QueueStore):
             add_log_line(connection, run_id, "info", said)
         return True
 
+    def create_imported(self, run_id: str, records: Mapping[str, Rows], *, said: str) -> None:
+        """Store a run with all its rows by table, which are whole and checked, in one transaction.
+
+        Its folder is filled already (see ``filling``).
+        """
+        tables = {"runs": schema.runs, "stages": schema.stages, "log": schema.log, **schema.RESULTS}
+        with self._writing() as connection:
+            for name, table in tables.items():
+                if records[name]:  # rows of an older schema lack columns: those have defaults
+                    connection.execute(table.insert(), [{"run_id": run_id, **row} for row in records[name]])
+            add_log_line(connection, run_id, "info", said)
+
     @contextmanager
-    def filling(self, *, extends: str | None = None) -> Iterator[str]:
+    def filling(self, *, extends: str | None = None, known_as: str | None = None) -> Iterator[str]:
         """Give a new folder's id, of a run or of an extension of ``extends``, to be filled and then recorded.
+
+        ``known_as`` is the id of a run of another home; ``UserError`` ``run_archive.known`` where this one has it.
 
         The folder goes again where nothing was recorded: at once when the body raises, when a store is opened next
         where this process is killed.
         """
         with self._writing() as connection:  # under this lock nobody takes a folder without its mark for a leftover
             known = frozenset(connection.scalars(sa.select(schema.runs.c.run_id)))
-            chosen = self._new_folder(extends=extends, known=known)
+            chosen = known_as or self._new_folder(extends=extends, known=known)
             folder = self.run_dir(chosen)
+            if known_as is not None:
+                self._make_known(folder, is_known=known_as in known)
             descriptor = folders.mark(folder)
         try:
             yield chosen
@@ -194,6 +210,20 @@ class RunStore(QueueStore):
             known = frozenset(connection.scalars(sa.select(table.c.run_id)))
             folders.discard_leftovers(self.runs_folder, known)
         folders.empty_trash(self.runs_folder)
+
+    def _make_known(self, folder: Path, *, is_known: bool) -> None:
+        """Make the folder of a run whose id is not chosen here."""
+        if is_known or folder.exists():
+            raise UserError(
+                "run_archive.known",
+                what=f"The run '{folder.name}' is in {self.home} already, or its folder is.",
+                why="A run that is taken in keeps its id, and nothing is overwritten.",
+                fix="Delete the run that is there, or choose another home with --home.",
+            )
+        try:
+            folders.make(folder, exist_ok=False)
+        except OSError as error:
+            raise folders.not_writable(folder, error) from error
 
     def _new_folder(self, *, extends: str | None = None, known: frozenset[str] = frozenset()) -> str:
         """Make a folder and return its id: a run's sorts by time, is short and safe in a URL."""
