@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-TABS = ("train", "samples", "segment", "tables")
+TABS = ("train", "samples", "segment", "tables", "compare")
 MAX_LETTERS = 200
+MAX_RUNS = 6
+"""That a comparison shows side by side."""
 MAX_EPOCH = 10**6
 
 _REPLACE = """
@@ -59,6 +61,15 @@ CHOOSE_TAB = f"""() => {{
 """Chooses the tab that the address asks for in the browser, where no answer of a slow server can undo a click."""
 
 
+SET_RUNS = f"""(runs) => {{
+  const address = new URL(window.location);
+  if (runs?.length) address.searchParams.set('runs', runs.join(',')); else address.searchParams.delete('runs');
+  // A comma may stand in a query as it is, and a link is for people.
+  address.search = address.search.replaceAll('%2C', ',');
+{_REPLACE}}}"""
+"""Writes the runs of a comparison into the address, in the order of choosing."""
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What an address asks for; None for what it does not say, or says in a way that cannot be."""
@@ -68,6 +79,8 @@ class Wanted:
     sample: str | None = None
     epoch: int | None = None
     """As people count, from 1."""
+    runs: tuple[str, ...] = ()
+    """Side by side, each once."""
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Wanted:
@@ -78,10 +91,12 @@ class Wanted:
             return value if 0 < len(value) <= MAX_LETTERS else None
 
         epoch = text("epoch")
+        runs = dict.fromkeys(name for name in (text("runs") or "").split(",") if name)
         number = int(epoch) if epoch and epoch.isascii() and epoch.isdecimal() and len(epoch) < 8 else 0
         return cls(
             run=text("run"),
             model=text("model"),
             sample=text("sample"),
             epoch=number if 0 < number <= MAX_EPOCH else None,
+            runs=tuple(runs)[:MAX_RUNS],
         )

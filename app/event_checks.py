@@ -19,6 +19,8 @@ from app.api_config import MAX_LETTERS
 
 MAX_TEXT = 4_000
 MAX_NUMBER = 1e15
+MAX_CHOICES = 100
+"""Of a control that takes several and does not say how many."""
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -105,6 +107,8 @@ def checked_value(block: Any, value: Any, *, owned: Callable[[str], bool]) -> An
         raise Refusal(422, f"'{label}' takes a number.")
     if isinstance(block, gr.Checkbox) and not isinstance(value, bool):
         raise Refusal(422, f"'{label}' is either on or off.")
+    if isinstance(block, gr.Dropdown) and block.multiselect:
+        return _choices(value, label, at_most=block.max_choices or MAX_CHOICES)
     if isinstance(block, gr.Dropdown | gr.Radio) and not (_is_text(value) or _is_number(value)):
         raise Refusal(422, f"'{label}' takes one of its choices.")
     if not isinstance(block, gr.Textbox | gr.Number | gr.Slider | gr.Checkbox | gr.Dropdown | gr.Radio):
@@ -132,6 +136,12 @@ def _checked_parameter(block: Api, value: Any, *, owned: Callable[[str], bool]) 
         raise Refusal(400, api_text.SWITCH.format(label=label))
     if kind not in ("string", "integer", "boolean"):
         raise Refusal(400, f"'{label}' takes nothing from a program.")
+    return value
+
+
+def _choices(value: Any, label: str, *, at_most: int) -> list[str]:
+    if not isinstance(value, list) or len(value) > at_most or not all(_is_text(choice) for choice in value):
+        raise Refusal(422, f"'{label}' takes up to {at_most} of its choices.")
     return value
 
 

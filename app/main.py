@@ -16,13 +16,13 @@ os.environ.update({"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETR
 
 import gradio as gr
 
-from app import address, api, markup, run_text, server, table_text, text, viewmodels
+from app import address, api, compare_text, markup, run_text, server, table_text, text, viewmodels
 from app.access import decide, visitor_of
 from app.pending import MAX_ALL
 from app.picker import Picker
 from app.settings import Access, load_settings
 from app.studio import NEWEST_RUNS, Studio
-from app.tabs import samples, segment, tables, train, welcome
+from app.tabs import compare, samples, segment, tables, train, welcome
 from engine.errors import UserError
 
 KEEP = "(value) => value"
@@ -62,6 +62,8 @@ def build_app(studio: Studio) -> gr.Blocks:
                 segment.build(studio, page)
             with gr.Tab(table_text.TAB_TABLES, id="tables") as tables_tab:
                 tables.build(studio, tables_tab)
+            with gr.Tab(compare_text.TAB_COMPARE, id="compare") as compare_tab:
+                compare.build(studio, compare_tab)
 
         def arrive(request: gr.Request) -> tuple:
             """Choose the run of the address, else the newest; open the form where there is none."""
@@ -84,7 +86,8 @@ def build_app(studio: Studio) -> gr.Blocks:
         run.change(None, run, None, js=address.SET_RUN, **quiet)
         begin.wire(tabs, new_run)
         run.change(lambda run_id: gr.Column(visible=not run_id), run, begin.block, **quiet)
-        for name, tab in zip(address.TABS, (train_tab, samples_tab, segment_tab, tables_tab), strict=True):
+        placed = (train_tab, samples_tab, segment_tab, tables_tab, compare_tab)
+        for name, tab in zip(address.TABS, placed, strict=True):
             tab.select(js=address.set_tab(name), **quiet)
         run.select(lambda: standing_note, None, note, **quiet)
     return page.queue(default_concurrency_limit=4, max_size=MAX_ALL)

@@ -20,3 +20,14 @@ class Picker(gr.Dropdown):
         """Return the chosen value, or None."""
         known = [value for _, value in self.choices]
         return super().preprocess(payload if payload in known else None)
+
+
+class SeveralPicker(gr.Dropdown):
+    """A :class:`Picker` that takes several: those that are not, or not yet, among its options are passed over."""
+
+    is_template = True  # drawn as a Dropdown
+
+    def preprocess(self, payload: Any) -> Any:
+        """Return the chosen values that are offered, in the order of choosing."""
+        known = [value for _, value in self.choices]
+        return [value for value in payload or () if value in known]

@@ -56,6 +56,27 @@ def curves(series: Sequence[MetricSeries], *, title: str, empty: str, unit_range
     return figure
 
 
+def overlaid(runs: Sequence[tuple[str, Sequence[MetricSeries]]], *, title: str, empty: str) -> go.Figure:
+    """Return the Dice curves of several runs over each other; a run has a colour and a symbol, by its place."""
+    figure = _figure(title)
+    for place, (name, series) in enumerate(runs):
+        for curve in series:
+            figure.add_scatter(
+                x=list(curve.steps),
+                y=[_finite(value) for value in curve.values],
+                name=name if len(series) == 1 else f"{name}, {catalogue.stage_title(curve.stage)}",
+                mode="lines+markers",
+                line={"color": PALETTE[place % len(PALETTE)], "width": 2},
+                marker={"symbol": SYMBOLS[place % len(SYMBOLS)], "size": 6},
+            )
+    if not figure.data:
+        return _say(figure, empty)
+    axes = dict.fromkeys(_step_axis(curve.stage) for _, series in runs for curve in series)
+    figure.update_xaxes(title_text=" / ".join(axis for axis in axes if axis), rangemode="tozero")
+    figure.update_yaxes(range=[0, 1])
+    return figure
+
+
 def curve_name(curve: MetricSeries, series: Sequence[MetricSeries]) -> str:
     """Return the shortest name that tells ``curve`` apart: its site, its measure, or both."""
     measure = curve.name.replace("_", " ")

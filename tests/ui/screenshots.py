@@ -22,6 +22,7 @@ READY = {
     "samples": "#gallery img",
     "segment": "#examples img",
     "tables": "#table-standing table",
+    "compare": "#compare-tables table",
 }
 
 
@@ -30,6 +31,8 @@ def take(page: Page, tab: str, path: Path) -> None:
     page.wait_for_selector(READY[tab])
     if tab == "samples":
         page.wait_for_selector("#scatter .points path")
+    if tab == "compare":
+        page.wait_for_selector("#compare-curves .js-plotly-plot .points path")
     if tab == "segment":
         page.locator("#examples button.thumbnail-item").first.click()
         page.wait_for_selector("#overlay img")
@@ -47,6 +50,8 @@ def main(folder: Path) -> None:
         home = Path(made)
         shutil.copytree(ROOT / "assets" / "models", home / "shipped")
         run_id = fill(home)
+        fewer = fill(home, settings={"name": "fewer rounds", "federation.rounds": 5}, gain=-0.04)
+        other = fill(home, settings={"name": "other seed", "seed": 3}, gain=0.02)
         path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
         browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS), timeout=WAIT_MS)
         with serving(home) as server:
@@ -57,7 +62,9 @@ def main(folder: Path) -> None:
                     )
                     page.set_default_timeout(WAIT_MS)
                     for tab in READY:
-                        page.goto(f"{server.address}/?run={run_id}&tab={tab}&__theme={theme}")
+                        page.goto(
+                            f"{server.address}/?run={run_id}&tab={tab}&runs={run_id},{fewer},{other}&__theme={theme}"
+                        )
                         take(page, tab, folder / f"{tab}_{size}_{theme}.png")
                     page.close()
         browser.close()

@@ -5,9 +5,12 @@ Only tests and screenshots use it: ``python tests/ui/seed_store.py HOME``.
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -51,11 +54,21 @@ def _sites(reporter: StoreReporter, stage: str, *, working: bool) -> None:
         )
 
 
-def fill(home: Path, *, status: str = "finished", until: str = "export") -> str:
-    """Make a run whose stages are done up to ``until`` and return its id."""
+def fill(
+    home: Path,
+    *,
+    status: str = "finished",
+    until: str = "export",
+    settings: Mapping[str, Any] | None = None,
+    gain: float = 0.0,
+) -> str:
+    """Make a run whose stages are done up to ``until`` and return its id.
+
+    ``settings`` are dotted keys of its configuration; ``gain`` is added to its Dice of every image.
+    """
     store = RunStore(home)
-    settings = {"name": f"layout {status}", "data.task": TASK, "data.held_out": TASKS[TASK].sites[-1]}
-    config = load_config("phantom_cpu_smoke", overrides=settings)
+    own = {"name": f"layout {status}", "data.task": TASK, "data.held_out": TASKS[TASK].sites[-1]}
+    config = load_config("phantom_cpu_smoke", overrides={**own, **(settings or {})})
     run_id = store.create_run(config, planned_s=dict.fromkeys(STAGES, 60.0)).run_id
     rng = np.random.default_rng(3)
     store.update_run(run_id, status="running", attempt=1, started_at=1.8e9, heartbeat_at=1.8e9)
@@ -68,6 +81,8 @@ def fill(home: Path, *, status: str = "finished", until: str = "export") -> str:
             _sites(reporter, stage, working=stage == until and status == "running")
         reporter.log("info", f"{stage} has run on {len(SITES)} sites.")
         reporter.flush()
+        if stage == "evaluation":
+            _figures_of_images(store, run_id, gain=gain)
         store.update_stage(run_id, stage, wall_s=42.0)
         if stage != until or status == "finished":
             store.set_stage_status(run_id, stage, "finished")
@@ -169,6 +184,26 @@ def _evaluation(reporter: StoreReporter, run_dir: Path, rng: np.random.Generator
             for name in TASKS[TASK].classes
         ]
     )
+
+
+def _figures_of_images(store: RunStore, run_id: str, *, gain: float) -> None:
+    """Write the Dice of every image that the table of results is the mean of, and which images these are."""
+    folder, rows = store.run_dir(run_id), store.evaluation(run_id)
+    store.write_evaluation(
+        run_id, [replace(r, dice=r.dice + gain, dice_low=r.dice_low + gain, dice_high=r.dice_high + gain) for r in rows]
+    )
+    images = []
+    for row in store.evaluation(run_id):
+        about = {"model": row.model, "site": row.site, "class_name": row.class_name}
+        noise = np.random.default_rng(list(run_id.encode())).normal(0, 0.02, row.num_images)
+        for number, value in enumerate(row.dice + noise - noise.mean()):
+            group = f"{number * row.num_groups // row.num_images + 1:05d}"
+            images.append(about | {"name": f"{number:05d}", "group": group, "dice": float(value)})
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "images.json").write_text(json.dumps(images), encoding="utf-8")
+    known = {f"{row.split} {row.site}": "0" * 64 for row in rows}
+    (folder / "data").mkdir()
+    (folder / "data" / "identity.json").write_text(json.dumps(known), encoding="utf-8")
 
 
 def _curve(reporter: StoreReporter, run_dir: Path, rng: np.random.Generator) -> None:

@@ -22,6 +22,7 @@ READY = {
     "Samples": "#gallery img",
     "Segment": "#examples img",
     "Tables": "#table-figures table",
+    "Compare": "#compare-message .empty",
 }
 NAMELESS = """() => {
   const named = (e) => (e.labels && [...e.labels].some((l) => l.innerText.trim())) || e.getAttribute('aria-label')

@@ -24,6 +24,8 @@ def owned(path: str) -> bool:
     (gr.Slider(label="Opacity"), [0.5], ["0.5", {}, float("nan")]),
     (gr.Checkbox(label="Mutual"), [True, False], [1, "true", FILE]),
     (gr.Dropdown(["a"], label="Task"), ["a", 3], [FILE, ["a"], True, "x" * (MAX_TEXT + 1)]),
+    (gr.Dropdown(["a"], label="Runs", multiselect=True, max_choices=2), [["a", "b"], [], None],
+     ["a", FILE, [FILE], [3], ["a"] * 3, ["x" * (MAX_TEXT + 1)]]),
     (gr.Radio(["a"], label="Source"), ["a"], [FILE, ["a"]]),
     (gr.File(label="Image"), [None], [FOREIGN, [FILE], "/scratch/mine.png", {"path": 3}, {"url": "http://a"}, True]),
     (gr.HTML(), [None], ["<b>", FILE]),

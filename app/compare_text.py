@@ -1,0 +1,58 @@
+"""What the page says of runs side by side."""
+
+from __future__ import annotations
+
+TAB_COMPARE = "Compare"
+COMPARE_LEAD = (
+    "Two to six runs side by side: what was set otherwise, what came of it at each site, what it took. The address "
+    "names the runs, so that a link shows others the same."
+)
+RUNS_LABEL = "Runs to compare"
+RUNS_INFO = "Two to six; the others are compared with the first"
+READ_AGAIN = "Read the runs again"
+DOWNLOAD = "CSV"
+EMPTY_TITLE = "Nothing is compared yet"
+EMPTY_STEP = "Choose two to six runs above."
+NO_RUNS_STEP = "This home has fewer than two runs. Start them in the Train tab."
+UNKNOWN_WHAT = "The address names runs that are not here: {names}."
+UNKNOWN_WHY = "Only runs of this home can be compared."
+UNKNOWN_FIX = "Choose others from the list, or open the link on the page that it is from."
+
+LETTERS = "ABCDEF"
+RUNS_HEADING = "The runs"
+RUN_COLUMNS = ("", "Run", "Id", "State", "Method", "Final model", "Work", "Worst site (its Dice)")
+WORST = "{site} ({dice}, {split})"
+ONE_SITE = "one site"
+SPLITS = {"test": "unseen", "validation": "validation"}
+
+SETTINGS_HEADING = "Settings that differ"
+SETTINGS_NOTE = "Only settings that the runs read. A dash: this run does not read it."
+SETTINGS_SAME = "No setting that two of these runs read differs."
+SETTINGS_UNREADABLE = "The settings of {names} cannot be read by this version."
+SETTING_COLUMNS = ("Setting", "Section")
+EMPTY_VALUE, YES, NO = "empty", "on", "off"
+
+DICE_HEADING = "Dice of the final models"
+DICE_NOTE = (
+    "Mean over images and classes, with the 95 % interval over patients that the run has stored. Unseen images trained "
+    "nothing; validation images are kept from training, but rounds may be chosen by them."
+)
+DICE_COLUMNS = ("Site", "Images of", "Images")
+NOT_MEASURED_YET = "None of these runs has measured its models yet."
+
+DIFFERENCES_HEADING = "Differences on the same images"
+DIFFERENCES_NOTE = (
+    "Dice minus that of {name} (A), image by image; 95 % interval over patients and p of Wilcoxon's signed-rank test, "
+    "not corrected for the number of comparisons. Better or worse is said where the interval leaves out 0."
+)
+DIFFERENCE_COLUMN = "{letter} minus A"
+BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
+WHY_NOT_HEADING = "Why some have no difference"
+
+TRAFFIC_HEADING = "Bytes over each site's border"
+TRAFFIC_NOTE = "To the server / from the server, with what was sent only to measure models."
+TRAFFIC_COLUMN = "Site"
+ALL_SITES = "all sites"
+
+CURVES_PLOT = "Validation Dice over rounds, mean of the sites"
+CURVES_EMPTY = "None of these runs has a curve of validation Dice."

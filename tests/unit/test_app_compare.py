@@ -1,0 +1,136 @@
+"""The Compare tab without a browser: what is shown side by side, and what goes into the file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compared_world import compared
+
+from app import compare_text, compare_view, plots
+from app.address import SET_RUNS, Wanted
+from app.picker import SeveralPicker
+from app.settings import Settings
+from app.studio import Studio
+from app.tabs import compare as tab
+from engine.experiments import comparison
+from engine.experiments.comparison import Comparison
+from engine.experiments.statistics import Paired
+from engine.runs.store import RunStore
+
+LOW = {("test", "z"): [0.5, 0.7, 0.6, 0.6], ("validation", "a"): [0.8, 0.6], ("validation", "b"): [0.5]}
+HIGH = {("test", "z"): [0.6, 0.8, 0.9, 0.7], ("validation", "a"): [0.4, 0.2]}
+SETTINGS = {"federation": {"rounds": 7}, "distillation": {"epochs": 3}, "device": "cpu", "data": {"held_out": "x"}}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path / "home")
+
+
+@pytest.fixture
+def found(store: RunStore) -> Comparison:
+    names = compared(store, "low <b>", LOW), compared(store, "=high", HIGH, settings=SETTINGS)
+    return comparison.compare(store, names)
+
+
+def test_only_settings_that_both_read_and_that_differ_are_shown_as_the_form_calls_them(found: Comparison) -> None:
+    shown = {one.key: one for one in compare_view.settings(found.runs, paths=True)}
+    assert shown.keys() == {"device", "data.held_out", "federation.rounds"}, "nobody distils here"
+    rounds = shown["federation.rounds"]
+    assert (rounds.label, rounds.section) == ("Rounds", "Federated training") and rounds.values[1] == "7"
+    assert shown["data.held_out"].label == "Held-out site"
+    assert shown["data.held_out"].values == (compare_text.EMPTY_VALUE, "x")
+
+
+def test_a_setting_that_one_run_does_not_read_has_a_dash(store: RunStore) -> None:
+    ways: list[dict[str, Any]] = [
+        {"method": "dsfedmed", "distillation": {"epochs": 3}}, {"method": "dsfedmed", "distillation": {"epochs": 4}},
+        {"method": "fedtinysam", "distillation": {"epochs": 5}},
+    ]  # fmt: skip
+    names = [compared(store, f"run {at}", LOW, settings=way) for at, way in enumerate(ways)]
+    shown = {one.key: one.values for one in compare_view.settings(comparison.compare(store, names).runs, paths=True)}
+    assert shown["distillation.epochs"] == ("3", "4", None) and "method" in shown
+
+
+def test_where_others_can_look_a_folder_is_named_by_its_last_part(store: RunStore) -> None:
+    roots = [{"data": {"source": "folder", "root": f"/srv/{name}/polyps"}} for name in ("a", "b")]
+    names = [compared(store, f"run {at}", LOW, settings=way) for at, way in enumerate(roots)]
+    runs = comparison.compare(store, names).runs
+    (here,), (there,) = (compare_view.settings(runs, paths=paths) for paths in (True, False))
+    assert here.values == ("/srv/a/polyps", "/srv/b/polyps") and there.values == ("polyps", "polyps")
+    assert "/srv" not in compare_view.csv(comparison.Comparison(runs), paths=False)
+
+
+def test_lines_of_the_tables(found: Comparison) -> None:
+    assert compare_view.dice_rows(found) == [
+        ["z", "unseen", "4 (2)", "0.600 (0.500 to 0.700)", "0.750 (0.650 to 0.850)"],
+        ["a", "validation", "2 (1)", "0.700 (0.600 to 0.800)", "0.300 (0.200 to 0.400)"],
+        ["b", "validation", "1", "0.500 (0.400 to 0.600)", "–"],
+    ]
+    unseen, lost, missing = compare_view.difference_rows(found)
+    assert unseen == ["z", "unseen", "4 (2)", "+0.150 (+0.100 to +0.200), p 0.5: better"]
+    assert lost[3] == "-0.400 (one patient: no interval), p 1: undecided" and missing[3] == "–"
+    assert compare_view.reasons(found.differences) == ["B: =high was not measured on validation images of b."]
+    assert compare_view.traffic_rows(found.runs) == [
+        ["a", "2.0 MB / 3.0 MB", "2.0 MB / 3.0 MB"], ["all sites", "2.0 MB / 3.0 MB", "2.0 MB / 3.0 MB"],
+    ]  # fmt: skip
+    first, second = compare_view.run_rows(found.runs)
+    assert first[0] == "A" and first[6:] == ["2 min", "b (0.500, validation)"] and second[7] == "one site"
+
+
+@pytest.mark.parametrize(("low", "high", "said"), [
+    (0.01, 0.2, "better"), (-0.2, -0.01, "worse"), (-0.1, 0.1, "undecided"), (0.0, 0.2, "undecided"),
+    (None, None, "undecided"),
+])  # fmt: skip
+def test_a_difference_is_called_by_its_interval(low: float | None, high: float | None, said: str) -> None:
+    assert compare_view.verdict(Paired(0.1, low, high, 0.5, 2)) == said
+
+
+def test_the_page_says_everything_and_takes_no_name_for_html(found: Comparison) -> None:
+    shown = compare_view.html(found, paths=True)
+    assert "<b>" not in shown and "low <b>" in unescape(shown)
+    for heading in ("RUNS_HEADING", "SETTINGS_HEADING", "DICE_HEADING", "DIFFERENCES_HEADING", "TRAFFIC_HEADING"):
+        assert f"<h3>{getattr(compare_text, heading)}</h3>" in shown
+
+
+def test_the_file_has_every_figure_and_no_formula(found: Comparison) -> None:
+    lines = list(csv.DictReader(io.StringIO(compare_view.csv(found, paths=True))))
+    (gain,) = (one for one in lines if one["what"] == "dice difference" and one["name"] == "z")
+    assert float(gain["value"]) == pytest.approx(0.15) and gain["against"] == found.runs[0].record.run_id
+    assert (gain["note"], gain["images"], gain["patients"], gain["run"]) == ("better", "4", "2", "'=high")
+    (lost,) = (one for one in lines if one["what"] == "dice difference" and one["name"] == "b")
+    assert lost["value"] == "" and "was not measured" in lost["note"]
+    sent = [(one["what"], one["name"], one["value"]) for one in lines if one["what"].startswith("bytes")]
+    assert sent == [("bytes up", "a", "2000000"), ("bytes down", "a", "3000000")] * 2
+    assert [one["value"] for one in lines if one["name"] == "federation.rounds"][1] == "7"
+
+
+def test_curves_lie_over_each_other(found: Comparison) -> None:
+    figure = plots.overlaid([("A", found.runs[0].curves), ("B", found.runs[1].curves)], title="t", empty="none")
+    assert [(line.name, list(line.y)) for line in figure.data] == [("A", [0.2, 0.5]), ("B", [0.2, 0.5])]
+    assert figure.data[0].line.color != figure.data[1].line.color
+    assert plots.overlaid([("A", ())], title="t", empty="none").layout.annotations[0].text == "none"
+
+
+def test_an_address_names_runs() -> None:
+    assert Wanted.of({"runs": "a,b,,a"}).runs == ("a", "b") and Wanted.of({"runs": "," * 9}).runs == ()
+    assert len(Wanted.of({"runs": ",".join("abcdefgh")}).runs) == 6 and Wanted.of({"runs": "x" * 201}).runs == ()
+    assert "set('runs', runs.join(','))" in SET_RUNS
+
+
+def test_a_browser_chooses_among_the_runs_that_are_offered() -> None:
+    picker = SeveralPicker([("A", "a"), ("B", "b")], multiselect=True, max_choices=6)
+    assert picker.preprocess(["b", "x", "a"]) == ["b", "a"] and picker.preprocess(None) == []
+
+
+def test_an_older_run_of_the_address_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studio = Studio(Settings(home=tmp_path / "home"))
+    names = [compared(studio.store, f"run {at}", LOW) for at in range(3)]
+    monkeypatch.setattr("app.studio.NEWEST_RUNS", 1)
+    oldest = next(name for name in names if name not in {run.run_id for run in studio.runs()})
+    assert oldest in {run.run_id for run in tab._offered(studio, [oldest, "nothing"])}
