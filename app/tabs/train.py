@@ -88,6 +88,7 @@ def build(studio: Studio, run: gr.Dropdown) -> gr.Accordion:
     _wire_live(studio, run, parts, gr.State({}))
     parts.go_on.wire_fork(studio, run, form, parts.message)
     parts.go_on.joining.wire(studio, run)
+    parts.go_on.taking.wire(studio, run)
     return accordion
 
 
