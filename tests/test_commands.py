@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ def test_every_command_has_a_test() -> None:
         *ENGINE,
     )
     assert [command for command in COMMANDS if not command.startswith(known)] == []
-    tested = {*SAID, *TRIED, *GOING_ON, *JOINING, *PRETRAINED, *DEPLOYED, *TABLES}
+    tested = {*SAID, *TRIED, *ARCHIVES, *GOING_ON, *JOINING, *PRETRAINED, *DEPLOYED, *TABLES}
     left = [c for c in ENGINE if c not in tested and not c.startswith(tuple(ELSEWHERE))]
     assert left == RUNS, "of every run, the plan is made and a small one is run"
     assert len(COMMANDS) > 40
@@ -155,6 +156,7 @@ def test_every_command_has_a_test() -> None:
 SAID = engine_commands("list", "show", "status", "methods", "doctor", "data", "plan")
 TRIED = engine_commands("predict", "export") + [c for c in ENGINE if c == "python -m engine weights list"]
 GOING_ON = engine_commands("extend", "fork", "cancel", "resume")
+ARCHIVES = engine_commands("export-run", "import-run")
 JOINING = engine_commands("join")
 PRETRAINED = engine_commands("pretrain")
 DEPLOYED = engine_commands("federation", "server", "site") + [c for c in engine_commands("run") if "--server" in c]
@@ -176,6 +178,18 @@ def test_a_command_on_data_or_on_a_finished_run(
     if "--out" in words:
         out = finished.folder / words[words.index("--out") + 1]
         assert sorted(path.suffix for path in out.iterdir()) in ([".png"], [".csv", ".tif"], [".json", ".md", ".onnx"])
+
+
+def test_a_finished_run_goes_to_another_home_without_the_images_of_its_sites(finished: World) -> None:
+    for command in ARCHIVES:  # in the README's order
+        assert main(finished.words(command)) == 0
+    (taken_in,) = RunStore(finished.folder / "other_home").list()
+    assert taken_in.status == "finished" and taken_in.run_id == RunStore(finished.home).list()[0].run_id
+    images = {path.read_bytes() for path in (finished.folder / "hospitals").rglob("images/*.png")}
+    with zipfile.ZipFile(finished.folder / "run.zip") as zipped:
+        names = zipped.namelist()
+        assert not [name for name in names if zipped.read(name) in images]
+    assert any(name.startswith("run/samples/") for name in names), "its own pictures are in it"
 
 
 @pytest.mark.parametrize("command", GOING_ON)
