@@ -52,6 +52,7 @@ ELSEWHERE = {
     "python -m engine weights fetch": "needs a network; parsed here, and fetched locally in test_models_downloads",
 }
 SMALL_BENCHES = {
+    "bench.app": "--quick",
     "bench.attack": "",
     "bench.faults": "--kills 3 --in-process 1 --policy skip --folder faults",
     "bench.federation": "--quick --folder federation_costs --sites 4 8 --asked 4 --rounds 1 2",
