@@ -106,6 +106,7 @@ def _segmented(studio: Studio, path: Path, model: str, *, number: int, anyway: b
         done = answers.segment(
             session,
             lambda: answers.read_upload(studio, model, path, number - 1),
+            title=name,
             stem=stem,
             origin=lambda: answers.origin(studio, model, path),
             anyway=anyway,
@@ -114,16 +115,16 @@ def _segmented(studio: Studio, path: Path, model: str, *, number: int, anyway: b
         if error.code != FOREIGN:
             raise
         raise UserError(error.code, what=error.what, why=error.why, fix=words.FOREIGN_FIX) from error
-    shares = zip(session.manifest.classes, done.area_shares, strict=True)
+    result = done.result
     return {
-        "file": {"path": studio.save(*done.file), "orig_name": done.file[0], "meta": {"_type": "gradio.FileData"}},
+        "file": {"path": studio.save(*result.file), "orig_name": result.file[0], "meta": {"_type": "gradio.FileData"}},
         "image": name,
         "model": model,
         "slice": number,
         "num_slices": count,
-        "area_share": dict(shares),
+        "area_share": {found.class_name: found.share for found in result.figures},
         "wall_ms": done.wall_ms,
-        "provider": done.provider,
+        "provider": text.PROVIDERS.get(session.provider, session.provider),
         "unlike_training": list(done.unlike),
     }
 

@@ -183,7 +183,14 @@ def failure_of(error: Error, *, site: str) -> UserError:
         failure = _site_failed(site, reason=f"{type(cause).__name__}: {cause}")
         failure.__cause__ = cause
         return failure
-    reason = error.reason or f"error code {error.code}"
+    return failure_told(error.reason or f"error code {error.code}", site=site)
+
+
+def failure_told(reason: str, *, site: str) -> UserError:
+    """Return the exception for the text of a ``SiteError``, or of another that Flower has written down.
+
+    Raises RunCancelled when that is what it reports.
+    """
     if RunCancelled.__name__ in reason.split(":<")[0]:
         raise RunCancelled(f"cancelled at site {site}")
     record = _record_in(reason)

@@ -6,17 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 
-from flwr.app import Error
-
 from engine.federation.backends.side_process import SideProcess, Told, clear_replies
-from engine.federation.exchange import failure_of
+from engine.federation.exchange import failure_told
 from engine.federation.tasks import AT_WORK, STEP, TOTAL, Listener, SiteReply, SiteRequest
 
 ENTRY = "engine.site.deployed:open_beside"
 FORGOTTEN_S = 300.0
 """Work that nobody has asked about for so long is stopped, and gone on with when somebody does (ours)."""
-RAISED = 2
-"""Flower's error code for an exception at a site (ErrorCode.CLIENT_APP_RAISED_EXCEPTION)."""
 
 
 class SideWork:
@@ -58,7 +54,7 @@ class SideWork:
                 step, total = self._at
                 return SiteReply({}, {STEP: step, TOTAL: total}, self._num_images, {AT_WORK: request.task})
             if outcome.failure:
-                raise failure_of(Error(RAISED, outcome.failure), site=self._site)
+                raise failure_told(outcome.failure, site=self._site)
             reply, points = outcome.reply(), self._points
         except BaseException:
             self.stop()

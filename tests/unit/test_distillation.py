@@ -319,19 +319,6 @@ def test_fine_tuning_on_augmented_images_resumes_bit_equal():
     assert not _equal(whole.model, first.model)
 
 
-def test_each_epoch_of_supervised_training_has_an_order_of_its_own_drawn_by_seed_stage_and_epoch():
-    training = _fine_tuning(build_model("tinysam", size="mini", image_px=64, seed=5), epochs=2)
-    orders = []
-    for epoch in range(2):
-        orders.append(np.concatenate(training.batches()))
-        drawn = numpy_generator(training.config.seed, training.stage, "order", epoch).permutation(len(training.pool))
-        np.testing.assert_array_equal(orders[-1], drawn)
-        for indices in training.batches():
-            training.train_step(indices)
-        training.end_epoch()
-    assert orders[0].tolist() != orders[1].tolist()
-
-
 def test_supervised_training_learns_and_names_what_is_not_a_number():
     model = build_model("tinysam", size="mini", image_px=64, seed=5)
     training = _fine_tuning(model, epochs=6)

@@ -19,6 +19,7 @@ from engine.distillation.scoring import PoolScorer
 from engine.distillation.selection import num_selected, select_in_batch, select_pool, select_sampled, select_top_k
 from engine.models.registry import build_model
 from engine.seeding import numpy_generator
+from tests.unit.test_distillation import _fine_tuning
 
 
 def logit(value: float) -> torch.Tensor:
@@ -165,3 +166,16 @@ def test_features_are_kept_up_to_the_very_byte_of_the_budget(monkeypatch: pytest
     assert not features.features_fit(build_model("unet", size="mini", seed=0), num_images=3, image_px=64)
     monkeypatch.setattr(features, "BUDGET_BYTES", needed - 1)
     assert not features.features_fit(model, num_images=3, image_px=64)
+
+
+def test_each_epoch_of_supervised_training_has_an_order_of_its_own_drawn_by_seed_stage_and_epoch():
+    training = _fine_tuning(build_model("tinysam", size="mini", image_px=64, seed=5), epochs=2)
+    orders = []
+    for epoch in range(2):
+        orders.append(np.concatenate(training.batches()))
+        drawn = numpy_generator(training.config.seed, training.stage, "order", epoch).permutation(len(training.pool))
+        np.testing.assert_array_equal(orders[-1], drawn)
+        for indices in training.batches():
+            training.train_step(indices)
+        training.end_epoch()
+    assert orders[0].tolist() != orders[1].tolist()
