@@ -20,7 +20,7 @@ UNKNOWN_FIX = "Choose others from the list, or open the link on the page that it
 
 LETTERS = "ABCDEF"
 RUNS_HEADING = "The runs"
-RUN_COLUMNS = ("", "Run", "Id", "State", "Method", "Final model", "Work", "Worst site (its Dice)")
+RUN_COLUMNS = ("Letter", "Run", "Id", "State", "Method", "Final model", "Work", "Worst site (its Dice)")
 WORST = "{site} ({dice}, {split})"
 ONE_SITE = "one site"
 SPLITS = {"test": "unseen", "validation": "validation"}

@@ -53,7 +53,7 @@ def build_app(studio: Studio) -> gr.Blocks:
         standing_note = _standing_note(studio)
         note = gr.HTML(standing_note, elem_id="page-note")
         begin = welcome.place(studio)
-        with gr.Tabs(elem_id="tabs") as tabs:
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab(text.TAB_TRAIN, id="train") as train_tab:
                 new_run = train.build(studio, run)
             with gr.Tab(text.TAB_SAMPLES, id="samples") as samples_tab:
