@@ -12,7 +12,6 @@ from app import compare_text, forms, markup, server_paths, text, viewmodels
 from engine.config_keys import unread_sections
 from engine.evaluation.tables import images_cell
 from engine.experiments.comparison import ComparedRun, Comparison, SiteDifference
-from engine.experiments.formats import rows_csv
 from engine.experiments.statistics import Paired
 from engine.methods import catalogue
 
@@ -175,6 +174,8 @@ def csv(found: Comparison, *, paths: bool) -> str:
             rows += [_line(run, f"bytes {way}", site, ways.get(way, 0)) for way in ("up", "down")]
     for run, of_run in zip(found.runs[1:], found.differences, strict=True):
         rows += [_difference_line(run, found.runs[0], one) for one in of_run]
+    from engine.experiments.formats import rows_csv  # it brings in the planning, which the first paint needs not
+
     blank = dict.fromkeys(CSV_COLUMNS)
     return rows_csv([{**blank, **{k: _plain(v) for k, v in row.items()}} for row in rows], columns=CSV_COLUMNS)
 

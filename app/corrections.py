@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import ndimage
 
 from app.probability import Kept, above, levels
 
@@ -51,6 +50,8 @@ def change(mask_HW: np.ndarray, logits_HW: np.ndarray, click: Click) -> int:
 
     0 where it cannot do anything: there is nothing to remove at its place, or what it would add is there.
     """
+    from scipy import ndimage  # not before the first click: the first paint needs none
+
     top, left = max(0, click.row - click.reach_px), max(0, click.column - click.reach_px)
     rows = slice(top, click.row + click.reach_px + 1)
     columns = slice(left, click.column + click.reach_px + 1)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import plotly.graph_objects as go
+from typing import TYPE_CHECKING
 
 from app import kept_text, markup
 from app.plots import INK, PALETTE
 from engine.runs.gates import GateRecord, best_epoch, judged_epochs
 from engine.runs.records import MetricSeries
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 def marked(figure: go.Figure, series: Sequence[MetricSeries], *, is_over: bool) -> go.Figure:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from importlib import import_module
 
-PARTS = ("engine.planning", "plotly.graph_objects", "app.table_view", "app.volume_jobs", "engine.deployment.server")
-"""In the order in which visitors ask for them: a plan, a figure, a table, a volume, who of a federation is there."""
+PARTS = (
+    "engine.planning",
+    "plotly.graph_objects",
+    "app.table_view",
+    "export.outputs.measurements",
+    "app.volume_jobs",
+    "engine.deployment.server",
+)
+"""In the order in which visitors ask for them: a plan, a figure, a table, figures of a mask, a volume, who of a
+federation is there."""
 
 
 def load() -> None:

@@ -17,7 +17,6 @@ from app import overlay_text as words
 from app.corrections import Click, corrected
 from app.overlays import resize_nearest
 from app.probability import MODEL_PERCENT, STEPS, Kept
-from export.outputs.measurements import diameters, num_components, rows_csv
 from export.results import mask_file, plain_name
 
 ADDED, REMOVED = 1, 2
@@ -77,6 +76,8 @@ def result(
     clicks: tuple[Click, ...] = (),
 ) -> Result:
     """Return masks and figures at a threshold of 1 to 99 percent, after the clicks; the model's own without both."""
+    from export.outputs.measurements import rows_csv  # scipy: the first paint needs none
+
     num = len(classes)
     masks_KHW = np.empty((num, *kept.size_hw), np.uint8)
     levels_Khw, changes_Khw = (np.empty((num, *shown_hw), np.uint8) for _ in range(2))
@@ -136,6 +137,8 @@ def _figures(
     percent: int,
     num_clicks: int,
 ) -> Figures:
+    from export.outputs.measurements import diameters, num_components
+
     count = int(np.count_nonzero(mask_HW))
     longest, perpendicular = diameters(mask_HW, steps=spacing_mm or (1.0, 1.0)) if count else (None, None)
     return Figures(

@@ -16,8 +16,7 @@ from typing import Any
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.evaluation.spread import site_spread
-from engine.experiments.results import IMAGES_FILE
-from engine.experiments.statistics import ImageFigure, Paired, paired
+from engine.experiments.statistics import IMAGES_FILE, ImageFigure, Paired, paired
 from engine.federation.descriptions import IDENTITY_FILE
 from engine.methods import catalogue
 from engine.runs.records import MetricSeries, RunRecord

@@ -6,15 +6,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
 from engine.experiments.cells import Cell
 from engine.experiments.measures import MEASURES, Measure
 from engine.experiments.spec import ColumnSpec, DatasetSpec, ExperimentSpec, Scale
 from engine.experiments.statistics import (
+    IMAGES_FILE,
     ImageFigure,
     Images,
     Paired,
@@ -23,12 +23,12 @@ from engine.experiments.statistics import (
     spread_of_images,
     spread_of_runs,
 )
-from engine.experiments.sweep import Outcome
 from engine.runs.store import RunStore
 from engine.types import MEAN_CLASS
 
-IMAGES_FILE = Path("evaluation") / "images.json"
-"""Where a run keeps the figures of each image: ``engine.stages.evaluation``, which needs torch."""
+if TYPE_CHECKING:
+    from engine.experiments.sweep import Outcome
+
 NOT_HERE, NOT_RUN = "not in this version", "not run"
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
-from scipy import stats
 
 from engine.evaluation.bootstrap import count_groups, percentiles, resampled_means
 from engine.seeding import numpy_generator
 
+IMAGES_FILE = Path("evaluation") / "images.json"
+"""Where a run keeps the figures of each image: ``engine.stages.evaluation``, which needs torch."""
 NUM_RESAMPLES = 2000
 """(ours)"""
 SEED = 1337
@@ -102,6 +104,8 @@ def paired(ours: Images, theirs: Images, *, held_out: Sequence[str]) -> Paired |
     P values are not corrected for the number of comparisons. Images that only one of them has, at one of the seeds, are
     left out.
     """
+    from scipy import stats  # a tenth of a second that no page need wait for
+
     seeds = [s for s in complete_seeds(list(ours), held_out=held_out) if all((site, s) in theirs for site in held_out)]
     if not seeds:
         return None
