@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,18 @@ class Told(ConsoleReporter):
         self.lines.append(text)
 
 
+class EveryMessage(InProcessGrid):
+    """Keeps what a node was asked before and has not answered, as a SuperLink does; one process forgets it."""
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            before = dict(self._pending)
+            ids += super().push_messages([message])
+            self._pending = before | self._pending
+        return ids
+
+
 class StandingAlone:
     """The sites of ``root``, each with its own images alone in ``at/NAME``, and a program that can be started again."""
 
@@ -77,7 +89,7 @@ class StandingAlone:
             pytest.MonkeyPatch.context() as numbers
         ):  # a SuperLink draws its nodes' from 2^64: they are no other grid's
             numbers.setattr(inprocess, "_FIRST_SITE_NODE_ID", 5001)
-            self._answers = InProcessGrid(self._answer, sites=self.sites)  # type: ignore[arg-type]
+            self._answers = EveryMessage(self._answer, sites=self.sites)  # type: ignore[arg-type]
         ids = dict(zip(self.sites, self._answers.get_node_ids(), strict=True))
         patch.setattr(SuperlinkGrid, "__enter__", lambda grid: grid)
         patch.setattr(SuperlinkGrid, "__exit__", lambda grid, *_: None)
