@@ -190,6 +190,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.methods": (),
     CATALOGUE: ("engine.errors", "engine.config_keys", "engine.methods.model_choice", "engine.methods.overlay"),
     "engine.runs": (*BASE, "engine.runs", CATALOGUE, "engine.federation.descriptions"),
+    "engine.runs.archive_import": (*BASE, "engine.runs", CATALOGUE, "engine.data.zip_lists"),
     "engine.runs.worker": (*BASE, "engine.runs", CATALOGUE, "engine.stages"),
     "engine.cli": ("engine", "export"),
     "engine.__main__": ("engine.cli",),

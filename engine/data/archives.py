@@ -15,13 +15,11 @@ from pathlib import Path, PurePosixPath
 
 from engine.data.names import is_litter
 from engine.data.readers import DICOM_SUFFIXES, SUFFIXES, file_suffix
+from engine.data.zip_lists import CHUNK_BYTES, lists_more_than
 from engine.errors import UserError
 
 MAX_FILES = 4000
 """Files in one archive (ours): the slices of a whole body take some 2,000."""
-CHUNK_BYTES = 2**20
-ENTRY_MARK = b"PK\x01\x02"
-"""What each entry of a zip's list of contents begins with."""
 DICOM_MARK, DICOM_MARK_AT = b"DICM", 128
 
 
@@ -45,7 +43,8 @@ def unpack(archive: Path, folder: Path, *, most_bytes: int) -> list[Member]:
     systems leave (``__MACOSX``, ``.DS_Store``) and other files are left out. Raises ``UserError``
     ``archive.damaged``, ``archive.too_large``, ``archive.encrypted`` or ``archive.no_images``.
     """
-    _refuse_many(archive)
+    if lists_more_than(2 * MAX_FILES, archive):  # twice: folders and litter are listed, too
+        raise _too_many(archive)
     try:
         with zipfile.ZipFile(archive) as opened:
             wanted = sorted((info for info in opened.infolist() if _is_wanted(info)), key=lambda info: info.filename)
@@ -116,18 +115,6 @@ def _refuse_kinds(archive: Path, wanted: list[zipfile.ZipInfo]) -> None:
         )
     if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in wanted):
         raise NotImplementedError("it is compressed otherwise than zip programs usually do")
-
-
-def _refuse_many(archive: Path) -> None:
-    """Count the entries of the list of contents before it is read: a list of a million takes half a gigabyte."""
-    count, rest = 0, b""
-    with archive.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            piece = rest + chunk
-            count += piece.count(ENTRY_MARK)
-            rest = piece[-(len(ENTRY_MARK) - 1) :]
-            if count > 2 * MAX_FILES:  # twice: folders and litter are listed, too
-                raise _too_many(archive)
 
 
 def _too_many(archive: Path) -> UserError:

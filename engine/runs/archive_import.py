@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from engine.config import RunConfig, parse_stored_config
+from engine.data.zip_lists import CHUNK_BYTES, lists_more_than
 from engine.errors import UserError
 from engine.runs import archive, folders
 from engine.runs.archive import refused
@@ -29,11 +30,8 @@ from engine.runs.results import Rows
 from engine.runs.schema import SCHEMA_VERSION
 from engine.runs.store import RunStore
 
-CHUNK_BYTES = 2**20
 SPARE_BYTES = 2**28
 """That the disk keeps free beside what is taken in (ours)."""
-ENTRY_MARK = b"PK\x01\x02"
-"""What each entry of a zip's list of contents begins with."""
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OverflowError)
 _CHOICES = {
     ("stages", "status"): get_args(StageStatus),
@@ -77,7 +75,8 @@ def import_run(store: RunStore, path: Path) -> str:
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     if not path.is_file():
         raise refused(f"There is no file {path}.", code="run_archive.missing")
-    _refuse_many(path)
+    if lists_more_than(2 * archive.MAX_FILES, path):  # twice: files of the run may be zips themselves
+        raise refused(f"{path.name} holds more than {archive.MAX_FILES:,} files.", code="run_archive.too_large")
     try:
         zipped = zipfile.ZipFile(path)
     except (*_BROKEN, ValueError) as error:  # names that are no text, too
@@ -87,18 +86,6 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
             yield zipped
         except _BROKEN as error:
             raise refused(f"{path.name} cannot be unpacked: {error}.") from error
-
-
-def _refuse_many(path: Path) -> None:
-    """Count the entries of the list of contents before it is read: a list of a million takes half a gigabyte."""
-    count, rest = 0, b""
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            piece = rest + chunk
-            count += piece.count(ENTRY_MARK)
-            rest = piece[-(len(ENTRY_MARK) - 1) :]
-            if count > 2 * archive.MAX_FILES:  # twice: files of the run may be zips themselves
-                raise refused(f"{path.name} holds more than {archive.MAX_FILES:,} files.", code="run_archive.too_large")
 
 
 def _manifest(zipped: zipfile.ZipFile) -> Manifest:

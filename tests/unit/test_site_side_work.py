@@ -30,8 +30,7 @@ from engine.stages.generator_training import GeneratorTraining
 from engine.types import Traffic
 from engine.version import VERSION
 from tests.patience import WAIT_S
-from tests.unit.deployed_world import StandingAlone
-from tests.unit.test_site_deployed import Nobody
+from tests.unit.deployed_world import Nobody, StandingAlone
 
 SITES = ("portable_yellow", "scope_octagon", "tower_hd")
 SITE, HELD_OUT = "tower_hd", "scope_octagon"
