@@ -95,9 +95,10 @@ def up(federation: Federation, *, stop: threading.Event, say: Say) -> int:
             return link.end()
         say(f"The server of {federation.name} is up on {federation.address}; its log is {link.log}.")
         proxy = f"nginx -p {federation.server} -c nginx.conf"
-        say(f"Sites connect to {federation.public_address}, where the proxy has to run: {proxy}")
         register = _Register(federation, control, say=say)
         register.bring_up_to_date()
+        # Not before the keys are known: a site that is there at once would be refused, and not come back by itself.
+        say(f"Sites connect to {federation.public_address}, where the proxy has to run: {proxy}")
         return link.supervise(stop, every_s=LOOK_S, look=register.look)
     finally:
         link.end()

@@ -74,12 +74,13 @@ def served(world: Deployed, said: list[str]) -> Iterator[None]:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        wait(lambda: bool(said) or bool(faults), timeout_s=WAIT_S)
+        wait(lambda: f"Connected to the server at {world.address} as south." in said or bool(faults))
+        assert not faults, faults
         yield
     finally:
         stop.set()
         thread.join(WAIT_S)
-    assert not faults, faults
+        assert not faults, (faults, said)
 
 
 def rounds(world: Deployed, out: Path) -> np.ndarray:
