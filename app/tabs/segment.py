@@ -60,11 +60,11 @@ def build(studio: Studio, page: gr.Blocks) -> Parts:
         with gr.Column(scale=3, min_width=300):
             outputs = _place_result()
     parts = Parts(**inputs, **outputs, result=gr.State(None, time_to_live=STATE_S), seen=gr.State(0))
+    volumes.build(studio, parts.model)  # first: what another model ends must not wait for the answers below
     _wire_models(studio, parts, page)
     _wire_images(studio, parts)
     takes = [parts.legend, parts.download, parts.csv, parts.changes]
     picture_tools.wire(studio, parts.tools, parts.overlay, result=parts.result, takes=takes)
-    volumes.build(studio, parts.model)
     return parts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
@@ -75,10 +76,16 @@ def build(studio: Studio, model: gr.Dropdown) -> Parts:
         button.click(work, [model, parts.upload], outputs, concurrency_limit=1, concurrency_id="volume", **quiet)
         for button, work in ((parts.start, segment), (parts.anyway, segment_anyway))
     ]
-    parts.stop.click(lambda: _nothing(markup.notice(words.STOPPED)), None, outputs, cancels=job, **quiet)
     empty = markup.empty(words.EMPTY_TITLE, words.EMPTY)
-    parts.upload.change(lambda: _nothing(empty), None, outputs, cancels=job, **quiet)
-    model.change(lambda: _nothing(empty), None, outputs, cancels=job, **quiet)
+    for ended, message in (
+        (parts.stop.click, markup.notice(words.STOPPED)),
+        (parts.upload.change, empty),
+        (model.change, empty),
+    ):
+        # Both in the browser and in this order: a cancellation waits for the answer of what is registered before it,
+        # and would end the job of who has pressed the button in the meantime.
+        ended(None, cancels=job)
+        ended(None, None, outputs, js=f"() => {json.dumps(_nothing(message))}", **quiet)
     return parts
 
 
@@ -131,8 +138,7 @@ def _busy(bar: str) -> tuple[Any, ...]:
 def _nothing(message: str, *, offer: bool = False) -> tuple[Any, ...]:
     """Return the values of all outputs without an answer; ``offer`` is for an answer on request."""
     hidden = gr.update(visible=False)
-    start, stop, anyway = gr.Button(interactive=True), gr.Button(visible=False), gr.Button(visible=offer)
-    return message, "", "", hidden, hidden, hidden, start, stop, anyway
+    return message, "", "", hidden, hidden, hidden, gr.update(interactive=True), hidden, gr.update(visible=offer)
 
 
 def _shown(studio: Studio, result: volume_jobs.Result, classes: tuple[str, ...]) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from PIL import Image
 from volume_files import PATIENT, write_series
 
 from app import volume_jobs, volume_view
+from app.main import build_app
 from app.settings import Settings
 from app.studio import Studio
 from app.tabs.volumes import figures_table
@@ -33,6 +34,19 @@ MODEL = "shipped/nuclei_cpu"
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
     return Studio(Settings(home=tmp_path_factory.mktemp("home"), max_read_mb=16))
+
+
+def test_what_ends_a_job_waits_for_no_answer(studio: Studio) -> None:
+    """Gradio cancels after the answer of what is registered before: the job that was started meanwhile would end."""
+    ends: dict[tuple[int, str], list[dict]] = {}
+    for event in build_app(studio).config["dependencies"]:
+        for target, name in event["targets"]:
+            ends.setdefault((target, name), []).append(event)
+    ending = [events for events in ends.values() if any(event["cancels"] for event in events)]
+    assert len(ending) >= 3, "the stop button, another file, another model"
+    for events in ending:
+        first = next(at for at, event in enumerate(events) if event["cancels"])
+        assert not any(event["backend_fn"] for event in events[:first])
 
 
 def uploaded(studio: Studio, content: bytes, name: str) -> Path:
