@@ -33,7 +33,7 @@ RAY_STAMP := $(VENV)/.ray-stamp
 # Two test processes of one thread: the tests' models are too small to fill more, and half of the time is spent in
 # importing. A file stays in one process, for the sake of its fixtures, and the long ones begin early. The limit is for
 # what hangs, not for what is slow: it is far above what a test takes on a busy machine.
-PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) \
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) \
 	--dist loadfile --no-loadscope-reorder --timeout=1800 --durations=15
 
 help:
@@ -86,7 +86,7 @@ test-all: setup ray lint chromium
 
 # One thread a mutant: as many are on trial as there are cores.
 mutate: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m bench.mutation $(MUTATE)
+	$(BIN)/python -m bench.mutation $(MUTATE)
 
 screenshots: setup chromium
 	PYTHONPATH=.:tests/ui $(BIN)/python tests/ui/screenshots.py docs/screenshots

@@ -19,6 +19,7 @@ os.environ.update(
     FLWR_TELEMETRY_ENABLED="0",
     PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
 )
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums in another order have other bits, and test processes share cores
 SCRATCH = tempfile.TemporaryDirectory(prefix="dsfedmed-tests-")
 os.environ["DSFEDMED_HOME"] = SCRATCH.name  # also in each of several test processes, which must not share one
 os.environ["GRADIO_TEMP_DIR"] = SCRATCH.name
