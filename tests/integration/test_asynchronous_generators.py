@@ -42,13 +42,18 @@ def results(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def test_beside_the_rounds_and_after_them_give_the_same_bits(backbone: Path, tmp_path: Path) -> None:
-    config = config_of(backbone, **{"generator.kind": "pix2pix", "federation.rounds": 1, "generator.steps": 12})
+@pytest.mark.parametrize("backend", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_beside_the_rounds_and_after_them_give_the_same_bits(backbone: Path, tmp_path: Path, backend: str) -> None:
+    config = config_of(
+        backbone,
+        **{"threads": 1, "generator.kind": "pix2pix", "federation.rounds": 1, "generator.steps": 12},
+    )
     after = context_of(config, tmp_path / "after")
     FederatedTraining().run(after)
     GeneratorTraining().run(after)
 
-    context = context_of(config, tmp_path / "beside")
+    there = config.model_copy(update={"backend": backend, "workers": 2 if backend == "ray" else None})
+    context = context_of(there, tmp_path / "beside")
     part, told = early(context)
     GeneratorTraining().begin(part)
     assert not part.generator_dir(SITES[0]).exists(), "nobody has waited"
