@@ -16,6 +16,7 @@ from PIL import Image
 from app import badge_text, join_text, model_text, run_text, text, viewmodels
 from engine.errors import UserError
 from engine.methods import catalogue
+from engine.runs.alerts import Alert
 from engine.runs.records import LogLine, RunRecord, RunView, StageRecord
 from engine.types import EvaluationRow, ModelDifference
 
@@ -96,8 +97,8 @@ def empty(title: str, step: str) -> str:
     return f"<div class='empty'><p class='title'>{escape(title)}</p><p>{step}</p></div>"
 
 
-def status(view: RunView) -> str:
-    """Return the run's status, overall progress and what comes next."""
+def status(view: RunView, watched: Sequence[Alert] = ()) -> str:
+    """Return the run's status, overall progress, what comes next, and what is to be looked into."""
     run, fraction = view.run, viewmodels.overall_fraction(view.stages)
     percent = 100 if run.status == "finished" else min(99, int(100 * fraction))
     facts = [f"<span class='badge {run.status}'>{text.STATUS[run.status]}</span>", f"<span>{percent} %</span>"]
@@ -120,8 +121,20 @@ def status(view: RunView) -> str:
         f" <code>{escape(run.run_id)}</code></h2><p class='facts'>{''.join(facts)}</p>"
         f"<div class='bar' role='progressbar' aria-label='{text.RUN_LABEL}' aria-valuemin='0' aria-valuemax='100'"
         f" aria-valuenow='{percent}'><span style='width:{percent}%'></span></div>"
-        f"{following}{note}{_run_error(run)}</section>"
+        f"{following}{note}{_alerts(watched)}{_run_error(run)}</section>"
     )
+
+
+def _alerts(watched: Sequence[Alert]) -> str:
+    """Return what is to be looked into, the first few; a screen reader says it when it comes."""
+    if not watched:
+        return ""
+    items = "".join(
+        f"<li><strong>{escape(one.what)}</strong> {escape(one.fix)}</li>" for one in watched[: run_text.ALERTS_SHOWN]
+    )
+    more = len(watched) - run_text.ALERTS_SHOWN
+    cut = f"<li>{run_text.ALERTS_CUT.format(count=more)}</li>" if more > 0 else ""
+    return f"<div class='notice alerts' role='status'><p>{run_text.ALERTS}</p><ul>{items}{cut}</ul></div>"
 
 
 def stepper(stages: Sequence[StageRecord]) -> str:

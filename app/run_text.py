@@ -1,4 +1,4 @@
-"""What the page says of deleting runs, and of what a list or a plot leaves out."""
+"""What the page says of deleting runs, of what to look into, and of what a list or a plot leaves out."""
 
 from __future__ import annotations
 
@@ -12,3 +12,7 @@ RUNS_CUT = "The newest {shown} runs are listed. An older one is shown by its add
 POINTS_CUT = "the {shown:,} of highest learnability, of {total:,}"
 LOG_CUT = "The latest {shown} lines; earlier ones are not shown."
 MANY_CURVES = "{count} curves"
+
+ALERTS = "To be looked into:"
+ALERTS_SHOWN = 5
+ALERTS_CUT = "and {count} more"

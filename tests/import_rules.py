@@ -24,6 +24,7 @@ WHOLE_VOLUMES = ("export.volumes", "export.cases", "export.outputs", "export.for
 RUN_RECORDS = tuple(
     f"engine.runs.{name}"
     for name in (
+        "alerts",
         "archive",
         "archive_export",
         "archive_import",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -26,6 +28,7 @@ from app.picker import Picker
 from app.studio import Studio
 from app.tabs import asking, go_on, run_form
 from engine.evaluation.tables import named
+from engine.runs.alerts import alerts
 from engine.runs.gates import GateRecord, read_gate
 from engine.runs.generator_checks import read_checks
 from engine.runs.join_results import join_results
@@ -234,7 +237,8 @@ def live_values(
     sites = site_views(store, store.work_id(run_id), active=view.run.active)
     allowed = studio.permissions.may_change(by, run_id)
     may = viewmodels.actions(view.run, allowed=allowed, extended=view.extension is not None)
-    status, stepper = studio.told(markup.status(view)), studio.told(markup.stepper(view.stages))
+    watched = alerts(view, series, sites, free_bytes=shutil.disk_usage(store.home).free, now=time.time())
+    status, stepper = studio.told(markup.status(view, watched)), studio.told(markup.stepper(view.stages))
     choices = viewmodels.curve_choices(series, view.stages)
     # A stage that was chosen for the run before may have no curve here.
     followed = {} if chosen in {stage for _, stage in choices} else {"value": viewmodels.FOLLOW}

@@ -22,6 +22,7 @@ from engine.cli.gate_table import print_gate
 from engine.cli.join_tables import print_join
 from engine.cli.output import duration, print_table, size
 from engine.runs import lifecycle
+from engine.runs.alerts import alerts_of
 from engine.runs.records import RunView, StageRecord, TrafficTotal
 from engine.runs.sites import site_views
 
@@ -108,6 +109,8 @@ def print_sites(store: RunStore, run_id: str) -> None:
     print_table(columns, rows[:MOST_SITES], right=(3, 4, 5, 6))
     if len(rows) > MOST_SITES:
         print(f"The first {MOST_SITES} of {len(rows)} sites, those in need first; --json gives all.")
+    for alert in alerts_of(store, run_id):
+        print(f"Look into: {alert.what} {alert.fix}")
 
 
 def _print_traffic(totals: Sequence[TrafficTotal]) -> None:

@@ -261,6 +261,7 @@ def status(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = Fal
     """Show what each site of a run does, its score, bytes and failures; those in need first."""
     from engine.cli.follow import print_sites
     from engine.runs import lifecycle
+    from engine.runs.alerts import alerts_of
     from engine.runs.sites import site_views
 
     store = open_store(home)
@@ -269,7 +270,8 @@ def status(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = Fal
     record = store.get(chosen)
     if as_json:
         sites = [asdict(view) for view in site_views(store, store.work_id(chosen), active=record.active)]
-        print_json({"run_id": chosen, "status": record.status, "stage": record.stage, "sites": sites})
+        found = [asdict(alert) for alert in alerts_of(store, chosen)]
+        print_json({"run_id": chosen, "status": record.status, "stage": record.stage, "sites": sites, "alerts": found})
         return
     print(f"{record.run_id}  {record.name}  {record.status}  {record.stage or ''}".rstrip())
     print_sites(store, chosen)
