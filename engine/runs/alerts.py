@@ -90,10 +90,11 @@ def alerts_of(store: RunStore, run_id: str) -> tuple[Alert, ...]:
 
 def _of_curve(curve: MetricSeries) -> Iterator[Alert]:
     where = f" of {curve.site}" if curve.site else ""
+    named = f"The {curve.name.replace('_', ' ')}{where}"
     if not math.isfinite(curve.values[-1]):
         yield Alert(
             "not_finite",
-            f"{curve.name}{where} is not a number at step {curve.steps[-1]}.",
+            f"{named} is not a number at step {curve.steps[-1]}.",
             "Stop the run; begin it again with a smaller learning rate, or with precision fp32.",
             curve.stage,
             curve.site,
@@ -106,7 +107,7 @@ def _of_curve(curve: MetricSeries) -> Iterator[Alert]:
     if curve.name in _LOSSES and min(means) > 0 and min(last) > RISE * min(means):
         yield Alert(
             "loss_rises",
-            f"{curve.name}{where} stands at {means[-1]:.3g} and was {min(means):.3g} before: training diverges.",
+            f"{named} stands at {means[-1]:.3g} and was {min(means):.3g} before: training may diverge.",
             "If it goes on, stop the run and begin it again with a smaller learning rate.",
             curve.stage,
             curve.site,
@@ -114,7 +115,7 @@ def _of_curve(curve: MetricSeries) -> Iterator[Alert]:
     if curve.name == SCORE and max(last) < max(values) - FALL:
         yield Alert(
             "dice_falls",
-            f"Validation Dice{where} stands at {last[-1]:.3f} and was {max(values):.3f} before.",
+            f"The validation Dice{where} stands at {last[-1]:.3f} and was {max(values):.3f} before.",
             "federation.patience stops at the best round, distillation.gate keeps the best epoch; a smaller learning "
             "rate falls less.",
             curve.stage,
