@@ -16,3 +16,4 @@ MANY_CURVES = "{count} curves"
 ALERTS = "To be looked into:"
 ALERTS_SHOWN = 5
 ALERTS_CUT = "and {count} more"
+TELL_END = "Tell me when it ends"

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -37,6 +38,7 @@ from engine.runs.sites import site_views
 from engine.types import EvaluationRow, ModelDifference
 
 LOG_LINES = 200
+ENDING_SCRIPT = Path(__file__).resolve().parents[1] / "ending.js"
 SCROLL_TO_ANSWER = """() => {
   const refusal = document.querySelector('#plan-result [role=alert]');
   const shown = refusal ?? document.getElementById('live');
@@ -99,7 +101,7 @@ def _place_live() -> Parts:
     message = gr.HTML(elem_id="train-message")
     warnings = gr.HTML(elem_id="store-warnings")
     with gr.Column(visible=False, elem_id="live") as live:
-        status = gr.HTML(elem_id="status")
+        status = gr.HTML(elem_id="status", js_on_load=ENDING_SCRIPT.read_text(encoding="utf-8"))
         with gr.Row(elem_classes="actions"):
             cancel = gr.Button(text.CANCEL_BUTTON, variant="stop", visible=False, elem_id="cancel")
             resume = gr.Button(text.RESUME_BUTTON, variant="primary", visible=False, elem_id="resume")

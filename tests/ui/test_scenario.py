@@ -57,6 +57,25 @@ def choose(page: Page, control: str, option: str) -> None:
     page.get_by_role("option", name=re.compile(option)).click()
 
 
+NOTIFICATIONS = """() => {
+  window.told = [];
+  window.Notification = class {
+    static permission = 'default';
+    static async requestPermission() { return this.permission = 'granted'; }
+    constructor(words) { window.told.push(words); }
+  };
+}"""
+"""The browser's own notices, which a browser without a screen refuses."""
+
+
+def ask_to_be_told(page: Page) -> None:
+    """Press the button below a run that is at work; the title of the tab says how far that is."""
+    expect(page).to_have_title(re.compile(r"^\d+ % · DSFedMed Studio$"))
+    page.evaluate(NOTIFICATIONS)
+    page.locator("#status .tell-end").click()
+    expect(page.locator("#status .tell-end")).to_be_hidden()
+
+
 def test_an_empty_home_tells_the_next_step_on_every_tab(
     fresh_server: Server, open_page: Callable[..., Watched]
 ) -> None:
@@ -124,7 +143,7 @@ def test_launch_reload_second_page_cancel_resume_samples_segment(
     expect(page.locator("#status code")).to_have_text(run_id)
     second = open_page(f"{fresh_server.address}/?run={run_id}", width=390, height=844).page
     expect(second.locator("#status code")).to_have_text(run_id)
-
+    ask_to_be_told(page)
     page.locator("#cancel").click()
     expect(page.locator("#cancel-no")).to_be_focused()
     page.keyboard.press("Enter")  # the safe answer
@@ -136,8 +155,11 @@ def test_launch_reload_second_page_cancel_resume_samples_segment(
     page.keyboard.press("Enter")
     expect(page.locator("#status .badge")).to_have_text("Cancelled", timeout=RUN_MS)
     expect(second.locator("#status .badge")).to_have_text("Cancelled")
+    expect(second).to_have_title("Cancelled · DSFedMed Studio")
     second.locator("#resume").click()
     expect(page.locator("#status .badge")).to_have_text("Finished", timeout=RUN_MS)
+    assert page.evaluate("window.told") == [f"{stored.name}: Cancelled", f"{stored.name}: Finished"]
+    assert second.evaluate("window.told") is None, "nobody has asked there"
     expect(page.locator("#stepper li.finished")).to_have_count(7)
     expect(page.locator("#results table").first).to_contain_text("TinySAM, mutually distilled")
 
