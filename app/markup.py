@@ -140,6 +140,12 @@ def _alerts(watched: Sequence[Alert]) -> str:
     return f"<div class='notice alerts' role='status'><p>{run_text.ALERTS}</p><ul>{items}{cut}</ul></div>"
 
 
+def command(line: str) -> str:
+    """Return the command that starts the same run; a click chooses all of it."""
+    heading = f"<h3>{run_text.COMMAND}</h3><p class='quiet'>{run_text.COMMAND_NOTE}</p>"
+    return f"{heading}<code class='command'>{escape(line)}</code>"
+
+
 def stepper(stages: Sequence[StageRecord]) -> str:
     """Return the stages as an ordered list with their state, progress and expected time."""
     items = "".join(_step(stage) for stage in stages)

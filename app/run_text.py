@@ -17,3 +17,5 @@ ALERTS = "To be looked into:"
 ALERTS_SHOWN = 5
 ALERTS_CUT = "and {count} more"
 TELL_END = "Tell me when it ends"
+COMMAND = "The same run as a command"
+COMMAND_NOTE = "In a terminal, where the program is; a click chooses all of it. Folders are those of this server."

@@ -26,6 +26,7 @@ RUN_RECORDS = tuple(
     for name in (
         "alerts",
         "archive",
+        "command",
         "archive_export",
         "archive_import",
         "store",

@@ -30,6 +30,7 @@ from app.studio import Studio
 from app.tabs import asking, go_on, run_form
 from engine.evaluation.tables import named
 from engine.runs.alerts import alerts
+from engine.runs.command import run_command
 from engine.runs.gates import GateRecord, read_gate
 from engine.runs.generator_checks import read_checks
 from engine.runs.join_results import join_results
@@ -67,6 +68,7 @@ class Parts:
     results: gr.HTML
     results_plot: gr.Plot
     log: gr.HTML
+    command: gr.HTML
     live: gr.Column
     cancel_asked: asking.Question
     drop_asked: asking.Question
@@ -127,9 +129,10 @@ def _place_live() -> Parts:
         results_plot = gr.Plot(label=text.RESULTS_PLOT, show_label=False, visible=False, elem_id="results-plot")
         gr.HTML(f"<h3>{text.LOG_HEADING}</h3>")
         log = gr.HTML(elem_id="log", max_height=280)
+        command = gr.HTML(elem_id="command")
     return Parts(
         message, warnings, status, cancel, resume, drop, further, stepper, curves, loss, dice, traffic_note, traffic,
-        sites, results, results_plot, log, live, cancel_asked, drop_asked,
+        sites, results, results_plot, log, command, live, cancel_asked, drop_asked,
     )  # fmt: skip
 
 
@@ -270,6 +273,7 @@ def live_values(
         ),
         part("results_plot", rows, lambda: gr.Plot(value=plots.results(rows), visible=bool(rows))),
         part("log", lines, lambda: studio.told(markup.log(lines, cut=len(lines) == LOG_LINES))),
+        part("command", view.run.config_json, lambda: studio.told(markup.command(run_command(view.run.config)))),
         part("live", True, lambda: gr.Column(visible=True)),
     ]
 

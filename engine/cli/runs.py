@@ -232,6 +232,7 @@ def show(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = False
     """Show one run: its stages, results, traffic, files and last log lines."""
     from engine.cli.follow import print_results
     from engine.runs import lifecycle
+    from engine.runs.command import run_command
 
     store = open_store(home)
     chosen = find_run(store, run_id)
@@ -252,6 +253,7 @@ def show(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = False
         print(f"\nError ({record.error['code']}): {record.error['what']}\n  Fix: {record.error['fix']}")
     if view.note:
         print(f"\nNote: {view.note}")
+    print(f"The same run: {run_command(record.config)}")
     print_results(store, chosen)
     for line in store.events(chosen, limit=10):
         print(f"{line.level:7}  {line.text}")
@@ -279,6 +281,7 @@ def status(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = Fal
 
 def summary(store: RunStore, run_id: str) -> dict[str, Any]:
     """Return everything about a run as the JSON object of ``show --json`` and of a followed run."""
+    from engine.runs.command import run_command
     from engine.runs.gates import read_gate
     from engine.runs.outputs import REPORT_NAME
     from engine.runs.report import traffic_table
@@ -300,6 +303,7 @@ def summary(store: RunStore, run_id: str) -> dict[str, Any]:
         "folder": str(store.run_dir(run_id)),
         "config": record.config.model_dump(mode="json"),
         "config_hash": record.config_hash,
+        "command": run_command(record.config),
         "stages": [asdict(stage) for stage in view.stages],
         "wall_s": sum(stage.wall_s for stage in view.stages),
         "eta_s": view.eta_s,

@@ -211,3 +211,11 @@ def test_an_extension_that_stopped_is_told_and_given_up_after_a_question(
         expect(page.locator("#status .badge")).to_have_text("Finished")
         expect(page.locator("#drop, #drop-ask, #resume, #status .notice").locator("visible=true")).to_have_count(0)
     assert store.extension(run_id) is None and store.get(run_id).status == "finished"
+
+
+def test_a_run_can_be_taken_to_a_terminal(layout_server: Server, open_page: Callable[..., Watched]) -> None:
+    page = open_page(layout_server.address).page
+    words = "python -m engine run --preset phantom_cpu_smoke --name 'layout finished' --set "
+    expect(page.locator("#command code")).to_contain_text(words)
+    page.locator("#command code").click()
+    assert page.evaluate("getSelection().toString()").startswith(words), "a click chooses the whole line"
