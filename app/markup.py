@@ -266,6 +266,16 @@ def log(lines: Sequence[LogLine], *, cut: bool = False) -> str:
     return f"{said}<div class='log' role='log' tabindex='0' aria-label='{text.LOG_HEADING}'>{rows}</div>"
 
 
+def log_search() -> str:
+    """Return the controls that choose among the lines of the log that are shown."""
+    kinds = "".join(f"<option value='{value}'>{name}</option>" for value, name in run_text.LOG_KINDS)
+    return (
+        f"<label>{run_text.LOG_SEARCH} <input type='search' maxlength='100'></label>"
+        f"<label>{run_text.LOG_KIND} <select>{kinds}</select></label>"
+        f"<output aria-live='polite' data-found='{run_text.LOG_FOUND}'></output>"
+    )
+
+
 def figures(pictures: Sequence[Figure], *, columns: int | None = None) -> str:
     """Return pictures with captions side by side, wrapped on narrow screens; in ``columns`` equal columns if given."""
     items = "".join(

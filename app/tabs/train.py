@@ -39,7 +39,6 @@ from engine.runs.sites import site_views
 from engine.types import EvaluationRow, ModelDifference
 
 LOG_LINES = 200
-ENDING_SCRIPT = Path(__file__).resolve().parents[1] / "ending.js"
 SCROLL_TO_ANSWER = """() => {
   const refusal = document.querySelector('#plan-result [role=alert]');
   const shown = refusal ?? document.getElementById('live');
@@ -99,11 +98,16 @@ def build(studio: Studio, run: gr.Dropdown) -> gr.Accordion:
     return accordion
 
 
+def script(name: str) -> str:
+    """Return what the browser does for a component, from the file of that name beside the page's own."""
+    return (Path(__file__).resolve().parents[1] / name).read_text(encoding="utf-8")
+
+
 def _place_live() -> Parts:
     message = gr.HTML(elem_id="train-message")
     warnings = gr.HTML(elem_id="store-warnings")
     with gr.Column(visible=False, elem_id="live") as live:
-        status = gr.HTML(elem_id="status", js_on_load=ENDING_SCRIPT.read_text(encoding="utf-8"))
+        status = gr.HTML(elem_id="status", js_on_load=script("ending.js"))
         with gr.Row(elem_classes="actions"):
             cancel = gr.Button(text.CANCEL_BUTTON, variant="stop", visible=False, elem_id="cancel")
             resume = gr.Button(text.RESUME_BUTTON, variant="primary", visible=False, elem_id="resume")
@@ -128,7 +132,8 @@ def _place_live() -> Parts:
         results = gr.HTML(elem_id="results")
         results_plot = gr.Plot(label=text.RESULTS_PLOT, show_label=False, visible=False, elem_id="results-plot")
         gr.HTML(f"<h3>{text.LOG_HEADING}</h3>")
-        log = gr.HTML(elem_id="log", max_height=280)
+        gr.HTML(markup.log_search(), elem_id="log-search")
+        log = gr.HTML(elem_id="log", max_height=280, js_on_load=script("log_search.js"))
         command = gr.HTML(elem_id="command")
     return Parts(
         message, warnings, status, cancel, resume, drop, further, stepper, curves, loss, dice, traffic_note, traffic,

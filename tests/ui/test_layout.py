@@ -219,3 +219,17 @@ def test_a_run_can_be_taken_to_a_terminal(layout_server: Server, open_page: Call
     expect(page.locator("#command code")).to_contain_text(words)
     page.locator("#command code").click()
     assert page.evaluate("getSelection().toString()").startswith(words), "a click chooses the whole line"
+
+
+def test_lines_of_the_log_are_found(layout_server: Server, open_page: Callable[..., Watched]) -> None:
+    page = open_page(layout_server.address).page
+    lines = page.locator("#log .log > div:visible")
+    expect(lines).to_have_count(7)
+    page.get_by_label("Search the log").fill("GENERATION has")
+    expect(lines).to_have_count(1)
+    expect(page.locator("#log-search output")).to_have_text("1 of 7 lines")
+    page.get_by_label("Search the log").fill("")
+    page.get_by_label("Show").select_option("errors")
+    expect(page.locator("#log-search output")).to_have_text("0 of 7 lines")
+    page.get_by_label("Show").select_option("everything")
+    expect(lines).to_have_count(7)
