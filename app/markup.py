@@ -18,6 +18,7 @@ from engine.errors import UserError
 from engine.methods import catalogue
 from engine.runs.alerts import Alert
 from engine.runs.records import LogLine, RunRecord, RunView, StageRecord
+from engine.runs.waiting import Waiting
 from engine.types import EvaluationRow, ModelDifference
 
 if TYPE_CHECKING:
@@ -97,13 +98,18 @@ def empty(title: str, step: str) -> str:
     return f"<div class='empty'><p class='title'>{escape(title)}</p><p>{step}</p></div>"
 
 
-def status(view: RunView, watched: Sequence[Alert] = ()) -> str:
-    """Return the run's status, overall progress, what comes next, and what is to be looked into."""
+def status(view: RunView, watched: Sequence[Alert] = (), *, place: Waiting | None = None) -> str:
+    """Return the run's status, overall progress, place in the queue, what comes next, and what is to be looked into."""
     run, fraction = view.run, viewmodels.overall_fraction(view.stages)
     percent = 100 if run.status == "finished" else min(99, int(100 * fraction))
     facts = [f"<span class='badge {run.status}'>{text.STATUS[run.status]}</span>", f"<span>{percent} %</span>"]
     if run.status == "running" and view.eta_s is not None:
         facts.append(f"<span>{text.ETA_LEFT.format(time=viewmodels.duration(view.eta_s))}</span>")
+    if place is not None:
+        facts.append(f"<span>{run_text.PLACE.format(position=place.position, count=place.count)}</span>")
+        start = place.starts_in_s
+        told = run_text.START_UNKNOWN if start is None else run_text.START.format(time=viewmodels.duration(start))
+        facts.append(f"<span>{told}</span>")
     if run.status == "finished":
         facts.append(f"<span>{text.TOOK.format(time=viewmodels.duration(sum(s.wall_s for s in view.stages)))}</span>")
     if run.parent and run.fork_stage:

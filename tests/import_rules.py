@@ -27,6 +27,7 @@ RUN_RECORDS = tuple(
         "alerts",
         "archive",
         "command",
+        "waiting",
         "archive_export",
         "archive_import",
         "store",

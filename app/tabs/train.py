@@ -36,6 +36,7 @@ from engine.runs.generator_checks import read_checks
 from engine.runs.join_results import join_results
 from engine.runs.records import MetricSeries, RunView, TrafficTotal
 from engine.runs.sites import site_views
+from engine.runs.waiting import waiting
 from engine.types import EvaluationRow, ModelDifference
 
 LOG_LINES = 200
@@ -248,7 +249,8 @@ def live_values(
     allowed = studio.permissions.may_change(by, run_id)
     may = viewmodels.actions(view.run, allowed=allowed, extended=view.extension is not None)
     watched = alerts(view, series, sites, free_bytes=shutil.disk_usage(store.home).free, now=time.time())
-    status, stepper = studio.told(markup.status(view, watched)), studio.told(markup.stepper(view.stages))
+    status = studio.told(markup.status(view, watched, place=waiting(store, run_id)))
+    stepper = studio.told(markup.stepper(view.stages))
     choices = viewmodels.curve_choices(series, view.stages)
     # A stage that was chosen for the run before may have no curve here.
     followed = {} if chosen in {stage for _, stage in choices} else {"value": viewmodels.FOLLOW}

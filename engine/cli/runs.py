@@ -233,6 +233,7 @@ def show(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = False
     from engine.cli.follow import print_results
     from engine.runs import lifecycle
     from engine.runs.command import run_command
+    from engine.runs.waiting import waiting
 
     store = open_store(home)
     chosen = find_run(store, run_id)
@@ -253,6 +254,9 @@ def show(run_id: RunArgument, home: HomeOption = None, as_json: JsonFlag = False
         print(f"\nError ({record.error['code']}): {record.error['what']}\n  Fix: {record.error['fix']}")
     if view.note:
         print(f"\nNote: {view.note}")
+    if (place := waiting(store, chosen)) is not None:
+        start = "not known" if place.starts_in_s is None else f"in about {duration(place.starts_in_s)}"
+        print(f"Place {place.position} of {place.count} in the queue; start: {start}")
     print(f"The same run: {run_command(record.config)}")
     print_results(store, chosen)
     for line in store.events(chosen, limit=10):

@@ -34,7 +34,7 @@ def advance_queue(store: RunStore, *, max_running: int | None = None) -> tuple[s
     store.settle()
     if not store.list(status=ACTIVE, limit=1):
         return ()
-    limit = max_running if max_running is not None else _max_running()
+    limit = max_running if max_running is not None else most_running()
     reap(store)
     started = []
     while (record := store.claim(max_running=limit)) is not None:
@@ -66,7 +66,8 @@ def reap(store: RunStore) -> tuple[str, ...]:
     return tuple(record.run_id for record in gone)
 
 
-def _max_running() -> int:
+def most_running() -> int:
+    """Return how many runs may be at work at a time, as the environment says (1 where it does not)."""
     written = os.environ.get("DSFEDMED_MAX_RUNNING", "1")
     if not written.isdecimal():
         raise UserError(
