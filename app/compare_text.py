@@ -46,7 +46,6 @@ DIFFERENCES_NOTE = (
     "not corrected for the number of comparisons. Better or worse is said where the interval leaves out 0."
 )
 DIFFERENCE_COLUMN = "{letter} minus A"
-BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
 WHY_NOT_HEADING = "Why some have no difference"
 
 TRAFFIC_HEADING = "Bytes over each site's border"

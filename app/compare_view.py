@@ -12,15 +12,14 @@ from app import compare_text, forms, markup, server_paths, text, viewmodels
 from engine.config_keys import unread_sections
 from engine.evaluation.tables import images_cell
 from engine.experiments.comparison import ComparedRun, Comparison, SiteDifference
-from engine.experiments.statistics import Paired
+from engine.experiments.spreadsheet import plain, rows_csv
+from engine.experiments.statistics import Paired, verdict
 from engine.methods import catalogue
 
 PATHS = (*server_paths.DATA_KEYS, *server_paths.WEIGHT_KEYS, "data.public_root")
 """Settings that say where something lies on the server."""
 CSV_COLUMNS = ("what", "name", "split", "run_id", "run", "value", "low", "high", "p_value", "images", "patients",
                "against", "note")  # fmt: skip
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a table calculation would take for a formula at the beginning of a text."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +110,7 @@ def difference_cell(paired: Paired | None) -> str:
     if paired is None:
         return text.NOT_MEASURED
     interval = _interval(paired.low, paired.high, sign="+")
-    return f"{paired.mean:+.3f} ({interval}), p {paired.p_value:.2g}: {verdict(paired)}"
-
-
-def verdict(paired: Paired) -> str:
-    """Return whether the interval lies above 0, below it, or neither."""
-    if paired.low is None or paired.high is None or paired.low <= 0 <= paired.high:
-        return compare_text.UNDECIDED
-    return compare_text.BETTER if paired.low > 0 else compare_text.WORSE
+    return f"{paired.mean:+.3f} ({interval}), p {paired.p_value:.2g}: {verdict(paired.low, paired.high)}"
 
 
 def reasons(differences: Sequence[Sequence[SiteDifference]]) -> list[str]:
@@ -174,10 +166,8 @@ def csv(found: Comparison, *, paths: bool) -> str:
             rows += [_line(run, f"bytes {way}", site, ways.get(way, 0)) for way in ("up", "down")]
     for run, of_run in zip(found.runs[1:], found.differences, strict=True):
         rows += [_difference_line(run, found.runs[0], one) for one in of_run]
-    from engine.experiments.formats import rows_csv  # it brings in the planning, which the first paint needs not
-
     blank = dict.fromkeys(CSV_COLUMNS)
-    return rows_csv([{**blank, **{k: _plain(v) for k, v in row.items()}} for row in rows], columns=CSV_COLUMNS)
+    return rows_csv([{**blank, **{k: plain(v) for k, v in row.items()}} for row in rows], columns=CSV_COLUMNS)
 
 
 def _line(run: ComparedRun, what: str, name: str, value: Any) -> dict[str, Any]:
@@ -191,12 +181,11 @@ def _difference_line(run: ComparedRun, first: ComparedRun, one: SiteDifference) 
         return line
     found = one.paired
     ends = {"value": found.mean, "low": found.low, "high": found.high, "p_value": found.p_value}
-    return line | ends | {"patients": found.num_groups, "images": len(run.images[one.place]), "note": verdict(found)}
-
-
-def _plain(value: Any) -> Any:
-    """Return a cell that no table calculation takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    return (
+        line
+        | ends
+        | {"patients": found.num_groups, "images": len(run.images[one.place]), "note": verdict(found.low, found.high)}
+    )
 
 
 def _settings_html(runs: Sequence[ComparedRun], *, paths: bool, letters: str) -> str:

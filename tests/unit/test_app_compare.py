@@ -19,7 +19,6 @@ from app.studio import Studio
 from app.tabs import compare as tab
 from engine.experiments import comparison
 from engine.experiments.comparison import Comparison
-from engine.experiments.statistics import Paired
 from engine.runs.store import RunStore
 
 LOW = {("test", "z"): [0.5, 0.7, 0.6, 0.6], ("validation", "a"): [0.8, 0.6], ("validation", "b"): [0.5]}
@@ -81,14 +80,6 @@ def test_lines_of_the_tables(found: Comparison) -> None:
     ]  # fmt: skip
     first, second = compare_view.run_rows(found.runs)
     assert first[0] == "A" and first[6:] == ["2 min", "b (0.500, validation)"] and second[7] == "one site"
-
-
-@pytest.mark.parametrize(("low", "high", "said"), [
-    (0.01, 0.2, "better"), (-0.2, -0.01, "worse"), (-0.1, 0.1, "undecided"), (0.0, 0.2, "undecided"),
-    (None, None, "undecided"),
-])  # fmt: skip
-def test_a_difference_is_called_by_its_interval(low: float | None, high: float | None, said: str) -> None:
-    assert compare_view.verdict(Paired(0.1, low, high, 0.5, 2)) == said
 
 
 def test_the_page_says_everything_and_takes_no_name_for_html(found: Comparison) -> None:
