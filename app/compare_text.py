@@ -10,7 +10,8 @@ COMPARE_LEAD = (
 RUNS_LABEL = "Runs to compare"
 RUNS_INFO = "Two to six; the others are compared with the first"
 READ_AGAIN = "Read the runs again"
-DOWNLOAD = "CSV"
+DOWNLOADS = {"csv": "CSV", "tex": "LaTeX"}
+"""By the end of the file's name."""
 EMPTY_TITLE = "Nothing is compared yet"
 EMPTY_STEP = "Choose two to six runs above."
 NO_RUNS_STEP = "This home has fewer than two runs. Start them in the Train tab."
@@ -32,21 +33,35 @@ SETTINGS_UNREADABLE = "The settings of {names} cannot be read by this version."
 SETTING_COLUMNS = ("Setting", "Section")
 EMPTY_VALUE, YES, NO = "empty", "on", "off"
 
-DICE_HEADING = "Dice of the final models"
-DICE_NOTE = (
-    "Mean over images and classes, with the 95 % interval over patients that the run has stored. Unseen images trained "
-    "nothing; validation images are kept from training, but rounds may be chosen by them."
+MEASURE_LABEL = "Measure"
+MEASURE_INFO = "Of what the sites' tables are"
+MEASURE_HEADING = "{measure} of the final models"
+_OF_IMAGES = (
+    "Unseen images trained nothing; validation images are kept from training, but rounds may be chosen by them."
 )
-DICE_COLUMNS = ("Site", "Images of", "Images")
+MEASURE_NOTES = {
+    "dice": "Mean over images and classes, with the 95 % interval over patients that the run has stored. " + _OF_IMAGES,
+    "iou": "Mean over images and classes, with the 95 % interval over patients, from the figures of images. "
+    + _OF_IMAGES,
+    "hd95_px": "95 % Hausdorff distance in pixels of the scored grid; lower is better. Mean over the images in which "
+    "both masks have foreground: their number, and how many masks were missed or false, belong to it, for a model that "
+    "finds nothing in hard images has a smaller one. " + _OF_IMAGES,
+}
+MEASURE_COLUMNS = ("Site", "Images of", "Images")
+NO_INTERVAL = "no figures of images: no interval"
+COUNTS = "of {images} images; {missed} missed, {spurious} false"
+NOT_COUNTED = "images and misses not on record"
+BOTH = "{images} images of both"
 NOT_MEASURED_YET = "None of these runs has measured its models yet."
 
 DIFFERENCES_HEADING = "Differences on the same images"
 DIFFERENCES_NOTE = (
-    "Dice minus that of {name} (A), image by image; 95 % interval over patients and p of Wilcoxon's signed-rank test, "
-    "not corrected for the number of comparisons. Better or worse is said where the interval leaves out 0."
+    "{measure} minus that of {name} (A), image by image; 95 % interval over patients and p of Wilcoxon's signed-rank "
+    "test, not corrected for the number of comparisons. Better or worse is said where the interval leaves out 0."
 )
 DIFFERENCE_COLUMN = "{letter} minus A"
-BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
+MINUS_HEADING = "{measure}: differences to A on the same images"
+LATEX_TITLE, LATEX_DASH = "Runs side by side", "-"
 WHY_NOT_HEADING = "Why some have no difference"
 
 TRAFFIC_HEADING = "Bytes over each site's border"

@@ -11,16 +11,16 @@ from typing import Any
 from app import compare_text, forms, markup, server_paths, text, viewmodels
 from engine.config_keys import unread_sections
 from engine.evaluation.tables import images_cell
+from engine.experiments.compared_measures import COMPARED, DICE, HD95, ComparedMeasure, SiteFigure
 from engine.experiments.comparison import ComparedRun, Comparison, SiteDifference
-from engine.experiments.statistics import Paired
+from engine.experiments.spreadsheet import plain, rows_csv
+from engine.experiments.statistics import verdict
 from engine.methods import catalogue
 
 PATHS = (*server_paths.DATA_KEYS, *server_paths.WEIGHT_KEYS, "data.public_root")
 """Settings that say where something lies on the server."""
 CSV_COLUMNS = ("what", "name", "split", "run_id", "run", "value", "low", "high", "p_value", "images", "patients",
-               "against", "note")  # fmt: skip
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a table calculation would take for a formula at the beginning of a text."""
+               "missed", "false", "against", "note")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,43 +82,56 @@ def run_rows(runs: Sequence[ComparedRun]) -> list[list[str]]:
     ]
 
 
-def dice_rows(found: Comparison) -> list[list[str]]:
-    """Return a line for each site: site, split, images, and each run's Dice with its interval."""
+def measure_rows(found: Comparison, measure: ComparedMeasure = COMPARED[DICE]) -> list[list[str]]:
+    """Return a line for each site: site, split, images, and each run's measure with its interval."""
     rows = []
-    for split, site in found.places:
-        measured = [run.rows.get((split, site)) for run in found.runs]
-        counts = dict.fromkeys(images_cell(row.num_images, row.num_groups) for row in measured if row is not None)
-        cells = [
-            text.NOT_MEASURED
-            if row is None
-            else f"{viewmodels.number(row.dice)} ({_interval(row.dice_low, row.dice_high)})"
-            for row in measured
-        ]
-        rows.append([site, compare_text.SPLITS[split], " / ".join(counts), *cells])
+    for place in found.places:
+        measured = [run.rows[place] for run in found.runs if place in run.rows]
+        counts = dict.fromkeys(images_cell(row.num_images, row.num_groups) for row in measured)
+        cells = [figure_cell(run.at(place, measure), measure) for run in found.runs]
+        rows.append([place[1], compare_text.SPLITS[place[0]], " / ".join(counts), *cells])
     return rows
 
 
-def difference_rows(found: Comparison) -> list[list[str]]:
-    """Return a line for each site: site, split, images, and each further run's Dice minus the first one's."""
+def figure_cell(figure: SiteFigure | None, measure: ComparedMeasure) -> str:
+    """Return a measure with its interval; HD95 with the images that have one, and the misses of all images."""
+    if figure is None:
+        return text.NOT_MEASURED
+    told = text.NOT_MEASURED
+    if figure.value is not None:
+        if figure.low is None and figure.num_groups != 1:
+            interval = compare_text.NO_INTERVAL
+        else:
+            interval = _interval(figure.low, figure.high, decimals=measure.decimals)
+        told = f"{figure.value:.{measure.decimals}f} ({interval})"
+    if measure.key != HD95:
+        return told
+    counts = compare_text.NOT_COUNTED
+    if figure.num_images is not None:
+        counts = compare_text.COUNTS.format(
+            images=figure.num_images, missed=figure.num_missed, spurious=figure.num_spurious
+        )
+    return f"{told}; {counts}"
+
+
+def difference_rows(found: Comparison, measure: ComparedMeasure = COMPARED[DICE]) -> list[list[str]]:
+    """Return a line for each site: site, split, images, and each further run's measure minus the first one's."""
+    differences = found.differences(measure)
     return [
-        [*shown[:3], *(difference_cell(of_run[at].paired) for of_run in found.differences)]
-        for at, shown in enumerate(dice_rows(found))
+        [*shown[:3], *(difference_cell(of_run[at], measure) for of_run in differences)]
+        for at, shown in enumerate(measure_rows(found, measure))
     ]
 
 
-def difference_cell(paired: Paired | None) -> str:
-    """Return a difference with its interval, its p value and what they say in a word."""
-    if paired is None:
+def difference_cell(one: SiteDifference, measure: ComparedMeasure = COMPARED[DICE]) -> str:
+    """Return a difference with its interval, its p value and what they say in a word; of HD95 with its images."""
+    if one.paired is None:
         return text.NOT_MEASURED
-    interval = _interval(paired.low, paired.high, sign="+")
-    return f"{paired.mean:+.3f} ({interval}), p {paired.p_value:.2g}: {verdict(paired)}"
-
-
-def verdict(paired: Paired) -> str:
-    """Return whether the interval lies above 0, below it, or neither."""
-    if paired.low is None or paired.high is None or paired.low <= 0 <= paired.high:
-        return compare_text.UNDECIDED
-    return compare_text.BETTER if paired.low > 0 else compare_text.WORSE
+    paired, decimals = one.paired, measure.decimals
+    interval = _interval(paired.low, paired.high, sign="+", decimals=decimals)
+    said = verdict(paired.low, paired.high, higher_is_better=measure.higher_is_better)
+    counts = f"; {compare_text.BOTH.format(images=one.num_images)}" if measure.key == HD95 else ""
+    return f"{paired.mean:+.{decimals}f} ({interval}), p {paired.p_value:.2g}: {said}{counts}"
 
 
 def reasons(differences: Sequence[Sequence[SiteDifference]]) -> list[str]:
@@ -140,17 +153,19 @@ def traffic_rows(runs: Sequence[ComparedRun]) -> list[list[str]]:
     return [*rows, [compare_text.ALL_SITES, *(_both_ways(list(run.traffic.values())) for run in runs)]]
 
 
-def html(found: Comparison, *, paths: bool) -> str:
-    """Return everything but the curves."""
+def html(found: Comparison, *, paths: bool, measure: ComparedMeasure = COMPARED[DICE]) -> str:
+    """Return everything but the curves; ``measure`` is what the sites' tables show."""
     letters = compare_text.LETTERS[: len(found.runs)]
     parts = [_section(compare_text.RUNS_HEADING, "", compare_text.RUN_COLUMNS, run_rows(found.runs))]
     parts.append(_settings_html(found.runs, paths=paths, letters=letters))
+    heading = compare_text.MEASURE_HEADING.format(measure=measure.title)
     if not found.places:
-        parts.append(f"<h3>{compare_text.DICE_HEADING}</h3>{markup.quiet(compare_text.NOT_MEASURED_YET)}")
+        parts.append(f"<h3>{heading}</h3>{markup.quiet(compare_text.NOT_MEASURED_YET)}")
     else:
-        columns = (*compare_text.DICE_COLUMNS, *letters)
-        parts.append(_section(compare_text.DICE_HEADING, compare_text.DICE_NOTE, columns, dice_rows(found)))
-        parts.append(_differences_html(found, letters))
+        columns = (*compare_text.MEASURE_COLUMNS, *letters)
+        note = compare_text.MEASURE_NOTES[measure.key]
+        parts.append(_section(heading, note, columns, measure_rows(found, measure)))
+        parts.append(_differences_html(found, letters, measure))
     columns = (compare_text.TRAFFIC_COLUMN, *letters)
     parts.append(_section(compare_text.TRAFFIC_HEADING, compare_text.TRAFFIC_NOTE, columns, traffic_rows(found.runs)))
     return "".join(parts)
@@ -163,40 +178,43 @@ def csv(found: Comparison, *, paths: bool) -> str:
         for run, value in zip(found.runs, setting.values, strict=True):
             rows.append(_line(run, "setting", setting.key, value))
     for run in found.runs:
-        for (split, site), row in run.rows.items():
-            counts = {"images": row.num_images, "patients": row.num_groups}
-            ends = {"low": row.dice_low, "high": row.dice_high, "split": split, "note": run.model}
-            rows.append(_line(run, "dice", site, row.dice) | counts | ends)
+        rows += [_figure_line(run, place, measure) for measure in COMPARED.values() for place in run.rows]
         for spread in run.spread:
             rows.append(_line(run, "worst site", spread.worst_site, spread.worst_dice) | {"split": spread.split})
         rows.append(_line(run, "minutes", "", run.minutes))
         for site, ways in run.traffic.items():
             rows += [_line(run, f"bytes {way}", site, ways.get(way, 0)) for way in ("up", "down")]
-    for run, of_run in zip(found.runs[1:], found.differences, strict=True):
-        rows += [_difference_line(run, found.runs[0], one) for one in of_run]
-    from engine.experiments.formats import rows_csv  # it brings in the planning, which the first paint needs not
-
+    for measure in COMPARED.values():
+        for run, of_run in zip(found.runs[1:], found.differences(measure), strict=True):
+            rows += [_difference_line(run, found.runs[0], one, measure) for one in of_run]
     blank = dict.fromkeys(CSV_COLUMNS)
-    return rows_csv([{**blank, **{k: _plain(v) for k, v in row.items()}} for row in rows], columns=CSV_COLUMNS)
+    return rows_csv([{**blank, **{k: plain(v) for k, v in row.items()}} for row in rows], columns=CSV_COLUMNS)
 
 
 def _line(run: ComparedRun, what: str, name: str, value: Any) -> dict[str, Any]:
     return {"what": what, "name": name, "run_id": run.record.run_id, "run": run.record.name, "value": value}
 
 
-def _difference_line(run: ComparedRun, first: ComparedRun, one: SiteDifference) -> dict[str, Any]:
+def _figure_line(run: ComparedRun, place: tuple[str, str], measure: ComparedMeasure) -> dict[str, Any]:
+    found = run.at(place, measure)
+    assert found is not None, "it was measured there"
+    counts = {"images": found.num_images, "patients": found.num_groups, "missed": found.num_missed}
+    ends = {"low": found.low, "high": found.high, "split": place[0], "false": found.num_spurious, "note": run.model}
+    return _line(run, measure.key, place[1], found.value) | counts | ends
+
+
+def _difference_line(
+    run: ComparedRun, first: ComparedRun, one: SiteDifference, measure: ComparedMeasure
+) -> dict[str, Any]:
     split, site = one.place
-    line = _line(run, "dice difference", site, None) | {"split": split, "against": first.record.run_id, "note": one.why}
+    line = _line(run, f"{measure.key} difference", site, None)
+    line |= {"split": split, "against": first.record.run_id, "note": one.why}
     if one.paired is None:
         return line
     found = one.paired
+    said = verdict(found.low, found.high, higher_is_better=measure.higher_is_better)
     ends = {"value": found.mean, "low": found.low, "high": found.high, "p_value": found.p_value}
-    return line | ends | {"patients": found.num_groups, "images": len(run.images[one.place]), "note": verdict(found)}
-
-
-def _plain(value: Any) -> Any:
-    """Return a cell that no table calculation takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    return line | ends | {"patients": found.num_groups, "images": one.num_images, "note": said}
 
 
 def _settings_html(runs: Sequence[ComparedRun], *, paths: bool, letters: str) -> str:
@@ -213,13 +231,13 @@ def _settings_html(runs: Sequence[ComparedRun], *, paths: bool, letters: str) ->
     return _section(heading, f"{compare_text.SETTINGS_NOTE} {note}".strip(), columns, rows)
 
 
-def _differences_html(found: Comparison, letters: str) -> str:
-    note = compare_text.DIFFERENCES_NOTE.format(name=found.runs[0].record.name)
+def _differences_html(found: Comparison, letters: str, measure: ComparedMeasure) -> str:
+    note = compare_text.DIFFERENCES_NOTE.format(measure=measure.title, name=found.runs[0].record.name)
     further = [compare_text.DIFFERENCE_COLUMN.format(letter=letter) for letter in letters[1:]]
-    columns, why = (*compare_text.DICE_COLUMNS, *further), reasons(found.differences)
+    columns, why = (*compare_text.MEASURE_COLUMNS, *further), reasons(found.differences(measure))
     said = "".join(f"<li>{escape(sentence)}</li>" for sentence in why)
     listed = f"<h4>{compare_text.WHY_NOT_HEADING}</h4><ul>{said}</ul>" if why else ""
-    return _section(compare_text.DIFFERENCES_HEADING, note, columns, difference_rows(found)) + listed
+    return _section(compare_text.DIFFERENCES_HEADING, note, columns, difference_rows(found, measure)) + listed
 
 
 def _section(heading: str, note: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -242,8 +260,10 @@ def _both_ways(sites: Sequence[Mapping[str, int]]) -> str:
     return " / ".join(viewmodels.megabytes(sum(site.get(way, 0) for site in sites)) for way in ("up", "down"))
 
 
-def _interval(low: float | None, high: float | None, *, sign: str = "") -> str:
-    return text.ONE_PATIENT if low is None or high is None else f"{low:{sign}.3f} to {high:{sign}.3f}"
+def _interval(low: float | None, high: float | None, *, sign: str = "", decimals: int = 3) -> str:
+    if low is None or high is None:
+        return text.ONE_PATIENT
+    return f"{low:{sign}.{decimals}f} to {high:{sign}.{decimals}f}"
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:

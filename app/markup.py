@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from app import badge_text, join_text, model_text, run_text, text, viewmodels
+from app import join_text, model_text, run_text, text, viewmodels
 from engine.errors import UserError
 from engine.methods import catalogue
+from engine.report.badges import LEGEND
 from engine.runs.alerts import Alert
 from engine.runs.records import LogLine, RunRecord, RunView, StageRecord
 from engine.runs.waiting import Waiting
@@ -204,7 +205,7 @@ def _results(
 def _badges_legend(badges: Mapping[str, Sequence[str]]) -> str:
     """Return what those badges mean that are there."""
     used = {word for words in badges.values() for word in words}
-    return quiet(" · ".join(f"{word}: {meaning}" for word, meaning in badge_text.LEGEND.items() if word in used))
+    return quiet(" · ".join(f"{word}: {meaning}" for word, meaning in LEGEND.items() if word in used))
 
 
 def table(

@@ -152,16 +152,6 @@ class Studio:
 
         return read_manifest(self._bundle_folder(key))
 
-    def exported_model(self, run_id: str) -> str | None:
-        """Return the name of the model in the run's bundle, as evaluation calls it; ``None`` where there is none."""
-        from export.manifest import read_manifest
-
-        bundles = self.store.artefacts(run_id, kind="bundle")
-        try:
-            return read_manifest(self.store.run_dir(run_id) / bundles[-1].path).model.role if bundles else None
-        except UserError:  # it is being written anew, or damaged: the Segment tab says so
-            return None
-
     def session(self, key: str) -> BundleSession:
         """Return the loaded bundle; the last few stay in memory, by folder and time of writing."""
         folder = self._bundle_folder(key)

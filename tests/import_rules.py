@@ -190,6 +190,16 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.federation.release",
         "export.runtime",
     ),
+    "engine.report": (
+        *BASE,
+        CATALOGUE,
+        "engine.runs",
+        "engine.experiments",
+        "engine.evaluation.spread",
+        "engine.evaluation.tables",
+        "engine.federation.task_titles",
+        "export.manifest",
+    ),
     "engine.methods": (),
     CATALOGUE: ("engine.errors", "engine.config_keys", "engine.methods.model_choice", "engine.methods.overlay"),
     "engine.runs": (*BASE, "engine.runs", CATALOGUE, "engine.federation.descriptions"),
@@ -207,6 +217,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *RUN_RECORDS,
         "engine.planning",
         "engine.experiments",
+        "engine.report",
         "engine.federation.release",
         "engine.federation.task_titles",
         "engine.deployment.federations",
@@ -227,7 +238,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 TORCH_FREE = (
     "app", "engine.config", "engine.config_fields", "engine.config_keys", "engine.config_text", "engine.methods",
     "engine.experiments", "engine.models.sharing", "engine.models.tuned_keys", "engine.planning",
-    "engine.evaluation.tables", "engine.evaluation.spread", *PREDICTION, *WHOLE_VOLUMES, *VOLUMES,
+    "engine.evaluation.tables", "engine.evaluation.spread", "engine.report", *PREDICTION, *WHOLE_VOLUMES, *VOLUMES,
     *RUN_RECORDS,
 )  # fmt: skip
 """Modules (and subpackages) that must not bring in torch, directly or through what they import."""

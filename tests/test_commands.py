@@ -148,7 +148,7 @@ def test_every_command_has_a_test() -> None:
         *ENGINE,
     )
     assert [command for command in COMMANDS if not command.startswith(known)] == []
-    tested = {*SAID, *TRIED, *ARCHIVES, *GOING_ON, *JOINING, *PRETRAINED, *DEPLOYED, *TABLES}
+    tested = {*SAID, *TRIED, *REPORTS, *ARCHIVES, *GOING_ON, *JOINING, *PRETRAINED, *DEPLOYED, *TABLES}
     left = [c for c in ENGINE if c not in tested and not c.startswith(tuple(ELSEWHERE))]
     assert left == RUNS, "of every run, the plan is made and a small one is run"
     assert len(COMMANDS) > 40
@@ -157,6 +157,7 @@ def test_every_command_has_a_test() -> None:
 SAID = engine_commands("list", "show", "status", "methods", "doctor", "data", "plan")
 TRIED = engine_commands("predict", "export") + [c for c in ENGINE if c == "python -m engine weights list"]
 GOING_ON = engine_commands("extend", "fork", "cancel", "resume")
+REPORTS = engine_commands("report")
 ARCHIVES = engine_commands("export-run", "import-run")
 JOINING = engine_commands("join")
 PRETRAINED = engine_commands("pretrain")
@@ -191,6 +192,18 @@ def test_a_finished_run_goes_to_another_home_without_the_images_of_its_sites(fin
         names = zipped.namelist()
         assert not [name for name in names if zipped.read(name) in images]
     assert any(name.startswith("run/samples/") for name in names), "its own pictures are in it"
+
+
+@pytest.mark.parametrize("command", REPORTS)
+def test_a_report_of_a_finished_run_is_written_once(finished: World, command: str) -> None:
+    words = finished.words(command)
+    assert main(words) == 0
+    (run,) = RunStore(finished.home).list()
+    page = (finished.folder / "report.html").read_text(encoding="utf-8")
+    assert run.run_id in page and "C6_alexandria" in page and "<script" not in page
+    lines = (finished.folder / "ledger.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) > 10 and all(line.startswith(run.run_id) for line in lines[1:])
+    assert main(words) == 2, "nothing is overwritten"
 
 
 @pytest.mark.parametrize("command", GOING_ON)

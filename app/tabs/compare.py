@@ -8,11 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from app import compare_text, compare_view, markup, plots, viewmodels
+from app import compare_latex, compare_text, compare_view, markup, plots, viewmodels
 from app.address import SET_RUNS, Wanted
 from app.picker import SeveralPicker
 from app.studio import Studio
 from engine.experiments import comparison
+from engine.experiments.compared_measures import COMPARED, DICE
 from engine.experiments.comparison import Comparison
 from engine.runs.records import RunRecord
 
@@ -22,11 +23,13 @@ class Parts:
     """The tab's components that its handlers read or write."""
 
     runs: SeveralPicker
+    measure: gr.Radio
     again: gr.Button
     message: gr.HTML
     tables: gr.HTML
     curves: gr.Plot
-    download: gr.DownloadButton
+    downloads: dict[str, gr.DownloadButton]
+    """By the end of the file's name."""
     opened: gr.State
     """Whether the runs of the address were taken."""
 
@@ -43,34 +46,45 @@ def build(studio: Studio, tab: gr.Tab) -> Parts:
             info=compare_text.RUNS_INFO,
             elem_id="compare-runs",
         )
+        measure = gr.Radio(
+            [(one.title, key) for key, one in COMPARED.items()],
+            value=DICE,
+            label=compare_text.MEASURE_LABEL,
+            info=compare_text.MEASURE_INFO,
+            elem_id="compare-measure",
+        )
         again = gr.Button(compare_text.READ_AGAIN, size="sm", elem_id="compare-again", scale=0, min_width=180)
     message = gr.HTML(elem_id="compare-message")
     curves = gr.Plot(label=compare_text.CURVES_PLOT, show_label=False, visible=False, elem_id="compare-curves")
     tables = gr.HTML(elem_id="compare-tables")
-    download = gr.DownloadButton(compare_text.DOWNLOAD, size="sm", visible=False, elem_id="compare-csv")
-    parts = Parts(runs, again, message, tables, curves, download, gr.State(False))
+    with gr.Row(elem_classes="actions"):
+        downloads = {
+            suffix: gr.DownloadButton(label, size="sm", visible=False, elem_id=f"compare-{suffix}")
+            for suffix, label in compare_text.DOWNLOADS.items()
+        }
+    parts = Parts(runs, measure, again, message, tables, curves, downloads, gr.State(False))
     _wire(studio, tab, parts)
     return parts
 
 
 def _wire(studio: Studio, tab: gr.Tab, parts: Parts) -> None:
-    shown = [parts.message, parts.tables, parts.curves, parts.download]
+    shown = [parts.message, parts.tables, parts.curves, *parts.downloads.values()]
 
-    def show(chosen: list[str]) -> list[Any]:
+    def show(chosen: list[str], measure: str | None) -> list[Any]:
         if len(chosen) < comparison.FEWEST:
             return [markup.empty(compare_text.EMPTY_TITLE, _step(studio)), *_nothing()]
         found, box = studio.attempt(lambda: comparison.compare(studio.store, chosen))
         if found is None:
             return [box, *_nothing()]
-        return ["", *_filled(studio, found)]
+        return ["", *_filled(studio, found, measure or DICE)]
 
-    def opened(chosen: list[str], was_opened: bool, request: gr.Request) -> list[Any]:
+    def opened(chosen: list[str], measure: str | None, was_opened: bool, request: gr.Request) -> list[Any]:
         """Offer the runs of this home, and show those of the address when the tab is opened first."""
         wanted = chosen if was_opened else list(Wanted.of(dict(request.query_params)).runs) or chosen
         offered = _offered(studio, wanted)
         known = {run.run_id for run in offered}
         there, lost = [name for name in wanted if name in known], [name for name in wanted if name not in known]
-        told = show(there)
+        told = show(there, measure)
         if lost:
             what = compare_text.UNKNOWN_WHAT.format(names=", ".join(lost))
             told[0] = markup.error_box(what, compare_text.UNKNOWN_WHY, compare_text.UNKNOWN_FIX) + told[0]
@@ -79,8 +93,10 @@ def _wire(studio: Studio, tab: gr.Tab, parts: Parts) -> None:
 
     how: dict[str, Any] = {"api_visibility": "private", "show_progress_on": parts.message}
     for event in (tab.select, parts.again.click):
-        event(opened, [parts.runs, parts.opened], [parts.runs, parts.opened, *shown], trigger_mode="always_last", **how)
-    parts.runs.input(show, parts.runs, shown, trigger_mode="always_last", **how)
+        asked = [parts.runs, parts.measure, parts.opened]
+        event(opened, asked, [parts.runs, parts.opened, *shown], trigger_mode="always_last", **how)
+    for event in (parts.runs.input, parts.measure.input):
+        event(show, [parts.runs, parts.measure], shown, trigger_mode="always_last", **how)
     parts.runs.input(None, parts.runs, None, js=SET_RUNS, api_visibility="private", show_progress="hidden")
 
 
@@ -98,20 +114,22 @@ def _step(studio: Studio) -> str:
 
 
 def _nothing() -> list[Any]:
-    return ["", gr.Plot(visible=False), gr.DownloadButton(visible=False)]
+    return ["", gr.Plot(visible=False), *[gr.DownloadButton(visible=False)] * len(compare_text.DOWNLOADS)]
 
 
-def _filled(studio: Studio, found: Comparison) -> list[Any]:
+def _filled(studio: Studio, found: Comparison, measure: str) -> list[Any]:
     paths = studio.mode == "local"  # elsewhere nobody is told where files of the server lie
-    tables, csv = (studio.told(make(found, paths=paths)) for make in (compare_view.html, compare_view.csv))
+    tables = studio.told(compare_view.html(found, paths=paths, measure=COMPARED.get(measure, COMPARED[DICE])))
+    texts = {"csv": compare_view.csv(found, paths=paths), "tex": compare_latex.latex(found, paths=paths)}
     series = [
         (f"{letter}: {run.record.name}", run.curves)
         for letter, run in zip(compare_text.LETTERS, found.runs, strict=False)
     ]
     figure = plots.overlaid(series, title=compare_text.CURVES_PLOT, empty=compare_text.CURVES_EMPTY)
-    name = f"comparison_{'_'.join(run.record.run_id for run in found.runs)}.csv"
+    stem = f"comparison_{'_'.join(run.record.run_id for run in found.runs)}"
+    files = [studio.save(f"{stem}.{suffix}", studio.told(texts[suffix]).encode()) for suffix in compare_text.DOWNLOADS]
     return [
         tables,
         gr.Plot(value=figure, visible=True),
-        gr.DownloadButton(value=studio.save(name, csv.encode()), visible=True),
+        *(gr.DownloadButton(value=path, visible=True) for path in files),
     ]

@@ -24,11 +24,11 @@ from app import (
     viewmodels,
 )
 from app.access import Visitor, visitor_of
-from app.badges import Badges, badges
 from app.picker import Picker
 from app.studio import Studio
 from app.tabs import asking, go_on, run_form
 from engine.evaluation.tables import named
+from engine.report.badges import Badges, badges, exported_model
 from engine.runs.alerts import alerts
 from engine.runs.command import run_command
 from engine.runs.gates import GateRecord, read_gate
@@ -296,7 +296,7 @@ def results(studio: Studio, view: RunView) -> tuple[list[EvaluationRow], list[Mo
     run, store = view.run, studio.store
     rows, differences = store.evaluation(run.run_id), store.differences(run.run_id)
     stages = [stage.name for stage in view.stages]
-    beside = badges(rows, differences, config=run.config, stages=stages, exported=studio.exported_model(run.run_id))
+    beside = badges(rows, differences, config=run.config, stages=stages, exported=exported_model(store, run.run_id))
     return named(rows, run.config), named(differences, run.config), beside
 
 

@@ -14,7 +14,19 @@ import click
 import typer
 import typer.core
 
-from engine.cli import appearance, archives, data, federation, joining, machine, methods, models, runs, tables
+from engine.cli import (
+    appearance,
+    archives,
+    data,
+    federation,
+    joining,
+    machine,
+    methods,
+    models,
+    reports,
+    runs,
+    tables,
+)
 from engine.cli.output import print_error
 from engine.errors import UserError
 
@@ -34,6 +46,7 @@ for command in (runs.plan, runs.run, runs.resume, runs.cancel, runs.extend, runs
 app.command("list")(runs.list_runs)
 app.command()(runs.show)
 app.command()(runs.status)
+app.command()(reports.report)
 app.command()(archives.export_run)
 app.command()(archives.import_run)
 app.command()(methods.methods)

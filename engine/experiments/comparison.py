@@ -1,7 +1,7 @@
-"""Two to six runs side by side: Dice of their final models at each site, paired differences, minutes, bytes.
+"""Two to six runs side by side: their final models at each site, paired differences, minutes, bytes.
 
-Intervals of one run are those that it has stored; differences between two runs are worked out from the figures of
-their images, as those of tables are. Torch-free.
+Dice and its interval are those that the run has stored; differences between two runs are worked out from the figures
+of their images, as those of tables are. Torch-free.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.evaluation.spread import site_spread
+from engine.experiments.compared_measures import COMPARED, DICE, ComparedMeasure, SiteFigure, figures_of, site_figure
 from engine.experiments.statistics import IMAGES_FILE, ImageFigure, Paired, paired
 from engine.federation.descriptions import IDENTITY_FILE
 from engine.methods import catalogue
@@ -50,19 +51,31 @@ class ComparedRun:
     """Bytes ``up`` and ``down`` of every site, those of measuring included."""
     curves: tuple[MetricSeries, ...]
     """Mean validation Dice of the sites over rounds, one of each stage that records it."""
-    images: Mapping[Place, tuple[ImageFigure, ...]] = field(repr=False)
-    """Dice of every image; no place without figures of images."""
+    figures: Mapping[str, Mapping[Place, tuple[ImageFigure, ...]]] = field(repr=False)
+    """By key of ``COMPARED``: every image that has the measure; no place without figures of images."""
     identity: Mapping[str, str] = field(repr=False)
     """Digests of the images that it began with; empty where the run has noted none."""
+
+    @property
+    def images(self) -> Mapping[Place, tuple[ImageFigure, ...]]:
+        """Dice of every image."""
+        return self.figures[DICE]
+
+    def at(self, place: Place, measure: ComparedMeasure = COMPARED[DICE]) -> SiteFigure | None:
+        """Return a measure of the final model at a place; None where it was not measured."""
+        row, images = self.rows.get(place), self.figures[measure.key].get(place)
+        return None if row is None else site_figure(row, measure, images, self.config)
 
 
 @dataclass(frozen=True)
 class SiteDifference:
-    """Dice of one run minus another's on the same images of a site; ``why`` says why there is none."""
+    """A measure of one run minus another's on the same images of a site; ``why`` says why there is none."""
 
     place: Place
     paired: Paired | None
     why: str = ""
+    num_images: int = 0
+    """Images that both have the measure of."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +90,10 @@ class Comparison:
         found = {place for run in self.runs for place in run.rows}
         return tuple(sorted(found, key=lambda place: (place[0] != "test", place[1])))
 
-    @cached_property
-    def differences(self) -> tuple[tuple[SiteDifference, ...], ...]:
-        """For every run but the first, its difference to the first at each of ``places``."""
+    def differences(self, measure: ComparedMeasure = COMPARED[DICE]) -> tuple[tuple[SiteDifference, ...], ...]:
+        """Return, for every run but the first, its difference to the first at each of ``places``."""
         first, *others = self.runs
-        return tuple(tuple(difference(run, first, place) for place in self.places) for run in others)
+        return tuple(tuple(difference(run, first, place, measure) for place in self.places) for run in others)
 
 
 def compare(store: RunStore, run_ids: Sequence[str]) -> Comparison:
@@ -119,7 +131,7 @@ def read_run(store: RunStore, run_id: str) -> ComparedRun:
         minutes=sum(stage.wall_s for stage in store.stages(run_id)) / 60,
         traffic=traffic_table(store.traffic(run_id))["by_site"],
         curves=_curves(store.metrics(run_id, name=CURVE)),
-        images=_images(_read(store, run_id, IMAGES_FILE, list), model, shown),
+        figures=_figures(_read(store, run_id, IMAGES_FILE, list), model, shown),
         identity={str(key): str(value) for key, value in _read(store, run_id, IDENTITY_FILE, dict).items()},
     )
 
@@ -131,17 +143,26 @@ def final_model(record: RunRecord, rows: Sequence[EvaluationRow]) -> str | None:
     return next((name for name in named if name in measured), measured[-1] if measured else None)
 
 
-def difference(run: ComparedRun, baseline: ComparedRun, place: Place) -> SiteDifference:
-    """Return Dice of ``run`` minus that of ``baseline`` at ``place``, image by image, or why that cannot be said."""
-    why = _why_not(run, baseline, place)
+def difference(
+    run: ComparedRun, baseline: ComparedRun, place: Place, measure: ComparedMeasure = COMPARED[DICE]
+) -> SiteDifference:
+    """Return a measure of ``run`` minus that of ``baseline`` at ``place``, image by image, or why that cannot be said.
+
+    HD95 is compared on the images that both have one of.
+    """
+    why = _why_not(run, baseline, place, measure)
     if why:
         return SiteDifference(place, None, why)
     site = place[1]
-    found = paired({(site, 0): run.images[place]}, {(site, 0): baseline.images[place]}, held_out=(site,))
-    return SiteDifference(place, found)
+    ours, theirs = run.figures[measure.key][place], baseline.figures[measure.key][place]
+    both = {image.name for image in ours} & {image.name for image in theirs}
+    found = paired({(site, 0): ours}, {(site, 0): theirs}, held_out=(site,)) if both else None
+    if found is None:
+        return SiteDifference(place, None, f"No image of {site} has {measure.title} of both.")
+    return SiteDifference(place, found, num_images=len(both))
 
 
-def _why_not(run: ComparedRun, baseline: ComparedRun, place: Place) -> str:
+def _why_not(run: ComparedRun, baseline: ComparedRun, place: Place, measure: ComparedMeasure) -> str:
     split, site = place
     for one in (run, baseline):
         if place not in one.rows:
@@ -149,8 +170,9 @@ def _why_not(run: ComparedRun, baseline: ComparedRun, place: Place) -> str:
     if run.classes != baseline.classes:
         return f"They segment different classes: {', '.join(run.classes)} against {', '.join(baseline.classes)}."
     for one in (run, baseline):
-        if place not in one.images:
-            return f"{one.record.name} keeps no figures of single images of {site}."
+        if place not in one.images or place not in one.figures[measure.key]:
+            kept = "figures" if place not in one.images else measure.title
+            return f"{one.record.name} keeps no {kept} of single images of {site}."
         if not one.identity:
             return f"{one.record.name} has not noted which images it was measured on."
     if _digests(run, place) != _digests(baseline, place):
@@ -188,25 +210,21 @@ def _shown(rows: Sequence[EvaluationRow]) -> dict[Place, EvaluationRow]:
     return found
 
 
-def _images(
+def _figures(
     records: Sequence[Any], model: str | None, rows: Mapping[Place, EvaluationRow]
-) -> dict[Place, tuple[ImageFigure, ...]]:
-    """Return the model's Dice of every image; a place without records of its own is a test set of several sites."""
-    tests, found = {site for split, site in rows if split == "test"}, {}
+) -> dict[str, dict[Place, tuple[ImageFigure, ...]]]:
+    """Return the model's figures of every image; a place without records of its own is a test set of several sites."""
+    tests = {site for split, site in rows if split == "test"}
+    found: dict[str, dict[Place, tuple[ImageFigure, ...]]] = {key: {} for key in COMPARED}
     for place, row in rows.items():
         mine = [record for record in records if _is_of(record, model, row.class_name)]
         own = [record for record in mine if record["site"] == place[1]]
         if not own and place[0] == "test":
             own = [record for record in mine if record["site"] in tests]
-        if len(own) == row.num_images:
-            found[place] = tuple(
-                ImageFigure(
-                    f"{record['site']}/{record['name']}",
-                    f"{record['site']}/{record['group']}" if record["group"] else "",
-                    float(record["dice"]),
-                )
-                for record in own
-            )
+        for key, measure in COMPARED.items():
+            figures = figures_of(own, measure, num_images=row.num_images)
+            if figures is not None:
+                found[key][place] = figures
     return found
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from engine.experiments.measures import MEASURES, Measure
 from engine.experiments.results import Entry
+from engine.experiments.spreadsheet import rows_csv
 
 NOTHING = "-"
 _LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -164,12 +162,3 @@ def escaped(text: str) -> str:
 def entries_csv(entries: Sequence[Entry]) -> str:
     """Return the figures as CSV, one a line, the fields of :class:`Entry` as columns."""
     return rows_csv([asdict(entry) for entry in entries], columns=tuple(Entry.__dataclass_fields__))
-
-
-def rows_csv(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str]) -> str:
-    """Return ``rows`` as CSV with these columns; ``None`` is an empty cell."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

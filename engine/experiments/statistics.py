@@ -32,6 +32,7 @@ class ImageFigure:
     value: float
 
 
+BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
 Images = Mapping[tuple[str, int], Sequence[ImageFigure]]
 """By held-out site and seed."""
 
@@ -59,6 +60,13 @@ class Paired:
     high: float | None
     p_value: float
     num_groups: int
+
+
+def verdict(low: float | None, high: float | None, *, higher_is_better: bool = True) -> str:
+    """Return in a word what the interval of a difference says: it lies above 0, below it, or neither."""
+    if low is None or high is None or low <= 0 <= high:
+        return UNDECIDED
+    return BETTER if (low > 0) == higher_is_better else WORSE
 
 
 def complete_seeds(keys: Sequence[tuple[str, int]], *, held_out: Sequence[str]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from engine.experiments.paper_traffic import ROUNDS, TOLERANCE, TrafficRow, pape
 from engine.experiments.planned import PLAN_COLUMNS, PlannedRow, planned_grid
 from engine.experiments.results import CELL_COLUMNS, CellRun, Entry, cell_rows, make_entries, traffic_rows
 from engine.experiments.spec import ExperimentSpec, Scale, load_published
+from engine.experiments.spreadsheet import rows_csv
 from engine.experiments.sweep import Outcome, finished_runs
 from engine.runs.store import RunStore
 
@@ -116,20 +117,20 @@ def fill(
         texts["_model_traffic.csv"] = _paper_traffic_csv(rows, published)
     if planned:
         grids.append(planned_grid(planned))
-        texts["_plan.csv"] = formats.rows_csv([asdict(row) for row in planned], columns=PLAN_COLUMNS)
+        texts["_plan.csv"] = rows_csv([asdict(row) for row in planned], columns=PLAN_COLUMNS)
     notes = _notes(experiment, scale, runs, entries)
     title = f"{experiment.title} ({experiment.source}), {scale} scale"
     texts |= {
         ".csv": formats.entries_csv(entries),
         ".md": formats.to_markdown(title, grids, notes),
         ".tex": formats.to_latex(title, grids, notes),
-        "_cells.csv": formats.rows_csv(
+        "_cells.csv": rows_csv(
             cell_rows(runs, experiment.measures),
             columns=(*(column.name for column in CELL_COLUMNS), *experiment.measures),
         ),
     }
     if "traffic_all_mib" in experiment.measures:
-        texts["_traffic.csv"] = formats.rows_csv(traffic_rows(runs), columns=TRAFFIC_COLUMNS)
+        texts["_traffic.csv"] = rows_csv(traffic_rows(runs), columns=TRAFFIC_COLUMNS)
     return Table(entries, runs, texts, title, tuple(grids), tuple(notes))
 
 
@@ -165,7 +166,7 @@ def _paper_traffic_csv(rows: Sequence[TrafficRow], published: Mapping[str, float
         for off in (off_by(row, published),)
     ]  # fmt: skip
     columns = ("system", "title", "published_mib", "explained_mib", "off_by", "within_tolerance", "ours_mib", "note")
-    return formats.rows_csv(lines, columns=columns)
+    return rows_csv(lines, columns=columns)
 
 
 def _mib(value: float | None) -> str:

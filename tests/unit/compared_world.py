@@ -15,6 +15,8 @@ from engine.types import EvaluationRow, Traffic
 MODEL, CLASS = "fedavg_student", "disc"
 Dice = Mapping[tuple[str, str], Sequence[float]]
 """Dice of every image by split and site; images of a site are two a patient."""
+Distances = Mapping[tuple[str, str], Sequence[float | None]]
+"""HD95 of every image by split and site; None where it has none, which is a missed mask here."""
 
 
 def compared(
@@ -25,8 +27,9 @@ def compared(
     settings: Mapping[str, Any] | None = None,
     digests: Mapping[str, str] | None = None,
     class_name: str = CLASS,
+    hd95: Distances | None = None,
 ) -> str:
-    """Make a finished run of three stages that was measured so, and return its id."""
+    """Make a finished run of three stages that was measured so, and return its id. IoU is half of Dice."""
     values = {"name": name, "method": "fedtinysam", "data": {"source": "phantom"}, **(settings or {})}
     run_id = store.create_run(parse_config(values), queued=True).run_id
     assert store.claim(max_running=9, run_id=run_id) is not None
@@ -38,11 +41,15 @@ def compared(
         reporter.traffic(Traffic("a", "down", "student", 1_500_000, round=step))
     rows, images = [], []
     for (split, site), values_N in dice.items():
-        mean = fmean(values_N)
+        mean, distances_N = fmean(values_N), (hd95 or {}).get((split, site), [None] * len(values_N))
+        known = [value for value in distances_N if value is not None]
+        counts = (len(known), len(distances_N) - len(known), 0) if hd95 else (None, None, None)
         rows.append(EvaluationRow(MODEL, site, split, class_name, len(values_N), mean, mean - 0.1, mean + 0.1,
-                                  0.4, 0.5, 0.3, None, (len(values_N) + 1) // 2))  # type: ignore[arg-type]  # fmt: skip
+                                  mean / 2, 0.5, 0.3, fmean(known) if known else None, (len(values_N) + 1) // 2,
+                                  *counts))  # type: ignore[arg-type]  # fmt: skip
         for number, value in enumerate(values_N):
-            about = {"model": MODEL, "site": site, "class_name": class_name, "dice": value}
+            about = {"model": MODEL, "site": site, "class_name": class_name, "dice": value, "iou": value / 2}
+            about |= {"hd95_px": distances_N[number]} if hd95 else {}
             images.append(about | {"name": f"{number:05d}", "group": f"{number // 2 + 1:05d}"})
     reporter.evaluation(rows)
     reporter.flush()

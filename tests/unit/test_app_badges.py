@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app import badge_text, markup, plots
-from app.badges import averaged_model, badges
+from app import markup, plots
 from app.settings import Settings
 from app.studio import Studio
 from app.tabs import sample_detail
 from engine.config import parse_config
 from engine.evaluation.tables import named
+from engine.report import badges as badge_text
+from engine.report.badges import averaged_model, badges, exported_model
 from engine.types import EvaluationRow, ModelDifference
 
 CONFIG = parse_config({"method": "dsfedmed", "student": {"name": "unet"}})
@@ -86,7 +87,7 @@ def test_samples_are_called_by_the_models_of_the_run(tmp_path: Path) -> None:
     run_id = studio.store.create_run(parse_config({"student": {"name": "unet"}, "teacher": {"name": "msa"}})).run_id
     assert studio.model_names(run_id) == {"student": "U-Net", "teacher": "SAM with adapters"}
     assert studio.model_names("none") == {"student": "TinySAM", "teacher": "SAM"}
-    assert studio.exported_model(run_id) is None
+    assert exported_model(studio.store, run_id) is None
     keys = [words.format(**studio.model_names(run_id)) for _, words in sample_detail.DISPUTE_KEY]
     assert keys == ["both", "SAM with adapters only", "U-Net only"]
     assert plots.learnability([]).layout.xaxis.title.text is None

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from compared_world import compared
 
-from app import compare_text, compare_view, plots
+from app import compare_latex, compare_text, compare_view, plots
 from app.address import SET_RUNS, Wanted
 from app.picker import SeveralPicker
 from app.settings import Settings
 from app.studio import Studio
 from app.tabs import compare as tab
 from engine.experiments import comparison
+from engine.experiments.compared_measures import COMPARED, HD95, IOU
 from engine.experiments.comparison import Comparison
-from engine.experiments.statistics import Paired
 from engine.runs.store import RunStore
 
 LOW = {("test", "z"): [0.5, 0.7, 0.6, 0.6], ("validation", "a"): [0.8, 0.6], ("validation", "b"): [0.5]}
@@ -67,7 +67,7 @@ def test_where_others_can_look_a_folder_is_named_by_its_last_part(store: RunStor
 
 
 def test_lines_of_the_tables(found: Comparison) -> None:
-    assert compare_view.dice_rows(found) == [
+    assert compare_view.measure_rows(found) == [
         ["z", "unseen", "4 (2)", "0.600 (0.500 to 0.700)", "0.750 (0.650 to 0.850)"],
         ["a", "validation", "2 (1)", "0.700 (0.600 to 0.800)", "0.300 (0.200 to 0.400)"],
         ["b", "validation", "1", "0.500 (0.400 to 0.600)", "–"],
@@ -75,7 +75,7 @@ def test_lines_of_the_tables(found: Comparison) -> None:
     unseen, lost, missing = compare_view.difference_rows(found)
     assert unseen == ["z", "unseen", "4 (2)", "+0.150 (+0.100 to +0.200), p 0.5: better"]
     assert lost[3] == "-0.400 (one patient: no interval), p 1: undecided" and missing[3] == "–"
-    assert compare_view.reasons(found.differences) == ["B: =high was not measured on validation images of b."]
+    assert compare_view.reasons(found.differences()) == ["B: =high was not measured on validation images of b."]
     assert compare_view.traffic_rows(found.runs) == [
         ["a", "2.0 MB / 3.0 MB", "2.0 MB / 3.0 MB"], ["all sites", "2.0 MB / 3.0 MB", "2.0 MB / 3.0 MB"],
     ]  # fmt: skip
@@ -83,18 +83,11 @@ def test_lines_of_the_tables(found: Comparison) -> None:
     assert first[0] == "A" and first[6:] == ["2 min", "b (0.500, validation)"] and second[7] == "one site"
 
 
-@pytest.mark.parametrize(("low", "high", "said"), [
-    (0.01, 0.2, "better"), (-0.2, -0.01, "worse"), (-0.1, 0.1, "undecided"), (0.0, 0.2, "undecided"),
-    (None, None, "undecided"),
-])  # fmt: skip
-def test_a_difference_is_called_by_its_interval(low: float | None, high: float | None, said: str) -> None:
-    assert compare_view.verdict(Paired(0.1, low, high, 0.5, 2)) == said
-
-
 def test_the_page_says_everything_and_takes_no_name_for_html(found: Comparison) -> None:
     shown = compare_view.html(found, paths=True)
     assert "<b>" not in shown and "low <b>" in unescape(shown)
-    for heading in ("RUNS_HEADING", "SETTINGS_HEADING", "DICE_HEADING", "DIFFERENCES_HEADING", "TRAFFIC_HEADING"):
+    assert f"<h3>{compare_text.MEASURE_HEADING.format(measure='Dice')}</h3>" in shown
+    for heading in ("RUNS_HEADING", "SETTINGS_HEADING", "DIFFERENCES_HEADING", "TRAFFIC_HEADING"):
         assert f"<h3>{getattr(compare_text, heading)}</h3>" in shown
 
 
@@ -108,6 +101,45 @@ def test_the_file_has_every_figure_and_no_formula(found: Comparison) -> None:
     sent = [(one["what"], one["name"], one["value"]) for one in lines if one["what"].startswith("bytes")]
     assert sent == [("bytes up", "a", "2000000"), ("bytes down", "a", "3000000")] * 2
     assert [one["value"] for one in lines if one["name"] == "federation.rounds"][1] == "7"
+    iou = [(one["name"], one["value"], one["images"]) for one in lines if one["what"] == "iou"]
+    assert iou[0] == ("z", "0.3", "4") and len(iou) == 5
+    assert [one["what"] for one in lines if one["what"].startswith("hd95_px")].count("hd95_px difference") == 3
+
+
+DISTANCES = {("test", "z"): [4.0, 6.0, None, 9.0], ("validation", "a"): [1.0, 1.0], ("validation", "b"): [None]}
+NEARER = {("test", "z"): [3.0, 4.0, 2.0, 8.0], ("validation", "a"): [2.0, 2.0]}
+
+
+def test_other_measures_have_their_own_intervals_images_and_misses(store: RunStore) -> None:
+    names = compared(store, "a", LOW, hd95=DISTANCES), compared(store, "b", HIGH, hd95=NEARER)
+    found = comparison.compare(store, names)
+    assert compare_view.measure_rows(found, COMPARED[IOU])[1][3:] == [
+        "0.350 (one patient: no interval)", "0.150 (one patient: no interval)",
+    ]  # fmt: skip
+    unseen, kept, lost = compare_view.measure_rows(found, COMPARED[HD95])
+    assert unseen[3] == "6.3 (5.0 to 9.0); of 3 images; 1 missed, 0 false"
+    assert kept[4] == "2.0 (one patient: no interval); of 2 images; 0 missed, 0 false"
+    assert lost[3:] == ["–; of 0 images; 1 missed, 0 false", "–"]
+    nearer, further, _ = compare_view.difference_rows(found, COMPARED[HD95])
+    assert nearer[3] == "-1.3 (-1.5 to -1.0), p 0.5: better; 3 images of both"
+    assert further[3].endswith("undecided; 2 images of both")
+    shown = compare_view.html(found, paths=True, measure=COMPARED[HD95])
+    assert "HD95 (px) of the final models" in shown and "lower is better" in shown and "0.600 (" not in shown
+    old = comparison.compare(store, [names[0], compared(store, "old", LOW)])
+    assert compare_view.measure_rows(old, COMPARED[HD95])[0][4] == "–; images and misses not on record"
+
+
+def test_latex_has_the_pages_own_cells_and_no_command_of_others(store: RunStore) -> None:
+    names = compared(store, "a", LOW, hd95=DISTANCES), compared(store, "b", HIGH, hd95=NEARER)
+    store.update_run(names[0], name="a & b_\\input{x}\n%")  # as an archive may bring it
+    found = comparison.compare(store, names)
+    told = compare_latex.latex(found, paths=True)
+    assert told.count(r"\begin{table}") == told.count(r"\end{table}") == 8
+    for cell in ("0.600 (0.500 to 0.700)", "-1.3 (-1.5 to -1.0), p 0.5: better; 3 images of both", "2.0 MB / 3.0 MB"):
+        assert cell in told
+    assert r"a \& b\_\textbackslash{}input\{x\} \%" in told and r"\input" not in told
+    lines = told.splitlines()
+    assert all(line.startswith(("%", "\\")) or line.endswith(r"\\") for line in lines if line)
 
 
 def test_curves_lie_over_each_other(found: Comparison) -> None:

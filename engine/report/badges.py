@@ -1,4 +1,4 @@
-"""What a run's results say of its models in a word: best, exported, no better than FedAvg. Pure.
+"""What a run's results say of its models in a word: best, exported, no better than FedAvg. Torch-free.
 
 Rows and differences come under the models' names in the run, before they are called by its own titles.
 """
@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from app import badge_text
+from engine.errors import UserError
 from engine.methods import catalogue
 from engine.methods.catalogue import RunModels
+from engine.runs.store import RunStore
 from engine.types import MEAN_CLASS, EvaluationRow, ModelDifference
 
+BEST = "best"
+EXPORTED = "exported"
+NO_BETTER = "no better than FedAvg"
+LEGEND = {
+    BEST: "the highest mean Dice on the unseen images",
+    EXPORTED: "the model in the run's bundle",
+    NO_BETTER: "the 95 % interval of its Dice minus FedAvg's on the same images does not lie above 0",
+}
 Badges = Mapping[str, tuple[str, ...]]
 """By the model's title in the run."""
 
@@ -36,14 +45,14 @@ def badges(
         best = max(tested.values(), key=lambda row: row.dice)
         for model, row in tested.items():
             if row.dice == best.dice:
-                found.setdefault(model, []).append(badge_text.BEST)
+                found.setdefault(model, []).append(BEST)
     if exported is not None:
-        found.setdefault(exported, []).append(badge_text.EXPORTED)
+        found.setdefault(exported, []).append(EXPORTED)
     averaged = averaged_model(stages)
     for difference in _tested_differences(differences):
         no_better = difference.dice_low is not None and difference.dice_low <= 0
         if difference.baseline == averaged and no_better:
-            found.setdefault(difference.model, []).append(badge_text.NO_BETTER)
+            found.setdefault(difference.model, []).append(NO_BETTER)
     return {catalogue.model_title(model, config): tuple(words) for model, words in found.items()}
 
 
@@ -51,6 +60,17 @@ def averaged_model(stages: Sequence[str]) -> str | None:
     """Return the name of the model that the sites average, the first of the run; ``None`` where nothing is averaged."""
     made = (model for stage in catalogue.stages(stages) if stage.averages for model in stage.makes)
     return next((model.name for model in made if model.scope == "run"), None)
+
+
+def exported_model(store: RunStore, run_id: str) -> str | None:
+    """Return the name of the model in the run's bundle, as evaluation calls it; ``None`` where there is none."""
+    from export.manifest import read_manifest
+
+    bundles = store.artefacts(run_id, kind="bundle")
+    try:
+        return read_manifest(store.run_dir(run_id) / bundles[-1].path).model.role if bundles else None
+    except UserError:  # it is being written anew, or damaged: the Segment tab says so
+        return None
 
 
 def _tested(rows: Sequence[EvaluationRow]) -> dict[str, EvaluationRow]:
