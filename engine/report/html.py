@@ -37,6 +37,7 @@ MOST_WARNINGS = 100
 NOT_CURVES = ("_s", "share", "fraction")
 NOTHING = "–"
 SPLITS = {"test": "unseen", "validation": "validation"}
+BACKENDS = {"local": "in one process", "ray": "in processes side by side", "superlink": "at hospitals"}
 WAYS = {"up": "to the server", "down": "from the server"}
 
 
@@ -124,7 +125,7 @@ def facts(document: RunDocument) -> list[tuple[str, str]]:
     if config is not None:
         data = config.data
         images = f"drawn phantoms, {data.task}" if data.source == "phantom" else f"folder {data.root}"
-        tested = (data.held_out or "the last site") if data.protocol == "held-out" else "a fixed set of the server's"
+        tested = "a fixed set of the server's" if data.protocol == "fixed-test" else data.held_out or "the last site"
         shares = f"{data.validation_fraction:g} of a site's patients are kept for validation"
         pairs += [
             ("Images", f"{images}, {data.image_px} px"),
@@ -132,7 +133,7 @@ def facts(document: RunDocument) -> list[tuple[str, str]]:
             ("Split", shares),
             ("Seed", str(config.seed)),
             ("Rounds", str(config.federation.rounds)),
-            ("Where the sites were", config.backend),
+            ("Where the sites were", BACKENDS[config.backend]),
         ]
     pairs += [
         ("Configuration", record.config_hash),
@@ -274,10 +275,10 @@ def _interval_chart(document: RunDocument) -> Markup:
     tested = [row for row in document.rows if row.split == "test"]
     several = {(row.model, row.site) for row in tested if row.class_name == MEAN_CLASS}
     shown = [row for row in tested if (row.class_name == MEAN_CLASS) == ((row.model, row.site) in several)]
-    many = len({row.site for row in shown}) > 1 or len({row.class_name for row in shown}) > 1
+    parts = [part for part in ("class_name", "site") if len({getattr(row, part) for row in shown}) > 1]
     estimates = [
         charts.Estimate(
-            f"{row.model}, {row.site}, {row.class_name}" if many else row.model, row.dice, row.dice_low, row.dice_high
+            ", ".join([row.model, *(getattr(row, part) for part in parts)]), row.dice, row.dice_low, row.dice_high
         )
         for row in shown
     ]

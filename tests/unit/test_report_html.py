@@ -13,7 +13,7 @@ from compared_world import MODEL, compared, write
 from engine.cli import main
 from engine.errors import UserError
 from engine.report.document import read_document, without_folders
-from engine.report.html import curve_charts, html_report, in_short, to_html
+from engine.report.html import curve_charts, facts, html_report, in_short, to_html
 from engine.runs.events import StoreReporter
 from engine.runs.store import RunStore
 from engine.types import EvaluationRow, ModelDifference, SiteActivity, SiteFailure, Traffic
@@ -209,3 +209,14 @@ def test_the_command_writes_what_is_named_and_overwrites_nothing(
     assert main(["report", "last", "--ledger", str(tmp_path / "m.csv"), "--html", str(page), *where]) == 2
     assert page.read_bytes() == before and not (tmp_path / "m.csv").exists(), "all or nothing"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "l.csv", "r.html"]
+
+
+@pytest.mark.parametrize(("data", "tested"), [
+    ({"held_out": "z"}, "z"),
+    ({"held_out": None}, "the last site"),
+    ({"held_out": None, "protocol": "fixed-test", "test_root": "/data/test"}, "a fixed set of the server's"),
+])  # fmt: skip
+def test_what_the_run_was_tested_on(store: RunStore, data: dict, tested: str) -> None:
+    settings = {"data": {"source": "folder", "root": "/data/all", **data}}
+    told = facts(read_document(store, compared(store, "run", DICE, settings=settings)))
+    assert ("Tested on", tested) in told and ("Where the sites were", "in one process") in told
