@@ -8,8 +8,8 @@ from html import escape
 from pathlib import PurePath
 from typing import Any
 
-from app import compare_text, forms, markup, server_paths, text, viewmodels
-from engine.config_keys import unread_sections
+from app import compare_text, forms, markup, text, viewmodels
+from engine.config_keys import place_keys, unread_sections
 from engine.evaluation.tables import images_cell
 from engine.experiments.compared_measures import COMPARED, DICE, HD95, ComparedMeasure, SiteFigure
 from engine.experiments.comparison import ComparedRun, Comparison, SiteDifference
@@ -17,7 +17,7 @@ from engine.experiments.spreadsheet import plain, rows_csv
 from engine.experiments.statistics import verdict
 from engine.methods import catalogue
 
-PATHS = (*server_paths.DATA_KEYS, *server_paths.WEIGHT_KEYS, "data.public_root")
+PATHS = tuple(place_keys())
 """Settings that say where something lies on the server."""
 CSV_COLUMNS = ("what", "name", "split", "run_id", "run", "value", "low", "high", "p_value", "images", "patients",
                "missed", "false", "against", "note")  # fmt: skip

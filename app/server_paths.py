@@ -9,12 +9,9 @@ from pathlib import Path
 
 from app import text
 from engine.config import RunConfig
+from engine.config_keys import place_keys
 from engine.errors import UserError
 from engine.models.assets import list_assets
-
-DATA_KEYS = ("server", "ray_address", "data.root", "data.test_root", "data.public_root")
-"""A cluster's address is refused like a path: what answers there can run code in the server's process."""
-WEIGHT_KEYS = ("student.weights", "teacher.weights", "generator.backbone", "generator.controlnet")
 
 
 def below(path: Path, roots: tuple[Path, ...]) -> bool:
@@ -30,14 +27,15 @@ def check(config: RunConfig, *, roots: tuple[Path, ...], taken_from: RunConfig |
     """Raise ``UserError`` ``app.path_refused`` for a file or folder that lies below none of ``roots``.
 
     What is there is not looked at: the answer tells nobody whether a path exists. Names of the weights' registry are
-    no paths; what ``taken_from``, the run that is forked, names already may stay.
+    no paths; what ``taken_from``, the run that is forked, names already may stay. A cluster's address is refused like
+    a path: what answers there can run code in the server's process.
     """
     names = {asset.name for asset in list_assets()} | {Path(asset.file).name for asset in list_assets()}
-    for key in (*DATA_KEYS, *WEIGHT_KEYS):
+    for key, place in place_keys().items():
         value = _value(config, key)
         if value is None or (taken_from is not None and value == _value(taken_from, key)):
             continue
-        if key in WEIGHT_KEYS and value.partition("@sha256:")[0] in names:
+        if place.kind == "source" and value.partition("@sha256:")[0] in names:
             continue
         check_folder(Path(value), key=key, roots=roots)
 

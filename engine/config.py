@@ -19,6 +19,7 @@ from engine.config_distillation import DistillationConfig
 from engine.config_federation import FederationConfig, JoinConfig
 from engine.config_fields import (
     MAX_NAME_LETTERS,
+    Address,
     Batch,
     Epochs,
     Factor,
@@ -198,7 +199,7 @@ class RunConfig(Section):
     workers: int | None = Field(
         None, ge=1, le=1024, description="ray: sites that work at a time; one a core when left out (ours)"
     )
-    ray_address: Source | None = Field(
+    ray_address: Address | None = Field(
         None, description="ray: HOST:PORT of a cluster that this machine is a part of; one is started when left out"
     )
     server: Folder | None = Field(None, description="The federation's folder at its server (backend = superlink)")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -42,6 +43,20 @@ StepSize = Annotated[float, Field(gt=0, le=10.0)]
 Factor = Annotated[float, Field(ge=0, le=1e6)]
 PositiveFactor = Annotated[float, Field(gt=0, le=1e6)]
 Name = Annotated[str, Field(max_length=255), Plain]
-Source = Annotated[str, Field(max_length=MAX_PATH_LETTERS), Plain]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Mark of a value that says where something lies: what others may name there is somebody's decision.
+
+    A ``source`` may be a name of the registry instead; an ``address`` is another machine's.
+    """
+
+    kind: Literal["folder", "source", "address"]
+
+
+Source = Annotated[str, Field(max_length=MAX_PATH_LETTERS), Plain, Place("source")]
 """A name of the registry, or a path."""
-Folder = Annotated[Path, AfterValidator(_refuse_long_path), Plain]
+Address = Annotated[str, Field(max_length=MAX_PATH_LETTERS), Plain, Place("address")]
+"""HOST:PORT of another machine."""
+Folder = Annotated[Path, AfterValidator(_refuse_long_path), Plain, Place("folder")]

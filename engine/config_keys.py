@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import get_args
+
+from pydantic.fields import FieldInfo
+
 from engine.config import RunConfig
-from engine.config_fields import Section
+from engine.config_fields import Place, Section
 from engine.config_generators import unread_of_kind
 from engine.methods import catalogue
 
@@ -17,6 +22,25 @@ def section_keys() -> dict[str, tuple[str, ...]]:
         else:
             found[""] += (name,)
     return found
+
+
+@cache
+def place_keys() -> dict[str, Place]:
+    """Return the dotted keys whose values say where something lies on a machine, with what kind of place that is."""
+    found: dict[str, Place] = {}
+    for name, field in RunConfig.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            inner = {f"{name}.{leaf}": one for leaf, one in field.annotation.model_fields.items()}
+        else:
+            inner = {name: field}
+        found |= {key: place for key, one in inner.items() if (place := _place(one)) is not None}
+    return found
+
+
+def _place(field: FieldInfo) -> Place | None:
+    """Return the mark of a field's type, whether it may be left out or not."""
+    marks = [*field.metadata, *(mark for part in get_args(field.annotation) for mark in get_args(part)[1:])]
+    return next((mark for mark in marks if isinstance(mark, Place)), None)
 
 
 def unread_sections(method: str, generator: str) -> frozenset[str]:

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from engine.config import RunConfig
+from engine.config_keys import place_keys
 from engine.errors import UserError
 from engine.evaluation.spread import site_spread
 from engine.evaluation.tables import named
@@ -22,12 +23,6 @@ from engine.runs.sites import SiteView, site_views
 from engine.runs.store import RunStore
 from engine.types import EvaluationRow, ModelDifference, SiteSpread
 
-ADDRESS_KEYS = ("server", "ray_address")
-PATH_KEYS = (
-    "data.root", "data.test_root", "data.public_root", "student.weights", "teacher.weights",
-    "generator.backbone", "generator.controlnet",
-)  # fmt: skip
-"""Settings that may say where something lies on the machine of the run: a report names the last part alone."""
 LOG_LINES = 100_000
 """So many of the newest lines are looked through for warnings and errors (ours)."""
 MOST_WORDS, MOST_LETTERS = 60, 300
@@ -105,15 +100,18 @@ def read_document(store: RunStore, run_id: str) -> RunDocument:
 
 def without_folders(config: RunConfig) -> RunConfig:
     """Return the configuration without addresses, and with the last part alone of what may name a place on it."""
-    changed: dict[str, dict[str, Any]] = {}
-    for key in PATH_KEYS:
-        section, leaf = key.split(".")
-        value = getattr(getattr(config, section), leaf)
-        if value is not None:
-            last = PurePosixPath(str(value).replace("\\", "/")).name
-            changed.setdefault(section, {})[leaf] = type(value)(last)
+    changed: dict[str, Any] = {}
+    for key, place in place_keys().items():
+        section, _, leaf = key.rpartition(".")
+        value = getattr(getattr(config, section) if section else config, leaf)
+        if value is None:
+            continue
+        last = PurePosixPath(str(value).replace("\\", "/")).name
+        is_address = place.kind == "address" or key == "server"
+        changed.setdefault(section, {})[leaf] = None if is_address else type(value)(last)
+    top = changed.pop("", {})
     sections = {name: getattr(config, name).model_copy(update=update) for name, update in changed.items()}
-    return config.model_copy(update={**dict.fromkeys(ADDRESS_KEYS), **sections})
+    return config.model_copy(update={**top, **sections})
 
 
 def series_of(curves: Sequence[MetricSeries], *, stage: str, name: str) -> list[MetricSeries]:
