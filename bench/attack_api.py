@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import bombs
 from bench.attack_client import Visitor
+from engine.config_keys import place_keys
 from engine.runs.store import RunStore
 
 if TYPE_CHECKING:
@@ -55,13 +56,15 @@ def _attack_names(visitor: Visitor, named: dict[str, int], canary: Path, tally: 
 
 def _attack_configurations(visitor: Visitor, named: dict[str, int], tally: Tally, *, mode: str) -> None:
     """Name the server's folders in a configuration, and start a run as somebody who may only look."""
-    told = set()
-    for root in ("/etc", "/etc/no-such-folder", "/root"):
-        text = json.dumps({"data": {"source": "folder", "root": root}})
-        told.add(json.dumps(visitor.call(named["plan"], [text, PRESET])["error"]))
-        told.add(json.dumps(visitor.call(named["submit"], [text, PRESET])["error"]))
-    refused = len(told) == 1 and "null" not in told
-    tally.must("server paths to endpoints", refused=refused, told=str(told)[:300])
+    for key in place_keys():
+        section, _, leaf = key.rpartition(".")
+        told = set()
+        for place in ("/etc", "/etc/no-such-folder", "/root"):
+            values = {leaf: place, **({"source": "folder"} if section == "data" else {})}
+            text = json.dumps({section: values} if section else values)
+            told |= {json.dumps(visitor.call(named[name], [text, PRESET])["error"]) for name in ("plan", "submit")}
+        refused = len(told) == 1 and "null" not in told
+        tally.must("server paths to endpoints", refused=refused, told=f"{key} {told!s:.300}")
     if mode == "demo":
         return
     store = RunStore(visitor.server.home)
