@@ -25,6 +25,7 @@ from engine.report import charts
 from engine.report.badges import LEGEND
 from engine.report.document import RunDocument, read_document, series_of
 from engine.report.ledger import Message, contents, sums
+from engine.report.site_records import NO_PROOFS, Proofs
 from engine.runs.store import RunStore
 from engine.types import MEAN_CLASS, EvaluationRow, ModelDifference
 
@@ -41,15 +42,15 @@ SPLITS = {"test": "unseen", "validation": "validation"}
 WAYS = {"up": "to the server", "down": "from the server"}
 
 
-def html_report(store: RunStore, run_id: str) -> str:
+def html_report(store: RunStore, run_id: str, proofs: Proofs = NO_PROOFS) -> str:
     """Return the report of a run as one HTML page; the same run gives the same text.
 
-    Raises ``UserError`` ``run.unknown``.
+    ``proofs`` are what sites have handed over of their own records. Raises ``UserError`` ``run.unknown``.
     """
-    return to_html(read_document(store, run_id))
+    return to_html(read_document(store, run_id), proofs)
 
 
-def to_html(document: RunDocument) -> str:
+def to_html(document: RunDocument, proofs: Proofs = NO_PROOFS) -> str:
     """Return a document as one HTML page."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -78,6 +79,7 @@ def to_html(document: RunDocument) -> str:
         sums=sums(document.ledger),
         messages=document.ledger if len(document.ledger) <= MOST_MESSAGES else (),
         num_messages=len(document.ledger),
+        proofs=proofs,
         stages=[(catalogue.stage_title(stage.name), stage) for stage in document.stages],
         minutes=sum(stage.wall_s for stage in document.stages) / 60,
         versions=document.versions,
