@@ -64,6 +64,13 @@ MINUS_HEADING = "{measure}: differences to A on the same images"
 LATEX_TITLE, LATEX_DASH = "Runs side by side", "-"
 WHY_NOT_HEADING = "Why some have no difference"
 
+EXTREMES_HEADING = "{letter}: best and worst images of {name}"
+EXTREMES_NOTE = (
+    "By Dice of the final model. Images have the numbers that their sites give them: only a site knows which it is."
+)
+BEST, WORST_IMAGES = "The {count} best of {images} images of {site}", "The {count} worst of {images} images of {site}"
+IMAGE_COLUMNS = ("Image", "Site", "Patient", "Dice", "IoU", "HD95 (px)")
+
 TRAFFIC_HEADING = "Bytes over each site's border"
 TRAFFIC_NOTE = "To the server / from the server, with what was sent only to measure models."
 TRAFFIC_COLUMN = "Site"

@@ -13,6 +13,7 @@ from engine.config_keys import place_keys, unread_sections
 from engine.evaluation.tables import images_cell
 from engine.experiments.compared_measures import COMPARED, DICE, HD95, ComparedMeasure, SiteFigure
 from engine.experiments.comparison import ComparedRun, Comparison, SiteDifference
+from engine.experiments.extremes import ImageLine, extremes, shown_places
 from engine.experiments.spreadsheet import plain, rows_csv
 from engine.experiments.statistics import verdict
 from engine.methods import catalogue
@@ -166,6 +167,7 @@ def html(found: Comparison, *, paths: bool, measure: ComparedMeasure = COMPARED[
         note = compare_text.MEASURE_NOTES[measure.key]
         parts.append(_section(heading, note, columns, measure_rows(found, measure)))
         parts.append(_differences_html(found, letters, measure))
+    parts += [_extremes_html(letter, run) for letter, run in zip(letters, found.runs, strict=True)]
     columns = (compare_text.TRAFFIC_COLUMN, *letters)
     parts.append(_section(compare_text.TRAFFIC_HEADING, compare_text.TRAFFIC_NOTE, columns, traffic_rows(found.runs)))
     return "".join(parts)
@@ -238,6 +240,30 @@ def _differences_html(found: Comparison, letters: str, measure: ComparedMeasure)
     said = "".join(f"<li>{escape(sentence)}</li>" for sentence in why)
     listed = f"<h4>{compare_text.WHY_NOT_HEADING}</h4><ul>{said}</ul>" if why else ""
     return _section(compare_text.DIFFERENCES_HEADING, note, columns, difference_rows(found, measure)) + listed
+
+
+def _extremes_html(letter: str, run: ComparedRun) -> str:
+    """Return the best and worst images of a run, folded; nothing of a run without figures of images."""
+    told = ""
+    for place in shown_places(run):
+        found = extremes(run, place)
+        if found is None or not found.best:
+            continue
+        for words, lines in ((compare_text.BEST, found.best), (compare_text.WORST_IMAGES, found.worst)):
+            heading = words.format(count=len(lines), images=found.num_images, site=place[1])
+            told += f"<h4>{escape(heading)}</h4>"
+            told += markup.table(compare_text.IMAGE_COLUMNS, [image_cells(line) for line in lines], label=heading)
+    if not told:
+        return ""
+    heading = escape(compare_text.EXTREMES_HEADING.format(letter=letter, name=run.record.name))
+    return f"<details><summary>{heading}</summary>{markup.quiet(compare_text.EXTREMES_NOTE)}{told}</details>"
+
+
+def image_cells(line: ImageLine) -> list[str]:
+    """Return the line of one image, in the order of ``compare_text.IMAGE_COLUMNS``."""
+    patient = text.NOT_MEASURED if line.patient is None else str(line.patient)
+    figures = [viewmodels.number(line.dice), viewmodels.number(line.iou), viewmodels.number(line.hd95_px, digits=1)]
+    return [str(line.number), line.site, patient, *figures]
 
 
 def _section(heading: str, note: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

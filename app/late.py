@@ -8,12 +8,14 @@ PARTS = (
     "engine.planning",
     "plotly.graph_objects",
     "app.table_view",
+    "app.bubble_view",
+    "engine.report.html",
     "export.outputs.measurements",
     "app.volume_jobs",
     "engine.deployment.server",
 )
-"""In the order in which visitors ask for them: a plan, a figure, a table, figures of a mask, a volume, who of a
-federation is there."""
+"""In the order in which visitors ask for them: a plan, a figure, a table, runs beside the paper, a report, figures of
+a mask, a volume, who of a federation is there."""
 
 
 def load() -> None:

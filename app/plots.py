@@ -31,7 +31,7 @@ WITHIN_LEGEND = 8
 
 def curves(series: Sequence[MetricSeries], *, title: str, empty: str, unit_range: bool = False) -> go.Figure:
     """Return one line for each curve. ``unit_range`` fixes the vertical axis to [0, 1] (a Dice)."""
-    figure = _figure(title)
+    figure = empty_figure(title)
     sites = sorted({curve.site for curve in series if curve.site})
     for position, curve in enumerate(series):
         # A site keeps its colour in every chart; the mean over sites is no site.
@@ -58,7 +58,7 @@ def curves(series: Sequence[MetricSeries], *, title: str, empty: str, unit_range
 
 def overlaid(runs: Sequence[tuple[str, Sequence[MetricSeries]]], *, title: str, empty: str) -> go.Figure:
     """Return the Dice curves of several runs over each other; a run has a colour and a symbol, by its place."""
-    figure = _figure(title)
+    figure = empty_figure(title)
     for place, (name, series) in enumerate(runs):
         for curve in series:
             figure.add_scatter(
@@ -88,7 +88,7 @@ def curve_name(curve: MetricSeries, series: Sequence[MetricSeries]) -> str:
 
 def traffic(totals: Sequence[TrafficTotal]) -> go.Figure:
     """Return two stacked bars a site, up and down: megabytes of every kind."""
-    figure = _figure(text.TRAFFIC_PLOT)
+    figure = empty_figure(text.TRAFFIC_PLOT)
     if not totals:
         return _say(figure, text.TRAFFIC_EMPTY)
     sites = sorted({total.site for total in totals})
@@ -118,7 +118,7 @@ def traffic(totals: Sequence[TrafficTotal]) -> go.Figure:
 
 def results(rows: Sequence[EvaluationRow]) -> go.Figure:
     """Return one horizontal bar for each model on the test images, with its 95 % interval; classes side by side."""
-    figure = _figure(text.RESULTS_PLOT)
+    figure = empty_figure(text.RESULTS_PLOT)
     tested = [row for row in rows if row.split == "test"]
     if not tested:
         return _say(figure, text.RESULTS_EMPTY)
@@ -162,7 +162,7 @@ def learnability(
     """
     is_cut = total is not None and total > len(scored)
     cut = f" · {run_text.POINTS_CUT.format(shown=len(scored), total=total)}" if is_cut else ""
-    figure, names = _figure(f"{text.SCATTER_PLOT}{cut}"), models or catalogue.family_titles()
+    figure, names = empty_figure(f"{text.SCATTER_PLOT}{cut}"), models or catalogue.family_titles()
     points = [item for item in scored if item.score is not None]
     if not points:
         return _say(figure, text.SCATTER_EMPTY)
@@ -204,7 +204,7 @@ def _bar_label(row: EvaluationRow, *, with_site: bool) -> str:
     return f"{label} · {row.site}" if with_site else label
 
 
-def _figure(title: str) -> go.Figure:
+def empty_figure(title: str) -> go.Figure:
     """Return an empty figure in the page's dress; ``uirevision`` keeps a reader's zoom while data arrive."""
     import plotly.graph_objects as go  # late: no figure is in the first paint
 

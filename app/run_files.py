@@ -49,7 +49,8 @@ def _text(studio: Studio, run_id: str, kind: str) -> tuple[str, str]:
     from engine.report.document import without_folders  # late: the first paint needs no report
     from engine.report.html import html_report
     from engine.report.images import images_csv
-    from engine.report.ledger import ledger_csv, read_ledger
+    from engine.report.ledger import read_ledger
+    from engine.report.ledger_csv import ledger_csv
 
     store = studio.store
     if kind == "html":

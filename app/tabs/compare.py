@@ -12,6 +12,7 @@ from app import compare_latex, compare_text, compare_view, markup, plots, viewmo
 from app.address import SET_RUNS, Wanted
 from app.picker import SeveralPicker
 from app.studio import Studio
+from app.tabs import compare_bubbles
 from engine.experiments import comparison
 from engine.experiments.compared_measures import COMPARED, DICE
 from engine.experiments.comparison import Comparison
@@ -30,6 +31,7 @@ class Parts:
     curves: gr.Plot
     downloads: dict[str, gr.DownloadButton]
     """By the end of the file's name."""
+    bubbles: compare_bubbles.Parts
     opened: gr.State
     """Whether the runs of the address were taken."""
 
@@ -62,13 +64,15 @@ def build(studio: Studio, tab: gr.Tab) -> Parts:
             suffix: gr.DownloadButton(label, size="sm", visible=False, elem_id=f"compare-{suffix}")
             for suffix, label in compare_text.DOWNLOADS.items()
         }
-    parts = Parts(runs, measure, again, message, tables, curves, downloads, gr.State(False))
+    bubbles = compare_bubbles.place()
+    parts = Parts(runs, measure, again, message, tables, curves, downloads, bubbles, gr.State(False))
     _wire(studio, tab, parts)
+    bubbles.wire(studio, runs)
     return parts
 
 
 def _wire(studio: Studio, tab: gr.Tab, parts: Parts) -> None:
-    shown = [parts.message, parts.tables, parts.curves, *parts.downloads.values()]
+    shown = [parts.message, parts.tables, parts.curves, *parts.downloads.values(), *parts.bubbles.listed]
 
     def show(chosen: list[str], measure: str | None) -> list[Any]:
         if len(chosen) < comparison.FEWEST:
@@ -114,7 +118,8 @@ def _step(studio: Studio) -> str:
 
 
 def _nothing() -> list[Any]:
-    return ["", gr.Plot(visible=False), *[gr.DownloadButton(visible=False)] * len(compare_text.DOWNLOADS)]
+    downloads = [gr.DownloadButton(visible=False)] * len(compare_text.DOWNLOADS)
+    return ["", gr.Plot(visible=False), *downloads, *compare_bubbles.anew(is_shown=False)]
 
 
 def _filled(studio: Studio, found: Comparison, measure: str) -> list[Any]:
@@ -132,4 +137,5 @@ def _filled(studio: Studio, found: Comparison, measure: str) -> list[Any]:
         tables,
         gr.Plot(value=figure, visible=True),
         *(gr.DownloadButton(value=path, visible=True) for path in files),
+        *compare_bubbles.anew(is_shown=True),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from engine.cli.output import HomeOption, JsonFlag, print_json, size
 from engine.cli.runs import RunArgument, find_run
 from engine.errors import UserError
 
+MOST_RECORD_BYTES = 256 * 2**20
+"""Of a record that a site has handed over: a million messages (ours)."""
+
 
 def report(
     run_id: RunArgument,
@@ -19,12 +22,21 @@ def report(
     ledger: Annotated[
         Path | None, typer.Option("--ledger", help="Every message that crossed a site's border, as CSV")
     ] = None,
+    site_records: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--site-record",
+            help="SITE=FILE: an audit.jsonl that a site has handed over; its digests and approvals are added",
+        ),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Write a run's report as one file that needs nothing else, and its privacy ledger. Nothing is overwritten."""
     from engine.report.html import html_report
-    from engine.report.ledger import ledger_csv, read_ledger
+    from engine.report.ledger import read_ledger
+    from engine.report.ledger_csv import ledger_csv
+    from engine.report.site_records import join_records
 
     wanted = [path for path in (html, ledger) if path is not None]
     if not wanted:
@@ -38,15 +50,46 @@ def report(
     chosen = find_run(store, run_id)
     for path in wanted:
         _check_new(path)
+    messages = read_ledger(store, chosen)
+    proofs = join_records(messages, _records(site_records or [], {one.site for one in messages}), run_id=chosen)
     if html is not None:
-        _write(html, html_report(store, chosen))
+        _write(html, html_report(store, chosen, proofs))
     if ledger is not None:
-        _write(ledger, ledger_csv(chosen, read_ledger(store, chosen)))
+        _write(ledger, ledger_csv(chosen, messages, proofs))
     if as_json:
-        print_json({"run_id": chosen, "files": [{"path": str(p), "bytes": p.stat().st_size} for p in wanted]})
+        files = [{"path": str(path), "bytes": path.stat().st_size} for path in wanted]
+        print_json({"run_id": chosen, "files": files, "site_records": proofs.said})
     else:
+        for sentence in proofs.said:
+            print(sentence)
         for path in wanted:
             print(f"{chosen}: {size(path.stat().st_size)} in {path}")
+
+
+def _records(given: list[str], sites: set[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the lines of each site's record, its chain checked; ``UserError`` for a site that the run has not."""
+    from engine.site.audit import AuditLog
+
+    found = {}
+    for text in given:
+        site, _, name = text.partition("=")
+        path = Path(name)
+        if site not in sites or site in found or not name:
+            raise UserError(
+                "cli.site_record",
+                what=f"'{text}' names no site of this run, or one twice.",
+                why="A record is compared with what the server has counted of its site.",
+                fix=f"Give SITE=FILE, once for each of: {', '.join(sorted(sites)) or 'no site'}.",
+            )
+        if path.stat().st_size > MOST_RECORD_BYTES:
+            raise UserError(
+                "cli.site_record_large",
+                what=f"{path} has more than {size(MOST_RECORD_BYTES)}.",
+                why="A site writes some hundred bytes for each message.",
+                fix="Ask the site for its audit.jsonl alone.",
+            )
+        found[site] = AuditLog(path).entries()
+    return found
 
 
 def _check_new(path: Path) -> None:

@@ -18,12 +18,14 @@ from markupsafe import Markup
 from engine.config_text import to_toml
 from engine.evaluation import tables
 from engine.experiments.comparison import Place
+from engine.experiments.extremes import Extremes, ImageLine, extremes, shown_places
 from engine.experiments.statistics import verdict
 from engine.methods import catalogue
 from engine.report import charts
 from engine.report.badges import LEGEND
 from engine.report.document import RunDocument, read_document, series_of
 from engine.report.ledger import Message, contents, sums
+from engine.report.site_records import NO_PROOFS, Proofs
 from engine.runs.store import RunStore
 from engine.types import MEAN_CLASS, EvaluationRow, ModelDifference
 
@@ -41,21 +43,21 @@ BACKENDS = {"local": "in one process", "ray": "in processes side by side", "supe
 WAYS = {"up": "to the server", "down": "from the server"}
 
 
-def html_report(store: RunStore, run_id: str) -> str:
+def html_report(store: RunStore, run_id: str, proofs: Proofs = NO_PROOFS) -> str:
     """Return the report of a run as one HTML page; the same run gives the same text.
 
-    Raises ``UserError`` ``run.unknown``.
+    ``proofs`` are what sites have handed over of their own records. Raises ``UserError`` ``run.unknown``.
     """
-    return to_html(read_document(store, run_id))
+    return to_html(read_document(store, run_id), proofs)
 
 
-def to_html(document: RunDocument) -> str:
+def to_html(document: RunDocument, proofs: Proofs = NO_PROOFS) -> str:
     """Return a document as one HTML page."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"size": size, "moment": moment, "span": span}
+    environment.filters |= {"size": size, "moment": moment, "span": span, "cells": image_cells}
     style = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))  # our own file, nobody else's words
     record, config = document.record, document.config
     return environment.get_template("report.html").render(
@@ -72,12 +74,13 @@ def to_html(document: RunDocument) -> str:
         badges=document.badges,
         badge_legend={word: LEGEND[word] for word in LEGEND if any(word in own for own in document.badges.values())},
         intervals=_interval_chart(document),
-        gate=document.gate,
+        extremes=extreme_images(document),
         curves=curve_charts(document),
         kinds=kind_rows(document),
         sums=sums(document.ledger),
         messages=document.ledger if len(document.ledger) <= MOST_MESSAGES else (),
         num_messages=len(document.ledger),
+        proofs=proofs,
         stages=[(catalogue.stage_title(stage.name), stage) for stage in document.stages],
         minutes=sum(stage.wall_s for stage in document.stages) / 60,
         versions=document.versions,
@@ -184,6 +187,20 @@ def result_tables(document: RunDocument) -> dict[str, Any]:
         "spread_header": ("Images", *tables.SPREAD_HEADER),
         "spread": [(SPLITS[one.split], *tables.spread_cells(one)) for one in document.spread],
     }
+
+
+def extreme_images(document: RunDocument) -> list[Extremes]:
+    """Return the best and worst images of the final model, of the unseen sites where there are any."""
+    found = (extremes(document.compared, place) for place in shown_places(document.compared))
+    return [one for one in found if one is not None and one.best]
+
+
+def image_cells(line: ImageLine) -> tuple[str, ...]:
+    """Return the cells of one image: number, site, patient, Dice, IoU and HD95."""
+    patient = NOTHING if line.patient is None else str(line.patient)
+    iou = NOTHING if line.iou is None else number(line.iou)
+    hd95 = NOTHING if line.hd95_px is None else f"{line.hd95_px:.1f}"
+    return (str(line.number), line.site, patient, number(line.dice), iou, hd95)
 
 
 def curve_charts(document: RunDocument) -> list[tuple[str, Markup, str]]:

@@ -1,7 +1,8 @@
 """The privacy ledger of a run: every message that crossed a site's border, as the server has counted it. Torch-free.
 
 What the server has on record of a message is its stage, site, direction, kind, number and bytes. The digest of what
-left, and who approved it, are in the site's own record (``site log``), which stays there: a line has none of its own.
+left, and who approved it, are in the site's own record (``site log``); ``site_records`` adds them where a site has
+handed that over.
 """
 
 from __future__ import annotations
@@ -11,28 +12,11 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from engine.experiments.spreadsheet import plain, rows_csv
 from engine.federation.task_titles import QUERIES_FROM
 from engine.methods import catalogue
 from engine.runs import schema
 from engine.runs.store import RunStore
 from engine.types import Direction
-
-COLUMNS = (
-    "run_id",
-    "stage",
-    "site",
-    "direction",
-    "kind",
-    "contents",
-    "number",
-    "bytes",
-    "sha256",
-    "approved_by",
-    "note",
-)
-NOT_HERE = "digest and approval are not on record at the server; the site has them where it runs a program of its own"
-FROM_SERVER = "sent by the server; nobody at the site approves what comes"
 
 
 @dataclass(frozen=True)
@@ -96,24 +80,3 @@ def contents(kind: str) -> str:
     """Return the sentence that says what a kind of message holds; its name where no method here sends it."""
     known = catalogue.kinds().get(kind)
     return kind if known is None else known.contents
-
-
-def ledger_csv(run_id: str, messages: Sequence[Message]) -> str:
-    """Return a line for each message, in the order of ``COLUMNS``; ``note`` says what is not on record, and where."""
-    rows = [
-        {
-            "run_id": run_id,
-            "stage": one.stage,
-            "site": one.site,
-            "direction": one.direction,
-            "kind": one.kind,
-            "contents": contents(one.kind),
-            "number": one.number,
-            "bytes": one.payload_bytes,
-            "sha256": None,
-            "approved_by": None,
-            "note": NOT_HERE if one.direction == "up" else FROM_SERVER,
-        }
-        for one in messages
-    ]
-    return rows_csv([{key: plain(value) for key, value in row.items()} for row in rows], columns=COLUMNS)

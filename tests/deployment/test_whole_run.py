@@ -12,6 +12,8 @@ import pytest
 
 from engine.cli import main
 from engine.data.phantoms import write_dataset
+from engine.report.ledger import read_ledger
+from engine.report.site_records import join_records
 from engine.runs.store import RunStore
 from engine.site.audit import AuditLog
 from engine.site.consent import AUDIT_FILE
@@ -92,6 +94,10 @@ def test_a_run_across_sites_equals_the_run_in_one_process(
         for told in (about, about_apart):
             told["traffic"] = {key: n for key, n in told["traffic"].items() if key[2] != "metrics"}
     assert about == about_apart
+    store = RunStore(tmp_path / "apart")
+    ledger = read_ledger(store, run_id)
+    store.close()
+    proofs = join_records(ledger, records, run_id=run_id)
     for site, entries in records.items():
         left: Counter[str] = Counter()
         for entry in entries:
@@ -101,4 +107,6 @@ def test_a_run_across_sites_equals_the_run_in_one_process(
         counted.pop("metrics", None)
         assert left == counted, "the site's own record has what the server has counted"
         asked_by = {entry["approved_by"] for entry in entries if entry["event"] == "left" and entry["bytes"]}
+        up = [m for m in ledger if (m.site, m.direction) == (site, "up") and m.kind != "metrics"]
+        assert up and all(m in proofs.of for m in up), proofs.said
         assert asked_by == ({getpass.getuser()} if site == CAREFUL else {"the site's rules"})

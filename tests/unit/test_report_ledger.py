@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from compared_world import compared
 
-from engine.report.ledger import NOT_HERE, LedgerSum, ledger_csv, read_ledger, sums
+from engine.cli import main
+from engine.report.ledger import LedgerSum, Message, read_ledger, sums
+from engine.report.ledger_csv import FROM_SERVER, NOT_HERE, NOT_MATCHED, NUMBERS, ledger_csv
+from engine.report.site_records import Proof, join_records
 from engine.runs.events import StoreReporter
 from engine.runs.store import RunStore
+from engine.site.audit import AuditLog
 from engine.types import Traffic
 
 
@@ -60,3 +65,101 @@ def test_the_file_says_what_is_not_on_record_and_has_no_formula(store: RunStore)
     assert {line["sha256"] + line["approved_by"] for line in lines} == {""}
     assert {line["note"] for line in lines if line["direction"] == "up"} == {NOT_HERE}
     assert {line["site"] for line in lines} == {"a", "'=b"} and lines[0]["contents"].endswith(".")
+
+
+DIGEST = "ab" * 32
+
+
+def left(
+    kind: str, number: int, num_bytes: int, *, run: str = "r", digest: str = DIGEST, by: str = "ann"
+) -> dict[str, Any]:
+    about = {"event": "left", "run": run, "kind": kind, "round": number, "bytes": num_bytes}
+    return about | {
+        "digest": digest,
+        "approved_by": by,
+        "at": "2026-11-26T10:00:00.000+00:00",
+        "task": "t",
+        "chain": "0",
+    }
+
+
+def up(kind: str, number: int, num_bytes: int, *, site: str = "a", stage: str = "s") -> Message:
+    return Message(stage, site, "up", kind, number, num_bytes)
+
+
+def test_a_sites_record_gives_digest_and_approval_and_the_last_answer_counts() -> None:
+    sent = [up("student", 1, 10), up("student", 2, 10), up("metrics", 1, 3), up("masks", 0, 5, site="b"),
+            Message("s", "a", "down", "student", 1, 10)]  # fmt: skip
+    entries = [left("student", 1, 10, digest="11" * 32), left("student", 1, 10, digest="22" * 32),
+               left("student", 2, 10), left("student", 1, 10, run="another"), left("metrics", 1, 0),
+               {"event": "asked", "run": "r"}]  # fmt: skip
+    found = join_records(sent, {"a": entries}, run_id="r")
+    assert {message.number: proof.sha256[:2] for message, proof in found.of.items()} == {1: "22", 2: "ab"}
+    assert found.of[sent[1]] == Proof(DIGEST, "ann", "2026-11-26T10:00:00.000+00:00")
+    assert found.said == (
+        "a: 2 of 2 messages to the server are in its record with their bytes.",
+        "a: 'student', number 1, has left 1 more time(s), before its last answer.",
+    )
+    lines = list(csv.DictReader(io.StringIO(ledger_csv("r", sent, found))))
+    assert [(line["sha256"][:2], line["approved_by"], line["note"]) for line in lines] == [
+        ("22", "ann", ""), ("ab", "ann", ""), ("", "", NUMBERS), ("", "", NOT_HERE), ("", "", FROM_SERVER),
+    ]  # fmt: skip
+
+
+def test_what_the_two_records_do_not_agree_on_is_said() -> None:
+    sent = [up("student", 1, 10), up("student", 2, 10), up("masks", 0, 5)]
+    entries = [left("student", 1, 11), left("generator", 0, 7), left("masks", 0, 5)]
+    found = join_records(sent, {"a": entries}, run_id="r")
+    assert list(found.of) == [sent[2]]
+    assert found.said[1:] == (
+        "a: 'student', number 1, of 10 bytes is not in its record.",
+        "a: 'student', number 2, of 10 bytes is not in its record.",
+        "a: 'student', number 1, has 11 bytes in its record, other than the server counted.",
+        "a: 'generator', number 0, of 7 bytes is in its record, and the server has none.",
+    )
+    lines = list(csv.DictReader(io.StringIO(ledger_csv("r", sent, found))))
+    assert [line["note"] for line in lines] == [NOT_MATCHED, NOT_MATCHED, ""]
+
+
+def test_stages_that_number_alike_have_a_line_each() -> None:
+    sent = [up("masks", 0, 5, stage="one"), up("masks", 0, 5, stage="two")]
+    entries = [left("masks", 0, 5, digest=two * 32) for two in ("11", "22", "33")]
+    found = join_records(sent, {"a": entries}, run_id="r")
+    assert [found.of[message].sha256[:2] for message in sent] == ["22", "33"]
+
+
+@pytest.mark.parametrize("wrong", [
+    {"digest": "x"}, {"digest": None}, {"bytes": True}, {"bytes": "9"}, {"round": 1.5}, {"kind": ["a"]}, {"at": 3},
+    {"approved_by": None},
+])  # fmt: skip
+def test_a_line_that_is_none_is_counted_and_proves_nothing(wrong: dict[str, Any]) -> None:
+    found = join_records([up("student", 1, 10)], {"a": [left("student", 1, 10) | wrong]}, run_id="r")
+    assert found.of == {} and found.said[-1] == "a: 1 lines of its record on this run are none that the program writes."
+
+
+def test_many_faults_are_not_said_one_by_one() -> None:
+    found = join_records([up("student", n, 10) for n in range(50)], {"a": []}, run_id="r")
+    assert len(found.said) == 22 and found.said[-1] == "a: 30 more such faults."
+
+
+def test_the_command_takes_a_sites_record_whose_chain_is_whole(
+    store: RunStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id, path = measured(store), tmp_path / "audit.jsonl"
+    log = AuditLog(path)
+    for number in (1, 2):
+        entry = left("student", number, 1_000_000, run=run_id, by="<b>ann</b>")
+        log.append("left", **{key: entry[key] for key in ("run", "kind", "round", "bytes", "digest", "approved_by")})
+    page, table = tmp_path / "r.html", tmp_path / "l.csv"
+    given = ["report", run_id, "--home", str(store.home), "--html", str(page), "--ledger", str(table), "--site-record"]
+    assert main([*given, f"a={path}"]) == 0
+    assert "a: 2 of 2 messages" in capsys.readouterr().out
+    shown = page.read_text(encoding="utf-8")
+    assert shown.count(f"<code>{DIGEST[:16]}</code>") == 2 and "&lt;b&gt;ann" in shown and "<b>ann" not in shown
+    assert sum(DIGEST in line for line in table.read_text(encoding="utf-8").splitlines()) == 2
+    page.unlink(), table.unlink()
+    for wrong in ("nobody=x", "a", f"a={path}.none"):
+        assert main([*given, wrong]) == 2
+    path.write_bytes(path.read_bytes().replace(b"1000000", b"1000001", 1))
+    assert main([*given, f"a={path}"]) == 2 and "not as it was written" in capsys.readouterr().err
+    assert not page.exists() and not table.exists()
