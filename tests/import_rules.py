@@ -36,6 +36,7 @@ RUN_RECORDS = tuple(
         "sites",
         "results",
         "schema",
+        "scored_pool",
         "identity",
         "outputs",
         "report",
@@ -215,6 +216,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.evaluation.tables",
         "engine.evaluation.spread",
         "engine.data.modalities",
+        "engine.distillation.choice",
         *PREDICTION,
     ),
     "bench": ("engine", "export", "bench"),
@@ -224,7 +226,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 TORCH_FREE = (
     "app", "engine.config", "engine.config_fields", "engine.config_keys", "engine.config_text", "engine.methods",
     "engine.experiments", "engine.models.sharing", "engine.models.tuned_keys", "engine.planning",
-    "engine.evaluation.tables", "engine.evaluation.spread", *PREDICTION, *WHOLE_VOLUMES, *VOLUMES,
+    "engine.evaluation.tables", "engine.evaluation.spread", "engine.distillation.choice", *PREDICTION,
+    *WHOLE_VOLUMES, *VOLUMES,
     *RUN_RECORDS,
 )  # fmt: skip
 """Modules (and subpackages) that must not bring in torch, directly or through what they import."""

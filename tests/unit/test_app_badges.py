@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app import badge_text, markup, plots
+from app import badge_text, markup
 from app.badges import averaged_model, badges
 from app.settings import Settings
 from app.studio import Studio
@@ -89,4 +89,3 @@ def test_samples_are_called_by_the_models_of_the_run(tmp_path: Path) -> None:
     assert studio.exported_model(run_id) is None
     keys = [words.format(**studio.model_names(run_id)) for _, words in sample_detail.DISPUTE_KEY]
     assert keys == ["both", "SAM with adapters only", "U-Net only"]
-    assert plots.learnability([]).layout.xaxis.title.text is None
