@@ -17,7 +17,7 @@ SMALLEST_PX = 5
 
 def figure(published: Sequence[Bubble], runs: Sequence[tuple[int, Bubble]]) -> go.Figure:
     """Return the figure; ``runs`` are points with their place in the comparison, which gives colour and letter."""
-    made = plots.empty_figure(bubble_text.PLOT)
+    made = plots.blank(bubble_text.PLOT)
     seconds = [point.inference_s for point in (*published, *(point for _, point in runs)) if point.inference_s]
     # As plotly asks for it: the largest size then has this diameter, and areas are proportional to sizes.
     sizing = {"sizemode": "area", "sizeref": 2 * max(seconds, default=1.0) / LARGEST_PX**2, "sizemin": SMALLEST_PX}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from app import run_text, text
 from app.overlays import hex_colour
 from engine.methods import catalogue
-from engine.runs.records import MetricSeries, ScoredSample, TrafficTotal
+from engine.runs.records import MetricSeries, TrafficTotal
 from engine.types import MEAN_CLASS, EvaluationRow
 from export.results import class_colour
 
@@ -31,7 +31,7 @@ WITHIN_LEGEND = 8
 
 def curves(series: Sequence[MetricSeries], *, title: str, empty: str, unit_range: bool = False) -> go.Figure:
     """Return one line for each curve. ``unit_range`` fixes the vertical axis to [0, 1] (a Dice)."""
-    figure = empty_figure(title)
+    figure = blank(title)
     sites = sorted({curve.site for curve in series if curve.site})
     for position, curve in enumerate(series):
         # A site keeps its colour in every chart; the mean over sites is no site.
@@ -47,7 +47,7 @@ def curves(series: Sequence[MetricSeries], *, title: str, empty: str, unit_range
             marker={"symbol": "star" if of_all else SYMBOLS[index % len(SYMBOLS)], "size": 6},
         )
     if not series:
-        return _say(figure, empty)
+        return say(figure, empty)
     if len(series) > WITHIN_LEGEND:  # the legend scrolls: its title says how many lines there are
         figure.update_layout(legend_title_text=run_text.MANY_CURVES.format(count=len(series)), height=420)
     axis = _step_axis(series[0].stage)
@@ -58,7 +58,7 @@ def curves(series: Sequence[MetricSeries], *, title: str, empty: str, unit_range
 
 def overlaid(runs: Sequence[tuple[str, Sequence[MetricSeries]]], *, title: str, empty: str) -> go.Figure:
     """Return the Dice curves of several runs over each other; a run has a colour and a symbol, by its place."""
-    figure = empty_figure(title)
+    figure = blank(title)
     for place, (name, series) in enumerate(runs):
         for curve in series:
             figure.add_scatter(
@@ -70,7 +70,7 @@ def overlaid(runs: Sequence[tuple[str, Sequence[MetricSeries]]], *, title: str, 
                 marker={"symbol": SYMBOLS[place % len(SYMBOLS)], "size": 6},
             )
     if not figure.data:
-        return _say(figure, empty)
+        return say(figure, empty)
     axes = dict.fromkeys(_step_axis(curve.stage) for _, series in runs for curve in series)
     figure.update_xaxes(title_text=" / ".join(axis for axis in axes if axis), rangemode="tozero")
     figure.update_yaxes(range=[0, 1])
@@ -88,9 +88,9 @@ def curve_name(curve: MetricSeries, series: Sequence[MetricSeries]) -> str:
 
 def traffic(totals: Sequence[TrafficTotal]) -> go.Figure:
     """Return two stacked bars a site, up and down: megabytes of every kind."""
-    figure = empty_figure(text.TRAFFIC_PLOT)
+    figure = blank(text.TRAFFIC_PLOT)
     if not totals:
-        return _say(figure, text.TRAFFIC_EMPTY)
+        return say(figure, text.TRAFFIC_EMPTY)
     sites = sorted({total.site for total in totals})
     bars = [(site, direction) for site in reversed(sites) for direction in reversed(text.MOVES)]
     there, kinds = {total.kind for total in totals}, catalogue.kinds()
@@ -118,10 +118,10 @@ def traffic(totals: Sequence[TrafficTotal]) -> go.Figure:
 
 def results(rows: Sequence[EvaluationRow]) -> go.Figure:
     """Return one horizontal bar for each model on the test images, with its 95 % interval; classes side by side."""
-    figure = empty_figure(text.RESULTS_PLOT)
+    figure = blank(text.RESULTS_PLOT)
     tested = [row for row in rows if row.split == "test"]
     if not tested:
-        return _say(figure, text.RESULTS_EMPTY)
+        return say(figure, text.RESULTS_EMPTY)
     several_sites = len({row.site for row in tested}) > 1
     for index, name in enumerate(dict.fromkeys(row.class_name for row in tested)):
         of_class = [row for row in tested if row.class_name == name][::-1]
@@ -148,52 +148,6 @@ def results(rows: Sequence[EvaluationRow]) -> go.Figure:
     return figure
 
 
-def learnability(
-    scored: Sequence[ScoredSample],
-    *,
-    chosen: str | None = None,
-    total: int | None = None,
-    models: Mapping[str, str] | None = None,
-) -> go.Figure:
-    """Return L_GT against L_KL, selected samples filled, others hollow; ``customdata`` holds the sample's id.
-
-    Of ``total`` samples those ``scored`` are shown, and the title says so where they are fewer. ``models`` is what the
-    run calls its student and its teacher; TinySAM and SAM when left out.
-    """
-    is_cut = total is not None and total > len(scored)
-    cut = f" · {run_text.POINTS_CUT.format(shown=len(scored), total=total)}" if is_cut else ""
-    figure, names = empty_figure(f"{text.SCATTER_PLOT}{cut}"), models or catalogue.family_titles()
-    points = [item for item in scored if item.score is not None]
-    if not points:
-        return _say(figure, text.SCATTER_EMPTY)
-    for selected, name, colour, symbol in (
-        (False, text.REJECTED, INK, "circle-open"),
-        (True, text.SELECTED, PALETTE[0], "circle"),
-    ):
-        group = [item for item in points if item.score is not None and item.score.selected is selected]
-        _add_points(figure, group, name=name, marker={"color": colour, "symbol": symbol, "size": 8})
-    ring = [item for item in points if item.sample.sample_id == chosen]
-    if ring:
-        marker = {"color": PALETTE[1], "symbol": "circle-open", "size": 18, "line": {"width": 3}}
-        _add_points(figure, ring, name=ring[0].sample.sample_id, marker=marker)
-    figure.update_layout(hovermode="closest", height=420)
-    figure.update_xaxes(title_text=text.L_GT_AXIS.format(**names))
-    figure.update_yaxes(title_text=text.L_KL_AXIS.format(**names))
-    return figure
-
-
-def _add_points(figure: go.Figure, group: Sequence[ScoredSample], *, name: str, marker: dict[str, object]) -> None:
-    figure.add_scatter(
-        x=[_finite(item.score.l_gt) for item in group if item.score],
-        y=[_finite(item.score.l_kl) for item in group if item.score],
-        customdata=[item.sample.sample_id for item in group],
-        name=name,
-        mode="markers",
-        marker=marker,
-        hovertemplate="%{customdata}<br>L_GT %{x:.4f}<br>L_KL %{y:.4f}<extra></extra>",
-    )
-
-
 def _step_axis(stage: str) -> str:
     known = catalogue.stage(stage)
     return "" if known is None else known.step
@@ -204,7 +158,7 @@ def _bar_label(row: EvaluationRow, *, with_site: bool) -> str:
     return f"{label} · {row.site}" if with_site else label
 
 
-def empty_figure(title: str) -> go.Figure:
+def blank(title: str) -> go.Figure:
     """Return an empty figure in the page's dress; ``uirevision`` keeps a reader's zoom while data arrive."""
     import plotly.graph_objects as go  # late: no figure is in the first paint
 
@@ -227,7 +181,8 @@ def empty_figure(title: str) -> go.Figure:
     return go.Figure(layout=layout)
 
 
-def _say(figure: go.Figure, sentence: str) -> go.Figure:
+def say(figure: go.Figure, sentence: str) -> go.Figure:
+    """Return the figure with a sentence in place of axes."""
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     figure.update_layout(height=180, margin={"l": 16})

@@ -9,7 +9,6 @@ ASK_DELETE_YES, ASK_DELETE_NO = "Delete it", "Keep it"
 DELETED = "The run {run_id} has been deleted."
 
 RUNS_CUT = "The newest {shown} runs are listed. An older one is shown by its address (/?run=ID)."
-POINTS_CUT = "the {shown:,} of highest learnability, of {total:,}"
 LOG_CUT = "The latest {shown} lines; earlier ones are not shown."
 LOG_SEARCH, LOG_KIND, LOG_FOUND = "Search the log", "Show", "{found} of {all} lines"
 LOG_KINDS = (("", "everything"), ("warning error", "warnings and errors"), ("error", "errors"))

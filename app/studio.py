@@ -23,6 +23,7 @@ from app.access import PROGRAM, Visitor, decide
 from app.answers import Answers
 from app.permissions import Permissions
 from app.pictures import SamplePictures, sample_pictures
+from app.pools import Pools
 from app.scratch import Scratch
 from app.settings import REPOSITORY, Settings
 from app.tables import Tables
@@ -65,6 +66,7 @@ class Studio:
         self.mode = decide(settings)
         self.store = RunStore(settings.home)
         self.tables = Tables(self.store)
+        self.pools = Pools(self.store)
         self.scratch = Scratch(self.store.home)
         self.uploads = Uploads(self.scratch.path, settings)
         self.answers = Answers(keep_s=60 * settings.keep_minutes)

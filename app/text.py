@@ -183,7 +183,13 @@ SAMPLES_LEAD = (
 EPOCH_LABEL, EPOCH_INFO = "Distillation epoch", "Scores change as the models learn"
 SITE_LABEL, SITE_ALL = "Site", "All sites"
 SHOW_LABEL = "Show"
-SHOW_CHOICES = {"all": "All", "selected": "Selected", "rejected": "Not selected"}
+SHOW_CHOICES = {
+    "all": "All",
+    "selected": "Selected",
+    "rejected": "Not selected",
+    "comes_in": "Would come in",
+    "goes_out": "Would go out",
+}
 ORDER_LABEL = "Order by"
 ORDER_CHOICES = {
     "score": "Learnability, highest first",

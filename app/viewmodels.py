@@ -15,8 +15,8 @@ from engine.config_keys import unread_sections
 from engine.evaluation.spread import site_spread
 from engine.evaluation.tables import images_cell
 from engine.methods import catalogue
-from engine.runs.records import MetricSeries, RunRecord, RunView, ScoredSample, StageRecord, TrafficTotal
-from engine.types import RELEASED, EvaluationRow, ModelDifference
+from engine.runs.records import MetricSeries, RunRecord, RunView, StageRecord, TrafficTotal
+from engine.types import EvaluationRow, ModelDifference
 
 if TYPE_CHECKING:
     from engine.planning import Plan
@@ -37,16 +37,6 @@ class Actions:
     resume: bool
     go_on: bool
     drop: bool
-
-
-@dataclass(frozen=True)
-class SampleFilter:
-    """What the gallery shows, in the terms of ``RunStore.samples``."""
-
-    site: str | None
-    selected: bool | None
-    order: str
-    descending: bool
 
 
 def run_choices(runs: Sequence[RunRecord]) -> Choices:
@@ -303,41 +293,6 @@ def samples_step(stages: Sequence[str]) -> str:
         return text.SAMPLES_EMPTY_STEP.format(stage=escape(drawing))
     able = [name for name, known in catalogue.methods().items() if catalogue.records_of(known.stage_names, "samples")]
     return text.SAMPLES_NO_GENERATION.format(methods=", ".join(able))
-
-
-def sample_filter(site: str | None, show: str, order: str) -> SampleFilter:
-    """Return the store's terms for the controls' values."""
-    selected = {"selected": True, "rejected": False}.get(show)
-    return SampleFilter(site or None, selected, order, descending=order in ("score", "l_kl"))
-
-
-def sample_caption(item: ScoredSample) -> str:
-    """Return the line below a picture of the gallery."""
-    if item.score is None:
-        return f"{item.sample.site} #{item.sample.index}"
-    state = text.SELECTED if item.score.selected else text.REJECTED
-    return f"rank {item.score.rank}, {state}"
-
-
-def sample_title(item: ScoredSample) -> str:
-    """Return what a sample is called in its detail, and by a screen reader."""
-    return text.DETAIL_OF.format(index=item.sample.index, site=item.sample.site)
-
-
-def sample_facts(item: ScoredSample) -> list[tuple[str, str]]:
-    """Return (label, value) of a sample's numbers for its detail."""
-    score, sample = item.score, item.sample
-    facts: dict[str, str] = {}
-    if score is not None:
-        state = text.SELECTED if score.selected else text.REJECTED
-        facts |= {"rank": str(score.rank), "score": number(score.score, digits=4)}
-        facts |= {"l_gt": number(score.l_gt, digits=4), "l_kl": number(score.l_kl, digits=4)}
-        facts["state"] = state if score.fresh else f"{state}, {text.CARRIED_OVER}"
-    facts |= {"faithfulness": number(sample.faithfulness_dice), "site": sample.site, "seed": str(sample.seed)}
-    facts |= {"source_mask": sample.source_mask, "mask_sharing": sample.mask_sharing}
-    if sample.generator:
-        facts["generator"] = text.RELEASED_GENERATOR if sample.generator == RELEASED else sample.generator
-    return [(label, facts[key]) for key, label in text.DETAIL_FIELDS.items() if key in facts]
 
 
 def num_pages(total: int, page_size: int) -> int:

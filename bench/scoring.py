@@ -26,7 +26,7 @@ from scipy import stats
 from bench.gain import PHANTOM_NUCLEI, TASKS
 from bench.reporting import ConsoleReporter
 from engine.config import RunConfig, load_config, parse_config
-from engine.distillation.learnability import learnability
+from engine.distillation.choice import learnability
 from engine.distillation.mutual import MutualDistillation
 from engine.distillation.scoring import PoolScorer
 from engine.distillation.selection import num_selected, select_top_k

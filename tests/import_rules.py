@@ -39,6 +39,7 @@ RUN_RECORDS = tuple(
         "sites",
         "results",
         "schema",
+        "scored_pool",
         "identity",
         "outputs",
         "report",
@@ -229,6 +230,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.evaluation.tables",
         "engine.evaluation.spread",
         "engine.data.modalities",
+        "engine.distillation.choice",
         *PREDICTION,
     ),
     "bench": ("engine", "export", "bench"),
@@ -238,7 +240,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 TORCH_FREE = (
     "app", "engine.config", "engine.config_fields", "engine.config_keys", "engine.config_text", "engine.methods",
     "engine.experiments", "engine.models.sharing", "engine.models.tuned_keys", "engine.planning",
-    "engine.evaluation.tables", "engine.evaluation.spread", "engine.report", *PREDICTION, *WHOLE_VOLUMES, *VOLUMES,
+    "engine.evaluation.tables", "engine.evaluation.spread", "engine.distillation.choice", "engine.report", *PREDICTION,
+    *WHOLE_VOLUMES, *VOLUMES,
     *RUN_RECORDS,
 )  # fmt: skip
 """Modules (and subpackages) that must not bring in torch, directly or through what they import."""

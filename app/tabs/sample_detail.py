@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app import markup, overlays, text, viewmodels
+from app import markup, overlays, sample_view, text
 from app.pictures import ClassPictures, SamplePictures
 from app.studio import Studio
 from export.results import class_colour
@@ -22,10 +22,10 @@ def html(studio: Studio, run_id: str, sample_id: str, epoch: int | None) -> str:
     if item is None:
         return f"<p class='quiet'>{text.DETAIL_EMPTY}</p>"
     pictures, models = studio.pictures(run_id, item.sample), studio.model_names(run_id)
-    name = viewmodels.sample_title(item)
+    name = sample_view.title(item)
     show = _one_class if len(pictures.classes) == 1 else _several_classes
     shown = show(pictures, name, models)
-    return f"<h3>{name}</h3>{shown}{_key(pictures, models)}{markup.facts(viewmodels.sample_facts(item))}"
+    return f"<h3>{name}</h3>{shown}{_key(pictures, models)}{markup.facts(sample_view.facts(item))}"
 
 
 def _one_class(pictures: SamplePictures, name: str, models: Models) -> str:

@@ -1,20 +1,19 @@
-"""The Samples tab: the run's synthetic images by learnability, and one of them in full."""
+"""The Samples tab: the run's synthetic images by learnability, what other values would choose, one image in full."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
-from app import markup, plots, text, viewmodels
+from app import markup, sample_text, scatter, text, viewmodels
 from app.address import Wanted, setter
-from app.studio import THUMBNAIL_PX, Studio
-from app.tabs import sample_detail
-from engine.runs.records import Page, ScoredSample
+from app.asked_samples import Asked, config_of, read
+from app.studio import Studio
+from app.tabs import sample_detail, sample_gallery, what_if
 
-MAX_POINTS = 4000
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 SCROLL_TO_DETAIL = "() => document.getElementById('detail')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
 LISTEN_TO_POINTS = """() => {
   // A plot has no click event of its own: pass the clicked point's sample on through the hidden text box.
@@ -24,6 +23,7 @@ LISTEN_TO_POINTS = """() => {
     plot.dataset.listening = 'yes';
     plot.on('plotly_click', (event) => {
       const box = document.querySelector('#picked textarea, #picked input');
+      if (event.points[0].customdata === undefined) return;
       box.value = event.points[0].customdata;
       box.dispatchEvent(new Event('input', {bubbles: true}));
     });
@@ -36,22 +36,27 @@ LISTEN_TO_POINTS = """() => {
 class Parts:
     """The tab's components that its handlers read or write."""
 
+    run: gr.Dropdown
     epoch: gr.Slider
     site: gr.Dropdown
     show: gr.Radio
     order: gr.Dropdown
-    gallery: gr.Gallery
-    previous: gr.Button
-    position: gr.HTML
-    following: gr.Button
+    search: gr.Textbox
+    gallery: sample_gallery.Parts
+    what_if: what_if.Parts
     scatter: gr.Plot
     picked: gr.Textbox
     message: gr.HTML
     detail: gr.HTML
     body: gr.Column
-    page: gr.State
-    shown_ids: gr.State
     seen: gr.State
+
+    @property
+    def asked(self) -> list[Any]:
+        """The controls, in the order of the fields of :class:`Asked`."""
+        return [
+            self.run, self.epoch, self.site, self.show, self.order, self.search, self.what_if.weight, self.what_if.rate,
+        ]  # fmt: skip
 
 
 def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks) -> Parts:
@@ -62,36 +67,27 @@ def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks) -> Parts:
         with gr.Row(elem_classes="filters"):
             epoch = gr.Slider(1, 2, 1, step=1, label=text.EPOCH_LABEL, info=text.EPOCH_INFO, elem_id="epoch")
             site = gr.Dropdown([(text.SITE_ALL, "")], value="", label=text.SITE_LABEL, elem_id="site")
-            show = gr.Radio(_pairs(text.SHOW_CHOICES), value="all", label=text.SHOW_LABEL, elem_id="show")
             order = gr.Dropdown(_pairs(text.ORDER_CHOICES), value="score", label=text.ORDER_LABEL, elem_id="order")
+            search = gr.Textbox(label=sample_text.SEARCH_LABEL, info=sample_text.SEARCH_INFO, elem_id="sample-search")
+        show = gr.Radio(_pairs(text.SHOW_CHOICES), value="all", label=text.SHOW_LABEL, elem_id="show")
         with gr.Row(elem_classes="columns"):
             with gr.Column(scale=3, min_width=300):
-                gr.HTML(f"<h3>{text.GALLERY_LABEL}</h3>")
-                gallery = gr.Gallery(
-                    label=text.GALLERY_LABEL,
-                    show_label=False,
-                    columns=5,
-                    height="auto",
-                    allow_preview=False,
-                    interactive=False,
-                    format="png",
-                    buttons=[],
-                    object_fit="cover",
-                    elem_id="gallery",
-                )
-                with gr.Row(elem_classes="pager"):
-                    previous = gr.Button(text.PREVIOUS, size="sm", elem_id="previous")
-                    position = gr.HTML(elem_id="position")
-                    following = gr.Button(text.NEXT, size="sm", elem_id="next")
+                gallery = sample_gallery.place()
             with gr.Column(scale=2, min_width=300):
-                scatter = gr.Plot(label=text.SCATTER_PLOT, show_label=False, elem_id="scatter")
+                values = what_if.place()
+                plot = gr.Plot(label=text.SCATTER_PLOT, show_label=False, elem_id="scatter")
+        with gr.Accordion(sample_text.BY_SITE, open=False, elem_id="samples-by-site"):
+            values.by_site.render()
         picked = gr.Textbox(label=text.GALLERY_LABEL, visible="hidden", elem_id="picked")
         detail = gr.HTML(f"<p class='quiet'>{text.DETAIL_EMPTY}</p>", elem_id="detail")
     parts = Parts(
-        epoch, site, show, order, gallery, previous, position, following, scatter, picked, message, detail, body,
-        gr.State(0), gr.State(()), gr.State({}),
-    )  # fmt: skip
-    _wire(studio, run, parts, page)
+        run, epoch, site, show, order, search, gallery, values, plot, picked, message, detail, body, gr.State({})
+    )
+    _wire_refresh(studio, parts)
+    page.load(js=LISTEN_TO_POINTS, **QUIET)
+    _wire_listing(studio, parts)
+    _wire_values(studio, parts)
+    _wire_detail(studio, parts)
     return parts
 
 
@@ -99,101 +95,157 @@ def _pairs(choices: dict[str, str]) -> list[tuple[str, str]]:
     return [(label, value) for value, label in choices.items()]
 
 
-def _wire(studio: Studio, run: gr.Dropdown, parts: Parts, page: gr.Blocks) -> None:
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    controls = [run, parts.epoch, parts.site, parts.show, parts.order]
-    listing = [parts.gallery, parts.position, parts.previous, parts.following, parts.page, parts.shown_ids]
+def _wire_refresh(studio: Studio, parts: Parts) -> None:
+    """Show what the run has now; nothing is sent while nothing has changed."""
+    values = parts.what_if
     whole = [
-        parts.message, parts.body, parts.epoch, parts.site, *listing, parts.scatter, parts.detail, parts.picked,
-        parts.seen,
+        parts.message, parts.body, parts.epoch, parts.site, parts.scatter, parts.detail, parts.picked, parts.seen,
+        *parts.gallery.listed(), *values.set_up(), *values.answers(),
     ]  # fmt: skip
 
-    def refresh(
-        run_id: str | None, shown: float, site: str, show: str, order: str, page: int, picked: str, seen: dict,
-        request: gr.Request,
-    ) -> Any:  # fmt: skip
-        """Show what the run has now; nothing is sent while nothing has changed."""
-        if run_id is None:
-            return [gr.skip()] * len(whole)
-        now, box = studio.attempt(lambda: _signature(studio, run_id))
+    def refresh(request: gr.Request, page: int, picked: str, seen: dict, *controls: Any) -> dict[Any, Any]:
+        asked = Asked(*controls)
+        if asked.run_id is None:
+            return {parts.seen: gr.skip()}
+        now, box = studio.attempt(lambda: _signature(studio, asked.run_id or ""))
         if not box and seen.get("summary") == now:
-            return [gr.skip()] * len(whole)
-        summary, box = (None, box) if box else studio.attempt(lambda: _summary(studio, run_id))
+            return {parts.seen: gr.skip()}
+        summary, box = (None, box) if box else studio.attempt(lambda: _summary(studio, asked.run_id or ""))
         if summary is None:
-            return box, *[gr.skip()] * (len(whole) - 2), {}
-        fresh, epoch = seen.get("run") != run_id, _epoch(shown)
-        wanted = _wanted(request, run_id) if fresh and "run" not in seen else Wanted()
-        picked = (wanted.sample or "") if fresh else picked
-        state = {"summary": now, "run": run_id, "last": summary.epochs[-1] if summary.epochs else None}
+            return {parts.message: box, parts.seen: {}}
+        state = {"summary": now, "run": asked.run_id, "last": summary.epochs[-1] if summary.epochs else None}
+        fresh = seen.get("run") != asked.run_id
         if not summary.total:
-            return summary.note, gr.Column(visible=False), *[gr.skip()] * (len(whole) - 4), "", state
-        follows = fresh or seen.get("last") in (None, epoch) or epoch not in summary.epochs
-        at = state["last"] if follows else epoch
-        at = wanted.epoch - 1 if wanted.epoch and wanted.epoch - 1 in summary.epochs else at
-        kept_site = site if site in summary.sites else ""
-        listed = _listing(studio, run_id, at, kept_site, show, order, 0 if fresh else page)
-        return (
-            "",
-            gr.Column(visible=True),
-            _epoch_slider(summary.epochs, at),
-            gr.Dropdown([(text.SITE_ALL, ""), *((name, name) for name in summary.sites)], value=kept_site),
-            *listed,
-            _scatter(studio, run_id, at, kept_site, chosen=picked),
-            _detail(studio, run_id, picked, at) if picked else gr.skip(),
-            picked if fresh else gr.skip(),
-            state,
-        )
+            return {
+                parts.message: summary.note, parts.body: gr.Column(visible=False), parts.picked: "", parts.seen: state,
+            }  # fmt: skip
+        wanted = _wanted(request, asked.run_id) if fresh and "run" not in seen else Wanted()
+        return _shown(studio, parts, asked, summary, wanted=wanted, before=seen, page=page, picked=picked) | {
+            parts.message: "",
+            parts.body: gr.Column(visible=True),
+            parts.seen: state,
+        }
 
-    for event in (gr.Timer(2.0).tick, run.change):
-        event(refresh, [*controls, parts.page, parts.picked, parts.seen], whole, **quiet)
-    page.load(js=LISTEN_TO_POINTS, **quiet)
-    _wire_listing(studio, parts, controls, listing)
-    _wire_detail(studio, run, parts)
+    for event in (gr.Timer(2.0).tick, parts.run.change):
+        event(refresh, [parts.gallery.page, parts.picked, parts.seen, *parts.asked], whole, **QUIET)
 
 
-def _wire_listing(studio: Studio, parts: Parts, controls: list[Any], listing: list[Any]) -> None:
-    """Turn pages, and list anew what filters and order ask for."""
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+def _shown(
+    studio: Studio,
+    parts: Parts,
+    asked: Asked,
+    summary: Summary,
+    *,
+    wanted: Wanted,
+    before: dict,
+    page: int,
+    picked: str,
+) -> dict[Any, Any]:
+    """Return what a run with samples shows; one that was chosen just now begins with its own values and first page."""
+    fresh, last = before.get("run") != asked.run_id, summary.epochs[-1] if summary.epochs else None
+    follows = fresh or before.get("last") in (None, asked.epoch) or asked.epoch not in summary.epochs
+    at = last if follows else asked.epoch
+    at = wanted.epoch - 1 if wanted.epoch and wanted.epoch - 1 in summary.epochs else at
+    site = asked.site if asked.site in summary.sites else ""
+    own: dict[str, Any] = {"weight": None, "rate": None} if fresh else {}
+    asked = replace(asked, shown=0 if at is None else at + 1, site=site, **own)
+    picked = (wanted.sample or "") if fresh else picked
+    config = config_of(studio, asked.run_id or "")
+    shown: dict[Any, Any] = {
+        parts.epoch: _epoch_slider(summary.epochs, at),
+        parts.site: gr.Dropdown([(text.SITE_ALL, ""), *((name, name) for name in summary.sites)], value=site),
+        **sample_gallery.page_of(studio, parts.gallery, asked, 0 if fresh else page),
+        **_answered(studio, parts, asked, picked),
+    }
+    if fresh or before.get("last") is None:
+        shown |= what_if.values_for(parts.what_if, config, is_scored=at is not None)
+    if picked:
+        shown[parts.detail] = _detail(studio, asked.run_id or "", picked, at)
+    return shown | ({parts.picked: picked} if fresh else {})
+
+
+def _wire_listing(studio: Studio, parts: Parts) -> None:
+    """Turn pages, and list anew what filters, search and order ask for."""
+    outputs, inputs = parts.gallery.listed(), [parts.gallery.page, *parts.asked]
 
     def turn(step: int) -> Any:
-        def handler(run_id: str, shown: float, site: str, show: str, order: str, page: int) -> Any:
-            return _listing(studio, run_id, _epoch(shown), site, show, order, page + step)
+        def handler(page: int, *controls: Any) -> dict[Any, Any]:
+            return sample_gallery.page_of(studio, parts.gallery, Asked(*controls), page + step)
 
         return handler
 
-    def filtered(run_id: str, shown: float, site: str, show: str, order: str, picked: str) -> Any:
-        epoch = _epoch(shown)
-        return *_listing(studio, run_id, epoch, site, show, order, 0), _scatter(
-            studio, run_id, epoch, site, chosen=picked
-        )
+    def jump(number: float | None, page: int, *controls: Any) -> dict[Any, Any]:
+        wanted = page if number is None else int(number) - 1
+        return sample_gallery.page_of(studio, parts.gallery, Asked(*controls), wanted)
+
+    def filtered(*controls: Any) -> dict[Any, Any]:
+        return sample_gallery.page_of(studio, parts.gallery, Asked(*controls), 0)
 
     gr.on(
-        [parts.epoch.input, parts.site.input, parts.show.input, parts.order.input],
-        filtered, [*controls, parts.picked], [*listing, parts.scatter], trigger_mode="always_last", **quiet,
+        [parts.show.input, parts.order.input, parts.search.input, parts.site.input, parts.epoch.input],
+        filtered, parts.asked, outputs, trigger_mode="always_last", **QUIET,
     )  # fmt: skip
-    parts.previous.click(turn(-1), [*controls, parts.page], listing, **quiet)
-    parts.following.click(turn(+1), [*controls, parts.page], listing, **quiet)
+    parts.gallery.previous.click(turn(-1), inputs, outputs, **QUIET)
+    parts.gallery.following.click(turn(+1), inputs, outputs, **QUIET)
+    parts.gallery.number.submit(jump, [parts.gallery.number, *inputs], outputs, **QUIET)
 
 
-def _wire_detail(studio: Studio, run: gr.Dropdown, parts: Parts) -> None:
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+def _wire_values(studio: Studio, parts: Parts) -> None:
+    """Rank anew for the sliders: first what would change, and the plot, then the pictures."""
+    values, inputs = parts.what_if, [parts.picked, *parts.asked]
+    answers = [*values.answers(), parts.scatter]
 
+    def moved(picked: str, *controls: Any) -> dict[Any, Any]:
+        return _answered(studio, parts, Asked(*controls), picked)
+
+    def relisted(page: int, *controls: Any) -> dict[Any, Any]:
+        return sample_gallery.page_of(studio, parts.gallery, Asked(*controls), page)
+
+    listing = ([parts.gallery.page, *parts.asked], parts.gallery.listed())
+    sliders = [values.weight.input, values.rate.input]
+    gr.on(sliders, moved, inputs, answers, trigger_mode="always_last", **QUIET)
+    gr.on(sliders, relisted, *listing, trigger_mode="always_last", **QUIET)
+    back = values.reset.click(None, None, [values.weight, values.rate], js=what_if.OWN_VALUES, queue=False, **QUIET)
+    back.then(moved, inputs, answers, **QUIET).then(relisted, *listing, **QUIET)
+    gr.on([parts.epoch.input, parts.site.input], moved, inputs, answers, trigger_mode="always_last", **QUIET)
+
+
+def _wire_detail(studio: Studio, parts: Parts) -> None:
     def choose(shown_ids: tuple[str, ...], event: gr.SelectData) -> str:
         index = viewmodels.selected_index(event.index)
         return shown_ids[index] if index < len(shown_ids) else ""
 
-    def detail(run_id: str | None, sample_id: str, shown: float, site: str) -> Any:
-        if not run_id or not sample_id:
-            return f"<p class='quiet'>{text.DETAIL_EMPTY}</p>", gr.skip()
-        epoch = _epoch(shown)
-        return _detail(studio, run_id, sample_id, epoch), _scatter(studio, run_id, epoch, site, chosen=sample_id)
+    def detail(sample_id: str, *controls: Any) -> str:
+        asked = Asked(*controls)
+        if not asked.run_id or not sample_id:
+            return f"<p class='quiet'>{text.DETAIL_EMPTY}</p>"
+        return _detail(studio, asked.run_id, sample_id, asked.epoch)
 
-    parts.gallery.select(choose, parts.shown_ids, parts.picked, **quiet)
-    parts.picked.change(None, parts.picked, None, js=setter("sample"), **quiet)
-    parts.epoch.input(None, parts.epoch, None, js=setter("epoch"), **quiet)
-    chosen = [run, parts.picked, parts.epoch, parts.site]
-    parts.picked.change(detail, chosen, [parts.detail, parts.scatter], **quiet).then(js=SCROLL_TO_DETAIL)
-    parts.epoch.input(detail, chosen, [parts.detail, parts.scatter], trigger_mode="always_last", **quiet)
+    def ringed(sample_id: str, *controls: Any) -> Any:
+        return _answered(studio, parts, Asked(*controls), sample_id)[parts.scatter]
+
+    parts.gallery.gallery.select(choose, parts.gallery.shown_ids, parts.picked, **QUIET)
+    parts.picked.change(None, parts.picked, None, js=setter("sample"), **QUIET)
+    parts.epoch.input(None, parts.epoch, None, js=setter("epoch"), **QUIET)
+    chosen = [parts.picked, *parts.asked]
+    shown = parts.picked.change(detail, chosen, parts.detail, **QUIET)
+    shown.then(js=SCROLL_TO_DETAIL).then(ringed, chosen, parts.scatter, **QUIET)
+    parts.epoch.input(detail, chosen, parts.detail, trigger_mode="always_last", **QUIET)
+
+
+def _answered(studio: Studio, parts: Parts, asked: Asked, picked: str) -> dict[Any, Any]:
+    """Return what the sliders' values come to, in words and in the plot."""
+
+    def worked_out() -> dict[Any, Any]:
+        ranked, run_id = read(studio, asked), asked.run_id or ""
+        figure = scatter.learnability(
+            ranked, site=asked.site or "", chosen=picked or None, models=studio.model_names(run_id)
+        )
+        said = what_if.answered(parts.what_if, ranked, config=config_of(studio, run_id) if run_id else None)
+        return said | {parts.scatter: figure}
+
+    found, box = studio.attempt(worked_out)
+    return found or {parts.what_if.count: box, parts.what_if.by_site: "", parts.scatter: gr.skip()}
 
 
 def _wanted(request: gr.Request, run_id: str) -> Wanted:
@@ -243,54 +295,3 @@ def _epoch_slider(epochs: tuple[int, ...], at: int | None) -> gr.Slider:
     if not epochs or at is None:
         return gr.Slider(visible=False)
     return gr.Slider(epochs[0] + 1, max(epochs[-1], epochs[0] + 1) + 1, at + 1, visible=len(epochs) > 1)
-
-
-def _epoch(shown: float) -> int:
-    """Return the epoch as it is stored, from 0; people count from 1, as the curves and the log do."""
-    return int(shown) - 1
-
-
-def _listing(
-    studio: Studio, run_id: str | None, epoch: int | None, site: str, show: str, order: str, page: int
-) -> tuple[Any, ...]:
-    """Return the values of the gallery, the pager and its states."""
-    size = studio.settings.page_size
-    wanted = viewmodels.sample_filter(site, show, order)
-
-    def read(offset: int) -> Page[ScoredSample]:
-        return studio.store.samples(
-            run_id or "", epoch=epoch, site=wanted.site, selected=wanted.selected, order=wanted.order,
-            descending=wanted.descending, offset=offset, limit=size,
-        )  # fmt: skip
-
-    def pictures() -> tuple[Any, ...]:
-        total = read(0).total
-        pages = viewmodels.num_pages(total, size)
-        at = min(max(0, page), pages - 1)
-        found = read(at * size)
-        shown = [_tile(studio, run_id or "", item) for item in found.items]
-        words = text.PAGE_OF.format(page=at + 1, pages=pages, total=total)
-        note = (
-            f"<p class='quiet'>{words}</p>" if total else markup.empty(text.SAMPLES_NONE_TITLE, text.SAMPLES_NONE_STEP)
-        )
-        ids = tuple(item.sample.sample_id for item in found.items)
-        gallery = gr.Gallery(value=shown, selected_index=None)
-        return gallery, note, gr.Button(interactive=at > 0), gr.Button(interactive=at < pages - 1), at, ids
-
-    values, box = studio.attempt(pictures)
-    return values or (gr.skip(), box, gr.skip(), gr.skip(), page, ())
-
-
-def _tile(studio: Studio, run_id: str, item: ScoredSample) -> tuple[np.ndarray, str]:
-    """Return a picture of the gallery with its caption; a missing one does not take the others with it."""
-    picture, _ = studio.attempt(lambda: studio.thumbnail(run_id, item.sample))
-    if picture is None:
-        return np.full((THUMBNAIL_PX, THUMBNAIL_PX, 3), 128, np.uint8), text.PICTURE_MISSING
-    return picture, viewmodels.sample_caption(item)
-
-
-def _scatter(studio: Studio, run_id: str | None, epoch: int | None, site: str, *, chosen: str | None = None) -> Any:
-    found = studio.store.samples(
-        run_id or "", epoch=epoch, site=site or None, order="score", descending=True, limit=MAX_POINTS
-    )
-    return plots.learnability(found.items, chosen=chosen, total=found.total, models=studio.model_names(run_id or ""))

@@ -83,13 +83,13 @@ KNOWN: tuple[KnownError, ...] = (
     ),
     KnownError(
         "lambda weighs the wrong term",
-        "engine/distillation/learnability.py",
+        "engine/distillation/choice.py",
         "weight * -l_gt + (1.0 - weight) * l_kl",
         "(1.0 - weight) * -l_gt + weight * l_kl",
     ),
     KnownError(
         "reliable samples score low",
-        "engine/distillation/learnability.py",
+        "engine/distillation/choice.py",
         "weight * -l_gt +",
         "weight * l_gt +",
     ),

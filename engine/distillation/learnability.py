@@ -1,18 +1,20 @@
-"""Learnability of synthetic samples (Eq. 6-7) and the table that remembers it over the epochs.
+"""The terms of a sample's learnability (Eq. 7) and the table that remembers them over the epochs.
 
-A sample is worth training on where SAM is reliable (small L_GT) and the two models still dispute it (large L_KL).
+A sample is worth training on where SAM is reliable (small L_GT) and the two models still dispute it (large L_KL);
+``engine.distillation.choice`` has Eq. 6.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engine.distillation.choice import Scaling, learnability, ranks_of
 from engine.distillation.losses import symmetric_kl
 from engine.models.objective import pixel_loss
 from engine.types import SampleScore
@@ -38,24 +40,6 @@ def sample_terms(
     return SampleTerms(l_gt.double().cpu().numpy(), l_kl.double().cpu().numpy())
 
 
-def learnability(
-    l_gt: np.ndarray, l_kl: np.ndarray, *, weight: float, scaling: Literal["raw", "zscore"] = "raw"
-) -> np.ndarray:
-    """Return s = lambda * (-L_GT) + (1 - lambda) * L_KL (Eq. 6), shape (N,); ``weight`` is lambda.
-
-    ``zscore`` first brings both terms to zero mean and unit variance over the pool (ours), so that lambda weighs terms
-    of equal spread; a term without spread contributes nothing.
-    """
-    if scaling == "zscore":
-        l_gt, l_kl = _standardise(l_gt), _standardise(l_kl)
-    return weight * -l_gt + (1.0 - weight) * l_kl
-
-
-def _standardise(values: np.ndarray) -> np.ndarray:
-    spread = values.std()
-    return (values - values.mean()) / spread if spread > 0 else np.zeros_like(values)
-
-
 class ScoreTable:
     """L_GT and L_KL of every sample of the pool, with the epoch that each was last computed for (-1: not yet)."""
 
@@ -70,14 +54,13 @@ class ScoreTable:
         self.l_kl[indices] = terms.l_kl
         self.scored_epoch[indices] = epoch
 
-    def scores(self, *, weight: float, scaling: Literal["raw", "zscore"]) -> np.ndarray:
+    def scores(self, *, weight: float, scaling: Scaling) -> np.ndarray:
         """Return Eq. 6 for the whole pool, (N,)."""
         return learnability(self.l_gt, self.l_kl, weight=weight, scaling=scaling)
 
     def records(self, scores: np.ndarray, selected: np.ndarray, *, epoch: int) -> list[SampleScore]:
         """Return one stored record a sample; rank 1 is the most learnable, ties in pool order."""
-        ranks = np.empty(len(scores), dtype=np.int64)
-        ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+        ranks = ranks_of(scores)
         chosen = np.zeros(len(scores), dtype=bool)
         chosen[selected] = True
         return [

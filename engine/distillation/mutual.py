@@ -17,11 +17,12 @@ from torch import Tensor
 
 from engine.config import RunConfig
 from engine.data.transforms import mask_to_grid
+from engine.distillation.choice import choose
 from engine.distillation.features import KeptFeatures
 from engine.distillation.learnability import ScoreTable, sample_terms
 from engine.distillation.losses import directed_kl, feature_loss, reference_kl, symmetric_kl
 from engine.distillation.scoring import PoolScorer
-from engine.distillation.selection import select_in_batch, select_pool
+from engine.distillation.selection import select_in_batch
 from engine.errors import UserError
 from engine.models.averaging import moved_mean
 from engine.models.execution import autocast, place_images, place_masks
@@ -128,10 +129,10 @@ class MutualDistillation:
         if not self._picks_in_batch and (is_due or (self.table.scored_epoch < 0).any()):
             everything = np.arange(len(self.pool))
             self.table.update(everything, self.scorer.score(epoch=self.epoch, on_batch=on_batch), epoch=self.epoch)
-        scores = self.table.scores(weight=self.config.learnability_lambda, scaling=self.config.score_scaling)
-        rng = numpy_generator(self.run_config.seed, "distillation", "selection", self.epoch)
-        self.selected = select_pool(scores, config=self.config, rng=rng)
-        return [] if self._picks_in_batch else self.table.records(scores, self.selected, epoch=self.epoch)
+        table, seed = self.table, self.run_config.seed
+        choice = choose(table.l_gt, table.l_kl, config=self.config, seed=seed, epoch=self.epoch)
+        self.selected = choice.selected
+        return [] if self._picks_in_batch else table.records(choice.scores, self.selected, epoch=self.epoch)
 
     def picked_records(self) -> list[SampleScore]:
         """Return the epoch's records of the in-batch rule, before :meth:`end_epoch`; none for the other selectors.

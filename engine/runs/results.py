@@ -205,12 +205,22 @@ class ResultStore:
         rows = self._rows(sa.select(table).where(table.c.run_id == run_id, table.c.sample_id == sample_id))
         return _sample(rows[0]._mapping) if rows else None
 
+    def samples_named(self, run_id: str, sample_ids: Sequence[str]) -> tuple[SyntheticSample, ...]:
+        """Return the pairs of these ids in the order of the ids; those that the run does not have are left out."""
+        table = schema.samples
+        query = sa.select(table).where(table.c.run_id == run_id, table.c.sample_id.in_(sample_ids))
+        found = {row.sample_id: _sample(row._mapping) for row in self._rows(query)}
+        return tuple(found[name] for name in sample_ids if name in found)
+
     def scores(self, run_id: str, *, epoch: int | None = None, sample_id: str | None = None) -> tuple[SampleScore, ...]:
         """Return learnability scores by epoch and rank: all of them, one epoch's, or one pair's history."""
         table = schema.scores
         query = sa.select(table).where(table.c.run_id == run_id).order_by(table.c.epoch, table.c.rank)
         query = query if epoch is None else query.where(table.c.epoch == epoch)
-        query = query if sample_id is None else query.where(table.c.sample_id == sample_id)
+        if sample_id is not None:
+            # With the epochs named the primary key finds the rows; without, those of every sample are gone through.
+            epochs = self.epochs(run_id) if epoch is None else (epoch,)
+            query = query.where(table.c.sample_id == sample_id, table.c.epoch.in_(epochs))
         return tuple(_score(row._mapping) for row in self._rows(query))
 
     def evaluation(self, run_id: str) -> tuple[EvaluationRow, ...]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app import markup, plots
+from app import markup
 from app.settings import Settings
 from app.studio import Studio
 from app.tabs import sample_detail
@@ -90,4 +90,3 @@ def test_samples_are_called_by_the_models_of_the_run(tmp_path: Path) -> None:
     assert exported_model(studio.store, run_id) is None
     keys = [words.format(**studio.model_names(run_id)) for _, words in sample_detail.DISPUTE_KEY]
     assert keys == ["both", "SAM with adapters only", "U-Net only"]
-    assert plots.learnability([]).layout.xaxis.title.text is None

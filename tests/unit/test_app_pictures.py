@@ -14,8 +14,8 @@ from app.pictures import read_maps, read_mask_planes, sample_pictures
 from engine.distillation.pool import encode_mask
 from engine.errors import UserError
 from engine.methods import catalogue
-from engine.runs.records import MetricSeries, ScoredSample, TrafficTotal
-from engine.types import EvaluationRow, SampleScore, SyntheticSample
+from engine.runs.records import MetricSeries, TrafficTotal
+from engine.types import EvaluationRow, SyntheticSample
 
 
 def test_one_line_a_curve_with_holes_where_a_value_is_not_a_number() -> None:
@@ -34,7 +34,6 @@ def test_a_figure_without_data_says_so() -> None:
         plots.curves([], title="t", empty="none"),
         plots.traffic([]),
         plots.results([]),
-        plots.learnability([]),
     ):
         assert len(figure.data) == 0 and len(figure.layout.annotations) == 1
 
@@ -93,19 +92,6 @@ def test_results_show_test_rows_with_the_ends_of_their_interval() -> None:
     bars = plots.results(rows).data
     assert len(bars) == 1 and bars[0].x == (0.8,)
     assert bars[0].error_x.array[0] == pytest.approx(0.05) and bars[0].error_x.arrayminus[0] == pytest.approx(0.1)
-
-
-def test_the_scatter_parts_selected_from_rejected_and_rings_the_chosen() -> None:
-    scored = [
-        ScoredSample(
-            SyntheticSample(str(i), "s", i, 0, "m", "real", Path("i"), Path("m")),
-            SampleScore(str(i), 0, 0.1 * i, 0.2, 0.0, i, i < 2),
-        )
-        for i in range(5)
-    ]
-    figure = plots.learnability(scored, chosen="3")
-    assert [(line.name, len(line.x)) for line in figure.data] == [("not selected", 3), ("selected", 2), ("3", 1)]
-    assert figure.data[1].customdata == ("0", "1")
 
 
 def test_disagreement_colours_who_saw_what() -> None:

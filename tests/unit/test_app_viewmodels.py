@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app import markup, text, viewmodels
+from app import markup, sample_view, text, viewmodels
 from engine.config import RunConfig, parse_config
 from engine.errors import UserError
 from engine.methods import catalogue
@@ -217,11 +217,6 @@ def test_the_plan_shows_what_leaves_each_site(tmp_path: Path) -> None:
     assert text.PLAN_LEAVES in html and planned.leaves_site[0][:20] in html and rows[0]["Site"] in html
 
 
-def test_sample_filters_speak_the_stores_language() -> None:
-    assert viewmodels.sample_filter("", "all", "score") == viewmodels.SampleFilter(None, None, "score", True)
-    assert viewmodels.sample_filter("s", "rejected", "l_gt") == viewmodels.SampleFilter("s", False, "l_gt", False)
-
-
 @pytest.mark.parametrize(
     ("chosen", "sites", "kept"),
     [
@@ -238,10 +233,10 @@ def test_a_held_out_site_stays_unless_the_data_set_has_none_of_its_name(chosen, 
 
 
 def test_a_samples_facts() -> None:
-    facts = dict(viewmodels.sample_facts(a_sample(selected=False, fresh=False)))
+    facts = dict(sample_view.facts(a_sample(selected=False, fresh=False)))
     assert facts["Rank"] == "3" and facts["L_GT"] == "0.2500" and facts["Faithfulness (Dice)"] == "0.810"
     assert facts["In this epoch"] == "not selected, score from an earlier epoch"
-    assert "Rank" not in dict(viewmodels.sample_facts(a_sample(scored=False)))
+    assert "Rank" not in dict(sample_view.facts(a_sample(scored=False)))
 
 
 def test_traffic_is_summed_by_direction() -> None:

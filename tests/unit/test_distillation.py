@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.config import DistillationConfig, RunConfig
+from engine.distillation.choice import learnability
 from engine.distillation.features import KeptFeatures, may_keep_features
-from engine.distillation.learnability import SampleTerms, ScoreTable, learnability, sample_terms
+from engine.distillation.learnability import SampleTerms, ScoreTable, sample_terms
 from engine.distillation.losses import directed_kl, reference_kl, symmetric_kl
 from engine.distillation.mutual import MutualDistillation
 from engine.distillation.selection import select_in_batch, select_pool, select_sampled, select_top_k

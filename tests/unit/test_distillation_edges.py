@@ -11,7 +11,7 @@ from PIL import Image
 
 from engine.config import DistillationConfig, RunConfig
 from engine.distillation import features
-from engine.distillation.learnability import learnability
+from engine.distillation.choice import learnability
 from engine.distillation.losses import directed_kl, reference_kl, symmetric_kl
 from engine.distillation.mutual import LossReport, MutualDistillation
 from engine.distillation.pool import decode_mask, encode_mask

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app import markup, plots
+from app import markup
 from app.access import LOCAL, Visitor
 from app.settings import Settings
 from app.studio import Studio
@@ -15,8 +15,8 @@ from engine.config import parse_config
 from engine.errors import UserError
 from engine.runs import lifecycle
 from engine.runs.events import StoreReporter
-from engine.runs.records import LogLine, ScoredSample
-from engine.types import SampleScore, SyntheticSample
+from engine.runs.records import LogLine
+from engine.types import SyntheticSample
 
 
 @pytest.fixture
@@ -52,15 +52,8 @@ def test_a_run_at_work_is_not_deleted_and_nor_is_one_by_somebody_who_may_only_lo
     assert not studio.runs()
 
 
-def scored(site: str, index: int) -> ScoredSample:
-    sample = SyntheticSample(f"{site}/{index}", site, index, 1, "m", "real", Path("i.png"), Path("m.png"), 0.5)
-    return ScoredSample(sample, SampleScore(sample.sample_id, 0, 0.1, 0.2, 0.1, 1, True))
-
-
-def test_a_plot_of_some_samples_says_of_how_many() -> None:
-    points = [scored("a", index) for index in range(3)]
-    assert "the 3 of highest learnability, of 10,018" in plots.learnability(points, total=10_018).layout.title.text
-    assert "of" not in plots.learnability(points, total=3).layout.title.text.replace("L_KL", "")
+def sample(site: str, index: int) -> SyntheticSample:
+    return SyntheticSample(f"{site}/{index}", site, index, 1, "m", "real", Path("i.png"), Path("m.png"), 0.5)
 
 
 def test_the_log_says_that_there_is_more() -> None:
@@ -71,6 +64,6 @@ def test_the_log_says_that_there_is_more() -> None:
 def test_sites_of_samples_are_all_there_are(studio: Studio) -> None:
     run = studio.store.create_run(parse_config({}))
     reporter = StoreReporter(studio.store, run.run_id, "generation", attempt=1)
-    reporter.samples([scored(site, index).sample for site in "cab" for index in range(2)])
+    reporter.samples([sample(site, index) for site in "cab" for index in range(2)])
     reporter.flush()
     assert studio.store.sample_sites(run.run_id) == ("a", "b", "c")
