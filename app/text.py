@@ -24,6 +24,7 @@ RUN_UNKNOWN_FIX = "Choose a run from the list, or start the page with that run's
 NEW_RUN = "Start a new run"
 STEP_PRESET = "1. Choose what to run"
 PRESET_LABEL, PRESET_INFO = "Preset", "A complete configuration. You can change any part of it below."
+PRESET_LACKS = "It cannot run here as it is. {lacks}"
 STEP_DATA = "2. Choose the images"
 SOURCE_LABEL = "Images"
 SOURCE_CHOICES = {"phantom": "Built-in phantoms", "folder": "A folder on this server"}

@@ -99,7 +99,7 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
             gr.HTML(f"<h3>{text.STEP_PRESET}</h3>")
             info = text.DEMO_PRESET_INFO if demonstrates else text.PRESET_INFO
             preset = gr.Dropdown(offered, value=start, label=text.PRESET_LABEL, info=info, elem_id="preset")
-            note = gr.HTML(markup.quiet(forms.preset_note(start)) if start else "", elem_id="preset-note")
+            note = gr.HTML(_preset_note(start) if start else "", elem_id="preset-note")
         with gr.Column(min_width=300, elem_classes=FILLED) as data_part:
             gr.HTML(f"<h3>{text.STEP_DATA}</h3>")
             for key in FRONT_KEYS:
@@ -218,12 +218,21 @@ def _step(field: forms.FieldSpec) -> float:
     return 0.05 if field.maximum == 1 else 0.1
 
 
+def _preset_note(name: str) -> str:
+    """Return what a preset is for, and what it needs that is not here."""
+    from engine.planning.readiness import preset_lacks
+
+    lacks = preset_lacks(name)
+    told = markup.quiet(forms.preset_note(name))
+    return told + (markup.notice(text.PRESET_LACKS.format(lacks=" ".join(lacks))) if lacks else "")
+
+
 def _wire(studio: Studio, form: RunForm) -> None:
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     def fill(name: str) -> tuple[Any, ...]:
         return (
-            markup.quiet(forms.preset_note(name)),
+            _preset_note(name),
             markup.quiet(text.PLAN_EMPTY),
             *forms.preset_values(name, form.fields),
         )
@@ -235,7 +244,7 @@ def _wire(studio: Studio, form: RunForm) -> None:
             "method": forms.method_of(filled, form.fields),
             "generator": forms.generator_of(filled, form.fields),
         }
-        return *purpose_values(form, None, **of_start), start, markup.quiet(forms.preset_note(start)), *filled
+        return *purpose_values(form, None, **of_start), start, _preset_note(start), *filled
 
     def offer(source: str, task: str | None, root: str | None) -> gr.Dropdown:
         return gr.Dropdown(choices=viewmodels.held_out_choices(studio.sites(source, task, root)))

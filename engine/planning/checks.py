@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,15 +22,27 @@ from engine.planning.workload import Workload
 
 def check_weights(config: RunConfig, stages: tuple[str, ...]) -> None:
     """Refuse names of weights that are unknown or not on this machine (checksums are compared when they are loaded)."""
+    for fault in weight_faults(config, stages):
+        raise fault
+
+
+def weight_faults(config: RunConfig, stages: tuple[str, ...]) -> Iterator[UserError]:
+    """Yield why each of the weights that ``stages`` read cannot be had here."""
     sections = catalogue.sections_of(stages)
-    wanted = [(f"{role}.weights", getattr(config, role).weights) for role in ("student", "teacher") if role in sections]
-    for key, name in wanted:
-        if name is not None:
-            _check_model_weights(key, name)
+    checks: list[tuple[Callable[[str, str], None], str, str | None]] = [
+        (_check_model_weights, f"{role}.weights", getattr(config, role).weights)
+        for role in ("student", "teacher")
+        if role in sections
+    ]
     if "generator" in sections and GENERATORS[config.generator.kind].has_backbone:
-        _check_folder("generator.backbone", config.generator.backbone)
-        if config.generator.controlnet is not None:
-            _check_folder("generator.controlnet", config.generator.controlnet)
+        checks.append((_check_folder, "generator.backbone", config.generator.backbone))
+        checks.append((_check_folder, "generator.controlnet", config.generator.controlnet))
+    for check, key, name in checks:
+        try:
+            if name is not None:
+                check(key, name)
+        except UserError as fault:
+            yield fault
 
 
 def check_generator(config: RunConfig, stages: tuple[str, ...], *, device: str) -> None:
