@@ -1,10 +1,10 @@
-// Shows those lines of the run's log that have what is typed, and are of the kind that is chosen; new ones as they come.
+// Shows those lines of the run's log that have what is typed, or warnings and errors among them; new ones as they come.
 const search = () => document.getElementById('log-search');
 
 function apply() {
-  const [words, kind, told] = ['input', 'select', 'output'].map((name) => search()?.querySelector(name));
+  const [words, only, told] = ['[type=search]', '[type=checkbox]', 'output'].map((name) => search()?.querySelector(name));
   if (!words) return;
-  const wanted = words.value.trim().toLowerCase(), kinds = kind.value.split(' ').filter(Boolean);
+  const wanted = words.value.trim().toLowerCase(), kinds = only.checked ? ['warning', 'error'] : [];
   const lines = [...element.querySelectorAll('.log > div')];
   for (const line of lines) {
     const isMeant = !kinds.length || kinds.some((name) => line.classList.contains(name));

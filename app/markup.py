@@ -275,10 +275,9 @@ def log(lines: Sequence[LogLine], *, cut: bool = False) -> str:
 
 def log_search() -> str:
     """Return the controls that choose among the lines of the log that are shown."""
-    kinds = "".join(f"<option value='{value}'>{name}</option>" for value, name in run_text.LOG_KINDS)
     return (
         f"<label>{run_text.LOG_SEARCH} <input type='search' maxlength='100'></label>"
-        f"<label>{run_text.LOG_KIND} <select>{kinds}</select></label>"
+        f"<label><input type='checkbox'> {run_text.LOG_ONLY}</label>"
         f"<output aria-live='polite' data-found='{run_text.LOG_FOUND}'></output>"
     )
 
