@@ -13,7 +13,7 @@ from compared_world import MODEL, compared, write
 from engine.cli import main
 from engine.errors import UserError
 from engine.report.document import read_document, without_folders
-from engine.report.html import curve_charts, html_report, in_short, to_html
+from engine.report.html import curve_charts, facts, html_report, in_short, to_html
 from engine.runs.events import StoreReporter
 from engine.runs.store import RunStore
 from engine.types import EvaluationRow, ModelDifference, SiteActivity, SiteFailure, Traffic
@@ -138,12 +138,22 @@ def test_what_lost_is_said_like_what_won(store: RunStore) -> None:
     reporter.differences([ModelDifference(last, MODEL, "z", "test", "disc", 4, 2, -0.1, -0.15, -0.05)])
     reporter.flush()
     said = in_short(read_document(store, run_id))
-    assert said[0].endswith("has Dice 0.500 [0.400, 0.600] on 4 (2) unseen images of z.")
+    assert said[0].endswith("has Dice 0.500 [0.400, 0.600] on 4 (2) unseen images of z (disc).")
     assert said[1] == "It is not the best there: TinySAM, FedAvg only has 0.600 [0.500, 0.700]."
     assert said[2].endswith("minus that of TinySAM, FedAvg only is -0.100 [-0.150, -0.050]: worse.")
     page = html_report(store, run_id)
-    for words in ("7.2 (3)", "1/2", "no better than FedAvg", ">best<"):
+    for words in ("7.2\u00a0(3)", "1/2", "0.500\u00a0[0.400,\u00a00.600]", "no better than FedAvg", ">best<"):
         assert words in page, words
+
+
+def test_what_was_tested_on_is_said(store: RunStore) -> None:
+    folder = {"source": "folder", "root": "/x"}
+    ways = [{}, {"held_out": "z"}, {"protocol": "fixed-test", "test_root": "/y"}]
+    told = [
+        dict(facts(read_document(store, compared(store, "run", DICE, settings={"data": folder | way}))))["Tested on"]
+        for way in ways
+    ]
+    assert told == ["the last site by name", "z", "a fixed set of the server's"]
 
 
 def test_a_run_that_has_stopped_says_so_and_has_what_there_is(store: RunStore) -> None:
