@@ -21,19 +21,29 @@ def figure(published: Sequence[Bubble], runs: Sequence[tuple[int, Bubble]]) -> g
     seconds = [point.inference_s for point in (*published, *(point for _, point in runs)) if point.inference_s]
     # As plotly asks for it: the largest size then has this diameter, and areas are proportional to sizes.
     sizing = {"sizemode": "area", "sizeref": 2 * max(seconds, default=1.0) / LARGEST_PX**2, "sizemin": SMALLEST_PX}
-    _add(made, bubble_text.PUBLISHED, published, colour=plots.INK, sizing=sizing, words=[one.name for one in published])
+    names = [one.name for one in published]
+    _add(made, bubble_text.PUBLISHED, published, colour=plots.INK, sizing=sizing, words=names, side="top center")
     for place, point in runs:
         letter = compare_text.LETTERS[place]
         colour = plots.PALETTE[place % len(plots.PALETTE)]
-        _add(made, f"{letter}: {point.name}", [point], colour=colour, sizing=sizing, words=[letter])
-    made.update_layout(hovermode="closest", height=440)
-    made.update_xaxes(title_text=bubble_text.X_AXIS, type="log")
+        _add(
+            made, f"{letter}: {point.name}", [point], colour=colour, sizing=sizing, words=[letter], side="middle right"
+        )
+    made.update_layout(hovermode="closest", height=440, legend_itemsizing="constant")
+    made.update_xaxes(title_text=bubble_text.X_AXIS, type="log", dtick=1, tickformat=",")
     made.update_yaxes(title_text=bubble_text.Y_AXIS)
     return made
 
 
 def _add(
-    made: go.Figure, name: str, points: Sequence[Bubble], *, colour: str, sizing: dict[str, object], words: list[str]
+    made: go.Figure,
+    name: str,
+    points: Sequence[Bubble],
+    *,
+    colour: str,
+    sizing: dict[str, object],
+    words: list[str],
+    side: str,
 ) -> None:
     is_timed = all(point.inference_s for point in points)
     marker: dict[str, object] = {"color": colour, "opacity": 0.75}
@@ -47,7 +57,8 @@ def _add(
         name=escape(name if is_timed else f"{name} ({bubble_text.UNTIMED})"),
         mode="markers+text",
         text=[escape(word) for word in words],
-        textposition="top center",
+        textposition=side,
+        cliponaxis=False,
         marker=marker,
         customdata=[[escape(point.name), milliseconds(point)] for point in points],
         hovertemplate="%{customdata[0]}<br>%{x:,.1f} MiB<br>Dice %{y:.3f}<br>%{customdata[1]} ms<extra></extra>",

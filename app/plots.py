@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
 from app import run_text, text
@@ -64,7 +65,7 @@ def overlaid(runs: Sequence[tuple[str, Sequence[MetricSeries]]], *, title: str, 
             figure.add_scatter(
                 x=list(curve.steps),
                 y=[_finite(value) for value in curve.values],
-                name=name if len(series) == 1 else f"{name}, {catalogue.stage_title(curve.stage)}",
+                name=escape(name if len(series) == 1 else f"{name}, {catalogue.stage_title(curve.stage)}"),
                 mode="lines+markers",
                 line={"color": PALETTE[place % len(PALETTE)], "width": 2},
                 marker={"symbol": SYMBOLS[place % len(SYMBOLS)], "size": 6},

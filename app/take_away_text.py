@@ -7,14 +7,14 @@ NOTE = "Everything of this run that is on the disk, but for what sites keep for 
 WHAT_LABEL = "What to take away"
 WHAT_INFO = "The file is made when you ask for it"
 KINDS = {
-    "html": "Report to read and print (HTML)",
-    "json": "Report for programs (JSON)",
-    "images": "Figures of every image (CSV)",
-    "ledger": "Privacy ledger: every message (CSV)",
+    "html": "Report to read (HTML)",
+    "json": "Report as JSON",
+    "images": "Figures of images (CSV)",
+    "ledger": "Privacy ledger (CSV)",
     "settings": "Settings (TOML)",
-    "bundle": "The exported model (zip)",
+    "bundle": "Exported model (zip)",
     "log": "Log (text)",
-    "zip": "The whole run, for another home (zip)",
+    "zip": "The whole run (zip)",
 }
 HOW = {
     "html": "One file without scripts. For a PDF, open it and print it to a file.",

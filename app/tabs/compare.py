@@ -82,6 +82,13 @@ def _wire(studio: Studio, tab: gr.Tab, parts: Parts) -> None:
             return [box, *_nothing()]
         return ["", *_filled(studio, found, measure or DICE)]
 
+    def measured(chosen: list[str], measure: str | None) -> list[Any]:
+        """Return the tables of another measure; files, curves and what was drawn of the runs stay."""
+        if len(chosen) < comparison.FEWEST:
+            return [gr.skip(), gr.skip()]
+        found, box = studio.attempt(lambda: comparison.compare(studio.store, chosen))
+        return [box, "" if found is None else _tables(studio, found, measure or DICE)]
+
     def opened(chosen: list[str], measure: str | None, was_opened: bool, request: gr.Request) -> list[Any]:
         """Offer the runs of this home, and show those of the address when the tab is opened first."""
         wanted = chosen if was_opened else list(Wanted.of(dict(request.query_params)).runs) or chosen
@@ -99,8 +106,9 @@ def _wire(studio: Studio, tab: gr.Tab, parts: Parts) -> None:
     for event in (tab.select, parts.again.click):
         asked = [parts.runs, parts.measure, parts.opened]
         event(opened, asked, [parts.runs, parts.opened, *shown], trigger_mode="always_last", **how)
-    for event in (parts.runs.input, parts.measure.input):
-        event(show, [parts.runs, parts.measure], shown, trigger_mode="always_last", **how)
+    chosen = [parts.runs, parts.measure]
+    parts.runs.input(show, chosen, shown, trigger_mode="always_last", **how)
+    parts.measure.input(measured, chosen, [parts.message, parts.tables], trigger_mode="always_last", **how)
     parts.runs.input(None, parts.runs, None, js=SET_RUNS, api_visibility="private", show_progress="hidden")
 
 
@@ -123,8 +131,7 @@ def _nothing() -> list[Any]:
 
 
 def _filled(studio: Studio, found: Comparison, measure: str) -> list[Any]:
-    paths = studio.mode == "local"  # elsewhere nobody is told where files of the server lie
-    tables = studio.told(compare_view.html(found, paths=paths, measure=COMPARED.get(measure, COMPARED[DICE])))
+    paths = _paths(studio)
     texts = {"csv": compare_view.csv(found, paths=paths), "tex": compare_latex.latex(found, paths=paths)}
     series = [
         (f"{letter}: {run.record.name}", run.curves)
@@ -134,8 +141,17 @@ def _filled(studio: Studio, found: Comparison, measure: str) -> list[Any]:
     stem = f"comparison_{'_'.join(run.record.run_id for run in found.runs)}"
     files = [studio.save(f"{stem}.{suffix}", studio.told(texts[suffix]).encode()) for suffix in compare_text.DOWNLOADS]
     return [
-        tables,
+        _tables(studio, found, measure),
         gr.Plot(value=figure, visible=True),
         *(gr.DownloadButton(value=path, visible=True) for path in files),
         *compare_bubbles.anew(is_shown=True),
     ]
+
+
+def _tables(studio: Studio, found: Comparison, measure: str) -> str:
+    shown = COMPARED.get(measure, COMPARED[DICE])
+    return studio.told(compare_view.html(found, paths=_paths(studio), measure=shown))
+
+
+def _paths(studio: Studio) -> bool:
+    return studio.mode == "local"  # elsewhere nobody is told where files of the server lie

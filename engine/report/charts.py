@@ -79,18 +79,18 @@ def interval_chart(estimates: Sequence[Estimate], *, title: str, x_title: str, x
     shown = [one for one in estimates if math.isfinite(one.value)]
     if not shown:
         return ""
-    row_height, left = 28, 250
+    row_height, left, width = 28, 320, 800
     height = TOP + len(shown) * row_height
-    axis = _Axis(*x_range, left, WIDTH - RIGHT)
-    svg = _svg(title, height + BOTTOM)
+    axis = _Axis(*x_range, left, width - RIGHT)
+    svg = _svg(title, height + BOTTOM, width=width, look="chart wide")
     for tick in axis.ticks():
         x = axis.at(tick)
         _rule(svg, x, TOP, x, height)
         _text(svg, f"{tick:g}", x, height + 16, anchor="middle")
-    _text(svg, x_title, (left + WIDTH - RIGHT) / 2, height + 34, anchor="middle")
+    _text(svg, x_title, (left + width - RIGHT) / 2, height + 34, anchor="middle")
     for place, one in enumerate(shown):
         y, colour = TOP + (place + 0.5) * row_height, COLOURS[0]
-        _text(svg, one.name, left - 12, y + 4, anchor="end")
+        _text(svg, one.name, left - 12, y + 4, anchor="end", most=50)
         if one.low is not None and one.high is not None:
             ends = {"x1": f"{axis.at(one.low):.1f}", "x2": f"{axis.at(one.high):.1f}"}
             SubElement(svg, "line", {**ends, "y1": f"{y:.1f}", "y2": f"{y:.1f}", "stroke": colour, "stroke-width": "3"})
@@ -142,8 +142,8 @@ def _parts(line: Line) -> list[list[tuple[float, float]]]:
     return [part for part in parts if part]
 
 
-def _svg(title: str, height: float) -> Element:
-    about = {"viewBox": f"0 0 {WIDTH} {height:g}", "role": "img", "aria-label": title, "class": "chart"}
+def _svg(title: str, height: float, *, width: float = WIDTH, look: str = "chart") -> Element:
+    about = {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria-label": title, "class": look}
     return Element("svg", {"xmlns": "http://www.w3.org/2000/svg", **about})
 
 
@@ -166,8 +166,8 @@ def _circle(svg: Element, x: float, y: float, *, colour: str) -> None:
     SubElement(svg, "circle", {"cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": "4.5", "fill": colour})
 
 
-def _text(svg: Element, words: str, x: float, y: float, *, anchor: str = "start") -> None:
-    short = words if len(words) <= MOST_LETTERS else f"{words[: MOST_LETTERS - 1]}…"
+def _text(svg: Element, words: str, x: float, y: float, *, anchor: str = "start", most: int = MOST_LETTERS) -> None:
+    short = words if len(words) <= most else f"{words[: most - 1]}…"
     made = SubElement(svg, "text", {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor, "fill": "currentColor",
                                     "font-size": "12"})  # fmt: skip
     made.text = "".join(letter if letter.isprintable() else "\ufffd" for letter in short)

@@ -57,7 +57,7 @@ def to_html(document: RunDocument, proofs: Proofs = NO_PROOFS) -> str:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"size": size, "moment": moment, "span": span, "cells": image_cells}
+    environment.filters |= {"size": size, "moment": moment, "span": span, "cells": image_cells, "unbroken": unbroken}
     style = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))  # our own file, nobody else's words
     record, config = document.record, document.config
     return environment.get_template("report.html").render(
@@ -107,8 +107,9 @@ def in_short(document: RunDocument) -> list[str]:
     for place in (place for place in run.rows if place[0] == "test"):
         row = run.rows[place]
         images = f"{tables.images_cell(row.num_images, row.num_groups)} unseen images of {row.site}"
+        what = "mean over classes" if row.class_name == MEAN_CLASS else row.class_name
         said.append(
-            f"{title}, the last student that was made, has Dice {number(row.dice)} {interval(row)} on {images}."
+            f"{title}, the run's final model, has Dice {number(row.dice)} {interval(row)} on {images} ({what})."
         )
         best = _best(document, place)
         if best is not None and best.model != title and best.dice > row.dice:
@@ -128,7 +129,9 @@ def facts(document: RunDocument) -> list[tuple[str, str]]:
     if config is not None:
         data = config.data
         images = f"drawn phantoms, {data.task}" if data.source == "phantom" else f"folder {data.root}"
-        tested = "a fixed set of the server's" if data.protocol == "fixed-test" else data.held_out or "the last site"
+        tested = (
+            "a fixed set of the server's" if data.protocol == "fixed-test" else data.held_out or "the last site by name"
+        )
         shares = f"{data.validation_fraction:g} of a site's patients are kept for validation"
         pairs += [
             ("Images", f"{images}, {data.image_px} px"),
@@ -210,8 +213,9 @@ def curve_charts(document: RunDocument) -> list[tuple[str, Markup, str]]:
     found = []
     for stage, name in sorted(named, key=lambda key: (order.get(key[0], 99), "dice" not in key[1], key[1])):
         series = series_of(document.curves, stage=stage, name=name)
-        lines = [charts.Line(one.site or "mean of the sites", one.steps, one.values) for one in series[:MOST_LINES]]
         known, words = catalogue.stage(stage), name.replace("_", " ")
+        whole = "mean of the sites" if any(one.site for one in series) else words
+        lines = [charts.Line(one.site or whole, one.steps, one.values) for one in series[:MOST_LINES]]
         heading = f"{catalogue.stage_title(stage)}: {words}"
         unit = (0.0, 1.0) if "dice" in name else None
         svg = charts.line_chart(lines, title=heading, x_title="" if known is None else known.step, y_range=unit)
@@ -228,6 +232,11 @@ def kind_rows(document: RunDocument) -> list[tuple[str, str, str, str]]:
         sums_of[message.kind, message.direction] += message.payload_bytes
     kinds = dict.fromkeys(kind for kind, _ in sums_of)
     return [(_kind_title(kind), contents(kind), *(size(sums_of[kind, way]) for way in WAYS)) for kind in kinds]
+
+
+def unbroken(cell: str) -> str:
+    """Return a cell whose spaces do not break a line where it is a figure: a value stays beside its interval."""
+    return cell.replace(" ", "\u00a0") if cell[:1].isdigit() or cell[:1] in ("+", "-") else cell
 
 
 def round_of(message: Message) -> str:
@@ -292,11 +301,13 @@ def _interval_chart(document: RunDocument) -> Markup:
     tested = [row for row in document.rows if row.split == "test"]
     several = {(row.model, row.site) for row in tested if row.class_name == MEAN_CLASS}
     shown = [row for row in tested if (row.class_name == MEAN_CLASS) == ((row.model, row.site) in several)]
-    parts = [part for part in ("class_name", "site") if len({getattr(row, part) for row in shown}) > 1]
+    telling = [
+        read
+        for read in (lambda row: row.model, lambda row: row.site, lambda row: row.class_name)
+        if len({read(row) for row in shown}) > 1
+    ]
     estimates = [
-        charts.Estimate(
-            ", ".join([row.model, *(getattr(row, part) for part in parts)]), row.dice, row.dice_low, row.dice_high
-        )
+        charts.Estimate(", ".join(read(row) for read in telling) or row.model, row.dice, row.dice_low, row.dice_high)
         for row in shown
     ]
     title = "Dice on the unseen images, with 95 % intervals"

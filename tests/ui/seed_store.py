@@ -198,7 +198,13 @@ def _figures_of_images(store: RunStore, run_id: str, *, gain: float) -> None:
         noise = np.random.default_rng(list(run_id.encode())).normal(0, 0.02, row.num_images)
         for number, value in enumerate(row.dice + noise - noise.mean()):
             group = f"{number * row.num_groups // row.num_images + 1:05d}"
-            images.append(about | {"name": f"{number:05d}", "group": group, "dice": float(value)})
+            has_hd95 = row.num_hd95 is None or number < row.num_hd95
+            figures = {
+                "dice": float(value),
+                "iou": float(value) - 0.1,
+                "hd95_px": 16 * (1 - value) if has_hd95 else None,
+            }
+            images.append(about | {"name": f"{number:05d}", "group": group, **figures})
     (folder / "evaluation").mkdir()
     (folder / "evaluation" / "images.json").write_text(json.dumps(images), encoding="utf-8")
     known = {f"{row.split} {row.site}": "0" * 64 for row in rows}

@@ -40,6 +40,18 @@ def test_two_runs_are_compared_shared_and_taken_away(open_page: Callable[..., Wa
             page.locator("#compare-csv").click()
         lines = list(csv.DictReader(Path(waiting.value.path()).read_text(encoding="utf-8").splitlines()))
         assert {line["run_id"] for line in lines} == {first, second}
+        page.get_by_role("radio", name="HD95 (px)").click()
+        expect(tables).to_contain_text("of 34 images; 2 missed, 3 false")
+        expect(tables.locator("tr", has_text="34 images of both").first).to_contain_text("worse")
+        with page.expect_download() as waiting:
+            page.locator("#compare-tex").click()
+        assert r"\begin{tabular}" in Path(waiting.value.path()).read_text(encoding="utf-8")
+        page.locator("#compare-bubbles-draw").click()
+        expect(page.locator("#compare-bubbles-table")).to_contain_text("A: as planned")
+        expect(page.locator("#compare-bubbles-plot .js-plotly-plot")).to_contain_text("DSFedMed")
+        page.get_by_role("radio", name="Dice", exact=True).click()
+        expect(tables).to_contain_text("Dice of the final models")
+        expect(page.locator("#compare-bubbles-table")).to_contain_text("B: fewer rounds")
         assert page.evaluate(TOO_WIDE) <= 0 and page.evaluate(NAMELESS) == []
 
         shared = open_page(page.url, width=390)

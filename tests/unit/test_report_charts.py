@@ -59,11 +59,11 @@ def test_ticks_are_round_values_within_the_range(low: float, high: float, expect
 def test_an_interval_is_drawn_at_its_ends_and_one_without_has_none() -> None:
     found = [Estimate("a", 0.5, 0.0, 1.0), Estimate("b", 0.25, None, None), Estimate("c", math.nan, None, None)]
     svg = fromstring(interval_chart(found, title="t", x_title="Dice", x_range=(0.0, 1.0)))
-    # From 250 to 628 across, 28 a line.
+    # From 320 to 800 - 12 across, 28 a line.
     bars = [line for line in svg.iter(f"{SVG}line") if line.get("stroke-width") == "3"]
-    assert [(bar.get("x1"), bar.get("x2"), bar.get("y1")) for bar in bars] == [("250.0", "628.0", "24.0")]
+    assert [(bar.get("x1"), bar.get("x2"), bar.get("y1")) for bar in bars] == [("320.0", "788.0", "24.0")]
     dots = [(dot.get("cx"), dot.get("cy")) for dot in svg.iter(f"{SVG}circle")]
-    assert dots == [("439.0", "24.0"), ("344.5", "52.0")]
+    assert dots == [("554.0", "24.0"), ("437.0", "52.0")]
     assert interval_chart(found[2:], title="t", x_title="x", x_range=(0, 1)) == ""
 
 

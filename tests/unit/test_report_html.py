@@ -138,12 +138,22 @@ def test_what_lost_is_said_like_what_won(store: RunStore) -> None:
     reporter.differences([ModelDifference(last, MODEL, "z", "test", "disc", 4, 2, -0.1, -0.15, -0.05)])
     reporter.flush()
     said = in_short(read_document(store, run_id))
-    assert said[0].endswith("has Dice 0.500 [0.400, 0.600] on 4 (2) unseen images of z.")
+    assert said[0].endswith("has Dice 0.500 [0.400, 0.600] on 4 (2) unseen images of z (disc).")
     assert said[1] == "It is not the best there: TinySAM, FedAvg only has 0.600 [0.500, 0.700]."
     assert said[2].endswith("minus that of TinySAM, FedAvg only is -0.100 [-0.150, -0.050]: worse.")
     page = html_report(store, run_id)
-    for words in ("7.2 (3)", "1/2", "no better than FedAvg", ">best<"):
+    for words in ("7.2\u00a0(3)", "1/2", "0.500\u00a0[0.400,\u00a00.600]", "no better than FedAvg", ">best<"):
         assert words in page, words
+
+
+def test_what_was_tested_on_is_said(store: RunStore) -> None:
+    folder = {"source": "folder", "root": "/x"}
+    ways = [{}, {"held_out": "z"}, {"protocol": "fixed-test", "test_root": "/y"}]
+    told = [
+        dict(facts(read_document(store, compared(store, "run", DICE, settings={"data": folder | way}))))["Tested on"]
+        for way in ways
+    ]
+    assert told == ["the last site by name", "z", "a fixed set of the server's"]
 
 
 def test_a_run_that_has_stopped_says_so_and_has_what_there_is(store: RunStore) -> None:
@@ -213,7 +223,7 @@ def test_the_command_writes_what_is_named_and_overwrites_nothing(
 
 @pytest.mark.parametrize(("data", "tested"), [
     ({"held_out": "z"}, "z"),
-    ({"held_out": None}, "the last site"),
+    ({"held_out": None}, "the last site by name"),
     ({"held_out": None, "protocol": "fixed-test", "test_root": "/data/test"}, "a fixed set of the server's"),
 ])  # fmt: skip
 def test_what_the_run_was_tested_on(store: RunStore, data: dict, tested: str) -> None:
