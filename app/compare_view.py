@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from app import compare_text, forms, markup, server_paths, text, viewmodels
+from app.csv_cells import plain
 from engine.config_keys import unread_sections
 from engine.evaluation.tables import images_cell
 from engine.experiments.comparison import ComparedRun, Comparison, SiteDifference
@@ -19,8 +20,6 @@ PATHS = (*server_paths.DATA_KEYS, *server_paths.WEIGHT_KEYS, "data.public_root")
 """Settings that say where something lies on the server."""
 CSV_COLUMNS = ("what", "name", "split", "run_id", "run", "value", "low", "high", "p_value", "images", "patients",
                "against", "note")  # fmt: skip
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a table calculation would take for a formula at the beginning of a text."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ def csv(found: Comparison, *, paths: bool) -> str:
     from engine.experiments.formats import rows_csv  # it brings in the planning, which the first paint needs not
 
     blank = dict.fromkeys(CSV_COLUMNS)
-    return rows_csv([{**blank, **{k: _plain(v) for k, v in row.items()}} for row in rows], columns=CSV_COLUMNS)
+    return rows_csv([{**blank, **{k: plain(v) for k, v in row.items()}} for row in rows], columns=CSV_COLUMNS)
 
 
 def _line(run: ComparedRun, what: str, name: str, value: Any) -> dict[str, Any]:
@@ -192,11 +191,6 @@ def _difference_line(run: ComparedRun, first: ComparedRun, one: SiteDifference) 
     found = one.paired
     ends = {"value": found.mean, "low": found.low, "high": found.high, "p_value": found.p_value}
     return line | ends | {"patients": found.num_groups, "images": len(run.images[one.place]), "note": verdict(found)}
-
-
-def _plain(value: Any) -> Any:
-    """Return a cell that no table calculation takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _settings_html(runs: Sequence[ComparedRun], *, paths: bool, letters: str) -> str:
