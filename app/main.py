@@ -55,9 +55,9 @@ def build_app(studio: Studio) -> gr.Blocks:
         begin = welcome.place(studio)
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab(text.TAB_TRAIN, id="train") as train_tab:
-                new_run = train.build(studio, run)
+                form = train.build(studio, run)
             with gr.Tab(text.TAB_SAMPLES, id="samples") as samples_tab:
-                samples.build(studio, run, page)
+                samples.build(studio, run, page, tabs=tabs, form=form)
             with gr.Tab(text.TAB_SEGMENT, id="segment") as segment_tab:
                 segment.build(studio, page)
             with gr.Tab(table_text.TAB_TABLES, id="tables") as tables_tab:
@@ -76,15 +76,15 @@ def build_app(studio: Studio) -> gr.Blocks:
             box = gr.skip() if wanted in {None, *known} else markup.unknown_run(wanted)
             # Nothing where there are runs: somebody quick may have opened the form already.
             by = visitor_of(request)
-            form = gr.skip() if runs and by.role != "viewer" else gr.Accordion(open=True, visible=by.role != "viewer")
+            opened = gr.skip() if runs and by.role != "viewer" else gr.Accordion(open=True, visible=by.role != "viewer")
             signed = markup.signed_in(by.name, by.role) if studio.mode == "sign-in" else gr.skip()
-            return picker, form, box, signed, gr.Column(visible=not runs)
+            return picker, opened, box, signed, gr.Column(visible=not runs)
 
         keep_what_is_typed(page)
         page.load(None, None, tabs, js=address.CHOOSE_TAB, **quiet)
-        page.load(arrive, None, [run, new_run, note, who, begin.block], **quiet)
+        page.load(arrive, None, [run, form.accordion, note, who, begin.block], **quiet)
         run.change(None, run, None, js=address.SET_RUN, **quiet)
-        begin.wire(tabs, new_run)
+        begin.wire(tabs, form.accordion)
         run.change(lambda run_id: gr.Column(visible=not run_id), run, begin.block, **quiet)
         placed = (train_tab, samples_tab, segment_tab, tables_tab, compare_tab)
         for name, tab in zip(address.TABS, placed, strict=True):

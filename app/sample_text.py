@@ -58,3 +58,16 @@ FORK_ASK = (
     "replaced. Nothing starts before you press Launch there."
 )
 FORK_YES, FORK_NO = "Fill the form", "Leave it"
+
+EPOCHS_HEADING = "Two epochs side by side"
+EPOCHS_LABEL, EPOCHS_INFO = "Compare with epoch", "Beside the epoch that is chosen at the top"
+EPOCHS_BUTTON = "Compare"
+EPOCHS_NONE = "No sample has a score in both epochs."
+EPOCHS_SAID = "From epoch {first} to epoch {second}: {came:,} came in, {went:,} went out, {stayed:,} stayed selected."
+EPOCHS_ALIKE = "The ranks agree by {value:.2f} (Spearman; 1 is the same order, 0 is none)."
+EPOCHS_COLUMNS = ("Site", "Samples", "Came in", "Went out", "Stayed selected")
+EPOCHS_PLOT = "Rank against rank (1 is the most learnable)"
+EPOCHS_AXIS = "Rank in epoch {epoch}"
+EPOCHS_NEITHER, EPOCHS_STAYED, EPOCHS_CAME, EPOCHS_WENT = "not selected in either", "stayed", "came in", "went out"
+EPOCHS_RANKS = "rank {before:,} → {after:,}"
+EPOCHS_PICTURES_CAME, EPOCHS_PICTURES_WENT = "Came in, those that moved furthest", "Went out, those that moved furthest"

@@ -168,8 +168,8 @@ def crowd_rows(server: Server, *, visitors: int, repeats: int) -> list[Row]:
     ]
 
 
-def samples_row(browser: Any, server: Server, run_id: str, *, num_samples: int) -> Row:
-    """Return the time from the click on the Samples tab until its first picture is drawn."""
+def samples_rows(browser: Any, server: Server, run_id: str, *, num_samples: int) -> list[Row]:
+    """Return the time from the click on the Samples tab to its first picture, and from another lambda to its answer."""
     page = open_page(browser, f"{server.address}/?run={run_id}")
     tab = page.get_by_role("tab", name="Samples")
     tab.wait_for()
@@ -178,8 +178,18 @@ def samples_row(browser: Any, server: Server, run_id: str, *, num_samples: int) 
     tab.click()
     page.wait_for_function("() => [...document.querySelectorAll('#gallery img')].some((img) => img.naturalWidth > 0)")
     took_s = time.perf_counter() - began
+    typed = page.locator("#what-if-weight input[type=number]")
+    typed.wait_for()
+    began = time.perf_counter()
+    typed.fill("0.8")
+    typed.press("Enter")
+    page.wait_for_function("() => document.querySelector('#what-if-count b')")
+    answered_s = time.perf_counter() - began
     page.context.close()
-    return Row(f"Samples tab of {num_samples:,} samples", took_s, "s", 2.0, "from the click to the first picture")
+    return [
+        Row(f"Samples tab of {num_samples:,} samples", took_s, "s", 2.0, "from the click to the first picture"),
+        Row("their ranks with another lambda", answered_s, "s", 0.5, "from the key to what would change, in the page"),
+    ]
 
 
 def measure(folder: Path, *, quick: bool, visitors: int, tinysam: Path | None) -> list[Row]:
@@ -197,7 +207,7 @@ def measure(folder: Path, *, quick: bool, visitors: int, tinysam: Path | None) -
             rows += answer_rows(server, MODEL, limit_ms=100.0, repeats=repeats)
             if tinysam is not None:
                 rows += answer_rows(server, TINYSAM, limit_ms=300.0, repeats=repeats)
-            rows.append(samples_row(browser, server, many, num_samples=num_samples))
+            rows += samples_rows(browser, server, many, num_samples=num_samples)
             rows += crowd_rows(server, visitors=2 if quick else visitors, repeats=2 if quick else 5)
     return rows
 

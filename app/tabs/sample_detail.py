@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app import markup, overlays, sample_view, text
+from app import markup, overlays, sample_view, score_history, text
 from app.pictures import ClassPictures, SamplePictures
 from app.studio import Studio
 from export.results import class_colour
@@ -25,7 +25,10 @@ def html(studio: Studio, run_id: str, sample_id: str, epoch: int | None) -> str:
     name = sample_view.title(item)
     show = _one_class if len(pictures.classes) == 1 else _several_classes
     shown = show(pictures, name, models)
-    return f"<h3>{name}</h3>{shown}{_key(pictures, models)}{markup.facts(sample_view.facts(item))}"
+    history = score_history.html(
+        studio.store.scores(run_id, sample_id=sample_id), num_samples=studio.store.samples(run_id, limit=1).total
+    )
+    return f"<h3>{name}</h3>{shown}{_key(pictures, models)}{markup.facts(sample_view.facts(item))}{history}"
 
 
 def _one_class(pictures: SamplePictures, name: str, models: Models) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 import gradio as gr
 
 from app import markup, sample_text, scatter, text, viewmodels
+from app.access import visitor_of
 from app.address import Wanted, setter
 from app.asked_samples import Asked, config_of, read
 from app.studio import Studio
-from app.tabs import sample_detail, sample_gallery, what_if
+from app.tabs import run_form, sample_detail, sample_epochs, sample_export, sample_fork, sample_gallery, what_if
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 SCROLL_TO_DETAIL = "() => document.getElementById('detail')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
@@ -44,6 +45,9 @@ class Parts:
     search: gr.Textbox
     gallery: sample_gallery.Parts
     what_if: what_if.Parts
+    fork: sample_fork.Parts
+    export: sample_export.Parts
+    epochs: sample_epochs.Parts
     scatter: gr.Plot
     picked: gr.Textbox
     message: gr.HTML
@@ -59,8 +63,11 @@ class Parts:
         ]  # fmt: skip
 
 
-def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks) -> Parts:
-    """Place the tab's components and wire them to the run picker; call it inside the tab of ``page``."""
+def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks, *, tabs: gr.Tabs, form: run_form.RunForm) -> Parts:
+    """Place the tab's components and wire them to the run picker; call it inside the tab of ``page``.
+
+    ``form`` is that of a new run, which a fork fills, on another of the ``tabs``.
+    """
     gr.HTML(f"<p class='lead'>{text.SAMPLES_LEAD}</p>")
     message = gr.HTML(elem_id="samples-message")
     with gr.Column(visible=False, elem_id="samples-body") as body:
@@ -75,14 +82,23 @@ def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks) -> Parts:
                 gallery = sample_gallery.place()
             with gr.Column(scale=2, min_width=300):
                 values = what_if.place()
+                with values.sliders:
+                    fork = sample_fork.place(values.actions)
                 plot = gr.Plot(label=text.SCATTER_PLOT, show_label=False, elem_id="scatter")
         with gr.Accordion(sample_text.BY_SITE, open=False, elem_id="samples-by-site"):
             values.by_site.render()
+        epochs = sample_epochs.place()
+        export = sample_export.place()
         picked = gr.Textbox(label=text.GALLERY_LABEL, visible="hidden", elem_id="picked")
         detail = gr.HTML(f"<p class='quiet'>{text.DETAIL_EMPTY}</p>", elem_id="detail")
     parts = Parts(
-        run, epoch, site, show, order, search, gallery, values, plot, picked, message, detail, body, gr.State({})
-    )
+        run, epoch, site, show, order, search, gallery, values, fork, export, epochs, plot, picked, message,
+        detail, body, gr.State({}),
+    )  # fmt: skip
+    # First what they clear in the browser: handlers of one event wait for the answers of those before them.
+    export.wire(studio, parts.asked)
+    epochs.wire(studio, run, epoch)
+    fork.wire(studio, run, (values.weight, values.rate), form=form, tabs=tabs, message=message)
     _wire_refresh(studio, parts)
     page.load(js=LISTEN_TO_POINTS, **QUIET)
     _wire_listing(studio, parts)
@@ -100,7 +116,8 @@ def _wire_refresh(studio: Studio, parts: Parts) -> None:
     values = parts.what_if
     whole = [
         parts.message, parts.body, parts.epoch, parts.site, parts.scatter, parts.detail, parts.picked, parts.seen,
-        *parts.gallery.listed(), *values.set_up(), *values.answers(),
+        *parts.gallery.listed(), *values.set_up(), *values.answers(), parts.fork.button,
+        *parts.epochs.set_up(),
     ]  # fmt: skip
 
     def refresh(request: gr.Request, page: int, picked: str, seen: dict, *controls: Any) -> dict[Any, Any]:
@@ -123,6 +140,7 @@ def _wire_refresh(studio: Studio, parts: Parts) -> None:
         return _shown(studio, parts, asked, summary, wanted=wanted, before=seen, page=page, picked=picked) | {
             parts.message: "",
             parts.body: gr.Column(visible=True),
+            parts.fork.button: gr.Button(visible=_may_fork(studio, asked.run_id, request)),
             parts.seen: state,
         }
 
@@ -157,6 +175,8 @@ def _shown(
         **sample_gallery.page_of(studio, parts.gallery, asked, 0 if fresh else page),
         **_answered(studio, parts, asked, picked),
     }
+    if fresh or before.get("last") != last:
+        shown |= sample_epochs.values_for(parts.epochs, summary.epochs)
     if fresh or before.get("last") is None:
         shown |= what_if.values_for(parts.what_if, config, is_scored=at is not None)
     if picked:
@@ -248,6 +268,11 @@ def _answered(studio: Studio, parts: Parts, asked: Asked, picked: str) -> dict[A
     return found or {parts.what_if.count: box, parts.what_if.by_site: "", parts.scatter: gr.skip()}
 
 
+def _may_fork(studio: Studio, run_id: str, request: gr.Request) -> bool:
+    stage, _ = studio.attempt(lambda: sample_fork.stage_of(studio, run_id, by=visitor_of(request)))
+    return stage is not None
+
+
 def _wanted(request: gr.Request, run_id: str) -> Wanted:
     """Return what the page's address asks for where that is of this run."""
     wanted = Wanted.of(request.query_params)
@@ -275,7 +300,8 @@ def _signature(studio: Studio, run_id: str) -> int:
         return viewmodels.signature(run_id)
     total = studio.store.samples(run_id, epoch=0, limit=1).total
     stages = tuple(stage.status for stage in studio.store.stages(run_id))
-    return viewmodels.signature((run_id, total, studio.store.epochs(run_id), stages))
+    status = studio.store.get(run_id).status
+    return viewmodels.signature((run_id, total, studio.store.epochs(run_id), stages, status))
 
 
 def _summary(studio: Studio, run_id: str) -> Summary:

@@ -84,8 +84,8 @@ NUM_LIVE = len(fields(Parts)) - 2 + go_on.NUM_LIVE - 1
 """How many components :meth:`Parts.listed` names."""
 
 
-def build(studio: Studio, run: gr.Dropdown) -> gr.Accordion:
-    """Place the tab's components and wire them to the run picker; return the accordion of the new run."""
+def build(studio: Studio, run: gr.Dropdown) -> run_form.RunForm:
+    """Place the tab's components and wire them to the run picker; return the form of a new run."""
     accordion = gr.Accordion(text.NEW_RUN, open=False, elem_id="new-run", visible=studio.mode != "read-only")
     with accordion:
         form = run_form.build(studio, accordion)
@@ -96,7 +96,7 @@ def build(studio: Studio, run: gr.Dropdown) -> gr.Accordion:
     parts.go_on.wire_fork(studio, run, form, parts.message)
     parts.go_on.joining.wire(studio, run)
     parts.go_on.taking.wire(studio, run)
-    return accordion
+    return form
 
 
 def script(name: str) -> str:

@@ -25,6 +25,8 @@ class Parts:
     sliders: gr.Column
     weight: gr.Slider
     rate: gr.Slider
+    actions: gr.Row
+    """Where further buttons find their place."""
     reset: gr.Button
     count: gr.HTML
     refused: gr.HTML
@@ -49,10 +51,10 @@ def place() -> Parts:
             weight = gr.Slider(0.0, 1.0, 0.5, step=STEP, label=sample_text.WEIGHT_LABEL, elem_id="what-if-weight")
             rate = gr.Slider(STEP, 1.0, 0.5, step=STEP, label=sample_text.RATE_LABEL, elem_id="what-if-rate")
         count = gr.HTML(elem_id="what-if-count")
-        with gr.Row(elem_classes="actions"):
+        with gr.Row(elem_classes="actions") as actions:
             reset = gr.Button(sample_text.RESET, size="sm", elem_id="what-if-reset")
     by_site = gr.HTML(elem_id="what-if-sites", render=False)
-    return Parts(sliders, weight, rate, reset, count, refused, by_site)
+    return Parts(sliders, weight, rate, actions, reset, count, refused, by_site)
 
 
 def values_for(parts: Parts, config: RunConfig | None, *, is_scored: bool) -> dict[Any, Any]:

@@ -60,3 +60,50 @@ def test_a_typed_epoch_is_shown_with_its_scores_and_the_chosen_sample_stays(page
     assert page.locator("#detail h3").inner_text() == title
     expect(page.locator("#gallery .caption-label").first).to_have_text("rank 1, selected")
     expect(page.locator("#picked")).to_be_hidden()
+
+
+def test_sliders_rank_anew_mark_what_changes_and_go_back(page: Page) -> None:
+    count = page.locator("#what-if-count")
+    expect(count).to_contain_text("These are the run's own values: 30 of 60")
+    typed = page.locator("#what-if-rate input[type=number]")
+    typed.fill("0.25")
+    typed.press("Enter")
+    expect(count).to_contain_text("15 of 60 samples would change: 0 in, 15 out; 15 selected in place of 30.")
+    expect(page.locator("#scatter .legend")).to_contain_text("with these values")
+    page.get_by_label("Would go out").check()
+    expect(page.locator("#position")).to_contain_text("Page 1 of 1 · 15 images")
+    expect(page.locator("#gallery .caption-label").first).to_have_text("rank 16 (was 16), − would go out")
+    page.locator("#what-if-reset").click()
+    expect(count).to_contain_text("These are the run's own values")
+    expect(typed).to_have_value("0.5")
+    expect(page.locator("#position")).to_contain_text("No image matches")
+
+
+def test_search_narrows_and_a_page_is_gone_to_by_its_number(page: Page) -> None:
+    number = page.locator("#page-number input")
+    number.fill("3")
+    number.press("Enter")
+    expect(page.locator("#position")).to_contain_text("Page 3 of 3")
+    expect(page.locator("#gallery .caption-label").first).to_have_text("rank 41, not selected")
+    page.locator("#sample-search textarea, #sample-search input").fill("/0003")
+    expect(page.locator("#position")).to_contain_text("Page 1 of 1 · 1 images")
+
+
+def test_two_epochs_the_list_and_the_fork_of_other_values(page: Page) -> None:
+    page.locator("#samples-epochs > button").click()
+    page.locator("#compare-epochs").click()
+    expect(page.locator("#epochs-told")).to_contain_text("From epoch 1 to epoch 4")
+    expect(page.locator("#epochs-plot .points path").first).to_be_attached()
+    page.locator("#samples-list").click()
+    with page.expect_download() as waited:
+        page.locator("#samples-list-csv").click()
+    assert len(waited.value.path().read_text().splitlines()) == 61
+    typed = page.locator("#what-if-weight input[type=number]")
+    typed.fill("0.9")
+    typed.press("Enter")
+    expect(page.locator("#what-if-count")).to_contain_text("would change")
+    page.locator("#samples-fork").click()
+    page.locator("#samples-fork-yes").click()
+    expect(page.locator("#fork-note")).to_contain_text("Mutual distillation")
+    page.locator("#section-distillation button").first.click()
+    expect(page.locator("#field-distillation-learnability_lambda input")).to_have_value("0.9")

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
+import gradio as gr
 import pytest
+from PIL import Image
 from runs_world import ROUNDS, config, work
 
 from app import markup, text
 from app.access import LOCAL
+from app.asked_samples import Asked
 from app.settings import Settings
 from app.studio import Studio
-from app.tabs import samples
+from app.tabs import sample_gallery
 from engine.config import parse_config
 from engine.data.phantoms import TASKS, write_dataset
 from engine.errors import UserError
 from engine.runs import lifecycle
-from engine.runs.records import ScoredSample
-from engine.types import SyntheticSample
+from engine.runs.results import sample_row
+from tests.unit.samples_world import a_run, a_sample
 
 
 @pytest.fixture
@@ -79,10 +83,31 @@ def test_the_plan_of_a_fork_refuses_what_its_launch_would(studio: Studio) -> Non
 
 
 def test_a_missing_picture_leaves_the_others_in_the_gallery(studio: Studio) -> None:
-    run = studio.store.create_run(parse_config({}))
-    sample = SyntheticSample("s/1", "s", 1, 5, "s mask 0", "real", Path("samples/i.png"), Path("samples/m.png"), 0.81)
-    picture, caption = samples._tile(studio, run.run_id, ScoredSample(sample, None))
-    assert picture.shape == (192, 192, 3) and caption == text.PICTURE_MISSING
+    run_id = a_run(studio.store)
+    folder = studio.store.run_dir(run_id) / "samples"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(folder / "one.png")
+    there = {"image_path": "samples/one.png", "mask_path": "samples/one.png"}
+    studio.store.write(run_id, samples=[sample_row(a_sample("a/1")) | there])
+    with gr.Blocks():
+        parts = sample_gallery.place()
+    shown = sample_gallery.page_of(studio, parts, Asked(run_id, 1, "a", "all", "score", "", None, None), 0)
+    captions = [item["caption"] for item in shown[parts.gallery].value]
+    assert captions == ["rank 1, selected", text.PICTURE_MISSING] and shown[parts.shown_ids] == ("a/1", "a/0")
+
+
+def test_pages_of_the_gallery_stay_within_what_is_listed(tmp_path: Path) -> None:
+    studio = Studio(Settings(home=tmp_path / "home", page_size=4))
+    run_id = a_run(studio.store, terms=([(f"a/{number}", 0.1 * number, 0.5) for number in range(10)],))
+    with gr.Blocks():
+        parts = sample_gallery.place()
+    for wanted, at, ids in ((0, 0, "0123"), (1, 1, "4567"), (99, 2, "89"), (-5, 0, "0123")):
+        asked = Asked(run_id, 1, "", "all", "score", "", None, None)
+        shown = sample_gallery.page_of(studio, parts, asked, wanted)
+        assert shown[parts.page] == at and shown[parts.shown_ids] == tuple(f"a/{number}" for number in ids)
+        assert f"Page {at + 1} of 3 · 10 images" in shown[parts.position] and shown[parts.number].value == at + 1
+    none = sample_gallery.page_of(studio, parts, replace(asked, search="b"), 0)
+    assert none[parts.shown_ids] == () and text.SAMPLES_NONE_TITLE in none[parts.position]
 
 
 def test_folders_that_are_hidden_are_no_models(tmp_path: Path) -> None:
