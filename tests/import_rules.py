@@ -50,6 +50,7 @@ RUN_RECORDS = tuple(
 )
 METHOD_PARTS = ("engine.federation", "engine.generation", "engine.distillation", "engine.evaluation")
 BORDER = (
+    "engine.federation.codecs",
     "engine.federation.tasks",
     "engine.federation.payload",
     "engine.federation.descriptions",
@@ -149,6 +150,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         CATALOGUE,
         "engine.methods.model_choice",
         "engine.data",
+        "engine.federation.codecs",
         "engine.federation.connect",
         "engine.federation.descriptions",
         "engine.federation.side_by_side",
@@ -224,6 +226,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 TORCH_FREE = (
     "app", "engine.config", "engine.config_fields", "engine.config_keys", "engine.config_text", "engine.methods",
     "engine.experiments", "engine.models.sharing", "engine.models.tuned_keys", "engine.planning",
+    "engine.federation.codecs",
     "engine.evaluation.tables", "engine.evaluation.spread", *PREDICTION, *WHOLE_VOLUMES, *VOLUMES,
     *RUN_RECORDS,
 )  # fmt: skip
