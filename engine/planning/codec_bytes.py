@@ -1,7 +1,8 @@
 """What a round's messages of the student weigh where ``federation.codec`` writes them. Torch-free.
 
 A coded message is counted with its name and header, to the byte; with ``zstd`` at the most, since how far numbers can
-be packed is known afterwards. A plain one is counted as its data.
+be packed is known afterwards. A plain one is counted as its data. Sizes are those of ``state_keys.csv``: of U-Nets for
+two classes, of positional embeddings at the native side.
 """
 
 from __future__ import annotations
