@@ -53,6 +53,9 @@ FIELD_LABELS = {
     "federation.local_parameters": "Each site's own arrays",
     "federation.normalisation": "Normalisation layers",
     "federation.site_students": "Other students",
+    "federation.codec": "Steps up",
+    "federation.codec_down": "Steps down",
+    "federation.topk_share": "Share of topk",
     "experts.top_k": "Experts of a token",
     "experts.distillation_weight": "Weight of the global model's teaching",
 }

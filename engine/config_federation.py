@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Annotated, Literal
 
@@ -12,6 +13,23 @@ from engine.config_fields import Batch, Decay, Epochs, Factor, Name, Section, St
 KeyPatterns = Annotated[tuple[Name, ...], Field(min_length=1, max_length=100)]
 """Of names of the student's arrays; ``*`` stands for any letters."""
 _SITE_STUDENT = re.compile(r"(.+)=([a-z0-9_]+)/([a-z0-9_]+)")
+
+CodecStep = Literal["topk", "fp16", "int8", "zstd"]
+_PLACE: dict[str, int] = {"topk": 0, "fp16": 1, "int8": 1, "zstd": 2}
+"""Entries are chosen, what is chosen is written as numbers, and bytes are packed."""
+
+
+def _refuse_disorder(steps: tuple[str, ...]) -> tuple[str, ...]:
+    for first, second in itertools.pairwise(steps):
+        if _PLACE[first] == _PLACE[second]:
+            said = "is given twice" if first == second else f"and '{second}' both say how numbers are written"
+            raise ValueError(f"'{first}' {said}: the order is topk, then fp16 or int8, then zstd; each may be left out")
+        if _PLACE[first] > _PLACE[second]:
+            raise ValueError(f"'{second}' cannot come after '{first}': the order is topk, then fp16 or int8, then zstd")
+    return steps
+
+
+Codec = Annotated[tuple[CodecStep, ...], Field(max_length=3), AfterValidator(_refuse_disorder)]
 
 
 def _refuse_other_than_site_students(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -56,6 +74,13 @@ class FederationConfig(Section):
     )
     site_students: SiteStudents | None = Field(
         None, description="SITE=MODEL/SIZE: a site's own kind of student, from random weights; what cannot be averaged"
+    )
+    codec: Codec = Field(
+        (), description="Steps that write a site's update in a round: topk, fp16 or int8, zstd; none sends it as it is"
+    )
+    codec_down: Codec = Field((), description="The same for what the server sends to the sites in a round")
+    topk_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1, description="topk: share of each array's entries that a message has, the largest; others wait (ours)"
     )
     aggregation: Literal["fedavg", "fedavgm", "median", "trimmed_mean", "krum", "multi_krum"] = Field(
         "fedavg", description="Mean of the sites' models [P], with momentum, or one that withstands hostile sites"

@@ -54,6 +54,7 @@ RUN_RECORDS = tuple(
 )
 METHOD_PARTS = ("engine.federation", "engine.generation", "engine.distillation", "engine.evaluation")
 BORDER = (
+    "engine.federation.codecs",
     "engine.federation.tasks",
     "engine.federation.payload",
     "engine.federation.descriptions",
@@ -153,6 +154,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         CATALOGUE,
         "engine.methods.model_choice",
         "engine.data",
+        "engine.federation.codecs",
         "engine.federation.connect",
         "engine.federation.descriptions",
         "engine.federation.side_by_side",
@@ -242,6 +244,7 @@ TORCH_FREE = (
     "engine.experiments", "engine.models.sharing", "engine.models.tuned_keys", "engine.planning",
     "engine.evaluation.tables", "engine.evaluation.spread", "engine.distillation.choice", "engine.report", *PREDICTION,
     *WHOLE_VOLUMES, *VOLUMES,
+    "engine.federation.codecs",
     *RUN_RECORDS,
 )  # fmt: skip
 """Modules (and subpackages) that must not bring in torch, directly or through what they import."""

@@ -70,6 +70,8 @@ SMALL_BENCHES = {
     "bench.readers": "",
     "bench.scoring": "--tasks phantom_nuclei --folder scores --images 4 --epochs 2",
     "bench.tinysam_parity": "",
+    "bench.traffic": "--presets phantom_cpu_smoke --arms plain,topk10_int8 --seeds 1,2 --rounds 2 --folder traffic "
+    + " ".join(f"--set {text}" for text in SMALL),
     "bench.unet": "--presets phantom_cpu_demo --seeds 1,2 --folder cells --set evaluation.mask_px=32 "
     + " ".join(f"--set {text}" for text in SMALL),
 }

@@ -21,6 +21,7 @@ from engine.config import FederationConfig
 from engine.errors import UserError
 from engine.federation.aggregation.fedavg import FedAvg
 from engine.federation.checks import BAD_REPLY, NO_MORE_CHECKS, RoundChecks
+from engine.federation.coded_rounds import CodedRound, CodedRounds
 from engine.federation.exchange import MAX_REPLY_BYTES, KnowsSites, OnTraffic, ask, find_sites, no_check
 from engine.federation.payload import payload_bytes
 from engine.federation.tasks import Arrays, Scalar, SiteReply, SiteRequest, message_type
@@ -123,6 +124,8 @@ class _Round:
     max_bytes: int | None = None
     """Of a reply's arrays, where they are others than those that were sent."""
     checks: RoundChecks = NO_MORE_CHECKS
+    coded: CodedRound | None = None
+    """How the arrays are written on their way; ``arrays`` are then what the sites receive."""
     retries: int = 0
     on_failure: OnFailure = lambda _failure: None
     norms: dict[str, UpdateNorms] = field(default_factory=dict)
@@ -163,7 +166,8 @@ class _Round:
         stops = self.quorum is None and not self.retries
         task = message_type(self.task)
         asked = [site for site in sites if site not in replies]
-        requests = [SiteRequest(site, task, self.number, self.settings, self.arrays) for site in asked]
+        requests = [self._request(site, task) for site in asked]
+        again = []
         answers = ask(
             self.grid,
             requests,
@@ -176,9 +180,13 @@ class _Round:
             check_cancelled=self.check_cancelled,
         )
         for site, answer in answers:
+            if isinstance(answer, UserError) and self.coded is not None and self.coded.lacks_base(site, answer):
+                again.append(site)
+                continue
             try:
                 if isinstance(answer, UserError):
                     raise answer
+                answer = answer if self.coded is None else self.coded.read(answer, site=site)
                 self._check(answer, site=site)
             except UserError as error:
                 if stops:
@@ -189,6 +197,8 @@ class _Round:
             kept = self.on_reply(self.number, site, answer) if self.on_reply is not None else None
             replies[site] = kept or answer
             del answer  # the next site's comes before this name is given away
+        if again:
+            failures |= self._ask(again, replies)
         for site, error in self._outsized().items():
             if stops:
                 self.on_failure(Failure(self.number, site, error, None, stops=True))
@@ -202,6 +212,10 @@ class _Round:
                 self.on_failure(Failure(self.number, site, error, None, stops=True))
             raise error
         return failures | {site: _late([site], round_number=self.number) for site in late}
+
+    def _request(self, site: str, task: str) -> SiteRequest:
+        arrays, more = (self.arrays, {}) if self.coded is None else self.coded.message(site)
+        return SiteRequest(site, task, self.number, {**self.settings, **more}, arrays)
 
     def _check(self, reply: SiteReply, *, site: str) -> None:
         """Check a reply by itself, and note its norms for :meth:`_outsized`."""
@@ -220,7 +234,8 @@ class _Round:
     def _max_bytes(self) -> int:
         if not self.same_arrays:
             return MAX_REPLY_BYTES if self.max_bytes is None else self.max_bytes
-        return payload_bytes(self.arrays) + FOREIGN_HEADER_BYTES * len(self.arrays)
+        expected = payload_bytes(self.arrays) if self.coded is None else self.coded.max_bytes
+        return expected + FOREIGN_HEADER_BYTES * len(self.arrays)
 
 
 def run_rounds(
@@ -244,6 +259,7 @@ def run_rounds(
     choose: Choose | None = None,
     completed: Mapping[str, SiteReply] | None = None,
     checks: RoundChecks = NO_MORE_CHECKS,
+    coding: CodedRounds | None = None,
     check_cancelled: Callable[[], None] = no_check,
     wait_s: float = 0.0,
 ) -> dict[str, np.ndarray]:
@@ -258,7 +274,7 @@ def run_rounds(
     each time, when the round goes on without it, and when that ends the run. ``choose`` says which of the sites a round
     asks (all without it); the average is over these, by their n_k. ``checks`` is what a reply is held to beyond its own
     sense; what it refuses is a failure like any other, and a site whose update alone was refused is asked again when
-    the run goes on. Nodes may take ``wait_s`` seconds to appear.
+    the run goes on. ``coding`` is how models are written on their way. Nodes may take ``wait_s`` seconds to appear.
 
     Raises RunCancelled as a site or ``check_cancelled`` raised it, and UserError as raised at the site, or
     ``federation.{bad_reply,site_failed,deadline,quorum,site_absent}``.
@@ -273,9 +289,11 @@ def run_rounds(
         started = monotonic()
         known = completed if completed is not None and number == start_round else {}
         asked = sites if choose is None else choose(number, lambda: _present(grid, nodes))
-        replies, failures = questions(number=number, arrays=arrays).collect(asked, completed=known)
-        num_refused = sum(error.code == BAD_REPLY for error in failures.values())
-        arrays = aggregate(replies, arrays, num_refused=num_refused)
+        coded = None if coding is None else coding.begin(number, arrays)
+        sent = arrays if coded is None else coded.received
+        replies, failures = questions(number=number, arrays=sent, coded=coded).collect(asked, completed=known)
+        averaged = aggregate(replies, sent, num_refused=_num_refused(failures))
+        arrays = averaged if coding is None or coded is None else coding.end(coded, averaged, sites=replies)
         result = RoundResult.of(number, arrays, replies, failures=failures, wall_s=monotonic() - started)
         if on_round is not None and on_round(result):
             break
@@ -340,6 +358,10 @@ def quorum_of(config: FederationConfig, *, num_sites: int) -> int | None:
     if config.on_failure != "skip":
         return None
     return min(num_sites, config.quorum or math.ceil(num_sites / 2))
+
+
+def _num_refused(failures: Mapping[str, UserError]) -> int:
+    return sum(error.code == BAD_REPLY for error in failures.values())
 
 
 def _present(grid: Grid, nodes: Mapping[str, int]) -> list[str]:

@@ -16,8 +16,8 @@ PERSONAL_STUDENT = ModelSpec(
 STUDENT = KindSpec(
     "student",
     "student weights",
-    "The weights and normalisation statistics of the student model that sites share, all unless said otherwise; no "
-    "image and no mask.",
+    "The weights and normalisation statistics of the student model that sites share, all unless said otherwise, or the "
+    "update of them where federation.codec says so; no image and no mask.",
 )
 NORMALISATION = KindSpec(
     "normalisation",

@@ -32,6 +32,8 @@ class StateKey:
     """Whether a gradient reaches it; never of a buffer."""
     normalises: bool = False
     """Whether it belongs to a normalisation layer: its weight, its bias, its running statistics or their counter."""
+    num_channels: int = 1
+    """Output channels: its first side, where it has more than one."""
 
 
 @dataclass(frozen=True)

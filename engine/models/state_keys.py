@@ -28,6 +28,7 @@ def state_keys(model: nn.Module) -> tuple[StateKey, ...]:
             is_buffer=name not in parameters,
             trains=name in parameters and parameters[name].requires_grad,
             normalises=name[: name.rfind(".") + 1] in normalising,
+            num_channels=tensor.shape[0] if tensor.dim() > 1 else 1,
         )
         for name, tensor in model.state_dict().items()
     )

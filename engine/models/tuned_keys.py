@@ -60,7 +60,10 @@ def tuned_keys(
         if experts.use and has_experts and place == "mlp.lin2.bias":
             inside = experts.number * experts.width * width
             parts = {"down": inside, "up": inside, "gate.weight": experts.number * width}
-            found += [StateKey(f"{prefix[:-1]}{EXPERTS}{part}", FLOAT_BYTES * size) for part, size in parts.items()]
+            found += [
+                StateKey(f"{prefix[:-1]}{EXPERTS}{part}", FLOAT_BYTES * size, num_channels=experts.number)
+                for part, size in parts.items()
+            ]
     return tuple(found)
 
 
@@ -69,4 +72,6 @@ def _updates(prefix: str, module: str, *, lora: LoraConfig, width: int, hidden: 
     for matrix in ("lora_A", "lora_B"):
         for layer in layers:
             side = hidden if (layer, matrix) in (("lin1", "lora_B"), ("lin2", "lora_A")) else width
-            yield StateKey(f"{prefix}{module}.{matrix}.{layer}", FLOAT_BYTES * lora.rank * side)
+            channels = lora.rank if matrix == "lora_A" else side
+            name = f"{prefix}{module}.{matrix}.{layer}"
+            yield StateKey(name, FLOAT_BYTES * lora.rank * side, num_channels=channels)

@@ -16,6 +16,7 @@ from engine.errors import UserError
 from engine.federation.side_by_side import available_cores
 from engine.methods import catalogue
 from engine.models.assets import asset_paths, find_asset, find_weights_folder, pinned_checksum
+from engine.planning.codec_bytes import codec_warnings
 from engine.planning.records import StagePlan
 from engine.planning.workload import Workload
 
@@ -126,6 +127,7 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
     num_asked = config.federation.num_asked(len(work.sources))
     if config.federation.participation < 1 and num_asked == len(work.sources):
         found.append(f"federation.participation has no effect: a round asks all {num_asked} site(s) all the same.")
+    found += codec_warnings(config.federation, is_partial=num_asked < len(work.sources))
     found += _aggregation_warnings(config, num_asked=num_asked)
     found += _site_warnings(config, num_sources=len(work.sources), num_asked=num_asked)
     for role in (role for role in ("student", "teacher") if role in sections):

@@ -21,18 +21,24 @@ TABLE = Path(__file__).with_name("state_keys.csv")
 TABLE_CLASSES = 2
 HEAD_PREFIX = "seg1."
 """The class head, which a model for one class does not have."""
-COLUMNS = ("model", "key", "bytes", "is_buffer", "trains", "normalises")
+COLUMNS = ("model", "key", "bytes", "is_buffer", "trains", "normalises", "channels")
 
 
 def sharing_of(config: RunConfig, *, num_classes: int) -> tuple[SharedParameters, dict[str, int]]:
     """Return which parts of the student the sites share, and each key's bytes; errors as of ``choose``."""
+    keys, name = student_keys(config, num_classes=num_classes)
+    sharing = SharedParameters.choose(keys, config.federation, model=name)
+    return sharing, {key.name: key.num_bytes for key in keys}
+
+
+def student_keys(config: RunConfig, *, num_classes: int) -> tuple[tuple[StateKey, ...], str]:
+    """Return the keys of the student as the run trains it, and what a refusal calls it."""
     chosen = config.student
     name = f"{chosen.name}/{chosen.size}"
     keys = model_keys(name, num_classes=num_classes)
     if config.lora.use:
         keys = tuned_keys(keys, lora=config.lora, experts=config.experts, model=name)
-    sharing = SharedParameters.choose(keys, config.federation, model=name)
-    return sharing, {key.name: key.num_bytes for key in keys}
+    return keys, name
 
 
 def tuned_cost(row: ModelCost, config: RunConfig) -> ModelCost:
@@ -56,8 +62,8 @@ def model_keys(model: str, *, num_classes: int) -> tuple[StateKey, ...]:
 
 def table_rows(model: str, keys: Iterable[StateKey]) -> list[tuple[str, ...]]:
     """Return the rows of the table that describe a model."""
-    return [(model, k.name, str(k.num_bytes), *(str(int(f)) for f in (k.is_buffer, k.trains, k.normalises)))
-            for k in keys]  # fmt: skip
+    return [(model, k.name, str(k.num_bytes), *(str(int(f)) for f in (k.is_buffer, k.trains, k.normalises)),
+             str(k.num_channels)) for k in keys]  # fmt: skip
 
 
 @lru_cache(maxsize=1)
@@ -66,5 +72,6 @@ def _table() -> dict[str, tuple[StateKey, ...]]:
     with TABLE.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             flags = (row["is_buffer"] == "1", row["trains"] == "1", row["normalises"] == "1")
-            found.setdefault(row["model"], []).append(StateKey(row["key"], int(row["bytes"]), *flags))
+            key = StateKey(row["key"], int(row["bytes"]), *flags, int(row["channels"]))
+            found.setdefault(row["model"], []).append(key)
     return {model: tuple(keys) for model, keys in found.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from engine.data.public import load_public
+from engine.planning.codec_bytes import codec_sentences
 from engine.planning.costs import GIB, ModelCost
 from engine.planning.model_keys import model_keys
 from engine.planning.stage_costs import StageCost, sharing_sentence
@@ -54,8 +55,10 @@ def semi_supervised_training(work: Workload) -> StageCost:
             "predictions can still reveal something of the images that the model was trained on.",
         )
     else:
-        sent |= {("down", "student"): (config.rounds + 1) * work.shared_bytes}
-        sent |= {("up", "student"): config.rounds * work.shared_bytes}
+        messages = work.round_messages
+        sent |= {("down", "student"): round(messages.down(config.rounds, 1.0)) + work.shared_bytes}
+        sent |= {("up", "student"): round(messages.up(config.rounds, 1.0))}
+        leaves += codec_sentences(config)
         leaves += (
             "Student weights go both ways in every round, no images. Weights can still reveal something of the images "
             "they were trained on.",

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from engine.config_generators import GENERATORS
 from engine.methods import catalogue
 from engine.models.sharing import SharedParameters
+from engine.planning.codec_bytes import codec_sentences
 from engine.planning.costs import (
     GIB,
     model_cost,
@@ -58,15 +59,17 @@ def federated_training(work: Workload) -> StageCost:
     seconds = trained * work.train_s(work.student) + validated * work.pass_s(work.student)
     seconds = work.by_the_sites(seconds, [site.num_train for site in work.sources])
     # The server's average, the next one, the best one, and one reply as it comes and as it is written.
-    held = 5 * work.student.state_bytes / GIB
+    # With updates down also the model that the sites have, and the next one.
+    messages = work.round_messages
+    held = (7 if messages.is_update_down else 5) * work.student.state_bytes / GIB
     at_site = work.train_gib(work.student, batch_size=config.batch_size)
     memory = work.base_gib() + held + (work.workers.gib(work.base_gib() + at_site) or at_site)
     where = f"{sites} sites" if asked == sites else f"{asked} of {sites} sites"
     detail = f"{config.rounds} rounds at {where}, {trained // config.rounds} images a round"
-    down = config.rounds + (config.rounds if work.validates_mean else 1)
+    validated_down = config.rounds if work.validates_mean else 1
     sent: SiteBytes = {
-        ("down", "student"): round(share * down * work.shared_bytes),
-        ("up", "student"): round(share * config.rounds * work.shared_bytes),
+        ("down", "student"): round(messages.down(config.rounds, share) + share * validated_down * work.shared_bytes),
+        ("up", "student"): round(messages.up(config.rounds, share)),
     }
     if work.sharing is not None and work.sharing.averaged_once:
         sent = {**sent, ("up", "normalisation"): work.key_bytes(work.sharing.averaged_once)}
@@ -82,6 +85,8 @@ def federated_training(work: Workload) -> StageCost:
     if work.sharing is not None:
         disk += 4 * sites * work.key_bytes(work.sharing.own)
         leaves += (sharing_sentence(work.sharing),)
+    leaves += codec_sentences(config)
+    disk += work.round_messages.site_files * 3 * sites * work.student.state_bytes
     return StageCost(steps, trained, seconds, memory, detail, work.at_each_site(sent), leaves, disk)
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from engine.config import ModelConfig, RunConfig
 from engine.methods import catalogue
 from engine.models.sharing import SharedParameters
+from engine.planning.codec_bytes import RoundMessages, round_messages
 from engine.planning.costs import (
     GIB,
     TRAIN_BYTES_PER_PARAMETER,
@@ -87,6 +88,11 @@ class Workload:
     def shared_bytes(self) -> int:
         """Bytes of the student that cross in a message of a round."""
         return self.student.state_bytes if self.sharing is None else self.key_bytes(self.sharing.shared)
+
+    @cached_property
+    def round_messages(self) -> RoundMessages:
+        """Bytes of the student's messages in a round, coded where ``federation.codec`` says so."""
+        return round_messages(self.config, num_classes=self.num_classes, plain_bytes=self.shared_bytes)
 
     def key_bytes(self, keys: Iterable[str]) -> int:
         """Return the bytes of these arrays of the student."""

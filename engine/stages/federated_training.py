@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from engine.errors import UserError
 from engine.federation.aggregation import make_aggregator
 from engine.federation.checks import RoundChecks
+from engine.federation.coded_rounds import CodedRounds
 from engine.federation.participation import draw_participants
 from engine.federation.rounds import QUORUM, Failure, RoundResult, quorum_of
 from engine.federation.tasks import BEST_ROUND, TRAIN_STUDENT, VALIDATE_STUDENT, Arrays, Scalar, SiteReply
@@ -95,6 +96,7 @@ class FederatedRounds:
             needed=("loss", "wall_s"),
             update_limit=self.config.update_norm_limit if self.config.large_updates == "refuse" else None,
         )
+        self.coding = CodedRounds.of(self.config, buffers=buffers) if self.arrays else None
         state = context.checkpoints.load(stage)
         if state is not None:
             self._restore(state)
@@ -120,6 +122,7 @@ class FederatedRounds:
                     start_round=self.round + 1,
                     aggregate=self.aggregator.aggregate,
                     checks=self.checks,
+                    coding=self.coding,
                     quorum=quorum_of(self.config, num_sites=self.num_asked),
                     choose=self._choose if self.config.participation < 1 else None,
                     retries=self.config.retries if self.config.on_failure == "retry" else 0,
@@ -242,7 +245,8 @@ class FederatedRounds:
 
     def _on_round(self, result: RoundResult) -> bool:
         if not self.judges_mean:
-            self._judge(result.metrics, arrays=self.arrays)
+            judged = self.arrays if self.coding is None else self.coding.received(self.arrays)
+            self._judge(result.metrics, arrays=judged)
         self.round, self.arrays = result.round, result.arrays
         if self.config.on_failure == "skip" or self.config.participation < 1:
             for site in self.asked:
@@ -295,6 +299,8 @@ class FederatedRounds:
             "asked": self.asked,
             "rounds": self.config.rounds,
         }
+        if self.coding is not None:
+            state["coding"] = self.coding.state()
         self.context.checkpoints.save(self.stage, state)
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -304,6 +310,8 @@ class FederatedRounds:
         self.mean = state["mean"]
         self.asked = state.get("asked", self.sites)
         self.aggregator.restore(state.get("aggregator", {}))
+        if self.coding is not None:
+            self.coding.restore(state.get("coding", {}))
         self.stopped = state["stopped"] and self.config.patience is not None
         self.patient_since = state.get("patient_since", 0)
         if self.stopped and self.config.rounds > state.get("rounds", self.config.rounds):

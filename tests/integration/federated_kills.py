@@ -1,8 +1,8 @@
 """A program: federated training that is killed before and after each of its writes, and goes on each time.
 
-``python federated_kills.py FOLDER`` prints one JSON object: what the undisturbed run wrote, and for each kill what the
-killed and the resumed process wrote, what was left, and whether the model has the same bits. One process with one
-thread forks them all, so that torch is imported once.
+``python federated_kills.py FOLDER [STEPS]`` prints one JSON object: what the undisturbed run wrote, and for each kill
+what the killed and the resumed process wrote, what was left, and whether the model has the same bits. STEPS, with
+commas, is how messages are coded, both ways. One process with one thread forks them all: torch is imported once.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ class SmallContext(RunContext):
         return super().open_sites(build=self.new_model, **where)
 
 
-def configure() -> RunConfig:
-    """Return three sites of phantoms, two of which train, with augmentation."""
+def configure(codec: list[str]) -> RunConfig:
+    """Return three sites of phantoms, two of which train, with augmentation, whose messages are coded by ``codec``."""
     sites = list(TASKS["nuclei"].sites[:3])
-    federation = {"rounds": ROUNDS, "batch_size": 2, "learning_rate": 1e-3}
+    federation = {"rounds": ROUNDS, "batch_size": 2, "learning_rate": 1e-3, "codec": codec, "codec_down": codec}
     data = {**DATA, "sites": sites, "held_out": sites[2]}
     return parse_config({"data": data, "federation": federation, "device": "cpu", "precision": "fp32"})
 
@@ -84,7 +84,7 @@ def train(folder: Path, *, log: Path, kill_at: int | None = None, before: bool =
     if child == 0:
         status = 1
         try:
-            config = configure()
+            config = configure(sys.argv[2].split(",") if len(sys.argv) > 2 else [])
             store = Recorder(folder / "checkpoints", config, log=log, kill_at=kill_at, before=before)
             reporter = ConsoleReporter("killed")
             FederatedTraining().run(SmallContext(config=config, run_dir=folder, reporter=reporter, checkpoints=store))

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.gain import TASKS, finished_cells, interval, task_config
+from bench.traffic import SHOWN, arm_config, print_table
+from bench.traffic_plan import ARMS
 from bench.unet import PRESETS, run_seed, unet_config
 from engine.cli.options import edit_config
 from engine.config import load_config
@@ -65,3 +67,34 @@ def test_a_seed_is_trained_once(tmp_path: Path) -> None:
 )
 def test_an_interval_is_students_t_over_seeds(values: list[float | None], text: str) -> None:
     assert interval(values).rstrip() == text or interval(values).strip() == text
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_an_arm_of_the_traffic_table_is_its_preset_s_rounds_with_coded_messages(name: str) -> None:
+    preset = load_config("polyp_cpu")
+    config = arm_config("polyp_cpu", ARMS[name], seed=4, data=Path("there"), rounds=7)
+    assert (config.seed, config.method, config.data.root) == (4, "fedtinysam", Path("there/polypgen"))
+    same = {"rounds": preset.federation.rounds, "patience": preset.federation.patience}
+    same |= {key: getattr(preset.federation, key) for key in ("codec", "codec_down", "topk_share")}
+    assert config.federation.model_copy(update=same) == preset.federation
+    assert (config.federation.rounds, config.federation.patience) == (7, None)
+    assert (config.federation.codec, config.federation.codec_down) == (ARMS[name].up, ARMS[name].down)
+    assert (config.student, config.evaluation) == (preset.student, preset.evaluation)
+
+
+def test_the_traffic_table_takes_differences_seed_by_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    def cell(mib: float, val_dice: float, dice: float) -> dict:
+        sizes = {"up": int(mib * 2**20), "down": int(mib * 2**20)}
+        return {"planned": {"up": 2**21, "down": 2**21}, "measured": sizes, "val_dice": val_dice, "dice": dice}
+
+    found = {
+        "topk10_int8": {"1": cell(0.25, 0.70, 0.50), "2": cell(0.25, 0.60, 0.61), "3": cell(0.25, 0.9, 0.9)},
+        "plain": {"1": cell(2, 0.69, 0.52), "2": cell(2, 0.59, 0.59)},
+    }
+    print_table("smoke", found)
+    plain, coded = capsys.readouterr().out.splitlines()[-2:]
+    assert plain.split()[:4] == ["plain", "2", "4.00", "4.00"]
+    assert coded.split()[:4] == ["topk10_int8", "3", "4.00", "0.50"]
+    # Validation: +1 and +1 point; unseen site: -2 and +2, t(0.975, 1) = 12.706, half = 12.706 * 2.828 / 1.414 = 25.4.
+    assert "1.0 ±  0.0" in coded and "0.0 ± 25.4" in coded
+    assert set(SHOWN.split(",")) <= set(ARMS)

@@ -10,6 +10,7 @@ from engine.federation.tasks import BEST_ROUND, ROLE, SiteReply, SiteRequest
 from engine.models.arrays import model_arrays
 from engine.models.experts import bypassed_experts
 from engine.models.roles import Role
+from engine.site.coded import read_model, write_model
 from engine.site.context import SiteContext
 from engine.site.expert_training import train_experts
 from engine.site.kept_state import check_kept
@@ -31,7 +32,8 @@ def train(site: SiteContext, request: SiteRequest) -> SiteReply:
     """
     started = monotonic()
     told = check_optimiser(site, before_round=request.round)
-    model = receive(site, request.arrays, before_round=request.round)
+    sent = read_model(site, request)
+    model = receive(site, sent, before_round=request.round)
     received = validation_figures(site)
     how: dict[str, Any] = {
         "objective": site.objective, "seed": site.config.seed, "site": site.site, "round_number": request.round,
@@ -48,8 +50,10 @@ def train(site: SiteContext, request: SiteRequest) -> SiteReply:
         own["personal_loss"] = train_experts(model, site.data.train, config=site.config, on_step=on_step, **how)
     best_round = request.settings.get(BEST_ROUND)
     keep_own(site, model, round_number=request.round, best_round=None if best_round is None else int(best_round))
+    shared = site.models.sharing("student").of(model_arrays(model))
+    arrays = write_model(site, shared, received=sent, round_number=request.round)
     metrics = {"loss": loss, **own, **received, "wall_s": monotonic() - started}
-    return SiteReply(site.models.sharing("student").of(model_arrays(model)), metrics, len(site.data.train), told)
+    return SiteReply(arrays, metrics, len(site.data.train), told)
 
 
 def check_optimiser(site: SiteContext, *, before_round: int) -> dict[str, str]:

@@ -11,6 +11,7 @@ from engine.data.imagesets import ImageSet
 from engine.data.public_arrays import unpack_public
 from engine.federation.tasks import BEST_ROUND, SiteReply, SiteRequest
 from engine.models.arrays import model_arrays
+from engine.site.coded import read_model, write_model
 from engine.site.context import SiteContext
 from engine.site.kept_arrays import PUBLIC, TEACHER_LOGITS, kept_arrays
 from engine.site.own_parameters import keep_own, own_files, receive
@@ -27,13 +28,16 @@ def train(site: SiteContext, request: SiteRequest) -> SiteReply:
     """
     started = monotonic()
     told = check_optimiser(site, before_round=request.round)
-    model = receive(site, request.arrays, before_round=request.round)
+    sent = read_model(site, request)
+    model = receive(site, sent, before_round=request.round)
     received = validation_figures(site)
     loss = _train_locally(site, model, public=_public(site), round_number=request.round)
     best_round = request.settings.get(BEST_ROUND)
     keep_own(site, model, round_number=request.round, best_round=None if best_round is None else int(best_round))
+    shared = site.models.sharing("student").of(model_arrays(model))
+    arrays = write_model(site, shared, received=sent, round_number=request.round)
     metrics = {"loss": loss, **received, "wall_s": monotonic() - started}
-    return SiteReply(site.models.sharing("student").of(model_arrays(model)), metrics, len(site.data.train), told)
+    return SiteReply(arrays, metrics, len(site.data.train), told)
 
 
 def train_fused(site: SiteContext, request: SiteRequest) -> SiteReply:
