@@ -115,7 +115,7 @@ def figure(pair: EpochPair) -> go.Figure:
     titles = [sample_text.EPOCHS_AXIS.format(epoch=epoch + 1) for epoch in pair.epochs]
     by_rank = np.argsort(pair.ranks[0], kind="stable")
     shown = by_rank[:: max(1, -(-len(by_rank) // MAX_POINTS))]
-    cut = f" · {sample_text.POINTS_CUT.format(shown=len(shown), total=len(by_rank))}"
+    cut = f"<br>{sample_text.POINTS_CUT.format(shown=len(shown), total=len(by_rank))}"
     drawn = plots.blank(sample_text.EPOCHS_PLOT + (cut if len(shown) < len(by_rank) else ""))
     if not len(by_rank):
         return plots.say(drawn, sample_text.EPOCHS_NONE)
@@ -136,7 +136,7 @@ def figure(pair: EpochPair) -> go.Figure:
             marker={"color": colour, "symbol": symbol, "size": 7},
             hovertemplate="%{customdata}<br>%{x} → %{y}<extra></extra>",
         )
-    drawn.update_layout(hovermode="closest", height=440)
+    drawn.update_layout(hovermode="closest", height=440, margin_t=64)
     drawn.update_xaxes(title_text=titles[0], rangemode="tozero")
     drawn.update_yaxes(title_text=titles[1], rangemode="tozero")
     return drawn

@@ -34,7 +34,7 @@ def learnability(
     at = np.flatnonzero(of_site & np.isfinite(pool.l_gt) & np.isfinite(pool.l_kl))
     shown = _thinned(at, pool.rank)
     cut = sample_text.POINTS_CUT.format(shown=len(shown), total=len(at)) if len(shown) < len(at) else ""
-    figure = plots.blank(f"{text.SCATTER_PLOT} · {cut}" if cut else text.SCATTER_PLOT)
+    figure = plots.blank(f"{text.SCATTER_PLOT}<br>{cut}" if cut else text.SCATTER_PLOT)
     if not len(at):
         return plots.say(figure, text.SCATTER_EMPTY)
     stays, comes, goes = ~(ranked.comes_in | ranked.goes_out), ranked.comes_in, ranked.goes_out
@@ -52,7 +52,7 @@ def learnability(
         marker = {"color": plots.PALETTE[1], "symbol": "circle-open", "size": 18, "line": {"width": 3}}
         _add_points(figure, ranked, ring, name=chosen or "", marker=marker)
     _add_lines(figure, ranked, at)
-    figure.update_layout(hovermode="closest", height=440)
+    figure.update_layout(hovermode="closest", height=440, margin_t=64 if cut else 44)
     figure.update_xaxes(title_text=text.L_GT_AXIS.format(**names))
     figure.update_yaxes(title_text=text.L_KL_AXIS.format(**names))
     return figure

@@ -47,9 +47,8 @@ def place() -> Parts:
     refused = gr.HTML(elem_id="what-if-refused")
     with gr.Column(visible=False, elem_id="what-if") as sliders:
         gr.HTML(markup.quiet(sample_text.WHAT_IF_NOTE))
-        with gr.Row(elem_classes="fields"):
-            weight = gr.Slider(0.0, 1.0, 0.5, step=STEP, label=sample_text.WEIGHT_LABEL, elem_id="what-if-weight")
-            rate = gr.Slider(STEP, 1.0, 0.5, step=STEP, label=sample_text.RATE_LABEL, elem_id="what-if-rate")
+        weight = gr.Slider(0.0, 1.0, 0.5, step=STEP, label=sample_text.WEIGHT_LABEL, elem_id="what-if-weight")
+        rate = gr.Slider(STEP, 1.0, 0.5, step=STEP, label=sample_text.RATE_LABEL, elem_id="what-if-rate")
         count = gr.HTML(elem_id="what-if-count")
         with gr.Row(elem_classes="actions") as actions:
             reset = gr.Button(sample_text.RESET, size="sm", elem_id="what-if-reset")
