@@ -1,7 +1,7 @@
 """What coded messages of the student save, and what that costs in Dice: bytes planned and measured, side by side.
 
     python -m bench.traffic [--presets phantom_cpu_demo] [--arms plain,zstd,fp16,int8,topk25_int8,topk10_int8]
-                            [--seeds 1337,1338,1339] [--rounds N] [--folder bench_traffic] [--data data]
+                            [--seeds 1337,1338,1339] [--rounds 20] [--folder bench_traffic] [--data data]
                             [--set KEY=VALUE]
     python -m bench.traffic --scale paper --dry [--presets prostate_paper] [--set KEY=VALUE]
 
