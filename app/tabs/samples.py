@@ -201,8 +201,8 @@ def _wire_listing(studio: Studio, parts: Parts) -> None:
     def filtered(*controls: Any) -> dict[Any, Any]:
         return sample_gallery.page_of(studio, parts.gallery, Asked(*controls), 0)
 
-    gr.on(
-        [parts.show.input, parts.order.input, parts.search.input, parts.site.input, parts.epoch.input],
+    gr.on(  # of the search the change: a text that is put in as a whole is no input to Gradio, the first time
+        [parts.show.input, parts.order.input, parts.search.change, parts.site.input, parts.epoch.input],
         filtered, parts.asked, outputs, trigger_mode="always_last", **QUIET,
     )  # fmt: skip
     parts.gallery.previous.click(turn(-1), inputs, outputs, **QUIET)

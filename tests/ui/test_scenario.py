@@ -166,7 +166,7 @@ def test_launch_reload_second_page_cancel_resume_samples_segment(
     page.get_by_role("tab", name="Samples").click()
     page.wait_for_selector("#gallery img")
     page.locator("#gallery button.thumbnail-item").first.click()
-    expect(page.locator("#detail figure")).to_have_count(5)
+    expect(page.locator("#detail figure img")).to_have_count(5)
 
     page.get_by_role("tab", name="Segment").click()
     page.wait_for_selector("#examples img")
