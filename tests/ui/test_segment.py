@@ -35,11 +35,11 @@ def test_an_example_gives_an_overlay_and_a_new_opacity_needs_no_new_answer(page:
     for name in ("disc", "cup", "%"):
         expect(page.locator("#legend")).to_contain_text(name)
     expect(page.locator("#overlay .overlay")).to_have_attribute("data-drawn", "mask,50,0.35,0,0")
-    before, told = page.evaluate(PIXELS), page.inner_text("#legend")
+    before, told = page.evaluate(PIXELS), page.inner_text("#legend table")
     page.locator("#opacity input[type=number]").fill("0.9")
     page.locator("#opacity input[type=number]").press("Enter")
     expect(page.locator("#overlay .overlay")).to_have_attribute("data-drawn", "mask,50,0.9,0,0")
-    assert page.evaluate(PIXELS) != before and page.inner_text("#legend") == told
+    assert page.evaluate(PIXELS) != before and page.inner_text("#legend table") == told
 
 
 def test_an_uploaded_image_gives_its_mask_to_save(page: Page, tmp_path: Path) -> None:
