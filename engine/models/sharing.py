@@ -78,19 +78,20 @@ class SharedParameters:
         # Other models have other keys, and a site that learns alone averages none of its own.
         apart = config.site_students is not None or config.shared == "none"
         shared = [key for key in keys if not apart and _is_shared(key, config)]
+        crossing = set(_names(shared))
         if not apart and not any(key.trains for key in shared):
             raise _nothing(
                 f"Of {model} nothing that is trained is shared under [federation]",
                 keys,
                 fix="Share more: see federation.shared, shared_parameters, local_parameters and normalisation.",
             )
-        rest = [key for key in keys if key not in shared]
+        rest = [key for key in keys if key.name not in crossing]
         own = [key for key in rest if key.trains or key.is_buffer]
         once = [key for key in own if local_norms and key.normalises and not _matches(key, config.local_parameters)]
         return cls(
             shared=_names(shared),
             own=_names(own),
-            fixed=_names(key for key in rest if key not in own),
+            fixed=_names(key for key in rest if not (key.trains or key.is_buffer)),
             averaged_once=_names(key for key in once if not key.name.endswith(COUNTER)),
             is_personal=any(key.trains or key.normalises for key in own),
         )

@@ -98,7 +98,7 @@ class Workload:
         """Return the bytes of these arrays of the student."""
         return sum(self._keys[1][key] for key in keys)
 
-    @property
+    @cached_property
     def _keys(self) -> tuple[SharedParameters, Mapping[str, int]]:
         return sharing_of(self.config, num_classes=self.num_classes)
 
