@@ -173,6 +173,17 @@ def torch_free_modules() -> list[str]:
     return sorted(found | {"app.main"})
 
 
+def test_the_rounds_of_a_student_load_no_diffusion_model() -> None:
+    """Generators alone need diffusers and transformers, which take longer to load than all the rest."""
+    program = (
+        "import sys\n"
+        "import engine.site.program, engine.stages.federated_training\n"
+        "assert not {'diffusers', 'transformers', 'peft'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_torch_free_modules_load_without_torch() -> None:
     program = (
         "import importlib, sys\n"

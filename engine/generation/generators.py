@@ -12,16 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
 
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.generation.backbone import Backbone, Outline, load_backbone, outline_backbone
 from engine.generation.images import ImageSource
 from engine.models.execution import resolve_device
+
+if TYPE_CHECKING:
+    from engine.generation.backbone import Backbone, Outline
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of arrays, by name."""
@@ -50,9 +52,26 @@ class GeneratorSetup:
             config=config,
             prompt=config.generator.prompt or modality,
             device=device,
-            backbone=backbone or lru_cache(maxsize=1)(lambda: load_backbone(name, device=device)),
-            outline=lambda: outline_backbone(name),
+            backbone=backbone or lru_cache(maxsize=1)(lambda: loaded_backbone(name, device=device)),
+            outline=lambda: _outlined_backbone(name),
         )
+
+
+def loaded_backbone(name: str, *, device: torch.device) -> Backbone:
+    """Return :func:`engine.generation.backbone.load_backbone` of these.
+
+    The module is imported now, not with this one: diffusers and transformers take seconds, and no round of a student
+    needs them.
+    """
+    from engine.generation.backbone import load_backbone
+
+    return load_backbone(name, device=device)
+
+
+def _outlined_backbone(name: str) -> Outline:
+    from engine.generation.backbone import outline_backbone  # as above
+
+    return outline_backbone(name)
 
 
 class Generator(Protocol):

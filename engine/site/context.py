@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,8 +13,7 @@ from torch import nn
 
 from engine.config import FederationConfig, RunConfig
 from engine.federation.tasks import Listener
-from engine.generation.backbone import Backbone, load_backbone
-from engine.generation.generators import GeneratorSetup
+from engine.generation.generators import GeneratorSetup, loaded_backbone
 from engine.models.arrays import model_arrays
 from engine.models.execution import Placement, resolve_device
 from engine.models.objective import Objective
@@ -22,6 +22,9 @@ from engine.models.sharing import SharedParameters
 from engine.models.state_keys import shared_parameters
 from engine.site.data import SiteData
 from engine.site.state import SiteState
+
+if TYPE_CHECKING:
+    from engine.generation.backbone import Backbone
 
 
 class Models:
@@ -89,7 +92,7 @@ class Models:
     @cached_property
     def backbone(self) -> Backbone:
         """The frozen latent diffusion model that site generators steer."""
-        return load_backbone(self._config.generator.backbone, device=self.device)
+        return loaded_backbone(self._config.generator.backbone, device=self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
