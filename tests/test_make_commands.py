@@ -39,6 +39,7 @@ def test_make_knows_its_target(command: str) -> None:
         assert "rm -rf .venv" in steps
     else:
         assert "-r requirements.txt" in steps, "every other target installs first"
+        assert "--compile-bytecode" in steps, "once, not each time a process starts"
     tools = set(re.findall(r"^\.venv/bin/(ruff|mypy)\b", steps, re.M))
     assert tools == ({"ruff", "mypy"} if re.search(r"test|lint", command) else set())
     runs = {"python " + words for words in re.findall(r"^\.venv/bin/python (-m engine .*)$", steps, re.M)}
