@@ -16,7 +16,7 @@ SITES, ROUNDS = 2, 2
 PROGRAM = Path(__file__).with_name("federated_kills.py")
 
 
-CODECS = ("", "topk,int8,zstd")
+CODECS = ("", pytest.param("topk,int8,zstd", marks=pytest.mark.slow))
 
 
 @pytest.fixture(scope="module", params=CODECS)
