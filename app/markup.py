@@ -34,6 +34,11 @@ def header() -> str:
     return f"<h1>{text.TITLE}</h1><p class='lead'>{text.LEAD}</p>"
 
 
+def spoken(name: str) -> str:
+    """Return a tab's heading, which screen readers list and nobody sees: the tab's own name stands above it."""
+    return f"<h2 class='spoken'>{escape(name)}</h2>"
+
+
 def notice(sentence: str) -> str:
     """Return a quiet strip with one sentence."""
     return f"<p class='notice' role='note'>{escape(sentence)}</p>"

@@ -38,7 +38,7 @@ class Parts:
 
 def build(studio: Studio, tab: gr.Tab) -> Parts:
     """Place the tab's components and wire them; call it inside ``tab``, which is read when it is opened."""
-    gr.HTML(f"<p class='lead'>{compare_text.COMPARE_LEAD}</p>")
+    gr.HTML(f"{markup.spoken(compare_text.TAB_COMPARE)}<p class='lead'>{compare_text.COMPARE_LEAD}</p>")
     with gr.Row(elem_classes="filters"):
         runs = SeveralPicker(
             [],

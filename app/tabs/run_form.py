@@ -96,7 +96,7 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
         new_instead = gr.Button(text.NEW_RUN_INSTEAD, size="sm", visible=False, elem_id="new-instead")
     with gr.Row(elem_classes="columns"):
         with gr.Column(min_width=300) as preset_part:
-            gr.HTML(f"<h3>{text.STEP_PRESET}</h3>")
+            gr.HTML(f"{markup.spoken(text.NEW_RUN)}<h3>{text.STEP_PRESET}</h3>")
             info = text.DEMO_PRESET_INFO if demonstrates else text.PRESET_INFO
             preset = gr.Dropdown(offered, value=start, label=text.PRESET_LABEL, info=info, elem_id="preset")
             note = gr.HTML(_preset_note(start) if start else "", elem_id="preset-note")

@@ -36,7 +36,7 @@ class Parts:
 
 def place() -> Parts:
     """Place the pictures and the pager below them."""
-    gr.HTML(f"<h3>{text.GALLERY_LABEL}</h3>")
+    gr.HTML(f"{markup.spoken(text.TAB_SAMPLES)}<h3>{text.GALLERY_LABEL}</h3>")
     gallery = gr.Gallery(
         label=text.GALLERY_LABEL,
         show_label=False,

@@ -32,7 +32,7 @@ class Parts:
 def build(studio: Studio, tab: gr.Tab) -> Parts:
     """Place the tab's components and wire them; call it inside ``tab``, which is read when it is opened."""
     names = tables.titles()
-    gr.HTML(f"<p class='lead'>{table_text.TABLES_LEAD}</p>")
+    gr.HTML(f"{markup.spoken(table_text.TAB_TABLES)}<p class='lead'>{table_text.TABLES_LEAD}</p>")
     with gr.Row(elem_classes="filters"):
         which = gr.Dropdown(
             [(_label(name, title), name) for name, title in names.items()],

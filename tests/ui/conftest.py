@@ -105,9 +105,19 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Watched]]:
     contexts = []
 
     def opened(
-        address: str, *, width: int = 1280, height: int = 900, frame_ms: int = 0, latency_ms: int = 0
+        address: str,
+        *,
+        width: int = 1280,
+        height: int = 900,
+        frame_ms: int = 0,
+        latency_ms: int = 0,
+        dark: bool = False,
     ) -> Watched:
-        context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+            accept_downloads=True,
+        )
         context.set_default_timeout(WAIT_MS)
         if frame_ms:
             context.add_init_script(SLOW_FRAMES.format(frame_ms=frame_ms))

@@ -1,0 +1,72 @@
+"""axe-core finds nothing on any tab, with what people open there, wide and narrow, light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from conftest import Server, Watched
+from playwright.sync_api import Page, expect
+from test_layout import READY, open_tab
+
+pytestmark = pytest.mark.ui
+
+GRADIOS_OWN = {
+    "image-redundant-alt": "a gallery says a picture's caption as its alternative text, too",
+    "aria-prohibited-attr": "a plot that is not drawn yet is a box with a name and no role",
+}
+"""What Gradio's components do by themselves; none of it withholds anything from anybody."""
+AXE = Axe()
+
+
+def found(page: Page) -> list[str]:
+    """Return what breaks a rule: the rule, how bad, where, and what is wrong."""
+    rules = {rule: {"enabled": False} for rule in GRADIOS_OWN}
+    told = AXE.run(page, options={"resultTypes": ["violations"], "rules": rules}).response
+    assert told["testEngine"]["name"] == "axe-core" and told["url"] == page.url
+    return [
+        f"{broken['id']} ({broken['impact']}): {node['target']} {node['failureSummary']}"
+        for broken in told["violations"]
+        for node in broken["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_no_tab_breaks_a_rule(layout_server: Server, open_page: Callable[..., Watched], width: int, dark: bool) -> None:
+    page = open_page(layout_server.address, width=width, dark=dark).page
+    for name in READY:
+        open_tab(page, name)
+        OPENED.get(name, lambda _page: None)(page)
+        assert found(page) == [], name
+
+
+def open_form(page: Page) -> None:
+    page.locator("#go-on button.label-wrap").click()
+    page.wait_for_selector("#fork-stage input")
+    page.get_by_role("button", name="Start a new run").click()
+    for section in ("data", "federation", "distillation"):
+        page.locator(f"#section-{section} button.label-wrap").click()
+    page.wait_for_selector("#field-distillation-temperature")
+
+
+def open_sample(page: Page) -> None:
+    page.locator("#gallery button.thumbnail-item").first.click()
+    expect(page.locator("#detail figure img").first).to_be_visible()
+
+
+def open_example(page: Page) -> None:
+    page.locator("#examples button").first.click()
+    expect(page.locator("#overlay img")).to_be_visible()
+
+
+def compare_two(page: Page) -> None:
+    for name in ("layout finished", "layout failed"):
+        page.locator("#compare-runs input").click()
+        page.get_by_role("option", name=name).click()
+    expect(page.locator("#compare-tables table").first).to_be_visible()
+
+
+OPENED = {"Train": open_form, "Samples": open_sample, "Segment": open_example, "Compare": compare_two}
+"""What a person opens on a tab."""
