@@ -43,6 +43,7 @@ FIELD_LABELS = {
     "pix2pix.l1_weight": "Weight of the L1 loss",
     "generator.controlnet": "ControlNet to start from",
     "distillation.learnability_lambda": "Learnability lambda",
+    "distillation.excluded_samples": "Samples left out",
     "distillation.batch_norm_statistics": "BatchNorm statistics",
     "distillation.gate": "Gate of the sites",
     "distillation.teacher_check": "Check of the foundation model",

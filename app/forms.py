@@ -250,7 +250,7 @@ def _parsed(value: Any, field: FieldSpec) -> Any:
     if isinstance(value, str):
         value = value.strip()
     if value in ("", None):
-        return None
+        return [] if field.kind == "names" and not field.optional else None  # emptied, which a list may be
     if field.kind == "names":
         return [name.strip() for name in str(value).split(",") if name.strip()]
     if field.kind in ("integer", "number"):

@@ -52,6 +52,13 @@ LIST_NOTE = (
 )
 LIST_READY = "{name}, {rows:,} samples."
 
+LEAVE_OUT, TAKE_BACK = "Leave this image out of a fork", "Take this image back in"
+LEFT_OUT = "{count:,} of {total:,} images are left out of the fork: {names}."
+LEFT_OUT_MORE = "{names} and {count:,} more"
+LEFT_OUT_NOTE = "No epoch of the fork scores them or trains on them. The run itself keeps them."
+LEFT_OUT_CLEAR = "Take all back in"
+LEFT_OUT_ALL = "All images of the run would be left out: the fork needs some to learn from."
+
 FORK_BUTTON = "Fork with these values"
 FORK_ASK = (
     "Fill the form on the Train tab with a fork of this run that has these values? What the form holds now is "

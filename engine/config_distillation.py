@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from engine.config_fields import Batch, Decay, Epochs, Factor, Fraction, PositiveFactor, Section, StepSize
+from engine.config_fields import Batch, Decay, Epochs, Factor, Fraction, Name, PositiveFactor, Section, StepSize
+
+SampleIds = Annotated[tuple[Name, ...], Field(max_length=10_000)]
+"""Of synthetic samples: ``SITE/00042``."""
 
 
 class DistillationConfig(Section):
@@ -24,6 +27,9 @@ class DistillationConfig(Section):
         "top_k", description="Best scores; drawn without replacement by exp(s); or the reference's in-batch rule"
     )
     selection_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Share trained on [C: 0.5]")
+    excluded_samples: SampleIds = Field(
+        (), description="Synthetic samples by their id that no epoch scores or trains on: left out by a person (ours)"
+    )
     score_scaling: Literal["raw", "zscore"] = Field("raw", description="Eq. 6 terms as they are, or z-scored (ours)")
     scoring: Literal["reuse", "exact"] = Field(
         "reuse", description="Before each epoch: by both models in full (exact), or on kept SAM features (reuse, ours)"

@@ -9,6 +9,7 @@ import gradio as gr
 
 from app import sample_text, viewmodels
 from app.access import Visitor, visitor_of
+from app.left_out import State, kept
 from app.reranking import Values, asked_values, own_values
 from app.studio import Studio
 from app.tabs import asking, go_on, run_form
@@ -16,6 +17,7 @@ from engine.errors import UserError
 from engine.methods import catalogue
 
 WEIGHT_KEY, RATE_KEY = "distillation.learnability_lambda", "distillation.selection_rate"
+EXCLUDED_KEY = "distillation.excluded_samples"
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,23 @@ class Parts:
         studio: Studio,
         run: gr.Dropdown,
         sliders: tuple[gr.Slider, gr.Slider],
+        left_out: gr.State,
         *,
         form: run_form.RunForm,
         tabs: gr.Tabs,
         message: gr.HTML,
     ) -> None:
-        """Let the answer yes fill and show ``form``; ``message`` takes what stands in the way."""
+        """Let the answer yes fill and show ``form``; ``message`` takes what stands in the way.
 
-        def fill(request: gr.Request, run_id: str | None, weight: float | None, rate: float | None) -> dict[Any, Any]:
+        ``left_out`` has the ids that the fork leaves out.
+        """
+
+        def fill(
+            request: gr.Request, run_id: str | None, weight: float | None, rate: float | None, ids: State
+        ) -> dict[Any, Any]:
+            without = kept(studio, run_id or "", ids)
             found, box = studio.attempt(
-                lambda: filled(studio, form, run_id or "", weight, rate, by=visitor_of(request))
+                lambda: filled(studio, form, run_id or "", weight, rate, without=without, by=visitor_of(request))
             )
             if found is None:
                 return {message: box}
@@ -47,7 +56,7 @@ class Parts:
 
         self.asked.wire(self.button, run)
         self.asked.yes.click(js=run_form.HOLD).then(
-            fill, [run, *sliders], [message, tabs, *form.purpose, *form.controls],
+            fill, [run, *sliders, left_out], [message, tabs, *form.purpose, *form.controls],
             api_visibility="private", show_progress="hidden",
         ).then(js=run_form.FREE).then(js=go_on.SCROLL_TO_FORM)  # fmt: skip
 
@@ -72,9 +81,19 @@ def stage_of(studio: Studio, run_id: str, *, by: Visitor) -> str | None:
 
 
 def filled(
-    studio: Studio, form: run_form.RunForm, run_id: str, weight: float | None, rate: float | None, *, by: Visitor
+    studio: Studio,
+    form: run_form.RunForm,
+    run_id: str,
+    weight: float | None,
+    rate: float | None,
+    *,
+    without: tuple[str, ...] = (),
+    by: Visitor,
 ) -> dict[Any, Any]:
-    """Return the form's values for a fork of the run with the sliders' values; ``UserError`` where it cannot be."""
+    """Return the form's values for a fork of the run with the sliders' values, ``without`` these samples.
+
+    ``UserError`` where it cannot be.
+    """
     studio.permissions.check_run(by, run_id)
     stage = stage_of(studio, run_id, by=by)
     if stage is None:
@@ -87,4 +106,5 @@ def filled(
     values: Values = asked_values(weight, rate, own=own_values(studio.store.get(run_id).config))
     components = [*form.purpose, *form.controls]
     shown = dict(zip(components, go_on.fork_form(studio, form, run_id, stage), strict=True))
-    return shown | {form.control(WEIGHT_KEY): values.weight, form.control(RATE_KEY): values.rate}
+    chosen = {WEIGHT_KEY: values.weight, RATE_KEY: values.rate, EXCLUDED_KEY: ", ".join(without)}
+    return shown | {form.control(key): value for key, value in chosen.items()}

@@ -12,7 +12,16 @@ from app.access import visitor_of
 from app.address import Wanted, setter
 from app.asked_samples import Asked, config_of, read
 from app.studio import Studio
-from app.tabs import run_form, sample_detail, sample_epochs, sample_export, sample_fork, sample_gallery, what_if
+from app.tabs import (
+    run_form,
+    sample_detail,
+    sample_epochs,
+    sample_exclusion,
+    sample_export,
+    sample_fork,
+    sample_gallery,
+    what_if,
+)
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 SCROLL_TO_DETAIL = "() => document.getElementById('detail')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
@@ -47,6 +56,7 @@ class Parts:
     what_if: what_if.Parts
     fork: sample_fork.Parts
     export: sample_export.Parts
+    exclusion: sample_exclusion.Parts
     epochs: sample_epochs.Parts
     scatter: gr.Plot
     picked: gr.Textbox
@@ -89,21 +99,23 @@ def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks, *, tabs: gr.Tabs, f
             values.by_site.render()
         epochs = sample_epochs.place()
         export = sample_export.place()
+        exclusion = sample_exclusion.place()
         picked = gr.Textbox(label=text.GALLERY_LABEL, visible="hidden", elem_id="picked")
         detail = gr.HTML(f"<p class='quiet'>{text.DETAIL_EMPTY}</p>", elem_id="detail")
     parts = Parts(
-        run, epoch, site, show, order, search, gallery, values, fork, export, epochs, plot, picked, message,
+        run, epoch, site, show, order, search, gallery, values, fork, export, exclusion, epochs, plot, picked, message,
         detail, body, gr.State({}),
     )  # fmt: skip
     # First what they clear in the browser: handlers of one event wait for the answers of those before them.
     export.wire(studio, parts.asked)
     epochs.wire(studio, run, epoch)
-    fork.wire(studio, run, (values.weight, values.rate), form=form, tabs=tabs, message=message)
+    fork.wire(studio, run, (values.weight, values.rate), exclusion.ids, form=form, tabs=tabs, message=message)
     _wire_refresh(studio, parts)
     page.load(js=LISTEN_TO_POINTS, **QUIET)
     _wire_listing(studio, parts)
     _wire_values(studio, parts)
     _wire_detail(studio, parts)
+    exclusion.wire(studio, run, picked)
     return parts
 
 

@@ -188,7 +188,8 @@ def foundation_finetuning(work: Workload) -> StageCost:
 
 def mutual_distillation(work: Workload) -> StageCost:
     """Scores of the pool, training on what they choose, predictions of all of it at the end."""
-    config, pool = work.config.distillation, work.num_synthetic
+    config, drawn = work.config.distillation, work.num_synthetic
+    pool = max(1, drawn - len(config.excluded_samples))
     whole_pool = config.selector == "in_batch_quantile"
     selected = pool if whole_pool else max(1, math.ceil(config.selection_rate * pool))
     both_train = work.train_s(work.teacher, frozen=config.freeze_teacher_encoder) + work.train_s(work.student)
@@ -196,11 +197,12 @@ def mutual_distillation(work: Workload) -> StageCost:
     renewed = 1.0 if config.scoring == "exact" else 0.0 if config.freeze_teacher_encoder else config.refresh_fraction
     scoring = work.pass_s(work.student) + work.pass_s(work.teacher) * (renewed + (1 - renewed) * DECODER_SHARE)
     passes = 0 if whole_pool else 1 if selected == pool else math.ceil(config.epochs / config.scoring_interval)
-    seconds = config.epochs * selected * both_train + pool * (passes * scoring + both_pass)
+    seconds = config.epochs * selected * both_train + pool * passes * scoring + drawn * both_pass
     memory = work.base_gib() + sum(
         work.train_gib(model, batch_size=config.batch_size) for model in (work.teacher, work.student)
     )
     detail = f"{config.epochs} epochs on {selected} of {pool} samples ({config.selector}, scoring {config.scoring})"
+    detail += f", {drawn - pool} left out" if pool < drawn else ""
     steps = config.epochs * math.ceil(selected / config.batch_size)
     measured = config.batch_norm_statistics == "sites"
     sent: SiteBytes = {("down", "distilled"): (2 if measured else 1) * work.student.state_bytes}

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from engine.distillation.exclusion import without
 from engine.distillation.mutual import MutualDistillation, Pool
 from engine.models.execution import autocast, place_images
 from engine.runs.pace import Pace
@@ -42,7 +43,8 @@ class MutualDistillationStage:
     def run(self, context: RunContext) -> None:
         """Distil for ``distillation.epochs``; save the models."""
         (before_teacher, before_student), (teacher, student) = self.begins_with, self.models
-        pool = self._load_pool(context)
+        whole = self._load_pool(context)
+        pool = without(whole, context.config.distillation.excluded_samples)
         loop = MutualDistillation(
             teacher=context.load_model("teacher", before_teacher),
             student=context.load_model("student", before_student),
@@ -66,7 +68,7 @@ class MutualDistillationStage:
             gate.settle(began_with=before_student, model=student)
         deliver_student(context, loop.student)
         if self._is_synthetic:
-            self._store_predictions(context, loop, pool)
+            self._store_predictions(context, loop, whole)
         context.save_model(loop.student, student)
         context.save_model(loop.teacher, teacher)
 
@@ -99,7 +101,7 @@ class MutualDistillationStage:
         pace.save()
 
     def _store_predictions(self, context: RunContext, loop: MutualDistillation, pool: Pool) -> None:
-        """Store both models' probability maps of every sample, for the page."""
+        """Store both models' probability maps of every sample, those that are left out too, for the page."""
         samples = read_samples(context.run_dir)
         loop.teacher.eval()
         loop.student.eval()

@@ -25,6 +25,7 @@ from engine.stages.export import Export
 from engine.stages.federated_training import FederatedTraining
 from engine.stages.files import read_json, write_json
 from engine.stages.generation import Generation
+from engine.stages.mutual_distillation import MutualDistillationStage
 from engine.stages.synthetic_set import read_samples
 from engine.types import RELEASED, RunCancelled, Traffic
 from export.manifest import read_manifest
@@ -149,6 +150,27 @@ def test_stopped_again_and_again_it_ends_bit_equal(config, whole, tmp_path):
         first = load_file(whole[0] / "models" / f"{name}.safetensors")
         second = load_file(tmp_path / "stopped" / "models" / f"{name}.safetensors")
         assert all(torch.equal(first[key], second[key]) for key in first), name
+
+
+def test_samples_left_out_are_neither_scored_nor_forgotten(config, whole, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole[0], run_dir)
+    samples = read_samples(run_dir)
+    left_out = {samples[0].sample_id, samples[4].sample_id}
+    for sample in samples:
+        (run_dir / sample.student_path).unlink()
+    values = config.model_dump(mode="json")
+    values["distillation"]["excluded_samples"] = sorted(left_out)
+    changed = parse_config(values)
+    scored = []
+    reporter = ConsoleReporter("test")
+    reporter.scores = scored.extend
+    checkpoints = CheckpointStore(tmp_path / "checkpoints", changed.content_hash(), warn=print)
+    MutualDistillationStage().run(
+        RunContext(config=changed, run_dir=run_dir, reporter=reporter, checkpoints=checkpoints)
+    )
+    assert {score.sample_id for score in scored} == {sample.sample_id for sample in samples} - left_out
+    assert all((run_dir / sample.student_path).is_file() for sample in read_samples(run_dir)), "they can be looked at"
 
 
 def test_a_batch_of_images_that_was_interrupted_is_drawn_as_it_was(config, whole, tmp_path):

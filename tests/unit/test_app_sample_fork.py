@@ -7,11 +7,12 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from app import main
+from app import forms, left_out, main
 from app.access import LOCAL, Visitor
 from app.settings import Settings
 from app.studio import Studio
 from app.tabs import run_form, sample_fork
+from engine.config import parse_config
 from engine.errors import UserError
 from tests.unit.samples_world import a_run
 
@@ -39,6 +40,27 @@ def test_the_form_has_the_sliders_values_and_the_runs_other_settings(studio: Stu
     origin = filled[form.origin]
     assert (origin.run_id, origin.stage) == (run_id, "mutual_distillation") and "generation" in origin.taken_over
     assert len(studio.store.list()) == 1, "nothing was started"
+
+
+def test_a_fork_leaves_out_what_was_chosen_or_else_what_its_run_left_out(
+    studio: Studio, form: run_form.RunForm
+) -> None:
+    key = "distillation.excluded_samples"
+    run_id = a_run(studio.store, settings={key: ["a/1"]})
+    assert left_out.kept(studio, run_id, None) == ("a/1",) == left_out.kept(studio, run_id, ("another", ("b/0",)))
+    assert left_out.kept(studio, run_id, (run_id, ())) == ()
+    for ids in (("a/1", "b/0"), ()):
+        filled = sample_fork.filled(studio, form, run_id, None, None, without=ids, by=LOCAL)
+        values = [filled[form.control(field.key)] for field in form.fields]
+        changed = parse_config(forms.edited(studio.store.get(run_id).config, values, form.fields))
+        assert changed.distillation.excluded_samples == ids, "a list that is emptied is empty"
+
+
+def test_what_is_left_out_is_said_in_few_words() -> None:
+    assert left_out.sentence((), total=9) == ""
+    said = left_out.sentence(tuple(f"<a>/{n}" for n in range(8)), total=9)
+    assert "8 of 9 images" in said and "&lt;a&gt;/5 and 2 more." in said and "<a>" not in said
+    assert "All images" in left_out.sentence(("a/0",), total=1) and "All images" not in said
 
 
 @pytest.mark.parametrize("by", [VIEWER, STRANGER])
