@@ -6,7 +6,7 @@ HEADING = "Traffic, Dice and inference time"
 NOTE = (
     "The paper's figure with these runs beside the published points. The exported models are timed when you ask for it."
 )
-BUTTON = "Draw it"
+BUTTON = "Draw the figure"
 PLOT = "Dice, traffic and inference time"
 X_AXIS = "MiB over a site's border (log scale)"
 Y_AXIS = "Dice on unseen images"
@@ -21,7 +21,7 @@ TIMES = (
     "Times of runs are of the exported model: ONNX Runtime on the CPU of this server, one image, median of 30 after a "
     "warm-up, measured once while the page is served. Whatever else runs here makes them longer."
 )
-NOT_TIMED = "Nobody who may only look makes this server work: runs are drawn without their times."
-COLUMNS = ("Point", "Traffic of a site, MiB", "Dice", "Inference, ms", "Of")
+NOT_TIMED = "Timing a model is work for this server, which viewers cannot ask for: runs are drawn without their times."
+COLUMNS = ("Point", "Traffic of a site, MiB", "Dice", "Inference, ms", "Details")
 LEFT_OUT_HEADING = "Not drawn"
 PNG = "The camera above the figure saves it as PNG."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 TAB_COMPARE = "Compare"
 COMPARE_LEAD = (
-    "Two to six runs side by side: what was set otherwise, what came of it at each site, what it took. The address "
-    "names the runs, so that a link shows others the same."
+    "Two to six runs side by side: which settings differ, how good the models are at each site, and what they took in "
+    "time and traffic. The page's address names the runs: send it, and others see the same."
 )
 RUNS_LABEL = "Runs to compare"
 RUNS_INFO = "Two to six; the others are compared with the first"
@@ -21,7 +21,7 @@ UNKNOWN_FIX = "Choose others from the list, or open the link on the page that it
 
 LETTERS = "ABCDEF"
 RUNS_HEADING = "The runs"
-RUN_COLUMNS = ("Letter", "Run", "Id", "State", "Method", "Final model", "Work", "Worst site (its Dice)")
+RUN_COLUMNS = ("Letter", "Run", "Id", "State", "Method", "Final model", "Time", "Worst site (its Dice)")
 WORST = "{site} ({dice}, {split})"
 ONE_SITE = "one site"
 SPLITS = {"test": "unseen", "validation": "validation"}
@@ -34,7 +34,7 @@ SETTING_COLUMNS = ("Setting", "Section")
 EMPTY_VALUE, YES, NO = "empty", "on", "off"
 
 MEASURE_LABEL = "Measure"
-MEASURE_INFO = "Of what the sites' tables are"
+MEASURE_INFO = "What the tables of the sites show"
 MEASURE_HEADING = "{measure} of the final models"
 _OF_IMAGES = (
     "Unseen images trained nothing; validation images are kept from training, but rounds may be chosen by them."

@@ -11,7 +11,7 @@ DELETED = "The run {run_id} has been deleted."
 RUNS_CUT = "The newest {shown} runs are listed. An older one is shown by its address (/?run=ID)."
 LOG_CUT = "The latest {shown} lines; earlier ones are not shown."
 LOG_SEARCH, LOG_FOUND = "Search the log", "{found} of {all} lines"
-LOG_ONLY = "Warnings and errors alone"
+LOG_ONLY = "Only warnings and errors"
 MANY_CURVES = "{count} curves"
 
 ALERTS = "To be looked into:"

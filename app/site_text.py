@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 SITES_HEADING = "Sites"
-SITES_ALL = "Those in need come first, then those with the lowest score."
-SITES_SHOWN = "{shown} of {total} sites: those in need, then those with the lowest score."
-SITE_COLUMNS = ("Site", "Does", "Failures", "Validation Dice", "Images", "Sent", "Received", "Last heard")
+SITES_ALL = "Sites that need attention come first, then those with the lowest Dice."
+SITES_SHOWN = "{shown} of {total} sites: those that need attention, then those with the lowest Dice."
+SITE_COLUMNS = ("Site", "Now", "Failures", "Validation Dice", "Images", "Sent", "Received", "Last heard from")
 SITE_STATE = {
     "idle": "not asked yet",
     "asked": "asked",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 TAB_TABLES = "Tables"
 TABLES_LEAD = (
-    "The papers' tables and figures, filled with the runs of this home: systems, images and seeds of each are a file "
-    "of the program. Nothing is started here; the command below runs what is missing."
+    "The papers' tables and figures, filled with the runs of this home. A file of the program says which systems, "
+    "images and seeds each of them has. Nothing is started here; the command below runs what is missing."
 )
 TABLE_LABEL, TABLE_INFO = "Table", "What is compared"
 SCALE_LABEL, SCALE_INFO = "Scale", "Sizes of models and images"
@@ -16,7 +16,7 @@ CELLS_HEADING = "Runs of this table"
 CELL_COLUMNS = ("System", "Images", "Finished", "Under way", "Failed", "Not run")
 CELLS_DONE = "{finished} of {total} runs are finished."
 NOT_IN_VERSION = "not in this version"
-FAILURES_HEADING = "What failed, and the mend"
+FAILURES_HEADING = "What failed, and what to do"
 NOTES_HEADING = "Notes"
 COMMAND = "To run what is missing, or to go on where it was stopped, in a terminal"
 PUBLISHED_UNKNOWN = "Published figures: unknown."

@@ -75,7 +75,8 @@ def _filled(studio: Studio, parts: Parts, asked: Asked, page: int) -> dict[Any, 
     ids = ranked.pool.sample_ids[on_page].tolist()
     place = dict(zip(ids, on_page.tolist(), strict=True))
     samples = studio.store.samples_named(asked.run_id or "", ids)  # one may have been deleted meanwhile
-    words = text.PAGE_OF.format(page=at + 1, pages=pages, total=len(indices))
+    images = text.ONE_IMAGE if len(indices) == 1 else text.IMAGES.format(count=len(indices))
+    words = text.PAGE_OF.format(page=at + 1, pages=pages, images=images)
     none = markup.empty(text.SAMPLES_NONE_TITLE, text.SAMPLES_NONE_STEP)
     shown = [_tile(studio, asked.run_id or "", one, ranked, place[one.sample_id]) for one in samples]
     return {

@@ -48,11 +48,11 @@ def build(studio: Studio, tab: gr.Tab) -> Parts:
             info=table_text.SCALE_INFO,
             elem_id="table-scale",
         )
-        again = gr.Button(table_text.READ_AGAIN, size="sm", elem_id="table-again")
+        again = gr.Button(table_text.READ_AGAIN, size="sm", elem_id="table-again", scale=0, min_width=180)
     message = gr.HTML(elem_id="table-message")
     standing = gr.HTML(elem_id="table-standing")
     figures = gr.HTML(elem_id="table-figures")
-    with gr.Row():
+    with gr.Row(elem_classes="actions"):
         downloads = {
             suffix: gr.DownloadButton(label, size="sm", visible=False, elem_id=f"table-{suffix[1:]}")
             for suffix, label in table_text.DOWNLOADS.items()

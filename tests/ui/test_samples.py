@@ -86,7 +86,7 @@ def test_search_narrows_and_a_page_is_gone_to_by_its_number(page: Page) -> None:
     expect(page.locator("#position")).to_contain_text("Page 3 of 3")
     expect(page.locator("#gallery .caption-label").first).to_have_text("rank 41, not selected")
     page.locator("#sample-search textarea, #sample-search input").fill("/0003")
-    expect(page.locator("#position")).to_contain_text("Page 1 of 1 · 1 images")
+    expect(page.locator("#position")).to_contain_text("Page 1 of 1 · 1 image")
 
 
 def test_two_epochs_the_list_and_the_fork_of_other_values(page: Page) -> None:
