@@ -194,7 +194,7 @@ def failure_told(reason: str, *, site: str) -> UserError:
     if RunCancelled.__name__ in reason.split(":<")[0]:
         raise RunCancelled(f"cancelled at site {site}")
     record = _record_in(reason)
-    if "code" in record:
+    if record.keys() >= {"code", "what", "why", "fix"}:
         what = record["what"] if site in record["what"] else f"Site {site}: {record['what']}"
         return UserError(record["code"], what=what, why=record["why"], fix=record["fix"])
     return _site_failed(site, reason=record.get("what", reason))
@@ -218,7 +218,11 @@ def _record_in(reason: str) -> dict[str, str]:
         record = json.loads(reason[start : end + 1])
     except json.JSONDecodeError:
         return {}
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict):
+        return {}
+    # What is no text is not taken for one; half of a letter, which JSON can hold, could be written down nowhere.
+    texts = {key: value for key, value in record.items() if isinstance(value, str)}
+    return {key: value.encode("utf-8", "replace").decode("utf-8") for key, value in texts.items()}
 
 
 def _count(

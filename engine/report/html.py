@@ -279,9 +279,10 @@ def moment(at: float | None) -> str:
 
 def span(seconds: float | None) -> str:
     """Return a time span as minutes and seconds."""
-    return (
-        NOTHING if seconds is None or not math.isfinite(seconds) else f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
-    )
+    if seconds is None or not math.isfinite(seconds):
+        return NOTHING
+    minutes, left = divmod(round(seconds), 60)  # rounded before it is divided: no minute has 60 s
+    return f"{minutes} min {left:02d} s"
 
 
 def _kind_title(kind: str) -> str:

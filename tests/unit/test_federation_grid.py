@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from engine.errors import UserError
 from engine.federation.backends.inprocess import InProcessGrid, LocalError
 from engine.federation.client_app import SiteError, build_client_app, site_of
-from engine.federation.exchange import failure_of, find_sites
+from engine.federation.exchange import failure_of, failure_told, find_sites
 from engine.federation.payload import to_payload
 from engine.federation.rounds import run_rounds
 from engine.federation.server_app import build_server_app
@@ -179,3 +179,18 @@ def test_arrays_are_encoded_once_for_all_sites() -> None:
             InProcessGrid(app, sites=SITES), arrays={"w": np.ones(9, np.float32)}, sites=SITES, rounds=1, quorum=1
         )
     assert seen[0] is seen[1]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"code": "x"},
+        {"code": ["x"], "what": 1, "why": None, "fix": {}},
+        {"what": 5},
+        {"code": "x", "what": "broken \ud800", "why": "", "fix": ""},
+    ],
+)
+def test_a_failure_that_no_site_of_ours_writes_is_still_the_site_s(record: dict[str, object]) -> None:
+    failure = failure_told(json.dumps(record), site="north")
+    assert "north" in failure.what
+    "".join(failure.as_dict().values()).encode("utf-8")

@@ -13,7 +13,7 @@ from compared_world import MODEL, compared, write
 from engine.cli import main
 from engine.errors import UserError
 from engine.report.document import read_document, without_folders
-from engine.report.html import curve_charts, facts, html_report, in_short, to_html
+from engine.report.html import curve_charts, facts, html_report, in_short, span, to_html
 from engine.runs.events import StoreReporter
 from engine.runs.store import RunStore
 from engine.types import EvaluationRow, ModelDifference, SiteActivity, SiteFailure, Traffic
@@ -230,3 +230,10 @@ def test_what_the_run_was_tested_on(store: RunStore, data: dict, tested: str) ->
     settings = {"data": {"source": "folder", "root": "/data/all", **data}}
     told = facts(read_document(store, compared(store, "run", DICE, settings=settings)))
     assert ("Tested on", tested) in told and ("Where the sites were", "in one process") in told
+
+
+def test_no_minute_has_sixty_seconds() -> None:
+    assert [span(seconds) for seconds in (0.2, 59.7, 119.6, 125.0)] == [
+        "0 min 00 s", "1 min 00 s", "2 min 00 s", "2 min 05 s"
+    ]  # fmt: skip
+    assert span(None) == span(float("inf")) == "–"
