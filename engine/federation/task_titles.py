@@ -9,6 +9,7 @@ TITLES = {
     tasks.VALIDATE_STUDENT: "validating a model",
     tasks.MEASURE_STATISTICS: "measuring statistics",
     tasks.SHARE_NORMALISATION: "sharing its normalisation",
+    tasks.SHARE_OWN: "sharing its own part of the model",
     tasks.TRAIN_GENERATOR: "training its generator",
     tasks.SHARE_MASKS: "sharing masks",
     tasks.TAKE_PUBLIC: "taking the public set",
@@ -22,7 +23,7 @@ TITLES = {
     tasks.READ_EVERYTHING: "reading its images",
 }
 
-IN_ROUNDS = {tasks.TRAIN_STUDENT, tasks.VALIDATE_STUDENT}
+IN_ROUNDS = {tasks.TRAIN_STUDENT, tasks.VALIDATE_STUDENT, tasks.TRAIN_UNLABELLED, tasks.TRAIN_FUSED}
 """What is asked again in every round; other questions have numbers, which say nothing to people."""
 QUERIES_FROM = 1_000_000
 """Numbers from here on are questions beside the rounds (``engine.federation.sites``)."""

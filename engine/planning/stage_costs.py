@@ -191,7 +191,7 @@ def mutual_distillation(work: Workload) -> StageCost:
     config, drawn = work.config.distillation, work.num_synthetic
     pool = max(1, drawn - len(config.excluded_samples))
     whole_pool = config.selector == "in_batch_quantile"
-    selected = pool if whole_pool else max(1, math.ceil(config.selection_rate * pool))
+    selected = pool if whole_pool else max(1, round(config.selection_rate * pool))
     both_train = work.train_s(work.teacher, frozen=config.freeze_teacher_encoder) + work.train_s(work.student)
     both_pass = work.pass_s(work.teacher) + work.pass_s(work.student)
     renewed = 1.0 if config.scoring == "exact" else 0.0 if config.freeze_teacher_encoder else config.refresh_fraction

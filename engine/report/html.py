@@ -128,7 +128,8 @@ def facts(document: RunDocument) -> list[tuple[str, str]]:
     pairs = [("Run", record.run_id), ("Method", catalogue.method_title(record.method))]
     if config is not None:
         data = config.data
-        images = f"drawn phantoms, {data.task}" if data.source == "phantom" else f"folder {data.root}"
+        held = "the folders of the sites" if data.root is None else f"folder {data.root}"
+        images = f"drawn phantoms, {data.task}" if data.source == "phantom" else held
         tested = (
             "a fixed set of the server's" if data.protocol == "fixed-test" else data.held_out or "the last site by name"
         )
