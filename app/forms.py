@@ -192,7 +192,7 @@ def _kind(schema: dict[str, Any]) -> Kind:
 
 def _info(description: str, schema: dict[str, Any]) -> str:
     """Return the schema's description with its source tags spelt out and its bounds added."""
-    description = description.replace("*", "·")  # Markdown would take it for emphasis
+    description = re.sub(r"(?<=[\w)])\*(?=\w)", "·", description)  # Markdown would take it for emphasis
     description = description.replace("(ours)", f"({text.SOURCE_OURS})")
     for tag, words in SOURCE_TAGS.items():
         description = re.sub(rf"\[{tag}: ([^\]]*)\]", rf"({words}: \1)", description)
