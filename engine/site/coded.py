@@ -30,6 +30,7 @@ def read_model(site: SiteContext, request: SiteRequest) -> Arrays:
     Raises ``UserError`` ``federation.base_lost`` for an update to a model that is not here, which the server answers
     with the whole, and ``federation.bad_request`` for what no server of ours sends.
     """
+    _keep_left(site, round_number=request.round)
     steps = _steps(site, site.config.federation.codec_down)
     if steps is None or not site.models.sharing("student").shared:
         return request.arrays
@@ -62,22 +63,40 @@ def write_model(site: SiteContext, arrays: Arrays, *, received: Arrays, round_nu
     codec = PieceCodec(steps, _specs(site))
     if not steps.is_lossy:
         return codec.encode(arrays).message
-    number, kept = _left_files(site).load(before=round_number)
-    check_kept(site.state, number, site=site.site, before_round=round_number)
-    coded_names = {spec.name for spec in codec.specs if spec.is_coded}
-    trained = newest_state(site.state.folder, before=round_number)
-    if number != trained or (kept and kept.keys() != coded_names):
-        raise UserError(
-            "federation.site_state_damaged",
-            what=f"What site {site.site} has kept of its earlier updates is of round {number}, its optimiser of round "
-            f"{trained}.",
-            why="What a message leaves out is sent later: it would be lost, or sent twice.",
-            fix=f"Put the files left_round_* of this run at {site.site} back from a copy, or start a new run.",
-        )
+    _, kept = _left_files(site).load(before=round_number)
+    if kept and kept.keys() != {spec.name for spec in codec.specs if spec.is_coded}:
+        raise _left_damaged(site, what=f"What site {site.site} has kept of its earlier updates is of another model.")
     residual = {name: tensor.numpy() for name, tensor in kept.items()}
     coded = codec.encode(arrays, base=received, residual=residual)
     _left_files(site).save(_tensors(coded.residual), round_number=round_number)
     return coded.message
+
+
+def _keep_left(site: SiteContext, *, round_number: int) -> None:
+    """Carry over what earlier updates have left, before the optimiser goes on to the round.
+
+    A round may end between the two, killed or with a fault, and the run may go on without it: what was left is left
+    then. Raises ``UserError`` ``federation.site_state_{lost,damaged}`` where it is not there any more.
+    """
+    steps = _steps(site, site.config.federation.codec)
+    if steps is None or not steps.is_lossy or not site.models.sharing("student").shared:
+        return
+    number = _left_files(site).newest(before=round_number)
+    check_kept(site.state, number, site=site.site, before_round=round_number)
+    trained = newest_state(site.state.folder, before=round_number)
+    if number < trained:
+        what = f"What site {site.site} has kept of its earlier updates is of round {number}, its optimiser of round "
+        raise _left_damaged(site, what=f"{what}{trained}.")
+    _left_files(site).carry(round_number=round_number)
+
+
+def _left_damaged(site: SiteContext, *, what: str) -> UserError:
+    return UserError(
+        "federation.site_state_damaged",
+        what=what,
+        why="What a message leaves out is sent later: it would be lost, or sent twice.",
+        fix=f"Put the files left_round_* of this run at {site.site} back from a copy, or start a new run.",
+    )
 
 
 def _steps(site: SiteContext, names: tuple[str, ...]) -> Steps | None:
@@ -101,14 +120,18 @@ def _left_files(site: SiteContext) -> RoundFiles:
 
 
 def _load(files: RoundFiles, site: SiteContext, *, round_number: int) -> dict[str, np.ndarray]:
-    number, kept = files.load(before=round_number + 1)
+    damage: UserError | None = None
+    try:
+        number, kept = files.load(before=round_number + 1)
+    except UserError as error:  # the server has it, too
+        number, kept, damage = 0, {}, error
     if number != round_number:
         raise UserError(
             BASE_LOST,
             what=f"Site {site.site} does not have the model of round {round_number}, which it was sent an update to.",
             why="An update is added to the model that it was made from.",
             fix="Nothing: the server sends the whole model instead.",
-        )
+        ) from damage
     return {name: tensor.numpy() for name, tensor in kept.items()}
 
 

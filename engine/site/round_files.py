@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,23 @@ class RoundFiles:
         kept = {*sorted(kept)[-KEPT_ROUNDS:], 0 if keep is None else self.newest(before=keep + 1)}
         for number in set(saved) - kept:
             self._path(number).unlink()
+
+    def carry(self, *, round_number: int) -> None:
+        """Let the newest state from before the round stand as the one after it, until that is saved; or an empty one.
+
+        For what must not fall behind other files of the round, whichever of them is written last.
+        """
+        number, path = self.newest(before=round_number), self._path(round_number)
+        if not number:
+            self.save({}, round_number=round_number)
+            return
+        path.unlink(missing_ok=True)
+        try:
+            os.link(self._path(number), path)
+        except OSError:  # a file system without hard links
+            temporary = path.with_suffix(".part")
+            shutil.copyfile(self._path(number), temporary)
+            temporary.replace(path)
 
     def newest(self, *, before: int) -> int:
         """Return the last round below ``before`` that left a state, 0 where there is none."""

@@ -25,6 +25,8 @@ from engine.federation.rounds import run_rounds
 from engine.federation.tasks import SiteReply, SiteRequest
 from engine.models.arrays import buffer_names, load_arrays, model_arrays
 from engine.models.objective import Objective
+from engine.site.coded import write_model
+from engine.site.context import SiteContext
 from engine.site.local_training import train_site
 from engine.types import Traffic
 from tests.unit.federation_world import CONFIG, CPU, SEED, SITES, SIZES, Discs, build_unet, student_tasks
@@ -247,3 +249,38 @@ def test_a_site_refuses_what_no_server_sends(tmp_path: Path) -> None:
 def test_a_message_is_counted_as_its_piece() -> None:
     for size in (0, 1, 10**6):
         assert payload_bytes({CODED: np.zeros(size, np.uint8)}) == len(CODED) + 128 + size
+
+
+@pytest.mark.parametrize("cut_off", [(1,), (2,), (2, 3)])
+def test_a_site_whose_round_was_cut_off_before_its_message_takes_part_again(
+    cut_off: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The optimiser has been kept, and what the message leaves has not; the round goes on without the site."""
+    left: dict[int, list[bytes]] = {}
+
+    def write(site: SiteContext, arrays: Arrays, *, received: Arrays, round_number: int) -> Any:
+        if site.site == "south" and round_number in cut_off:
+            raise RuntimeError("the power is off")
+        return write_model(site, arrays, received=received, round_number=round_number)
+
+    def wrap(request: SiteRequest, task: Callable[[SiteRequest], SiteReply]) -> SiteReply:
+        if request.site == "south":
+            files = sorted((tmp_path / "south").glob("left_round_*"))
+            left[request.round] = [path.read_bytes() for path in files[-1:]]
+        return task(request)
+
+    monkeypatch.setattr("engine.site.tasks.student.write_model", write)
+    took_part = []
+    rounds(tmp_path, until=4, wrap=wrap, quorum=2, on_round=lambda r: took_part.append(sorted(r.metrics)))
+    without = sorted(set(SITES) - {"south"})
+    assert took_part == [without if number in cut_off else sorted(SITES) for number in (1, 2, 3, 4)]
+    if cut_off == (2, 3):
+        assert left[2] == left[3] == left[4] != [], "what round 1 has left is still to be sent"
+
+
+def test_a_received_model_that_is_damaged_is_sent_again(tmp_path: Path) -> None:
+    undisturbed, _ = rounds(tmp_path / "undisturbed", until=3)
+    half, state = rounds(tmp_path / "damaged", until=2)
+    newest = max((tmp_path / "damaged" / "west").glob("received_round_*"))
+    newest.write_bytes(newest.read_bytes()[:-4] + b"\1\2\3\4")
+    assert same(rounds(tmp_path / "damaged", until=3, start=3, arrays=half, state=state)[0], undisturbed)
