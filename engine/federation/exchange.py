@@ -22,8 +22,8 @@ from engine.types import Direction, RunCancelled, Traffic
 POLL_S = 0.5
 AT_ONCE = 4
 """Replies from other machines that are in memory together: more wait at the SuperLink (ours)."""
-MAX_REASON_LETTERS = 600
-"""Of what a site says of its failure (ours)."""
+MAX_REASON_LETTERS, MAX_RECORD_LETTERS = 600, 10_000
+"""Of what a site says of its failure: of an exception's text, and of each text of a list of findings (ours)."""
 MAX_REPLY_BYTES = 8 * 1024**3
 """Of a reply whose size follows from nothing else; the paper's ControlNet has 1.5 GB (ours)."""
 OnTraffic = Callable[[Traffic], None]
@@ -195,20 +195,27 @@ def failure_told(reason: str, *, site: str) -> UserError:
         raise RunCancelled(f"cancelled at site {site}")
     record = _record_in(reason)
     if record.keys() >= {"code", "what", "why", "fix"}:
-        what = record["what"] if site in record["what"] else f"Site {site}: {record['what']}"
-        return UserError(record["code"], what=what, why=record["why"], fix=record["fix"])
+        code, what, why, fix = (
+            _cut(record[key], site=site, most=MAX_RECORD_LETTERS) for key in ("code", "what", "why", "fix")
+        )
+        return UserError(code, what=what if site in what else f"Site {site}: {what}", why=why, fix=fix)
     return _site_failed(site, reason=record.get("what", reason))
 
 
 def _site_failed(site: str, *, reason: str) -> UserError:
-    if len(reason) > MAX_REASON_LETTERS:  # a state dict that does not fit names each of its keys
-        reason = f"{reason[:MAX_REASON_LETTERS]} ... (the whole text is in the log of {site})"
     return UserError(
         "federation.site_failed",
-        what=f"Site {site} failed: {reason}.",
+        what=f"Site {site} failed: {_cut(reason, site=site)}.",
         why="Its part of the round is missing.",
         fix=f"Mend the cause at {site}, then resume the run.",
     )
+
+
+def _cut(words: str, *, site: str, most: int = MAX_REASON_LETTERS) -> str:
+    """Return ``words`` of a site as long as people read: a state dict that does not fit names each of its keys."""
+    if len(words) <= most:
+        return words
+    return f"{words[:most]} ... (the whole text is in the log of {site})"
 
 
 def _record_in(reason: str) -> dict[str, str]:
@@ -216,7 +223,7 @@ def _record_in(reason: str) -> dict[str, str]:
     start, end = reason.find("{"), reason.rfind("}")
     try:
         record = json.loads(reason[start : end + 1])
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, or brackets in brackets
         return {}
     if not isinstance(record, dict):
         return {}

@@ -194,3 +194,16 @@ def test_a_failure_that_no_site_of_ours_writes_is_still_the_site_s(record: dict[
     failure = failure_told(json.dumps(record), site="north")
     assert "north" in failure.what
     "".join(failure.as_dict().values()).encode("utf-8")
+
+
+@pytest.mark.parametrize("reason", ['{"a":' * 100_000 + "}", '{"code": ' + "9" * 10_000 + "}"], ids=["deep", "digits"])
+def test_a_failure_that_no_reader_takes_is_still_the_site_s(reason: str) -> None:
+    failure = failure_told(reason, site="north")
+    assert failure.code == "federation.site_failed" and len(failure.what) < 1000
+
+
+def test_a_failure_s_texts_have_an_end() -> None:
+    record = {"code": "data.many", "what": "north: " + "x" * 50_000, "why": "y", "fix": "z" * 50_000}
+    failure = failure_told(json.dumps(record), site="north")
+    assert failure.code == "data.many" and failure.why == "y"
+    assert all(len(text) < 10_100 and text.endswith("in the log of north)") for text in (failure.what, failure.fix))
