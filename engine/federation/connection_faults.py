@@ -154,7 +154,7 @@ def _other_answer(address: str, *, told: str) -> UserError:
 def _flower_code(response: httpx.Response) -> int | None:
     try:
         told = json.loads(response.text)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):  # no JSON, no text, or made to break its reader
         return None
     code = told.get("code") if isinstance(told, dict) else None
     return code if isinstance(code, int) else None
