@@ -20,8 +20,6 @@ from engine.runs.outputs import REPORT_NAME
 SHARE = 0.5
 """Of all that the page keeps for download, at most so much for one file (ours): a larger one is taken in a terminal."""
 LOG_LINES = 100_000
-FOR_ALL = "html"
-"""The kind that whoever sees the run may have: the report says what the page shows."""
 
 
 def make(studio: Studio, run_id: str, kind: str, *, by: Visitor) -> Path:
@@ -29,10 +27,7 @@ def make(studio: Studio, run_id: str, kind: str, *, by: Visitor) -> Path:
 
     ``UserError`` for whoever may not have it, for a kind that is none, and for what is not there.
     """
-    if kind == FOR_ALL:
-        studio.store.get(run_id)  # which refuses one that is not there
-    else:
-        studio.permissions.check_run(by, run_id)
+    studio.permissions.check_run(by, run_id)
     if kind not in words.KINDS:
         raise UserError("app.no_such_file", what=words.NO_SUCH_WHAT, why=words.NO_SUCH_WHY, fix=words.NO_SUCH_FIX)
     if kind in ("zip", "bundle"):

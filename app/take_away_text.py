@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 HEADING, BUTTON, DOWNLOAD = "Take away", "Make the file", "Download"
-REPORT_BUTTON = "Make a report to read (HTML)"
 NOTE = "Everything of this run that is on the disk, but for what sites keep for themselves."
 WHAT_LABEL = "What to take away"
 WHAT_INFO = "The file is made when you ask for it"

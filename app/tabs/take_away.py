@@ -1,5 +1,4 @@
-"""What a person takes away from a run, made when it is asked for, then offered: the report, or for whoever may change
-the run any of its files."""
+"""What a person takes away from a run, for whoever may change it: made when it is asked for, then offered."""
 
 from __future__ import annotations
 
@@ -17,9 +16,9 @@ from app.studio import Studio
 
 @dataclass(frozen=True)
 class Parts:
-    """What is wanted (a choice, or one kind that is named), the button, what is offered, and what stands in the way."""
+    """What is wanted, the button, what is offered, and what stands in the way."""
 
-    kind: gr.Dropdown | gr.State
+    kind: gr.Dropdown
     button: gr.Button
     download: gr.DownloadButton
     message: gr.HTML
@@ -40,8 +39,7 @@ class Parts:
             make, [run, self.kind], outputs, api_visibility="private", show_progress_on=self.message,
             concurrency_limit=1,
         )  # fmt: skip
-        chosen = (self.kind.input,) if isinstance(self.kind, gr.Dropdown) else ()
-        for event in (run.change, *chosen):
+        for event in (run.change, self.kind.input):
             event(
                 lambda: (gr.DownloadButton(visible=False), ""), None, outputs,
                 api_visibility="private", show_progress="hidden",
@@ -63,13 +61,3 @@ def place() -> Parts:
         button = gr.Button(words.BUTTON, elem_id="take-away")
         download = gr.DownloadButton(words.DOWNLOAD, visible=False, elem_id="take-away-file")
     return Parts(kind, button, download, gr.HTML(elem_id="take-away-message"))
-
-
-def place_report() -> tuple[gr.Column, Parts]:
-    """Place the report's own button, for whoever may only look, and return its part of the page, too."""
-    with gr.Column(visible=False, elem_id="report-part") as column:
-        with gr.Row(elem_classes="actions"):
-            button = gr.Button(words.REPORT_BUTTON, elem_id="report")
-            download = gr.DownloadButton(words.DOWNLOAD, visible=False, elem_id="report-file")
-        parts = Parts(gr.State(files.FOR_ALL), button, download, gr.HTML(elem_id="report-message"))
-    return column, parts

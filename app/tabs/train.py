@@ -26,7 +26,7 @@ from app import (
 from app.access import Visitor, visitor_of
 from app.picker import Picker
 from app.studio import Studio
-from app.tabs import asking, go_on, run_form, take_away
+from app.tabs import asking, go_on, run_form
 from engine.evaluation.tables import named
 from engine.report.badges import Badges, badges, exported_model
 from engine.runs.alerts import alerts
@@ -67,22 +67,20 @@ class Parts:
     sites: gr.HTML
     results: gr.HTML
     results_plot: gr.Plot
-    report_part: gr.Column
     log: gr.HTML
     command: gr.HTML
     live: gr.Column
     cancel_asked: asking.Question
     drop_asked: asking.Question
-    report: take_away.Parts
 
     def listed(self) -> list[Any]:
-        """Return the components in order, without what is wired by itself."""
-        own = list(self.__dict__.values())[:-3]
+        """Return the components in order, the questions left out."""
+        own = list(self.__dict__.values())[:-2]
         at = own.index(self.go_on)
         return [*own[:at], *self.go_on.listed(), *own[at + 1 :]]
 
 
-NUM_LIVE = len(fields(Parts)) - 3 + go_on.NUM_LIVE - 1
+NUM_LIVE = len(fields(Parts)) - 2 + go_on.NUM_LIVE - 1
 """How many components :meth:`Parts.listed` names."""
 
 
@@ -97,8 +95,7 @@ def build(studio: Studio, run: gr.Dropdown) -> run_form.RunForm:
     _wire_live(studio, run, parts, gr.State({}))
     parts.go_on.wire_fork(studio, run, form, parts.message)
     parts.go_on.joining.wire(studio, run)
-    for taken in (parts.go_on.taking, parts.report):
-        taken.wire(studio, run)
+    parts.go_on.taking.wire(studio, run)
     return form
 
 
@@ -135,14 +132,13 @@ def _place_live() -> Parts:
         sites = gr.HTML(elem_id="sites")
         results = gr.HTML(elem_id="results")
         results_plot = gr.Plot(label=text.RESULTS_PLOT, show_label=False, visible=False, elem_id="results-plot")
-        report_part, report = take_away.place_report()
         gr.HTML(f"<h3>{text.LOG_HEADING}</h3>")
         gr.HTML(markup.log_search(), elem_id="log-search")
         log = gr.HTML(elem_id="log", max_height=280, js_on_load=script("log_search.js"))
         command = gr.HTML(elem_id="command")
     return Parts(
         message, warnings, status, cancel, resume, drop, further, stepper, curves, loss, dice, traffic_note, traffic,
-        sites, results, results_plot, report_part, log, command, live, cancel_asked, drop_asked, report,
+        sites, results, results_plot, log, command, live, cancel_asked, drop_asked,
     )  # fmt: skip
 
 
@@ -283,7 +279,6 @@ def live_values(
             lambda: kept_epoch.said(gate) + brought(studio, run_id, rows, differences, beside),
         ),
         part("results_plot", rows, lambda: gr.Plot(value=plots.results(rows), visible=bool(rows))),
-        part("report", bool(rows) and not may.go_on, lambda: gr.Column(visible=bool(rows) and not may.go_on)),
         part("log", lines, lambda: studio.told(markup.log(lines, cut=len(lines) == LOG_LINES))),
         part("command", view.run.config_json, lambda: studio.told(markup.command(run_command(view.run.config)))),
         part("live", True, lambda: gr.Column(visible=True)),
