@@ -9,10 +9,11 @@ from app.studio import Studio
 
 SHOWN = 6
 """Of ids, in the sentence."""
-State = tuple[str, tuple[str, ...]] | None
+LeftOut = tuple[str, tuple[str, ...]] | None
+"""A run and the ids that its fork leaves out; ``None`` before anybody has chosen."""
 
 
-def kept(studio: Studio, run_id: str, state: State) -> tuple[str, ...]:
+def kept(studio: Studio, run_id: str, state: LeftOut) -> tuple[str, ...]:
     """Return the ids that a fork of the run leaves out: those chosen here, or before that the run's own."""
     if state is not None and state[0] == run_id:
         return tuple(state[1])

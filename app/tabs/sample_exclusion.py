@@ -9,7 +9,7 @@ import gradio as gr
 
 from app import sample_text
 from app.access import visitor_of
-from app.left_out import State, kept, sentence
+from app.left_out import LeftOut, kept, sentence
 from app.studio import Studio
 from app.tabs import sample_fork
 
@@ -30,10 +30,10 @@ class Parts:
         """Follow the run and the image that is chosen; ``picked`` has its id."""
         outputs = [self.button, self.said, self.clear, self.ids]
 
-        def shown(request: gr.Request, run_id: str | None, sample_id: str, state: State) -> dict[Any, Any]:
+        def shown(request: gr.Request, run_id: str | None, sample_id: str, state: LeftOut) -> dict[Any, Any]:
             return self._shown(studio, request, run_id or "", sample_id, kept(studio, run_id or "", state))
 
-        def toggled(request: gr.Request, run_id: str | None, sample_id: str, state: State) -> dict[Any, Any]:
+        def toggled(request: gr.Request, run_id: str | None, sample_id: str, state: LeftOut) -> dict[Any, Any]:
             ids = kept(studio, run_id or "", state)
             if studio.sample(run_id or "", sample_id, None) is None:
                 return self._shown(studio, request, run_id or "", "", ids)

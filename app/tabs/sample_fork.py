@@ -9,7 +9,7 @@ import gradio as gr
 
 from app import sample_text, viewmodels
 from app.access import Visitor, visitor_of
-from app.left_out import State, kept
+from app.left_out import LeftOut, kept
 from app.reranking import Values, asked_values, own_values
 from app.studio import Studio
 from app.tabs import asking, go_on, run_form
@@ -44,7 +44,7 @@ class Parts:
         """
 
         def fill(
-            request: gr.Request, run_id: str | None, weight: float | None, rate: float | None, ids: State
+            request: gr.Request, run_id: str | None, weight: float | None, rate: float | None, ids: LeftOut
         ) -> dict[Any, Any]:
             without = kept(studio, run_id or "", ids)
             found, box = studio.attempt(
