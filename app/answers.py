@@ -20,7 +20,7 @@ import numpy as np
 from cachetools import TTLCache
 from PIL import Image
 
-from app import model_text, overlays, picture_results, text
+from app import looks_text, model_text, overlays, picture_results, text
 from app.corrections import Click, change, corrected
 from app.probability import Kept
 from app.settings import Settings
@@ -30,6 +30,7 @@ from engine.errors import UserError
 
 if TYPE_CHECKING:
     from app.studio import Studio
+    from export.manifest import Looks
     from export.runtime import BundleSession
 
 MIB = 2**20
@@ -41,6 +42,10 @@ BYTES_PER_PIXEL = {"8 bits": 16, "more": 38}
 """What answering takes for each pixel of an image: resizing it (in float32 where it has more than 8 bits), and the
 float32 logits of one class at a time (measured)."""
 BYTES_PER_CLASS = 2
+MOST_LOOKED_PX = 2**25
+"""Pixels of a model's inputs for one image (ours): 512 parts of 256 x 256, about ten seconds of a mini model."""
+REDUCED_BELOW = 2 / 3
+"""An image of which a model saw less than this share of each side is told of (ours)."""
 NUM_EXAMPLES = 4
 EXAMPLE_PX = 256
 FIRST_EXAMPLE = 9000
@@ -93,6 +98,7 @@ class Shown:
     """The number of the example that was answered; None for an upload."""
     model: str | None = None
     """The model's key."""
+    looks: Looks = "whole"
     refused: bool = False
     """Whether there is no answer, for the image is unlike those of training."""
     clicks: tuple[Click, ...] = ()
@@ -225,6 +231,19 @@ def check_size(settings: Settings, *, width: int, height: int, classes: int, is_
         )
 
 
+def check_looks(session: BundleSession, size_hw: tuple[int, int]) -> int:
+    """Return how many times the model looks for an image; raise ``UserError`` where that is too often for this page."""
+    side, count = session.manifest.image_px, session.num_looks(size_hw)
+    if count > max(1, MOST_LOOKED_PX // side**2):
+        raise UserError(
+            "app.many_parts",
+            what=looks_text.MANY_WHAT.format(side=side, width=size_hw[1], height=size_hw[0], parts=count),
+            why=looks_text.MANY_WHY.format(most=MOST_LOOKED_PX // side**2),
+            fix=looks_text.MANY_FIX,
+        )
+    return count
+
+
 @dataclass(frozen=True, eq=False)
 class Segmented:
     """What one inference gave: what is kept of it, what the screen shows, and its masks and figures."""
@@ -235,6 +254,10 @@ class Segmented:
     wall_ms: float
     unlike: tuple[str, ...] = ()
     """In which ways the image is unlike those of training: it was answered on request."""
+    reduced_to: float = 1.0
+    """The share of its longer side that the model saw."""
+    num_looks: int = 1
+    """How many parts it had."""
 
 
 def segment(
@@ -260,15 +283,17 @@ def segment(
         unlike = foreign.reasons(session, image_HW3, about)
         if unlike and not anyway:
             raise foreign.refuse(session, unlike, fix=model_text.FOREIGN_FIX)
+        size_hw = (image_HW3.shape[0], image_HW3.shape[1])
+        side, looks = session.manifest.image_px, check_looks(session, size_hw)
         started = time.perf_counter()
         logits_Khw = session.logits(image_HW3)
         wall_ms = 1000 * (time.perf_counter() - started)
-        size_hw = (image_HW3.shape[0], image_HW3.shape[1])
         image_hw3 = reduced(displayable(image_HW3))
         del image_HW3
-        part = session.part_of(size_hw, grid_px=logits_Khw.shape[-1])
+        part = session.part_of(size_hw)
         kept = Kept(logits_Khw, size_hw, partial(resize_logits, size_hw=size_hw, part=part))
         stem = foreign.marked(stem) if unlike else stem
+        stem = f"{stem}_parts" if looks > 1 else stem
         classes = session.manifest.classes
         result = picture_results.result(
             kept, classes=classes, stem=stem, name=title, spacing_mm=about.spacing_mm, shown_hw=shown_size(size_hw)
@@ -276,9 +301,12 @@ def segment(
         wall_ms += result.mask_ms
         provider = text.PROVIDERS.get(session.provider, session.provider)
         model = model_text.ANSWERED_BY.format(model=session.manifest.name)
-        told = f"{title} · {model} · {text.RESULT_TIME.format(wall_ms=wall_ms, provider=provider)}"
-        answer = Answer(kept, title, stem, classes, about.spacing_mm, told)
-        return Segmented(answer, Screen(image_hw3, result.levels_Khw), result, wall_ms, unlike)
+        said = [title, model, text.RESULT_TIME.format(wall_ms=wall_ms, provider=provider)]
+        if looks > 1:
+            said.append(looks_text.TOLD.format(parts=looks, side=side))
+        answer = Answer(kept, title, stem, classes, about.spacing_mm, " · ".join(said))
+        reduced_to = min(1.0, side / max(size_hw)) if looks == 1 else 1.0
+        return Segmented(answer, Screen(image_hw3, result.levels_Khw), result, wall_ms, unlike, reduced_to, looks)
 
 
 def settled(answer: Answer, *, percent: int, clicks: tuple[Click, ...]) -> picture_results.Result:

@@ -30,9 +30,11 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     def models() -> dict:
         return _answered(studio, lambda: {"models": [api_records.model(found) for found in studio.offers()]})
 
-    def segment(image: gr.FileData, model: str, slice: int = 1, anyway: bool = False) -> tuple[gr.FileData, dict]:
+    def segment(
+        image: gr.FileData, model: str, slice: int = 1, anyway: bool = False, parts: bool = False
+    ) -> tuple[gr.FileData, dict]:
         path = Path(image["path"])  # type: ignore[index]  # a mapping: nothing is made of what comes
-        found = _answered(studio, lambda: _segmented(studio, path, model, number=slice, anyway=anyway))
+        found = _answered(studio, lambda: _segmented(studio, path, model, number=slice, anyway=anyway, parts=parts))
         return found.pop("file"), found
 
     def plan(request: gr.Request, configuration: str, preset: str = "") -> dict:
@@ -92,7 +94,7 @@ def _answered(studio: Studio, action: Callable[[], dict[str, Any]]) -> dict[str,
     return plain | ({"file": file} if file else {})
 
 
-def _segmented(studio: Studio, path: Path, model: str, *, number: int, anyway: bool) -> dict[str, Any]:
+def _segmented(studio: Studio, path: Path, model: str, *, number: int, anyway: bool, parts: bool) -> dict[str, Any]:
     """Return the figures of one answer, and under ``file`` where its mask lies."""
     from engine.data.readers import file_stem
 
@@ -101,7 +103,7 @@ def _segmented(studio: Studio, path: Path, model: str, *, number: int, anyway: b
         what = words.SLICE_WHAT.format(count=count, number=number)
         raise UserError("api.slice", what=what, why=words.SLICE_WHY, fix=words.SLICE_FIX)
     stem = file_stem(Path(name)) + (f"_slice{number:03d}" if count > 1 else "")
-    session = studio.session(model)
+    session = studio.session(model, looks="parts" if parts else "whole")
     try:
         done = answers.segment(
             session,
@@ -122,6 +124,7 @@ def _segmented(studio: Studio, path: Path, model: str, *, number: int, anyway: b
         "model": model,
         "slice": number,
         "num_slices": count,
+        "num_parts": done.num_looks,
         "area_share": {found.class_name: found.share for found in result.figures},
         "wall_ms": done.wall_ms,
         "provider": text.PROVIDERS.get(session.provider, session.provider),

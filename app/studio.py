@@ -40,7 +40,7 @@ from engine.types import SyntheticSample
 if TYPE_CHECKING:
     from engine.deployment.server import Status
     from engine.planning import Plan
-    from export.manifest import Manifest
+    from export.manifest import Looks, Manifest
     from export.runtime import BundleSession
 
 Result = TypeVar("Result")
@@ -154,11 +154,13 @@ class Studio:
 
         return read_manifest(self._bundle_folder(key))
 
-    def session(self, key: str) -> BundleSession:
+    def session(self, key: str, *, looks: Looks = "whole") -> BundleSession:
         """Return the loaded bundle; the last few stay in memory, by folder and time of writing."""
+        from export.tiles import looking
+
         folder = self._bundle_folder(key)
         with self._lock:
-            return bundle_cache.session(folder, (folder / "manifest.json").stat().st_mtime)
+            return looking(bundle_cache.session(folder, (folder / "manifest.json").stat().st_mtime), looks)
 
     def offers(self) -> list[model_offers.Offer]:
         """Return what is offered, best first; of a broken bundle its name."""

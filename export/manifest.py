@@ -32,6 +32,8 @@ NOTICE = (
 MAX_MANIFEST_BYTES = 4_000_000
 MAX_SIDE_PX = 4096
 MAX_CLASSES = 256
+Looks = Literal["whole", "parts"]
+"""Whether a model sees an image at once, reduced to the side of its input, or part by part."""
 Text = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -47,14 +47,14 @@ class Prediction:
 class BundleSession:
     """A loaded bundle; safe to call from several threads (ONNX Runtime's ``run`` is)."""
 
-    def __init__(self, manifest: Manifest, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, manifest: Manifest, inference: onnxruntime.InferenceSession) -> None:
         self.manifest = manifest
-        self._session = session
+        self.inference = inference
 
     @property
     def provider(self) -> str:
         """Return the execution provider, ``CUDAExecutionProvider`` or ``CPUExecutionProvider``."""
-        return self._session.get_providers()[0]
+        return self.inference.get_providers()[0]
 
     def predict(self, image_HW3: np.ndarray) -> Prediction:
         """Return the probabilities and masks of one image at its own size.
@@ -71,9 +71,7 @@ class BundleSession:
         """
         check_image(image_HW3)
         started = time.perf_counter()
-        image_13HW = self.preprocess(image_HW3)
-        prepared = time.perf_counter()
-        logits_Khw = self._session.run([OUTPUT_NAME], {INPUT_NAME: image_13HW})[0][0]
+        logits_Khw, inference_ms = self.look(image_HW3)
         answered = time.perf_counter()
         logits_KHW = self.at_own_size(logits_Khw, size_hw=image_HW3.shape[:2])
         mask_KHW = (logits_KHW > 0).astype(np.uint8)
@@ -82,8 +80,8 @@ class BundleSession:
         return Prediction(
             probability_KHW=probability_KHW,
             mask_KHW=mask_KHW,
-            preprocess_ms=1000 * (prepared - started),
-            inference_ms=1000 * (answered - prepared),
+            preprocess_ms=1000 * (answered - started) - inference_ms,
+            inference_ms=inference_ms,
             postprocess_ms=1000 * (finished - answered),
             provider=self.provider,
         )
@@ -107,7 +105,17 @@ class BundleSession:
         Raises as :meth:`predict` does.
         """
         check_image(image_HW3)
-        return self._session.run([OUTPUT_NAME], {INPUT_NAME: self.preprocess(image_HW3)})[0][0]
+        return self.look(image_HW3)[0]
+
+    def look(self, image_HW3: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return the logits (K, h, w) of a checked image and how many milliseconds the model itself took."""
+        return self.run(self.preprocess(image_HW3))
+
+    def run(self, image_13HW: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return the logits (K, grid_px, grid_px) of one model input, and its milliseconds."""
+        started = time.perf_counter()
+        logits_1Kgg = self.inference.run([OUTPUT_NAME], {INPUT_NAME: image_13HW})[0]
+        return logits_1Kgg[0], 1000 * (time.perf_counter() - started)
 
     def preprocess(self, image_HW3: np.ndarray) -> np.ndarray:
         """Return the model input (1, 3, image_px, image_px), float32 in [0, 1], exactly as training prepares it."""
@@ -117,12 +125,16 @@ class BundleSession:
 
     def at_own_size(self, logits_Khw: np.ndarray, *, size_hw: tuple[int, int]) -> np.ndarray:
         """Return the model's logits (K, h, w) of an image of ``size_hw`` as (K, H, W): without the padding's."""
-        return resize_logits(logits_Khw, size_hw=size_hw, part=self.part_of(size_hw, grid_px=logits_Khw.shape[-1]))
+        return resize_logits(logits_Khw, size_hw=size_hw, part=self.part_of(size_hw))
 
-    def part_of(self, size_hw: tuple[int, int], *, grid_px: int) -> tuple[float, float, float, float]:
-        """Return where an image of ``size_hw`` lies on a grid ``grid_px`` wide: left, top, right, bottom."""
+    def num_looks(self, size_hw: tuple[int, int]) -> int:
+        """Return how many times the model looks for one image of ``size_hw``."""
+        return 1
+
+    def part_of(self, size_hw: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return where an image of ``size_hw`` lies on the grid of logits: left, top, right, bottom, in its cells."""
         box = content_box(size_hw, self.manifest.image_px, self.manifest.fit)
-        stride = self.manifest.image_px / grid_px
+        stride = self.manifest.mask_stride
         left, top = box.left / stride, box.top / stride
         return left, top, left + box.width / stride, top + box.height / stride
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import answers, markup, model_text, overlay_text, text, viewmodels
+from app import answers, looks_text, markup, model_text, overlay_text, text, viewmodels
 from app.address import Wanted, setter
 from app.picker import Picker
 from app.studio import Studio
@@ -35,6 +35,7 @@ class Parts:
     model: gr.Dropdown
     model_facts: gr.HTML
     card: gr.Markdown
+    looks: gr.Radio
     upload: gr.File
     slice_index: gr.Slider
     examples_heading: gr.HTML
@@ -60,7 +61,9 @@ def build(studio: Studio, page: gr.Blocks) -> Parts:
         with gr.Column(scale=3, min_width=300):
             outputs = _place_result()
     parts = Parts(**inputs, **outputs, result=gr.State(None, time_to_live=STATE_S), seen=gr.State(0))
-    volumes.build(studio, parts.model)  # first: what another model ends must not wait for the answers below
+    volumes.build(
+        studio, parts.model, parts.looks
+    )  # first: what another model ends must not wait for the answers below
     _wire_models(studio, parts, page)
     _wire_images(studio, parts)
     takes = [parts.legend, parts.download, parts.csv, parts.changes]
@@ -74,6 +77,9 @@ def _place_inputs(studio: Studio) -> dict[str, Any]:
     model_facts = gr.HTML(elem_id="model-facts")
     with gr.Accordion(model_text.CARD, open=False, elem_id="model-card"):
         card = gr.Markdown(elem_id="card")
+    looks = gr.Radio(
+        list(looks_text.CHOICES), value="whole", label=looks_text.LABEL, info=looks_text.INFO, elem_id="looks"
+    )
     gr.HTML(f"<h2>{text.STEP_IMAGE}</h2>")
     label = text.UPLOAD_LABEL.format(megabytes=studio.settings.max_upload_mb)
     upload = gr.File(label=label, type="filepath", height=170, elem_id="upload")
@@ -97,6 +103,7 @@ def _place_inputs(studio: Studio) -> dict[str, Any]:
         "model": model,
         "model_facts": model_facts,
         "card": card,
+        "looks": looks,
         "upload": upload,
         "slice_index": slice_index,
         "examples_heading": heading,
@@ -172,21 +179,23 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
     assert len(shown) == len(SHOWN)
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     handlers = Handlers(studio)
-    file_inputs = [parts.model, parts.upload, parts.slice_index]
+    how = [parts.model, parts.looks]
+    file_inputs = [*how, parts.upload, parts.slice_index]
     again = [*file_inputs, parts.result]
     one_file: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "image"}  # they wait for each other anyhow
     visible: dict[str, Any] = {"api_visibility": "private", "show_progress_on": parts.message, **one_file}
     parts.upload.change(handlers.look, [parts.model, parts.upload], parts.slice_index, **quiet, **one_file).then(
         handlers.segment_file, file_inputs, shown, **visible
     ).then(js=SCROLL_TO_RESULT)
-    # The last choice counts, also while the one before it is being answered.
-    parts.model.select(
-        handlers.clear_stale, [parts.model, parts.upload, parts.result], shown, trigger_mode="always_last", **quiet
-    ).then(handlers.segment_again, again, shown, **visible)
+    for chosen in (parts.model.select, parts.looks.input):
+        # The last choice counts, also while the one before it is being answered.
+        chosen(
+            handlers.clear_stale, [*how, parts.upload, parts.result], shown, trigger_mode="always_last", **quiet
+        ).then(handlers.segment_again, again, shown, **visible)
     parts.slice_index.input(handlers.segment_file, file_inputs, shown, trigger_mode="always_last", **visible)
     parts.upload.clear(handlers.put_away, None, [*shown, parts.slice_index], **quiet)
-    parts.examples.select(
-        handlers.segment_example, [parts.model], [*shown, parts.upload, parts.slice_index], **visible
-    ).then(js=SCROLL_TO_RESULT)
+    parts.examples.select(handlers.segment_example, how, [*shown, parts.upload, parts.slice_index], **visible).then(
+        js=SCROLL_TO_RESULT
+    )
     parts.anyway.click(handlers.segment_anyway, again, shown, **visible).then(js=SCROLL_TO_RESULT)
     parts.result.change(handlers.settle, [*again], [parts.anyway, *shown], **quiet)

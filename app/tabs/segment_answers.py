@@ -10,13 +10,14 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from app import answers, markup, model_text, overlay_view, text, viewmodels
+from app import answers, looks_text, markup, model_text, overlay_view, text, viewmodels
 from app.picture_results import Result, packed
 from app.probability import MODEL_PERCENT, STEPS
 from app.studio import Studio
 from engine.data.modalities import Origin
 from engine.errors import UserError
 from export.foreign import CODE as FOREIGN
+from export.manifest import Looks
 
 Values = tuple[Any, ...]
 """Of what :data:`SHOWN` names, in this order."""
@@ -42,7 +43,7 @@ LOOK = "look"
 @dataclass(frozen=True)
 class Handlers:
     """The tab's events. ``chosen`` is the key of a model, ``number`` counts slices from 1, ``result`` is what the
-    browser's session remembers of what it shows.
+    browser's session remembers of what it shows, ``looks`` how the model looks at an image.
     """
 
     studio: Studio
@@ -54,7 +55,9 @@ class Handlers:
         many = bool(count and count > 1)
         return gr.Slider(maximum=max(2, count or 1), value=(count or 1) // 2 + 1 if many else 1, visible=many)
 
-    def segment_file(self, chosen: str | None, path: str | None, number: float, *, anyway: bool = False) -> Values:
+    def segment_file(
+        self, chosen: str | None, looks: Looks, path: str | None, number: float, *, anyway: bool = False
+    ) -> Values:
         """Answer an uploaded file, or a slice of it."""
         if not path:
             return UNCHANGED
@@ -68,55 +71,58 @@ class Handlers:
             lambda: answers.read_upload(studio, chosen, file, number - 1),
             origin=lambda: answers.origin(studio, chosen, file),
         )
-        return answer(studio, chosen, image, anyway=anyway)
+        return answer(studio, chosen, image, looks=looks, anyway=anyway)
 
-    def answer_example(self, chosen: str | None, number: int, *, anyway: bool = False) -> Values:
+    def answer_example(self, chosen: str | None, looks: Looks, number: int, *, anyway: bool = False) -> Values:
         """Answer an example of the chosen model."""
         title, stem = text.SAMPLE_BUTTON.format(number=number + 1), f"example_{number + 1}"
         image = Given(title, stem, lambda: answers.example_image(self.studio, chosen or "", number), example=number)
-        return answer(self.studio, chosen, image, anyway=anyway)
+        return answer(self.studio, chosen, image, looks=looks, anyway=anyway)
 
-    def segment_example(self, chosen: str | None, event: gr.SelectData) -> Values:
+    def segment_example(self, chosen: str | None, looks: Looks, event: gr.SelectData) -> Values:
         """Answer an example; a file that was uploaded before is put away, for the result is no longer its own."""
         number = min(viewmodels.selected_index(event.index), answers.NUM_EXAMPLES - 1)
-        return *self.answer_example(chosen, number), None, gr.Slider(visible=False)
+        return *self.answer_example(chosen, looks, number), None, gr.Slider(visible=False)
 
     def segment_again(
         self,
         chosen: str | None,
+        looks: Looks,
         path: str | None,
         number: float,
         result: answers.Shown | None,
         *,
         anyway: bool = False,
     ) -> Values:
-        """Answer what is shown by the model that is chosen now."""
+        """Answer what is shown by the model that is chosen now, as it looks now."""
         if path:  # another model may read the file's values otherwise
-            return self.segment_file(chosen, path, number, anyway=anyway)
+            return self.segment_file(chosen, looks, path, number, anyway=anyway)
         if result is None or result.example is None:
             return UNCHANGED
-        return self.answer_example(chosen, result.example, anyway=anyway)
+        return self.answer_example(chosen, looks, result.example, anyway=anyway)
 
     def segment_anyway(
-        self, chosen: str | None, path: str | None, number: float, result: answers.Shown | None
+        self, chosen: str | None, looks: Looks, path: str | None, number: float, result: answers.Shown | None
     ) -> Values:
         """Answer what is shown although it is unlike the images of training."""
-        return self.segment_again(chosen, path, number, result, anyway=True)
+        return self.segment_again(chosen, looks, path, number, result, anyway=True)
 
-    def clear_stale(self, chosen: str | None, path: str | None, result: answers.Shown | None) -> Values:
-        """Take the answer of another model away while the chosen one works."""
+    def clear_stale(self, chosen: str | None, looks: Looks, path: str | None, result: answers.Shown | None) -> Values:
+        """Take the answer of another model, or of another way of looking, away while the chosen one works."""
         if not path and (result is None or result.example is None):
             return UNCHANGED
         found = self.studio.attempt(lambda: self.studio.manifest(chosen or ""))[0]
         busy = markup.busy(model_text.BUSY.format(model=found.name if found else text.MODEL_LABEL))
-        return *nothing(busy)[:-1], answers.Shown("", result.example if result else None, model=chosen)
+        return *nothing(busy)[:-1], answers.Shown("", result.example if result else None, chosen, looks)
 
-    def settle(self, chosen: str | None, path: str | None, number: float, result: answers.Shown | None) -> Values:
-        """Offer an answer all the same where there is none; answer anew where the model has changed meanwhile."""
+    def settle(
+        self, chosen: str | None, looks: Looks, path: str | None, number: float, result: answers.Shown | None
+    ) -> Values:
+        """Offer an answer all the same where there is none; answer anew where model or look has changed meanwhile."""
         offered = gr.Button(visible=bool(result and result.refused))
-        if result is None or result.model == chosen or not chosen:
+        if result is None or (result.model, result.looks) == (chosen, looks) or not chosen:
             return offered, *UNCHANGED
-        return offered, *self.segment_again(chosen, path, number, result)
+        return offered, *self.segment_again(chosen, looks, path, number, result)
 
     def put_away(self) -> Values:
         """Show nothing any more."""
@@ -150,7 +156,7 @@ class Given:
     example: int | None = None
 
 
-def answer(studio: Studio, chosen: str | None, image: Given, *, anyway: bool) -> Values:
+def answer(studio: Studio, chosen: str | None, image: Given, *, looks: Looks, anyway: bool) -> Values:
     """Return the values of what is shown for one image.
 
     An image that is unlike those of the model's training gets no answer but the reasons, unless ``anyway``.
@@ -164,7 +170,7 @@ def answer(studio: Studio, chosen: str | None, image: Given, *, anyway: bool) ->
                 why="An image is segmented by a trained model.",
                 fix="Choose one under step 1, or launch a run on the Train tab first.",
             )
-        session = studio.session(chosen)
+        session = studio.session(chosen, looks=looks)
         try:
             return answers.segment(
                 session, image.read, title=image.title, stem=image.stem, origin=image.origin, anyway=anyway
@@ -178,9 +184,9 @@ def answer(studio: Studio, chosen: str | None, image: Given, *, anyway: bool) ->
     if done is None:
         return nothing(box)
     if isinstance(done, UserError):
-        refused = answers.Shown("", image.example, model=chosen, refused=True)
+        refused = answers.Shown("", image.example, chosen, looks, refused=True)
         return *nothing(markup.foreign(done))[:-1], refused
-    return _shown(studio, done, answers.Shown("", image.example, model=chosen))
+    return _shown(studio, done, answers.Shown("", image.example, chosen, looks))
 
 
 def _shown(studio: Studio, found: answers.Segmented, about: answers.Shown) -> Values:
@@ -188,6 +194,9 @@ def _shown(studio: Studio, found: answers.Segmented, about: answers.Shown) -> Va
     key, classes = studio.answers.put(found.answer), found.answer.classes
     unlike = model_text.FOREIGN_MARK.format(why=" ".join(found.unlike)) if found.unlike else ""
     blank = "" if any(one.foreground_px for one in found.result.figures) else text.RESULT_NOTHING
+    percent = 100 * found.reduced_to
+    is_small = found.reduced_to < answers.REDUCED_BELOW
+    reduced = markup.quiet(looks_text.REDUCED.format(percent=f"{percent:.0f}")) if is_small else ""
     picture = overlay_view.html(
         key,
         size_hw=found.answer.shown_hw,
@@ -203,7 +212,7 @@ def _shown(studio: Studio, found: answers.Segmented, about: answers.Shown) -> Va
         gr.Dropdown(choices=choices, value=0, visible=len(classes) > 1),
         LOOK,
         *taken_away(studio, key, found.answer, found.result),
-        markup.notices([said for said in (unlike, blank) if said]),
+        markup.notices([said for said in (unlike, blank) if said]) + reduced,
         replace(about, key=key),
     )
 

@@ -17,6 +17,7 @@ from app.studio import Studio
 from engine.data.readers import file_suffix
 from engine.errors import UserError
 from export.foreign import CODE as FOREIGN
+from export.manifest import Looks
 
 if TYPE_CHECKING:  # they bring in what reads, segments and writes volumes, which no first paint needs
     from app import volume_jobs
@@ -44,17 +45,20 @@ class Parts:
     csv: gr.DownloadButton
 
 
-def build(studio: Studio, model: gr.Dropdown) -> Parts:
-    """Place the section below the Segment tab's columns and wire it; ``model`` is what the tab has chosen."""
+def build(studio: Studio, model: gr.Dropdown, looks: gr.Radio) -> Parts:
+    """Place the section below the Segment tab's columns and wire it.
+
+    ``model`` and ``looks`` are what the tab has chosen: a model, and how it looks at a slice.
+    """
     parts = _place(studio)
     outputs = [parts.message, parts.viewer, parts.figures, parts.masks, parts.nifti, parts.csv, parts.start, parts.stop]
     outputs.append(parts.anyway)
 
-    def segment(chosen: str | None, path: str | None, *, anyway: bool = False) -> Iterator[tuple[Any, ...]]:
+    def segment(chosen: str | None, how: Looks, path: str | None, *, anyway: bool = False) -> Iterator[tuple[Any, ...]]:
         from app import volume_jobs, volume_view
 
         yield _busy(volume_view.progress_bar(words.READING, 0, 1))
-        steps = _steps(studio, chosen, path, anyway=anyway)
+        steps = _steps(studio, chosen, how, path, anyway=anyway)
         while True:
             done, box = studio.attempt(lambda: _next(steps))
             if done is None:
@@ -68,12 +72,12 @@ def build(studio: Studio, model: gr.Dropdown) -> Parts:
                 return
             yield _busy(volume_view.progress_bar(volume_jobs.progress_words(done), done.slice, done.num_slices))
 
-    def segment_anyway(chosen: str | None, path: str | None) -> Iterator[tuple[Any, ...]]:
-        yield from segment(chosen, path, anyway=True)
+    def segment_anyway(chosen: str | None, how: Looks, path: str | None) -> Iterator[tuple[Any, ...]]:
+        yield from segment(chosen, how, path, anyway=True)
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     job = [
-        button.click(work, [model, parts.upload], outputs, concurrency_limit=1, concurrency_id="volume", **quiet)
+        button.click(work, [model, looks, parts.upload], outputs, concurrency_limit=1, concurrency_id="volume", **quiet)
         for button, work in ((parts.start, segment), (parts.anyway, segment_anyway))
     ]
     empty = markup.empty(words.EMPTY_TITLE, words.EMPTY)
@@ -81,6 +85,7 @@ def build(studio: Studio, model: gr.Dropdown) -> Parts:
         (parts.stop.click, markup.notice(words.STOPPED)),
         (parts.upload.change, empty),
         (model.change, empty),
+        (looks.change, empty),
     ):
         # Both in the browser and in this order: a cancellation waits for the answer of what is registered before it,
         # and would end the job of who has pressed the button in the meantime.
@@ -108,14 +113,14 @@ def _place(studio: Studio) -> Parts:
 
 
 def _steps(
-    studio: Studio, chosen: str | None, path: str | None, *, anyway: bool
+    studio: Studio, chosen: str | None, how: Looks, path: str | None, *, anyway: bool
 ) -> Iterator[volume_jobs.Step | tuple[Any, ...]]:
     """Yield every step of the job, then the values of all outputs."""
     if not chosen or not path:
         raise UserError("app.no_volume", what=words.NO_FILE_WHAT, why=words.NO_FILE_WHY, fix=words.NO_FILE_FIX)
     from app import volume_jobs
 
-    session = studio.session(chosen)
+    session = studio.session(chosen, looks=how)
     result = yield from volume_jobs.run(studio, session, Path(path), anyway=anyway)
     yield _shown(studio, result, session.manifest.classes)
 

@@ -66,6 +66,7 @@ class Job:
                 "mask": str(mask),
                 "wall_ms": found.wall_ms,
                 "slices": len(found.volume),
+                "parts": self.session.num_looks((found.volume.geometry.height_px, found.volume.geometry.width_px)),
                 "foreground": {one.class_name: one.share for one in found.measurements},
                 "measurements": figures,
             }

@@ -144,6 +144,9 @@ def predict(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Segment images unlike those of training, too; their files say so")
     ] = False,
+    parts: Annotated[
+        bool, typer.Option("--parts", help="Look at images in parts, at full resolution: small things stay apart")
+    ] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Write measurements.csv: areas, volumes, diameters, ...")] = False,
     reference: Annotated[
         Path | None, typer.Option("--reference", help="Mask of the image to compare with: Dice, IoU, HD95")
@@ -159,8 +162,9 @@ def predict(
     """
     from engine.cli.cases import Job, refuse_same_names, waiting_cases
     from export.runtime import load_bundle
+    from export.tiles import looking
 
-    session = load_bundle(_find_bundle(model, home))
+    session = looking(load_bundle(_find_bundle(model, home)), "parts" if parts else "whole")
     with waiting_cases(images, out=out) as cases:
         refuse_same_names(cases)
         out.mkdir(parents=True, exist_ok=True)

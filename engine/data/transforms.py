@@ -21,6 +21,7 @@ Fit = Literal["squash", "letterbox"]
 PADDING = 0.0
 """What a model sees beside a letterboxed picture: black, whatever the picture's window; masks are background there."""
 
+COUNTED_AT_A_TIME = 2**18
 LOW_PERMILLE, HIGH_PERMILLE = 5, 995
 """Ends of the per-image window (ours): 0.5 and 99.5 %, wide enough for lamps and dead pixels to fall outside."""
 
@@ -32,8 +33,9 @@ def percentile_range(image: np.ndarray) -> tuple[float, float]:
     same range with one channel as with three equal ones.
     """
     flat = image.reshape(-1)
-    if flat.dtype == np.uint8:
-        return ranked_range(np.arange(256), np.bincount(flat, minlength=256))
+    if flat.dtype == np.uint8:  # a part at a time: numpy counts a copy of eight bytes a pixel
+        parts = (flat[at : at + COUNTED_AT_A_TIME] for at in range(0, flat.size, COUNTED_AT_A_TIME))
+        return ranked_range(np.arange(256), sum(np.bincount(part, minlength=256) for part in parts))
     ranks = _ranks(flat.size)
     low, high = np.partition(flat, ranks)[ranks]
     if low >= high:  # e.g. a black field with a few cells: nearly all pixels share one value

@@ -76,6 +76,25 @@ def test_a_volume_offers_its_slices(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#upload")).not_to_contain_text("scan.tif")
 
 
+def test_a_large_image_is_looked_at_in_parts(page: Page, tmp_path: Path) -> None:
+    """The whole says how far it was reduced; parts are counted, also of an example, and back again."""
+    drawn = np.random.default_rng(2).integers(0, 255, (200, 300, 3)).astype(np.uint8)
+    Image.fromarray(drawn).save(tmp_path / "slide.png")
+    upload(page, tmp_path / "slide.png")
+    expect(page.locator("#legend")).to_contain_text("slide.png")
+    expect(page.locator("#legend")).not_to_contain_text("parts")
+    expect(page.locator("#segment-message")).to_contain_text("of its size")
+    page.get_by_label("In parts, at full resolution").check()
+    expect(page.locator("#legend")).to_contain_text("parts of")
+    expect(page.locator("#segment-message")).not_to_contain_text("of its size")
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    assert download.value.suggested_filename == "slide_parts_masks.zip"
+    page.get_by_label("At the whole, reduced to its size").check()
+    expect(page.locator("#legend")).not_to_contain_text("parts of")
+    expect(page.locator("#legend")).to_contain_text("slide.png")
+
+
 @pytest.mark.parametrize(("name", "content"), [("note.txt", b"hello"), ("broken.png", b"\x89PNG\r\n\x1a\nrest")])
 def test_a_file_that_is_no_image_is_explained(page: Page, tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)

@@ -26,7 +26,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
 @pytest.fixture(scope="module")
 def shown(studio: Studio) -> answers.Shown:
     """An example that was answered: what the browser's session remembers of it."""
-    values = dict(zip(SHOWN, Handlers(studio).answer_example(MODEL, 0), strict=True))
+    values = dict(zip(SHOWN, Handlers(studio).answer_example(MODEL, "whole", 0), strict=True))
     assert "data-key" in values["overlay"].value and values["threshold"] == 0.5
     return values["result"]
 

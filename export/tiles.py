@@ -1,0 +1,90 @@
+"""Looks at a large image in parts, each at the image's own resolution, so that small things stay apart. Torch-free.
+
+Shape legend: H and W the image's side in pixels, K classes, h and w the model's logit grid over all of the image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.data.transforms import apply_window, intensity_window, to_levels
+from export.manifest import Looks
+from export.runtime import BundleSession
+
+OVERLAP = 0.25
+"""Least share of a part's side that it has in common with the next (ours): what a model sees of a thing that is cut
+through by one part's border is whole in the other."""
+
+
+def looking(session: BundleSession, looks: Looks) -> BundleSession:
+    """Return a session that looks at images so."""
+    return TiledSession(session) if looks == "parts" else session
+
+
+class TiledSession(BundleSession):
+    """A bundle whose model is given squares of ``image_px`` of the image's own pixels, one after the other.
+
+    Where squares overlap, the mean of their logits counts, weighted by the distance to the square's border. The window
+    of ``per_image`` is that of the whole image: a square of empty background must not be stretched until its noise
+    looks like tissue. An image that is smaller than a square goes on beside its edges as its mirror image. Masks and
+    probabilities are what :class:`~export.runtime.BundleSession` makes of the logits.
+    """
+
+    def __init__(self, session: BundleSession) -> None:
+        super().__init__(session.manifest, session.inference)
+
+    def look(self, image_HW3: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return the logits (K, h, w) float32 of all parts, a cell for ``mask_stride`` pixels, and their ms."""
+        manifest = self.manifest
+        side, stride = manifest.image_px, manifest.mask_stride
+        levels_HW3 = to_levels(image_HW3, manifest.normalise)
+        window = intensity_window(levels_HW3, manifest.normalise)
+        padded_HW3 = _mirrored(levels_HW3, side=side, stride=stride)
+        height, width = (length // stride for length in padded_HW3.shape[:2])
+        weighted_Khw = np.zeros((len(manifest.classes), height, width), np.float32)
+        weights_hw = np.zeros((height, width), np.float32)
+        ramp = np.minimum(np.arange(1, side // stride + 1), np.arange(side // stride, 0, -1)).astype(np.float32)
+        weight_gg = np.minimum.outer(ramp, ramp)
+        inference_ms = 0.0
+        for top, left in places(image_HW3.shape[:2], side=side, stride=stride):
+            part_HW3 = apply_window(padded_HW3[top : top + side, left : left + side], window)
+            part_13HW = np.ascontiguousarray(part_HW3.transpose(2, 0, 1)[None])
+            logits_Kgg, part_ms = self.run(part_13HW)
+            inference_ms += part_ms
+            rows, columns = (slice(at // stride, (at + side) // stride) for at in (top, left))
+            weighted_Khw[:, rows, columns] += weight_gg * logits_Kgg
+            weights_hw[rows, columns] += weight_gg
+        return np.divide(weighted_Khw, weights_hw, out=weighted_Khw), inference_ms
+
+    def num_looks(self, size_hw: tuple[int, int]) -> int:
+        """Return how many parts an image of ``size_hw`` has."""
+        return len(places(size_hw, side=self.manifest.image_px, stride=self.manifest.mask_stride))
+
+    def part_of(self, size_hw: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return where the image lies on the grid: left, top, right, bottom. Beyond it is what was mirrored."""
+        stride = self.manifest.mask_stride
+        return 0.0, 0.0, size_hw[1] / stride, size_hw[0] / stride
+
+
+def places(size_hw: tuple[int, int], *, side: int, stride: int) -> list[tuple[int, int]]:
+    """Return (top, left) of the squares that cover an image, in pixels, each a multiple of ``stride``."""
+    rows, columns = (_starts(_padded(length, side=side, stride=stride), side=side, stride=stride) for length in size_hw)
+    return [(top, left) for top in rows for left in columns]
+
+
+def _starts(length: int, *, side: int, stride: int) -> list[int]:
+    """Return where squares begin along one side: as few as overlap by ``OVERLAP``, evenly, the last at the end."""
+    cells, wide = length // stride, side // stride
+    step = max(1, int(wide * (1 - OVERLAP)))
+    gaps = -(-(cells - wide) // step)
+    return [stride * (number * (cells - wide) // max(gaps, 1)) for number in range(gaps + 1)]
+
+
+def _padded(length: int, *, side: int, stride: int) -> int:
+    return max(side, -(-length // stride) * stride)
+
+
+def _mirrored(levels_HW3: np.ndarray, *, side: int, stride: int) -> np.ndarray:
+    """Return the image with its mirror image below and right of it, as far as squares need."""
+    more = [(0, _padded(length, side=side, stride=stride) - length) for length in levels_HW3.shape[:2]]
+    return np.pad(levels_HW3, [*more, (0, 0)], mode="symmetric") if any(after for _, after in more) else levels_HW3

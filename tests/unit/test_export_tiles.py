@@ -1,0 +1,164 @@
+"""Looking in parts: at full resolution, blended where they overlap; what the whole gives where one part is all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from app import answers
+from app.settings import Settings
+from app.studio import Studio
+from engine.config import parse_config
+from engine.errors import UserError
+from export.package import BundleContent, write_bundle
+from export.runtime import BundleSession, load_bundle
+from export.tiles import TiledSession, looking, places
+
+SIDE, STRIDE = 64, 2
+
+
+class Red(nn.Module):
+    """Ten times the red channel minus five, on half the image's grid."""
+
+    mask_stride = STRIDE
+
+    def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(image_B3HW[:, :1], STRIDE) * 10 - 5
+
+
+class Brightness(nn.Module):
+    """The mean of the red channel over all that it sees, everywhere on half the image's grid."""
+
+    mask_stride = STRIDE
+
+    def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
+        pooled = nn.functional.avg_pool2d(image_B3HW[:, :1], STRIDE)
+        return pooled * 0 + image_B3HW[:, :1].mean(dim=(2, 3), keepdim=True)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., BundleSession]:
+    def serve(model: nn.Module, *, normalise: str = "none") -> BundleSession:
+        config = parse_config({"data": {"image_px": SIDE, "normalise": normalise}})
+        content = BundleContent(
+            name="red", role="distilled_student", task="t", modality="m", classes=("c",), model=config.student,
+            config=config, metrics=(), run_id="run-1",
+        )  # fmt: skip
+        folder = tmp_path_factory.mktemp("bundle") / "bundle"
+        write_bundle(folder, model, content=content)
+        return load_bundle(folder)
+
+    return serve
+
+
+def noise(*size: int, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
+    drawn = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, (*size, 3), dtype=dtype)
+    return drawn
+
+
+@given(height=st.integers(1, 700), width=st.integers(1, 700))
+def test_parts_cover_the_image_and_overlap_by_a_quarter_at_least(height: int, width: int) -> None:
+    covered = np.zeros((max(height, SIDE) + 1, max(width, SIDE) + 1), int)
+    found = places((height, width), side=SIDE, stride=STRIDE)
+    assert all(top % STRIDE == 0 and left % STRIDE == 0 for top, left in found) and len(set(found)) == len(found)
+    for top, left in found:
+        covered[top : top + SIDE, left : left + SIDE] += 1
+    assert covered[:height, :width].all()
+    for axis in (0, 1):
+        starts = sorted({place[axis] for place in found})
+        assert all(after - before <= 0.75 * SIDE for before, after in pairwise(starts))
+
+
+def test_parts_worked_out_by_hand() -> None:
+    assert places((64, 64), side=64, stride=2) == [(0, 0)] == places((10, 63), side=64, stride=2)
+    assert places((64, 65), side=64, stride=2) == [(0, 0), (0, 2)], "65 pixels are 33 cells"
+    assert places((64, 112), side=64, stride=2) == [(0, 0), (0, 48)], "a step of 48 at most"
+    assert places((64, 114), side=64, stride=2) == [(0, 0), (0, 24), (0, 50)]
+    assert len(places((383, 512), side=256, stride=2)) == 2 * 3
+
+
+@pytest.mark.parametrize("normalise", ["none", "per_image"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_one_part_gives_what_the_whole_gives(served: Callable, normalise: str, dtype: type) -> None:
+    session, image = served(Red(), normalise=normalise), noise(SIDE, SIDE, dtype=dtype)
+    whole, parts = session.predict(image), TiledSession(session).predict(image)
+    np.testing.assert_allclose(parts.probability_KHW, whole.probability_KHW, atol=1e-6)
+    assert 0.1 < whole.mask_KHW.mean() < 0.9 and np.array_equal(whole.mask_KHW, parts.mask_KHW)
+
+
+@pytest.mark.parametrize("size", [(64, 200), (130, 97), (65, 64), (20, 300), (3, 1)])
+def test_every_cell_is_that_of_the_image_at_full_resolution(served: Callable, size: tuple[int, int]) -> None:
+    """A model that looks at each cell alone gives the same in every part: what is blended is the image's own pixels."""
+    image = noise(*size)
+    logits = TiledSession(served(Red())).logits(image)[0]
+    even = np.pad(image[..., 0], [(0, length % STRIDE) for length in size], mode="edge").astype(np.float64) / 255
+    height, width = (length // STRIDE for length in even.shape)
+    expected = even.reshape(height, STRIDE, width, STRIDE).mean(axis=(1, 3)) * 10 - 5
+    np.testing.assert_allclose(logits[:height, :width], expected, atol=1e-5)
+
+
+def test_small_things_apart_stay_apart(served: Callable) -> None:
+    session, image = served(Red()), np.zeros((256, 256, 3), np.uint8)
+    image[40:200, 100:104] = image[40:200, 106:110] = 255  # a gap of two pixels, half of one when four become one
+    assert session.predict(image).mask_KHW[0, 120, 104:106].any()
+    apart = looking(session, "parts").predict(image).mask_KHW[0]
+    assert not apart[120, 104:106].any() and apart[120, 100:104].all() and apart[120, 106:110].all()
+    assert looking(session, "whole") is session
+
+
+def test_where_parts_overlap_the_nearer_to_its_middle_counts_more(served: Callable) -> None:
+    """Two parts of 64 px that begin at 0 and 48: brightness 1 on the left of 64, 0 beyond; 32 cells each, 8 shared."""
+    image = np.zeros((SIDE, 112, 3), np.uint8)
+    image[:, :64] = 255
+    row = TiledSession(served(Brightness())).logits(image)[0][16]
+    np.testing.assert_allclose(row[:24], 1, atol=1e-6)
+    np.testing.assert_allclose(row[32:], 16 / 64, atol=1e-6)
+    # cell 24 is the left part's eighth from its border and the right part's first
+    first, last = (8 * 1 + 1 * 16 / 64) / 9, (1 * 1 + 8 * 16 / 64) / 9
+    np.testing.assert_allclose(row[[24, 31]], [first, last], atol=1e-6)
+
+
+def test_the_window_is_that_of_the_whole_image(served: Callable) -> None:
+    """A part of faint noise only must not be stretched until the noise is foreground."""
+    image = np.random.default_rng(1).integers(0, 12, (SIDE, 400, 3)).astype(np.uint8)
+    image[20:40, 10:40] = 255
+    mask = TiledSession(served(Red(), normalise="per_image")).predict(image).mask_KHW[0]
+    assert mask[20:40, 10:40].all() and not mask[:, 60:].any()
+
+
+def test_parts_are_counted_told_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studio = Studio(Settings(home=tmp_path / "home"))
+    key = "shipped/nuclei_cpu"
+    session, image = studio.session(key, looks="parts"), np.tile(answers.example_image(studio, key, 0), (2, 3, 1))
+    whole = answers.segment(studio.session(key), lambda: image, title="a.png", stem="a", anyway=True)
+    found = answers.segment(session, lambda: image, title="a.png", stem="a", anyway=True)
+    assert image.shape[:2] == (512, 768) and found.num_looks == 3 * 4 and whole.num_looks == 1
+    assert "in 12 parts of 256 x 256 pixels" in found.answer.told and "parts" not in whole.answer.told
+    assert found.result.file[0] == "a_unlike_training_parts_mask.png" or found.result.file[0] == "a_parts_mask.png"
+    assert (whole.reduced_to, found.reduced_to) == (pytest.approx(1 / 3), 1.0)
+    assert found.result.figures[0].components > whole.result.figures[0].components
+    monkeypatch.setattr(answers, "MOST_LOOKED_PX", 11 * 256**2)
+    with pytest.raises(UserError) as caught:
+        answers.segment(session, lambda: image, title="a.png", stem="a", anyway=True)
+    assert caught.value.code == "app.many_parts" and "12" in caught.value.what and "11" in caught.value.why
+
+
+def test_parts_need_no_more_memory_than_the_page_counts_on(served: Callable) -> None:
+    import tracemalloc
+
+    session = TiledSession(served(Red(), normalise="per_image"))
+    for dtype, kind in ((np.uint8, "8 bits"), (np.uint16, "more")):
+        image = noise(1500, 1000, dtype=dtype)
+        tracemalloc.start()
+        session.logits(image)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak / (1500 * 1000) < answers.BYTES_PER_PIXEL[kind], dtype
