@@ -231,17 +231,10 @@ def check_size(settings: Settings, *, width: int, height: int, classes: int, is_
         )
 
 
-def check_looks(session: BundleSession, size_hw: tuple[int, int]) -> int:
-    """Return how many times the model looks for an image; raise ``UserError`` where that is too often for this page."""
+def within_looks(session: BundleSession, size_hw: tuple[int, int]) -> tuple[BundleSession, int]:
+    """Return a session that looks at an image no more often than this page waits for, and how often it was to look."""
     side, count = session.manifest.image_px, session.num_looks(size_hw)
-    if count > max(1, MOST_LOOKED_PX // side**2):
-        raise UserError(
-            "app.many_parts",
-            what=looks_text.MANY_WHAT.format(side=side, width=size_hw[1], height=size_hw[0], parts=count),
-            why=looks_text.MANY_WHY.format(most=MOST_LOOKED_PX // side**2),
-            fix=looks_text.MANY_FIX,
-        )
-    return count
+    return (session.whole if count > max(1, MOST_LOOKED_PX // side**2) else session), count
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,6 +251,10 @@ class Segmented:
     """The share of its longer side that the model saw."""
     num_looks: int = 1
     """How many parts it had."""
+    num_wanted: int = 1
+    """How many it would have had; more than ``num_looks`` where those were too many for this page."""
+    part_px: int = 0
+    """The side of these, in pixels of the image."""
 
 
 def segment(
@@ -284,7 +281,9 @@ def segment(
         if unlike and not anyway:
             raise foreign.refuse(session, unlike, fix=model_text.FOREIGN_FIX)
         size_hw = (image_HW3.shape[0], image_HW3.shape[1])
-        side, looks = session.manifest.image_px, check_looks(session, size_hw)
+        part_px = session.part_px
+        session, wanted = within_looks(session, size_hw)
+        side, looks = session.manifest.image_px, session.num_looks(size_hw)
         started = time.perf_counter()
         logits_Khw = session.logits(image_HW3)
         wall_ms = 1000 * (time.perf_counter() - started)
@@ -303,10 +302,12 @@ def segment(
         model = model_text.ANSWERED_BY.format(model=session.manifest.name)
         said = [title, model, text.RESULT_TIME.format(wall_ms=wall_ms, provider=provider)]
         if looks > 1:
-            said.append(looks_text.TOLD.format(parts=looks, side=side))
+            said.append(looks_text.TOLD.format(parts=looks, side=session.part_px))
         answer = Answer(kept, title, stem, classes, about.spacing_mm, " · ".join(said))
         reduced_to = min(1.0, side / max(size_hw)) if looks == 1 else 1.0
-        return Segmented(answer, Screen(image_hw3, result.levels_Khw), result, wall_ms, unlike, reduced_to, looks)
+        return Segmented(
+            answer, Screen(image_hw3, result.levels_Khw), result, wall_ms, unlike, reduced_to, looks, wanted, part_px
+        )
 
 
 def settled(answer: Answer, *, percent: int, clicks: tuple[Click, ...]) -> picture_results.Result:

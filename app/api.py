@@ -31,10 +31,10 @@ def build(studio: Studio, page: gr.Blocks) -> None:
         return _answered(studio, lambda: {"models": [api_records.model(found) for found in studio.offers()]})
 
     def segment(
-        image: gr.FileData, model: str, slice: int = 1, anyway: bool = False, parts: bool = False
+        image: gr.FileData, model: str, slice: int = 1, anyway: bool = False, looks: str = ""
     ) -> tuple[gr.FileData, dict]:
         path = Path(image["path"])  # type: ignore[index]  # a mapping: nothing is made of what comes
-        found = _answered(studio, lambda: _segmented(studio, path, model, number=slice, anyway=anyway, parts=parts))
+        found = _answered(studio, lambda: _segmented(studio, path, model, number=slice, anyway=anyway, looks=looks))
         return found.pop("file"), found
 
     def plan(request: gr.Request, configuration: str, preset: str = "") -> dict:
@@ -94,16 +94,17 @@ def _answered(studio: Studio, action: Callable[[], dict[str, Any]]) -> dict[str,
     return plain | ({"file": file} if file else {})
 
 
-def _segmented(studio: Studio, path: Path, model: str, *, number: int, anyway: bool, parts: bool) -> dict[str, Any]:
+def _segmented(studio: Studio, path: Path, model: str, *, number: int, anyway: bool, looks: str) -> dict[str, Any]:
     """Return the figures of one answer, and under ``file`` where its mask lies."""
     from engine.data.readers import file_stem
+    from export.tiles import looks_of
 
     count, name = answers.num_slices(studio, model, path), studio.uploads.name_of(path)
     if not 1 <= number <= count:
         what = words.SLICE_WHAT.format(count=count, number=number)
         raise UserError("api.slice", what=what, why=words.SLICE_WHY, fix=words.SLICE_FIX)
     stem = file_stem(Path(name)) + (f"_slice{number:03d}" if count > 1 else "")
-    session = studio.session(model, looks="parts" if parts else "whole")
+    session = studio.session(model, looks=looks_of(looks) if looks else None)
     try:
         done = answers.segment(
             session,

@@ -6,8 +6,9 @@ MODELS = "List the models that this page offers, best first: key, images, classe
 SEGMENT = (
     "Segment one image, or one slice (from 1) of a volume, by the model with this key. Gives the mask (a PNG, 0 and "
     "255; of several classes a zip of them) and figures. An image that is unlike those of the model's training is "
-    "refused in words unless 'anyway' is true. With 'parts' the model looks at the image part by part, at full "
-    "resolution: small things in a large image stay apart."
+    "refused in words unless 'anyway' is true. 'looks' is 'whole' (reduced to the model's side), 'parts' (part by part "
+    "at full resolution: small things in a large image stay apart), 'fine' (smaller parts, enlarged), or empty for "
+    "what the model is best at; an image of very many parts is looked at as a whole ('num_parts' is 1)."
 )
 PLAN = (
     "Say what a run takes, sends and leaves out; nothing is started. 'configuration' is TOML or JSON; with 'preset' "

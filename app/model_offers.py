@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from app import model_text
+from app import looks_text, model_text
 from engine.types import MEAN_CLASS
 
 if TYPE_CHECKING:
-    from export.manifest import Manifest
+    from export.manifest import Looks, LooksMeasured, Manifest
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Offer:
     score: Score | None
     is_tryout: bool
     """Trained on drawn images: to try the program with, and for no patient's image."""
+    looks: LooksMeasured | None = None
+    best_looks: Looks = "whole"
     is_broken: bool = False
     """Its manifest cannot be read; whoever chooses it is told why."""
 
@@ -78,6 +80,8 @@ def offer(key: str, manifest: Manifest, *, origin: str) -> Offer:
         created=manifest.created[:10],
         score=score_of(manifest.metrics),
         is_tryout=manifest.config.get("data", {}).get("source") == "phantom",
+        looks=manifest.looks,
+        best_looks=manifest.best_looks,
     )
 
 
@@ -124,8 +128,16 @@ def facts(found: Offer) -> str:
         (model_text.FACT_DICE, _in_full(found.score)),
         (model_text.FACT_FROM, f"{found.origin}, {found.created}"),
     ]
+    if found.looks is not None:
+        rows.insert(3, (looks_text.FACT, _looks(found.looks, looks_text.BETTER[found.best_looks])))
     cells = "".join(f"<tr><th scope='row'>{name}</th><td>{escape(value)}</td></tr>" for name, value in rows)
     return f"<table class='facts'><tbody>{cells}</tbody></table>"
+
+
+def _looks(measured: LooksMeasured, best: str) -> str:
+    return looks_text.MEASURED.format(
+        best=best, whole=measured.whole, parts=measured.parts, fine=measured.fine, images=measured.num_images
+    )
 
 
 def _in_full(score: Score | None) -> str:

@@ -154,13 +154,17 @@ class Studio:
 
         return read_manifest(self._bundle_folder(key))
 
-    def session(self, key: str, *, looks: Looks = "whole") -> BundleSession:
-        """Return the loaded bundle; the last few stay in memory, by folder and time of writing."""
+    def session(self, key: str, *, looks: Looks | None = None) -> BundleSession:
+        """Return the loaded bundle; the last few stay in memory, by folder and time of writing.
+
+        ``looks`` is how it looks at an image, the way that was measured to be better when None.
+        """
         from export.tiles import looking
 
         folder = self._bundle_folder(key)
         with self._lock:
-            return looking(bundle_cache.session(folder, (folder / "manifest.json").stat().st_mtime), looks)
+            loaded = bundle_cache.session(folder, (folder / "manifest.json").stat().st_mtime)
+        return looking(loaded, looks or loaded.manifest.best_looks)
 
     def offers(self) -> list[model_offers.Offer]:
         """Return what is offered, best first; of a broken bundle its name."""

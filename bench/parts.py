@@ -2,10 +2,10 @@
 
     python -m bench.parts [--bundle assets/models/nuclei_cpu] [--data data]
 
-The images are those that the model's training never fitted: all of the site that was held out, and the validation images
-of the sources. Dice is at each image's own resolution, not on the model's grid as in results. Things are pieces that do
-not touch; the error is |found - true|, a mean over images. Intervals are 95 % bootstraps over patients (images without a
-patient) of the difference in Dice. ``--data`` is the folder of the bundle's dataset.
+The images are those that the model's training never fitted: all of the site that was held out, and the validation
+images of the sources. Dice is at each image's own resolution, not on the model's grid as in results. Things are pieces
+that do not touch; the error is |found - true|, a mean over images. Intervals are 95 % bootstraps over patients (images
+without a patient) of the difference in Dice. ``--data`` is the folder of the bundle's dataset.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -24,12 +25,13 @@ from engine.errors import UserError
 from engine.evaluation.bootstrap import mean_interval
 from engine.seeding import numpy_generator
 from engine.site.data import sites_here
+from export.looks import mean_dice
 from export.manifest import Looks
 from export.outputs.measurements import num_components
 from export.runtime import BundleSession, load_bundle
 from export.tiles import looking
 
-LOOKS: tuple[Looks, ...] = ("whole", "parts")
+LOOKS: tuple[Looks, ...] = get_args(Looks)
 RESAMPLES = 10_000
 
 
@@ -44,20 +46,18 @@ class Row:
 
 
 def rows(session: BundleSession, images: ImageSet) -> list[Row]:
-    """Return what a session makes of each image, all classes as one."""
+    """Return what a session makes of each image; things are of all classes as one."""
     made = []
     for item in images.items:
         image, true_KHW = item.read()
         mask_KHW, wall_ms = session.masks(image)
-        mask, true = mask_KHW.any(axis=0), true_KHW.any(axis=0)
-        both = int(mask.sum()) + int(true.sum())
-        dice = 2 * int((mask & true).sum()) / both if both else 1.0
-        made.append(Row(dice, num_components(mask), num_components(true), wall_ms))
+        found, true = (num_components(masks.any(axis=0)) for masks in (mask_KHW, true_KHW))
+        made.append(Row(mean_dice(mask_KHW, true_KHW), found, true, wall_ms))
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print two lines a site, and the difference."""
+    """Print a line a site and way of looking, and the differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=Path(__file__).parents[1] / "assets" / "models" / "nuclei_cpu")
     parser.add_argument("--data", type=Path, default=Path("data"))
@@ -79,12 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             error = np.mean([abs(row.found - row.true) for row in of_it])
             wall_ms = np.median([row.wall_ms for row in of_it])
             print(f"  {looks:6} Dice {dice:.3f}   things {count:6.1f}   error {error:5.1f}   {wall_ms:6.0f} ms")
-        gain = [parts.dice - whole.dice for whole, parts in zip(found["whole"], found["parts"], strict=True)]
         groups = [item.patient or "" for item in images.items]
-        rng = numpy_generator(0, "bootstrap", "parts", name)
-        ends = mean_interval(gain, groups=groups, num_samples=RESAMPLES, rng=rng)
-        told = f" [{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else ""
-        print(f"  parts - whole: {np.mean(gain):+.3f}{told}")
+        for looks in LOOKS[1:]:
+            gain = [one.dice - whole.dice for whole, one in zip(found["whole"], found[looks], strict=True)]
+            rng = numpy_generator(0, "bootstrap", looks, name)
+            ends = mean_interval(gain, groups=groups, num_samples=RESAMPLES, rng=rng)
+            told = f" [{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else ""
+            print(f"  {looks} - whole: {np.mean(gain):+.3f}{told}")
     return 0
 
 

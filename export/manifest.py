@@ -32,8 +32,11 @@ NOTICE = (
 MAX_MANIFEST_BYTES = 4_000_000
 MAX_SIDE_PX = 4096
 MAX_CLASSES = 256
-Looks = Literal["whole", "parts"]
-"""Whether a model sees an image at once, reduced to the side of its input, or part by part."""
+Looks = Literal["whole", "parts", "fine"]
+"""How a model sees an image: at once, reduced to the side of its input; part by part, each at the image's resolution;
+or in smaller parts that are enlarged by a third. Each takes longer than the one before."""
+LOOKS_GAIN = 0.005
+"""Dice that a slower way of looking has to add on validation images before it is what a model does by itself (ours)."""
 Text = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -76,6 +79,15 @@ class Parity(Record):
     num_images: Count
 
 
+class LooksMeasured(Record):
+    """Mean Dice at the images' own resolution for each way of looking, of the sites' validation images."""
+
+    whole: Annotated[float, Field(ge=0, le=1)]
+    parts: Annotated[float, Field(ge=0, le=1)]
+    fine: Annotated[float, Field(ge=0, le=1)]
+    num_images: Annotated[int, Field(ge=1, lt=2**53)]
+
+
 class Manifest(Record):
     """Everything that a site needs to run the model, and to know where it comes from."""
 
@@ -101,6 +113,8 @@ class Manifest(Record):
     model: BundledModel
     appearance: TrainingAppearance | None = None
     """What its training images look like; None in bundles of before, and where no site has told."""
+    looks: LooksMeasured | None = None
+    """Which way of looking at images was better; None where nobody has measured it."""
     opset: int
     parity: Parity
     metrics: Annotated[tuple[dict[str, Any], ...], Field(max_length=10_000)]
@@ -128,6 +142,15 @@ class Manifest(Record):
         if not all(math.isfinite(value) for value in self.parity.model_dump().values()):
             raise ValueError("parity must be finite")
         return self
+
+    @property
+    def best_looks(self) -> Looks:
+        """Return how the model looks where nobody says otherwise: what takes longer has to be worth it."""
+        best, dice = "whole", self.looks.whole if self.looks else 1.0
+        for slower in ("parts", "fine"):
+            if self.looks is not None and getattr(self.looks, slower) >= dice + LOOKS_GAIN:
+                best, dice = slower, getattr(self.looks, slower)
+        return best
 
     @property
     def reading(self) -> dict[str, Any]:

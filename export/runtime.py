@@ -127,6 +127,16 @@ class BundleSession:
         """Return the model's logits (K, h, w) of an image of ``size_hw`` as (K, H, W): without the padding's."""
         return resize_logits(logits_Khw, size_hw=size_hw, part=self.part_of(size_hw))
 
+    @property
+    def whole(self) -> BundleSession:
+        """Return the session that looks at images as a whole: this one."""
+        return self
+
+    @property
+    def part_px(self) -> int:
+        """Return the side of what the model sees at once, in pixels of its input."""
+        return self.manifest.image_px
+
     def num_looks(self, size_hw: tuple[int, int]) -> int:
         """Return how many times the model looks for one image of ``size_hw``."""
         return 1

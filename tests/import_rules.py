@@ -15,7 +15,9 @@ CONFIG = (
 )
 BASE = ("engine.version", "engine.types", "engine.errors", *CONFIG, "engine.seeding")
 CATALOGUE = "engine.methods.catalogue"
-PREDICTION = tuple(f"export.{part}" for part in ("runtime", "results", "manifest", "card", "appearance", "foreign"))
+PREDICTION = tuple(
+    f"export.{part}" for part in ("runtime", "results", "manifest", "card", "appearance", "foreign", "tiles", "looks")
+)
 LOOKS = tuple(f"engine.data.{part}" for part in ("readers", "transforms", "appearance", "modalities"))
 VOLUMES = tuple(f"engine.data.{n}" for n in (
     "readers", "volumes", "archives", "orientation", "identifiers", "volume_cache", "budget",

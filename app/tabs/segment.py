@@ -156,14 +156,14 @@ def _wire_models(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
         heading = gr.HTML(markup.quiet(text.SAMPLE_IMAGES), visible=bool(pictures))
         return heading, gr.Gallery(value=pictures or [], visible=bool(pictures))
 
-    def about(chosen: str | None) -> tuple[str, str]:
+    def about(chosen: str | None) -> tuple[Any, ...]:
         if not chosen:
-            return "", model_text.NO_CARD
-        found, box = studio.attempt(lambda: studio.model_facts(chosen))
-        return found if found else (box, model_text.NO_CARD)
+            return "", model_text.NO_CARD, "whole"
+        found, box = studio.attempt(lambda: (*studio.model_facts(chosen), studio.manifest(chosen).best_looks))
+        return found if found else (box, model_text.NO_CARD, "whole")
 
     parts.model.input(None, parts.model, None, js=setter("model"), **quiet)
-    parts.model.change(about, parts.model, [parts.model_facts, parts.card], **quiet)
+    parts.model.change(about, parts.model, [parts.model_facts, parts.card, parts.looks], **quiet)
     parts.model.change(examples, parts.model, [parts.examples_heading, parts.examples], **quiet)
     for event in (page.load, gr.Timer(5.0).tick):
         event(refresh, [parts.model, parts.seen], [parts.model, parts.message, parts.seen], **quiet)
@@ -187,7 +187,7 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
     parts.upload.change(handlers.look, [parts.model, parts.upload], parts.slice_index, **quiet, **one_file).then(
         handlers.segment_file, file_inputs, shown, **visible
     ).then(js=SCROLL_TO_RESULT)
-    for chosen in (parts.model.select, parts.looks.input):
+    for chosen in (parts.model.select, parts.looks.change):
         # The last choice counts, also while the one before it is being answered.
         chosen(
             handlers.clear_stale, [*how, parts.upload, parts.result], shown, trigger_mode="always_last", **quiet

@@ -95,6 +95,8 @@ class Handlers:
         anyway: bool = False,
     ) -> Values:
         """Answer what is shown by the model that is chosen now, as it looks now."""
+        if not anyway and _is_of(result, chosen, looks):
+            return UNCHANGED
         if path:  # another model may read the file's values otherwise
             return self.segment_file(chosen, looks, path, number, anyway=anyway)
         if result is None or result.example is None:
@@ -109,7 +111,7 @@ class Handlers:
 
     def clear_stale(self, chosen: str | None, looks: Looks, path: str | None, result: answers.Shown | None) -> Values:
         """Take the answer of another model, or of another way of looking, away while the chosen one works."""
-        if not path and (result is None or result.example is None):
+        if (not path and (result is None or result.example is None)) or _is_of(result, chosen, looks):
             return UNCHANGED
         found = self.studio.attempt(lambda: self.studio.manifest(chosen or ""))[0]
         busy = markup.busy(model_text.BUSY.format(model=found.name if found else text.MODEL_LABEL))
@@ -127,6 +129,11 @@ class Handlers:
     def put_away(self) -> Values:
         """Show nothing any more."""
         return *nothing(markup.empty(text.SEGMENT_EMPTY_TITLE, text.SEGMENT_EMPTY)), gr.Slider(visible=False)
+
+
+def _is_of(result: answers.Shown | None, chosen: str | None, looks: Looks) -> bool:
+    """Return whether what is shown is an answer of this model, looking so."""
+    return bool(result and result.key) and result is not None and (result.model, result.looks) == (chosen, looks)
 
 
 def _named(path: Path, number: int, count: int) -> tuple[str, str]:
@@ -189,14 +196,20 @@ def answer(studio: Studio, chosen: str | None, image: Given, *, looks: Looks, an
     return _shown(studio, done, answers.Shown("", image.example, chosen, looks))
 
 
+def _reduced(found: answers.Segmented) -> str:
+    """Return what is said of an image of which the model saw a small picture; "" where it saw enough."""
+    percent = f"{100 * found.reduced_to:.0f}"
+    if found.num_wanted > found.num_looks:
+        return markup.notice(looks_text.TOO_MANY.format(wanted=found.num_wanted, side=found.part_px, percent=percent))
+    return markup.quiet(looks_text.REDUCED.format(percent=percent)) if found.reduced_to < answers.REDUCED_BELOW else ""
+
+
 def _shown(studio: Studio, found: answers.Segmented, about: answers.Shown) -> Values:
     """Return the values of what is shown for an answered image; ``about`` is what is remembered, without its key."""
     key, classes = studio.answers.put(found.answer), found.answer.classes
     unlike = model_text.FOREIGN_MARK.format(why=" ".join(found.unlike)) if found.unlike else ""
     blank = "" if any(one.foreground_px for one in found.result.figures) else text.RESULT_NOTHING
-    percent = 100 * found.reduced_to
-    is_small = found.reduced_to < answers.REDUCED_BELOW
-    reduced = markup.quiet(looks_text.REDUCED.format(percent=f"{percent:.0f}")) if is_small else ""
+    reduced = _reduced(found)
     picture = overlay_view.html(
         key,
         size_hw=found.answer.shown_hw,

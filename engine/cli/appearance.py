@@ -13,7 +13,8 @@ from engine.cli.output import JsonFlag, print_json
 if TYPE_CHECKING:
     from engine.config import RunConfig
     from export.appearance import TrainingAppearance
-    from export.manifest import Manifest
+    from export.manifest import LooksMeasured, Manifest
+    from export.runtime import BundleSession
 
 
 def measure_here(config: RunConfig) -> TrainingAppearance:
@@ -42,6 +43,15 @@ def training_config(manifest: Manifest, data: Path | None) -> RunConfig:
     return parse_config(values)
 
 
+def looks_here(config: RunConfig, session: BundleSession) -> LooksMeasured | None:
+    """Return which way of looking is better on the sites' validation images, all of which lie on this machine."""
+    from engine.site.data import sites_here
+    from export.looks import compare_looks
+
+    sites = (data for data in sites_here(config).values() if not len(data.test))
+    return compare_looks(session, (item.read() for data in sites for item in data.validation.items))
+
+
 def appearance(
     bundle: Annotated[Path, typer.Argument(help="A bundle folder")],
     data: Annotated[Path | None, typer.Option(help="Folder of the dataset that it was trained on")] = None,
@@ -49,22 +59,32 @@ def appearance(
 ) -> None:
     """Measure what a bundle's training images look like and write it into its manifest; the model stays as it is.
 
-    With it, whoever serves the model is told when an image is of another kind. Bundles of new runs have it.
+    With it, whoever serves the model is told when an image is of another kind; bundles of new runs have that. It also
+    measures on the sites' validation images whether the model sees more of an image as a whole, in parts, or in smaller
+    parts that are enlarged, and the best one is what the model does by itself.
     """
-    from export.manifest import MANIFEST_FILE, read_manifest
+    from export.manifest import MANIFEST_FILE
+    from export.runtime import load_bundle
 
-    manifest = read_manifest(bundle)
+    session = load_bundle(bundle)
+    manifest = session.manifest
     config = training_config(manifest, data)
-    found = measure_here(config)
-    text = json.dumps(
-        manifest.model_copy(update={"appearance": found}).model_dump(mode="json"), indent=2, ensure_ascii=False
-    )
+    found, looks = measure_here(config), looks_here(config, session)
+    new = manifest.model_copy(update={"appearance": found, "looks": looks})
+    text = json.dumps(new.model_dump(mode="json"), indent=2, ensure_ascii=False)
     partial = bundle / f".{MANIFEST_FILE}.part"
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(bundle / MANIFEST_FILE)
     if as_json:
-        print_json({"bundle": str(bundle), "threshold": found.threshold, "num_validation": found.num_validation})
+        told = {"bundle": str(bundle), "threshold": found.threshold, "num_validation": found.num_validation}
+        print_json(told | {"looks": looks and looks.model_dump(), "best_looks": new.best_looks})
     else:
         images = sum(site.num_images for site in found.sites)
         limit = "none, for there are too few validation images" if found.threshold is None else f"{found.threshold:.2f}"
         print(f"{images} training images of {len(found.sites)} sites were measured. Limit: {limit}.")
+        if looks is not None:
+            print(
+                f"Dice of {looks.num_images} validation images at their own resolution: {looks.whole:.3f} as a whole, "
+                f"{looks.parts:.3f} in parts, {looks.fine:.3f} in smaller ones. By itself the model takes "
+                f"'{new.best_looks}'."
+            )

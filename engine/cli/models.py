@@ -144,9 +144,10 @@ def predict(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Segment images unlike those of training, too; their files say so")
     ] = False,
-    parts: Annotated[
-        bool, typer.Option("--parts", help="Look at images in parts, at full resolution: small things stay apart")
-    ] = False,
+    looks: Annotated[
+        str | None,
+        typer.Option("--looks", help="How to look at an image: whole, parts or fine; by itself what the bundle says"),
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Write measurements.csv: areas, volumes, diameters, ...")] = False,
     reference: Annotated[
         Path | None, typer.Option("--reference", help="Mask of the image to compare with: Dice, IoU, HD95")
@@ -157,14 +158,17 @@ def predict(
     """Segment images with an exported model, without PyTorch; one mask file an image or volume.
 
     A picture becomes PNG, a NIfTI volume one NIfTI on its own grid, a DICOM series one DICOM Segmentation.
+    The whole image is reduced to the side of the model's input; in parts it is looked at at full resolution, so that
+    small things stay apart; 'fine' parts are smaller and enlarged.
     A file that cannot be read, or is unlike the images that the model was trained on, does not keep the others from
     being segmented: it is named, and the status is 2.
     """
     from engine.cli.cases import Job, refuse_same_names, waiting_cases
     from export.runtime import load_bundle
-    from export.tiles import looking
+    from export.tiles import looking, looks_of
 
-    session = looking(load_bundle(_find_bundle(model, home)), "parts" if parts else "whole")
+    session = load_bundle(_find_bundle(model, home))
+    session = looking(session, session.manifest.best_looks if looks is None else looks_of(looks))
     with waiting_cases(images, out=out) as cases:
         refuse_same_names(cases)
         out.mkdir(parents=True, exist_ok=True)

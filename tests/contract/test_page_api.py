@@ -30,7 +30,7 @@ ENDPOINTS: dict[str, tuple[dict[str, tuple[str, Any]], list[str]]] = {
     "/models": ({}, ["object"]),
     "/segment": (
         {"image": ("object", REQUIRED), "model": ("string", REQUIRED), "slice": ("integer", 1),
-         "anyway": ("boolean", False), "parts": ("boolean", False)},
+         "anyway": ("boolean", False), "looks": ("string", "")},
         ["object", "object"],
     ),
     "/plan": ({"configuration": ("string", REQUIRED), "preset": ("string", "")}, ["object"]),
@@ -109,9 +109,21 @@ def test_an_unlike_image_is_refused_in_words_and_answered_on_request(client: Cli
     assert pixels.shape == (96, 96) and set(np.unique(pixels)) <= {0, 255}
     assert Path(mask).name == "Jane_Doe_unlike_training_mask.png" and figures["unlike_training"]
     assert figures["area_share"] == {"nucleus": pytest.approx(float((pixels > 0).mean()), abs=1e-6)}
+    assert figures["num_parts"] == 1, "no larger than the model's side"
+    code, sentence = refusal(client, handle_file(foreign_image), best["key"], looks="twice", api_name="/segment")
+    assert code == "looks.unknown" and "'twice'" in sentence
     code, sentence = refusal(client, handle_file(foreign_image), best["key"], slice=2, api_name="/segment")
     assert code == "api.slice" and "1 slice" in sentence
     assert refusal(client, handle_file(foreign_image), "run/../x", api_name="/segment")[0] == "app.model_unknown"
+
+
+def test_a_model_looks_as_it_is_better_at_or_as_it_is_told(client: Client, tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(3).integers(0, 255, (300, 400)).astype(np.uint8)).save(tmp_path / "a.png")
+    for looks, parts in (("", 9), ("fine", 9), ("parts", 4), ("whole", 1)):
+        _, figures = client.predict(
+            handle_file(tmp_path / "a.png"), "shipped/nuclei_cpu", anyway=True, looks=looks, api_name="/segment"
+        )
+        assert figures["num_parts"] == parts, looks
 
 
 def test_a_run_is_planned_submitted_and_followed(client: Client, server: Server) -> None:
@@ -147,7 +159,7 @@ def test_what_cannot_be_is_refused_with_a_code(client: Client, endpoint: str, va
 
 @pytest.mark.parametrize(("endpoint", "values"), [
     ("/list", ["20"]), ("/list", [True]), ("/status", [7]), ("/status", [None]), ("/plan", ["x" * 32_001, ""]),
-    ("/segment", ["/etc/passwd", "shipped/nuclei_cpu", 1, False, False]),
+    ("/segment", ["/etc/passwd", "shipped/nuclei_cpu", 1, False, ""]),
 ])  # fmt: skip
 def test_values_of_a_wrong_type_are_refused_before_they_are_looked_at(
     client: Client, endpoint: str, values: list[Any]

@@ -84,8 +84,10 @@ def test_a_large_image_is_looked_at_in_parts(page: Page, tmp_path: Path) -> None
     expect(page.locator("#legend")).to_contain_text("slide.png")
     expect(page.locator("#legend")).not_to_contain_text("parts")
     expect(page.locator("#segment-message")).to_contain_text("of its size")
+    page.get_by_label("In smaller parts, enlarged").check()
+    expect(page.locator("#legend")).to_contain_text("parts of 48 x 48")
     page.get_by_label("In parts, at full resolution").check()
-    expect(page.locator("#legend")).to_contain_text("parts of")
+    expect(page.locator("#legend")).to_contain_text("parts of 64 x 64")
     expect(page.locator("#segment-message")).not_to_contain_text("of its size")
     with page.expect_download() as download:
         page.locator("#download").click()

@@ -23,6 +23,7 @@ def shipped_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
     path = home / "shipped" / "worse" / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["name"] = "worse"
+    manifest["looks"] = None
     for row in manifest["metrics"]:
         row["dice"] = 0.099
     path.write_text(json.dumps(manifest), encoding="utf-8")
@@ -50,12 +51,17 @@ def test_the_best_model_comes_first_and_an_answer_belongs_to_the_model_that_is_n
     expect(page.locator("#model input")).to_have_value("nuclei_cpu · nucleus · Dice 0.85 unseen · shipped")
     page.locator("#examples button.thumbnail-item").first.click()
     expect(page.locator("#legend")).to_contain_text("by nuclei_cpu")
+    expect(page.get_by_label("In smaller parts, enlarged")).to_be_checked()
+    expect(page.locator("#legend")).to_contain_text("parts of 192 x 192")
     page.locator("#model input").click()
     page.get_by_role("option").last.click()
     # Nothing of the answer before stands under the name of another model.
     expect(page.locator("#legend")).not_to_contain_text("by nuclei_cpu")
     expect(page.locator("#model-facts")).to_contain_text("0.099")
     expect(page.locator("#legend")).to_contain_text("by worse")
+    # Each looks at images as it does it best, or at the whole where nobody has measured it.
+    expect(page.get_by_label("At the whole, reduced to its size")).to_be_checked()
+    expect(page.locator("#legend")).not_to_contain_text("parts of")
     expect(page.locator("#overlay img")).to_be_visible()
     expect(page.locator("#segment-message")).not_to_contain_text("Segmenting with")
     page.locator("#model-card button.label-wrap").click()

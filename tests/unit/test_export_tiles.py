@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -11,13 +12,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 from app import answers
 from app.settings import Settings
 from app.studio import Studio
+from engine.cli import main
 from engine.config import parse_config
-from engine.errors import UserError
+from export.looks import compare_looks, mean_dice
+from export.manifest import LooksMeasured
 from export.package import BundleContent, write_bundle
 from export.runtime import BundleSession, load_bundle
 from export.tiles import TiledSession, looking, places
@@ -46,13 +50,13 @@ class Brightness(nn.Module):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., BundleSession]:
-    def serve(model: nn.Module, *, normalise: str = "none") -> BundleSession:
+    def serve(model: nn.Module, *, normalise: str = "none", folder: Path | None = None) -> BundleSession:
         config = parse_config({"data": {"image_px": SIDE, "normalise": normalise}})
         content = BundleContent(
             name="red", role="distilled_student", task="t", modality="m", classes=("c",), model=config.student,
             config=config, metrics=(), run_id="run-1",
         )  # fmt: skip
-        folder = tmp_path_factory.mktemp("bundle") / "bundle"
+        folder = folder or tmp_path_factory.mktemp("bundle") / "bundle"
         write_bundle(folder, model, content=content)
         return load_bundle(folder)
 
@@ -138,7 +142,7 @@ def test_parts_are_counted_told_and_bounded(tmp_path: Path, monkeypatch: pytest.
     studio = Studio(Settings(home=tmp_path / "home"))
     key = "shipped/nuclei_cpu"
     session, image = studio.session(key, looks="parts"), np.tile(answers.example_image(studio, key, 0), (2, 3, 1))
-    whole = answers.segment(studio.session(key), lambda: image, title="a.png", stem="a", anyway=True)
+    whole = answers.segment(studio.session(key, looks="whole"), lambda: image, title="a.png", stem="a", anyway=True)
     found = answers.segment(session, lambda: image, title="a.png", stem="a", anyway=True)
     assert image.shape[:2] == (512, 768) and found.num_looks == 3 * 4 and whole.num_looks == 1
     assert "in 12 parts of 256 x 256 pixels" in found.answer.told and "parts" not in whole.answer.told
@@ -146,9 +150,8 @@ def test_parts_are_counted_told_and_bounded(tmp_path: Path, monkeypatch: pytest.
     assert (whole.reduced_to, found.reduced_to) == (pytest.approx(1 / 3), 1.0)
     assert found.result.figures[0].components > whole.result.figures[0].components
     monkeypatch.setattr(answers, "MOST_LOOKED_PX", 11 * 256**2)
-    with pytest.raises(UserError) as caught:
-        answers.segment(session, lambda: image, title="a.png", stem="a", anyway=True)
-    assert caught.value.code == "app.many_parts" and "12" in caught.value.what and "11" in caught.value.why
+    fewer = answers.segment(session, lambda: image, title="a.png", stem="a", anyway=True)
+    assert (fewer.num_looks, fewer.num_wanted) == (1, 12) and fewer.result.figures == whole.result.figures
 
 
 def test_parts_need_no_more_memory_than_the_page_counts_on(served: Callable) -> None:
@@ -162,3 +165,87 @@ def test_parts_need_no_more_memory_than_the_page_counts_on(served: Callable) -> 
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak / (1500 * 1000) < answers.BYTES_PER_PIXEL[kind], dtype
+
+
+def test_dice_of_masks_worked_out_by_hand() -> None:
+    mask, true = np.zeros((3, 4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8)
+    mask[0, :2], true[0, 1:3] = 1, 1  # 8 and 8 pixels, 4 of them shared
+    mask[1, 0, 0] = 1  # found where there is nothing
+    assert mean_dice(mask[:1], true[:1]) == 0.5 and mean_dice(mask, true) == pytest.approx((0.5 + 0 + 1) / 3)
+
+
+def test_the_better_way_of_looking_is_measured_on_masks_of_full_resolution(served: Callable) -> None:
+    """Stripes of a pixel that the whole, four pixels in one, sees as grey; a large square that both see."""
+    session, image = served(Red()), np.zeros((256, 256, 3), np.uint8)
+    image[:, ::4] = image[:, 1::4] = 255
+    stripes = (image[..., 0] > 0)[None].astype(np.uint8)
+    square = np.zeros((256, 256, 3), np.uint8)
+    square[64:192, 64:192] = 255
+    large = (square[..., 0] > 0)[None].astype(np.uint8)
+    of_stripes, of_both = compare_looks(session, [(image, stripes)]), compare_looks(session, [(image, stripes)] * 2)
+    assert of_stripes is not None and of_both is not None and of_both.num_images == 2
+    assert (of_stripes.parts, of_both.parts) == (1.0, 1.0) and of_stripes.whole < 0.8 < of_stripes.fine
+    of_square = compare_looks(session, [(square, large)])
+    assert of_square is not None and of_square.parts == 1.0 and of_square.whole > 0.97
+    lines = np.zeros((64, 64, 3), np.uint8)
+    lines[:, ::6] = 255  # of one pixel: half of a cell, and a logit of nought
+    of_lines = compare_looks(session, [(lines, (lines[..., 0] > 0)[None].astype(np.uint8))])
+    assert of_lines is not None and of_lines.whole == of_lines.parts == 0 < of_lines.fine
+    assert compare_looks(session, []) is None
+
+
+@pytest.mark.parametrize(
+    ("whole", "parts", "fine", "best"),
+    [
+        (0.8, 0.806, 0.81, "parts"),
+        (0.8, 0.804, 0.8, "whole"),
+        (0.8, 0.7, 0.7, "whole"),
+        (0, 1, 1, "parts"),
+        (0.8, 0.81, 0.816, "fine"),
+        (0.8, 0.804, 0.806, "fine"),
+        (0.8, 0.7, 0.806, "fine"),
+        (1, 1, 1, "whole"),
+    ],
+)
+def test_a_model_looks_in_parts_by_itself_where_that_is_worth_it(
+    served: Callable, whole: float, parts: float, fine: float, best: str
+) -> None:
+    manifest = served(Red()).manifest
+    assert manifest.best_looks == "whole", "nobody has measured it"
+    measured = LooksMeasured(whole=whole, parts=parts, fine=fine, num_images=3)
+    assert manifest.model_copy(update={"looks": measured}).best_looks == best
+
+
+def test_a_bundle_looks_as_it_says_unless_somebody_says_otherwise(
+    served: Callable, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """An image of 130 x 64 has parts at 0, 32 and 66; enlarged to 173 x 85 two by four of them."""
+    Image.fromarray(noise(SIDE, 130)).save(tmp_path / "a.png")
+    served(Red(), folder=tmp_path / "bundle")
+    session, path = load_bundle(tmp_path / "bundle"), tmp_path / "bundle" / "manifest.json"
+    for measured, option, parts in (
+        (None, [], 1), (None, ["--looks", "parts"], 3), (0.6, [], 3), (0.6, ["--looks", "parts"], 3),
+        (0.6, ["--looks", "whole"], 1), (0.4, [], 1), (0.6, ["--looks", "fine"], 2 * 4),
+    ):  # fmt: skip
+        looks = {"whole": 0.5, "parts": measured, "fine": 0.5, "num_images": 3} if measured else None
+        path.write_text(json.dumps(session.manifest.model_dump(mode="json") | {"looks": looks}))
+        arguments = ["predict", str(path.parent), str(tmp_path / "a.png"), "--out", str(tmp_path / "masks"), *option]
+        assert main([*arguments, "--json"]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["predictions"]
+        expected = looking(session, {1: "whole", 3: "parts", 8: "fine"}[parts]).masks(noise(SIDE, 130))[0][0]
+        assert row["parts"] == parts and np.array_equal(np.asarray(Image.open(row["mask"])) > 0, expected > 0)
+    assert main(["predict", str(path.parent), str(tmp_path / "a.png"), "--looks", "twice", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "looks.unknown"
+
+
+def test_fine_parts_are_those_of_the_image_enlarged_by_a_third(served: Callable) -> None:
+    image = noise(90, 60)
+    fine, parts = looking(served(Red()), "fine"), looking(served(Red()), "parts")
+    assert (fine.part_px, parts.part_px, parts.whole.part_px) == (48, 64, 64)
+    enlarged = np.asarray(Image.fromarray(image).resize((80, 120), Image.Resampling.BILINEAR))
+    assert np.array_equal(fine.logits(image), parts.logits(enlarged))
+    block = np.zeros((90, 60, 3), np.uint8)
+    block[20:50, 10:40] = 255
+    found = fine.predict(block)
+    assert found.mask_KHW.shape == (1, 90, 60) and fine.num_looks((90, 60)) == 3 * 2
+    assert mean_dice(found.mask_KHW, (block[..., 0] > 0)[None].astype(np.uint8)) > 0.97
