@@ -7,6 +7,7 @@ were. When the last stage is done, one transaction gives the extension's records
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,14 @@ class ExtensionStore(ResultStore):
                 planned = planned_s * planned_factor if planned_s is not None and name == go_on else planned_s
                 new = {"run_id": work_id, "name": name, "position": position, "planned_s": planned}
                 connection.execute(stages.insert().values(**new))
-            done = sa.select(stages.c.step, stages.c.wall_s).where(stages.c.run_id == source, stages.c.name == go_on)
-            step, wall_s = connection.execute(done).one()
+            columns = (stages.c.step, stages.c.total, stages.c.wall_s, table.c.config_json)
+            done = sa.select(*columns).join(table, table.c.run_id == stages.c.run_id)
+            done = done.where(stages.c.run_id == source, stages.c.name == go_on)
+            step, total, wall_s, before = connection.execute(done).one()
+            # a stage counts parts of rounds, each as it likes
+            total = total * config.federation.rounds // json.loads(before)["federation"]["rounds"]
             mine = sa.and_(stages.c.run_id == work_id, stages.c.name == go_on)
-            rounds = config.federation.rounds
-            connection.execute(sa.update(stages).where(mine).values(step=step, wall_s=wall_s, total=rounds))
+            connection.execute(sa.update(stages).where(mine).values(step=step, wall_s=wall_s, total=total))
             copy_rows(connection, source, work_id, [go_on])
             connection.execute(
                 sa.delete(table).where(table.c.extends == run_id, table.c.status == STAGED, table.c.run_id != work_id)

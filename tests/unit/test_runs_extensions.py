@@ -51,6 +51,19 @@ def test_the_old_results_stay_while_the_longer_run_works(store: RunStore) -> Non
     assert len(store.list()) == 1 and store.events(run_id)[-1].text.startswith("Extended from 4 to 7 rounds by Ada")
 
 
+def test_an_extension_begins_at_the_share_that_is_trained(store: RunStore) -> None:
+    """Whatever a stage counts: here hundredths of a round, of each of three sites."""
+    run_id = finished_run(store)
+    store.update_stage(run_id, "federated_training", step=300 * ROUNDS, total=300 * ROUNDS)
+    attempt = begin(store, run_id)
+    stage = store.view(run_id).stages[0]
+    assert (stage.step, stage.total) == (300 * ROUNDS, 300 * LONGER) and stage.fraction == ROUNDS / LONGER
+    assert store.end_run(run_id, "cancelled", owner=attempt)
+    begin(store, run_id, rounds=10)
+    stage = store.view(run_id).stages[0]
+    assert (stage.step, stage.total) == (300 * ROUNDS, 3000), "from the earlier extension, not from the results"
+
+
 def test_the_longer_run_s_results_take_their_place(store: RunStore) -> None:
     run_id = finished_run(store)
     attempt = begin(store, run_id)
