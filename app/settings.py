@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     )
     models_dir: Path = Field(REPOSITORY / "assets" / "models", description="Folder of the shipped model bundles")
     refresh_s: float = Field(1.0, gt=0.1, description="Seconds between two reads of the runs' database")
+    idle_refresh_s: float = Field(5.0, gt=0.1, description="The same, while the run that is shown is not at work")
     page_size: int = Field(20, ge=4, le=96, description="Samples on one page of the gallery")
 
     # Who may do what

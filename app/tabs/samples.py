@@ -25,6 +25,8 @@ from app.tabs import (
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 SCROLL_TO_DETAIL = "() => document.getElementById('detail')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
+REFRESH_S = 2.0
+"""Between two looks at a run that is at work (ours)."""
 LISTEN_TO_POINTS = """() => {
   // A plot has no click event of its own: pass the clicked point's sample on through the hidden text box.
   const listen = () => {
@@ -125,10 +127,10 @@ def _pairs(choices: dict[str, str]) -> list[tuple[str, str]]:
 
 def _wire_refresh(studio: Studio, parts: Parts) -> None:
     """Show what the run has now; nothing is sent while nothing has changed."""
-    values = parts.what_if
+    values, timer = parts.what_if, gr.Timer(REFRESH_S)
     whole = [
-        parts.message, parts.body, parts.epoch, parts.site, parts.scatter, parts.detail, parts.picked, parts.seen,
-        *parts.gallery.listed(), *values.set_up(), *values.answers(), parts.fork.button,
+        timer, parts.message, parts.body, parts.epoch, parts.site, parts.scatter, parts.detail, parts.picked,
+        parts.seen, *parts.gallery.listed(), *values.set_up(), *values.answers(), parts.fork.button,
         *parts.epochs.set_up(),
     ]  # fmt: skip
 
@@ -136,27 +138,36 @@ def _wire_refresh(studio: Studio, parts: Parts) -> None:
         asked = Asked(*controls)
         if asked.run_id is None:
             return {parts.seen: gr.skip()}
+        count, box = studio.attempt(studio.store.changes)
+        if not box and (seen.get("run"), seen.get("count")) == (asked.run_id, count):
+            return {parts.seen: gr.skip()}
         now, box = studio.attempt(lambda: _signature(studio, asked.run_id or ""))
         if not box and seen.get("summary") == now:
-            return {parts.seen: gr.skip()}
+            return {parts.seen: seen | {"count": count}}
         summary, box = (None, box) if box else studio.attempt(lambda: _summary(studio, asked.run_id or ""))
         if summary is None:
             return {parts.message: box, parts.seen: {}}
-        state = {"summary": now, "run": asked.run_id, "last": summary.epochs[-1] if summary.epochs else None}
+        last = summary.epochs[-1] if summary.epochs else None
+        state = {"summary": now, "run": asked.run_id, "last": last, "count": count}
+        pace = {timer: gr.Timer(REFRESH_S if _is_active(studio, asked.run_id) else studio.settings.idle_refresh_s)}
         fresh = seen.get("run") != asked.run_id
         if not summary.total:
-            return {
+            return pace | {
                 parts.message: summary.note, parts.body: gr.Column(visible=False), parts.picked: "", parts.seen: state,
             }  # fmt: skip
         wanted = _wanted(request, asked.run_id) if fresh and "run" not in seen else Wanted()
-        return _shown(studio, parts, asked, summary, wanted=wanted, before=seen, page=page, picked=picked) | {
-            parts.message: "",
-            parts.body: gr.Column(visible=True),
-            parts.fork.button: gr.Button(visible=_may_fork(studio, asked.run_id, request)),
-            parts.seen: state,
-        }
+        return (
+            pace
+            | _shown(studio, parts, asked, summary, wanted=wanted, before=seen, page=page, picked=picked)
+            | {
+                parts.message: "",
+                parts.body: gr.Column(visible=True),
+                parts.fork.button: gr.Button(visible=_may_fork(studio, asked.run_id, request)),
+                parts.seen: state,
+            }
+        )
 
-    for event in (gr.Timer(2.0).tick, parts.run.change):
+    for event in (timer.tick, parts.run.change):
         event(refresh, [parts.gallery.page, parts.picked, parts.seen, *parts.asked], whole, **QUIET)
 
 
@@ -304,6 +315,10 @@ class Summary:
     sites: tuple[str, ...]
     epochs: tuple[int, ...]
     note: str
+
+
+def _is_active(studio: Studio, run_id: str) -> bool:
+    return bool(run_id) and studio.store.get(run_id).active
 
 
 def _signature(studio: Studio, run_id: str) -> int:

@@ -80,6 +80,9 @@ class Parts:
         return [*own[:at], *self.go_on.listed(), *own[at + 1 :]]
 
 
+AT_REST, ACTIVE = "at rest", "active"
+"""Of what a browser has seen: what was shown of a run that is not at work, which only a write changes; and whether the
+run is at work."""
 NUM_LIVE = len(fields(Parts)) - 2 + go_on.NUM_LIVE - 1
 """How many components :meth:`Parts.listed` names."""
 
@@ -176,15 +179,23 @@ def _wire_form(studio: Studio, form: run_form.RunForm, run: gr.Dropdown) -> None
 
 def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -> None:
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    outputs = [*parts.listed(), run, seen]
+    timer = gr.Timer(studio.settings.refresh_s)
+    outputs = [*parts.listed(), timer, run, seen]
 
     def refresh(request: gr.Request, run_id: str | None, chosen: str | None, before: dict[str, int]) -> list[Any]:
-        if run_id is None:
+        by = visitor_of(request)
+        count, _ = studio.attempt(studio.store.changes)
+        shown = viewmodels.signature((run_id, chosen, by, count))
+        if run_id is None or (count is not None and before.get(AT_REST) == shown):
             return [gr.skip()] * len(outputs)
         after = dict(before)
-        values, box = studio.attempt(lambda: live_values(studio, run_id, chosen, after, by=visitor_of(request)))
+        values, box = studio.attempt(lambda: live_values(studio, run_id, chosen, after, by=by))
         if values is None:
             return [box, *[gr.skip()] * (len(outputs) - 2), {}]
+        active = after.pop(ACTIVE, False)
+        after[AT_REST] = 0 if active else shown
+        pace = studio.settings.refresh_s if active else studio.settings.idle_refresh_s
+        values.append(gr.Timer(pace) if changed(after, "pace", pace) else gr.skip())
         runs = studio.runs(run_id)
         choices = viewmodels.run_choices(runs)
         picker = gr.skip()
@@ -204,7 +215,7 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
         return handler
 
     inputs = [run, parts.curves, seen]
-    for event in (gr.Timer(studio.settings.refresh_s).tick, run.change, parts.curves.input):
+    for event in (timer.tick, run.change, parts.curves.input):
         event(refresh, inputs, outputs, **quiet)
     parts.cancel_asked.wire(parts.cancel, run)
     parts.drop_asked.wire(parts.drop, run)
@@ -242,6 +253,7 @@ def live_values(
         return [nothing, warned, *[gr.skip()] * (NUM_LIVE - 3), part("live", False, lambda: gr.Column(visible=False))]
     store = studio.store
     view = store.view(run_id)
+    seen[ACTIVE] = view.run.active
     series, traffic, lines = store.metrics(run_id), store.traffic(run_id), store.events(run_id, limit=LOG_LINES)
     rows, differences, beside = results(studio, view)
     checks, gate = read_checks(store.run_dir(run_id)), read_gate(store.run_dir(run_id))

@@ -47,6 +47,32 @@ def open_database(home: Path) -> sa.Engine:
     return engine
 
 
+class ChangeCount:
+    """Tells whether anything was written to a database since it was asked last, without reading a row.
+
+    SQLite counts, for each connection, what all others write: this one never does.
+    """
+
+    def __init__(self, engine: sa.Engine, path: Path) -> None:
+        self._engine, self._path = engine, path
+        self._connection: sa.PoolProxiedConnection | None = None
+        self._lock = threading.Lock()
+
+    def now(self) -> int:
+        """Return a number that is another one when the database has changed; raises as every query does."""
+        with self._lock, database_errors(self._path):
+            self._connection = self._connection or self._engine.raw_connection()
+            (count,) = self._connection.cursor().execute("PRAGMA data_version").fetchone()
+            return count
+
+    def close(self) -> None:
+        """Give the connection back."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+
 def _make_private_file(path: Path) -> None:
     """Make an empty file for its owner alone where there is none; SQLite gives -wal and -shm the same mode.
 

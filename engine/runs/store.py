@@ -23,7 +23,7 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.methods import catalogue
 from engine.runs import folders, schema
-from engine.runs.database import open_database
+from engine.runs.database import ChangeCount, open_database
 from engine.runs.extensions import copy_rows
 from engine.runs.queue import QueueStore
 from engine.runs.records import ACTIVE, RESUMABLE, ExtensionRecord, RunRecord, RunView, StageRecord
@@ -54,10 +54,16 @@ class RunStore(QueueStore):
         self.home = home_folder(home)
         super().__init__(open_database(self.home), self.home / schema.DATABASE_NAME)
         self.warnings = folders.tighten(self.home)
+        self._changes = ChangeCount(self._database, self.home / schema.DATABASE_NAME)
         self._put_in_order()
+
+    def changes(self) -> int:
+        """Return a number that is another one when anything was written since it was asked last, by whomever."""
+        return self._changes.now()
 
     def close(self) -> None:
         """Close the database's connections."""
+        self._changes.close()
         self._database.dispose()
 
     def create_run(

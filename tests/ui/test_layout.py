@@ -51,6 +51,18 @@ def test_every_tab_fits_and_is_accessible(layout_server: Server, open_page: Call
     assert seen.faults == []
 
 
+def test_a_page_at_rest_asks_seldom(layout_server: Server, open_page: Callable[..., Watched]) -> None:
+    """A run that is over is looked at every five seconds, not every one: on a public page many are left open."""
+    page = open_page(layout_server.address).page
+    open_tab(page, "Samples")
+    page.wait_for_timeout(6000)  # whatever was to be shown at first is there
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/queue/join" in request.url else None)
+    page.wait_for_timeout(10_000)
+    assert len(asked) <= 9, "three timers of 5 s; at work it would be 17"
+    page.wait_for_request(lambda request: "/queue/join" in request.url)
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_form_fits_and_is_accessible(layout_server: Server, open_page: Callable[..., Watched], width: int) -> None:
     seen = open_page(layout_server.address, width=width)

@@ -39,6 +39,22 @@ def reporter(store: RunStore, run_id: str, stage: str = "federated_training", *,
     return StoreReporter(store, run_id, stage, attempt=attempt)
 
 
+def test_whether_anything_was_written_is_known_without_reading_a_row(store: RunStore) -> None:
+    before = store.changes()
+    assert store.changes() == before
+    run_id = started(store)
+    after = store.changes()
+    assert after != before, "what this very store has written counts"
+    store.view(run_id), store.list(), store.metrics(run_id)
+    assert store.changes() == after
+    with closing(RunStore(store.home)) as other:
+        now = store.changes()
+        other.write_log(run_id, "info", "said by another process")
+        assert store.changes() != now
+    store.close()
+    assert store.events(run_id)[-1].text == "said by another process" and isinstance(store.changes(), int)
+
+
 def sample(index: int, *, site: str = "a") -> SyntheticSample:
     return SyntheticSample(
         f"{site}-{index}", site, index, 2**62 + index, "m.png", "real", Path(f"s/{index}.png"), Path("m")
