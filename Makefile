@@ -23,6 +23,7 @@ PYTHON ?= python3.11
 PORT ?= 7860
 TESTS ?= tests
 MUTATE ?=
+SHOTS ?=
 JOBS ?= 2
 TORCH_INDEX ?=
 VENV := .venv
@@ -93,7 +94,7 @@ mutate: setup
 	$(BIN)/python -m bench.mutation $(MUTATE)
 
 screenshots: setup chromium
-	PYTHONPATH=.:tests/ui $(BIN)/python tests/ui/screenshots.py docs/screenshots
+	PYTHONPATH=.:tests/ui $(BIN)/python tests/ui/screenshots.py docs/screenshots $(SHOTS)
 
 # Browser tests drive the system's Chromium; Playwright's own download is the last resort.
 chromium: setup

@@ -1,14 +1,15 @@
 """Pictures of every tab and of what people open there, wide and narrow, light and dark.
 
-``make screenshots`` writes them to docs/screenshots, ``screenshots.py FOLDER NAME...`` those of the named views alone.
-The page shows the records of ``seed_store`` and the shipped model. Pictures have a palette, so that they stay small;
-what is longer than the window is shown in full.
+``make screenshots`` writes them to docs/screenshots; with ``SHOTS="NAME ..."`` those of the named views alone. The page
+shows the shipped model and the records of ``seed_store``, which nobody has measured: to look at the page, not to be
+shown to others. ``SHOTS="--home HOME --runs ID,ID NAME ..."`` shows runs that were made; the README's pictures are
+such. Pictures have a palette, so that they stay small; what is longer than the window is shown in full.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -165,23 +166,34 @@ def photograph(browser: Browser, address: str, *, files: Path, folder: Path, nam
             page.close()
 
 
-def main(folder: Path, names: Sequence[str]) -> None:
-    """Serve a home made for it and write the pictures to ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
+def seeded(home: Path) -> list[str]:
+    """Fill a home with made-up records; return the runs' ids."""
+    fewer = {"name": "fewer rounds", "federation.rounds": 5}
+    made = [fill(home), fill(home, settings=fewer, gain=-0.04)]
+    return [*made, fill(home, settings={"name": "other seed", "seed": 3}, gain=0.02)]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve a home and write the pictures of what it holds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="for the pictures")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(VIEWS)}; all when left out")
+    parser.add_argument("--home", type=Path, help="a home with runs that were made")
+    parser.add_argument("--runs", type=lambda text: text.split(","), help="ids of its runs, the shown one first")
+    chosen = parser.parse_args(arguments)
+    chosen.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as made, sync_playwright() as playwright:
-        home = Path(made)
-        shutil.copytree(ROOT / "assets" / "models", home / "shipped")
-        write_volume(home / VOLUME)
-        run_id = fill(home)
-        fewer = fill(home, settings={"name": "fewer rounds", "federation.rounds": 5}, gain=-0.04)
-        other = fill(home, settings={"name": "other seed", "seed": 3}, gain=0.02)
+        files = Path(made)
+        write_volume(files / VOLUME)
+        home, runs = (chosen.home, chosen.runs) if chosen.home else (files, seeded(files))
+        shutil.copytree(ROOT / "assets" / "models", home / "shipped", dirs_exist_ok=True)
         path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
         browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS), timeout=WAIT_MS)
         with serving(home) as server:
-            address = f"{server.address}/?run={run_id}&runs={run_id},{fewer},{other}&model={SHIPPED}"
-            photograph(browser, address, files=home, folder=folder, names=names or list(VIEWS))
+            address = f"{server.address}/?run={runs[0]}&runs={','.join(runs)}&model={SHIPPED}"
+            photograph(browser, address, files=files, folder=chosen.folder, names=chosen.names or list(VIEWS))
         browser.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main()
