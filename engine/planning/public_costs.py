@@ -30,19 +30,22 @@ def teacher_adaptation(work: Workload) -> StageCost:
 def semi_supervised_training(work: Workload) -> StageCost:
     """The rounds: two passes with gradient, two without, for each unlabelled image; SAM looks at it once."""
     config, semi, num_public = work.config.federation, work.config.samfed, _num_public(work)
-    trained = config.rounds * config.local_epochs * sum(site.num_train for site in work.sources)
-    steps = config.rounds * config.local_epochs * sum(
-        math.ceil(site.num_train / config.batch_size) for site in work.sources
-    )  # fmt: skip
+    sites, averaged = len(work.sources), config.site_students is None
+    asked = config.num_asked(sites) if averaged else sites
+    share = asked / sites  # of the rounds, that a site is expected in
+    epochs = config.rounds * config.local_epochs
+    trained = round(share * epochs * sum(site.num_train for site in work.sources))
+    steps = round(share * epochs * sum(math.ceil(site.num_train / config.batch_size) for site in work.sources))
     seconds = trained * (2 * work.train_s(work.student) + 2 * work.pass_s(work.student))
-    seconds += (config.rounds + 1) * sum(site.num_validation for site in work.sources) * work.pass_s(work.student)
+    passes = 2 * config.rounds if averaged and work.validates_mean else config.rounds + 1
+    seconds += share * passes * sum(site.num_validation for site in work.sources) * work.pass_s(work.student)
     sent: dict[tuple, int] = {("down", "public"): public_bytes(work, num_public)}
     leaves: tuple[str, ...] = ()
     if semi.uses_teacher:
         seconds += sum(site.num_train for site in work.sources) * work.pass_s(work.teacher)
         sent["down", "teacher"] = teacher_bytes(work)
         leaves = ("SAM labels each site's images at the site; nothing that it says of them goes up.",)
-    if config.site_students is not None:
+    if not averaged:
         grid = work.config.data.image_px // work.student.mask_stride
         logits = num_public * work.num_classes * grid**2 * HALF_BYTES
         sent |= {("down", "public_predictions"): config.rounds * logits}
@@ -56,8 +59,9 @@ def semi_supervised_training(work: Workload) -> StageCost:
         )
     else:
         messages = work.round_messages
-        sent |= {("down", "student"): round(messages.down(config.rounds, 1.0)) + work.shared_bytes}
-        sent |= {("up", "student"): round(messages.up(config.rounds, 1.0))}
+        validated = share * (config.rounds if work.validates_mean else 1) * work.shared_bytes
+        sent |= {("down", "student"): round(messages.down(config.rounds, share) + validated)}
+        sent |= {("up", "student"): round(messages.up(config.rounds, share))}
         leaves += codec_sentences(config)
         leaves += (
             "Student weights go both ways in every round, no images. Weights can still reveal something of the images "
@@ -73,7 +77,10 @@ def semi_supervised_training(work: Workload) -> StageCost:
         memory += FLOAT_BYTES * work.teacher.parameters / GIB
     disk = (6 + len(work.sources)) * work.student.state_bytes
     disk += len(work.sources) * (3 * 8 * work.student.parameters + public_bytes(work, num_public))
-    where = f"{config.rounds} rounds at {len(work.sources)} sites without labels"
+    if averaged:
+        disk += 3 * work.round_messages.site_files * sites * work.student.state_bytes
+    of_them = f"{sites}" if asked == sites else f"{asked} of {sites}"
+    where = f"{config.rounds} rounds at {of_them} sites without labels"
     seconds = work.by_the_sites(seconds, [site.num_train for site in work.sources])
     shares: SiteBytes = sent
     return StageCost(steps, trained, seconds, memory, where, work.at_each_site(shares), leaves, disk)

@@ -123,6 +123,20 @@ def test_the_plan_knows_the_bytes(trained: RunContext, tmp_path: Path) -> None:
         assert planned[site, "down", "public"] / 3 < sent < 1.02 * planned[site, "down", "public"]
 
 
+def test_the_plan_knows_the_bytes_of_rounds_that_ask_some(trained: RunContext, tmp_path: Path) -> None:
+    """A round asks one of two sites; who judges the moving mean is sent it after every round."""
+    config = configure(participation=0.5, patience=5, average_decay=0.9)
+    planned = {(t.site, t.direction, t.kind): t.payload_bytes for t in plan(config, home=tmp_path).traffic}
+    whole = {(t.site, t.direction, t.kind): t.payload_bytes for t in plan(configure(), home=tmp_path).traffic}
+    context = run(tmp_path / "some", config, before=trained.run_dir)
+    for way, messages in (("down", 2 * ROUNDS), ("up", ROUNDS)):
+        sent = sum(size for site in SITES for found, size in records(context, "student", site) if found == way)
+        first, second = (planned[site, way, "student"] for site in SITES)
+        assert first == second and 2 * first == pytest.approx(sent, rel=0.02)
+        one = whole[SITES[0], way, "student"] / (ROUNDS + (way == "down"))
+        assert 2 * first == pytest.approx(messages * one, abs=2)
+
+
 def test_sam_labels_each_image_at_its_site_with_the_weights_of_the_server(trained: RunContext) -> None:
     teacher = trained.load_model("teacher", "adapted_teacher").eval()
     federation = load_federation(trained.config.data, seed=trained.config.seed)
