@@ -166,7 +166,8 @@ def site_rows(document: RunDocument) -> list[tuple[str, ...]]:
             counts = tuple(str(n) for n in (view.now.num_train, view.now.num_validation, view.now.num_test))  # type: ignore[assignment]
         score = NOTHING if view is None or view.score is None else number(view.score)
         ways = [size(sent[name].get(way, 0)) if name in sent else NOTHING for way in WAYS]
-        role = "unseen" if ("test", name) in measured else "trains"
+        held_out = view is not None and view.now.num_test and not view.now.num_train  # of a run that measured nothing
+        role = "unseen" if held_out or ("test", name) in measured else "trains"
         failed = NOTHING if view is None else str(len(view.failures))
         rows.append((name, role, *counts, score, *ways, failed))
     return rows

@@ -13,7 +13,7 @@ from compared_world import MODEL, compared, write
 from engine.cli import main
 from engine.errors import UserError
 from engine.report.document import read_document, without_folders
-from engine.report.html import curve_charts, facts, html_report, in_short, span, to_html
+from engine.report.html import curve_charts, facts, html_report, in_short, site_rows, span, to_html
 from engine.runs.events import StoreReporter
 from engine.runs.store import RunStore
 from engine.types import EvaluationRow, ModelDifference, SiteActivity, SiteFailure, Traffic
@@ -126,6 +126,16 @@ def test_the_same_run_gives_the_same_file(store: RunStore) -> None:
     with pytest.raises(UserError) as caught:
         html_report(store, "nothing")
     assert caught.value.code == "run.unknown"
+
+
+def test_a_site_that_nothing_trained_on_is_unseen_also_before_it_is_measured(store: RunStore) -> None:
+    run_id = compared(store, "run", {KEPT: DICE[KEPT]})
+    reporter = StoreReporter(store, run_id, "evaluation", attempt=1)
+    for site in (SiteActivity("a", 3, 2), SiteActivity("y", num_test=7), SiteActivity("trained on, too", 3, 2, 7)):
+        reporter.site(site)
+    reporter.flush()
+    roles = {row[0]: row[1] for row in site_rows(read_document(store, run_id))}
+    assert roles == {"a": "trains", "y": "unseen", "trained on, too": "trains"}
 
 
 def test_what_lost_is_said_like_what_won(store: RunStore) -> None:
