@@ -46,10 +46,6 @@ MOST_LOOKED_PX = 2**25
 """Pixels of a model's inputs for one image (ours): 512 parts of 256 x 256, about ten seconds of a mini model."""
 REDUCED_BELOW = 2 / 3
 """An image of which a model saw less than this share of each side is told of (ours)."""
-NUM_EXAMPLES = 4
-EXAMPLE_PX = 256
-FIRST_EXAMPLE = 9000
-"""Index of the first example phantom: far beyond the indices that runs train and test on."""
 _ONE_AT_A_TIME = threading.Lock()
 """Reading and segmenting: the budget is for one image."""
 
@@ -272,7 +268,7 @@ def segment(
     name then says so.
     """
     from export import foreign
-    from export.results import displayable
+    from export.results import as_seen
     from export.runtime import resize_logits
 
     with _ONE_AT_A_TIME:
@@ -287,7 +283,7 @@ def segment(
         started = time.perf_counter()
         logits_Khw = session.logits(image_HW3)
         wall_ms = 1000 * (time.perf_counter() - started)
-        image_hw3 = reduced(displayable(image_HW3))
+        image_hw3 = reduced(as_seen(image_HW3, session.manifest.normalise))
         del image_HW3
         part = session.part_of(size_hw)
         kept = Kept(logits_Khw, size_hw, partial(resize_logits, size_hw=size_hw, part=part))
@@ -335,30 +331,3 @@ def reduced(image_HW3: np.ndarray) -> np.ndarray:
     """Return an image (uint8) at a size for screens."""
     height, width = shown_size((image_HW3.shape[0], image_HW3.shape[1]))
     return np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def example_images(studio: Studio, key: str) -> list[tuple[np.ndarray, str]]:
-    """Return (picture, caption) of the model's example images; none where its images are not built-in phantoms."""
-    from engine.data.phantoms import TASKS
-
-    if studio.manifest(key).task not in TASKS:
-        return []
-    return [
-        (example_image(studio, key, number), text.SAMPLE_BUTTON.format(number=number + 1))
-        for number in range(NUM_EXAMPLES)
-    ]
-
-
-def example_image(studio: Studio, key: str, number: int) -> np.ndarray:
-    """Return a phantom of a site that the model's training did not see, (H, W, 3) uint8, drawn now.
-
-    A model of real images has seen no phantom site: the task's first one stands in.
-    """
-    from engine.data.phantoms import TASKS, render
-
-    manifest = studio.manifest(key)
-    sites = TASKS[manifest.task].sites
-    held_out = manifest.config.get("data", {}).get("held_out")
-    site = held_out if held_out in sites else (sites[0] if held_out else sites[-1])
-    drawn = render(manifest.task, site=site, index=FIRST_EXAMPLE + number, image_px=EXAMPLE_PX)
-    return drawn.image

@@ -144,7 +144,7 @@ class Studio:
     def model_facts(self, key: str) -> tuple[str, str]:
         """Return what the page says of an offered bundle, and its model card as Markdown."""
         self.manifest(key)  # says what is wrong with a broken one
-        card = self._bundle_folder(key) / "MODEL_CARD.md"
+        card = self.bundle_folder(key) / "MODEL_CARD.md"
         (found,) = (found for found in self.offers() if found.key == key)
         return model_offers.facts(found), card.read_text(encoding="utf-8") if card.is_file() else model_text.NO_CARD
 
@@ -152,7 +152,7 @@ class Studio:
         """Return the manifest of an offered bundle."""
         from export.manifest import read_manifest
 
-        return read_manifest(self._bundle_folder(key))
+        return read_manifest(self.bundle_folder(key))
 
     def session(self, key: str, *, looks: Looks | None = None) -> BundleSession:
         """Return the loaded bundle; the last few stay in memory, by folder and time of writing.
@@ -161,7 +161,7 @@ class Studio:
         """
         from export.tiles import looking
 
-        folder = self._bundle_folder(key)
+        folder = self.bundle_folder(key)
         with self._lock:
             loaded = bundle_cache.session(folder, (folder / "manifest.json").stat().st_mtime)
         return looking(loaded, looks or loaded.manifest.best_looks)
@@ -194,7 +194,7 @@ class Studio:
                 found.append((f"shipped/{folder.name}", model_text.SHIPPED, folder))
         return [bundle for bundle in found if (bundle[2] / "manifest.json").is_file()]
 
-    def _bundle_folder(self, key: str) -> Path:
+    def bundle_folder(self, key: str) -> Path:
         """Return the folder behind ``key``; a browser may only name bundles that this page offers."""
         for known, _, folder in self._bundles():
             if known == key:

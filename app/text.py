@@ -249,6 +249,7 @@ NO_MODEL_STEP = "Launch a run on the <b>Train</b> tab. When it has finished, its
 UPLOAD_LABEL = "PNG, JPEG, TIFF, DICOM, NIfTI (up to {megabytes} MB)"
 SLICE_LABEL, SLICE_INFO, SLICE_OF = "Slice", "Which slice of the volume to segment", "{name}, slice {number} of {count}"
 SAMPLE_IMAGES = "Or try an example of what this model was made for"
+REAL_SAMPLES = "Or try a real image that this model's training never saw (where it is from: SOURCE.md beside the model)"
 SAMPLE_BUTTON = "Example {number}"
 SEGMENT_EMPTY_TITLE = "No image yet"
 SEGMENT_EMPTY = "Choose an image file, or press an example. The result appears here."

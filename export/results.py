@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from PIL.PngImagePlugin import PngInfo
 
+from engine.data.transforms import Normalise, intensity_window, to_levels
 from engine.errors import UserError
 
 Colour = tuple[int, int, int]
@@ -141,6 +142,22 @@ def displayable(image_HW3: np.ndarray) -> np.ndarray:
     for channel in range(image_HW3.shape[2]):  # one at a time: float32 copies of a large image take gigabytes
         shown[..., channel] = np.rint((image_HW3[..., channel].astype(np.float32) - low) * scale)
     return shown
+
+
+def as_seen(image_HW3: np.ndarray, normalise: Normalise) -> np.ndarray:
+    """Return an image as uint8 for people, over the window in which a model sees it.
+
+    ``per_image`` stretches its own 0.5-99.5 percentiles to 0-255: a dark image would be shown black otherwise. Of the
+    others it is :func:`displayable`.
+    """
+    if normalise == "none":
+        return displayable(image_HW3)
+    levels = to_levels(image_HW3, normalise)
+    low, high = intensity_window(levels, normalise)
+    if high <= low:
+        return levels
+    table = np.rint(np.clip((np.arange(256) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return table[levels]
 
 
 def plain_name(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import answers, looks_text, markup, model_text, overlay_text, text, viewmodels
+from app import examples, looks_text, markup, model_text, overlay_text, text, viewmodels
 from app.address import Wanted, setter
 from app.picker import Picker
 from app.studio import Studio
@@ -87,10 +87,10 @@ def _place_inputs(studio: Studio) -> dict[str, Any]:
         1, 2, 1, step=1, label=text.SLICE_LABEL, info=text.SLICE_INFO, visible=False, elem_id="slice"
     )
     heading = gr.HTML(visible=False)
-    examples = gr.Gallery(
+    gallery = gr.Gallery(
         label=text.SAMPLE_IMAGES,
         show_label=False,
-        columns=answers.NUM_EXAMPLES,
+        columns=examples.MOST,
         height="auto",
         allow_preview=False,
         interactive=False,
@@ -107,7 +107,7 @@ def _place_inputs(studio: Studio) -> dict[str, Any]:
         "upload": upload,
         "slice_index": slice_index,
         "examples_heading": heading,
-        "examples": examples,
+        "examples": gallery,
     }
 
 
@@ -151,9 +151,10 @@ def _wire_models(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
         note = gr.skip() if seen else markup.empty(text.SEGMENT_EMPTY_TITLE, text.SEGMENT_EMPTY)
         return gr.Dropdown(choices=choices, value=kept), note, now
 
-    def examples(chosen: str | None) -> Any:
-        pictures = studio.attempt(lambda: answers.example_images(studio, chosen))[0] if chosen else None
-        heading = gr.HTML(markup.quiet(text.SAMPLE_IMAGES), visible=bool(pictures))
+    def offered(chosen: str | None) -> Any:
+        pictures = studio.attempt(lambda: examples.captioned(studio, chosen))[0] if chosen else None
+        said = text.REAL_SAMPLES if chosen and pictures and examples.are_real(studio, chosen) else text.SAMPLE_IMAGES
+        heading = gr.HTML(markup.quiet(said), visible=bool(pictures))
         return heading, gr.Gallery(value=pictures or [], visible=bool(pictures))
 
     def about(chosen: str | None) -> tuple[Any, ...]:
@@ -164,7 +165,7 @@ def _wire_models(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
 
     parts.model.input(None, parts.model, None, js=setter("model"), **quiet)
     parts.model.change(about, parts.model, [parts.model_facts, parts.card, parts.looks], **quiet)
-    parts.model.change(examples, parts.model, [parts.examples_heading, parts.examples], **quiet)
+    parts.model.change(offered, parts.model, [parts.examples_heading, parts.examples], **quiet)
     for event in (page.load, gr.Timer(5.0).tick):
         event(refresh, [parts.model, parts.seen], [parts.model, parts.message, parts.seen], **quiet)
 

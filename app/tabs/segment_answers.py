@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from app import answers, looks_text, markup, model_text, overlay_view, text, viewmodels
+from app import answers, examples, looks_text, markup, model_text, overlay_view, text, viewmodels
 from app.picture_results import Result, packed
 from app.probability import MODEL_PERCENT, STEPS
 from app.studio import Studio
@@ -76,12 +76,12 @@ class Handlers:
     def answer_example(self, chosen: str | None, looks: Looks, number: int, *, anyway: bool = False) -> Values:
         """Answer an example of the chosen model."""
         title, stem = text.SAMPLE_BUTTON.format(number=number + 1), f"example_{number + 1}"
-        image = Given(title, stem, lambda: answers.example_image(self.studio, chosen or "", number), example=number)
+        image = Given(title, stem, lambda: examples.image(self.studio, chosen or "", number), example=number)
         return answer(self.studio, chosen, image, looks=looks, anyway=anyway)
 
     def segment_example(self, chosen: str | None, looks: Looks, event: gr.SelectData) -> Values:
         """Answer an example; a file that was uploaded before is put away, for the result is no longer its own."""
-        number = min(viewmodels.selected_index(event.index), answers.NUM_EXAMPLES - 1)
+        number = min(viewmodels.selected_index(event.index), examples.MOST - 1)
         return *self.answer_example(chosen, looks, number), None, gr.Slider(visible=False)
 
     def segment_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,9 +38,11 @@ GREEN = 158
 
 @pytest.fixture(scope="module")
 def shipped_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Serve an empty home with the shipped model."""
+    """Serve an empty home with the shipped model, as one that looks at the whole of images, and drawn examples."""
     home = tmp_path_factory.mktemp("shipped")
-    shutil.copytree(ROOT / "assets" / "models", home / "shipped")
+    shutil.copytree(ROOT / "assets" / "models", home / "shipped", ignore=shutil.ignore_patterns("examples"))
+    path = home / "shipped" / "nuclei_cpu" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"looks": None}))
     with serving(home) as server:
         yield server
 

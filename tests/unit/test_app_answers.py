@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app import answers
+from app import answers, examples
 from app.answers import Answer, Answers, check_size, num_slices, read_upload, reduced, segment, settled
 from app.probability import Kept
 from app.settings import Settings
@@ -27,8 +27,8 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
 
 
 def test_masks_alone_are_those_of_a_whole_prediction(studio: Studio) -> None:
-    image = answers.example_image(studio, MODEL, 1)[:200]
-    session = studio.session(MODEL)
+    image = examples.image(studio, MODEL, 1)[:200]
+    session = studio.session(MODEL, looks="whole")
     whole = session.predict(image)
     masks, wall_ms = session.masks(image)
     assert masks.dtype == np.uint8 and np.array_equal(masks, whole.mask_KHW) and masks.any() and wall_ms > 0

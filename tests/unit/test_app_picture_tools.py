@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import gradio as gr
@@ -9,7 +10,7 @@ import pytest
 
 from app import answers
 from app.corrections import MAX_CLICKS, Click
-from app.settings import Settings
+from app.settings import REPOSITORY, Settings
 from app.studio import Studio
 from app.tabs.picture_tools import Correcting
 from app.tabs.segment_answers import SHOWN, Handlers
@@ -20,7 +21,9 @@ LEGEND, DOWNLOAD, CSV, CHANGES, RESULT, NOTE, UNDO, RESET = range(8)
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
-    return Studio(Settings(home=tmp_path_factory.mktemp("home")))
+    models = tmp_path_factory.mktemp("models") / "models"
+    shutil.copytree(REPOSITORY / "assets" / "models", models, ignore=shutil.ignore_patterns("examples"))
+    return Studio(Settings(home=tmp_path_factory.mktemp("home"), models_dir=models))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engine.data.transforms import normalise_image
 from engine.errors import UserError
 from export import results
 
@@ -100,3 +101,19 @@ def test_other_depths_are_stretched_for_display() -> None:
 def test_probability_png_spans_the_grey_levels() -> None:
     data = results.probability_png(np.array([[0.0, 0.5, 1.0, 1.2]]))
     assert np.asarray(opened(data)).tolist() == [[0, 128, 255, 255]]
+
+
+def test_a_dark_image_is_shown_as_the_model_sees_it() -> None:
+    """0.5 % of 200 pixels is one: the window is from the lowest to the highest level but one."""
+    image = np.full((10, 20, 3), 4, np.uint8)
+    image[0, :10], image[1, 0] = 12, 200
+    seen = results.as_seen(image, "per_image")
+    assert (
+        seen.dtype == np.uint8 and (seen[2:] == 0).all() and (seen[0, :10] == 255).all() and (seen[1, 0] == 255).all()
+    )
+    assert np.array_equal(results.as_seen(image, "none"), image)
+    assert (results.as_seen(np.full((4, 4, 3), 9, np.uint8), "per_image") == 9).all()
+    deep = image.astype(np.uint16) * 16
+    assert np.array_equal(
+        results.as_seen(deep, "per_image"), np.rint(normalise_image(deep, "per_image") * 255).astype(np.uint8)
+    )

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
-from app.answers import example_images
+from app import examples
 from app.settings import REPOSITORY, Settings
 from app.studio import Studio
 from engine.cli import main
+from engine.data.modalities import Origin
 from engine.data.phantoms import render
+from export.foreign import reasons
 from export.manifest import MANIFEST_FILE, read_manifest, verify_files
+from export.outputs.measurements import num_components
 from export.runtime import load_bundle
 
 FOLDERS = sorted(path for path in (REPOSITORY / "assets" / "models").iterdir() if path.is_dir())
@@ -22,7 +26,7 @@ FOLDERS = sorted(path for path in (REPOSITORY / "assets" / "models").iterdir() i
 
 def test_there_is_a_model_to_segment_with_before_any_run() -> None:
     assert FOLDERS
-    assert sum(path.stat().st_size for folder in FOLDERS for path in folder.iterdir()) < 8e6
+    assert sum(path.stat().st_size for folder in FOLDERS for path in folder.rglob("*") if path.is_file()) < 8e6
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -50,8 +54,23 @@ def test_the_page_offers_it_with_examples_that_it_segments(tmp_path: Path) -> No
     shipped = [choice.key for choice in studio.models()]
     assert len(shipped) == len(FOLDERS)
     for key in shipped:
-        pictures = example_images(studio, key)
-        assert pictures and all(studio.session(key).predict(image).mask_KHW.any() for image, _ in pictures)
+        pictures = examples.captioned(studio, key)
+        assert len(pictures) == examples.MOST and examples.are_real(studio, key)
+        for number, (picture, caption) in enumerate(pictures):
+            image = examples.image(studio, key, number)
+            assert caption == f"Example {number + 1}" and picture.shape == image.shape and picture.max() == 255
+            mask = studio.session(key).predict(image).mask_KHW[0]
+            assert 0.01 < mask.mean() < 0.5 and num_components(mask) > 10
+            assert not reasons(studio.session(key), image, Origin()), "a notice on one of its own kind"
+
+
+def test_examples_beside_an_imported_model_are_not_shown(tmp_path: Path) -> None:
+    """Only what came with the program is offered to everybody; another model of the task gets drawn ones."""
+    studio = Studio(Settings(home=tmp_path, models_dir=tmp_path / "models"))
+    shutil.copytree(FOLDERS[0], tmp_path / "models" / "bare", ignore=shutil.ignore_patterns("examples"))
+    drawn = examples.captioned(studio, "shipped/bare")
+    assert [picture.shape for picture, _ in drawn] == [(256, 256, 3)] * examples.MOST
+    assert not examples.are_real(studio, "shipped/bare") and not examples.are_real(studio, "run/shipped")
 
 
 def test_the_command_line_segments_every_slice_and_goes_on_after_a_file_that_it_cannot_read(
