@@ -8,7 +8,7 @@ INFO = (
     "whole."
 )
 CHOICES = (
-    ("At the whole, reduced to its size", "whole"),
+    ("At the whole, reduced", "whole"),
     ("In parts, at full resolution", "parts"),
     ("In smaller parts, enlarged", "fine"),
 )

@@ -92,7 +92,7 @@ def test_a_large_image_is_looked_at_in_parts(page: Page, tmp_path: Path) -> None
     with page.expect_download() as download:
         page.locator("#download").click()
     assert download.value.suggested_filename == "slide_parts_masks.zip"
-    page.get_by_label("At the whole, reduced to its size").check()
+    page.get_by_label("At the whole, reduced").check()
     expect(page.locator("#legend")).not_to_contain_text("parts of")
     expect(page.locator("#legend")).to_contain_text("slide.png")
 

@@ -60,7 +60,7 @@ def test_the_best_model_comes_first_and_an_answer_belongs_to_the_model_that_is_n
     expect(page.locator("#model-facts")).to_contain_text("0.099")
     expect(page.locator("#legend")).to_contain_text("by worse")
     # Each looks at images as it does it best, or at the whole where nobody has measured it.
-    expect(page.get_by_label("At the whole, reduced to its size")).to_be_checked()
+    expect(page.get_by_label("At the whole, reduced")).to_be_checked()
     expect(page.locator("#legend")).not_to_contain_text("parts of")
     expect(page.locator("#overlay img")).to_be_visible()
     expect(page.locator("#segment-message")).not_to_contain_text("Segmenting with")
