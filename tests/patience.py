@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import psutil
+
 WAIT_S = 300.0
 """Longest wait for a condition. Only a test that fails waits so long."""
 RUN_S = 900.0
@@ -17,6 +19,14 @@ def wait(condition: Callable[[], object], *, timeout_s: float = WAIT_S, every_s:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(every_s)
+
+
+def is_over(pid: int) -> bool:
+    """Return whether a process has ended; it may do so between two looks."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def slowness(*, cpu_s: float = 0.2) -> float:

@@ -18,7 +18,7 @@ from engine.config import RunConfig, parse_config
 from engine.errors import UserError
 from engine.runs import lifecycle
 from engine.runs.store import RunStore
-from tests.patience import slowness, wait
+from tests.patience import is_over, slowness, wait
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_only_one_worker_may_write(store: RunStore) -> None:
     wait(lambda: steps_done(store, run_id) >= 2)
     pid = store.get(run_id).pid
     store.update_run(run_id, attempt=2)
-    wait(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    wait(lambda: is_over(pid))
     assert store.get(run_id).status == "running"
 
 

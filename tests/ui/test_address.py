@@ -23,6 +23,7 @@ def test_a_shared_link_shows_the_same_sample_at_the_same_epoch(
     page = open_page(layout_server.address).page
     page.get_by_role("tab", name="Samples").click()
     page.wait_for_selector("#gallery img")
+    expect(page.locator("#epoch input[type=number]")).to_have_value("4")  # all of the first answer is there
     page.locator("#epoch input[type=number]").fill("2")
     page.locator("#epoch input[type=number]").press("Enter")
     page.wait_for_url(lambda address: "epoch=2" in address)

@@ -65,7 +65,10 @@ def test_two_sites_work_at_a_time_each_in_its_process(world: World) -> None:
     assert list(replies) == list(SITES)
     assert all(reply.arrays["w"].tolist() == [2.0, 2.0, 2.0] for reply in replies.values())
     assert [reply.num_examples for reply in replies.values()] == [5, 5, 4]
-    assert len({reply.texts["pid"] for reply in replies.values()} - {str(os.getpid())}) == 2
+    pids = {reply.texts["pid"] for reply in replies.values()} - {str(os.getpid())}
+    assert len(pids) == 2
+    nice = {psutil.Process(int(pid)).nice() for pid in pids}
+    assert nice == {psutil.Process().nice()}, "beside other work it gets its share of a core"
     assert {(reply.texts["stage"], reply.texts["threads"]) for reply in replies.values()} == {("toys", "1")}
     assert sorted(world.told) == sorted((site, 3, Told(3, name="loss", value=0.5)) for site in SITES)
 

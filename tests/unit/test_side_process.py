@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from engine.federation.backends.side_process import REPLIES, Outcome, SideProcess, Told, lock_of
 from engine.federation.tasks import SiteRequest
-from tests.patience import WAIT_S, wait
+from tests.patience import WAIT_S, is_over, wait
 
 pytestmark = pytest.mark.timeout(2 * WAIT_S)
 
@@ -139,6 +138,6 @@ def test_it_ends_with_whoever_started_it_and_keeps_no_state_that_nobody_heard_of
     beside = int((tmp_path / "pid").read_text())
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    wait(lambda: not psutil.pid_exists(beside) or psutil.Process(beside).status() == "zombie", timeout_s=WAIT_S)
+    wait(lambda: is_over(beside), timeout_s=WAIT_S)
     assert not (tmp_path / "north.state").exists()
     assert (tmp_path / lock_of("north")).exists()
