@@ -32,9 +32,14 @@ def at_site(config: RunConfig, site: str) -> RunConfig:
     """
     if site not in config.federation.students:
         return config
-    name, size = config.federation.students[site]
-    kind = {"name": name, "size": size, "weights": None, "batch_norm": "batch"}
-    return config.model_copy(update={"student": config.student.model_copy(update=kind)})
+    return with_student(config, "/".join(config.federation.students[site]))
+
+
+def with_student(config: RunConfig, kind: str) -> RunConfig:
+    """Return the configuration with a student of another kind (``unet/mini``) and random weights."""
+    name, _, size = kind.partition("/")
+    chosen = {"name": name, "size": size, "weights": None, "batch_norm": "batch"}
+    return config.model_copy(update={"student": config.student.model_copy(update=chosen)})
 
 
 def model_name(config: RunConfig, role: Role) -> str:

@@ -17,7 +17,7 @@ from engine.generation.generators import GeneratorSetup, loaded_backbone
 from engine.models.arrays import model_arrays
 from engine.models.execution import Placement, resolve_device
 from engine.models.objective import Objective
-from engine.models.roles import Role, build_role, first_model, model_name
+from engine.models.roles import Role, build_role, first_model, model_name, with_student
 from engine.models.sharing import SharedParameters
 from engine.models.state_keys import shared_parameters
 from engine.site.data import SiteData
@@ -36,9 +36,13 @@ class Models:
         *,
         build: Callable[[Role], nn.Module],
         first: Callable[[Role], nn.Module] | None = None,
+        of_kind: Callable[[str], nn.Module] | None = None,
     ) -> None:
-        """``build`` makes a model of a role, ``first`` one with its first weights; the same where it is left out."""
-        self._config, self._build, self._first = config, build, first or build
+        """``build`` makes a model of a role, ``first`` one with its first weights; the same where it is left out.
+
+        ``of_kind`` makes a student of another kind than this site's (``tinysam/mini``).
+        """
+        self._config, self._build, self._first, self._of_kind = config, build, first or build, of_kind
         self._built: dict[Role, nn.Module] = {}
         self._sharing: dict[Role, SharedParameters] = {}
         self._first_arrays: dict[Role, dict[str, np.ndarray]] = {}
@@ -50,6 +54,7 @@ class Models:
             config,
             build=lambda role: build_role(config, role, num_classes=num_classes),
             first=lambda role: first_model(config, role, num_classes=num_classes)[0],
+            of_kind=lambda kind: build_role(with_student(config, kind), "student", num_classes=num_classes),
         )
 
     @cached_property
@@ -67,6 +72,12 @@ class Models:
         if role not in self._built:
             self._built[role] = self.placement.place(self._build(role))
         return self._built[role]
+
+    def student_of_kind(self, kind: str) -> nn.Module:
+        """Return a student as the server's is, where this site's own may be of another kind."""
+        if kind == model_name(self._config, "student") or self._of_kind is None:
+            return self.of("student")
+        return self.placement.place(self._of_kind(kind))
 
     def sharing(self, role: Role) -> SharedParameters:
         """Return what of the model crosses; the teacher is no federated model, and all of it does."""

@@ -15,7 +15,7 @@ from torch import nn
 from engine.errors import UserError
 from engine.federation.aggregation import federated_average
 from engine.federation.checks import check_reply
-from engine.federation.tasks import OWN_ROUND, SHARE_NORMALISATION, SHARE_OWN, Arrays
+from engine.federation.tasks import OWN_ROUND, SHARE_NORMALISATION, SHARE_OWN, STUDENT_KIND, Arrays
 from engine.methods.catalogue import ModelSpec
 from engine.models.arrays import load_arrays, model_arrays
 from engine.models.roles import model_name
@@ -66,7 +66,9 @@ def save_models(
 def what_is_sent(context: RunContext, spec: ModelSpec) -> tuple[Arrays, dict[str, Any]]:
     """Return the arrays of a model that go down to a site, and settings that tell the site how to complete them."""
     if spec.scope == "run":
-        return model_arrays(context.load_model(spec.architecture, spec.name)), {}
+        arrays, config = model_arrays(context.load_model(spec.architecture, spec.name)), context.config
+        has_kinds = spec.architecture == "student" and config.federation.site_students is not None
+        return arrays, {STUDENT_KIND: model_name(config, "student")} if has_kinds else {}
     path = context.model_path(spec.name)
     try:
         with safe_open(path, framework="np") as file:

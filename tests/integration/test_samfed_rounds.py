@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from engine.models.arrays import model_arrays
 from engine.planning import plan
 from engine.runs.checkpoint import CheckpointStore
 from engine.stages.context import RunContext
+from engine.stages.evaluation import ROWS_FILE, Evaluation
 from engine.stages.public_training import PublicTraining, TeacherAdaptation
 from engine.stages.semi_supervised_training import SemiSupervisedTraining
 from engine.types import RunCancelled, Traffic
@@ -188,6 +190,14 @@ def test_students_of_several_kinds_exchange_predictions_and_no_weights(trained: 
     before, after = (load_file(context.model_path(name)) for name in ("public_student", "samfed_student"))
     assert any(not torch.equal(before[name], after[name]) for name in before)
     assert load_file(context.model_path("samfed_personal_student")) == {}
+    # Measured at every site: what all have in common as the server's kind, and each site's own.
+    Evaluation().run(context)
+    rows = json.loads((tmp_path / ROWS_FILE).read_text())
+    where = {name: {row["site"] for row in rows if row["model"] == name} for name in {row["model"] for row in rows}}
+    assert where["samfed_student"] == where["public_student"] == {*SITES, "he_violet"}
+    assert where["samfed_personal_student"] == set(SITES)
+    other = {row["dice"] for row in rows if row["site"] == SITES[1] and row["split"] == "validation"}
+    assert len(other) > 1 and all(0 <= dice <= 1 for dice in other)
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ from typing import cast
 
 from engine.evaluation.figures import pack_figures
 from engine.evaluation.segmentation import measure_images
-from engine.federation.tasks import OWN_ROUND, SiteReply, SiteRequest
+from engine.federation.tasks import OWN_ROUND, STUDENT_KIND, SiteReply, SiteRequest
+from engine.models.arrays import load_arrays
 from engine.models.roles import Role
 from engine.site.context import SiteContext
 from engine.site.own_parameters import receive
@@ -15,11 +16,16 @@ from engine.site.own_parameters import receive
 def evaluate(site: SiteContext, request: SiteRequest) -> SiteReply:
     """Measure what was sent; its settings name the model's ``role`` and the ``split`` (validation or test).
 
-    What the message lacks of the model is the site's own part after the round ``own_round`` of the settings.
+    What the message lacks of the model is the site's own part after the round ``own_round`` of the settings; a student
+    of all sites is whole, and of the server's kind where ``student_kind`` names it: this site's may be another.
     In float32, as the exported model is served, so that a bundle's figures are its own.
     """
     role, split = cast(Role, request.settings["role"]), request.settings["split"]
-    model = receive(site, request.arrays, before_round=int(request.settings.get(OWN_ROUND, 0)) + 1, role=role)
+    if STUDENT_KIND in request.settings:
+        model = site.models.student_of_kind(str(request.settings[STUDENT_KIND]))
+        load_arrays(model, request.arrays)
+    else:
+        model = receive(site, request.arrays, before_round=int(request.settings.get(OWN_ROUND, 0)) + 1, role=role)
     images = site.data.test if split == "test" else site.data.validation
     records = measure_images(
         model,
