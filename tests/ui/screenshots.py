@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from scipy import ndimage
 from seed_store import fill
 
-COLOURS = 64
+COLOURS = 256
 SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
 SHIPPED = "shipped/nuclei_cpu"
 VOLUME = "organoid.nii.gz"
