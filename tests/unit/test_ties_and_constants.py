@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from flwr.common.constant import ErrorCode
 from engine.config import RunConfig, parse_config
 from engine.distillation.regularity import fusion_loss
 from engine.distillation.supervised import SupervisedTraining
+from engine.errors import UserError
+from engine.evaluation.figures import COUNTS, GROUP, MEASURES, unpack_figures
+from engine.evaluation.image_features import _resized
 from engine.federation.backends.local import Heard
 from engine.federation.backends.raygrid import RAISED
 from engine.federation.release import Limits, reason_to_withhold
@@ -20,6 +25,7 @@ from engine.generation.conditioning import mask_condition
 from engine.generation.generators import GeneratorSetup
 from engine.generation.kinds import ddpm, pix2pix
 from engine.seeding import numpy_generator, torch_generator
+from engine.site.audit import AuditLog, digest
 from tests.unit.test_distillation_step import PX, Squares
 from tests.unit.tiny_models import make_pair
 
@@ -93,7 +99,7 @@ def test_pix2pix_draws_from_masks_in_minus_one_to_one_and_the_noise_of_each_seed
             assert np.abs(found.astype(int) - levels[0]).max() <= 1 and np.ptp(found) > 20
 
 
-def test_what_changes_the_images_of_a_step_has_a_stream_of_its_own(tmp_path: Path) -> None:
+def test_what_changes_the_images_of_a_step_has_a_stream_of_its_own() -> None:
     drawn: list[float] = []
 
     class Noted(Squares):
@@ -111,3 +117,36 @@ def test_what_changes_the_images_of_a_step_has_a_stream_of_its_own(tmp_path: Pat
     loop.epoch, loop.step = 1, 3
     loop.train_step(loop.batches()[0])
     assert drawn == [pytest.approx(numpy_generator(5, "a stage", "augment", 1, 3).random())]
+
+
+def test_what_the_audit_log_calls_the_digest_is_one_of_the_numbers_too(tmp_path: Path) -> None:
+    ones, twos = np.ones(3, np.float32), np.full(3, 2, np.float32)
+    found = digest({"b": twos, "a": ones})
+    by_hand = hashlib.sha256()
+    for name, array in (("a", ones), ("b", twos)):
+        by_hand.update(json.dumps([name, "float32", [3]]).encode() + array.tobytes())
+    assert found == by_hand.hexdigest() == digest({"a": ones, "b": twos})
+    assert digest({"a": ones}) != digest({"a": twos}) != digest({"a": twos.astype(np.float64)})
+    log = AuditLog(tmp_path / "not there yet" / "audit.jsonl")  # its folder is made, for its owner alone
+    log.append("asked", run="r")
+    assert [entry["event"] for entry in log.entries()] == ["asked"]
+    assert (tmp_path / "not there yet").stat().st_mode & 0o777 == 0o700
+
+
+def test_figures_with_one_count_that_is_none_are_refused() -> None:
+    """All counts have to be whole, not one of them."""
+    whole = {**{name: np.zeros((2, 1)) for name in MEASURES}, GROUP: np.zeros(2, np.int64)}
+    how: dict[str, Any] = {"model": "m", "site": "north", "classes": ("c",), "num_images": 2}
+    assert len(unpack_figures(whole, **how)) == 2
+    count = sorted(COUNTS)[0]
+    with pytest.raises(UserError) as caught:
+        unpack_figures({**whole, count: np.array([[1.0], [0.5]])}, **how)
+    assert "no counts" in str(caught.value.what)
+
+
+def test_features_of_images_of_another_size_are_those_of_the_resized() -> None:
+    """A picture that has the side already goes through as it is; any other is brought to it."""
+    small = torch.rand((1, 3, 8, 8), generator=torch.Generator().manual_seed(1))
+    assert _resized(small, 8) is small
+    large = _resized(small, 16)
+    assert large.shape == (1, 3, 16, 16) and large.mean().item() == pytest.approx(small.mean().item(), abs=0.03)
