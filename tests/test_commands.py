@@ -66,6 +66,7 @@ SMALL_BENCHES = {
     "bench.join": "--home joins " + " ".join(f"--set {text}" for text in SMALL),
     "bench.model_speed": "--threads 1 --batch 1 --repeats 1",
     "bench.paper_scale": "--stages evaluation",
+    "bench.parts": "--data .",
     "bench.parity": "--kills 1",
     "bench.readers": "",
     "bench.scoring": "--tasks phantom_nuclei --folder scores --images 4 --epochs 2",

@@ -168,9 +168,10 @@ def _wire_refresh(studio: Studio, parts: Parts) -> None:
         )
 
     # One after the other: two at a time would both take a run for new to this page, and the second set back what
-    # somebody has chosen since the first.
-    asked_of = [parts.gallery.page, parts.picked, parts.seen, *parts.asked]
-    gr.on([timer.tick, parts.run.change], refresh, asked_of, whole, trigger_mode="always_last", **QUIET)
+    # somebody has chosen since the first. Most find nothing written and take no time.
+    one_by_one: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "samples"}
+    for event in (timer.tick, parts.run.change):
+        event(refresh, [parts.gallery.page, parts.picked, parts.seen, *parts.asked], whole, **QUIET, **one_by_one)
 
 
 def _shown(

@@ -166,10 +166,8 @@ def _wire_models(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
     parts.model.input(None, parts.model, None, js=setter("model"), **quiet)
     parts.model.change(about, parts.model, [parts.model_facts, parts.card, parts.looks], **quiet)
     parts.model.change(offered, parts.model, [parts.examples_heading, parts.examples], **quiet)
-    shown = [parts.model, parts.message, parts.seen]
-    gr.on(
-        [page.load, gr.Timer(5.0).tick], refresh, [parts.model, parts.seen], shown, trigger_mode="always_last", **quiet
-    )
+    for event in (page.load, gr.Timer(5.0).tick):
+        event(refresh, [parts.model, parts.seen], [parts.model, parts.message, parts.seen], **quiet)
 
 
 def _wire_images(studio: Studio, parts: Parts) -> None:

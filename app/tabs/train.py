@@ -215,8 +215,8 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
         return handler
 
     inputs = [run, parts.curves, seen]
-    # One after the other, for each goes by what the one before has shown.
-    gr.on([timer.tick, run.change, parts.curves.input], refresh, inputs, outputs, trigger_mode="always_last", **quiet)
+    for event in (timer.tick, run.change, parts.curves.input):
+        event(refresh, inputs, outputs, **quiet)
     parts.cancel_asked.wire(parts.cancel, run)
     parts.drop_asked.wire(parts.drop, run)
     parts.go_on.deleting.wire(studio, run, parts.message)

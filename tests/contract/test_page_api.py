@@ -119,7 +119,7 @@ def test_an_unlike_image_is_refused_in_words_and_answered_on_request(client: Cli
 
 def test_a_model_looks_as_it_is_better_at_or_as_it_is_told(client: Client, tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(3).integers(0, 255, (300, 400)).astype(np.uint8)).save(tmp_path / "a.png")
-    for looks, parts in (("", 9), ("fine", 9), ("parts", 4), ("whole", 1)):
+    for looks, parts in (("", 6), ("fine", 6), ("parts", 4), ("whole", 1)):
         _, figures = client.predict(
             handle_file(tmp_path / "a.png"), "shipped/nuclei_cpu", anyway=True, looks=looks, api_name="/segment"
         )

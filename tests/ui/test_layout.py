@@ -60,7 +60,8 @@ def test_a_page_at_rest_asks_seldom(layout_server: Server, open_page: Callable[.
     page.on("request", lambda request: asked.append(request.url) if "/queue/join" in request.url else None)
     page.wait_for_timeout(10_000)
     assert len(asked) <= 9, "three timers of 5 s; at work it would be 17"
-    page.wait_for_request(lambda request: "/queue/join" in request.url)
+    with page.expect_request(lambda request: "/queue/join" in request.url):
+        pass
 
 
 @pytest.mark.parametrize("width", [1280, 390])
