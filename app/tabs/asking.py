@@ -8,7 +8,13 @@ import gradio as gr
 
 from app import markup
 
-SHOW = "() => ({__type__: 'update', visible: true})"
+SHOW = """(run) => {{
+  (window.dsfedmedAsked ||= {{}})['{id}'] = run;
+  return {{__type__: 'update', visible: true}};
+}}"""
+HIDE_OF_ANOTHER = """(run) => window.dsfedmedAsked?.['{id}'] === run
+  ? {{__type__: 'update'}} : {{__type__: 'update', visible: false}}"""
+"""A list of runs that is drawn anew says that it has changed, also where the same run is chosen."""
 HIDE = "() => ({__type__: 'update', visible: false})"
 FOCUS = "() => setTimeout(() => document.querySelector('#{id}-no')?.focus(), 60)"
 FOCUS_BACK = "() => setTimeout(() => document.querySelector('#{id}')?.focus(), 60)"
@@ -30,9 +36,11 @@ class Question:
         click had shown.
         """
         quiet = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-        asked_by.click(None, None, self.box, js=SHOW, **quiet).then(js=FOCUS.format(id=self.elem_id))
-        for event in (self.yes.click, self.no.click, run.change):
+        focus = FOCUS.format(id=self.elem_id)
+        asked_by.click(None, run, self.box, js=SHOW.format(id=self.elem_id), **quiet).then(js=focus)
+        for event in (self.yes.click, self.no.click):
             event(None, None, self.box, js=HIDE, **quiet)
+        run.change(None, run, self.box, js=HIDE_OF_ANOTHER.format(id=self.elem_id), **quiet)
         self.no.click(js=FOCUS_BACK.format(id=self.elem_id))
 
 
