@@ -1,4 +1,4 @@
-"""What the page says of the two ways in which a model looks at an image: as a whole, or in parts."""
+"""What the page says of the ways in which a model looks at an image: as a whole, in parts, or in smaller ones."""
 
 from __future__ import annotations
 

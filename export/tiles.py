@@ -1,4 +1,4 @@
-"""Looks at a large image in parts, each at the image's own resolution, so that small things stay apart. Torch-free.
+"""Looks at a large image in parts, at its own resolution or enlarged, so that small things stay apart. Torch-free.
 
 Shape legend: H and W the image's side in pixels, K classes, h and w the model's logit grid over all of the image.
 """

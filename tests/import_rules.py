@@ -16,13 +16,13 @@ CONFIG = (
 BASE = ("engine.version", "engine.types", "engine.errors", *CONFIG, "engine.seeding")
 CATALOGUE = "engine.methods.catalogue"
 PREDICTION = tuple(
-    f"export.{part}" for part in ("runtime", "results", "manifest", "card", "appearance", "foreign", "tiles", "looks")
+    f"export.{part}" for part in ("runtime", "results", "manifest", "card", "appearance", "foreign", "tiles")
 )
 LOOKS = tuple(f"engine.data.{part}" for part in ("readers", "transforms", "appearance", "modalities"))
 VOLUMES = tuple(f"engine.data.{n}" for n in (
     "readers", "volumes", "archives", "orientation", "identifiers", "volume_cache", "budget",
 ))  # fmt: skip
-WHOLE_VOLUMES = ("export.volumes", "export.cases", "export.outputs", "export.foreign_volumes")
+WHOLE_VOLUMES = ("export.volumes", "export.cases", "export.outputs", "export.foreign_volumes", "export.looks")
 RUN_RECORDS = tuple(
     f"engine.runs.{name}"
     for name in (

@@ -133,7 +133,7 @@ class Handlers:
 
 def _is_of(result: answers.Shown | None, chosen: str | None, looks: Looks) -> bool:
     """Return whether what is shown is an answer of this model, looking so."""
-    return bool(result and result.key) and result is not None and (result.model, result.looks) == (chosen, looks)
+    return result is not None and bool(result.key) and (result.model, result.looks) == (chosen, looks)
 
 
 def _named(path: Path, number: int, count: int) -> tuple[str, str]:

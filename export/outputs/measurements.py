@@ -150,15 +150,24 @@ def agreement(
     mask_SHW: np.ndarray, reference_SHW: np.ndarray, *, steps: tuple[float, float, float]
 ) -> dict[str, float | None]:
     """Return Dice, IoU and HD95 of two boolean masks; ``steps`` are between slices, rows and columns."""
-    shared = int(np.count_nonzero(mask_SHW & reference_SHW))
-    both = int(np.count_nonzero(mask_SHW)) + int(np.count_nonzero(reference_SHW))
-    if not both:
-        return {"dice": 1.0, "iou": 1.0, "hd95": None}
+    shared, both = _counts(mask_SHW, reference_SHW)
     return {
-        "dice": 2 * shared / both,
-        "iou": shared / (both - shared),
+        "dice": dice(mask_SHW, reference_SHW),
+        "iou": shared / (both - shared) if both else 1.0,
         "hd95": _hd95(mask_SHW, reference_SHW, steps=steps),
     }
+
+
+def dice(mask: np.ndarray, reference: np.ndarray) -> float:
+    """Return the Dice coefficient in [0, 1] of two boolean masks of one shape; 1 where both are empty."""
+    shared, both = _counts(mask, reference)
+    return 2 * shared / both if both else 1.0
+
+
+def _counts(mask: np.ndarray, reference: np.ndarray) -> tuple[int, int]:
+    """Return how many pixels two masks share, and how many they have together, those twice."""
+    both = int(np.count_nonzero(mask)) + int(np.count_nonzero(reference))
+    return int(np.count_nonzero(mask & reference)), both
 
 
 def _hd95(one_SHW: np.ndarray, other_SHW: np.ndarray, *, steps: tuple[float, float, float]) -> float | None:
