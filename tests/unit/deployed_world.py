@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -16,15 +17,14 @@ from flwr.superlink.grid import HttpGrid
 
 from bench.reporting import ConsoleReporter
 from engine.config import RunConfig
-from engine.errors import UserError
 from engine.federation import connect
 from engine.federation.backends import inprocess
 from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.backends.packing import pack, unpack
 from engine.federation.backends.superlink import Link, Node, SuperlinkGrid
-from engine.federation.client_app import SiteError
-from engine.federation.payload import RUN_RECORD, read_request, reply_content
+from engine.federation.payload import RUN_RECORD
 from engine.runs.checkpoint import CheckpointStore
+from engine.site import node
 from engine.site.consent import Consent
 from engine.site.deployed import program
 from engine.stages.context import RunContext
@@ -39,6 +39,13 @@ class Nobody:
     def metric(self, name: str, value: float, *, step: int) -> None: ...
 
 
+class Waiting:
+    """A server that still waits for the answer."""
+
+    def wanted(self, run_id: int) -> bool:
+        return True
+
+
 class Told(ConsoleReporter):
     """Keeps what a run records."""
 
@@ -47,6 +54,10 @@ class Told(ConsoleReporter):
         self.rows: list[EvaluationRow] = []
         self.crossed: list[Traffic] = []
         self.lines: list[str] = []
+        self.points: list[tuple[str, str | None, float, int]] = []
+
+    def metric(self, name: str, value: float, *, step: int, site: str | None = None) -> None:
+        self.points.append((name, site, value, step))
 
     def evaluation(self, rows: Sequence[EvaluationRow]) -> None:
         self.rows += rows
@@ -116,15 +127,13 @@ class StandingAlone:
 
     def _answer(self, message: Message, context: Context) -> Message:
         site = str(context.node_config["site"])
-        run: Mapping[str, str] = {key: str(value) for key, value in message.content[RUN_RECORD].items()}
         assert isinstance(message.content[RUN_RECORD], ConfigRecord)
         unpack(message.content)
-        try:
-            reply = self.programs[site].answer(read_request(message, site=site), run=run, listener=Nobody())
-        except UserError as error:
-            raise SiteError(site=site, error=error) from error
-        answer = Message(reply_content(reply), reply_to=message)
-        pack([answer])
+        listener = node._Listener(Waiting(), run_id=1, stop=Event(), say=lambda _: None)  # type: ignore[arg-type]
+        answer = node._answer(message, self.programs[site], listener, site=site, attempt=1)
+        assert answer is not None
+        if not answer.has_error():
+            pack([answer])
         return answer
 
 

@@ -31,7 +31,7 @@ from engine.federation.tasks import (
 )
 from engine.methods import catalogue
 from engine.site.audit import FIRST, AuditLog, digest
-from engine.site.consent import AUDIT_FILE, LEAVING, Consent, kinds_of, rules
+from engine.site.consent import AUDIT_FILE, LEAVING, MAX_CONFIG_LETTERS, Consent, kinds_of, rules
 from engine.site.policy import Decisions, Policy, read_policy
 from tests.unit.federation_world import Listening
 
@@ -188,6 +188,32 @@ def test_a_run_that_would_send_what_may_not_leave_is_refused_at_once(site: Any) 
     write_rules(folder, 'kinds = ["student", "figures", "statistics"]')
     assert ask(consent, APPROVAL).texts == {"state": "refused", "reason": "its rules do not let 'generator' leave"}
     assert ask(consent, APPROVAL, {"id": "b", "config": '{"method": "fedtinysam"}'}).texts["state"] == "waiting"
+
+
+def test_only_what_a_run_cannot_do_without_makes_a_site_refuse_it(site: Any) -> None:
+    """The appearance of images is optional: a run goes on without it."""
+    consent, _, folder = site
+    assert catalogue.kinds()["appearance"].is_optional and not catalogue.kinds()["student"].is_optional
+    plain = {"id": "b", "config": '{"method": "fedtinysam"}'}
+    write_rules(folder, 'kinds = ["student", "figures"]')
+    assert ask(consent, APPROVAL, plain).texts["state"] == "waiting"
+    write_rules(folder, 'kinds = ["appearance", "figures"]')
+    assert ask(consent, APPROVAL, plain).texts == {
+        "state": "refused",
+        "reason": "its rules do not let 'student' leave",
+    }
+
+
+def test_settings_of_any_length_are_not_kept(site: Any) -> None:
+    consent, _, _ = site
+    longest = "x" * MAX_CONFIG_LETTERS
+    assert ask(consent, APPROVAL, {"id": "a", "config": longest}).texts["state"] == "waiting"
+    assert ask(consent, APPROVAL, {"id": "x" * 80, "config": ""}).texts["state"] == "waiting"
+    assert ask(consent, APPROVAL, {"id": "no-settings"}).texts["state"] == "waiting"
+    for run in ({"id": "b", "config": longest + "x"}, {"config": "{}"}):
+        with pytest.raises(UserError, match="a run that cannot be") as caught:
+            ask(consent, APPROVAL, run)
+        assert caught.value.code == "federation.bad_request"
 
 
 @pytest.mark.parametrize("run_id", ["../../etc/passwd", "", "a/b", "x" * 81, "-"])

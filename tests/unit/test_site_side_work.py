@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,10 @@ def test_a_run_across_sites_with_generators_beside_is_the_run_in_one_process(
         (r.site, r.direction, r.kind, r.round, r.payload_bytes) for r in crossed[1]
     }
     assert not any("asked again" in line for line in found["apart"][1].lines)
+    curves = [{p for p in found[at][1].points if p[0] == "loss" and p[3] > 2} for at in ("together", "apart")]
+    assert curves[0] == curves[1], "of a generator's steps: there are two rounds"
+    sources = [site for site in SITES if site != HELD_OUT]
+    assert {(site, step) for _, site, _, step in curves[1]} == set(product(sources, (10, 20)))
 
 
 class Desks(AskedAgain):
