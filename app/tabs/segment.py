@@ -185,7 +185,7 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
     again = [*file_inputs, parts.result]
     one_file: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "image"}  # they wait for each other anyhow
     visible: dict[str, Any] = {"api_visibility": "private", "show_progress_on": parts.message, **one_file}
-    parts.upload.change(handlers.look, [parts.model, parts.upload], parts.slice_index, **quiet, **one_file).then(
+    parts.upload.upload(handlers.look, [parts.model, parts.upload], parts.slice_index, **quiet, **one_file).then(
         handlers.segment_file, file_inputs, shown, **visible
     ).then(js=SCROLL_TO_RESULT)
     for chosen in (parts.model.select, parts.looks.change):
