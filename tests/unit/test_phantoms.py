@@ -200,13 +200,22 @@ def test_sites_look_different(task: str) -> None:
 
 @pytest.mark.parametrize("task", TASK_NAMES)
 def test_speed(task: str) -> None:
-    """At least 25 images a second at 256 px on one core (50 nominal; half for a busy machine), by processor time."""
-    sites = TASKS[task].sites
+    """An image of 256 px takes no longer than thirty of SciPy's Gaussian filters do now (it is 8 to 20, 15 to 40 ms).
+
+    Two programs on one core's two threads take twice the processor time, so seconds would tell of the machine.
+    """
+    sites, noise = TASKS[task].sites, np.random.default_rng(0).normal(size=(256, 256))
     render(task, site=sites[0], index=0)
-    start = time.process_time()
+    took_s: dict[str, list[float]] = {"images": [], "filters": []}
     for index in range(12):
+        began = time.thread_time()
         render(task, site=sites[index % len(sites)], index=index)
-    assert 12 / (time.process_time() - start) >= 25
+        rendered = time.thread_time()
+        for _ in range(3):
+            ndimage.gaussian_filter(noise, 4)
+        took_s["images"].append(rendered - began)
+        took_s["filters"].append(time.thread_time() - rendered)
+    assert np.median(took_s["images"]) <= 10 * np.median(took_s["filters"])
 
 
 @pytest.mark.parametrize("task", ["fundus", "polyp"])
