@@ -24,10 +24,12 @@ RISE = 1.5
 """A loss that stands at so many times its lowest mean of ``POINTS`` points diverges (ours)."""
 FALL = 0.10
 """Dice below the best by which a model has lost what it had learnt (ours)."""
-SILENT_STEPS, SILENT_S = 3.0, 120.0
-"""Silence in usual steps of the stage (rounds, of a training in rounds), and in seconds at least (ours)."""
+SILENT_ROUNDS, SILENT_S = 3.0, 120.0
+"""Silence in rounds of the slowest site, and in seconds at least (ours)."""
 LOW_BYTES = 2 * 1024**3
 """Free space under which the next checkpoints and images may not fit (ours)."""
+_ROUND_S = "wall_s"
+"""Curve of how long a site was at work in each round."""
 _LOSSES = ("loss", "teacher_loss", "student_loss")
 _WAITED_FOR = ("asked", "working")
 
@@ -65,7 +67,9 @@ def alerts(
     curves = [curve for curve in series if curve.stage in running and curve.values]
     found = [alert for curve in curves for alert in _of_curve(curve)]
     for name, stage in running.items():
-        found += _silent([site for site in sites if site.stage == name], stage, now=now)
+        there = [site for site in sites if site.stage == name]
+        longest_s = _usual_silence_s(stage, curves)
+        found += _silent(there, stage, since=view.run.pid_started or 0.0, longest_s=longest_s, now=now)
     if free_bytes < LOW_BYTES:
         found.append(
             Alert(
@@ -123,13 +127,29 @@ def _of_curve(curve: MetricSeries) -> Iterator[Alert]:
         )
 
 
-def _silent(sites: Sequence[SiteView], stage: StageRecord, *, now: float) -> Iterator[Alert]:
-    """Yield the sites that are waited for when none was heard of for long; one that is slow tells its steps."""
+def _usual_silence_s(stage: StageRecord, curves: Sequence[MetricSeries]) -> float:
+    """Return how long nothing need be heard of sites at work, some of which tell nothing before their reply.
+
+    Until a site has told how long its rounds take, that is as long as the plan gives the whole stage.
+    """
+    took_s = [
+        max(curve.values) for curve in curves if (curve.stage, curve.name) == (stage.name, _ROUND_S) and curve.site
+    ]
+    return max(SILENT_S, SILENT_ROUNDS * max(took_s) if took_s else stage.planned_s or 0.0)
+
+
+def _silent(
+    sites: Sequence[SiteView], stage: StageRecord, *, since: float, longest_s: float, now: float
+) -> Iterator[Alert]:
+    """Yield the sites that are waited for when none was heard of for long; one that is slow tells its steps.
+
+    ``since`` is when the run's worker began: what an earlier one had heard of is no silence of this one's.
+    """
     heard = [site.now.seen_at for site in sites if site.now.seen_at is not None]
     if not heard or stage.step == 0:
         return
-    silence_s = now - max(heard)
-    if silence_s < max(SILENT_S, SILENT_STEPS * stage.wall_s / stage.step):
+    silence_s = now - max(*heard, since)
+    if silence_s < longest_s:
         return
     for site in sites:
         if site.now.state in _WAITED_FOR:

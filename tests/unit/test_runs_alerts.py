@@ -85,16 +85,27 @@ def test_dice_that_falls_from_its_best() -> None:
 
 
 def test_who_is_waited_for_when_nobody_was_heard_of() -> None:
-    # A round takes 80 s / 4 = 20 s: three of them are less than the two minutes that count.
+    # The slowest site's longest round took 30 s: three of them are less than the two minutes that count.
+    rounds = (curve("wall_s", 30.0, 9.0, site="north"), curve("wall_s", 8.0, 8.0, site="south"))
     answered = site("north", "answered", seen_at=NOW - 121)
     asked = site("south", "asked", seen_at=NOW - 500)
-    assert told(sites=(answered, asked)) == [("site_silent", "south")]
-    assert told(sites=(replace(answered, now=replace(answered.now, seen_at=NOW - 119)), asked)) == []
+    assert told(*rounds, sites=(answered, asked)) == [("site_silent", "south")]
+    assert told(*rounds, sites=(replace(answered, now=replace(answered.now, seen_at=NOW - 119)), asked)) == []
     slow = replace(asked, now=replace(asked.now, state="working", seen_at=NOW - 5))
-    assert told(sites=(answered, slow)) == [], "it tells its steps"
-    long_rounds = tuple(replace(stage, wall_s=4 * 60.0) for stage in view().stages)
-    assert told(sites=(answered, asked), stages=long_rounds) == [], "three rounds of a minute are not over"
-    assert told(sites=(answered,)) == [], "nobody is waited for"
+    assert told(*rounds, sites=(answered, slow)) == [], "it tells its steps"
+    assert told(*rounds, sites=(answered,)) == [], "nobody is waited for"
+    assert told(*rounds, sites=(answered, asked), run=replace(view().run, pid_started=NOW - 60)) == [], "just resumed"
+    longer = curve("wall_s", 41.0, site="south")
+    assert told(longer, sites=(answered, asked)) == [], "three rounds of 41 s are not over"
+    elsewhere = curve("wall_s", 41.0, site="south", stage="generator_training")
+    assert told(elsewhere, *rounds, sites=(answered, asked)) == [("site_silent", "south")]
+
+
+def test_before_the_first_round_is_over_the_plan_says_how_long_silence_may_be() -> None:
+    sites = (site("north", "answered", seen_at=NOW - 121), site("south", "asked", seen_at=None))
+    for planned_s, expected in ((None, [("site_silent", "south")]), (120.0, [("site_silent", "south")]), (122.0, [])):
+        planned = tuple(replace(stage, planned_s=planned_s) for stage in view().stages)
+        assert told(sites=sites, stages=planned) == expected, planned_s
 
 
 def test_a_disk_that_is_nearly_full_and_a_run_that_is_not_at_work() -> None:
