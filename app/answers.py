@@ -30,7 +30,7 @@ from engine.errors import UserError
 
 if TYPE_CHECKING:
     from app.studio import Studio
-    from export.manifest import Looks
+    from engine.data.tiling import Looks
     from export.runtime import BundleSession
 
 MIB = 2**20
@@ -230,7 +230,7 @@ def check_size(settings: Settings, *, width: int, height: int, classes: int, is_
 def within_looks(session: BundleSession, size_hw: tuple[int, int]) -> tuple[BundleSession, int]:
     """Return a session that looks at an image no more often than this page waits for, and how often it was to look."""
     side, count = session.manifest.image_px, session.num_looks(size_hw)
-    return (session.whole if count > max(1, MOST_LOOKED_PX // side**2) else session), count
+    return (session.looking("whole") if count > max(1, MOST_LOOKED_PX // side**2) else session), count
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,9 +267,9 @@ def segment(
     Raises ``UserError`` ``image.foreign`` for an image that is unlike those of training, unless ``anyway``; the file's
     name then says so.
     """
+    from engine.data.tiling import resize_logits
     from export import foreign
     from export.results import as_seen
-    from export.runtime import resize_logits
 
     with _ONE_AT_A_TIME:
         image_HW3, about = read(), origin()

@@ -97,7 +97,7 @@ def _answered(studio: Studio, action: Callable[[], dict[str, Any]]) -> dict[str,
 def _segmented(studio: Studio, path: Path, model: str, *, number: int, anyway: bool, looks: str) -> dict[str, Any]:
     """Return the figures of one answer, and under ``file`` where its mask lies."""
     from engine.data.readers import file_stem
-    from export.tiles import looks_of
+    from export.looks import looks_of
 
     count, name = answers.num_slices(studio, model, path), studio.uploads.name_of(path)
     if not 1 <= number <= count:

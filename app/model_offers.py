@@ -11,7 +11,8 @@ from app import looks_text, model_text
 from engine.types import MEAN_CLASS
 
 if TYPE_CHECKING:
-    from export.manifest import Looks, LooksMeasured, Manifest
+    from engine.data.tiling import Looks
+    from export.manifest import LooksMeasured, Manifest
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,10 @@ from engine.runs.store import RunStore
 from engine.types import SyntheticSample
 
 if TYPE_CHECKING:
+    from engine.data.tiling import Looks
     from engine.deployment.server import Status
     from engine.planning import Plan
-    from export.manifest import Looks, Manifest
+    from export.manifest import Manifest
     from export.runtime import BundleSession
 
 Result = TypeVar("Result")
@@ -159,12 +160,10 @@ class Studio:
 
         ``looks`` is how it looks at an image, the way that was measured to be better when None.
         """
-        from export.tiles import looking
-
         folder = self.bundle_folder(key)
         with self._lock:
             loaded = bundle_cache.session(folder, (folder / "manifest.json").stat().st_mtime)
-        return looking(loaded, looks or loaded.manifest.best_looks)
+        return loaded.looking(looks or loaded.manifest.best_looks)
 
     def offers(self) -> list[model_offers.Offer]:
         """Return what is offered, best first; of a broken bundle its name."""

@@ -21,15 +21,14 @@ import numpy as np
 
 from engine.cli.appearance import training_config
 from engine.data.imagesets import ImageSet
+from engine.data.tiling import Looks
 from engine.errors import UserError
 from engine.evaluation.bootstrap import mean_interval
+from engine.evaluation.mask_dice import mean_dice
 from engine.seeding import numpy_generator
 from engine.site.data import sites_here
-from export.looks import mean_dice
-from export.manifest import Looks
 from export.outputs.measurements import num_components
 from export.runtime import BundleSession, load_bundle
-from export.tiles import looking
 
 LOOKS: tuple[Looks, ...] = get_args(Looks)
 RESAMPLES = 10_000
@@ -72,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, site in sites.items():
         images = site.test if len(site.test) else site.validation
         kind = "unseen" if len(site.test) else "validation"
-        found = {looks: rows(looking(session, looks), images) for looks in LOOKS}
+        found = {looks: rows(session.looking(looks), images) for looks in LOOKS}
         print(f"{name} ({kind}): {len(images)} images, {np.mean([row.true for row in found['whole']]):.1f} things each")
         for looks, of_it in found.items():
             dice, count = np.mean([row.dice for row in of_it]), np.mean([row.found for row in of_it])

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from engine.data.tiling import Eye, Looks
 from engine.errors import UserError
 from export.appearance import TrainingAppearance
 
@@ -32,11 +33,9 @@ NOTICE = (
 MAX_MANIFEST_BYTES = 4_000_000
 MAX_SIDE_PX = 4096
 MAX_CLASSES = 256
-Looks = Literal["whole", "parts", "fine"]
-"""How a model sees an image: at once, reduced to the side of its input; part by part, each at the image's resolution;
-or in smaller parts that are enlarged by a third. Each takes longer than the one before."""
-LOOKS_GAIN = 0.005
-"""Dice that a slower way of looking has to add on validation images before it is what a model does by itself (ours)."""
+LOOKS_GAIN, LOOKS_IMAGES = 0.005, 8
+"""Dice that a slower way of looking has to add before it is what a model does by itself, and on how many validation
+images at least (ours)."""
 Text = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -146,11 +145,18 @@ class Manifest(Record):
     @property
     def best_looks(self) -> Looks:
         """Return how the model looks where nobody says otherwise: what takes longer has to be worth it."""
-        best, dice = "whole", self.looks.whole if self.looks else 1.0
+        if self.looks is None or self.looks.num_images < LOOKS_IMAGES:
+            return "whole"
+        best, dice = "whole", self.looks.whole
         for slower in ("parts", "fine"):
-            if self.looks is not None and getattr(self.looks, slower) >= dice + LOOKS_GAIN:
+            if getattr(self.looks, slower) >= dice + LOOKS_GAIN:
                 best, dice = slower, getattr(self.looks, slower)
         return best
+
+    @property
+    def eye(self) -> Eye:
+        """Return what has to be known to give the model an image."""
+        return Eye(self.image_px, self.mask_stride, self.normalise, self.fit)
 
     @property
     def reading(self) -> dict[str, Any]:

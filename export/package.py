@@ -29,6 +29,7 @@ from export.manifest import (
     MODEL_FILE,
     NOTICE,
     BundledModel,
+    LooksMeasured,
     Manifest,
     Parity,
     describe_file,
@@ -59,6 +60,7 @@ class BundleContent:
     slice_axis: Literal[0, 1, 2] = 2
     window: Literal["auto", "dicom", "stored"] = "auto"
     appearance: TrainingAppearance | None = None
+    looks: LooksMeasured | None = None
 
 
 def write_bundle(folder: Path, model: nn.Module, *, content: BundleContent) -> Manifest:
@@ -132,6 +134,7 @@ def _describe(model: nn.Module, *, content: BundleContent, parity: Parity) -> Ma
             parameters=sum(parameter.numel() for parameter in model.parameters()),
         ),
         appearance=content.appearance,
+        looks=content.looks,
         opset=config.export.opset,
         parity=parity,
         metrics=tuple(asdict(row) for row in content.metrics),

@@ -12,9 +12,8 @@ from typing import Literal
 
 import numpy as np
 import onnxruntime
-from PIL import Image
 
-from engine.data.transforms import content_box, prepare_image
+from engine.data.tiling import ENLARGED, Looks, Part, resize_logits
 from engine.errors import UserError
 from export.manifest import INPUT_NAME, MODEL_FILE, OUTPUT_NAME, Manifest, read_manifest, verify_files
 
@@ -47,9 +46,16 @@ class Prediction:
 class BundleSession:
     """A loaded bundle; safe to call from several threads (ONNX Runtime's ``run`` is)."""
 
-    def __init__(self, manifest: Manifest, inference: onnxruntime.InferenceSession) -> None:
+    def __init__(self, manifest: Manifest, inference: onnxruntime.InferenceSession, *, looks: Looks = "whole") -> None:
         self.manifest = manifest
         self.inference = inference
+        self.looks = looks
+        """How it looks at images."""
+        self._eye = manifest.eye
+
+    def looking(self, looks: Looks) -> BundleSession:
+        """Return a session of the same model that looks at images so."""
+        return self if looks == self.looks else BundleSession(self.manifest, self.inference, looks=looks)
 
     @property
     def provider(self) -> str:
@@ -109,7 +115,14 @@ class BundleSession:
 
     def look(self, image_HW3: np.ndarray) -> tuple[np.ndarray, float]:
         """Return the logits (K, h, w) of a checked image and how many milliseconds the model itself took."""
-        return self.run(self.preprocess(image_HW3))
+        took_ms: list[float] = []
+
+        def timed(image_13gg: np.ndarray) -> np.ndarray:
+            logits_Kgg, ms = self.run(image_13gg)
+            took_ms.append(ms)
+            return logits_Kgg
+
+        return self._eye.look(timed, image_HW3, self.looks), sum(took_ms)
 
     def run(self, image_13HW: np.ndarray) -> tuple[np.ndarray, float]:
         """Return the logits (K, grid_px, grid_px) of one model input, and its milliseconds."""
@@ -119,34 +132,24 @@ class BundleSession:
 
     def preprocess(self, image_HW3: np.ndarray) -> np.ndarray:
         """Return the model input (1, 3, image_px, image_px), float32 in [0, 1], exactly as training prepares it."""
-        manifest = self.manifest
-        prepared_HW3 = prepare_image(image_HW3, manifest.image_px, manifest.normalise, manifest.fit)
-        return np.ascontiguousarray(prepared_HW3.transpose(2, 0, 1)[None])
+        return self._eye.whole_input(image_HW3)
 
     def at_own_size(self, logits_Khw: np.ndarray, *, size_hw: tuple[int, int]) -> np.ndarray:
         """Return the model's logits (K, h, w) of an image of ``size_hw`` as (K, H, W): without the padding's."""
         return resize_logits(logits_Khw, size_hw=size_hw, part=self.part_of(size_hw))
 
     @property
-    def whole(self) -> BundleSession:
-        """Return the session that looks at images as a whole: this one."""
-        return self
-
-    @property
     def part_px(self) -> int:
-        """Return the side of what the model sees at once, in pixels of its input."""
-        return self.manifest.image_px
+        """Return the side of what the model sees at once, in pixels of the image, or of its input for the whole."""
+        return round(self.manifest.image_px / ENLARGED.get(self.looks, 1.0))
 
     def num_looks(self, size_hw: tuple[int, int]) -> int:
         """Return how many times the model looks for one image of ``size_hw``."""
-        return 1
+        return self._eye.num_looks(size_hw, self.looks)
 
-    def part_of(self, size_hw: tuple[int, int]) -> tuple[float, float, float, float]:
+    def part_of(self, size_hw: tuple[int, int]) -> Part:
         """Return where an image of ``size_hw`` lies on the grid of logits: left, top, right, bottom, in its cells."""
-        box = content_box(size_hw, self.manifest.image_px, self.manifest.fit)
-        stride = self.manifest.mask_stride
-        left, top = box.left / stride, box.top / stride
-        return left, top, left + box.width / stride, top + box.height / stride
+        return self._eye.part_of(size_hw, self.looks)
 
 
 def load_bundle(
@@ -206,21 +209,6 @@ def _check_model(session: onnxruntime.InferenceSession, manifest: Manifest) -> N
             why="Masks would belong to other classes or other places than it says.",
             fix="Copy the bundle again from where it was made, or export the run again.",
         )
-
-
-def resize_logits(
-    logits_Khw: np.ndarray, *, size_hw: tuple[int, int], part: tuple[float, float, float, float] | None = None
-) -> np.ndarray:
-    """Return logits resized to (K, H, W), float32, bilinearly with pixel centres aligned.
-
-    Upwards this equals torch's ``interpolate(mode="bilinear", align_corners=False)``; downwards it is antialiased.
-    ``part`` (left, top, right, bottom), in pixels of the logits and fractions of them, is what is resized; all of it
-    without.
-    """
-    height, width = size_hw
-    planes = [Image.fromarray(np.asarray(plane, dtype=np.float32)) for plane in logits_Khw]
-    resized = [plane.resize((width, height), Image.Resampling.BILINEAR, box=part) for plane in planes]
-    return np.stack([np.asarray(plane) for plane in resized])
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

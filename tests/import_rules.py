@@ -15,14 +15,15 @@ CONFIG = (
 )
 BASE = ("engine.version", "engine.types", "engine.errors", *CONFIG, "engine.seeding")
 CATALOGUE = "engine.methods.catalogue"
+MASK_DICE = "engine.evaluation.mask_dice"
 PREDICTION = tuple(
-    f"export.{part}" for part in ("runtime", "results", "manifest", "card", "appearance", "foreign", "tiles")
+    f"export.{part}" for part in ("runtime", "results", "manifest", "card", "appearance", "foreign", "looks")
 )
-LOOKS = tuple(f"engine.data.{part}" for part in ("readers", "transforms", "appearance", "modalities"))
+LOOKS = tuple(f"engine.data.{part}" for part in ("readers", "transforms", "tiling", "appearance", "modalities"))
 VOLUMES = tuple(f"engine.data.{n}" for n in (
     "readers", "volumes", "archives", "orientation", "identifiers", "volume_cache", "budget",
 ))  # fmt: skip
-WHOLE_VOLUMES = ("export.volumes", "export.cases", "export.outputs", "export.foreign_volumes", "export.looks")
+WHOLE_VOLUMES = ("export.volumes", "export.cases", "export.outputs", "export.foreign_volumes")
 RUN_RECORDS = tuple(
     f"engine.runs.{name}"
     for name in (
@@ -182,6 +183,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "export.parity",
         "export.package",
         "export.appearance",
+        "export.manifest",
     ),
     "engine.experiments": (
         *BASE,
@@ -215,7 +217,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "export": (*BASE, "engine.models", "export"),
     **{name: (*BASE, *LOOKS, *PREDICTION) for name in PREDICTION},
     "export.card": ("engine.types", CATALOGUE, "engine.evaluation.tables", "export.manifest"),
-    **{name: (*BASE, "engine.data", *PREDICTION, *WHOLE_VOLUMES) for name in WHOLE_VOLUMES},
+    **{name: (*BASE, "engine.data", MASK_DICE, *PREDICTION, *WHOLE_VOLUMES) for name in WHOLE_VOLUMES},
     "app": (
         *BASE,
         CATALOGUE,
@@ -234,6 +236,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.evaluation.tables",
         "engine.evaluation.spread",
         "engine.data.modalities",
+        "engine.data.tiling",
         "engine.distillation.choice",
         *PREDICTION,
     ),
@@ -244,7 +247,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 TORCH_FREE = (
     "app", "engine.config", "engine.config_fields", "engine.config_keys", "engine.config_text", "engine.methods",
     "engine.experiments", "engine.models.sharing", "engine.models.tuned_keys", "engine.planning",
-    "engine.evaluation.tables", "engine.evaluation.spread", "engine.distillation.choice", "engine.report", *PREDICTION,
+    "engine.evaluation.tables", "engine.evaluation.spread", MASK_DICE, "engine.distillation.choice", "engine.report",
+    *PREDICTION,
     *WHOLE_VOLUMES, *VOLUMES,
     "engine.federation.codecs",
     *RUN_RECORDS,

@@ -15,9 +15,9 @@ from app.picture_results import Result, packed
 from app.probability import MODEL_PERCENT, STEPS
 from app.studio import Studio
 from engine.data.modalities import Origin
+from engine.data.tiling import Looks
 from engine.errors import UserError
 from export.foreign import CODE as FOREIGN
-from export.manifest import Looks
 
 Values = tuple[Any, ...]
 """Of what :data:`SHOWN` names, in this order."""

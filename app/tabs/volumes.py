@@ -15,9 +15,9 @@ from app import markup, model_text
 from app import volume_text as words
 from app.studio import Studio
 from engine.data.readers import file_suffix
+from engine.data.tiling import Looks
 from engine.errors import UserError
 from export.foreign import CODE as FOREIGN
-from export.manifest import Looks
 
 if TYPE_CHECKING:  # they bring in what reads, segments and writes volumes, which no first paint needs
     from app import volume_jobs

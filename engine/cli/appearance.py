@@ -45,11 +45,14 @@ def training_config(manifest: Manifest, data: Path | None) -> RunConfig:
 
 def looks_here(config: RunConfig, session: BundleSession) -> LooksMeasured | None:
     """Return which way of looking is better on the sites' validation images, all of which lie on this machine."""
+    from engine.evaluation.looks import compare_looks
     from engine.site.data import sites_here
-    from export.looks import compare_looks
+    from export.manifest import LooksMeasured
 
     sites = (data for data in sites_here(config).values() if not len(data.test))
-    return compare_looks(session, (item.read() for data in sites for item in data.validation.items))
+    images = (item.read() for data in sites for item in data.validation.items)
+    found = compare_looks(session.manifest.eye, lambda image: session.run(image)[0], images)
+    return None if found is None else LooksMeasured.model_validate(found)
 
 
 def appearance(

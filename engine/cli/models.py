@@ -164,11 +164,11 @@ def predict(
     being segmented: it is named, and the status is 2.
     """
     from engine.cli.cases import Job, refuse_same_names, waiting_cases
+    from export.looks import looks_of
     from export.runtime import load_bundle
-    from export.tiles import looking, looks_of
 
     session = load_bundle(_find_bundle(model, home))
-    session = looking(session, session.manifest.best_looks if looks is None else looks_of(looks))
+    session = session.looking(session.manifest.best_looks if looks is None else looks_of(looks))
     with waiting_cases(images, out=out) as cases:
         refuse_same_names(cases)
         out.mkdir(parents=True, exist_ok=True)

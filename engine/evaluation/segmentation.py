@@ -112,7 +112,7 @@ def measure_images(
     _check_images(image_set, split=split, site=site)
     images: list[dict[str, Any]] = []
     place_model(model, device)
-    with _eval_mode(model), torch.inference_mode():
+    with eval_mode(model), torch.inference_mode():
         for start in range(0, len(image_set), config.batch_size):
             check_cancelled()
             indices = range(start, min(start + config.batch_size, len(image_set)))
@@ -230,7 +230,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put every module into eval mode and give each its own former mode back (parts may be frozen in eval)."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

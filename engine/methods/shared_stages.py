@@ -49,7 +49,8 @@ EVALUATED = KindSpec(
 FIGURES = KindSpec(
     "figures",
     "figures of images",
-    "Dice, distances and areas of each image that a site has measured, under numbers in place of names.",
+    "Dice, distances and areas of each image that a site has measured, under numbers in place of names; of students "
+    "their mean Dice seen as a whole and in parts.",
 )
 EVALUATION = StageSpec(
     "evaluation",

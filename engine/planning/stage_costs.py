@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from engine.config_generators import GENERATORS
+from engine.data.tiling import MOST_LOOKS
 from engine.methods import catalogue
 from engine.models.sharing import SharedParameters
 from engine.planning.codec_bytes import codec_sentences
@@ -25,6 +26,8 @@ START_S = 15.0
 STAGE_S = 1.0
 """Loading and saving in each stage."""
 EVALUATION_S_PER_IMAGE = 0.01
+LOOKS_OF_AN_IMAGE = 10
+"""As a whole, in parts and in smaller ones, of an image half as large again as the model's input (ours)."""
 """Measures, bootstrap and reading, beside the model's own pass."""
 EXPORT_S = 2.0
 DECODER_SHARE = 0.12
@@ -228,6 +231,8 @@ def evaluation(work: Workload) -> StageCost:
     models = [work.model(architecture) for architecture in work.architectures]
     images = sum(site.num_test + site.num_validation for site in work.sites)
     seconds = images * sum(work.pass_s(model) + EVALUATION_S_PER_IMAGE for model in models)
+    looks = sum(min(MOST_LOOKS, LOOKS_OF_AN_IMAGE * site.num_validation) for site in work.sources)
+    seconds += work.architectures.count("student") * looks * work.pass_s(work.student)
     largest = max(models, key=lambda model: model.parameters)
     passing = 0.3e6 * largest.activation_mb * scale(work.config.data.image_px, largest.image_px)
     memory = work.base_gib() + (4 * largest.parameters + work.config.evaluation.batch_size * passing) / GIB
@@ -236,7 +241,8 @@ def evaluation(work: Workload) -> StageCost:
     asked = work.sites if work.config.data.protocol == "leave-one-site-out" else work.sources
     leaves = (
         "Every model is sent to each site to be measured there; Dice, distances and areas of each image go up, under "
-        "numbers in place of names.",
+        "numbers in place of names, and the students' mean Dice at the images' own resolution, seen as a whole and in "
+        "parts.",
     )
     to_sites = {site.site: sent for site in asked if site.num_validation or site.num_test}
     own = work.num_personal

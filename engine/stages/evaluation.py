@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.evaluation.figures import unpack_figures
+from engine.evaluation.looks import fault_of, together
 from engine.evaluation.summary import Split, compare_models, summarise
-from engine.federation.tasks import EVALUATE, SiteReply
+from engine.federation.checks import bad_reply
+from engine.federation.tasks import EVALUATE, LOOKS, SiteReply
 from engine.methods.catalogue import ModelSpec
 from engine.stages.context import RunContext
 from engine.stages.files import write_json
@@ -23,6 +25,7 @@ Entry = tuple[Split, str, int]
 ROWS_FILE = Path("evaluation") / "rows.json"
 DIFFERENCES_FILE = Path("evaluation") / "differences.json"
 IMAGES_FILE = Path("evaluation") / "images.json"
+LOOKS_FILE = Path("evaluation") / "looks.json"
 FORMAT = 3
 """Of what an interrupted evaluation keeps; what another version has measured is measured again."""
 
@@ -43,6 +46,7 @@ class Evaluation:
         state = context.checkpoints.load(self.name)
         if state is None or state.get("format") != FORMAT:
             state = {"format": FORMAT, "rows": {}, "images": {}}
+        state.setdefault("looks", {})  # an attempt of before has asked for none
         total = len(models) * len(sets)
         for number, model in enumerate(models):
             missing = [place for place in _places_of(model, sets) if f"{model.name} {place}" not in state["rows"]]
@@ -58,7 +62,13 @@ class Evaluation:
                     reply_kind="figures",
                     to=tuple(asked),
                     arrays=arrays,
-                    settings={"role": model.architecture, "model": model.name, "split": split, **completing},
+                    settings={
+                        "role": model.architecture,
+                        "model": model.name,
+                        "split": split,
+                        LOOKS: split == "validation" and model.role == "student" and model.scope == "run",
+                        **completing,
+                    },
                     round_number=number + 1,
                     on_reply=partial(_keep, context, state, model.name, asked),
                 )
@@ -70,6 +80,8 @@ class Evaluation:
         for place, (split, _, _) in enumerate(sets):
             of_set = [image for key in keys if key.endswith(f" {place}") for image in state["images"][key]]
             differences += compare_models(of_set, pairs=pairs, split=split, **settings)
+        looks = {model: together(of_sites.values()) for model, of_sites in state["looks"].items()}
+        write_json(context.run_dir / LOOKS_FILE, looks)
         self._record(context, rows, differences, images=[image for key in keys for image in state["images"][key]])
         context.reporter.progress(total, total)
 
@@ -103,6 +115,11 @@ def _keep(
     rows = summarise(images, split=split, config=context.config.evaluation, seed=context.config.seed)
     state["rows"][f"{name} {place}"] = [asdict(row) for row in rows]
     state["images"][f"{name} {place}"] = images
+    fault = fault_of(reply.metrics, most_images=count)
+    if fault is not None:
+        raise bad_reply(site, round_number=_round, problem=fault)
+    if reply.metrics:
+        state["looks"].setdefault(name, {})[site] = dict(reply.metrics)
     context.checkpoints.save(Evaluation.name, state)
     return replace(reply, arrays={})  # it is kept; others need not wait beside it
 

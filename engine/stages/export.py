@@ -12,11 +12,12 @@ from engine.models.lora import merge_lora
 from engine.runs.gates import read_gate
 from engine.stages.appearance import ask_appearance
 from engine.stages.context import RunContext
-from engine.stages.evaluation import ROWS_FILE
+from engine.stages.evaluation import LOOKS_FILE, ROWS_FILE
 from engine.stages.files import read_json
 from engine.stages.site_models import site_model
 from engine.types import MEAN_CLASS, EvaluationRow
 from export.appearance import TrainingAppearance
+from export.manifest import LooksMeasured
 from export.package import BundleContent, write_bundle
 
 SITE_BUNDLES = Path("site_bundles")
@@ -80,6 +81,7 @@ class Export:
                 slice_axis=context.description.slice_axis,
                 window=context.description.window,
                 appearance=appearance,
+                looks=_looks(context, spec) if model is None else None,
             ),
         )
         context.reporter.artefact("bundle" if model is None else "site_bundle", folder)
@@ -112,6 +114,13 @@ class Export:
         told = ", ".join(f"{name.replace('_', ' ')} {score:.3f}" for name, score in scores.items())
         context.reporter.log("info", f"Mean Dice on the sites' validation images: {told}. The better one is exported.")
         return _origin(context, made, max(scores, key=lambda name: scores[name]))
+
+
+def _looks(context: RunContext, spec: ModelSpec) -> LooksMeasured | None:
+    """Return which way of looking was better on the sites' validation images; None where no site has measured it."""
+    path = context.run_dir / LOOKS_FILE
+    found = read_json(path).get(spec.name) if path.is_file() else None
+    return LooksMeasured.model_validate(found) if found else None
 
 
 def _origin(context: RunContext, made: Mapping[str, ModelSpec], name: str) -> ModelSpec:

@@ -17,6 +17,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 
 from engine.data.volumes import SourceVolume
+from engine.evaluation.mask_dice import counts, dice
 
 PERCENTILE = 95
 TOUCHING = 3
@@ -150,24 +151,12 @@ def agreement(
     mask_SHW: np.ndarray, reference_SHW: np.ndarray, *, steps: tuple[float, float, float]
 ) -> dict[str, float | None]:
     """Return Dice, IoU and HD95 of two boolean masks; ``steps`` are between slices, rows and columns."""
-    shared, both = _counts(mask_SHW, reference_SHW)
+    shared, both = counts(mask_SHW, reference_SHW)
     return {
         "dice": dice(mask_SHW, reference_SHW),
         "iou": shared / (both - shared) if both else 1.0,
         "hd95": _hd95(mask_SHW, reference_SHW, steps=steps),
     }
-
-
-def dice(mask: np.ndarray, reference: np.ndarray) -> float:
-    """Return the Dice coefficient in [0, 1] of two boolean masks of one shape; 1 where both are empty."""
-    shared, both = _counts(mask, reference)
-    return 2 * shared / both if both else 1.0
-
-
-def _counts(mask: np.ndarray, reference: np.ndarray) -> tuple[int, int]:
-    """Return how many pixels two masks share, and how many they have together, those twice."""
-    both = int(np.count_nonzero(mask)) + int(np.count_nonzero(reference))
-    return int(np.count_nonzero(mask & reference)), both
 
 
 def _hd95(one_SHW: np.ndarray, other_SHW: np.ndarray, *, steps: tuple[float, float, float]) -> float | None:

@@ -131,11 +131,10 @@ def test_sites_whose_models_only_this_process_can_make_do_one_thing_at_a_time(ba
 def test_a_generator_of_more_bytes_than_were_expected_is_refused(backbone: Path, tmp_path: Path) -> None:
     config = config_of(backbone, **{"threads": 1, "generator.kind": "pix2pix", "generator.steps": 1})
     context = context_of(config, tmp_path)
-    sites = context.open_sites()
     refused: dict[str, str] = {}
     taken: list[str] = []
     for most, to in ((1000, SITES[:1]), (None, SITES[1:])):
-        begun = sites.begin(
+        begun = context.sites.begin(
             TRAIN_GENERATOR,
             kind="student",
             reply_kind="generator",
@@ -146,7 +145,7 @@ def test_a_generator_of_more_bytes_than_were_expected_is_refused(backbone: Path,
             desk=Desk("generator_training", context.server(), Quiet(), lambda: None),
         )
         assert begun
-        sites.finish()
+        context.sites.finish()
     assert taken == list(SITES[1:]) and list(refused) == [SITES[0]]
     assert "more than the 1,000 that were expected" in refused[SITES[0]]
     context.close()

@@ -20,7 +20,7 @@ from engine.generation.backbone import build_backbone, save_backbone
 from engine.methods import catalogue
 from engine.runs.checkpoint import CheckpointStore
 from engine.stages.context import RunContext
-from engine.stages.evaluation import ROWS_FILE, Evaluation
+from engine.stages.evaluation import LOOKS_FILE, ROWS_FILE, Evaluation
 from engine.stages.export import Export
 from engine.stages.federated_training import FederatedTraining
 from engine.stages.files import read_json, write_json
@@ -124,6 +124,8 @@ def test_the_bundle_is_the_distilled_student(whole):
     assert manifest.parity.max_abs_difference <= 1e-4
     assert manifest.appearance is not None and len(manifest.appearance.sites) == 3
     assert manifest.appearance.colour_share == 1 and manifest.appearance.num_validation > 0
+    assert manifest.looks is not None and manifest.looks.num_images == manifest.appearance.num_validation
+    assert read_json(whole[0] / LOOKS_FILE).keys() == {"fedavg_student", "distilled_student"}, "students of all sites"
 
 
 @pytest.mark.parametrize("favoured", ["fedavg_student", "distilled_student"])

@@ -20,11 +20,12 @@ from app.settings import Settings
 from app.studio import Studio
 from engine.cli import main
 from engine.config import parse_config
-from export.looks import compare_looks, mean_dice
+from engine.data.tiling import places
+from engine.evaluation.looks import compare_looks
+from engine.evaluation.mask_dice import mean_dice
 from export.manifest import LooksMeasured
 from export.package import BundleContent, write_bundle
 from export.runtime import BundleSession, load_bundle
-from export.tiles import TiledSession, looking, places
 
 SIDE, STRIDE = 64, 2
 
@@ -93,7 +94,7 @@ def test_parts_worked_out_by_hand() -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_one_part_gives_what_the_whole_gives(served: Callable, normalise: str, dtype: type) -> None:
     session, image = served(Red(), normalise=normalise), noise(SIDE, SIDE, dtype=dtype)
-    whole, parts = session.predict(image), TiledSession(session).predict(image)
+    whole, parts = session.predict(image), session.looking("parts").predict(image)
     np.testing.assert_allclose(parts.probability_KHW, whole.probability_KHW, atol=1e-6)
     assert 0.1 < whole.mask_KHW.mean() < 0.9 and np.array_equal(whole.mask_KHW, parts.mask_KHW)
 
@@ -102,7 +103,7 @@ def test_one_part_gives_what_the_whole_gives(served: Callable, normalise: str, d
 def test_every_cell_is_that_of_the_image_at_full_resolution(served: Callable, size: tuple[int, int]) -> None:
     """A model that looks at each cell alone gives the same in every part: what is blended is the image's own pixels."""
     image = noise(*size)
-    logits = TiledSession(served(Red())).logits(image)[0]
+    logits = served(Red()).looking("parts").logits(image)[0]
     even = np.pad(image[..., 0], [(0, length % STRIDE) for length in size], mode="edge").astype(np.float64) / 255
     height, width = (length // STRIDE for length in even.shape)
     expected = even.reshape(height, STRIDE, width, STRIDE).mean(axis=(1, 3)) * 10 - 5
@@ -113,16 +114,16 @@ def test_small_things_apart_stay_apart(served: Callable) -> None:
     session, image = served(Red()), np.zeros((256, 256, 3), np.uint8)
     image[40:200, 100:104] = image[40:200, 106:110] = 255  # a gap of two pixels, half of one when four become one
     assert session.predict(image).mask_KHW[0, 120, 104:106].any()
-    apart = looking(session, "parts").predict(image).mask_KHW[0]
+    apart = session.looking("parts").predict(image).mask_KHW[0]
     assert not apart[120, 104:106].any() and apart[120, 100:104].all() and apart[120, 106:110].all()
-    assert looking(session, "whole") is session
+    assert session.looking("whole") is session
 
 
 def test_where_parts_overlap_the_nearer_to_its_middle_counts_more(served: Callable) -> None:
     """Two parts of 64 px that begin at 0 and 48: brightness 1 on the left of 64, 0 beyond; 32 cells each, 8 shared."""
     image = np.zeros((SIDE, 112, 3), np.uint8)
     image[:, :64] = 255
-    row = TiledSession(served(Brightness())).logits(image)[0][16]
+    row = served(Brightness()).looking("parts").logits(image)[0][16]
     np.testing.assert_allclose(row[:24], 1, atol=1e-6)
     np.testing.assert_allclose(row[32:], 16 / 64, atol=1e-6)
     # cell 24 is the left part's eighth from its border and the right part's first
@@ -134,7 +135,7 @@ def test_the_window_is_that_of_the_whole_image(served: Callable) -> None:
     """A part of faint noise only must not be stretched until the noise is foreground."""
     image = np.random.default_rng(1).integers(0, 12, (SIDE, 400, 3)).astype(np.uint8)
     image[20:40, 10:40] = 255
-    mask = TiledSession(served(Red(), normalise="per_image")).predict(image).mask_KHW[0]
+    mask = served(Red(), normalise="per_image").looking("parts").predict(image).mask_KHW[0]
     assert mask[20:40, 10:40].all() and not mask[:, 60:].any()
 
 
@@ -157,7 +158,7 @@ def test_parts_are_counted_told_and_bounded(tmp_path: Path, monkeypatch: pytest.
 def test_parts_need_no_more_memory_than_the_page_counts_on(served: Callable) -> None:
     import tracemalloc
 
-    session = TiledSession(served(Red(), normalise="per_image"))
+    session = served(Red(), normalise="per_image").looking("parts")
     for dtype, kind in ((np.uint8, "8 bits"), (np.uint16, "more")):
         image = noise(1500, 1000, dtype=dtype)
         tracemalloc.start()
@@ -182,16 +183,21 @@ def test_the_better_way_of_looking_is_measured_on_masks_of_full_resolution(serve
     square = np.zeros((256, 256, 3), np.uint8)
     square[64:192, 64:192] = 255
     large = (square[..., 0] > 0)[None].astype(np.uint8)
-    of_stripes, of_both = compare_looks(session, [(image, stripes)]), compare_looks(session, [(image, stripes)] * 2)
-    assert of_stripes is not None and of_both is not None and of_both.num_images == 2
-    assert (of_stripes.parts, of_both.parts) == (1.0, 1.0) and of_stripes.whole < 0.8 < of_stripes.fine
-    of_square = compare_looks(session, [(square, large)])
-    assert of_square is not None and of_square.parts == 1.0 and of_square.whole > 0.97
+
+    def compared(*pairs: tuple[np.ndarray, np.ndarray]) -> dict[str, float] | None:
+        return compare_looks(session.manifest.eye, lambda given: session.run(given)[0], pairs)
+
+    of_stripes, of_both = compared((image, stripes)), compared((image, stripes), (square, large))
+    assert of_stripes is not None and of_both is not None and of_both["num_images"] == 2
+    assert of_stripes["parts"] == of_both["parts"] == 1.0 and of_stripes["whole"] < 0.8 < of_stripes["fine"]
+    of_square = compared((square, large))
+    assert of_square is not None and of_square["parts"] == 1.0 and of_square["whole"] > 0.97
+    assert of_both["whole"] == pytest.approx((of_stripes["whole"] + of_square["whole"]) / 2, abs=1e-6)
     lines = np.zeros((64, 64, 3), np.uint8)
     lines[:, ::6] = 255  # of one pixel: half of a cell, and a logit of nought
-    of_lines = compare_looks(session, [(lines, (lines[..., 0] > 0)[None].astype(np.uint8))])
-    assert of_lines is not None and of_lines.whole == of_lines.parts == 0 < of_lines.fine
-    assert compare_looks(session, []) is None
+    of_lines = compared((lines, (lines[..., 0] > 0)[None].astype(np.uint8)))
+    assert of_lines is not None and of_lines["whole"] == of_lines["parts"] == 0 < of_lines["fine"]
+    assert compared() is None
 
 
 @pytest.mark.parametrize(
@@ -212,8 +218,9 @@ def test_a_model_looks_in_parts_by_itself_where_that_is_worth_it(
 ) -> None:
     manifest = served(Red()).manifest
     assert manifest.best_looks == "whole", "nobody has measured it"
-    measured = LooksMeasured(whole=whole, parts=parts, fine=fine, num_images=3)
-    assert manifest.model_copy(update={"looks": measured}).best_looks == best
+    for images, expected in ((8, best), (7, "whole")):
+        measured = LooksMeasured(whole=whole, parts=parts, fine=fine, num_images=images)
+        assert manifest.model_copy(update={"looks": measured}).best_looks == expected
 
 
 def test_a_bundle_looks_as_it_says_unless_somebody_says_otherwise(
@@ -227,12 +234,12 @@ def test_a_bundle_looks_as_it_says_unless_somebody_says_otherwise(
         (None, [], 1), (None, ["--looks", "parts"], 3), (0.6, [], 3), (0.6, ["--looks", "parts"], 3),
         (0.6, ["--looks", "whole"], 1), (0.4, [], 1), (0.6, ["--looks", "fine"], 2 * 4),
     ):  # fmt: skip
-        looks = {"whole": 0.5, "parts": measured, "fine": 0.5, "num_images": 3} if measured else None
+        looks = {"whole": 0.5, "parts": measured, "fine": 0.5, "num_images": 8} if measured else None
         path.write_text(json.dumps(session.manifest.model_dump(mode="json") | {"looks": looks}))
         arguments = ["predict", str(path.parent), str(tmp_path / "a.png"), "--out", str(tmp_path / "masks"), *option]
         assert main([*arguments, "--json"]) == 0
         (row,) = json.loads(capsys.readouterr().out)["predictions"]
-        expected = looking(session, {1: "whole", 3: "parts", 8: "fine"}[parts]).masks(noise(SIDE, 130))[0][0]
+        expected = session.looking({1: "whole", 3: "parts", 8: "fine"}[parts]).masks(noise(SIDE, 130))[0][0]
         assert row["parts"] == parts and np.array_equal(np.asarray(Image.open(row["mask"])) > 0, expected > 0)
     assert main(["predict", str(path.parent), str(tmp_path / "a.png"), "--looks", "twice", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "looks.unknown"
@@ -240,8 +247,8 @@ def test_a_bundle_looks_as_it_says_unless_somebody_says_otherwise(
 
 def test_fine_parts_are_those_of_the_image_enlarged_by_a_third(served: Callable) -> None:
     image = noise(90, 60)
-    fine, parts = looking(served(Red()), "fine"), looking(served(Red()), "parts")
-    assert (fine.part_px, parts.part_px, parts.whole.part_px) == (48, 64, 64)
+    fine, parts = served(Red()).looking("fine"), served(Red()).looking("parts")
+    assert (fine.part_px, parts.part_px, parts.looking("whole").part_px) == (48, 64, 64)
     enlarged = np.asarray(Image.fromarray(image).resize((80, 120), Image.Resampling.BILINEAR))
     assert np.array_equal(fine.logits(image), parts.logits(enlarged))
     block = np.zeros((90, 60, 3), np.uint8)
