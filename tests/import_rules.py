@@ -137,7 +137,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.runs.pace",
     ),
     "engine.evaluation.spread": ("engine.types",),
-    "engine.site.node": (*BASE, "engine.federation"),
+    "engine.site.node": (*BASE, "engine.federation", "engine.site.disclosure"),
     "engine.site.side_work": (*BASE, "engine.federation"),
     "engine.site.deployed": (
         *BASE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Protocol
@@ -14,7 +15,8 @@ from engine.errors import UserError
 from engine.federation.backends.fleet import FleetConnection
 from engine.federation.client_app import SiteError
 from engine.federation.payload import PROGRAM_RECORD, RUN_RECORD, TOLD_RECORD, read_request, records, reply_content
-from engine.federation.tasks import Listener, SiteReply, SiteRequest
+from engine.federation.tasks import APPROVAL, Listener, SiteReply, SiteRequest
+from engine.site.disclosure import for_server
 from engine.types import RunCancelled
 
 POLL_S = 0.5
@@ -79,11 +81,13 @@ def _handle(
     message: Message, connection: FleetConnection, program: Program, *, site: str, stop: threading.Event, say: Say
 ) -> None:
     about = f"{message.metadata.message_type} (round {message.metadata.group_id or 0})"
-    say(f"Asked for {about}.")
+    is_poll = message.metadata.message_type == APPROVAL  # comes every few seconds, for as long as nobody decides
+    if not is_poll:
+        say(f"Asked for {about}.")
     listener = _Listener(connection, run_id=message.metadata.run_id, stop=stop, say=say)
     if connection.attempt > 1:
         say(f"The program was ended while it was at work on this; attempt {connection.attempt}.")
-    reply = _answer(message, program, listener, site=site, attempt=connection.attempt)
+    reply = _answer(message, program, listener, site=site, attempt=connection.attempt, say=say)
     if reply is None:
         if not stop.is_set():  # else it is gone on with when the program is started again
             say(f"Stopped {about}: nobody waits for it any more.")
@@ -97,10 +101,13 @@ def _handle(
         say(f"Nobody waits for the answer to {about} any more: its run has ended.")
         connection.drop()
         return
-    say(f"Failed: {reply.error.reason}" if reply.has_error() else f"Answered {about}.")
+    if reply.has_error() or not is_poll:
+        say(f"The server was told: {reply.error.reason}" if reply.has_error() else f"Answered {about}.")
 
 
-def _answer(message: Message, program: Program, listener: _Listener, *, site: str, attempt: int) -> Message | None:
+def _answer(
+    message: Message, program: Program, listener: _Listener, *, site: str, attempt: int, say: Say
+) -> Message | None:
     run = {key: str(value) for key, value in records(message.content, ConfigRecord).get(RUN_RECORD, {}).items()}
     try:
         if attempt > MOST_ATTEMPTS:
@@ -115,7 +122,8 @@ def _answer(message: Message, program: Program, listener: _Listener, *, site: st
     except RunCancelled:
         return None
     except Exception as error:  # told to the server by site and reason, as Flower's own nodes tell it
-        failure = SiteError(site=site, error=error)
+        say(error.what if isinstance(error, UserError) else "".join(traceback.format_exception(error)).rstrip())
+        failure = SiteError(site=site, error=for_server(error, site=site, task=message.metadata.message_type))
         return Message(Error(RAISED, f"{type(failure)}:<'{failure}'>"), reply_to=message)
     content[PROGRAM_RECORD] = ConfigRecord({"id": PROGRAM_ID})
     if listener.names:

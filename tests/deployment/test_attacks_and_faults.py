@@ -84,10 +84,13 @@ def test_three_sites_give_what_they_give_in_process(world: Deployed) -> None:
     assert equal(rounds(world, number=3), dict(in_process(world, rounds=3, sites=SITES)))
 
 
-def test_a_fault_of_a_site_reaches_the_server_in_its_own_words(world: Deployed) -> None:
-    with pytest.raises(UserError, match=r"Site south: x\.png has no mask") as raised:
+def test_a_fault_of_images_reaches_the_server_without_their_names(world: Deployed) -> None:
+    with pytest.raises(
+        UserError, match=r"something is wrong with its images or files \(data\.mask_missing\)"
+    ) as raised:
         rounds(world, number=1, fail="south")
-    assert raised.value.code == "data.mask_missing"
+    assert raised.value.code == "data.mask_missing" and "x.png" not in str(raised.value.as_dict())
+    assert "x.png has no mask." in (world.folder / "at" / "south" / "logs" / "site.log").read_text()
 
 
 def test_a_program_that_is_killed_at_work_begins_it_again(world: Deployed) -> None:

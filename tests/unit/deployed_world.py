@@ -130,7 +130,7 @@ class StandingAlone:
         assert isinstance(message.content[RUN_RECORD], ConfigRecord)
         unpack(message.content)
         listener = node._Listener(Waiting(), run_id=1, stop=Event(), say=lambda _: None)  # type: ignore[arg-type]
-        answer = node._answer(message, self.programs[site], listener, site=site, attempt=1)
+        answer = node._answer(message, self.programs[site], listener, site=site, attempt=1, say=lambda _: None)
         assert answer is not None
         if not answer.has_error():
             pack([answer])
