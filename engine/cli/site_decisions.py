@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from engine.cli.output import JsonFlag, print_json, print_table, size
 from engine.errors import UserError
+from engine.methods import catalogue
 
 FolderArgument = Annotated[Path, typer.Argument(help="The site's folder")]
 RunIdArgument = Annotated[str, typer.Argument(help="The run's id, as `site runs` shows it")]
@@ -27,9 +29,19 @@ def runs(folder: FolderArgument, as_json: JsonFlag = False) -> None:
         print_json({"site": site.name, "rules": policy.model_dump(mode="json"), "runs": asked})
         return
     print(f"Rules of {site.name} (policy.toml): {rules(policy)}")
-    rows = [(run["run"], run["state"], run["asked_at"], run["by"] or "-", ", ".join(run["kinds"])) for run in asked]
+    rows = [
+        (
+            run["run"],
+            run["state"],
+            run["asked_at"],
+            run["by"] or "-",
+            _asks_for(run["settings"]),
+            ", ".join(run["kinds"]),
+        )
+        for run in asked
+    ]
     if rows:
-        print_table(("Run", "State", "Asked at", "By", "What would leave"), rows)
+        print_table(("Run", "State", "Asked at", "By", "What it is", "What would leave"), rows)
     else:
         print("No run has asked for approval.")
 
@@ -114,15 +126,32 @@ def checks(folder: FolderArgument, as_json: JsonFlag = False) -> None:
         print("No generator of this site was measured.")
 
 
+def _asks_for(settings: str) -> str:
+    """Return in a few words what a run does here, of settings that a server has sent: they may be anything."""
+    try:
+        values = json.loads(settings)
+        method, rounds = values["method"], values.get("federation", {}).get("rounds")
+        generator = values.get("generator", {}).get("steps")
+        known = catalogue.methods()[method]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return "settings that this version does not know"
+    said = [known.title, f"{rounds} rounds" if isinstance(rounds, int) else ""]
+    trains = any(stage.name == "generator_training" for stage in known.stages)
+    said.append(f"a generator of {generator} steps" if trains and isinstance(generator, int) else "")
+    return ", ".join(word for word in said if word)
+
+
 def _figure(check: dict[str, Any], name: str) -> str:
     value = check["figures"].get(name)
     return "-" if value is None else f"{value:.2f}".removesuffix(".00")
 
 
 def _what(entry: dict[str, Any]) -> str:
+    if entry["event"] == "left" and not entry["bytes"] and "words_bytes" in entry:
+        return f"figures and words, {size(entry['words_bytes'])}, sha256 {entry['words_digest'][:12]}"
     if entry["event"] == "left":
         return f"{entry['kind']}, {size(entry['bytes'])}, sha256 {entry['digest'][:12]}"
-    return str(entry.get("why") or entry.get("by") or "")
+    return str(entry.get("why") or entry.get("decision") or entry.get("by") or "")
 
 
 def _decide(folder: Path, run_id: str, state: Any, *, as_json: bool, reason: str = "") -> None:

@@ -21,7 +21,7 @@ WHO_TASK = f"query.{WHO_ACTION}"
 class SiteError(Exception):
     """A failure at a site, as JSON text: over a network only an exception's text reaches the server."""
 
-    def __init__(self, *, site: str, error: Exception) -> None:
+    def __init__(self, *, site: str, error: BaseException) -> None:
         text = f"{type(error).__name__}: {error}"
         fields = error.as_dict() if isinstance(error, UserError) else {"what": text}
         self.record = {"site": site, "kind": type(error).__name__, **fields}
@@ -76,7 +76,7 @@ def _handler(task: SiteTask, *, sites: Sequence[str]) -> Callable[[Message, Cont
             return Message(reply_content(reply), reply_to=message)
         except RunCancelled:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a site's own exit ends that site's work, not the server's
             raise SiteError(site=site, error=error) from error
 
     return handle

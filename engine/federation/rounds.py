@@ -24,7 +24,7 @@ from engine.federation.checks import BAD_REPLY, NO_MORE_CHECKS, RoundChecks
 from engine.federation.coded_rounds import CodedRound, CodedRounds
 from engine.federation.exchange import MAX_REPLY_BYTES, KnowsSites, OnTraffic, ask, find_sites, no_check
 from engine.federation.payload import payload_bytes
-from engine.federation.tasks import Arrays, Scalar, SiteReply, SiteRequest, message_type
+from engine.federation.tasks import DECISIONS, Arrays, Scalar, SiteReply, SiteRequest, message_type
 from engine.federation.update_norms import UpdateNorms
 
 QUORUM = "federation.quorum"
@@ -142,11 +142,12 @@ class _Round:
             self._drop(site, replies)  # the run was stopped by it; the site has been mended, or is refused again
         failures = self._ask(sites, replies)
         for attempt in range(1, self.retries + 1):
-            for site, error in failures.items():
-                self.on_failure(Failure(self.number, site, error, attempt))
-            if not failures:
+            decided = {site: error for site, error in failures.items() if error.code in DECISIONS}
+            for site in (site for site in failures if site not in decided):
+                self.on_failure(Failure(self.number, site, failures[site], attempt))
+            if len(decided) == len(failures):
                 break
-            failures = self._ask(sites, replies)
+            failures = decided | self._ask([site for site in sites if site not in decided], replies)
         if failures and self.quorum is None:
             for site, error in failures.items():
                 self.on_failure(Failure(self.number, site, error, None, stops=True))

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+from engine.types import SiteState
+
 Arrays = Mapping[str, np.ndarray]
 """Named arrays that cross a site's border; dtypes as in ``checks.WIRE_DTYPES``."""
 
@@ -36,6 +38,8 @@ BEST_ROUND, OWN_ROUND, STUDENT_KIND = "best_round", "own_round", "student_kind"
 """Settings of requests: the round whose own parameters a site goes on keeping, and the one whose it is to use."""
 LOOKS = "looks"
 """Setting of a request to measure a model: whether to find out which way of looking at images is best, too."""
+DECISIONS: dict[str, SiteState] = {"federation.refused": "refused", "federation.not_approved": "undecided"}
+"""Codes of a site's decision, which is no failure and not asked about again in a round, and what the site is then."""
 ROLE = "role"
 """Setting of a request: whether the model that was sent is the ``student`` or the ``teacher``."""
 BEGAN_ANEW = "began_anew"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from engine.federation.descriptions import FederationDescription, SiteDescription
+from engine.federation.tasks import DECISIONS
 from engine.types import SiteActivity, SiteFailure, Traffic
 
 
@@ -62,7 +63,9 @@ class SiteWatch:
         """The site has no usable reply."""
         self._told().failure(failure)
         if failure.site in self._now:
-            self._tell(replace(self._now[failure.site], state="failed", round=failure.round))
+            self._tell(
+                replace(self._now[failure.site], state=DECISIONS.get(failure.code, "failed"), round=failure.round)
+            )
 
     def _tell(self, activity: SiteActivity) -> None:
         if activity != self._now[activity.site]:

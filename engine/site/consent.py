@@ -5,12 +5,13 @@ Torch-free.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from engine.errors import UserError
 from engine.federation.payload import payload_bytes
@@ -79,24 +80,34 @@ class Consent:
     program: Answering
     site: str
     folder: Path
+    say: Callable[[str], None] = print
+    _said: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """By run, which decision was told and recorded last, and of which settings."""
 
     def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
-        """Answer, or raise ``UserError`` ``federation.refused`` or ``federation.not_approved``; both are recorded."""
+        """Answer, or raise ``UserError`` ``federation.refused`` or ``federation.not_approved``.
+
+        What was asked, what left and what was not answered, for whatever reason, is recorded; of the questions whether
+        a run may take part, which come every few seconds, those that change something.
+        """
         run_id, audit = self._run_id(run), AuditLog(self.folder / AUDIT_FILE)
         about = {"run": run_id, "task": request.task, "round": request.round}
+        if request.task == APPROVAL:
+            return self._decision(run, audit=audit, about=about)
         audit.append("asked", **about, bytes=payload_bytes(request.arrays))
         try:
             by = self._allow(request, run)
-            if request.task == APPROVAL:
-                return self._decision(run)
             reply = self.program.answer(self._within_limits(request), run=run, listener=listener)
             self._check_reply(request, reply, run_id=run_id, audit=audit)
-        except UserError as error:
-            audit.append("not answered", **about, code=error.code, why=error.what[:300])
+        except Exception as error:
+            code = error.code if isinstance(error, UserError) else type(error).__name__
+            audit.append("not answered", **about, code=code, why=str(getattr(error, "what", error))[:300])
             raise
         kind = LEAVING.get(request.task, "metrics") if reply.arrays else "metrics"
-        left = {"kind": kind, "bytes": payload_bytes(reply.arrays)}
-        audit.append("left", **about, **left, digest=digest(reply.arrays), approved_by=by)
+        left = {"kind": kind, "bytes": payload_bytes(reply.arrays), "digest": digest(reply.arrays)}
+        words = json.dumps([reply.metrics, reply.texts, reply.num_examples], sort_keys=True).encode()
+        told = {"words_bytes": len(words), "words_digest": hashlib.sha256(words).hexdigest()}
+        audit.append("left", **about, **left, **told, approved_by=by)
         return reply
 
     def idle(self) -> None:
@@ -137,7 +148,21 @@ class Consent:
             )
         return by
 
-    def _decision(self, run: Mapping[str, str]) -> SiteReply:
+    def _decision(self, run: Mapping[str, str], *, audit: AuditLog, about: Mapping[str, Any]) -> SiteReply:
+        """Return what was decided of a run, and record it where it was not told before."""
+        reply = self._decided(run)
+        state = reply.texts[STATE]
+        if self._said.get(about["run"]) != (state, run.get("config", "")):
+            audit.append("asked", **about, bytes=0, decision=state)
+            self._said[about["run"]] = state, run.get("config", "")
+            if state == "waiting":
+                self.say(
+                    f"The run {about['run']} asks to take part. Look at it: site runs {self.folder}. Allow it: "
+                    f"site approve {self.folder} {about['run']}. Else: site refuse {self.folder} {about['run']}"
+                )
+        return reply
+
+    def _decided(self, run: Mapping[str, str]) -> SiteReply:
         policy, run_id, config = read_policy(self.folder), run.get("id", ""), run.get("config", "")
         kinds = kinds_of(config)
         needed = [kind for kind in kinds if not catalogue.kinds()[kind].is_optional]

@@ -54,7 +54,7 @@ def program(site: str, data: Path, folder: Path, say: Callable[[str], None]) -> 
 
     It answers what the site allows; ``folder`` has its rules, its decisions and its record.
     """
-    return Consent(DeployedSite(site, data=data, folder=folder, say=say), site, folder)
+    return Consent(DeployedSite(site, data=data, folder=folder, say=say), site, folder, say)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,49 @@ def write_rules(folder: Path, text: str) -> None:
     (folder / "policy.toml").write_text(text, encoding="utf-8")
 
 
+def test_polls_are_recorded_and_said_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    consent = Consent(Answers(), "north", tmp_path, said.append)
+    for _ in range(3):
+        assert ask(consent, APPROVAL).texts["state"] == "waiting"
+    assert len(said) == 1 and f"site approve {tmp_path} 261126-a" in said[0]
+    Decisions(tmp_path).decide("261126-a", "approved", by="x")
+    for _ in range(3):
+        assert ask(consent, APPROVAL).texts["state"] == "approved"
+    lines = AuditLog(tmp_path / AUDIT_FILE).entries()
+    assert [(line["event"], line["decision"]) for line in lines] == [("asked", "waiting"), ("asked", "approved")]
+
+
+def test_figures_and_words_that_leave_are_in_the_record(site: Any) -> None:
+    consent, program, folder = site
+    write_rules(folder, 'approval = "automatic"\n')
+    program.arrays = {}
+    digests = []
+    for loss in (0.5, 0.25):
+        program.figures = {"loss": loss}
+        ask(consent, EVALUATE)
+        left = AuditLog(folder / AUDIT_FILE).entries()[-1]
+        words = json.dumps([{"loss": loss}, {}, 5], sort_keys=True).encode()
+        assert (left["bytes"], left["words_bytes"]) == (0, len(words))
+        digests.append(left["words_digest"])
+        assert left["words_digest"] == hashlib.sha256(words).hexdigest()
+    assert digests[0] != digests[1]
+
+
+def test_whatever_keeps_a_site_from_answering_is_in_the_record(site: Any) -> None:
+    consent, program, folder = site
+    write_rules(folder, 'approval = "automatic"\n')
+
+    def fails(*_: object, **__: object) -> SiteReply:
+        raise OSError("no such file: anna_doe.png")
+
+    program.answer = fails
+    with pytest.raises(OSError, match="anna_doe"):
+        ask(consent, TRAIN_STUDENT)
+    line = AuditLog(folder / AUDIT_FILE).entries()[-1]
+    assert (line["event"], line["code"], line["why"]) == ("not answered", "OSError", "no such file: anna_doe.png")
+
+
 def test_nothing_learnt_leaves_before_somebody_approves(site: Any) -> None:
     consent, program, folder = site
     with pytest.raises(UserError, match="Nobody at north has approved the run 261126-a yet") as caught:

@@ -105,6 +105,28 @@ def test_a_failure_says_why_and_what_was_done() -> None:
     assert len(heard.logged) == 1
 
 
+@pytest.mark.parametrize(("code", "state"), [("refused", "refused"), ("not_approved", "undecided")])
+def test_what_a_site_has_decided_is_no_failure_and_not_asked_again(code: str, state: str) -> None:
+    def decides(request: SiteRequest) -> None:
+        if request.site == "south":
+            raise UserError(f"federation.{code}", what="South does not take part.", why="w", fix="f")
+
+    heard = Heard(decides)
+    heard.train(retries=3, quorum=1, on_failure=heard.logged.append)
+    assert [(f.site, f.attempt, f.outcome) for f in heard.failures] == [("south", 0, "left_out")]
+    assert [now for now, *_ in heard.of("south")] == ["asked", "working", state]
+
+
+def test_a_sites_own_exit_ends_its_work_and_not_the_servers() -> None:
+    def leaves(request: SiteRequest) -> None:
+        if request.site == "south":
+            raise SystemExit(3)
+
+    heard = Heard(leaves)
+    heard.train(quorum=1)
+    assert [(f.site, f.what) for f in heard.failures] == [("south", "Site south failed: SystemExit: 3.")]
+
+
 def test_a_site_that_is_left_out_stays_failed() -> None:
     heard = Heard(failing("south"))
     heard.train(quorum=1, on_failure=heard.logged.append)
