@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -48,13 +49,13 @@ def build(studio: Studio, page: gr.Blocks) -> None:
         return _answered(studio, lambda: {"run_id": studio.launch(api_config.nested(configuration, preset), by=by)})
 
     def status(run_id: str) -> dict:
-        return _answered(studio, lambda: api_records.status(studio.store, run_id))
+        return _answered(studio, lambda: api_records.status(studio.store, run_id), run_id=run_id)
 
     def runs(limit: int = 20) -> dict:
         return _answered(studio, lambda: {"runs": _newest(studio, limit)})
 
     def report(run_id: str) -> dict:
-        return _answered(studio, lambda: api_records.report(studio.store, run_id))
+        return _answered(studio, lambda: api_records.report(studio.store, run_id), run_id=run_id)
 
     placed = (
         (models, "models", words.MODELS, {}),
@@ -73,8 +74,11 @@ def build(studio: Studio, page: gr.Blocks) -> None:
             page.blocks[number].label = parameter  # type: ignore[attr-defined]  # refusals name it
 
 
-def _answered(studio: Studio, action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what ``action`` gives as plain JSON, or raise the sentence that a program is told, its code as title."""
+def _answered(studio: Studio, action: Callable[[], dict[str, Any]], *, run_id: str | None = None) -> dict[str, Any]:
+    """Return what ``action`` gives as plain JSON, or raise the sentence that a program is told, its code as title.
+
+    ``run_id`` is the run that it is about.
+    """
 
     def held() -> dict[str, Any] | UserError:
         try:
@@ -82,15 +86,16 @@ def _answered(studio: Studio, action: Callable[[], dict[str, Any]]) -> dict[str,
         except UserError as error:
             return error
 
+    config = studio.attempt(lambda: studio.store.get(run_id).config)[0] if run_id else None
     found, box = studio.attempt(held)
     if isinstance(found, UserError):
-        told = studio.told(f"{found.what} {found.why} {found.fix}")
+        told = studio.told(f"{found.what} {found.why} {found.fix}", of=config)
         raise gr.Error(told, title=found.code, print_exception=False)
     if found is None or box:
         sentence = f"{text.UNEXPECTED_WHAT.format(kind='error')} {text.UNEXPECTED_WHY} {text.UNEXPECTED_FIX}"
         raise gr.Error(sentence, title="app.unforeseen", print_exception=False)
     file = found.pop("file", None)
-    plain = api_records.plain(found, studio.told)
+    plain = api_records.plain(found, partial(studio.told, of=config))
     return plain | ({"file": file} if file else {})
 
 

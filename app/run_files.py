@@ -41,7 +41,7 @@ def make(studio: Studio, run_id: str, kind: str, *, by: Visitor) -> Path:
             _zip_bundle(studio, run_id, path, most_bytes=most_bytes)
         return path
     name, text = _text(studio, run_id, kind)
-    return Path(studio.save(f"{run_id}_{name}", studio.told(text).encode()))
+    return Path(studio.save(f"{run_id}_{name}", studio.told(text, of=studio.store.get(run_id).config).encode()))
 
 
 def _text(studio: Studio, run_id: str, kind: str) -> tuple[str, str]:

@@ -51,6 +51,12 @@ def check_folder(path: Path, *, key: str, roots: tuple[Path, ...]) -> None:
         )
 
 
+def places(config: RunConfig) -> dict[Path, str]:
+    """Return the files and folders that a run names, each with the last part of its name."""
+    values = (_value(config, key) for key in place_keys())
+    return {Path(value): Path(value).name for value in values if value and Path(value).is_absolute()}
+
+
 def shortened(words: str, folders: Mapping[Path, str]) -> str:
     """Return words or HTML in which what lies below one of ``folders`` is named from there on.
 

@@ -94,9 +94,14 @@ class Studio:
             LOG.error("unforeseen %s in the page\n%s", type(error).__name__, where)
             return None, markup.unexpected(error)
 
-    def told(self, words: str) -> str:
-        """Return words or HTML for the page: where others can reach it, they do not say where its files lie."""
-        return words if self.mode == "local" else server_paths.shortened(words, self._hidden)
+    def told(self, words: str, *, of: RunConfig | None = None) -> str:
+        """Return words or HTML for the page: where others can reach it, they do not say where its files lie.
+
+        ``of`` is the configuration of the run that they are about: its images and weights may lie anywhere.
+        """
+        if self.mode == "local":
+            return words
+        return server_paths.shortened(words, (server_paths.places(of) if of else {}) | self._hidden)
 
     # Samples
 

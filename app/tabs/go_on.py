@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from app import forms, markup, text, viewmodels
-from app.access import Visitor
+from app.access import Visitor, visitor_of
 from app.permissions import Permissions
 from app.picker import Picker
 from app.studio import Studio
@@ -46,8 +46,12 @@ class Parts:
     def wire_fork(self, studio: Studio, run: gr.Dropdown, form: run_form.RunForm, message: gr.HTML) -> None:
         """Let the fork's button fill and open ``form``; ``message`` takes what stands in the way."""
 
-        def fill(run_id: str | None, stage: str | None) -> list[Any]:
-            found, box = studio.attempt(lambda: fork_form(studio, form, run_id or "", stage or ""))
+        def fill(run_id: str | None, stage: str | None, request: gr.Request) -> list[Any]:
+            def values() -> list[Any]:
+                studio.permissions.check_run(visitor_of(request), run_id or "")
+                return fork_form(studio, form, run_id or "", stage or "")
+
+            found, box = studio.attempt(values)
             return [box, *(found or [gr.skip()] * (len(form.purpose) + len(form.controls)))]
 
         self.fork.click(js=run_form.HOLD).then(

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,7 @@ def live_values(
         return [nothing, warned, *[gr.skip()] * (NUM_LIVE - 3), part("live", False, lambda: gr.Column(visible=False))]
     store = studio.store
     view = store.view(run_id)
+    told = partial(studio.told, of=view.run.config)
     seen[ACTIVE] = view.run.active
     series, traffic, lines = store.metrics(run_id), store.traffic(run_id), store.events(run_id, limit=LOG_LINES)
     rows, differences, beside = results(studio, view)
@@ -261,8 +263,8 @@ def live_values(
     allowed = studio.permissions.may_change(by, run_id)
     may = viewmodels.actions(view.run, allowed=allowed, extended=view.extension is not None)
     watched = alerts(view, series, sites, free_bytes=shutil.disk_usage(store.home).free, now=time.time())
-    status = studio.told(markup.status(view, watched, place=waiting(store, run_id)))
-    stepper = studio.told(markup.stepper(view.stages))
+    status = told(markup.status(view, watched, place=waiting(store, run_id)))
+    stepper = told(markup.stepper(view.stages))
     choices = viewmodels.curve_choices(series, view.stages)
     # A stage that was chosen for the run before may have no curve here.
     followed = {} if chosen in {stage for _, stage in choices} else {"value": viewmodels.FOLLOW}
@@ -284,15 +286,15 @@ def live_values(
         part("dice", (dice, gate), lambda: dice_plot(dice, title=dice_title, gate=gate)),
         part("traffic_note", (traffic, checks), lambda: crossed(traffic, checks)),
         part("traffic", traffic, lambda: plots.traffic(traffic)),
-        part("sites", sites, lambda: studio.told(site_table.table(sites))),
+        part("sites", sites, lambda: told(site_table.table(sites))),
         part(
             "results",
             (rows, differences, beside, gate, view.run.status),
             lambda: kept_epoch.said(gate) + brought(studio, run_id, rows, differences, beside),
         ),
         part("results_plot", rows, lambda: gr.Plot(value=plots.results(rows), visible=bool(rows))),
-        part("log", lines, lambda: studio.told(markup.log(lines, cut=len(lines) == LOG_LINES))),
-        part("command", view.run.config_json, lambda: studio.told(markup.command(run_command(view.run.config)))),
+        part("log", lines, lambda: told(markup.log(lines, cut=len(lines) == LOG_LINES))),
+        part("command", view.run.config_json, lambda: told(markup.command(run_command(view.run.config)))),
         part("live", True, lambda: gr.Column(visible=True)),
     ]
 
