@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.config import ModelConfig, RunConfig, parse_config
+from engine.config import RunConfig, parse_config
+from engine.config_keys import place_keys
 from engine.errors import UserError
 from engine.methods import catalogue
 from engine.runs import outputs
@@ -269,30 +270,22 @@ def fork(
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Return ``config`` with its files and folders made absolute: a worker does not run where the person stood."""
+    """Return ``config`` with its files and folders made absolute: a worker does not run where the person stood.
 
-    def absolute(path: Path | None) -> Path | None:
-        return None if path is None else path.expanduser().resolve()
-
-    def source(name: str | None) -> str | None:
-        if name is None or not Path(name).expanduser().exists():
-            return name  # a name of the registry
-        return str(Path(name).expanduser().resolve())
-
-    def model(part: ModelConfig) -> ModelConfig:
-        return part.model_copy(update={"weights": source(part.weights)})
-
-    roots = {"root": absolute(config.data.root), "test_root": absolute(config.data.test_root)}
-    generator = config.generator.model_copy(
-        update={"backbone": source(config.generator.backbone), "controlnet": source(config.generator.controlnet)}
-    )
-    parts = {
-        "data": config.data.model_copy(update=roots),
-        "generator": generator,
-        "student": model(config.student),
-        "teacher": model(config.teacher),
-    }
-    return config.model_copy(update=parts | {"server": absolute(config.server)})
+    A name of the registry stays, and so does an address.
+    """
+    changed: dict[str, dict[str, Any]] = {}
+    for key, place in place_keys().items():
+        section, _, leaf = key.rpartition(".")
+        value = getattr(getattr(config, section) if section else config, leaf)
+        if value is None or place.kind == "address":
+            continue
+        path = Path(value).expanduser()
+        if place.kind != "source" or path.exists():
+            changed.setdefault(section, {})[leaf] = type(value)(path.resolve())
+    top = changed.pop("", {})
+    sections = {name: getattr(config, name).model_copy(update=update) for name, update in changed.items()}
+    return config.model_copy(update={**sections, **top})
 
 
 def check_fork(store: RunStore, run_id: str, config: RunConfig, *, stage: str) -> None:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from engine.config import RunConfig, parse_config
+from engine.config_keys import place_keys
 from engine.errors import UserError
 from engine.methods import catalogue
 from engine.runs import lifecycle
@@ -118,6 +119,23 @@ def test_relative_paths_are_made_absolute_and_names_are_left_alone(
     assert found.data.root == tmp_path / "data" / "x" and found.data.test_root == Path.home() / "y"
     assert found.student.weights == str(tmp_path / "w.safetensors") and found.teacher.weights == "sam-mini"
     assert found.generator.backbone == str(tmp_path / "backbones" / "sd")
+    assert found.generator.controlnet == "controlnet-mini"
+
+
+def test_every_key_that_names_a_place_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a key that somebody adds: the worker would look in its own folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p").mkdir()
+    here = str(tmp_path / "p")
+    for key, place in place_keys().items():
+        section, _, leaf = key.rpartition(".")
+        owner = getattr(RunConfig(), section) if section else RunConfig()
+        value = Path("p") if place.kind == "folder" else "p"
+        part = owner.model_copy(update={leaf: value})
+        config = RunConfig().model_copy(update={section: part}) if section else part
+        found = lifecycle.with_absolute_paths(config)
+        made = getattr(getattr(found, section) if section else found, leaf)
+        assert str(made) == ("p" if place.kind == "address" else here), key
     assert found.generator.controlnet == "controlnet-mini"
     assert lifecycle.with_absolute_paths(found) == found
 
