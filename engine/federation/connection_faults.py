@@ -139,7 +139,8 @@ def _certificate_refused(error: ssl.SSLCertVerificationError, *, address: str) -
     else:
         what = f"The certificate of the server at {address} is not accepted: {error.verify_message}."
         fix = "Show this to the coordinator."
-    return UserError("federation.certificate", what=what, why=why, fix=fix)
+    kind = "certificate_time" if code in (_EXPIRED, _NOT_YET) else "certificate"
+    return UserError(f"federation.{kind}", what=what, why=why, fix=fix)
 
 
 def _other_answer(address: str, *, told: str) -> UserError:

@@ -6,13 +6,14 @@ the chain there; who cuts off the end, and knows nothing of later copies, is fou
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -31,15 +32,23 @@ class AuditLog:
         self._path = path
 
     def append(self, event: str, **fields: Any) -> None:
-        """Add a line and wait until it is on the disk; raises ``UserError`` ``site.audit_broken`` over a broken one."""
+        """Add a line and wait until it is on the disk; raises ``UserError`` ``site.audit_broken`` over a broken one.
+
+        A line for which there is no place leaves nothing of itself: half of one would make the record a broken one.
+        """
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._path.open("a+b") as file:
+        with self._path.open("a+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
             line["chain"] = _last(file, self._path)
-            file.write(json.dumps(line, sort_keys=True).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            before, text = file.seek(0, os.SEEK_END), json.dumps(line, sort_keys=True).encode() + b"\n"
+            try:
+                if file.write(text) != len(text):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)
+                raise
 
     def entries(self) -> list[dict[str, Any]]:
         """Return all lines, oldest first; ``UserError`` ``site.audit_broken`` names the first that is not right."""
@@ -64,7 +73,7 @@ def digest(arrays: Arrays) -> str:
     return found.hexdigest()
 
 
-def _last(file: BinaryIO, path: Path) -> str:
+def _last(file: IO[bytes], path: Path) -> str:
     size = file.seek(0, os.SEEK_END)
     if not size:
         return FIRST

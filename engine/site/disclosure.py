@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from engine.errors import UserError
 
 TOLD = (
@@ -14,6 +16,13 @@ library says may name anything."""
 
 def for_server(error: Exception, *, site: str, task: str) -> UserError:
     """Return what is told to the server of ``error``; its code stays, so that the kind of fault is known there."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return UserError(
+            "federation.site_disk_full",
+            what=f"The disk of site {site} is full: it cannot go on with {task}.",
+            why="A site writes down what it does and keeps its own state, and answers nothing else.",
+            fix=f"Ask {site} to free some space, then resume the run.",
+        )
     if not isinstance(error, UserError):
         return UserError(
             "federation.site_failed",

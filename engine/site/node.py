@@ -31,8 +31,11 @@ PROGRAM_ID = secrets.token_hex(8)
 """Of this process: two programs in one site's name, with copies of one folder, are told apart by it."""
 RAISED = 2
 """Flower's error code for an exception at a site (ErrorCode.CLIENT_APP_RAISED_EXCEPTION)."""
-PASSING = ("federation.server_unreachable", "federation.server_name", "federation.not_a_server")
-"""What ends by itself: a server that restarts, a proxy whose server is away."""
+PASSING = (
+    "federation.server_unreachable", "federation.server_name", "federation.not_a_server", "federation.certificate_time",
+    "federation.clock",
+)  # fmt: skip
+"""What ends by itself: a server that restarts, a proxy whose server is away, a certificate that is renewed there."""
 
 Say = Callable[[str], None]
 

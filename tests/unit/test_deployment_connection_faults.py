@@ -65,7 +65,7 @@ def said(url: str, *, ca: Path) -> UserError:
     ("days", "host", "code", "words"),
     [
         (10, "localhost", "federation.not_a_server", "the answer 404 of another program"),
-        (-1, "localhost", "federation.certificate", "has expired"),
+        (-1, "localhost", "federation.certificate_time", "has expired"),
         (10, "elsewhere", "federation.certificate", "for another name"),
     ],
 )
@@ -85,7 +85,7 @@ def test_a_certificate_that_is_not_valid_yet(tmp_path: Path, monkeypatch: pytest
     folder = made(tmp_path / "own", monkeypatch)
     with tls_server(folder) as port:
         error = said(f"https://localhost:{port}/", ca=folder / "ca.crt")
-    assert error.code == "federation.certificate" and "not valid yet" in error.what and "NTP" in error.fix
+    assert error.code == "federation.certificate_time" and "not valid yet" in error.what and "NTP" in error.fix
 
 
 def test_a_server_of_another_federation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,6 +173,8 @@ def test_the_containers_run_documented_commands_and_a_site_opens_no_port() -> No
     for one in (server["server"], alone):
         assert one["command"][:3] == ["python", "-m", "engine"]
         assert main([*one["command"][3:], "--help"]) == 0
+        assert one["healthcheck"] == {"disable": True}, "the image's asks the page, which is not there"
+        assert one["user"] == "${OWNER:-1000:1000}", "with no capability it reads only its own user's files"
     assert "ports" not in alone and "network_mode" not in alone
     assert [volume for volume in alone["volumes"] if volume.endswith(":/images:ro")]
     assert server["proxy"]["network_mode"] == "service:server" and "ports" not in server["proxy"]

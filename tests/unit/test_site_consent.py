@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from engine.methods import catalogue
 from engine.site.audit import FIRST, AuditLog, digest
 from engine.site.consent import AUDIT_FILE, LEAVING, MAX_CONFIG_LETTERS, Consent, kinds_of, rules
 from engine.site.policy import Decisions, Policy, read_policy
+from tests.patience import WAIT_S
 from tests.unit.federation_world import Listening
 
 WEIGHTS = {"w": np.arange(6, dtype=np.float32)}
@@ -349,6 +353,25 @@ def test_a_changed_record_is_found(tmp_path: Path, change: Any, line: int) -> No
     with pytest.raises(UserError, match=f"from line {line} on") as caught:
         log.entries()
     assert caught.value.code == "site.audit_broken"
+
+
+def test_a_line_for_which_there_is_no_place_leaves_nothing_of_itself(tmp_path: Path) -> None:
+    """The limit of a file's size ends a write in the middle, as a full disk does."""
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.append("asked", run="a")
+    whole = log._path.read_bytes()
+    program = (
+        "import resource, sys; from pathlib import Path; from engine.site.audit import AuditLog\n"
+        "path = Path(sys.argv[1]); most = path.stat().st_size + 40\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))\n"
+        "try: AuditLog(path).append('left', run='b', kind='student')\n"
+        "except OSError as error: print(error.errno)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, log._path], capture_output=True, text=True, timeout=WAIT_S)
+    assert done.stdout.strip() == str(errno.ENOSPC), done.stderr
+    assert log._path.read_bytes() == whole
+    log.append("asked", run="c")
+    assert [entry["run"] for entry in log.entries()] == ["a", "c"]
 
 
 def test_nothing_is_added_behind_a_line_that_was_cut_off(tmp_path: Path) -> None:

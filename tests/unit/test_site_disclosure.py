@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from threading import Event
 from typing import Any
@@ -62,6 +63,12 @@ def test_an_unexpected_fault_is_told_by_its_type() -> None:
     assert told["code"] == "federation.site_failed" and "FileNotFoundError" in told["what"]
     assert NAME not in json.dumps(told)
     assert NAME in said[0] and "Traceback" in said[0]
+
+
+def test_a_full_disk_is_the_sites_and_has_its_name() -> None:
+    told, _ = heard_of(OSError(errno.ENOSPC, "No space left on device", f"/images/{NAME}"))
+    assert told["code"] == "federation.site_disk_full" and told["what"].startswith("The disk of site north is full")
+    assert NAME not in json.dumps(told)
 
 
 def test_faults_of_the_run_are_told_in_full() -> None:

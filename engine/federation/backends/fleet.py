@@ -7,6 +7,7 @@ is run at a site but the program that is installed there.
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -172,8 +173,13 @@ class FleetConnection:
     def _keep(self, given: PullMessagesResponse) -> None:
         self.attempt += 1
         part = self._at_work.with_suffix(".part")
-        part.write_bytes(f"{self.attempt}\n".encode() + given.SerializeToString())
-        part.replace(self._at_work)
+        try:
+            part.write_bytes(f"{self.attempt}\n".encode() + given.SerializeToString())
+            part.replace(self._at_work)
+        except OSError as error:  # it goes on without the note; what the site then cannot do is told to the server
+            if error.errno != errno.ENOSPC:
+                raise
+            part.unlink(missing_ok=True)
 
     def wanted(self, run_id: int) -> bool:
         """Return whether a run is still going on, so that an answer to it has a reader."""
