@@ -21,8 +21,8 @@ from engine.data.phantoms import render
 
 def write_all(folder: Path) -> list[Path]:
     """Write every bomb into ``folder`` and return their paths."""
-    makers = (nifti_volume, nifti_promise, dicom_deflated, tiff_float64, tiff_uint16, png_large, npy_promise)
-    return [maker(folder) for maker in makers]
+    makers = (nifti_volume, nifti_promise, nifti_extension, dicom_deflated, tiff_float64, tiff_uint16, png_large)
+    return [maker(folder) for maker in (*makers, npy_promise)]
 
 
 def nifti_volume(folder: Path) -> Path:
@@ -40,6 +40,21 @@ def nifti_promise(folder: Path) -> Path:
     header.set_data_offset(352)
     path = folder / "promise.nii.gz"
     path.write_bytes(gzip.compress(header.binaryblock + bytes(4) + bytes(8 * 2**20)))
+    return path
+
+
+def nifti_extension(folder: Path) -> Path:
+    """A volume of 64 x 64 x 2 voxels whose header has an extension of 1.5 GB, which nobody needs."""
+    extension_bytes = 1536 * 2**20
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((64, 64, 2))
+    header.set_data_dtype(np.uint8)
+    header.set_data_offset(352 + 16)
+    path = folder / "extension.nii.gz"
+    with gzip.open(path, "wb") as stream:
+        stream.write(header.binaryblock + b"\1\0\0\0" + struct.pack("<2i", extension_bytes, 6))
+        for _ in range(extension_bytes // 2**20):
+            stream.write(bytes(2**20))
     return path
 
 

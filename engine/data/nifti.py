@@ -159,24 +159,29 @@ def open_nifti(path: Path) -> Volume:
     return _OPEN.get(path, read_volume)
 
 
+def stored_header(path: Path) -> nibabel.Nifti1Header:
+    """Return the fields of NIfTI-1 or -2, voxel sizes mended, of the first bytes: no extension is ever inflated."""
+    with _opened(path, is_gzipped=_is_gzipped(path)) as stream:
+        first = stream.read(max(HEADER_BYTES))
+    sizes = (int.from_bytes(first[:4], order) for order in ("little", "big"))
+    size = next((size for size in sizes if size in HEADER_BYTES), None)
+    if size is None or len(first) < size:
+        raise ValueError("it does not begin with the header of a NIfTI file")
+    magic = first[344:347] if size == 348 else first[4:7]
+    if magic not in SINGLE_FILE:
+        kind = "the header of a NIfTI pair" if magic in PAIRS else "an ANALYZE header"
+        raise Unsupported(f"it is {kind}, whose voxels lie in another file (.img)")
+    return _mended(HEADER_BYTES[size](first[:size], check=False))
+
+
 def read_header(path: Path) -> Header:
     """Return what the first bytes say; nothing else is inflated."""
-    is_gzipped = path.name.lower().endswith(".gz")
-    with _opened(path, is_gzipped=is_gzipped) as stream:
-        first = stream.read(max(HEADER_BYTES))
-        sizes = {int.from_bytes(first[:4], order): order for order in ("little", "big")}
-        size = next((size for size in sizes if size in HEADER_BYTES), None)
-        if size is None or len(first) < size:
-            raise ValueError("it does not begin with the header of a NIfTI file")
-        magic = first[344:347] if size == 348 else first[4:7]
-        if magic not in SINGLE_FILE:
-            kind = "the header of a NIfTI pair" if magic in PAIRS else "an ANALYZE header"
-            raise Unsupported(f"it is {kind}, whose voxels lie in another file (.img)")
-        stream.seek(0)
-        stored = _mended(HEADER_BYTES[size].from_fileobj(stream, check=False))
+    stored = stored_header(path)
     dtype = _voxel_type(stored)
-    offset = int(stored.get_data_offset())
-    if offset < size + 4:
+    if not np.isfinite(stored["vox_offset"]):
+        raise ValueError(f"its voxels begin at no byte ({stored['vox_offset']})")
+    offset = stored.get_data_offset()
+    if offset < stored.single_vox_offset:
         raise ValueError(f"its voxels would begin inside its header, at byte {offset}")
     slope, intercept = stored.get_slope_inter()
     if slope is not None and not (np.isfinite(slope) and np.isfinite(intercept)):
@@ -190,7 +195,7 @@ def read_header(path: Path) -> Header:
         0.0 if intercept is None else float(intercept),
         _affine_lps(stored),
         bool(stored["sform_code"] > 0 or stored["qform_code"] > 0),
-        is_gzipped,
+        _is_gzipped(path),
     )
 
 
@@ -232,6 +237,10 @@ def read_volume(path: Path) -> Volume:
     if found < num_bytes or stored is None:
         raise ValueError(f"it is truncated: {max(found, 0)} of {num_bytes} bytes of voxels are there")
     return Volume(header, stored.view(header.dtype), num_bytes if header.is_gzipped else 0)
+
+
+def _is_gzipped(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
 
 
 def _opened(path: Path, *, is_gzipped: bool) -> BinaryIO:

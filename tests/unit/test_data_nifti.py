@@ -15,7 +15,9 @@ import pytest
 from engine.data import nifti
 from engine.data.budget import at_most
 from engine.data.readers import image_info, read_image, read_mask
+from engine.data.volumes import SliceAt, SourceVolume
 from engine.errors import UserError
+from export.outputs.nifti import write_nifti
 
 SHAPE = (4, 3, 2)
 VOXELS = np.arange(24, dtype=np.int16).reshape(SHAPE, order="F")
@@ -185,6 +187,9 @@ def test_pairs_and_damaged_headers_are_named(tmp_path: Path) -> None:
     refused(flat, "data.image_unreadable", "no voxels")
     inside = changed(save(tmp_path / "i.nii"), offset=(108, struct.pack("<f", 20)))
     refused(inside, "data.image_unreadable", "inside its header")
+    for number in (np.nan, np.inf, -np.inf):
+        changed(inside, offset=(108, struct.pack("<f", number)))
+        refused(inside, "data.image_unreadable", "begin at no byte")
     plain = save(tmp_path / "f.nii")
     plain.write_bytes(plain.read_bytes()[:-7])
     refused(plain, "data.image_unreadable", "41 of 48 bytes")
@@ -279,6 +284,33 @@ def test_a_volume_is_refused_from_its_header(tmp_path: Path) -> None:
     assert time.monotonic() - started < 5
     assert tracemalloc.get_traced_memory()[1] < 2**24
     tracemalloc.stop()
+
+
+EXTENSION_BYTES = 2**27
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Header, nibabel.Nifti2Header])
+@pytest.mark.parametrize("is_before_voxels", [True, False])
+def test_extensions_are_not_read(tmp_path: Path, kind: type[nibabel.Nifti1Header], is_before_voxels: bool) -> None:
+    header = kind()
+    header.set_data_dtype("u1")
+    header.set_data_shape(SHAPE)
+    header.set_sform(AFFINE, code=1)
+    first = header.single_vox_offset
+    # the extension says its own size, which need not be what lies between header and voxels
+    header["vox_offset"] = first + (EXTENSION_BYTES if is_before_voxels else 16)
+    between = bytes(EXTENSION_BYTES if is_before_voxels else 16)[8:]
+    extension = b"\1\0\0\0" + struct.pack("<2i", EXTENSION_BYTES, 6) + between
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(header.binaryblock + extension + bytes(range(24)) + bytes(2**27), compresslevel=1))
+    source = SourceVolume("nifti", (SliceAt(path, 0), SliceAt(path, 1)), image_info(path))
+    tracemalloc.start()
+    assert image_info(path).shape == SHAPE
+    np.testing.assert_array_equal(read_mask(path), PIXELS)
+    write_nifti(tmp_path / "out.nii", source, np.ones((2, 3, 4), np.uint8))
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    assert type(nibabel.load(tmp_path / "out.nii").header) is kind
 
 
 def test_what_lies_behind_the_voxels_is_not_inflated(tmp_path: Path) -> None:
