@@ -6,6 +6,7 @@ import gzip
 import struct
 import time
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -14,6 +15,7 @@ import pytest
 
 from engine.data import nifti
 from engine.data.budget import at_most
+from engine.data.file_faults import reading
 from engine.data.readers import image_info, read_image, read_mask
 from engine.data.volumes import SliceAt, SourceVolume
 from engine.errors import UserError
@@ -311,6 +313,39 @@ def test_extensions_are_not_read(tmp_path: Path, kind: type[nibabel.Nifti1Header
     assert tracemalloc.get_traced_memory()[1] < 2**24
     tracemalloc.stop()
     assert type(nibabel.load(tmp_path / "out.nii").header) is kind
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_voxels_far_into_a_gzipped_file_are_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    save(tmp_path / "a.nii")
+    head, voxels = (tmp_path / "a.nii").read_bytes()[:352], VOXELS.tobytes(order="F")
+    for name, offset in (("last", 2**22 - 48), ("far", 2**22 - 48 + 16), ("most", 2**27)):
+        told = head[:108] + struct.pack("<f", offset) + head[112:]  # each is a float32 to the last byte
+        content = told + bytes(offset - 352) + voxels
+        (tmp_path / f"{name}.nii.gz").write_bytes(gzip.compress(content, compresslevel=1))
+        (tmp_path / f"{name}.nii").write_bytes(content)
+    with at_most(2**22):
+        read(tmp_path / "last.nii.gz")  # its last voxel is byte 2^22
+        np.testing.assert_array_equal(read_mask(tmp_path / "most.nii"), PIXELS)  # a plain file is not read on the way
+        started = time.process_time()
+        for name in ("far", "most"):
+            with pytest.raises(UserError) as caught:
+                read(tmp_path / f"{name}.nii.gz")
+            assert caught.value.code == "data.image_too_large" and "begin at byte" in caught.value.what
+        assert time.process_time() - started < 0.1
+    np.testing.assert_array_equal(read_mask(tmp_path / "far.nii.gz"), PIXELS)
+
+
+def test_sizes_that_pass_64_bits_are_refused(tmp_path: Path) -> None:
+    header = nibabel.Nifti2Header()
+    header.set_data_dtype("u1")
+    header["dim"][:4] = 3, 2**31, 2**31, 4  # 2^64 voxels, which are none when they are counted in 64 bits
+    header["vox_offset"] = 544
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    with reading(path, suffix=".nii.gz"), pytest.raises(UserError) as caught:
+        nifti.read_volume(path)
+    assert caught.value.code == "data.image_too_large"
 
 
 def test_what_lies_behind_the_voxels_is_not_inflated(tmp_path: Path) -> None:
