@@ -21,7 +21,8 @@ from engine.data.phantoms import render
 
 def write_all(folder: Path) -> list[Path]:
     """Write every bomb into ``folder`` and return their paths."""
-    makers = (nifti_volume, nifti_promise, dicom_deflated, tiff_float64, tiff_uint16, png_large, npy_promise)
+    nifti = (nifti_volume, nifti_promise, nifti_extension, nifti_offset)
+    makers = (*nifti, dicom_deflated, tiff_float64, tiff_uint16, png_large, npy_promise)
     return [maker(folder) for maker in makers]
 
 
@@ -40,6 +41,28 @@ def nifti_promise(folder: Path) -> Path:
     header.set_data_offset(352)
     path = folder / "promise.nii.gz"
     path.write_bytes(gzip.compress(header.binaryblock + bytes(4) + bytes(8 * 2**20)))
+    return path
+
+
+def nifti_extension(folder: Path) -> Path:
+    """A volume of 64 x 64 x 2 voxels whose header has an extension of 1.5 GB, which nobody needs."""
+    return _far_nifti(folder / "extension.nii.gz", extension_bytes=1536 * 2**20, offset=352 + 16)
+
+
+def nifti_offset(folder: Path) -> Path:
+    """A volume of 64 x 64 x 2 voxels that begin behind 1.5 GB of zeros."""
+    return _far_nifti(folder / "offset.nii.gz", extension_bytes=0, offset=1536 * 2**20)
+
+
+def _far_nifti(path: Path, *, extension_bytes: int, offset: int) -> Path:
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((64, 64, 2))
+    header.set_data_dtype(np.uint8)
+    header.set_data_offset(offset)
+    with gzip.open(path, "wb") as stream:
+        stream.write(header.binaryblock + struct.pack("<3i", extension_bytes > 0, extension_bytes, 6))
+        for _ in range(1537):
+            stream.write(bytes(2**20))
     return path
 
 

@@ -7,6 +7,7 @@ is what a DICOM viewer shows: the patient's left on the right of the picture, th
 from __future__ import annotations
 
 import gzip
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +19,12 @@ from nibabel.nifti1 import data_type_codes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from nibabel.spatialimages import HeaderDataError
 
-from engine.data.budget import require_bytes
+from engine.data.budget import limit_bytes, require_bytes
 from engine.data.geometry import Geometry
 from engine.data.pixels import Unsupported, label_plane, scale_to_unit
 from engine.data.transforms import percentile_range, ranked_range
 from engine.data.volume_cache import VolumeCache
+from engine.errors import UserError
 
 HEADER_BYTES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 """The first number of a header is its own size, in the file's byte order."""
@@ -159,24 +161,29 @@ def open_nifti(path: Path) -> Volume:
     return _OPEN.get(path, read_volume)
 
 
+def stored_header(path: Path) -> nibabel.Nifti1Header:
+    """Return the fields of NIfTI-1 or -2, voxel sizes mended, of the first bytes: no extension is ever inflated."""
+    with _opened(path, is_gzipped=_is_gzipped(path)) as stream:
+        first = stream.read(max(HEADER_BYTES))
+    sizes = (int.from_bytes(first[:4], order) for order in ("little", "big"))
+    size = next((size for size in sizes if size in HEADER_BYTES), None)
+    if size is None or len(first) < size:
+        raise ValueError("it does not begin with the header of a NIfTI file")
+    magic = first[344:347] if size == 348 else first[4:7]
+    if magic not in SINGLE_FILE:
+        kind = "the header of a NIfTI pair" if magic in PAIRS else "an ANALYZE header"
+        raise Unsupported(f"it is {kind}, whose voxels lie in another file (.img)")
+    return _mended(HEADER_BYTES[size](first[:size], check=False))
+
+
 def read_header(path: Path) -> Header:
     """Return what the first bytes say; nothing else is inflated."""
-    is_gzipped = path.name.lower().endswith(".gz")
-    with _opened(path, is_gzipped=is_gzipped) as stream:
-        first = stream.read(max(HEADER_BYTES))
-        sizes = {int.from_bytes(first[:4], order): order for order in ("little", "big")}
-        size = next((size for size in sizes if size in HEADER_BYTES), None)
-        if size is None or len(first) < size:
-            raise ValueError("it does not begin with the header of a NIfTI file")
-        magic = first[344:347] if size == 348 else first[4:7]
-        if magic not in SINGLE_FILE:
-            kind = "the header of a NIfTI pair" if magic in PAIRS else "an ANALYZE header"
-            raise Unsupported(f"it is {kind}, whose voxels lie in another file (.img)")
-        stream.seek(0)
-        stored = _mended(HEADER_BYTES[size].from_fileobj(stream, check=False))
+    stored = stored_header(path)
     dtype = _voxel_type(stored)
-    offset = int(stored.get_data_offset())
-    if offset < size + 4:
+    if not np.isfinite(stored["vox_offset"]):
+        raise ValueError(f"its voxels begin at no byte ({stored['vox_offset']})")
+    offset = stored.get_data_offset()
+    if offset < stored.single_vox_offset:
         raise ValueError(f"its voxels would begin inside its header, at byte {offset}")
     slope, intercept = stored.get_slope_inter()
     if slope is not None and not (np.isfinite(slope) and np.isfinite(intercept)):
@@ -190,7 +197,7 @@ def read_header(path: Path) -> Header:
         0.0 if intercept is None else float(intercept),
         _affine_lps(stored),
         bool(stored["sform_code"] > 0 or stored["qform_code"] > 0),
-        is_gzipped,
+        _is_gzipped(path),
     )
 
 
@@ -218,10 +225,11 @@ def _mended(header: nibabel.Nifti1Header) -> nibabel.Nifti1Header:
 def read_volume(path: Path) -> Volume:
     """Return the voxels of ``path``: mapped where the file is plain, inflated as far as its header says where not."""
     header = read_header(path)
-    num_values = int(np.prod(header.shape, dtype=np.int64))
+    num_values = math.prod(header.shape)
     num_bytes = num_values * header.dtype.itemsize
     require_bytes(path, num_values=num_values, dtype=header.dtype, copies=COPIES)
     if header.is_gzipped:
+        require_reach(path, offset=header.offset, num_bytes=num_bytes)
         stored = np.empty(num_bytes, np.uint8)
         with _opened(path, is_gzipped=True) as stream:
             stream.seek(header.offset)
@@ -232,6 +240,22 @@ def read_volume(path: Path) -> Volume:
     if found < num_bytes or stored is None:
         raise ValueError(f"it is truncated: {max(found, 0)} of {num_bytes} bytes of voxels are there")
     return Volume(header, stored.view(header.dtype), num_bytes if header.is_gzipped else 0)
+
+
+def require_reach(path: Path, *, offset: int, num_bytes: int) -> None:
+    """Raise ``UserError`` ``data.image_too_large`` where more than the limit would be inflated to reach the voxels."""
+    if offset + num_bytes > limit_bytes():
+        raise UserError(
+            "data.image_too_large",
+            what=f"The voxels of {path} begin at byte {offset:,} of what is compressed in it.",
+            why="All bytes before them are inflated on the way, and with the voxels at most "
+            f"{limit_bytes() / 2**20:,.0f} MiB of one file are here.",
+            fix="Save the volume again without what lies between its header and its voxels, or not compressed.",
+        )
+
+
+def _is_gzipped(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
 
 
 def _opened(path: Path, *, is_gzipped: bool) -> BinaryIO:

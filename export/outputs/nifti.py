@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from engine.data.nifti import read_header
+from engine.data.nifti import read_header, stored_header
 from engine.data.orientation import between
 from engine.data.volumes import SourceVolume
 from engine.errors import UserError
@@ -49,7 +49,7 @@ def _like(volume: SourceVolume, labels_XYZ: np.ndarray, matrix: np.ndarray) -> n
     """Return labels in the order of axes of the source's file, under a new header with its places."""
     header = read_header(volume.path)
     stored = np.ascontiguousarray(between(matrix, header.affine, shape=header.shape).apply(labels_XYZ))
-    source = nibabel.load(volume.path).header
+    source = stored_header(volume.path)
     kind = nibabel.Nifti2Image if isinstance(source, nibabel.Nifti2Header) else nibabel.Nifti1Image
     image = kind(stored.reshape(source.get_data_shape()), None)
     for field in PLACES:

@@ -6,6 +6,7 @@ import gzip
 import struct
 import time
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -14,8 +15,11 @@ import pytest
 
 from engine.data import nifti
 from engine.data.budget import at_most
+from engine.data.file_faults import reading
 from engine.data.readers import image_info, read_image, read_mask
+from engine.data.volumes import SliceAt, SourceVolume
 from engine.errors import UserError
+from export.outputs.nifti import write_nifti
 
 SHAPE = (4, 3, 2)
 VOXELS = np.arange(24, dtype=np.int16).reshape(SHAPE, order="F")
@@ -185,6 +189,9 @@ def test_pairs_and_damaged_headers_are_named(tmp_path: Path) -> None:
     refused(flat, "data.image_unreadable", "no voxels")
     inside = changed(save(tmp_path / "i.nii"), offset=(108, struct.pack("<f", 20)))
     refused(inside, "data.image_unreadable", "inside its header")
+    for number in (np.nan, np.inf, -np.inf):
+        changed(inside, offset=(108, struct.pack("<f", number)))
+        refused(inside, "data.image_unreadable", "begin at no byte")
     plain = save(tmp_path / "f.nii")
     plain.write_bytes(plain.read_bytes()[:-7])
     refused(plain, "data.image_unreadable", "41 of 48 bytes")
@@ -279,6 +286,66 @@ def test_a_volume_is_refused_from_its_header(tmp_path: Path) -> None:
     assert time.monotonic() - started < 5
     assert tracemalloc.get_traced_memory()[1] < 2**24
     tracemalloc.stop()
+
+
+EXTENSION_BYTES = 2**27
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Header, nibabel.Nifti2Header])
+@pytest.mark.parametrize("is_before_voxels", [True, False])
+def test_extensions_are_not_read(tmp_path: Path, kind: type[nibabel.Nifti1Header], is_before_voxels: bool) -> None:
+    header = kind()
+    header.set_data_dtype("u1")
+    header.set_data_shape(SHAPE)
+    header.set_sform(AFFINE, code=1)
+    first = header.single_vox_offset
+    # the extension says its own size, which need not be what lies between header and voxels
+    header["vox_offset"] = first + (EXTENSION_BYTES if is_before_voxels else 16)
+    between = bytes(EXTENSION_BYTES if is_before_voxels else 16)[8:]
+    extension = b"\1\0\0\0" + struct.pack("<2i", EXTENSION_BYTES, 6) + between
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(header.binaryblock + extension + bytes(range(24)) + bytes(2**27), compresslevel=1))
+    source = SourceVolume("nifti", (SliceAt(path, 0), SliceAt(path, 1)), image_info(path))
+    tracemalloc.start()
+    assert image_info(path).shape == SHAPE
+    np.testing.assert_array_equal(read_mask(path), PIXELS)
+    write_nifti(tmp_path / "out.nii", source, np.ones((2, 3, 4), np.uint8))
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    assert type(nibabel.load(tmp_path / "out.nii").header) is kind
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_voxels_far_into_a_gzipped_file_are_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    save(tmp_path / "a.nii")
+    head, voxels = (tmp_path / "a.nii").read_bytes()[:352], VOXELS.tobytes(order="F")
+    for name, offset in (("last", 2**22 - 48), ("far", 2**22 - 48 + 16), ("most", 2**27)):
+        told = head[:108] + struct.pack("<f", offset) + head[112:]  # each is a float32 to the last byte
+        content = told + bytes(offset - 352) + voxels
+        (tmp_path / f"{name}.nii.gz").write_bytes(gzip.compress(content, compresslevel=1))
+        (tmp_path / f"{name}.nii").write_bytes(content)
+    with at_most(2**22):
+        read(tmp_path / "last.nii.gz")  # its last voxel is byte 2^22
+        np.testing.assert_array_equal(read_mask(tmp_path / "most.nii"), PIXELS)  # a plain file is not read on the way
+        started = time.process_time()
+        for name in ("far", "most"):
+            with pytest.raises(UserError) as caught:
+                read(tmp_path / f"{name}.nii.gz")
+            assert caught.value.code == "data.image_too_large" and "begin at byte" in caught.value.what
+        assert time.process_time() - started < 0.1
+    np.testing.assert_array_equal(read_mask(tmp_path / "far.nii.gz"), PIXELS)
+
+
+def test_sizes_that_pass_64_bits_are_refused(tmp_path: Path) -> None:
+    header = nibabel.Nifti2Header()
+    header.set_data_dtype("u1")
+    header["dim"][:4] = 3, 2**31, 2**31, 4  # 2^64 voxels, which are none when they are counted in 64 bits
+    header["vox_offset"] = 544
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    with reading(path, suffix=".nii.gz"), pytest.raises(UserError) as caught:
+        nifti.read_volume(path)
+    assert caught.value.code == "data.image_too_large"
 
 
 def test_what_lies_behind_the_voxels_is_not_inflated(tmp_path: Path) -> None:

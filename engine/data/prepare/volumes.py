@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
+from nibabel.arrayproxy import ArrayProxy
 
 from engine.data.budget import require_bytes
 from engine.data.dicom import DicomFile, read_dicom
 from engine.data.dicom_frames import frame_affine, number
 from engine.data.dicom_values import grey_values
 from engine.data.file_faults import reading
+from engine.data.nifti import require_reach, stored_header
 from engine.data.prepare.records import LeaveOut, Volume
 from engine.data.readers import image_info
 from engine.data.series import NoVolume, Placed, stack
@@ -41,16 +42,17 @@ def write_nifti(volume: Volume, path: Path) -> Path:
 def read_nifti(path: Path, *, channel: int = 0) -> Volume:
     """Return a volume's voxels as stored, scaled if the file says so; of several volumes, the one ``channel``."""
     with reading(path, suffix=".nii.gz" if path.name.endswith(".gz") else ".nii"):
-        try:
-            image: Any = nibabel.load(path)
-        except ImageFileError as error:
-            raise ValueError(str(error)) from error
-        shape = image.shape
-        require_bytes(path, num_values=int(np.prod(shape, dtype=np.int64)), dtype=np.float32, copies=2)
-        voxels = np.asarray(image.dataobj[..., channel] if len(shape) == 4 else image.dataobj)
+        header = stored_header(path)
+        shape, offset = header.get_data_shape(), header.get_data_offset()
+        num_values = math.prod(shape)
+        require_bytes(path, num_values=num_values, dtype=np.float32, copies=2)
+        if path.name.endswith(".gz"):
+            require_reach(path, offset=offset, num_bytes=num_values * header.get_data_dtype().itemsize)
+        stored = ArrayProxy(path, header)
+        voxels = np.asarray(stored[..., channel] if len(shape) == 4 else stored)
         if voxels.ndim != 3:
             raise ValueError(f"its shape {tuple(shape)} is no volume")
-        return Volume(voxels, RAS_TO_LPS @ image.affine)
+        return Volume(voxels, RAS_TO_LPS @ header.get_best_affine())
 
 
 def on_grid_of(image: Volume, mask: Volume) -> Volume:
