@@ -36,7 +36,7 @@ from engine.site.data import SiteData, sites_here
 from engine.site.program import SiteProgram
 from engine.site.side_work import SideWork
 from engine.site.state import SiteState
-from engine.version import VERSION, check_same
+from engine.version import check_same, program_version
 
 DATASET = "dataset"
 """Text of a description's reply: what all sites of a federation must have in common, as JSON."""
@@ -103,7 +103,7 @@ class DeployedSite:
         about = opened.federation
         dataset = {"name": about.name, "task": about.task, "modality": about.modality, "classes": about.classes}
         dataset |= {"value_range": about.value_range, "slice_axis": about.slice_axis, "window": about.window}
-        texts = {**reply.texts, DATASET: json.dumps(dataset), PROGRAM: VERSION}
+        texts = {**reply.texts, DATASET: json.dumps(dataset), PROGRAM: program_version()}
         return SiteReply(reply.arrays, reply.metrics, reply.num_examples, texts)
 
     def idle(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tomllib
 from dataclasses import replace
@@ -24,7 +25,7 @@ from engine.models.roles import build_role
 from engine.models.state_keys import shared_parameters
 from engine.site.data import describe_all, sites_here
 from engine.site.deployed import PROGRAM, DeployedSite
-from engine.version import VERSION, check_same
+from engine.version import VERSION, check_same, program_version
 
 NAMES = ("guided_inset", "portable_yellow", "scope_octagon", "tower_hd")
 HELD_OUT = "guided_inset"
@@ -78,7 +79,9 @@ def ask(
         (values[section] if leaf else values)[leaf or key] = value
     program = DeployedSite(site, data=data, folder=folder, say=lambda _: None)
     return program.answer(
-        SiteRequest(site, task), run={"id": run_id, "program": VERSION, "config": json.dumps(values)}, listener=Nobody()
+        SiteRequest(site, task),
+        run={"id": run_id, "program": program_version(), "config": json.dumps(values)},
+        listener=Nobody(),
     )
 
 
@@ -176,8 +179,11 @@ def test_a_site_that_stands_alone_keeps_its_own_part_of_the_model(root: Path, tm
     for number in (1, 2, 2):
         program = DeployedSite("tower_hd", data=here, folder=tmp_path / "site", say=lambda _: None)
         request = SiteRequest("tower_hd", TRAIN_STUDENT, number, {}, sent)
+        run = {"id": "run-1", "program": program_version(), "config": values}
         replies.append(
-            program.answer(request, run={"id": "run-1", "program": VERSION, "config": values}, listener=Nobody())
+            program.answer(
+                request, run={"id": "run-1", "program": program_version(), "config": values}, listener=Nobody()
+            )
         )
     assert all(reply.arrays.keys() == set(sharing.shared) for reply in replies)
     assert all(np.array_equal(replies[1].arrays[name], replies[2].arrays[name]) for name in sharing.shared)
@@ -191,19 +197,33 @@ def test_a_site_of_another_version_is_told_at_joining(root: Path, tmp_path: Path
     config = config_of(root)
     here = alone(root, tmp_path, NAMES[0])
     program = DeployedSite(NAMES[0], data=here, folder=tmp_path, say=lambda _: None)
-    for told, words in (("9.9", f"runs version {VERSION} of this program, the server 9.9"), ("", "an earlier one")):
+    for told, words in (
+        ("9.9", f"runs version {re.escape(program_version())} of this program, the server 9.9"),
+        ("", "an earlier one"),
+    ):
         run = {"id": "run-1", "program": told, "config": _for_sites(config, names=NAMES, held_out=HELD_OUT)}
         with pytest.raises(UserError, match=words) as caught:
             program.answer(SiteRequest(NAMES[0], DESCRIBE), run=run, listener=Nobody())
         assert caught.value.code == "federation.other_version"
-    assert ask(NAMES[0], here, tmp_path, DESCRIBE, config=config).texts[PROGRAM] == VERSION
+    assert ask(NAMES[0], here, tmp_path, DESCRIBE, config=config).texts[PROGRAM] == program_version()
 
 
 def test_the_server_names_both_versions_and_ours_is_the_packages() -> None:
-    check_same(VERSION, site="north", at_site=False)
+    check_same(program_version(), site="north", at_site=False)
     with pytest.raises(
-        UserError, match=f"Site north runs version an earlier one of this program, the server {VERSION}"
+        UserError,
+        match=f"Site north runs version an earlier one of this program, the server {re.escape(program_version())}",
     ):
         check_same("", site="north", at_site=False)
     written = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     assert written["project"]["version"] == VERSION
+
+
+def test_two_programs_that_differ_in_one_line_are_two_versions(tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        (tmp_path / name / "federation").mkdir(parents=True)
+        (tmp_path / name / "federation" / "tasks.py").write_bytes(b"A = 1\nB = 2\n")
+    (tmp_path / "two" / "federation" / "tasks.py").write_bytes(b"A = 1\r\nB = 2\r\n")
+    (tmp_path / "three" / "federation" / "tasks.py").write_bytes(b"A = 1\nB = 3\n")
+    one, two, three = (program_version(tmp_path / name) for name in ("one", "two", "three"))
+    assert one == two != three and program_version().startswith(f"{VERSION}+")

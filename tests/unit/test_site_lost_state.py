@@ -22,7 +22,7 @@ from engine.site.kept_state import accept_new_beginning, check_kept
 from engine.site.state import SiteState
 from engine.stages.evaluation import Evaluation
 from engine.stages.federated_training import FederatedTraining
-from engine.version import VERSION
+from engine.version import program_version
 from tests.unit.deployed_world import Nobody, StandingAlone, rows_of
 
 SITES = ("guided_inset", "portable_yellow", "tower_hd")
@@ -97,7 +97,7 @@ def test_the_server_remembers_who_has_answered_which_rounds(tmp_path: Path) -> N
 @pytest.mark.parametrize("told", ["", "{}", "[1, -2]", '["1"]', "[true]", "[" + "1," * 60_000 + "1]"])
 def test_a_server_that_tells_of_rounds_that_cannot_be_is_refused(told: str, tmp_path: Path) -> None:
     program = DeployedSite("a", data=tmp_path, folder=tmp_path, say=print)
-    run = {"id": "run-1", "program": VERSION, "config": "{}", "answered": told}
+    run = {"id": "run-1", "program": program_version(), "config": "{}", "answered": told}
     with pytest.raises(UserError, match="was told of rounds that cannot be"):
         program.answer(SiteRequest("a", TRAIN_STUDENT, 3), run=run, listener=Nobody())
 

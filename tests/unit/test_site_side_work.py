@@ -29,7 +29,7 @@ from engine.site.deployed import DeployedSite
 from engine.stages.federated_training import FederatedTraining
 from engine.stages.generator_training import GeneratorTraining
 from engine.types import Traffic
-from engine.version import VERSION
+from engine.version import program_version
 from tests.patience import WAIT_S
 from tests.unit.deployed_world import Nobody, StandingAlone
 
@@ -68,7 +68,7 @@ class Site:
         (folder / "images").symlink_to(root)
         self.program = DeployedSite(SITE, data=folder / "images", folder=folder, say=lambda _: None)
         config = _for_sites(config_of(None), names=SITES, held_out=HELD_OUT)
-        self.run = {"id": "run-1", "program": VERSION, "config": config}
+        self.run = {"id": "run-1", "program": program_version(), "config": config}
         self.heard = Hears()
 
     def ask(self, **settings: Any) -> SiteReply:

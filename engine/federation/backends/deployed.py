@@ -25,7 +25,7 @@ from engine.federation.rounds import call_once
 from engine.federation.sites import Desk, Quiet, Server, SiteListener
 from engine.federation.tasks import APPROVAL, DESCRIBE, READ_EVERYTHING, SiteReply
 from engine.types import SiteActivity, SiteState
-from engine.version import VERSION, check_same
+from engine.version import check_same, program_version
 
 PRESENCE_S = 600.0
 """How long a run waits for sites that are not connected (ours)."""
@@ -108,7 +108,11 @@ class DeployedBackEnd:
         self._server, self._run_id = server, run_id
         self._listener: SiteListener = Quiet()
         names, held_out = _participants(config, keys)
-        record = {"id": run_id, "program": VERSION, "config": _for_sites(config, names=names, held_out=held_out)}
+        record = {
+            "id": run_id,
+            "program": program_version(),
+            "config": _for_sites(config, names=names, held_out=held_out),
+        }
         answered = AnsweredRounds(None if state_root is None else state_root / ANSWERED_FILE)
         own = {name: key for name, key in keys.items() if name in names}
         self.grid = _RunGrid(
