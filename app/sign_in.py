@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import MutableMapping
 from html import escape
@@ -61,6 +62,7 @@ class SignIn:
     def __init__(self, users: Users) -> None:
         self._users = users
         self._wrong: TTLCache[str, int] = TTLCache(maxsize=20_000, ttl=WAIT_S, timer=time.monotonic)
+        self._lock = threading.Lock()
 
     def visitor(self, session: MutableMapping[str, Any]) -> Visitor | None:
         """Return who a session belongs to; None where nobody is signed in, or the password has changed since."""
@@ -78,13 +80,17 @@ class SignIn:
         fields = parse_qs(form.decode("utf-8", "replace"), max_num_fields=4) if len(form) <= MAX_FORM_BYTES else {}
         name, password = (fields.get(key, [""])[0] for key in ("name", "password"))
         counted = {f"address {address}": FREE_TRIES_OF_ADDRESS, f"name {name[:100]} {address}": FREE_TRIES}
-        if any(self._wrong.get(key, 0) >= most for key, most in counted.items()):
-            raise Refusal(429, text.SIGN_IN_SLOW.format(minutes=WAIT_S // 60), retry_s=WAIT_S)
-        user = self._users.verify(name, password)
-        if user is None:
+        with self._lock:  # before the password is looked at, which takes long: tries at a time are tries, too
+            if any(self._wrong.get(key, 0) >= most for key, most in counted.items()):
+                raise Refusal(429, text.SIGN_IN_SLOW.format(minutes=WAIT_S // 60), retry_s=WAIT_S)
             for key in counted:
                 self._wrong[key] = self._wrong.get(key, 0) + 1
+        user = self._users.verify(name, password)
+        if user is None:
             raise Refusal(401, text.SIGN_IN_WRONG)
+        with self._lock:
+            for key in counted:
+                self._wrong[key] = max(0, self._wrong.get(key, 0) - 1)
         return {"user": user.name, "of": _fingerprint(user)}, user.name
 
 

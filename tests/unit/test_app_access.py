@@ -6,9 +6,11 @@ import io
 import json
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html import escape
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from engine.config_fields import Section
 from engine.config_keys import place_keys
 from engine.data.phantoms import TASKS, write_dataset
 from engine.errors import UserError
+from tests.patience import WAIT_S, wait
 
 OPEN = {"host": "0.0.0.0"}
 PASSWORD = "correct horse battery"
@@ -131,6 +134,43 @@ def test_wrong_passwords_become_slow_and_a_new_one_ends_sessions(tmp_path: Path)
     signing.check(signed("anna", PASSWORD), address="1.1.1.1")
     users.add(path, "anna", password="another long password", role="viewer")
     assert signing.visitor(session) is None
+
+
+def test_guesses_at_a_time_are_counted_too(tmp_path: Path) -> None:
+    """A hash takes long: guesses that began before the first one failed are not free."""
+    path = tmp_path / "users.json"
+    users.add(path, "anna", password=PASSWORD, role="viewer")
+    known, looked_at, go_on = users.Users(path), [], Event()
+
+    class Slow:
+        def verify(self, name: str, password: str) -> object:
+            looked_at.append(password)
+            assert go_on.wait(WAIT_S)
+            return known.verify(name, password)
+
+    signing = SignIn(Slow())  # type: ignore[arg-type]
+
+    def guess(number: int) -> int:
+        try:
+            signing.check(signed("anna", f"guess {number}"), address="6.6.6.6")
+        except Refusal as refusal:
+            return refusal.status
+        return 200
+
+    with ThreadPoolExecutor(20) as pool:
+        tries = [pool.submit(guess, number) for number in range(20)]
+        wait(lambda: sum(each.done() for each in tries) == 20 - FREE_TRIES)
+        go_on.set()
+    assert sorted(each.result() for each in tries) == [401] * FREE_TRIES + [429] * (20 - FREE_TRIES)
+    assert len(looked_at) == FREE_TRIES
+
+
+def test_who_signs_in_often_is_not_slowed(tmp_path: Path) -> None:
+    path = tmp_path / "users.json"
+    users.add(path, "anna", password=PASSWORD, role="viewer")
+    signing = SignIn(users.Users(path))
+    for _ in range(FREE_TRIES + 2):
+        assert signing.check(signed("anna", PASSWORD), address="1.1.1.1")[1] == "anna"
 
 
 def a_studio(tmp_path: Path, **given: Any) -> Studio:

@@ -180,11 +180,7 @@ def test_a_site_that_stands_alone_keeps_its_own_part_of_the_model(root: Path, tm
         program = DeployedSite("tower_hd", data=here, folder=tmp_path / "site", say=lambda _: None)
         request = SiteRequest("tower_hd", TRAIN_STUDENT, number, {}, sent)
         run = {"id": "run-1", "program": program_version(), "config": values}
-        replies.append(
-            program.answer(
-                request, run={"id": "run-1", "program": program_version(), "config": values}, listener=Nobody()
-            )
-        )
+        replies.append(program.answer(request, run=run, listener=Nobody()))
     assert all(reply.arrays.keys() == set(sharing.shared) for reply in replies)
     assert all(np.array_equal(replies[1].arrays[name], replies[2].arrays[name]) for name in sharing.shared)
     kept = sorted(path.name for path in (tmp_path / "site" / "runs" / "run-1").glob("own_*"))
