@@ -21,7 +21,8 @@ from nibabel.spatialimages import HeaderDataError
 
 from engine.data.budget import limit_bytes, require_bytes
 from engine.data.geometry import Geometry
-from engine.data.pixels import Unsupported, label_plane, scale_to_unit
+from engine.data.pixels import Unsupported, scale_to_unit
+from engine.data.samples import label_plane
 from engine.data.transforms import mirrored_range, percentile_range, ranked_range
 from engine.data.volume_cache import VolumeCache
 from engine.errors import UserError
@@ -168,7 +169,7 @@ class NiftiFormat:
         header = volume.header
         if header.is_scaled or header.dtype.kind == "f":
             _require_slice(path, volume, slice_axis=slice_axis, dtype=header.working_dtype)
-        return volume.scaled(label_plane(volume.cut(slice_index, slice_axis=slice_axis)))
+        return volume.scaled(label_plane(path, volume.cut(slice_index, slice_axis=slice_axis)))
 
 
 def open_nifti(path: Path) -> Volume:

@@ -249,3 +249,21 @@ def test_colours_are_colours(tmp_path: Path, names: str, width: int) -> None:
     image, geometry = read_image(save(tmp_path / "a.nii", voxels))
     assert image.dtype == np.uint8 and geometry.channels == width
     np.testing.assert_array_equal(image, np.dstack([PIXELS * 10, PIXELS * 0, PIXELS * 0 + 7]))
+
+
+def test_a_mask_in_alpha_is_refused_and_beside_it_read(tmp_path: Path) -> None:
+    shape = (VOXELS % 5 == 0) * np.uint8(255)
+    empty, full = shape * 0, shape * 0 + 255
+
+    def saved(colour: np.ndarray, alpha: np.ndarray) -> Path:
+        voxels = np.zeros(SHAPE, [(name, "u1") for name in "RGBA"])
+        voxels["R"] = voxels["G"] = voxels["B"] = colour
+        voxels["A"] = alpha
+        return save(tmp_path / "a.nii", voxels)
+
+    for colour, alpha in ((full, shape), (empty, shape), (full, empty), (shape, 255 - shape)):
+        with pytest.raises(UserError, match="lies in the alpha channel") as caught:
+            read_mask(saved(colour, alpha))
+        assert caught.value.code == "data.image_unsupported"
+    for alpha in (full, shape):  # 0, 5, 10 of the slice's 12 numbers are drawn
+        np.testing.assert_array_equal(read_mask(saved(shape, alpha)), np.where(PIXELS % 5 == 0, 255, 0))
