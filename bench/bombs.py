@@ -21,7 +21,7 @@ from engine.data.phantoms import render
 
 def write_all(folder: Path) -> list[Path]:
     """Write every bomb into ``folder`` and return their paths."""
-    nifti = (nifti_volume, nifti_promise, nifti_extension, nifti_offset)
+    nifti = (nifti_volume, nifti_promise, nifti_extension, nifti_offset, nifti_slice)
     makers = (*nifti, dicom_deflated, tiff_float64, tiff_uint16, png_large, npy_promise)
     return [maker(folder) for maker in makers]
 
@@ -52,6 +52,18 @@ def nifti_extension(folder: Path) -> Path:
 def nifti_offset(folder: Path) -> Path:
     """A volume of 64 x 64 x 2 voxels that begin behind 1.5 GB of zeros."""
     return _far_nifti(folder / "offset.nii.gz", extension_bytes=0, offset=1536 * 2**20)
+
+
+def nifti_slice(folder: Path) -> Path:
+    """One slice of 9000 x 9000 voxels of 8 bits, of which a scale makes numbers of 64 bits."""
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((9000, 9000))
+    header.set_data_dtype(np.uint8)
+    header.set_data_offset(352)
+    header.set_slope_inter(0.5, 0)
+    path = folder / "slice.nii.gz"
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4 + 9000 * 9000)))
+    return path
 
 
 def _far_nifti(path: Path, *, extension_bytes: int, offset: int) -> Path:

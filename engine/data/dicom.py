@@ -37,7 +37,8 @@ from engine.data.dicom_decoders import PLUGIN, is_available
 from engine.data.dicom_frames import FrameTags, frame_affine, number, tag, volume_affine
 from engine.data.dicom_values import colour_depth, from_palette, grey_values, shown_share, stored_range
 from engine.data.geometry import Geometry
-from engine.data.pixels import Unsupported, Window, label_plane, scale_to_unit
+from engine.data.pixels import Unsupported, Window, scale_to_unit
+from engine.data.samples import label_plane
 from engine.data.transforms import percentile_range
 from engine.data.volume_cache import VolumeCache
 
@@ -226,7 +227,7 @@ class DicomFormat:
     @staticmethod
     def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
         """Return the stored numbers, without rescale or window."""
-        return label_plane(open_dicom(path).stored(slice_index))
+        return label_plane(path, open_dicom(path).stored(slice_index))
 
 
 def open_dicom(path: Path) -> DicomFile:

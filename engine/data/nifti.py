@@ -21,8 +21,9 @@ from nibabel.spatialimages import HeaderDataError
 
 from engine.data.budget import limit_bytes, require_bytes
 from engine.data.geometry import Geometry
-from engine.data.pixels import Unsupported, label_plane, scale_to_unit
-from engine.data.transforms import percentile_range, ranked_range
+from engine.data.pixels import Unsupported, scale_to_unit
+from engine.data.samples import label_plane
+from engine.data.transforms import mirrored_range, percentile_range, ranked_range
 from engine.data.volume_cache import VolumeCache
 from engine.errors import UserError
 
@@ -34,6 +35,8 @@ UNIT_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 COPIES = 2
 """Arrays of the stored size at once: the voxels, and their copy while percentiles are sought."""
+SLICE_COPIES = 4
+"""Arrays of a slice at once: scaled, in [0, 1] and as three channels; or a mask's numbers, rounded and compared."""
 CACHE_BYTES = 2**30
 """Memory of gzipped volumes that stay open (ours); plain files are mapped and take none."""
 
@@ -56,6 +59,12 @@ class Header:
     def is_scaled(self) -> bool:
         """Return whether stored numbers mean others."""
         return (self.slope, self.intercept) != (1.0, 0.0)
+
+    @property
+    def working_dtype(self) -> np.dtype:
+        """Return what a slice is scaled in: a float32 holds every 16-bit number, not every wider one."""
+        is_short = not self.is_scaled and (self.dtype.itemsize <= 2 or self.dtype == np.float32)
+        return np.dtype(np.float32 if is_short else np.float64)
 
     @property
     def is_default_place(self) -> bool:
@@ -111,8 +120,8 @@ class Volume:
             scaled = levels * slope + intercept
             return ranked_range(scaled, counts) if slope > 0 else ranked_range(scaled[::-1], counts[::-1])
         if slope < 0:  # the lowest stored number is the highest value
-            low, high = percentile_range(np.multiply(self.flat, -1.0))
-            return low * -slope + intercept, high * -slope + intercept
+            low, high = mirrored_range(self.flat)
+            return high * slope + intercept, low * slope + intercept
         low, high = percentile_range(self.flat)
         return low * slope + intercept, high * slope + intercept
 
@@ -144,16 +153,23 @@ class NiftiFormat:
     def image(path: Path, *, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
         """Return one slice as float32 in [0, 1], scaled by the whole volume's range; uint8 and colours as they are."""
         volume = open_nifti(path)
+        header = volume.header
+        is_kept = bool(header.dtype.names) or (
+            header.dtype == np.uint8 and value_range is None and not header.is_scaled
+        )
+        _require_slice(path, volume, slice_axis=slice_axis, dtype=header.dtype if is_kept else header.working_dtype)
+        shown_range = None if is_kept else value_range or volume.value_range  # sought before a slice takes memory
         pixels = volume.cut(slice_index, slice_axis=slice_axis)
-        if pixels.ndim == 3 or (pixels.dtype == np.uint8 and value_range is None and not volume.header.is_scaled):
-            return pixels
-        return scale_to_unit(volume.scaled(pixels), value_range or volume.value_range)
+        return pixels if is_kept else scale_to_unit(volume.scaled(pixels), shown_range)
 
     @staticmethod
     def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
         """Return one slice's numbers as the file means them: labels kept as scaled integers come back as labels."""
         volume = open_nifti(path)
-        return volume.scaled(label_plane(volume.cut(slice_index, slice_axis=slice_axis)))
+        header = volume.header
+        if header.is_scaled or header.dtype.kind == "f":
+            _require_slice(path, volume, slice_axis=slice_axis, dtype=header.working_dtype)
+        return volume.scaled(label_plane(path, volume.cut(slice_index, slice_axis=slice_axis)))
 
 
 def open_nifti(path: Path) -> Volume:
@@ -240,6 +256,13 @@ def read_volume(path: Path) -> Volume:
     if found < num_bytes or stored is None:
         raise ValueError(f"it is truncated: {max(found, 0)} of {num_bytes} bytes of voxels are there")
     return Volume(header, stored.view(header.dtype), num_bytes if header.is_gzipped else 0)
+
+
+def _require_slice(path: Path, volume: Volume, *, slice_axis: int, dtype: np.dtype) -> None:
+    """Raise where a slice that is worked on in ``dtype`` takes too much beside its volume, which may be one slice."""
+    pixels = volume.voxels.size // volume.voxels.shape[slice_axis]
+    needed = volume.num_bytes + pixels * dtype.itemsize * SLICE_COPIES
+    require_bytes(path, num_values=needed, dtype=np.uint8)
 
 
 def require_reach(path: Path, *, offset: int, num_bytes: int) -> None:

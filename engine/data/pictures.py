@@ -24,6 +24,8 @@ from engine.data.samples import cmyk_to_rgb, label_plane, picture, unsupported, 
 CONVERT = "Convert it to an 8 or 16 bit PNG, in grey or RGB."
 PNG_PICTURE = (b"PLTE", b"IDAT", b"IEND")
 """Chunks that a picture needs: profiles, texts and transparency are not inflated."""
+UNNAMED_ALPHA = {"BGRX": (4, 3, 0), "XBGR": (4, 0, 0), "BGXR": (4, 2, 0), "BGR;15": (2, 1, 7)}
+"""Pillow's BMP layouts with spare bits: bytes of a pixel, which of them holds these bits, and how many lie below."""
 
 
 class PictureFormat:
@@ -134,5 +136,23 @@ def _decoded_bitmap(path: Path, *, as_labels: bool) -> tuple[np.ndarray, int]:
             return np.array(bitmap.convert("L")) != 0, 1
         if bitmap.mode == "P" and not as_labels:
             return np.array(bitmap.convert("RGB")), 8
+        layout = bitmap.tile[0]
         values = np.array(bitmap)
-        return (values if as_labels or values.ndim == 2 else values[..., :3]), 8
+    if not as_labels or values.ndim == 2:
+        return (values if values.ndim == 2 else values[..., :3]), 8
+    alpha = _unnamed_alpha(path, values.shape[:2], offset=layout[2], layout=layout[3])
+    return (values if alpha is None else np.dstack([values, alpha])), 8
+
+
+def _unnamed_alpha(path: Path, shape: tuple[int, int], *, offset: int, layout: tuple) -> np.ndarray | None:
+    """Return (H, W) of the bits of each pixel that the header gives no colour, None where they are one number.
+
+    They are to be zero, and many programs keep alpha there all the same.
+    """
+    raw_mode, row_bytes, direction = layout
+    if raw_mode not in UNNAMED_ALPHA:
+        return None
+    step, first, shift = UNNAMED_ALPHA[raw_mode]
+    rows = np.memmap(path, np.uint8, mode="r", offset=offset, shape=(shape[0], row_bytes))[::direction]
+    alpha = rows[:, first : step * shape[1] : step] >> np.uint8(shift)
+    return alpha if alpha.min() != alpha.max() else None

@@ -10,7 +10,7 @@ import numpy as np
 from engine.data.geometry import Geometry
 from engine.data.transforms import percentile_range
 
-__all__ = ["Format", "Geometry", "Unsupported", "Window", "known_depth", "label_plane", "scale_to_unit"]
+__all__ = ["Format", "Geometry", "Unsupported", "Window", "known_depth", "scale_to_unit"]
 
 
 Window = Literal["auto", "dicom", "stored"]
@@ -36,16 +36,6 @@ class Format(Protocol):
     @staticmethod
     def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
         """Return one picture's stored numbers, (H, W) or (H, W, C)."""
-
-
-def label_plane(labels: np.ndarray) -> np.ndarray:
-    """Return (H, W) of labels that were saved as grey colours; others have no number for a label."""
-    if labels.ndim == 3:
-        colours = labels[..., :3]
-        if (colours != colours[..., :1]).any():
-            raise Unsupported("it is coloured, and a mask is grey or a palette picture")
-        labels = np.ascontiguousarray(colours[..., 0])
-    return labels
 
 
 def scale_to_unit(values: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:

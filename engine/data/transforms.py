@@ -36,7 +36,16 @@ def percentile_range(image: np.ndarray) -> tuple[float, float]:
     if flat.dtype == np.uint8:  # a part at a time: numpy counts a copy of eight bytes a pixel
         parts = (flat[at : at + COUNTED_AT_A_TIME] for at in range(0, flat.size, COUNTED_AT_A_TIME))
         return ranked_range(np.arange(256), sum(np.bincount(part, minlength=256) for part in parts))
-    ranks = _ranks(flat.size)
+    return _at_ranks(flat, _ranks(flat.size))
+
+
+def mirrored_range(image: np.ndarray) -> tuple[float, float]:
+    """Return the two values, ascending, whose negatives are :func:`percentile_range` of the negative picture."""
+    flat = image.reshape(-1)
+    return _at_ranks(flat, [flat.size - 1 - rank for rank in reversed(_ranks(flat.size))])
+
+
+def _at_ranks(flat: np.ndarray, ranks: list[int]) -> tuple[float, float]:
     low, high = np.partition(flat, ranks)[ranks]
     if low >= high:  # e.g. a black field with a few cells: nearly all pixels share one value
         low, high = flat.min(), flat.max()

@@ -1,4 +1,4 @@
-"""PNG, JPEG, JPEG-LS, JPEG 2000, BMP and npy at every depth, written by other hands than the reader's."""
+"""PNG, JPEG, JPEG-LS, JPEG 2000 and npy at every depth, written by other hands than the reader's."""
 
 from __future__ import annotations
 
@@ -102,11 +102,10 @@ MASK = np.zeros((H, W), np.uint16)
 MASK[2:5, 3:9] = 1  # 18 pixels
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-def test_masks_in_alpha_are_refused_and_beside_it_read(tmp_path: Path, bits: int) -> None:
-    top = 2**bits - 1
+def alpha_cases(top: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+    """Return (colour, alpha, labels to expect or None) of (H, W) masks with ``top`` as white."""
     full, empty, mask = np.full((H, W), top), np.zeros((H, W), int), MASK * top
-    cases = [  # colour, alpha, what to expect
+    return [
         (full, mask, None),  # white on a transparent layer
         (empty, mask, None),  # black on a transparent layer
         (full, empty, None),  # a layer with nothing on it
@@ -117,7 +116,11 @@ def test_masks_in_alpha_are_refused_and_beside_it_read(tmp_path: Path, bits: int
         (empty, empty, empty),
         (full, full, full),
     ]
-    for number, (colour, alpha, expected) in enumerate(cases):
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_masks_in_alpha_are_refused_and_beside_it_read(tmp_path: Path, bits: int) -> None:
+    for number, (colour, alpha, expected) in enumerate(alpha_cases(2**bits - 1)):
         for colours, planes in ((4, [colour, alpha]), (6, [colour, colour, colour, alpha])):
             path = png(tmp_path / f"{number}_{colours}.png", np.dstack(planes), bits=bits, colours=colours)
             if expected is None:
@@ -228,30 +231,6 @@ def test_signed_jpeg_2000_and_its_alpha(tmp_path: Path) -> None:
 def test_the_first_bytes_decide_and_not_the_ending(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.jpg", format="png")
     np.testing.assert_array_equal(read_image(tmp_path / "a.jpg")[0], RGB)
-
-
-# ------------------------------------------------------------------------------------------------- BMP
-
-
-def test_bmp_of_every_depth(tmp_path: Path) -> None:
-    coloured = Image.fromarray(GREY % 16, mode="P")
-    coloured.putpalette(PALETTE[:16].tobytes())
-    for name, image, shown in (
-        ("1", Image.fromarray(GREY > 100), grey3((GREY > 100) * np.uint8(255))),
-        ("8", Image.fromarray(GREY), grey3(GREY)),
-        ("p", coloured, PALETTE[GREY % 16]),
-        ("24", Image.fromarray(RGB), RGB),
-        ("32", Image.fromarray(NOISE), RGB),
-    ):
-        image.save(tmp_path / f"{name}.bmp")
-        np.testing.assert_array_equal(read_image(tmp_path / f"{name}.bmp")[0], shown, err_msg=name)
-    data = bytearray((tmp_path / "24.bmp").read_bytes())
-    data[30] = 6  # a compression that is not read
-    (tmp_path / "rare.bmp").write_bytes(data)
-    refused(tmp_path / "rare.bmp", "rare kind")
-    np.testing.assert_array_equal(read_mask(tmp_path / "1.bmp"), GREY > 100)
-    np.testing.assert_array_equal(read_mask(tmp_path / "8.bmp"), GREY)
-    np.testing.assert_array_equal(read_mask(tmp_path / "p.bmp"), GREY % 16)
 
 
 # ------------------------------------------------------------------------------------------------- npy
