@@ -66,6 +66,10 @@ class SimulatedBackEnd:
         """Return no warnings."""
         return []
 
+    def last_seen(self) -> dict[str, float]:
+        """Return nothing: they are in this process."""
+        return {}
+
     def close(self) -> None:
         """Nothing is open."""
 

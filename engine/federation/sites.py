@@ -26,6 +26,8 @@ from engine.types import SiteFailure, Traffic
 
 QUERIES_FROM = 1_000_000
 """Traffic is keyed by round: a query about the model of round r is kept apart from the round's own messages."""
+SEEN_EVERY_S = 15.0
+"""How often the server is asked which sites are connected, while some are waited for (ours)."""
 
 
 class SiteListener(Protocol):
@@ -102,6 +104,9 @@ class BackEnd(Protocol):
     def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
         """Let every site read all its images once; return warnings, raise ``UserError`` for what cannot be used."""
 
+    def last_seen(self) -> Mapping[str, float]:
+        """Return when sites elsewhere were last connected, seconds since 1970; none where all are in this process."""
+
     def close(self) -> None:
         """Let go of what was opened to reach the sites."""
 
@@ -113,6 +118,7 @@ class Sites:
         self._back_end, self._server = back_end, server
         self._watch = SiteWatch(back_end.description, told=lambda: server().watched)
         self._beside = Beside()
+        self._look_at = 0.0
 
     @property
     def description(self) -> FederationDescription:
@@ -244,6 +250,10 @@ class Sites:
         def look() -> None:
             server.check_cancelled()
             self._beside.look()
+            if time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + SEEN_EVERY_S
+                for site, at in self._back_end.last_seen().items():
+                    self._watch.seen(site, at)
 
         return look
 

@@ -59,6 +59,12 @@ class SiteWatch:
             at_work = {"state": "working", "step": step, "total": total, "seen_at": time.time()}
             self._tell(replace(self._now[site], task=self._task, round=round_number, **at_work))
 
+    def seen(self, site: str, at: float) -> None:
+        """The site was connected ``at`` (seconds since 1970) while it is waited for: it need not tell its steps."""
+        now = self._now.get(site)
+        if now is not None and now.state in ("asked", "working") and at > (now.seen_at or 0.0):
+            self._tell(replace(now, seen_at=at))
+
     def failed(self, failure: SiteFailure) -> None:
         """The site has no usable reply."""
         self._told().failure(failure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,10 @@ class Toy:
             return SiteReply({"w": request.arrays["w"]}, {"loss": 1.0}, 8)
 
         self.grid = InProcessGrid(build_client_app({"student": answer}), sites=SITES)
+        self.seen: dict[str, float] = {}
+
+    def last_seen(self) -> dict[str, float]:
+        return self.seen
 
     def listen(self, listener: SiteListener) -> None:
         self.listener = listener
@@ -93,6 +98,20 @@ def test_a_site_is_asked_works_and_answers() -> None:
     last = heard.activities[-1]
     assert (last.task, last.num_train, last.num_validation) == ("student", 8, 2)
     assert last.seen_at is not None
+
+
+def test_a_site_that_tells_nothing_is_seen_while_it_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.federation.sites.SEEN_EVERY_S", 0.0)
+    heard = Heard()
+    toy = heard.sites._back_end
+    now = time.time()
+    toy.seen = {"north": now + 50, "south": now - 1e9, "elsewhere": now}  # type: ignore[attr-defined]
+    heard.train()
+    north = [(a.state, a.seen_at) for a in heard.activities if a.site == "north"]
+    assert north[0] == ("asked", None) and ("asked", now + 50) in north
+    assert north[-1][0] == "answered" and {a.site for a in heard.activities} == set(SITES)
+    last = [a.seen_at for a in heard.activities if a.site == "south"][-1]
+    assert last is not None and last >= now, "what was heard later counts"
 
 
 def test_a_failure_says_why_and_what_was_done() -> None:

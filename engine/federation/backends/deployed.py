@@ -181,6 +181,14 @@ class DeployedBackEnd:
         for name, value, step in points:
             self._listener.metric(site, str(name), float(value), int(step))
 
+    def last_seen(self) -> Mapping[str, float]:
+        """Return when each site was last connected; nothing while the server cannot say, which who waits will hear."""
+        try:
+            nodes = self.grid.nodes()
+        except UserError:
+            return {}
+        return {name: node.last_seen for name, node in nodes.items() if node.last_seen is not None}
+
     def close(self) -> None:
         """End the Flower run and the connection."""
         self.grid.__exit__(None, None, None)

@@ -87,6 +87,10 @@ class LocalBackEnd:
         )
         return self._beside
 
+    def last_seen(self) -> Mapping[str, float]:
+        """Return nothing: sites are no machines of their own here."""
+        return {}
+
     def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
         """Read every image of every site; here they can be compared across sites as well."""
         return read_everything(self._federation, on_image=on_image)

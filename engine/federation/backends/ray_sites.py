@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engine.config import RunConfig
@@ -77,6 +77,10 @@ class RayBackEnd:
             processes=self._workers,
         )
         return self._beside
+
+    def last_seen(self) -> Mapping[str, float]:
+        """Return nothing: sites are no machines of their own here."""
+        return {}
 
     def read_everything(self, *, on_image: Callable[[int, int], None]) -> list[str]:
         """Read every image of every site; here they can be compared across sites as well."""
