@@ -136,7 +136,7 @@ class Visitor:
 
     def segment(self, model: str, path: str) -> tuple[str, float]:
         """Segment an uploaded file; return all that the page says, and the seconds that it took."""
-        look, file = self.event("upload", "change"), {"path": path, "meta": {"_type": "gradio.FileData"}}
+        look, file = self.event("upload", "upload"), {"path": path, "meta": {"_type": "gradio.FileData"}}
         event, data = self.segmenting(model, path)
         began = time.perf_counter()
         self.call(look["id"], self.values(look, upload=file, model=model))
@@ -144,6 +144,6 @@ class Visitor:
 
     def segmenting(self, model: str, path: str) -> tuple[int, list[Any]]:
         """Return the event that segments an uploaded file, and what is sent to it."""
-        event = self.follower(self.event("upload", "change"))
+        event = self.follower(self.event("upload", "upload"))
         file = {"path": path, "meta": {"_type": "gradio.FileData"}}
         return event["id"], self.values(event, upload=file, model=model)

@@ -55,14 +55,14 @@ def nifti_offset(folder: Path) -> Path:
 
 
 def nifti_slice(folder: Path) -> Path:
-    """One slice of 9000 x 9000 voxels of 8 bits, of which a scale makes numbers of 64 bits."""
+    """One slice of 4600 x 4600 voxels of 8 bits, of which a scale makes numbers of 64 bits."""
     header = nibabel.Nifti1Header()
-    header.set_data_shape((9000, 9000))
+    header.set_data_shape((4600, 4600))
     header.set_data_dtype(np.uint8)
     header.set_data_offset(352)
     header.set_slope_inter(0.5, 0)
     path = folder / "slice.nii.gz"
-    path.write_bytes(gzip.compress(header.binaryblock + bytes(4 + 9000 * 9000)))
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4 + 4600 * 4600)))
     return path
 
 
