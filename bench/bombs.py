@@ -21,7 +21,16 @@ from engine.data.phantoms import render
 
 def write_all(folder: Path) -> list[Path]:
     """Write every bomb into ``folder`` and return their paths."""
-    makers = (nifti_volume, nifti_promise, dicom_deflated, tiff_float64, tiff_uint16, png_large, npy_promise)
+    makers = (
+        nifti_volume,
+        nifti_promise,
+        dicom_deflated,
+        tiff_float64,
+        tiff_uint16,
+        tiff_pages,
+        png_large,
+        npy_promise,
+    )
     return [maker(folder) for maker in makers]
 
 
@@ -70,6 +79,21 @@ def tiff_uint16(folder: Path) -> Path:
     """A colour TIFF of 8000 x 8000 at 16 bits."""
     path = folder / "uint16.tif"
     tifffile.imwrite(path, np.zeros((8000, 8000, 3), np.uint16), compression="zlib", rowsperstrip=64, photometric="rgb")
+    return path
+
+
+def tiff_pages(folder: Path) -> Path:
+    """A TIFF of 5,000 pages, each of another width, in half a megabyte."""
+    path, count, tags = folder / "pages.tif", 5000, 6
+    pages, step = [], 2 + 12 * tags + 4
+    for index in range(count):
+        width, end = index + 1, index == count - 1
+        values = ((256, width), (257, 1), (258, 8), (262, 1), (273, 8), (279, width))
+        pages.append(
+            struct.pack("<H", tags) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values)
+        )
+        pages.append(struct.pack("<I", 0 if end else 8 + step * (index + 1)))
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8) + b"".join(pages) + bytes(count))
     return path
 
 
