@@ -54,18 +54,33 @@ def nifti_promise(folder: Path) -> Path:
 
 def dicom_deflated(folder: Path) -> Path:
     """A deflated DICOM of 400 frames of 1024 x 1024, 16 bits."""
-    path, meta = folder / "deflated.dcm", FileMetaDataset()
+    data = _capture(side_px=1024, num_frames=400)
+    pydicom.dcmwrite(folder / "deflated.dcm", data, enforce_file_format=True)
+    return folder / "deflated.dcm"
+
+
+def dicom_elements(folder: Path) -> Path:
+    """A deflated DICOM of 300,000 empty elements beside one small frame, less than half a megabyte."""
+    data = _capture(side_px=16, num_frames=1)
+    for group in range(0x0011, 0x0011 + 2 * 5, 2):
+        for element in range(0x1000, 0x1000 + 60_000):
+            data[group, element] = pydicom.DataElement((group, element), "LO", "")
+    pydicom.dcmwrite(folder / "elements.dcm", data, enforce_file_format=True)
+    return folder / "elements.dcm"
+
+
+def _capture(*, side_px: int, num_frames: int) -> FileDataset:
+    meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
     meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    data = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
+    data = FileDataset("capture.dcm", {}, file_meta=meta, preamble=bytes(128))
     data.SOPClassUID, data.SOPInstanceUID, data.Modality = SecondaryCaptureImageStorage, generate_uid(), "OT"
-    data.Rows = data.Columns = 1024
-    data.NumberOfFrames, data.SamplesPerPixel, data.PhotometricInterpretation = 400, 1, "MONOCHROME2"
+    data.Rows = data.Columns = side_px
+    data.NumberOfFrames, data.SamplesPerPixel, data.PhotometricInterpretation = num_frames, 1, "MONOCHROME2"
     data.BitsAllocated = data.BitsStored = 16
     data.HighBit, data.PixelRepresentation = 15, 0
-    data.PixelData = bytes(400 * 1024 * 1024 * 2)
-    pydicom.dcmwrite(path, data, enforce_file_format=True)
-    return path
+    data.PixelData = bytes(num_frames * side_px**2 * 2)
+    return data
 
 
 def tiff_float64(folder: Path) -> Path:

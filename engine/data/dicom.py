@@ -34,6 +34,7 @@ from pydicom.uid import (
 from engine.data.budget import require_bytes
 from engine.data.dicom_codestreams import bare_codestream
 from engine.data.dicom_decoders import PLUGIN, is_available
+from engine.data.dicom_elements import ELEMENT_BYTES, Tally, counted, read_tags
 from engine.data.dicom_frames import FrameTags, frame_affine, number, tag, volume_affine
 from engine.data.dicom_values import colour_depth, from_palette, grey_values, shown_share, stored_range
 from engine.data.geometry import Geometry
@@ -41,7 +42,7 @@ from engine.data.pixels import Unsupported, Window, label_plane, scale_to_unit
 from engine.data.transforms import percentile_range
 from engine.data.volume_cache import VolumeCache
 
-HEADER_BYTES = 16 * 2**20
+HEADER_BYTES = 8 * 2**20
 """What a deflated file may hold before its pixels (ours)."""
 CACHE_BYTES = 2**28
 """Memory of headers and inflated files that stay open (ours)."""
@@ -236,17 +237,17 @@ def open_dicom(path: Path) -> DicomFile:
 
 def read_dicom(path: Path) -> DicomFile:
     """Return the tags of a file, which may lack a preamble; of a deflated one, what it announces is inflated."""
-    inflated = None
-    with path.open("rb") as stream:
+    inflated, tally = None, Tally(path)
+    with counted(path, tally) as stream:
         has_preamble = read_preamble(stream, force=True) is not None
-        syntax = _read_file_meta_info(stream).get("TransferSyntaxUID")
+        syntax = tally.held(lambda: _read_file_meta_info(stream)).get("TransferSyntaxUID")
         if syntax == DeflatedExplicitVRLittleEndian:
             inflated, syntax = _inflated(path, stream.read()), ExplicitVRLittleEndian
-        source = stream if inflated is None else io.BytesIO(inflated)
-        source.seek(0)
-        tags = pydicom.dcmread(source, force=True, stop_before_pixels=True)
-        num_bytes = source.tell() if inflated is None else len(inflated)
-        pixels = _pixel_element(source, tags)
+        tally = Tally(path)
+        with counted(path, tally, inflated=inflated) as source:
+            tags = read_tags(source, tally)
+            num_bytes = (source.tell() if inflated is None else len(inflated)) + tally.found * ELEMENT_BYTES
+            pixels = _pixel_element(source, tags)
     if pixels is None or tag(tags, "Rows") is None or tag(tags, "Columns") is None:
         raise _no_image(tags, has_preamble=has_preamble)
     if not syntax:
@@ -326,8 +327,11 @@ def _refuse_kinds(file: DicomFile) -> None:
 def _inflated(path: Path, compressed: bytes) -> bytes:
     """Return the data set of a deflated file as far as the end of its pixels."""
     head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(compressed, HEADER_BYTES)
-    stream = io.BytesIO(head)
-    tags = pydicom.dcmread(stream, force=True, stop_before_pixels=True)
+    if head[:2] == b"\2\0" or head[128:132] == b"DICM":  # pydicom would inflate what is deflated in it, to any size
+        raise ValueError("what is deflated in it is a whole file again")
+    tally = Tally(path)
+    stream = counted(path, tally, inflated=head)
+    tags = read_tags(stream, tally)
     values = int(tags.get("Rows") or 0) * int(tags.get("Columns") or 0) * int(number(tags, "SamplesPerPixel") or 1)
     values *= int(number(tags, "NumberOfFrames") or 1)
     bits = int(number(tags, "BitsAllocated") or 0)
