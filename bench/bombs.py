@@ -22,7 +22,8 @@ from engine.data.phantoms import render
 def write_all(folder: Path) -> list[Path]:
     """Write every bomb into ``folder`` and return their paths."""
     nifti = (nifti_volume, nifti_promise, nifti_extension, nifti_offset, nifti_slice)
-    makers = (*nifti, dicom_deflated, tiff_float64, tiff_uint16, png_large, npy_promise)
+    others = (dicom_deflated, dicom_elements, tiff_float64, tiff_uint16, tiff_pages, png_large, npy_promise)
+    makers = (*nifti, *others)
     return [maker(folder) for maker in makers]
 
 
@@ -80,18 +81,33 @@ def _far_nifti(path: Path, *, extension_bytes: int, offset: int) -> Path:
 
 def dicom_deflated(folder: Path) -> Path:
     """A deflated DICOM of 400 frames of 1024 x 1024, 16 bits."""
-    path, meta = folder / "deflated.dcm", FileMetaDataset()
+    data = _capture(side_px=1024, num_frames=400)
+    pydicom.dcmwrite(folder / "deflated.dcm", data, enforce_file_format=True)
+    return folder / "deflated.dcm"
+
+
+def dicom_elements(folder: Path) -> Path:
+    """A deflated DICOM of 300,000 empty elements beside one small frame, less than half a megabyte."""
+    data = _capture(side_px=16, num_frames=1)
+    for group in range(0x0011, 0x0011 + 2 * 5, 2):
+        for element in range(0x1000, 0x1000 + 60_000):
+            data[group, element] = pydicom.DataElement((group, element), "LO", "")
+    pydicom.dcmwrite(folder / "elements.dcm", data, enforce_file_format=True)
+    return folder / "elements.dcm"
+
+
+def _capture(*, side_px: int, num_frames: int) -> FileDataset:
+    meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
     meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    data = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
+    data = FileDataset("capture.dcm", {}, file_meta=meta, preamble=bytes(128))
     data.SOPClassUID, data.SOPInstanceUID, data.Modality = SecondaryCaptureImageStorage, generate_uid(), "OT"
-    data.Rows = data.Columns = 1024
-    data.NumberOfFrames, data.SamplesPerPixel, data.PhotometricInterpretation = 400, 1, "MONOCHROME2"
+    data.Rows = data.Columns = side_px
+    data.NumberOfFrames, data.SamplesPerPixel, data.PhotometricInterpretation = num_frames, 1, "MONOCHROME2"
     data.BitsAllocated = data.BitsStored = 16
     data.HighBit, data.PixelRepresentation = 15, 0
-    data.PixelData = bytes(400 * 1024 * 1024 * 2)
-    pydicom.dcmwrite(path, data, enforce_file_format=True)
-    return path
+    data.PixelData = bytes(num_frames * side_px**2 * 2)
+    return data
 
 
 def tiff_float64(folder: Path) -> Path:
@@ -105,6 +121,21 @@ def tiff_uint16(folder: Path) -> Path:
     """A colour TIFF of 8000 x 8000 at 16 bits."""
     path = folder / "uint16.tif"
     tifffile.imwrite(path, np.zeros((8000, 8000, 3), np.uint16), compression="zlib", rowsperstrip=64, photometric="rgb")
+    return path
+
+
+def tiff_pages(folder: Path) -> Path:
+    """A TIFF of 5,000 pages, each of another width, in half a megabyte."""
+    path, count, tags = folder / "pages.tif", 5000, 6
+    pages, step = [], 2 + 12 * tags + 4
+    for index in range(count):
+        width, end = index + 1, index == count - 1
+        values = ((256, width), (257, 1), (258, 8), (262, 1), (273, 8), (279, width))
+        pages.append(
+            struct.pack("<H", tags) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values)
+        )
+        pages.append(struct.pack("<I", 0 if end else 8 + step * (index + 1)))
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8) + b"".join(pages) + bytes(count))
     return path
 
 

@@ -44,8 +44,8 @@ class DatasetDescription(BaseModel):
     value_range: tuple[float, float] | None = Field(None, description="Stored values that become 0 and 1")
     window: Window = Field(
         "auto",
-        description="DICOM grey values without value_range: auto (its window, else percentiles), dicom (its window, "
-        "which it must have), stored (the whole range of its stored bits)",
+        description="DICOM grey values without value_range: auto (its window, else percentiles of its series), dicom "
+        "(its window, which it must have), stored (the whole range of its stored bits)",
     )
     slice_axis: Literal[0, 1, 2] = Field(
         2, description="NIfTI volumes: axis to cut across (0 sagittal, 1 coronal, 2 axial); frames and pages are slices"

@@ -10,10 +10,11 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,15 +35,17 @@ from pydicom.uid import (
 from engine.data.budget import require_bytes
 from engine.data.dicom_codestreams import bare_codestream
 from engine.data.dicom_decoders import PLUGIN, is_available
+from engine.data.dicom_elements import ELEMENT_BYTES, Tally, counted, read_tags
 from engine.data.dicom_frames import FrameTags, frame_affine, number, tag, volume_affine
 from engine.data.dicom_values import colour_depth, from_palette, grey_values, shown_share, stored_range
 from engine.data.geometry import Geometry
 from engine.data.pixels import Unsupported, Window, scale_to_unit
+from engine.data.ranges import range_of_pages
 from engine.data.samples import label_plane
 from engine.data.transforms import percentile_range
 from engine.data.volume_cache import VolumeCache
 
-HEADER_BYTES = 16 * 2**20
+HEADER_BYTES = 8 * 2**20
 """What a deflated file may hold before its pixels (ours)."""
 CACHE_BYTES = 2**28
 """Memory of headers and inflated files that stay open (ours)."""
@@ -200,8 +203,12 @@ class DicomFormat:
         slice_axis: int,
         value_range: tuple[float, float] | None,
         window: Window = "auto",
+        series: Sequence[Path] = (),
     ) -> np.ndarray:
-        """Return one frame: grey as float32 in [0, 1], dark as 0; colour as uint8, uint16 or a share of its bits."""
+        """Return one frame: grey as float32 in [0, 1], dark as 0; colour as uint8, uint16 or a share of its bits.
+
+        ``series``: the files whose common range holds for one without a window; this file alone where there are none.
+        """
         file = open_dicom(path)
         frame = file.frame_tags(slice_index)
         pixels = file.stored(slice_index)
@@ -218,7 +225,7 @@ class DicomFormat:
             share = shown_share(values, frame)
             if share is None and window == "dicom":
                 raise Unsupported("it has no DICOM window, and the dataset is read by its windows")
-            shown = scale_to_unit(values, percentiles(file)) if share is None else share
+            shown = scale_to_unit(values, series_range(series or [path])) if share is None else share
         shown = np.float32(1) - shown if file.photometric == "MONOCHROME1" else shown
         if padding is not None:
             shown[padding] = 0  # PS3.3 C.7.5.1.1.2: what pads the picture is not part of it
@@ -237,17 +244,17 @@ def open_dicom(path: Path) -> DicomFile:
 
 def read_dicom(path: Path) -> DicomFile:
     """Return the tags of a file, which may lack a preamble; of a deflated one, what it announces is inflated."""
-    inflated = None
-    with path.open("rb") as stream:
+    inflated, tally = None, Tally(path)
+    with counted(path, tally) as stream:
         has_preamble = read_preamble(stream, force=True) is not None
-        syntax = _read_file_meta_info(stream).get("TransferSyntaxUID")
+        syntax = tally.held(lambda: _read_file_meta_info(stream)).get("TransferSyntaxUID")
         if syntax == DeflatedExplicitVRLittleEndian:
             inflated, syntax = _inflated(path, stream.read()), ExplicitVRLittleEndian
-        source = stream if inflated is None else io.BytesIO(inflated)
-        source.seek(0)
-        tags = pydicom.dcmread(source, force=True, stop_before_pixels=True)
-        num_bytes = source.tell() if inflated is None else len(inflated)
-        pixels = _pixel_element(source, tags)
+        tally = Tally(path)
+        with counted(path, tally, inflated=inflated) as source:
+            tags = read_tags(source, tally)
+            num_bytes = (source.tell() if inflated is None else len(inflated)) + tally.found * ELEMENT_BYTES
+            pixels = _pixel_element(source, tags)
     if pixels is None or tag(tags, "Rows") is None or tag(tags, "Columns") is None:
         raise _no_image(tags, has_preamble=has_preamble)
     if not syntax:
@@ -261,23 +268,30 @@ def read_dicom(path: Path) -> DicomFile:
 _OPEN: VolumeCache[DicomFile] = VolumeCache(budget_bytes=CACHE_BYTES)
 
 
-def percentiles(file: DicomFile) -> tuple[float, float]:
-    """Return the 0.5 and 99.5 % of all frames' values, padding left out."""
-    about = file.path.stat()
-    return _percentiles(file.path, about.st_mtime_ns, about.st_size)
+def series_range(paths: Sequence[Path]) -> tuple[float, float]:
+    """Return the 0.5 and 99.5 % of the grey values of all frames of ``paths``, padding left out; one is in memory."""
+    about = [(path, path.stat()) for path in sorted(set(paths))]
+    return _series_range(tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in about))
 
 
-@lru_cache(maxsize=256)  # two numbers a file: the frames of a volume are asked for one after the other
-def _percentiles(path: Path, modified_ns: int, size_bytes: int) -> tuple[float, float]:
-    file = open_dicom(path)
-    pixels = int(file.tags.Rows) * int(file.tags.Columns)
-    require_bytes(path, num_values=pixels * file.num_frames, dtype=_working_dtype(file.bits[0]), copies=2)
-    found = []
-    for index in range(file.num_frames):
-        values, padding = grey_values(file.stored(index), file.frame_tags(index))
-        found.append(values[~padding] if padding is not None else values.reshape(-1))
-    values = np.concatenate(found)
-    return percentile_range(values) if values.size else (0.0, 0.0)
+@lru_cache(maxsize=256)  # two numbers a series: its slices are asked for one after the other
+def _series_range(files: tuple[tuple[Path, int, int], ...]) -> tuple[float, float]:
+    paths = [path for path, _, _ in files]
+    first = list(islice(_grey_frames(paths), 2))
+    if len(first) < 2:
+        return percentile_range(first[0]) if first else (0.0, 0.0)
+    return range_of_pages(lambda: _grey_frames(paths), has_unit=False)
+
+
+def _grey_frames(paths: Sequence[Path]) -> Iterator[np.ndarray]:
+    """Yield what the grey values of each frame mean, (N,), without padding; frames of padding alone are left out."""
+    for path in paths:
+        file = open_dicom(path)
+        for index in range(file.num_frames if file.photometric in GREY else 0):
+            values, padding = grey_values(file.stored(index), file.frame_tags(index))
+            shown = values.reshape(-1) if padding is None else values[~padding]
+            if shown.size:
+                yield shown
 
 
 def _pixel_element(stream: BinaryIO, tags: pydicom.Dataset) -> PixelElement | None:
@@ -327,8 +341,11 @@ def _refuse_kinds(file: DicomFile) -> None:
 def _inflated(path: Path, compressed: bytes) -> bytes:
     """Return the data set of a deflated file as far as the end of its pixels."""
     head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(compressed, HEADER_BYTES)
-    stream = io.BytesIO(head)
-    tags = pydicom.dcmread(stream, force=True, stop_before_pixels=True)
+    if head[:2] == b"\2\0" or head[128:132] == b"DICM":  # pydicom would inflate what is deflated in it, to any size
+        raise ValueError("what is deflated in it is a whole file again")
+    tally = Tally(path)
+    stream = counted(path, tally, inflated=head)
+    tags = read_tags(stream, tally)
     values = int(tags.get("Rows") or 0) * int(tags.get("Columns") or 0) * int(number(tags, "SamplesPerPixel") or 1)
     values *= int(number(tags, "NumberOfFrames") or 1)
     bits = int(number(tags, "BitsAllocated") or 0)

@@ -1,4 +1,7 @@
-"""Files that show the same picture stay on one side of the split, whatever they and their patients are called."""
+"""Files that show the same picture stay on one side of the split, whatever they and their patients are called.
+
+And files that are slices of one DICOM series are shown in one range, as they are where a model is used.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.data.copies import equal_files, file_digest
+from engine.data.readers import DICOM_SUFFIXES, file_suffix
 from engine.data.scan import Scan
 from engine.data.sources import FolderItem
+from engine.data.volumes import placed_series
 from engine.errors import UserError
 
 SHOWN = 4
@@ -70,3 +75,24 @@ def _tell(scan: Scan, site: str, items: list[FolderItem]) -> None:
         "stay on one side of the split, and count as often as they are there.",
         fix="Keep one of them, with the right mask and patient.",
     )
+
+
+def with_series(items: list[FolderItem]) -> list[FolderItem]:
+    """Return a site's images, those that are slices of one DICOM series knowing its files; others as they are.
+
+    What counts as a series is what does when a model is used: files that say where they lie, under one
+    SeriesInstanceUID. Their range is looked for only where neither a range nor another window is declared.
+    """
+    slices = [item for item in items if _may_be_slice(item)]
+    files: dict[str, list[Path]] = {}
+    series_of = {path: placed_series(path) for path in dict.fromkeys(item.image for item in slices)}
+    for path, series in series_of.items():
+        files.setdefault(series, []).append(path)
+    known = {path: tuple(files[series]) for path, series in series_of.items() if series and len(files[series]) > 1}
+    return [replace(item, series=known.get(item.image, ())) for item in items] if known else items
+
+
+def _may_be_slice(item: FolderItem) -> bool:
+    about = item.description
+    is_dicom = file_suffix(item.image) in DICOM_SUFFIXES
+    return is_dicom and item.geometry.num_slices == 1 and about.value_range is None and about.window == "auto"

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from engine.data.description import FILE_NAME, DatasetDescription, read_description
-from engine.data.grouping import keep_copies_together
+from engine.data.grouping import keep_copies_together, with_series
 from engine.data.meta import FILE_NAME as META_NAME
 from engine.data.meta import read_patients
 from engine.data.names import child, folded, visible
@@ -118,6 +118,7 @@ def _scan_site(scan: Scan, site: str) -> None:
     patients = read_patients(scan, site=site, images=files)
     for image, masks, split in pairs:
         scan.items[site].extend(_items(scan, site, image, masks, split, patients.get(image)))
+    scan.items[site] = with_series(scan.items[site])
     repeated = [name for name, count in Counter(item.name for item in scan.items[site]).items() if count > 1]
     for name in repeated:
         tell_duplicate(scan, site, name, [item.image for item in scan.items[site] if item.name == name])

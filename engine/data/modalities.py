@@ -67,8 +67,9 @@ def origin_of(path: Path, *, slice_axis: int = 2) -> Origin:
     spacing = image_info(path, slice_axis=slice_axis).spacing_mm
     if kind != "dicom":
         return Origin(kind, spacing_mm=spacing)
-    import pydicom
+    from engine.data.dicom import open_dicom
+    from engine.data.file_faults import reading
 
-    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"], force=True)
-    code = str(header.get("Modality", "")).strip().upper()[:16] or None
+    with reading(path, suffix=DICOM_SUFFIXES[0]):
+        code = str(open_dicom(path).tags.get("Modality", "")).strip().upper()[:16] or None
     return Origin(kind, DICOM_CODES.get(code or ""), code, spacing)

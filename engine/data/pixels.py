@@ -14,8 +14,9 @@ __all__ = ["Format", "Geometry", "Unsupported", "Window", "known_depth", "scale_
 
 
 Window = Literal["auto", "dicom", "stored"]
-"""How a DICOM file's grey values become [0, 1] where no range is declared: its window, else percentiles (auto); its
-window, which it must have (dicom); the whole range of its stored bits (stored). Other formats have no window."""
+"""How a DICOM file's grey values become [0, 1] where no range is declared: its window, else percentiles of its series
+(auto); its window, which it must have (dicom); the whole range of its stored bits (stored). Other formats have no
+window."""
 
 
 class Unsupported(ValueError):

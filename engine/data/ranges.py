@@ -12,14 +12,14 @@ HALF = 1 << 16
 SIGN = np.uint32(1 << 31)
 
 
-def range_of_pages(pages: Callable[[], Iterable[np.ndarray]]) -> tuple[float, float]:
+def range_of_pages(pages: Callable[[], Iterable[np.ndarray]], *, has_unit: bool = True) -> tuple[float, float]:
     """Return the range of all values of ``pages()`` as float32: the 0.5-99.5 percentiles of the whole.
 
-    Floats that all lie in [0, 1] have that range, as :func:`engine.data.samples.picture` has it for one page; where
-    both percentiles coincide, the extremes count (:func:`engine.data.transforms.percentile_range`). The values are
-    ranked exactly by their bits in two passes, upper half and lower half, with one page in memory at a time.
+    With ``has_unit`` floats that all lie in [0, 1] have that range, as :func:`engine.data.samples.picture` has it for
+    one page; where both percentiles coincide, the extremes count (:func:`engine.data.transforms.percentile_range`). The
+    values are ranked exactly by their bits in two passes, upper half and lower half, with one page in memory at a time.
     """
-    upper, unit = np.zeros(HALF, np.int64), True
+    upper, unit = np.zeros(HALF, np.int64), has_unit
     low, high = np.inf, -np.inf
     for page in pages():
         upper += np.bincount(_keys(page) >> 16, minlength=HALF)

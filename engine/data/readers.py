@@ -15,6 +15,7 @@ that is read ``like`` its image is brought to the image's pixels by it, or refus
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,13 +77,15 @@ def read_image(
     slice_axis: int = 2,
     value_range: tuple[float, float] | None = None,
     window: Window = "auto",
+    series: Sequence[Path] = (),
 ) -> tuple[np.ndarray, Geometry]:
     """Return one picture (H, W, 3), uint8, uint16 or float32 in [0, 1], and its geometry.
 
     ``value_range`` (in the file's own units: Hounsfield units after rescale for CT) becomes [0, 1]. Without it, grey
     DICOM goes by ``window``: its own window or table ("auto": percentiles where it has none, "dicom": refused where it
     has none), or the whole range of its stored bits ("stored"). Other values of no known range (NIfTI, floats outside
-    [0, 1]) are mapped from their file's 0.5-99.5 percentiles. Raises ``UserError`` as :func:`image_info`.
+    [0, 1]) are mapped from their file's 0.5-99.5 percentiles, DICOM from those of ``series``, the files of its series,
+    where they are given. Raises ``UserError`` as :func:`image_info`.
     """
     path = Path(path)
     geometry = image_info(path, slice_axis=slice_axis)
@@ -92,7 +95,7 @@ def read_image(
         if file_suffix(path) in DICOM_SUFFIXES:
             from engine.data.dicom import DicomFormat
 
-            pixels = DicomFormat.image(path, **where, window=window)  # type: ignore[arg-type]
+            pixels = DicomFormat.image(path, **where, window=window, series=series)  # type: ignore[arg-type]
         else:
             pixels = _format(path).image(path, **where)  # type: ignore[arg-type]
         return _three_channels(pixels), geometry

@@ -65,6 +65,8 @@ class FolderItem:
     patient: str | None = None
     """As meta.csv names it. ``group`` is what the split keeps together: the patient, or the file alone where none is
     named, and with it whatever shows the same picture."""
+    series: tuple[Path, ...] = field(default=(), compare=False)
+    """Files of its DICOM series at this site, which have one range where they have no window; () for other images."""
 
     @property
     def has_mask(self) -> bool:
@@ -84,6 +86,7 @@ class FolderItem:
                 slice_axis=self.description.slice_axis,
                 value_range=self.description.value_range,
                 window=self.description.window,
+                series=self.series,
             )
         except UserError as error:
             raise self._located(error) from error

@@ -32,6 +32,7 @@ from engine.data.samples import (
     upright,
     upright_size,
 )
+from engine.data.tiff_directories import open_tiff
 
 GREY = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MASK)
 JPEGS = (COMPRESSION.OJPEG, COMPRESSION.JPEG, COMPRESSION.JPEG_LOSSY, COMPRESSION.ALT_JPEG)
@@ -115,7 +116,7 @@ def _file_range(path: Path, modified_ns: int, num_bytes: int) -> tuple[float, fl
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Stack]:
-    with tifffile.TiffFile(path, _multifile=False) as file:  # never another file that this one names
+    with open_tiff(path) as file:
         pictures = [series for series in file.series if not series.keyframe.subfiletype & THUMBNAIL_OR_MASK]
         if not file.series:
             raise ValueError("it holds no picture")

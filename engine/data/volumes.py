@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -57,6 +58,11 @@ class SourceVolume:
         """Return the number of slices."""
         return len(self.slices)
 
+    @cached_property
+    def paths(self) -> tuple[Path, ...]:
+        """Return the files, sorted."""
+        return tuple(sorted({at.path for at in self.slices}))
+
     @property
     def path(self) -> Path:
         """Return the first slice's file."""
@@ -75,7 +81,10 @@ class SourceVolume:
         return columns, rows, slices
 
     def picture(self, number: int, *, value_range: tuple[float, float] | None, window: Window) -> np.ndarray:
-        """Return slice ``number`` as a model sees it, (H, W, 3); see :func:`engine.data.readers.read_image`."""
+        """Return slice ``number`` as a model sees it, (H, W, 3); see :func:`engine.data.readers.read_image`.
+
+        Slices of DICOM without a window have one range, that of all slices.
+        """
         at = self.slices[number]
         if self.kind != "dicom":
             where = {"slice_index": at.index, "slice_axis": self.slice_axis}
@@ -83,7 +92,7 @@ class SourceVolume:
         from engine.data.dicom import DicomFormat
 
         with reading(at.path, suffix=DICOM_SUFFIXES[0]):
-            how = {"value_range": value_range, "window": window}
+            how = {"value_range": value_range, "window": window, "series": self.paths}
             shown = DicomFormat.image(at.path, slice_index=at.index, slice_axis=2, **how)  # type: ignore[arg-type]
             return shown if shown.ndim == 3 else np.repeat(shown[..., None], 3, axis=2)
 
