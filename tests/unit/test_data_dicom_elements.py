@@ -60,7 +60,7 @@ def test_very_many_empty_elements_are_refused(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert error.code == "data.image_too_large"
-    assert error.what == f"The file {path} has too many elements beside its pixels: at most 98,304 are read."
+    assert error.what == f"The file {path} has too many elements beside its pixels: at most 131,072 are read."
     assert peak < 80 * 2**20  # all of them would take more than 100 MiB
 
 
