@@ -10,7 +10,7 @@ import numpy as np
 from engine.data.geometry import Geometry
 from engine.data.transforms import percentile_range
 
-__all__ = ["Format", "Geometry", "Unsupported", "Window", "known_depth", "scale_to_unit"]
+__all__ = ["Format", "Geometry", "Unsupported", "Window", "scale_to_unit"]
 
 
 Window = Literal["auto", "dicom", "stored"]
@@ -52,15 +52,3 @@ def scale_to_unit(values: np.ndarray, value_range: tuple[float, float] | None) -
     values -= exact(low)
     values /= exact(high - low)
     return np.clip(values, 0.0, 1.0, out=values).astype(np.float32, copy=False)
-
-
-def known_depth(values: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
-    """Return uint8 and uint16 as they are, bool as 0/255, floats in [0, 1] as float32, and all else scaled."""
-    if value_range is None:
-        if values.dtype == bool:
-            return values.astype(np.uint8) * np.uint8(255)
-        if values.dtype in (np.uint8, np.uint16):
-            return values
-        if values.dtype.kind == "f" and values.size and values.min() >= 0 and values.max() <= 1:
-            return values.astype(np.float32)
-    return scale_to_unit(values, value_range)
