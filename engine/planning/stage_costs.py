@@ -241,7 +241,7 @@ def evaluation(work: Workload) -> StageCost:
     asked = work.sites if work.config.data.protocol == "leave-one-site-out" else work.sources
     leaves = (
         "Every model is sent to each site to be measured there; Dice, distances and areas of each image go up, under "
-        "numbers in place of names, and the students' mean Dice at the images' own resolution, seen as a whole and in "
+        "numbers in place of names, and the students' mean Dice at full resolution, seen as a whole and in "
         "parts.",
     )
     to_sites = {site.site: sent for site in asked if site.num_validation or site.num_test}
