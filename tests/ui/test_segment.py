@@ -13,11 +13,6 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.ui
-COUNT_DIMMED = """() => { window.dimmed = 0; new MutationObserver((seen) => { for (const { target, oldValue } of seen)
-  if (target.classList.contains('pending') && !oldValue.split(' ').includes('pending')) window.dimmed += 1;
-}).observe(document.querySelector('#segment-message'),
-  { subtree: true, attributes: true, attributeFilter: ['class'], attributeOldValue: true }); }"""
-"""Count how often the page has waited for an answer from now on."""
 PIXELS = "document.querySelector('#overlay canvas').toDataURL()"
 
 
@@ -60,19 +55,6 @@ def test_an_uploaded_image_gives_its_mask_to_save(page: Page, tmp_path: Path) ->
     page.get_by_label("Remove this file").or_(page.locator("#upload button[aria-label=Clear]")).first.click()
     expect(page.locator("#overlay")).to_be_hidden()
     expect(page.locator("#segment-message")).to_contain_text("No image yet")
-
-
-def test_an_example_in_the_place_of_a_file_is_answered_once(page: Page, tmp_path: Path) -> None:
-    """The file is put away with it: that is no other question."""
-    Image.fromarray(np.full((64, 64), 90, np.uint8)).save(tmp_path / "eye.png")
-    upload(page, tmp_path / "eye.png")
-    expect(page.locator("#legend")).to_contain_text("ms on CPU")
-    page.evaluate(COUNT_DIMMED)
-    page.locator("#examples button.thumbnail-item").first.click()
-    expect(page.locator("#upload")).not_to_contain_text("eye")
-    expect(page.locator("#segment-message .pending")).to_have_count(0)
-    page.wait_for_timeout(1000)
-    assert page.evaluate("window.dimmed") == 1
 
 
 def test_a_volume_offers_its_slices(page: Page, tmp_path: Path) -> None:
