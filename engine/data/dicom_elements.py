@@ -158,5 +158,5 @@ def _items(raw: RawDataElement, tally: Tally) -> list[pydicom.Dataset]:
         raise
     except Exception:  # told when somebody asks for the sequence
         return []
-    tally.add(0)
+    tally.add(0)  # once more: pydicom may have taken the limit's error for the end of the sequence
     return list(items)

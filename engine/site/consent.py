@@ -35,7 +35,7 @@ from engine.federation.tasks import (
 )
 from engine.methods import catalogue
 from engine.site.audit import AuditLog, digest
-from engine.site.policy import Decisions, Policy, read_policy
+from engine.site.policy import Decisions, Policy, identity, read_policy
 
 AUDIT_FILE = "audit.jsonl"
 LEAVING = {
@@ -82,7 +82,7 @@ class Consent:
     folder: Path
     say: Callable[[str], None] = print
     _said: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """By run, which decision was told and recorded last, and of which settings."""
+    """By run, which decision was told and recorded last, and the digest of its settings."""
 
     def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
         """Answer, or raise ``UserError`` ``federation.refused`` or ``federation.not_approved``.
@@ -151,10 +151,10 @@ class Consent:
     def _decision(self, run: Mapping[str, str], *, audit: AuditLog, about: Mapping[str, Any]) -> SiteReply:
         """Return what was decided of a run, and record it where it was not told before."""
         reply = self._decided(run)
-        state = reply.texts[STATE]
-        if self._said.get(about["run"]) != (state, run.get("config", "")):
+        state, asked = reply.texts[STATE], identity(run.get("config", ""))
+        if self._said.get(about["run"]) != (state, asked):
             audit.append("asked", **about, bytes=0, decision=state)
-            self._said[about["run"]] = state, run.get("config", "")
+            self._said[about["run"]] = state, asked
             if state == "waiting":
                 self.say(
                     f"The run {about['run']} asks to take part. Look at it: site runs {self.folder}. Allow it: "

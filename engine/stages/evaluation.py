@@ -105,19 +105,20 @@ def _keep(
     state: dict[str, Any],
     name: str,
     asked: Mapping[str, tuple[int, Entry]],
-    _round: int,
+    round_number: int,
     site: str,
     reply: SiteReply,
 ) -> SiteReply:
     """Keep what a site has measured of the model ``name``; which site answers first changes no result."""
     place, (split, _, count) = asked[site]
+    # Nobody asks an unseen site for its looks: nothing is chosen by its images, whatever it sends.
+    fault = fault_of(reply.metrics, most_images=count if split == "validation" else 0)
+    if fault is not None:
+        raise bad_reply(site, round_number=round_number, problem=fault)
     images = unpack_figures(reply.arrays, model=name, site=site, classes=context.description.classes, num_images=count)
     rows = summarise(images, split=split, config=context.config.evaluation, seed=context.config.seed)
     state["rows"][f"{name} {place}"] = [asdict(row) for row in rows]
     state["images"][f"{name} {place}"] = images
-    fault = fault_of(reply.metrics, most_images=count)
-    if fault is not None:
-        raise bad_reply(site, round_number=_round, problem=fault)
     if reply.metrics:
         state["looks"].setdefault(name, {})[site] = dict(reply.metrics)
     context.checkpoints.save(Evaluation.name, state)

@@ -12,6 +12,7 @@ import pytest
 
 from bench.reporting import ConsoleReporter
 from engine.config import RunConfig
+from engine.errors import UserError
 from engine.evaluation.figures import MEASURES, pack_figures
 from engine.federation.descriptions import FederationDescription, SiteDescription
 from engine.federation.tasks import SiteReply
@@ -42,6 +43,7 @@ class World:
     def __init__(self, folder: Path, *, backwards: bool, answers: int = 99) -> None:
         self.reporter, self.backwards, self.answers = Reporter(), backwards, answers
         self.asked: list[tuple[str, str, tuple[str, ...]]] = []
+        self.figures: dict[str, dict[str, float]] = {}
         sources = tuple(SiteDescription(name, "source", 4, 2, 0) for name in SOURCES)
         unseen = SiteDescription("unseen", "test", 0, 0, 2)
         self.context: Any = SimpleNamespace(
@@ -61,7 +63,12 @@ class World:
                 raise KeyboardInterrupt
             self.answers -= 1
             records = [self.record(settings["model"], site, index) for index in (0, 1)]
-            assert on_reply(settings["model"], site, SiteReply(pack_figures(records), {}, 2)).arrays == {}
+            assert (
+                on_reply(
+                    settings["model"], site, SiteReply(pack_figures(records), self.figures.get(site, {}), 2)
+                ).arrays
+                == {}
+            )
 
     def record(self, model: str, site: str, index: int) -> dict[str, Any]:
         about = {"model": model, "site": site, "name": str(index), "group": "", "class_name": "disc"}
@@ -96,3 +103,19 @@ def test_whoever_has_answered_before_a_stop_is_not_asked_again(tmp_path: Path) -
     again = World(tmp_path, backwards=False)
     Evaluation().run(again.context)
     assert again.asked[0] == ("first", "validation", ("east", "north")), "unseen and west have answered"
+
+
+LOOKED = {"whole": 0.5, "parts": 0.75, "fine": 1.0, "num_images": 2}
+
+
+def test_looks_are_those_of_validation_images_and_of_no_unseen_site(tmp_path: Path) -> None:
+    world = World(tmp_path / "told", backwards=False)
+    world.figures = {"east": LOOKED, "north": LOOKED | {"whole": 1.0, "num_images": 1}}
+    Evaluation().run(world.context)
+    found = read_json(world.context.run_dir / evaluation.LOOKS_FILE)
+    assert found["first"] == LOOKED | {"whole": round((2 * 0.5 + 1.0) / 3, 6), "num_images": 3}
+    world = World(tmp_path / "unseen", backwards=False)
+    world.figures = {"unseen": LOOKED}
+    with pytest.raises(UserError, match="unseen") as raised:
+        Evaluation().run(world.context)
+    assert raised.value.code == "federation.bad_reply"
