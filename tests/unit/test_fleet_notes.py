@@ -1,0 +1,45 @@
+"""What a site's connection writes down of the message that it is at work on, and a disk that has no place for it."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+from flwr.proto.fleet_pb2 import PullMessagesResponse
+
+from engine.federation.backends.fleet import FleetConnection
+
+
+def at(folder: Path) -> FleetConnection:
+    """Return a connection that is connected to nothing: what it keeps is in files."""
+    found = FleetConnection.__new__(FleetConnection)
+    found._at_work, found.attempt = folder / "at_work.bin", 0
+    return found
+
+
+def test_a_message_that_was_begun_is_found_again_with_how_often(tmp_path: Path) -> None:
+    at(tmp_path)._keep(PullMessagesResponse())
+    again = at(tmp_path)
+    assert again._left() == PullMessagesResponse() and again.attempt == 1
+
+
+@pytest.mark.parametrize(("fault", "goes_on"), [(errno.ENOSPC, True), (errno.EIO, False)])
+def test_without_a_place_for_the_note_the_message_is_answered_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int, goes_on: bool
+) -> None:
+    """The answer then tells the server of the full disk; without one it would only miss the site."""
+    write = Path.write_bytes
+
+    def half(path: Path, content: bytes) -> int:
+        write(path, content[:1])
+        raise OSError(fault, "-")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    connection = at(tmp_path)
+    if goes_on:
+        connection._keep(PullMessagesResponse())
+        assert connection.attempt == 1 and list(tmp_path.iterdir()) == []
+    else:
+        with pytest.raises(OSError, match="-"):
+            connection._keep(PullMessagesResponse())
