@@ -100,7 +100,7 @@ class FederationConfig(Section):
     on_failure: Literal["stop", "retry", "skip"] = Field(
         "stop", description="A site fails or is late: stop the run, ask again, or go on without it that round (ours)"
     )
-    retries: int = Field(3, ge=1, le=1000, description="retry: times that a site is asked again in one round (ours)")
+    retries: int = Field(3, ge=1, le=1000, description="retry: times that a site is asked the same again (ours)")
     quorum: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         None, description="skip: replies that a round needs; half of the sites when left out (ours)"
     )

@@ -56,22 +56,23 @@ def connect(
     from engine.federation.backends.local import LocalBackEnd
     from engine.federation.sites import Sites
 
+    retries = config.federation.retries if config.federation.on_failure == "retry" else 0
     if config.backend == "superlink":
         from engine.federation.backends.deployed import NOTE
 
         run_dir = state_root.parent
         own = {"note": run_dir / NOTE, "state_root": state_root, "server": server}
         opened = _deployed(config, run_id=run_dir.name, checkpoints=checkpoints, **own)
-        return Sites(opened, server=server)
+        return Sites(opened, server=server, retries=retries)
     if config.backend == "ray":
         from engine.federation.backends.ray_sites import RayBackEnd
 
         ray = RayBackEnd(config, state_root=state_root, checkpoints=checkpoints, server=server)
-        return Sites(ray, server=server)
+        return Sites(ray, server=server, retries=retries)
     back_end = LocalBackEnd(
         config, state_root=state_root, checkpoints=checkpoints, server=server, federation=federation, build=build
     )
-    return Sites(back_end, server=server)
+    return Sites(back_end, server=server, retries=retries)
 
 
 def _deployed(

@@ -314,6 +314,7 @@ def call_once(
     max_bytes: int | None = None,
     on_reply: OnReply | None = None,
     on_traffic: OnTraffic | None = None,
+    retries: int = 0,
     deadline_s: float | None = None,
     on_failure: OnFailure = lambda _failure: None,
     completed: Mapping[str, SiteReply] | None = None,
@@ -330,24 +331,11 @@ def call_once(
     """
     nodes = find_sites(grid, sites=sites, wait_s=wait_s)
     questions = _Round(
-        grid=grid,
-        nodes=nodes,
-        task=task,
-        kind=kind,
-        reply_kind=reply_kind,
-        number=round_number,
-        settings=settings or {},
-        arrays=arrays or {},
-        on_reply=on_reply,
-        on_traffic=on_traffic,
-        quorum=None,
-        deadline_s=deadline_s,
-        on_failure=on_failure,
-        checks=checks,
-        check_cancelled=check_cancelled,
-        same_arrays=False,
-        max_bytes=max_bytes,
-    )
+        grid=grid, nodes=nodes, task=task, kind=kind, reply_kind=reply_kind, number=round_number,
+        settings=settings or {}, arrays=arrays or {}, on_reply=on_reply, on_traffic=on_traffic, on_failure=on_failure,
+        quorum=None, retries=retries, deadline_s=deadline_s, checks=checks, check_cancelled=check_cancelled,
+        same_arrays=False, max_bytes=max_bytes,
+    )  # fmt: skip
     replies = {site: reply for site, reply in (completed or {}).items() if site in sites}
     for asked in [sites] if isinstance(grid, KnowsSites) else [[site] for site in sites]:
         replies |= questions.collect(asked, completed=replies)[0]

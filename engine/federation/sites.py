@@ -112,10 +112,14 @@ class BackEnd(Protocol):
 
 
 class Sites:
-    """See the module docstring. ``server`` is asked anew for each message: each stage has its own."""
+    """See the module docstring.
 
-    def __init__(self, back_end: BackEnd, *, server: Callable[[], Server]) -> None:
-        self._back_end, self._server = back_end, server
+    ``server`` is asked anew for each message: each stage has its own. A site that fails in what :meth:`ask` asks is
+    asked ``retries`` times more; how often one is in a round is the round's to say.
+    """
+
+    def __init__(self, back_end: BackEnd, *, server: Callable[[], Server], retries: int = 0) -> None:
+        self._back_end, self._server, self._retries = back_end, server, retries
         self._watch = SiteWatch(back_end.description, told=lambda: server().watched)
         self._beside = Beside()
         self._look_at = 0.0
@@ -196,6 +200,7 @@ class Sites:
             on_reply=on_reply,
             completed=completed,
             checks=checks,
+            retries=self._retries,
             on_traffic=partial(self._count, server.traffic, apart=apart),
             on_failure=self._failed,
             check_cancelled=self._meanwhile(server),

@@ -64,12 +64,17 @@ class Toy:
 class Heard:
     """Keeps everything that is told."""
 
-    def __init__(self, does: Callable[[SiteRequest], None] = lambda _: None) -> None:
+    def __init__(self, does: Callable[[SiteRequest], None] = lambda _: None, *, retries: int = 0) -> None:
         self.activities: list[SiteActivity] = []
         self.failures: list[SiteFailure] = []
         self.logged: list[object] = []
         told = Told(self.activities.append, self.failures.append)
-        self.sites = Sites(Toy(does), server=lambda: Server(lambda: None, lambda _: None, watched=told))
+        self.sites = Sites(
+            Toy(does), server=lambda: Server(lambda: None, lambda _: None, watched=told), retries=retries
+        )
+
+    def ask(self) -> list[str]:
+        return list(self.sites.ask("student", kind="student", arrays={"w": np.ones(2, np.float32)}))
 
     def train(self, **how: object) -> None:
         arrays = {"w": np.ones(2, np.float32)}
@@ -161,6 +166,22 @@ def test_the_failure_that_ends_a_run_is_kept_once_and_logged_by_the_worker_alone
         heard.train(retries=retries, on_failure=heard.logged.append)
     assert [f.outcome for f in heard.failures] == ["asked_again"] * retries + ["stopped"]
     assert len(heard.logged) == retries
+
+
+def test_a_site_that_fails_in_another_question_than_a_rounds_is_asked_again_as_often() -> None:
+    heard = Heard(failing("south", times=2), retries=2)
+    assert heard.ask() == ["north", "south"]
+    assert [(f.site, f.attempt, f.outcome) for f in heard.failures] == [
+        ("south", 1, "asked_again"),
+        ("south", 2, "asked_again"),
+    ]
+    states = [state for state, *_ in heard.of("north")]
+    assert states == ["asked", "working", "answered"], "who has answered is not asked again"
+    for most, failures in ((2, ["asked_again"] * 2 + ["stopped"]), (0, ["stopped"])):
+        heard = Heard(failing("south"), retries=most)
+        with pytest.raises(UserError, match="disk at south"):
+            heard.ask()
+        assert [f.outcome for f in heard.failures] == failures
 
 
 def activity(site: str, **values: object) -> SiteActivity:

@@ -6,8 +6,9 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from time import monotonic, sleep, time
 from typing import Any, Protocol, cast
 
 from flwr.app import ConfigRecord, Message
@@ -16,6 +17,7 @@ from flwr.serverapp import Grid
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.federation.backends.answered import AnsweredRounds, AnsweringPrograms
+from engine.federation.backends.approval import TAKES_PART_FILE, Approvals
 from engine.federation.backends.asked_again import AskedAgain
 from engine.federation.backends.superlink import Link, SuperlinkGrid
 from engine.federation.checks import bad_reply
@@ -24,13 +26,10 @@ from engine.federation.payload import PROGRAM_RECORD, RUN_RECORD, TOLD_RECORD
 from engine.federation.rounds import call_once
 from engine.federation.sites import Desk, Quiet, Server, SiteListener
 from engine.federation.tasks import APPROVAL, DESCRIBE, READ_EVERYTHING, SiteReply
-from engine.types import SiteActivity, SiteState
 from engine.version import check_same, program_version
 
 PRESENCE_S = 600.0
 """How long a run waits for sites that are not connected (ours)."""
-APPROVAL_POLL_S = 5.0
-"""How often sites that have not decided are asked (ours)."""
 CURVES, MAX_POINTS = ("loss",), 100_000
 """Curves that a site may tell beside its reply, and their points (ours)."""
 NOTE, ANSWERED_FILE = "flower_run.txt", "answered.json"
@@ -128,7 +127,7 @@ class DeployedBackEnd:
                 )
             self.description = self._described(datasets[held_out] if held_out else about, sites, held_out)
             if note is not None:  # a run, and not only its plan
-                self._wait_for_approval(names)
+                self._leave_out_who_refuses(config, None if state_root is None else state_root / TAKES_PART_FILE)
             self.grid.goes_on_without = config.federation.on_failure == "skip"
         except BaseException:
             self.close()
@@ -198,42 +197,15 @@ class DeployedBackEnd:
             self.grid, task=task, kind="metrics", sites=sites, check_cancelled=self._server().check_cancelled, **how
         )
 
-    def _wait_for_approval(self, sites: Sequence[str]) -> None:
-        """Wait until every site takes part; ``UserError`` ``federation.refused`` names who does not.
-
-        Nothing but counts has been asked for before.
-        """
-        waiting = list(sites)
-        while waiting:
-            for site, reply in self._ask(APPROVAL, waiting).items():
-                state = reply.texts.get("state", "")
-                self._tell_decision(site, state)
-                if state == "refused":
-                    raise UserError(
-                        "federation.refused",
-                        what=f"{site} does not take part in this run: {reply.texts.get('reason', '')[:500]}",
-                        why="What leaves a site is the site's decision.",
-                        fix=f"Talk to {site}, change the run, or leave the site out (data.sites); then resume it.",
-                    )
-                if state not in ("approved", "waiting"):
-                    raise bad_reply(site, round_number=0, problem=f"its decision is {state!r:.40}")
-                if state == "approved":
-                    waiting.remove(site)
-            if waiting:
-                how = f"somebody there decides with: site approve FOLDER {self._run_id}"
-                self._server().tell(f"waiting for the approval of {', '.join(waiting)}; {how}")
-                until = monotonic() + APPROVAL_POLL_S
-                while monotonic() < until:
-                    self.check_cancelled()
-                    sleep(0.2)
-
-    def _tell_decision(self, site: str, said: str) -> None:
-        states: dict[str, SiteState] = {"refused": "refused", "waiting": "undecided", "approved": "answered"}
-        if said in states:
-            (about,) = [each for each in (*self.description.sources, *self.description.tests) if each.name == site]
-            counts = (about.num_train, about.num_validation, about.num_test)
-            now = SiteActivity(site, *counts, task=APPROVAL, state=states[said], seen_at=time())
-            self._server().watched.site(now)
+    def _leave_out_who_refuses(self, config: RunConfig, kept: Path | None) -> None:
+        """Go on with the sites that allow the run, once all have decided."""
+        approvals = Approvals(
+            partial(self._ask, APPROVAL), config=config.federation, run_id=self._run_id, server=self._server, kept=kept
+        )
+        known = self.description
+        elsewhere = () if known.test_at_server else known.tests
+        names = approvals.wait(known.sources, tests=elsewhere)
+        self.description = replace(known, sources=tuple(site for site in known.sources if site.name in names))
 
     def _told(
         self, names: Sequence[str], held_out: str
