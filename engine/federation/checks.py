@@ -136,7 +136,7 @@ class RoundChecks:
 
     ``num_examples`` and ``num_validation`` are what each site has said that it has, ``buffers`` the names of what is no
     parameter, ``needed`` the figures that must be there. An update whose norm is more than ``update_limit`` times the
-    others' median is refused; None: any passes.
+    others' median is refused, or only named where ``refuses_large`` is False; None: no norm is measured.
     """
 
     num_examples: Mapping[str, int] | None = None
@@ -144,6 +144,7 @@ class RoundChecks:
     buffers: frozenset[str] = frozenset()
     needed: Sequence[str] = ()
     update_limit: float | None = None
+    refuses_large: bool = True
 
     def check(self, reply: SiteReply, *, site: str, round_number: int, sent: Arrays | None) -> None:
         """Check one reply by itself; see :func:`check_reply`."""
@@ -163,12 +164,24 @@ class RoundChecks:
 
     def outsized(self, norms: Mapping[str, UpdateNorms], *, round_number: int) -> dict[str, UserError]:
         """Return the failures of the sites whose update is too large beside the others', by site."""
-        found = {}
-        for site, ratio in update_ratios(norms, num_examples=self.num_examples).items():
-            if self.update_limit is not None and ratio.largest > self.update_limit:
-                problem = f"its update is {ratio.largest:.3g} times as large as the median of the other sites'"
-                found[site] = bad_reply(site, round_number=round_number, problem=problem)
-        return found
+        if not self.refuses_large:
+            return {}
+        return {
+            site: bad_reply(site, round_number=round_number, problem=f"its update is {how_large(ratio)}")
+            for site, ratio in self.large(norms).items()
+        }
+
+    def large(self, norms: Mapping[str, UpdateNorms]) -> dict[str, float]:
+        """Return the norm of each update above the limit over the median of the others', by site."""
+        if self.update_limit is None or not norms:
+            return {}
+        ratios = update_ratios(norms, num_examples=self.num_examples)
+        return {site: ratio.largest for site, ratio in ratios.items() if ratio.largest > self.update_limit}
+
+
+def how_large(ratio: float) -> str:
+    """Return an update's norm over the others' in words that go on after "is"."""
+    return f"{ratio:.3g} times as large as the median of the other sites'"
 
 
 NO_MORE_CHECKS = RoundChecks()

@@ -57,21 +57,8 @@ class RoundResult:
     failures: dict[str, UserError]
     """Sites that the round went on without; always empty unless a quorum was given."""
     wall_s: float
-
-    @classmethod
-    def of(
-        cls,
-        number: int,
-        arrays: Arrays,
-        replies: Mapping[str, SiteReply],
-        *,
-        failures: dict[str, UserError],
-        wall_s: float,
-    ) -> RoundResult:
-        """Return the result without the replies' arrays."""
-        metrics = {site: dict(reply.metrics) for site, reply in replies.items()}
-        counts = {site: reply.num_examples for site, reply in replies.items()}
-        return cls(number, arrays, metrics, counts, failures, wall_s)
+    large: Mapping[str, float] = field(default_factory=dict)
+    """Norm over the median of the others' of each update that counts although it is above ``checks.update_limit``."""
 
     def mean(self, name: str) -> float | None:
         """Return a metric's mean over sites weighted by n_k, or None where a site does not report it."""
@@ -156,6 +143,14 @@ class _Round:
             self.on_failure(Failure(self.number, site, error, None))
         _check_enough(replies, sites=sites, failures=failures, quorum=self.quorum, round_number=self.number)
         return {site: replies[site] for site in sorted(replies)}, failures
+
+    def result(
+        self, arrays: Arrays, replies: Mapping[str, SiteReply], *, failures: dict[str, UserError], wall_s: float
+    ) -> RoundResult:
+        """Return what the round gave: ``arrays`` after it, and of its ``replies`` all but their arrays."""
+        metrics = {site: dict(reply.metrics) for site, reply in replies.items()}
+        counts = {site: reply.num_examples for site, reply in replies.items()}
+        return RoundResult(self.number, arrays, metrics, counts, failures, wall_s, self.checks.large(self.norms))
 
     def _ask(self, sites: Sequence[str], replies: dict[str, SiteReply]) -> dict[str, UserError]:
         """Ask the sites without a reply, add what can be used to ``replies``, and return the failures by site.
@@ -272,30 +267,30 @@ def run_rounds(
     again. ``on_traffic`` gets the bytes of every message, both ways, of ``kind`` and of the metrics beside it.
     ``quorum`` is how many replies suffice after ``deadline_s`` seconds or when the others have failed; without one
     every site is needed. A site that fails or is late is asked up to ``retries`` times more; ``on_failure`` is told
-    each time, when the round goes on without it, and when that ends the run. ``choose`` says which of the sites a round
-    asks (all without it); the average is over these, by their n_k. ``checks`` is what a reply is held to beyond its own
-    sense; what it refuses is a failure like any other, and a site whose update alone was refused is asked again when
-    the run goes on. ``coding`` is how models are written on their way. Nodes may take ``wait_s`` seconds to appear.
+    each time, when the round goes on without it, and when that ends the run. ``choose`` says which sites a round asks
+    (all without it); the average is over these, by n_k. ``checks`` is what a reply is held to beyond its own sense;
+    what it refuses is a failure like any other; a site whose update alone was refused is asked again when the run
+    goes on. ``coding`` is how models are written. Nodes may take ``wait_s`` seconds to appear.
 
     Raises RunCancelled as a site or ``check_cancelled`` raised it, and UserError as raised at the site, or
     ``federation.{bad_reply,site_failed,deadline,quorum,site_absent}``.
     """
     nodes = find_sites(grid, sites=sites, wait_s=wait_s)
     questions = partial(
-        _Round, grid=grid, nodes=nodes, task=task, kind=kind, settings=settings or {},
-        on_reply=on_reply, on_traffic=on_traffic, on_failure=on_failure,
-        quorum=quorum, retries=retries, deadline_s=deadline_s, checks=checks, check_cancelled=check_cancelled,
+        _Round, grid=grid, nodes=nodes, task=task, kind=kind, settings=settings or {}, on_reply=on_reply,
+        on_traffic=on_traffic, on_failure=on_failure, quorum=quorum, retries=retries, deadline_s=deadline_s,
+        checks=checks, check_cancelled=check_cancelled,
     )  # fmt: skip
     for number in range(start_round, rounds + 1):
         started = monotonic()
-        known = completed if completed is not None and number == start_round else {}
+        known = (completed or {}) if number == start_round else {}
         asked = sites if choose is None else choose(number, lambda: _present(grid, nodes))
         coded = None if coding is None else coding.begin(number, arrays)
-        sent = arrays if coded is None else coded.received
-        replies, failures = questions(number=number, arrays=sent, coded=coded).collect(asked, completed=known)
-        averaged = aggregate(replies, sent, num_refused=_num_refused(failures))
+        question = questions(number=number, arrays=arrays if coded is None else coded.received, coded=coded)
+        replies, failures = question.collect(asked, completed=known)
+        averaged = aggregate(replies, question.arrays, num_refused=_num_refused(failures))
         arrays = averaged if coding is None or coded is None else coding.end(coded, averaged, sites=replies)
-        result = RoundResult.of(number, arrays, replies, failures=failures, wall_s=monotonic() - started)
+        result = question.result(arrays, replies, failures=failures, wall_s=monotonic() - started)
         if on_round is not None and on_round(result):
             break
     return dict(arrays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from engine.errors import UserError
 from engine.federation.aggregation import make_aggregator
-from engine.federation.checks import RoundChecks
+from engine.federation.checks import RoundChecks, how_large
 from engine.federation.coded_rounds import CodedRounds
 from engine.federation.participation import draw_participants
 from engine.federation.rounds import QUORUM, Failure, RoundResult, quorum_of
@@ -94,7 +95,8 @@ class FederatedRounds:
             num_validation=context.description.num_validation,
             buffers=buffers,
             needed=("loss", "wall_s"),
-            update_limit=self.config.update_norm_limit if self.config.large_updates == "refuse" else None,
+            update_limit=self.config.update_norm_limit,
+            refuses_large=self.config.large_updates == "refuse",
         )
         self.coding = CodedRounds.of(self.config, buffers=buffers) if self.arrays else None
         state = context.checkpoints.load(stage)
@@ -243,7 +245,16 @@ class FederatedRounds:
         line = f"Round {failure.round}, {failure.site}: {what}. {failure.error.what}"
         self.context.reporter.log("warning", line)
 
+    def _tell_large(self, round_number: int, site: str, ratio: float) -> None:
+        """Name a site whose update counts and yet is far larger than the others', once there are others to say so."""
+        what = "is shortened" if self.config.large_updates == "clip" else "counts as it is"
+        line = f"Round {round_number}, {site}: its update is {how_large(ratio)}, and {what} (federation.large_updates)."
+        self.context.reporter.log("warning", line)
+
     def _on_round(self, result: RoundResult) -> bool:
+        for site, ratio in result.large.items():
+            if math.isfinite(ratio):  # it is not where the others do not move at all
+                self._tell_large(result.round, site, ratio)
         if not self.judges_mean:
             judged = self.arrays if self.coding is None else self.coding.received(self.arrays)
             self._judge(result.metrics, arrays=judged)

@@ -89,6 +89,10 @@ class Curves(ConsoleReporter):
     def __init__(self) -> None:
         super().__init__("test")
         self.points: dict[str, dict[tuple[str | None, int], float]] = defaultdict(dict)
+        self.lines: list[str] = []
+
+    def log(self, level: Any, text: str) -> None:
+        self.lines.append(text)
 
     def metric(self, name: str, value: float, *, step: int, site: str | None = None) -> None:
         self.points[name][site, step] = value
@@ -216,10 +220,16 @@ def test_the_stage_holds_sites_to_what_is_known_of_them(
 def test_large_updates_are_accepted_or_shortened_where_that_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest, _ = run(tmp_path / "honest", {})
+    honest, usual = run(tmp_path / "honest", {"federation": {"update_norm_limit": 4.0}})
     south_lies(monkeypatch, ten_times)
-    accepted, _ = run(tmp_path / "accepted", {})
-    clipped, _ = run(tmp_path / "clipped", {"federation": {"large_updates": "clip", "update_norm_limit": 1.0}})
+    accepted, named = run(tmp_path / "accepted", {"federation": {"update_norm_limit": 4.0}})
+    clipped, shortened = run(tmp_path / "clipped", {"federation": {"large_updates": "clip", "update_norm_limit": 1.0}})
+    assert not any("update" in line for line in usual.lines)
+    large = [line for line in named.lines if "its update is" in line]
+    assert [line.split(":")[0] for line in large] == ["Round 1, south", "Round 2, south"], "whoever counts is named"
+    ratio = float(large[0].split("its update is ")[1].split()[0])
+    assert ratio > 4 and "and counts as it is (federation.large_updates)" in large[0]
+    assert any(line.startswith("Round 1, south") and "and is shortened" in line for line in shortened.lines)
     off = {
         name: np.abs(found["conv.weight"] - honest["conv.weight"]).max()
         for name, found in [("accepted", accepted), ("clipped", clipped)]
