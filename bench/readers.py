@@ -12,10 +12,14 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import readers_medical, readers_raster
+from bench import readers_cases, readers_medical, readers_raster
 from bench.reading import Outcome
 
-COMPARISONS: tuple[Callable[[], list[Outcome]], ...] = (readers_medical.compare, readers_raster.compare)
+COMPARISONS: tuple[Callable[[], list[Outcome]], ...] = (
+    readers_medical.compare,
+    readers_raster.compare,
+    readers_cases.compare,
+)
 """Each gives an outcome a file; the first part of the file's name is its library."""
 VERDICTS = ("equal", "refused", "wrong")
 

@@ -33,7 +33,11 @@ GDCM_DIFFERS = ("J2K_pixelrep_mismatch.dcm",)
 """GDCM takes these stored numbers for unsigned, against the file's own tag."""
 TWINS = {"emri_small_jpeg_2k_lossless_too_short.dcm": "emri_small.dcm"}
 """Ends within its last frame's padding, which pydicom gives up on: the same pixels, uncompressed."""
-NO_IMAGE = ("without pixels", "which is no image", "one of an ANALYZE or NIfTI pair")
+OTHER_FORMATS = (
+    ".par", ".rec", ".mnc", ".nc", ".head", ".brik", ".brik.gz", ".mgz", ".v", ".gii", ".gii.gz", ".trk", ".tck",
+)  # fmt: skip
+"""Endings of what nibabel reads and we do not: Philips, MINC, AFNI, FreeSurfer, ECAT, surfaces and tracts."""
+NO_IMAGE = ("without pixels", "which is no image", "one of an ANALYZE or NIfTI pair", "an ending that no reader knows")
 """What a refusal says of a file in which pydicom finds no pixels either."""
 REFUSED = {
     # files with pixels that neither reader can use, and why
@@ -83,6 +87,8 @@ def _files(scratch: Path) -> Iterator[tuple[str, Path, Callable[[Path], str]]]:
                 link = scratch / f"{len(list(scratch.iterdir()))}.dcm"
                 link.write_bytes(gzip.decompress(path.read_bytes()))
                 yield name, link, _compare_dicom
+            elif path.name.lower().endswith(OTHER_FORMATS):
+                yield name, path, _compare_nothing
             elif path.suffix == ".dcm" or _has_dicom_mark(path):
                 link = scratch / f"{len(list(scratch.iterdir()))}.dcm"
                 link.symlink_to(path)

@@ -1,7 +1,7 @@
 """The everyday formats against independent readers: Pillow for PNG and JPEG, libtiff for TIFF, numpy for npy.
 
-Files: what scikit-image ships (imageio, Pillow and tifffile ship none), ``../shared/cases/readers`` where it is, and a
-matrix of TIFFs. An independent reader gives stored numbers; what a viewer makes of them is stated here once more.
+Files: what scikit-image ships (imageio, Pillow and tifffile ship none), and a matrix of TIFFs. An independent
+reader gives stored numbers; what a viewer makes of them is stated here once more.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ import skimage
 import tifffile
 
 from bench.reading import Outcome
-from engine.data.readers import image_info, is_supported, read_image, read_mask
+from engine.data.readers import image_info, is_supported, read_image
 from engine.errors import UserError
 from engine.seeding import numpy_generator
 
-CASES = Path(__file__).parents[2] / "shared" / "cases" / "readers"
 COMPRESSIONS = ("none", "lzw", "zlib", "packbits", "zstd", "lzma")
 
 
@@ -34,7 +33,6 @@ def compare() -> list[Outcome]:
         groups = {
             "scikit-image": [_against(path, list(_independent(path))) for path in shipped],
             "libtiff": [_against(path, list(_libtiff(path))) for path in _matrix(Path(folder))],
-            "cases": _shared_cases() if CASES.is_dir() else [],
         }
     return [replace(one, file=f"{group}/{one.file}") for group, outcomes in groups.items() for one in outcomes]
 
@@ -127,48 +125,3 @@ def _matrix(folder: Path) -> Iterator[Path]:
                 path = folder / f"{layout}_{compression}_{np.dtype(dtype).name}_{photometric}.tif"
                 tifffile.imwrite(path, pages, metadata=None, **more)
                 yield path
-
-
-def _shared_cases() -> list[Outcome]:
-    """Hold the values that the READMEs state: (file, options, pixel or maximum, right value)."""
-    first, last = (0, 0), (-1, -1)
-    table: list[tuple[str, dict, tuple[int, int] | None, object]] = []
-    for name in ("plain.tif", "lzw.tif", "rgb.png", "rgba.png", "grey_alpha.png"):
-        red = (4000, 4000, 4000) if name == "grey_alpha.png" else (4000, 2000, 1000)
-        table.append((f"colour_16_bit_cut_to_8/{name}", {}, last, np.array(red, np.uint16)))
-        table.append((f"colour_16_bit_cut_to_8/{name}", {"value_range": (0, 4000)}, last, np.array(red) / 4000))
-    for dtype, file in itertools.product(("int8", "int16", "int32", "uint32"), ("plain", "lzw")):
-        table += [(f"tiff_lzw_integers/{dtype}_{file}.tif", {}, pixel, end) for pixel, end in ((first, 0), (last, 1))]
-    for file in ("plain", "lzw"):
-        table.append((f"tiff_pages_of_two_sizes/{file}.tif", {"slice_index": 1}, last, 126))
-        table.append((f"tiff_white_is_zero_depth/{file}.tif", {}, last, 65535 - 4000))
-        table.append((f"tiff_white_is_zero_depth/{file}.tif", {"value_range": (0, 4000)}, last, 0))
-    table += [("tiff_white_is_zero_depth/plain_f.tif", {}, pixel, end) for pixel, end in ((first, 1), (last, 0))]
-    for name, index, end in (("int16", 0, 0.002), ("int16", 1, 0.2), ("int16", 2, 1), ("float", 0, 0.00004)):
-        table.append((f"tiff_stack_range_per_slice/{name}.tif", {"slice_index": index}, None, end))
-    outcomes = []
-    for file, options, pixel, right in table:
-        image = read_image(CASES / file, **options)[0]
-        found = image.max() if pixel is None else image[pixel]
-        same = np.allclose(found, right, rtol=1e-3, atol=1e-6)
-        outcomes.append(Outcome(f"{file} {options}", "equal" if same else "wrong", f"{found}, right is {right}"))
-    white = np.zeros((8, 16), bool)
-    white[2:5, 3:9] = True
-    for file in ("raw", "packbits", "lzw", "group4"):
-        found = read_mask(CASES / f"tiff_bilevel_white_is_zero_mask/{file}.tif")
-        same = np.array_equal(found != 0, white)
-        outcomes.append(
-            Outcome(f"tiff_bilevel_white_is_zero_mask/{file}.tif", "equal" if same else "wrong", "foreground")
-        )
-    for file in ("black", "white", "white_la"):
-        outcomes.append(_mask_in_alpha(CASES / f"mask_in_alpha/{file}.png"))
-    return outcomes
-
-
-def _mask_in_alpha(path: Path) -> Outcome:
-    try:
-        found = read_mask(path)
-    except UserError as error:
-        named = error.code == "data.image_unsupported" and "lies in the alpha channel" in error.what
-        return Outcome(f"mask_in_alpha/{path.name}", "refused" if named else "wrong", error.what)
-    return Outcome(f"mask_in_alpha/{path.name}", "wrong", f"{np.count_nonzero(found)} foreground pixels")

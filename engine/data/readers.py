@@ -138,11 +138,12 @@ def place_mask(path: str | Path, *, like: Geometry, slice_axis: int = 2) -> tupl
         fit = same_place(like, image_info(path, slice_axis=axis))
         if fit is not None:
             return fit, axis
-    without = "was saved without geometry (its header is that of a new file), so it " if mask.is_default_place else ""
+    where = f"lies elsewhere in the patient than its image: its pixels are {_placed(mask)}"
+    if mask.is_default_place and not like.is_default_place:  # it can say the very same place, mirrored
+        where = "was saved without geometry (its header is that of a new file), so where its pixels lie is not known"
     raise UserError(
         "data.mask_elsewhere",
-        what=f"The mask {path} {'' if like.is_default_place else without}lies elsewhere in the patient "
-        f"than its image: its pixels are {_placed(mask)}, the image's {_placed(like)}.",
+        what=f"The mask {path} {where}; the image's are {_placed(like)}.",
         why="The geometry of mask and image differ (affine, spacing or size), so their pixels do not show the same.",
         fix="Export the mask with the image's own geometry (its header, or resampled to its grid).",
     )
