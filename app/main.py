@@ -41,13 +41,25 @@ def keep_what_is_typed(page: gr.Blocks) -> None:
             block.input(None, block, block, js=KEEP, queue=False, api_visibility="private", show_progress="hidden")
 
 
+def say_quiet_answers_once(page: gr.Blocks, place: gr.HTML) -> None:
+    """Let answers that show no progress tell theirs to ``place`` alone; call it when all events are there.
+
+    Gradio tells each message about an answer to every component that any answer so far has had, and copies these
+    components' values meanwhile: a third of a second in the browser for each event, also of those that only look
+    whether something is new.
+    """
+    for event in page.fns.values():
+        if event.show_progress == "hidden":
+            event.show_progress_on = [place]
+
+
 def build_app(studio: Studio) -> gr.Blocks:
     """Return the page over ``studio``; a run's id in the address (``/?run=ID``) decides which run it shows first."""
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
     with gr.Blocks(title=text.TITLE, analytics_enabled=False, delete_cache=(600, 7200)) as page:
         api.build(studio, page)  # first: Gradio gives a name that is taken already a number
         with gr.Row(elem_id="top"):
-            gr.HTML(markup.header())
+            header = gr.HTML(markup.header())
             who = gr.HTML(visible=studio.mode == "sign-in", elem_id="who")
             run = Picker([], label=text.RUN_LABEL, info=text.RUN_INFO, filterable=False, elem_id="run")
         standing_note = _standing_note(studio)
@@ -90,6 +102,7 @@ def build_app(studio: Studio) -> gr.Blocks:
         for name, tab in zip(address.TABS, placed, strict=True):
             tab.select(js=address.set_tab(name), **quiet)
         run.select(lambda: standing_note, None, note, **quiet)
+        say_quiet_answers_once(page, header)
     return page.queue(default_concurrency_limit=4, max_size=MAX_ALL)
 
 

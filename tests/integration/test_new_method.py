@@ -109,6 +109,7 @@ def test_its_form_and_its_file_have_the_sections_that_it_reads(toy: None) -> Non
     assert not any(f"[{section}]" in text for section in UNREAD) and "[foundation]\nepochs = 40" in text
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_is_what_it_would_have_been(finished: tuple[RunStore, str]) -> None:
     """The noise of 40 epochs is added here to the weights that the new stage began with."""
     import torch

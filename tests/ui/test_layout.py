@@ -39,18 +39,6 @@ def open_tab(page: Page, name: str) -> None:
     page.wait_for_selector(READY[name])
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_every_tab_fits_and_is_accessible(layout_server: Server, open_page: Callable[..., Watched], width: int) -> None:
-    seen = open_page(layout_server.address, width=width)
-    for name in READY:
-        open_tab(seen.page, name)
-        assert seen.page.evaluate(TOO_WIDE) <= 0, name
-        assert seen.page.evaluate(NAMELESS) == [], name
-        assert seen.page.evaluate(NO_ALT) == [], name
-    assert seen.foreign == []
-    assert seen.faults == []
-
-
 def test_a_page_at_rest_asks_seldom(layout_server: Server, open_page: Callable[..., Watched]) -> None:
     """A run that is over is looked at every five seconds, not every one: on a public page many are left open."""
     page = open_page(layout_server.address).page
@@ -62,19 +50,6 @@ def test_a_page_at_rest_asks_seldom(layout_server: Server, open_page: Callable[.
     assert len(asked) <= 9, "three timers of 5 s; at work it would be 17"
     with page.expect_request(lambda request: "/queue/join" in request.url):
         pass
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-def test_the_form_fits_and_is_accessible(layout_server: Server, open_page: Callable[..., Watched], width: int) -> None:
-    seen = open_page(layout_server.address, width=width)
-    seen.page.get_by_role("button", name="Start a new run").click()
-    for section in ("data", "federation", "distillation"):
-        seen.page.locator(f"#section-{section} button.label-wrap").click()
-    seen.page.wait_for_selector("#field-distillation-temperature")
-    seen.page.locator("#go-on button.label-wrap").click()
-    seen.page.wait_for_selector("#fork-stage input")
-    assert seen.page.evaluate(TOO_WIDE) <= 0
-    assert seen.page.evaluate(NAMELESS) == []
 
 
 def test_the_held_out_site_is_chosen_from_the_sites_of_the_images(

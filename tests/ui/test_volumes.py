@@ -24,7 +24,7 @@ GREYS = """(plane) => {
 }"""
 
 
-@pytest.fixture(params=[1280, 390])
+@pytest.fixture(params=[pytest.param(1280, marks=pytest.mark.slow), 390])
 def watched(request: pytest.FixtureRequest, layout_server: Server, open_page: Callable[..., Watched]) -> Watched:
     shown = open_page(layout_server.address, width=request.param)
     shown.page.get_by_role("tab", name="Segment").click()

@@ -110,6 +110,7 @@ def test_on_failure_asks_a_killed_workers_site_again_or_goes_on_without_it(world
     assert [(f.site, f.attempt) for f in failures[1:]] == [("west", None)]
 
 
+@pytest.mark.slow
 def test_a_late_site_is_stopped_when_it_is_asked_again(world: World) -> None:
     world.ask()  # the workers are there: what is waited for below is not their start
     for visits in world.folder.iterdir():
@@ -151,6 +152,7 @@ def test_nothing_is_left_after_the_end(world: World) -> None:
     assert world.ask()["north"].metrics["visits"] == 2  # and it can begin again
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_killed_run(tmp_path: Path) -> None:
     here = Path(__file__).parent
     paths = os.pathsep.join([str(here), str(here.parents[1])])

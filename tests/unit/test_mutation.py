@@ -135,6 +135,7 @@ def test_what_is_on_trial_when_the_run_is_stopped_ends_with_it(tmp_path: Path) -
     assert _verdicts(tmp_path, asked) == [None, False]
 
 
+@pytest.mark.slow
 def test_a_busy_machine_kills_no_mutant(tmp_path: Path) -> None:
     """A late failure counts if the test passes without the mutation; if not, the tests after it decide."""
     wrong = PART.replace("a + b", "a * b")

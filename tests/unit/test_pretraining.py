@@ -124,6 +124,7 @@ def test_components_are_whitened_and_the_loss_is_zero_for_a_perfect_copy() -> No
     assert reconstruction_loss(image + 1, image).item() > 0.5
 
 
+@pytest.mark.slow
 def test_the_three_diffusion_jobs_build_on_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for recipe in (jobs.UnetPretraining, jobs.ControlnetPretraining):
         monkeypatch.setattr(recipe, "batch_size", 4)

@@ -95,6 +95,7 @@ def expected(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Site
     return site.ask(), site.heard.points
 
 
+@pytest.mark.slow
 def test_work_beside_gives_what_work_that_is_waited_for_gives(
     root: Path, tmp_path: Path, expected: tuple[SiteReply, list[tuple[str, float, int]]]
 ) -> None:
