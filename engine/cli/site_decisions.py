@@ -5,13 +5,16 @@ from __future__ import annotations
 import getpass
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.cli.output import JsonFlag, print_json, print_table, size
 from engine.errors import UserError
 from engine.methods import catalogue
+
+if TYPE_CHECKING:
+    from engine.planning.at_site import SiteShare
 
 FolderArgument = Annotated[Path, typer.Argument(help="The site's folder")]
 RunIdArgument = Annotated[str, typer.Argument(help="The run's id, as `site runs` shows it")]
@@ -25,8 +28,11 @@ def runs(folder: FolderArgument, as_json: JsonFlag = False) -> None:
 
     site = sites.load(folder)
     policy, asked = read_policy(folder), Decisions(folder).all()
+    shares = [_share(folder, run) for run in asked]
     if as_json:
-        print_json({"site": site.name, "rules": policy.model_dump(mode="json"), "runs": asked})
+        expected = [None if share is None else share.as_json() for share in shares]
+        told = [{**run, "expected": share} for run, share in zip(asked, expected, strict=True)]
+        print_json({"site": site.name, "rules": policy.model_dump(mode="json"), "runs": told})
         return
     print(f"Rules of {site.name} (policy.toml): {rules(policy)}")
     rows = [
@@ -36,12 +42,13 @@ def runs(folder: FolderArgument, as_json: JsonFlag = False) -> None:
             run["asked_at"],
             run["by"] or "-",
             _asks_for(run["settings"]),
-            ", ".join(run["kinds"]),
+            _would_leave(run["kinds"], share),
+            "-" if share is None else f"about {share.train_minutes:.0f} min" if share.train_minutes >= 1 else "< 1 min",
         )
-        for run in asked
+        for run, share in zip(asked, shares, strict=True)
     ]
     if rows:
-        print_table(("Run", "State", "Asked at", "By", "What it is", "What would leave"), rows)
+        print_table(("Run", "State", "Asked at", "By", "What it is", "What would leave", "Training here"), rows)
     else:
         print("No run has asked for approval.")
 
@@ -139,6 +146,27 @@ def _asks_for(settings: str) -> str:
     trains = any(stage.name == "generator_training" for stage in known.stages)
     said.append(f"a generator of {generator} steps" if trains and isinstance(generator, int) else "")
     return ", ".join(word for word in said if word)
+
+
+def _share(folder: Path, run: dict[str, Any]) -> SiteShare | None:
+    """Return what a run would take here; None where the site has told nothing of its data for it yet."""
+    from engine.planning.at_site import share_of
+    from engine.site.consent import RUN_ID
+
+    if RUN_ID.fullmatch(run["run"]) is None:
+        return None
+    path = folder / "runs" / run["run"] / "told.json"
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return share_of(run["settings"], dataset=told["dataset"], description=told["description"], home=folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _would_leave(kinds: list[str], share: SiteShare | None) -> str:
+    """Return the kinds, with the bytes of those that take more than a few KB."""
+    known = {} if share is None else share.up_bytes
+    return ", ".join(f"{kind} {size(known[kind])}" if kind in known else kind for kind in kinds)
 
 
 def _figure(check: dict[str, Any], name: str) -> str:

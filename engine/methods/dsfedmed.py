@@ -20,6 +20,7 @@ STATISTICS = KindSpec(
     "statistics",
     "statistics",
     "Means and variances of the student's BatchNorm layers over a site's training images; no image.",
+    only_if=("distillation.batch_norm_statistics", ("sites",)),
 )
 
 CANDIDATE = KindSpec(

@@ -36,6 +36,7 @@ from engine.site.data import SiteData, sites_here
 from engine.site.program import SiteProgram
 from engine.site.side_work import SideWork
 from engine.site.state import SiteState
+from engine.site.tasks.describe import DESCRIPTION
 from engine.version import check_same, program_version
 
 DATASET = "dataset"
@@ -46,6 +47,8 @@ ANSWERED, MAX_ROUNDS_LETTERS = "answered", 100_000
 """Key of what says which run asks: rounds that the server has this site's answers of, a list as JSON."""
 IMAGES = "images.json"
 """In a site's folder of a run: digests of the images that it began with."""
+TOLD = "told.json"
+"""There, too: what the site has told of its data, from which its own people see what the run would take."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
@@ -104,6 +107,7 @@ class DeployedSite:
         dataset = {"name": about.name, "task": about.task, "modality": about.modality, "classes": about.classes}
         dataset |= {"value_range": about.value_range, "slice_axis": about.slice_axis, "window": about.window}
         texts = {**reply.texts, DATASET: json.dumps(dataset), PROGRAM: program_version()}
+        _write(opened.folder / TOLD, json.dumps({name: texts[name] for name in (DATASET, DESCRIPTION)}))
         return SiteReply(reply.arrays, reply.metrics, reply.num_examples, texts)
 
     def idle(self) -> None:
@@ -228,10 +232,7 @@ def _check_unchanged(now: SiteDescription, path: Path) -> None:
     """Note which images a run has begun with here, or compare: a program that is started again reads them anew."""
     digests = json.dumps(dict(now.digests), sort_keys=True)
     if not path.is_file():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(digests, encoding="utf-8")
-        part.replace(path)
+        _write(path, digests)
     elif path.read_text(encoding="utf-8") != digests:
         raise UserError(
             "run.data_changed",
@@ -239,6 +240,13 @@ def _check_unchanged(now: SiteDescription, path: Path) -> None:
             why="Going on with others would mix two datasets: what was trained on before may be validated on now.",
             fix="Put the files and meta.csv back as they were, or start a new run on the data as they are.",
         )
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def _rounds(told: str, *, site: str) -> tuple[int, ...]:
