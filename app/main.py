@@ -14,7 +14,10 @@ if __package__ in (None, ""):
 # Before gradio is imported: nothing on this page asks another machine for anything.
 os.environ.update({"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"})
 
-import gradio as gr
+from app import stubs
+
+with stubs.unwritten():
+    import gradio as gr
 
 from app import address, api, compare_text, markup, run_text, server, table_text, text, viewmodels
 from app.access import decide, visitor_of

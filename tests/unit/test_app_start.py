@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import socket
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app import theme
+from app import stubs, theme
 from app.settings import load_settings
 from engine.errors import UserError
 
@@ -50,6 +51,28 @@ def test_the_page_never_loads_torch_and_the_rest_after_it_is_served() -> None:
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True, timeout=TIMEOUT_S
     )
     assert done.stdout.split() == ["set()", "False", "True"]
+
+
+def test_gradio_makes_no_stubs_of_its_components_at_the_start_of_the_page() -> None:
+    """They are half of its import: the source of each component is read, and its stub worked out and compared."""
+    code = (
+        "import ast, sys; read = []; parse = ast.parse; "
+        "ast.parse = lambda text, *a, **k: (read.append(sys._getframe(1).f_code.co_name), parse(text, *a, **k))[1]; "
+        "import app.main, inspect; print(read.count('extract_class_source_code'), inspect.getfile.__module__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    count, module = done.stdout.split()
+    assert int(count) < 10 and module == "inspect", "our own two components, twice each; Gradio has more than eighty"
+
+
+def test_what_is_not_gradios_keeps_its_file() -> None:
+    with stubs.unwritten():
+        assert inspect.getfile(Path) and inspect.getfile(theme)
+        with pytest.raises(OSError, match="no stub"):
+            inspect.getfile(type("Button", (), {"__module__": "gradio.components.button"}))
+    assert inspect.getfile(Path)
 
 
 @pytest.mark.parametrize("start", [["-m", "app.main"], ["app/main.py"]])
