@@ -103,6 +103,7 @@ def _wire(studio: Studio, tab: gr.Tab, parts: Parts) -> None:
         return [gr.Dropdown(choices=choices, value=there, multiselect=True), True, *told]
 
     how: dict[str, Any] = {"api_visibility": "private", "show_progress_on": parts.message}
+    how |= {"concurrency_limit": 1, "concurrency_id": "compare"}  # they write the same places: the last asked stands
     for event in (tab.select, parts.again.click):
         asked = [parts.runs, parts.measure, parts.opened]
         event(opened, asked, [parts.runs, parts.opened, *shown], trigger_mode="always_last", **how)

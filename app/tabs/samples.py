@@ -24,6 +24,9 @@ from app.tabs import (
 )
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+IN_ORDER: dict[str, Any] = {**QUIET, "concurrency_limit": 1, "concurrency_id": "samples"}
+"""For answers that write the same places: one after the other, as they were asked for. Two at a time would both take a
+run for new to this page, and an earlier question's answer could stand over a later one's. Most take no time."""
 SCROLL_TO_DETAIL = "() => document.getElementById('detail')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
 REFRESH_S = 2.0
 """Between two looks at a run that is at work (ours)."""
@@ -167,11 +170,8 @@ def _wire_refresh(studio: Studio, parts: Parts) -> None:
             }
         )
 
-    # One after the other: two at a time would both take a run for new to this page, and the second set back what
-    # somebody has chosen since the first. Most find nothing written and take no time.
-    one_by_one: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "samples"}
     for event in (timer.tick, parts.run.change):
-        event(refresh, [parts.gallery.page, parts.picked, parts.seen, *parts.asked], whole, **QUIET, **one_by_one)
+        event(refresh, [parts.gallery.page, parts.picked, parts.seen, *parts.asked], whole, **IN_ORDER)
 
 
 def _shown(
@@ -229,11 +229,11 @@ def _wire_listing(studio: Studio, parts: Parts) -> None:
 
     gr.on(  # of the search the change: a text that is put in as a whole is no input to Gradio, the first time
         [parts.show.input, parts.order.input, parts.search.change, parts.site.input, parts.epoch.input],
-        filtered, parts.asked, outputs, trigger_mode="always_last", **QUIET,
+        filtered, parts.asked, outputs, trigger_mode="always_last", **IN_ORDER,
     )  # fmt: skip
-    parts.gallery.previous.click(turn(-1), inputs, outputs, **QUIET)
-    parts.gallery.following.click(turn(+1), inputs, outputs, **QUIET)
-    parts.gallery.number.submit(jump, [parts.gallery.number, *inputs], outputs, **QUIET)
+    parts.gallery.previous.click(turn(-1), inputs, outputs, **IN_ORDER)
+    parts.gallery.following.click(turn(+1), inputs, outputs, **IN_ORDER)
+    parts.gallery.number.submit(jump, [parts.gallery.number, *inputs], outputs, **IN_ORDER)
 
 
 def _wire_values(studio: Studio, parts: Parts) -> None:
@@ -249,11 +249,11 @@ def _wire_values(studio: Studio, parts: Parts) -> None:
 
     listing = ([parts.gallery.page, *parts.asked], parts.gallery.listed())
     sliders = [values.weight.input, values.rate.input]
-    gr.on(sliders, moved, inputs, answers, trigger_mode="always_last", **QUIET)
-    gr.on(sliders, relisted, *listing, trigger_mode="always_last", **QUIET)
+    gr.on(sliders, moved, inputs, answers, trigger_mode="always_last", **IN_ORDER)
+    gr.on(sliders, relisted, *listing, trigger_mode="always_last", **IN_ORDER)
     back = values.reset.click(None, None, [values.weight, values.rate], js=what_if.OWN_VALUES, queue=False, **QUIET)
-    back.then(moved, inputs, answers, **QUIET).then(relisted, *listing, **QUIET)
-    gr.on([parts.epoch.input, parts.site.input], moved, inputs, answers, trigger_mode="always_last", **QUIET)
+    back.then(moved, inputs, answers, **IN_ORDER).then(relisted, *listing, **IN_ORDER)
+    gr.on([parts.epoch.input, parts.site.input], moved, inputs, answers, trigger_mode="always_last", **IN_ORDER)
 
 
 def _wire_detail(studio: Studio, parts: Parts) -> None:
@@ -275,7 +275,7 @@ def _wire_detail(studio: Studio, parts: Parts) -> None:
     parts.epoch.input(None, parts.epoch, None, js=setter("epoch"), **QUIET)
     chosen = [parts.picked, *parts.asked]
     shown = parts.picked.change(detail, chosen, parts.detail, **QUIET)
-    shown.then(js=SCROLL_TO_DETAIL).then(ringed, chosen, parts.scatter, **QUIET)
+    shown.then(js=SCROLL_TO_DETAIL).then(ringed, chosen, parts.scatter, **IN_ORDER)
     parts.epoch.input(detail, chosen, parts.detail, trigger_mode="always_last", **QUIET)
 
 

@@ -7,9 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -22,6 +23,20 @@ from tests.patience import WAIT_S, wait
 ROOT = Path(__file__).resolve().parents[2]
 TOY = "tests.deployment.toy_site:program"
 NUMBERS = {"north": "1 2 3", "south": "10", "west": "4 4.5"}
+HIDING = (
+    "unshare", "--mount", "--propagation", "private", "sh", "-c",
+    'while [ "$1" != -- ]; do mount -t tmpfs -o size=1m none "$1" || exit 9; shift; done; shift; exec "$@"', "sh",
+)  # fmt: skip
+"""Runs a command to which some folders are empty, whoever its user is: their paths follow, then ``--`` and it."""
+
+
+def can_hide() -> bool:
+    """Return whether this machine lets a process have mounts of its own, as root's on Linux may."""
+    with TemporaryDirectory() as folder:
+        try:
+            return subprocess.run([*HIDING, folder, "--", "true"], capture_output=True, timeout=WAIT_S).returncode == 0
+        except FileNotFoundError:
+            return False
 
 
 def free_port() -> int:
@@ -34,11 +49,14 @@ def free_port() -> int:
 class Process:
     """A command of ours in a session of its own, with what it prints in a file."""
 
-    def __init__(self, *words: str, output: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *words: str, output: Path, env: Mapping[str, str] | None = None, hidden: Sequence[Path] = ()
+    ) -> None:
         self.output = output
+        hiding = [*HIDING, *map(str, hidden), "--"] if hidden else []
         with output.open("ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "engine", *words],
+                [*hiding, sys.executable, "-m", "engine", *words],
                 cwd=ROOT,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "DSFEDMED_SITE_PROGRAM": TOY, **(env or {})},
                 stdout=file,
@@ -109,23 +127,32 @@ class Deployed:
         request = str(self.folder / "at" / site / "site.csr")
         assert main(["federation", "add-site", str(self.federation_folder), site, "--request", request]) == 0
 
-    def start(self, *words: str, name: str, env: Mapping[str, str] | None = None) -> Process:
-        """Start one of our commands, ended with the test."""
-        process = Process(*words, output=self.folder / f"{name}.txt", env=env)
+    def start(
+        self, *words: str, name: str, env: Mapping[str, str] | None = None, hidden: Sequence[Path] = ()
+    ) -> Process:
+        """Start one of our commands, ended with the test; ``hidden`` folders are empty to it and all that it starts."""
+        process = Process(*words, output=self.folder / f"{name}.txt", env=env, hidden=hidden)
         self.processes.append(process)
         return process
 
-    def start_server(self) -> Process:
+    def start_server(self, *, hidden: Sequence[Path] = ()) -> Process:
         """Start the server and wait until it is up."""
-        process = self.start("server", "up", str(self.federation_folder), name="server")
+        process = self.start("server", "up", str(self.federation_folder), name="server", hidden=hidden)
         process.wait_for("Sites connect to")
         return process
 
-    def start_site(self, site: str, *, server: str | None = None, env: Mapping[str, str] | None = None) -> Process:
+    def start_site(
+        self,
+        site: str,
+        *,
+        server: str | None = None,
+        env: Mapping[str, str] | None = None,
+        hidden: Sequence[Path] = (),
+    ) -> Process:
         """Start a site's program."""
         folder = self.folder / "at" / site
         where = ("--data", str(folder / "images"), "--server", server or self.address)
-        return self.start("site", "up", str(folder), *where, name=site, env=env)
+        return self.start("site", "up", str(folder), *where, name=site, env=env, hidden=hidden)
 
     def grid(self, *, note: Path | None = None) -> SuperlinkGrid:
         """Return the grid of this federation, not opened yet."""

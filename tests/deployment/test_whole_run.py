@@ -18,7 +18,7 @@ from engine.runs.store import RunStore
 from engine.site.audit import AuditLog
 from engine.site.consent import AUDIT_FILE
 from engine.site.policy import Decisions
-from tests.deployment.deployed import Deployed, deployed
+from tests.deployment.deployed import Deployed, can_hide, deployed
 from tests.patience import RUN_S, wait
 
 SITES = ("tower_hd", "scope_octagon", "guided_inset", "portable_yellow")
@@ -67,23 +67,24 @@ def status_of(home: Path, run_id: str) -> str:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["in order", "generators beside the rounds"])
-def test_a_run_across_sites_equals_the_run_in_one_process(
-    asynchronous: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_across_sites_equals_the_run_in_one_process(asynchronous: bool, tmp_path: Path) -> None:
     root = write_dataset("polyp", tmp_path / "all", images_per_site=12, image_px=64)
     order = ["--set", f"generator.asynchronous={str(asynchronous).lower()}"]
     run = ["run", "--preset", "phantom_cpu_smoke", *SET, *order, "--json"]
     assert main([*run, "--set", f"data.root={root}", "--home", str(tmp_path / "together")]) == 0
     with deployed(tmp_path / "deployed", sites=SITES) as world:
         spread(world, root)
-        world.start_server()
-        for site in SITES:
-            world.start_site(site, env={"DSFEDMED_SITE_PROGRAM": "engine.site.deployed:program"})
+        at, hides = world.folder / "at", can_hide()
+        world.start_server(hidden=[at, root] if hides else [])
+        for site in SITES:  # each with a folder that no other process of the federation can open
+            others = [root, *(at / other for other in SITES if other != site)] if hides else []
+            world.start_site(site, env={"DSFEDMED_SITE_PROGRAM": "engine.site.deployed:program"}, hidden=others)
         wait(lambda: world.online() == set(SITES))
         where = ["--server", str(world.federation_folder), "--home", str(tmp_path / "apart")]
-        capsys.readouterr()
-        assert main([*run, "--set", "data.root=none", *where, "--detach"]) == 0
-        run_id = json.loads(capsys.readouterr().out)["run_id"]
+        asks = [*run, "--set", "data.root=none", *where, "--detach"]
+        submitted = world.start(*asks, name="submitted", hidden=[at, root] if hides else [])
+        assert submitted.process.wait(timeout=RUN_S) == 0, submitted.said()
+        run_id = json.loads(submitted.said())["run_id"]
         approve(world.folder / "at" / CAREFUL, run_id)
         wait(lambda: status_of(tmp_path / "apart", run_id) in ("finished", "failed"), timeout_s=4 * RUN_S)
         records = {site: AuditLog(world.folder / "at" / site / AUDIT_FILE).entries() for site in SITES}

@@ -123,7 +123,7 @@ def test_nothing_learnt_leaves_before_somebody_approves(site: Any) -> None:
     assert caught.value.code == "federation.not_approved" and program.asked == []
     assert ask(consent, APPROVAL).texts["state"] == "waiting"
     (run,) = Decisions(folder).all()
-    assert run["kinds"] == ["appearance", "figures", "generator", "masks", "statistics", "student"]
+    assert run["kinds"] == ["appearance", "figures", "generator", "masks", "student"]
     Decisions(folder).decide("261126-a", "approved", by="dr. who")
     assert ask(consent, APPROVAL).texts["state"] == "approved"
     assert ask(consent, TRAIN_STUDENT).num_examples == 5

@@ -1,8 +1,10 @@
-"""What asks for an answer on the Segment tab."""
+"""What asks for an answer, where answers are told, and in which order they come."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import pytest
 
 from app.main import build_app
 from app.settings import Settings
@@ -27,3 +29,13 @@ def test_answers_without_a_sign_of_progress_are_told_to_one_place(tmp_path: Path
     shown = [event for event in page.fns.values() if event.fn is not None and event.show_progress != "hidden"]
     named = [event.name for event in shown if event.show_progress_on is None and event.api_visibility == "private"]
     assert set(named) <= {"launch"}, "what shows progress names where, too"
+
+
+@pytest.mark.parametrize("place", ["position", "what-if-count", "compare-tables"])
+def test_answers_that_write_the_same_places_come_as_they_were_asked_for(place: str, tmp_path: Path) -> None:
+    """Filters chosen while the sliders' ranking was on its way were answered, and then the older list stood there."""
+    page = build_app(Studio(Settings(home=tmp_path / "home")))
+    (written,) = [block for block in page.blocks.values() if getattr(block, "elem_id", "") == place]
+    events = [event for event in page.fns.values() if event.fn is not None and written in event.outputs]
+    assert len(events) >= 3 and len({event.concurrency_id for event in events}) == 1
+    assert {event.concurrency_limit for event in events} == {1}
