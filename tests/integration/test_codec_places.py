@@ -59,7 +59,7 @@ def trained(world: StandingAlone, config: RunConfig, folder: Path) -> tuple[dict
     [
         pytest.param(["topk", "int8"], ("apart",), id="topk+int8"),
         pytest.param(["topk", "int8"], ("beside",), id="topk+int8 on Ray", marks=pytest.mark.slow),
-        pytest.param(["fp16", "zstd"], ("apart",), id="fp16+zstd"),
+        pytest.param(["fp16", "zstd"], ("apart",), id="fp16+zstd", marks=pytest.mark.slow),
     ],
 )
 def test_coded_rounds_are_the_same_wherever_the_sites_are(

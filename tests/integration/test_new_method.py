@@ -154,6 +154,7 @@ def test_its_last_student_is_exported(finished: tuple[RunStore, str]) -> None:
     assert "TinySAM, trembled" in (store.run_dir(run_id) / "bundle" / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_fork_takes_over_what_the_new_stage_keeps(finished: tuple[RunStore, str]) -> None:
     store, run_id = finished
     with pytest.raises(UserError, match=r"foundation\.batch_size"):

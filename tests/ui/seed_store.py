@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from engine.config import load_config, parse_config
 from engine.data.phantoms import TASKS, render
+from engine.data.phantoms.base import Phantom
 from engine.methods import catalogue
 from engine.models.registry import build_model
 from engine.runs.events import StoreReporter
@@ -121,9 +123,15 @@ def _generation(reporter: StoreReporter, run_dir: Path, rng: np.random.Generator
     reporter.samples([_sample(run_dir, index, rng, predicted=False) for index in range(NUM_SAMPLES)])
 
 
+@cache
+def _drawn(site: str, index: int) -> Phantom:
+    """Return a phantom, drawn once for all runs that are filled in."""
+    return render(TASK, site=site, index=index, image_px=128)
+
+
 def _sample(run_dir: Path, index: int, rng: np.random.Generator, *, predicted: bool) -> SyntheticSample:
     site = SITES[index % len(SITES)]
-    drawn = render(TASK, site=site, index=index, image_px=128)
+    drawn = _drawn(site, index)
     folder = Path("samples") / site
     (run_dir / folder).mkdir(parents=True, exist_ok=True)
     planes = np.zeros((128, 128, 3), np.uint8)

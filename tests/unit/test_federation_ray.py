@@ -139,6 +139,7 @@ def test_sigterm_means_to_a_run_what_it_meant_before(world: World) -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.slow
 def test_nothing_is_left_after_the_end(world: World) -> None:
     world.ask()
     ours = f"{ray_cluster.PREFIX}{os.getpid()}-"

@@ -118,6 +118,7 @@ def test_a_mutant_is_killed_by_a_test_that_notices_it_and_by_no_other(tmp_path: 
     assert _verdicts(tmp_path, asked) == [[2, "killed"], [4, "survived"]]
 
 
+@pytest.mark.slow
 def test_a_mutant_that_runs_or_waits_for_ever_is_stopped(tmp_path: Path) -> None:
     """The first uses more CPU seconds than it has; the second uses none for longer than it may."""
     waiting = f"import time\n{PART.replace('return a + b', 'time.sleep(1000)')}"

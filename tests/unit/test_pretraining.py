@@ -62,6 +62,7 @@ def test_budgets(budget: Budget, step: int, wall_s: float, progress: float) -> N
     assert budget.progress(step=step, wall_s=wall_s) == progress
 
 
+@pytest.mark.slow
 def test_interrupted_pretraining_equals_uninterrupted(tmp_path: Path) -> None:
     whole = VaePretraining(TOY)
     history = pretrain(whole, budget=Budget(steps=3), folder=tmp_path / "whole", resume=False, log=_silent)

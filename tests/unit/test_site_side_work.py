@@ -140,6 +140,7 @@ def test_another_run_ends_the_work_of_the_one_before(root: Path, tmp_path: Path)
     assert side_processes() == []
 
 
+@pytest.mark.slow
 def test_a_run_across_sites_with_generators_beside_is_the_run_in_one_process(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
