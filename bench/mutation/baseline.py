@@ -23,11 +23,13 @@ class LineMap:
         )
         self.seconds: dict[str, float] = {}
         self.failed: list[str] = []
+        self.traces = True
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, None]:
         """Give the lines that run from here on to ``item``."""
-        self.coverage.switch_context(item.nodeid)
+        if self.traces:
+            self.coverage.switch_context(item.nodeid)
         begun = _cpu_s()
         yield
         self.seconds[item.nodeid] = _cpu_s() - begun
@@ -60,10 +62,10 @@ def measure(root: Path, *, packages: tuple[str, ...], tests: list[str], out: Pat
     plugin.coverage.start()
     options = ["-q", "-p", "no:cacheprovider", "-m", "not slow", "--timeout=1800"]
     status = int(pytest.main([*options, *tests], plugins=[plugin]))
-    if plugin.failed:  # once more, alone: a busy machine is no mutation
-        again, plugin.failed = sorted(set(plugin.failed)), []
-        status = int(pytest.main([*options, *again], plugins=[plugin]))
     plugin.coverage.stop()
+    if plugin.failed:  # once more, alone: a busy machine is no mutation, and to be traced is to be slow
+        again, plugin.failed, plugin.traces = sorted(set(plugin.failed)), [], False
+        status = int(pytest.main([*options, *again], plugins=[plugin]))
     seen = {"lines": plugin.tests_of_lines(), "seconds": plugin.seconds, "failed": plugin.failed}
     out.parent.mkdir(parents=True, exist_ok=True)
     passing = out.with_suffix(".part")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -157,3 +158,18 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     known = list(tried([("distillation", mutant, True)], {"lines": {}, "seconds": {}}, jobs=1, kept=kept))
     assert [(r.known, r.verdict) for r in known] == [(True, "survived")], "no test passes there"
     assert len(kept.read_text().splitlines()) == 2
+
+
+def test_a_test_that_only_the_measurement_fails_is_no_fault(tmp_path: Path) -> None:
+    """One that keeps to a time fails while its lines are traced; it is run again without."""
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "sums.py").write_text("def add(a, b):\n    return a + b\n")
+    timed = "import sys\nfrom part.sums import add\n\ndef test_timed():\n    assert add(1, 2) == 3\n"
+    timed += "    assert sys.gettrace() is None\n\ndef test_wrong():\n    assert add(1, 2) == 4\n"
+    (tmp_path / "test_sums.py").write_text(timed)
+    command = [sys.executable, "-m", "bench.mutation.baseline", str(tmp_path), str(tmp_path / "seen.json"), "part"]
+    path = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    subprocess.run([*command, "test_sums.py"], cwd=tmp_path, env=path, capture_output=True, timeout=RUN_S, check=False)
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert seen["failed"] == ["test_sums.py::test_wrong"]
+    assert "test_sums.py::test_timed" in seen["lines"]["part/sums.py"]["2"]
