@@ -151,16 +151,13 @@ def _asks_for(settings: str) -> str:
 def _share(folder: Path, run: dict[str, Any]) -> SiteShare | None:
     """Return what a run would take here; None where the site has told nothing of its data for it yet."""
     from engine.planning.at_site import share_of
+    from engine.site import told
     from engine.site.consent import RUN_ID
 
     if RUN_ID.fullmatch(run["run"]) is None:
         return None
-    path = folder / "runs" / run["run"] / "told.json"
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return share_of(run["settings"], dataset=told["dataset"], description=told["description"], home=folder)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    kept = told.read(folder / "runs" / run["run"])
+    return None if kept is None else share_of(run["settings"], dataset=kept[0], description=kept[1], home=folder)
 
 
 def _would_leave(kinds: list[str], share: SiteShare | None) -> str:

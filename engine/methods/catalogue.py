@@ -98,6 +98,8 @@ class StageSpec:
     """What the steps of its curves are."""
     trains: bool = True
     """Whether it trains or generates; measuring and packing do not."""
+    trains_at_sites: bool = False
+    """Whether its training is the sites' work, all or most of it."""
     averages: bool = False
     """Whether it averages the sites' models, which then have to be of one kind."""
     reads_labels: bool = False

@@ -68,6 +68,7 @@ GENERATOR_TRAINING = StageSpec(
     sends=(GENERATOR, STUDENT),
     early="generator.asynchronous",
     step="optimiser step",
+    trains_at_sites=True,
 )
 GENERATION = StageSpec(
     "generation",

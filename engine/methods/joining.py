@@ -65,6 +65,7 @@ JOINED_GENERATOR_TRAINING = StageSpec(
     reads_labels=True,
     sends=(GENERATOR, STUDENT),
     step="optimiser step",
+    trains_at_sites=True,
 )
 JOINED_GENERATION = StageSpec(
     "joined_generation",

@@ -40,6 +40,7 @@ FEDERATED_TRAINING = StageSpec(
     averages=True,
     reads_labels=True,
     grows=True,
+    trains_at_sites=True,
 )
 EVALUATED = KindSpec(
     "evaluated",

@@ -21,8 +21,6 @@ from engine.planning.records import SitePlan
 from engine.planning.stage_costs import stage_costs
 from engine.planning.workload import Workload
 
-TRAINED_AT_SITES = "generator_training"
-"""The stage whose work is the sites' though it averages nothing."""
 OTHERS = SiteDescription("others", "source", 1, 0, 0)
 """Stands for the sites that train where a run asks a site for its test images: what they send is not this site's."""
 
@@ -55,16 +53,16 @@ def share_of(settings: str, *, dataset: str, description: str, home: Path) -> Si
         values = json.loads(settings)
         values["data"]["root"] = str(home)  # there has to be one; nothing is read
         config = parse_config(values)
-        return _share(config, about, site, home=home)
+        device, _ = choose_device(config.device)
     except (UserError, ValueError, KeyError, TypeError):
-        return None  # settings that this version cannot run are told as such when they are asked for
+        return None  # settings that cannot run here are told as such when they are asked for
+    return _share(config, about, site, device=device, home=home)
 
 
-def _share(config: RunConfig, about: DatasetAgreement, site: SiteDescription, *, home: Path) -> SiteShare:
+def _share(config: RunConfig, about: DatasetAgreement, site: SiteDescription, *, device: str, home: Path) -> SiteShare:
     sources = (site,) if site.role == "source" else (replace(OTHERS, name=_other_than(site.name)),)
     plans = [SitePlan(source.name, "source", source.num_train, source.num_validation, 0) for source in sources]
     plans.append(SitePlan(site.name if site.role == "test" else _other_than(site.name), "test", 0, 0, site.num_test))
-    device, _ = choose_device(config.device)
     speed = calibration(home).speed(device, threads=config.threads, precision=config.precision)
     names = catalogue.method(config.method).stage_names
     work = Workload(config, tuple(plans), speed, num_classes=len(about.classes), cache_gib=0.0)
@@ -77,7 +75,7 @@ def _share(config: RunConfig, about: DatasetAgreement, site: SiteDescription, *,
                 up[kind] = up.get(kind, 0) + payload
             else:
                 down += payload
-        if site.role == "source" and (stage.averages or stage.name == TRAINED_AT_SITES):
+        if site.role == "source" and stage.trains_at_sites:
             seconds += costs[stage.name].seconds
     return SiteShare(up, down, round(seconds / 60, 1))
 

@@ -31,6 +31,7 @@ from engine.models.assets import list_assets
 from engine.models.roles import at_site
 from engine.runs.checkpoint import CheckpointStore
 from engine.runs.identity import checkpoint_hash
+from engine.site import told
 from engine.site.consent import Consent
 from engine.site.data import SiteData, sites_here
 from engine.site.program import SiteProgram
@@ -47,8 +48,6 @@ ANSWERED, MAX_ROUNDS_LETTERS = "answered", 100_000
 """Key of what says which run asks: rounds that the server has this site's answers of, a list as JSON."""
 IMAGES = "images.json"
 """In a site's folder of a run: digests of the images that it began with."""
-TOLD = "told.json"
-"""There, too: what the site has told of its data, from which its own people see what the run would take."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
@@ -107,7 +106,7 @@ class DeployedSite:
         dataset = {"name": about.name, "task": about.task, "modality": about.modality, "classes": about.classes}
         dataset |= {"value_range": about.value_range, "slice_axis": about.slice_axis, "window": about.window}
         texts = {**reply.texts, DATASET: json.dumps(dataset), PROGRAM: program_version()}
-        _write(opened.folder / TOLD, json.dumps({name: texts[name] for name in (DATASET, DESCRIPTION)}))
+        told.keep(opened.folder, dataset=texts[DATASET], description=texts[DESCRIPTION])
         return SiteReply(reply.arrays, reply.metrics, reply.num_examples, texts)
 
     def idle(self) -> None:
@@ -232,7 +231,10 @@ def _check_unchanged(now: SiteDescription, path: Path) -> None:
     """Note which images a run has begun with here, or compare: a program that is started again reads them anew."""
     digests = json.dumps(dict(now.digests), sort_keys=True)
     if not path.is_file():
-        _write(path, digests)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(digests, encoding="utf-8")
+        part.replace(path)
     elif path.read_text(encoding="utf-8") != digests:
         raise UserError(
             "run.data_changed",
@@ -242,22 +244,15 @@ def _check_unchanged(now: SiteDescription, path: Path) -> None:
         )
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
-def _rounds(told: str, *, site: str) -> tuple[int, ...]:
+def _rounds(text: str, *, site: str) -> tuple[int, ...]:
     try:
-        found = json.loads(told) if len(told) <= MAX_ROUNDS_LETTERS else None
+        found = json.loads(text) if len(text) <= MAX_ROUNDS_LETTERS else None
     except ValueError:
         found = None
     if not isinstance(found, list) or not all(type(number) is int and number >= 0 for number in found):
         raise UserError(
             "federation.bad_request",
-            what=f"Site {site} was told of rounds that cannot be: {told!r:.60}.",
+            what=f"Site {site} was told of rounds that cannot be: {text!r:.60}.",
             why="The server says which rounds of the run it has this site's answers of.",
             fix="Run one version of the program at the server and at the sites.",
         )

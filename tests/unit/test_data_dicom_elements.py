@@ -61,7 +61,7 @@ def test_very_many_empty_elements_are_refused(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert error.code == "data.image_too_large"
     assert error.what == f"The file {path} has too many elements beside its pixels: at most 16,384 are read."
-    assert peak < 20 * 2**20  # all of them would take more than 100 MiB
+    assert peak < 10 * 2**20  # all of them would take more than 100 MiB
 
 
 @pytest.mark.parametrize("undefined", [False, True])

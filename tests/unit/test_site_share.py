@@ -14,6 +14,7 @@ from engine.data.phantoms import write_dataset
 from engine.federation.backends.deployed import _for_sites
 from engine.federation.connect import describe
 from engine.federation.tasks import APPROVAL, DESCRIBE, SiteRequest
+from engine.methods import catalogue
 from engine.planning.at_site import share_of
 from engine.planning.plan import plan
 from engine.site.deployed import program
@@ -105,3 +106,14 @@ def test_its_people_see_it_before_they_decide(root: Path, tmp_path: Path, capsys
     (folder / "runs" / "run-1" / "told.json").write_text("{")
     assert main(["site", "runs", str(folder)]) == 0
     assert "generator, masks, student" in capsys.readouterr().out, "without it the kinds are told all the same"
+
+
+def test_every_stage_at_sites_counts_as_training_there() -> None:
+    """A system whose sites train, and which says so of no stage, would be shown as taking no time."""
+    stages = {stage.name: stage.trains_at_sites for method in catalogue.methods().values() for stage in method.stages}
+    assert {name for name, trains in stages.items() if trains} == {
+        "federated_training", "generator_training", "joined_generator_training", "lora_training", "personal_training",
+        "semi_supervised_training",
+    }  # fmt: skip
+    averaging = [stage for method in catalogue.methods().values() for stage in method.stages if stage.averages]
+    assert averaging and all(stage.trains_at_sites for stage in averaging)

@@ -64,7 +64,7 @@ class Approvals:
         left_out = dict(known or {})
         begun = monotonic()
         waiting = {site.name: site for site in (*sources, *tests) if site.name not in left_out}
-        by_need = {site.name for site in tests}
+        needed = {site.name for site in tests}
         while waiting:
             for name, reply in self._ask(list(waiting)).items():
                 state, reason = reply.texts.get("state", ""), reply.texts.get("reason", "")[:500]
@@ -74,14 +74,14 @@ class Approvals:
                 if state == "refused":
                     error = _refused(name, reason)
                     if known is None:
-                        self._leave_out(name, error, left_out, sources=sources, needed=by_need)
+                        self._leave_out(name, error, left_out, sources=sources, needed=needed)
                     elif self._config.on_failure != "skip":
                         raise error
                 if state != "waiting":
                     del waiting[name]
             if waiting and known is None and self._is_over(begun):
                 for name in list(waiting):
-                    self._leave_out(name, _undecided(name), left_out, sources=sources, needed=by_need)
+                    self._leave_out(name, _undecided(name), left_out, sources=sources, needed=needed)
                     del waiting[name]
             if waiting:
                 self._pause(waiting)
