@@ -98,7 +98,8 @@ class FederationConfig(Section):
         10.0, description="refuse, clip: how many times the norm of the others' median an update may have (ours)"
     )
     on_failure: Literal["stop", "retry", "skip"] = Field(
-        "stop", description="A site fails or is late: stop the run, ask again, or go on without it that round (ours)"
+        "stop",
+        description="A site fails or is late: stop the run, ask again, or go on without it where it can (ours)",
     )
     retries: int = Field(3, ge=1, le=1000, description="retry: times that a site is asked the same again (ours)")
     quorum: Annotated[int, Field(ge=1, le=100_000)] | None = Field(

@@ -16,6 +16,8 @@ WIRE_DTYPES = ("float32", "float16", "float64", "int64", "uint8", "bool")
 """What may cross a site's border."""
 
 BAD_REPLY = "federation.bad_reply"
+OFFENCES = frozenset({BAD_REPLY, "generator.upload_misfit"})
+"""Codes of what a reply itself is wrong in, whoever finds it: the site fails, not the server."""
 """Code of the failure of a site whose reply was refused."""
 VARIANCE_SUFFIX = "running_var"
 MAX_METRICS = 100

@@ -56,23 +56,25 @@ def connect(
     from engine.federation.backends.local import LocalBackEnd
     from engine.federation.sites import Sites
 
-    retries = config.federation.retries if config.federation.on_failure == "retry" else 0
+    fails: dict[str, Any] = {"skips": config.federation.on_failure == "skip"}
+    if config.federation.on_failure == "retry":
+        fails["retries"] = config.federation.retries
     if config.backend == "superlink":
         from engine.federation.backends.deployed import NOTE
 
         run_dir = state_root.parent
         own = {"note": run_dir / NOTE, "state_root": state_root, "server": server}
         opened = _deployed(config, run_id=run_dir.name, checkpoints=checkpoints, **own)
-        return Sites(opened, server=server, retries=retries)
+        return Sites(opened, server=server, **fails)
     if config.backend == "ray":
         from engine.federation.backends.ray_sites import RayBackEnd
 
         ray = RayBackEnd(config, state_root=state_root, checkpoints=checkpoints, server=server)
-        return Sites(ray, server=server, retries=retries)
+        return Sites(ray, server=server, **fails)
     back_end = LocalBackEnd(
         config, state_root=state_root, checkpoints=checkpoints, server=server, federation=federation, build=build
     )
-    return Sites(back_end, server=server, retries=retries)
+    return Sites(back_end, server=server, **fails)
 
 
 def _deployed(

@@ -20,7 +20,7 @@ from flwr.serverapp import Grid
 from engine.config import FederationConfig
 from engine.errors import UserError
 from engine.federation.aggregation.fedavg import FedAvg
-from engine.federation.checks import BAD_REPLY, NO_MORE_CHECKS, RoundChecks
+from engine.federation.checks import BAD_REPLY, NO_MORE_CHECKS, OFFENCES, RoundChecks
 from engine.federation.coded_rounds import CodedRound, CodedRounds
 from engine.federation.exchange import MAX_REPLY_BYTES, KnowsSites, OnTraffic, ask, find_sites, no_check
 from engine.federation.payload import payload_bytes
@@ -34,7 +34,7 @@ FOREIGN_HEADER_BYTES = 10_000
 
 OnReply = Callable[[int, str, SiteReply], SiteReply | None]
 """Told each reply when it has come and been checked; may give back what stands for it from then on, such as one whose
-arrays lie in a file."""
+arrays lie in a file. It may refuse one as well (``bad_reply``): a failure of the site, like any other."""
 
 
 class Aggregate(Protocol):
@@ -179,20 +179,15 @@ class _Round:
             if isinstance(answer, UserError) and self.coded is not None and self.coded.lacks_base(site, answer):
                 again.append(site)
                 continue
-            try:
-                if isinstance(answer, UserError):
-                    raise answer
-                answer = answer if self.coded is None else self.coded.read(answer, site=site)
-                self._check(answer, site=site)
-            except UserError as error:
-                if stops:
-                    self.on_failure(Failure(self.number, site, error, None, stops=True))
-                    raise
-                failures[site] = error
-                continue
-            kept = self.on_reply(self.number, site, answer) if self.on_reply is not None else None
-            replies[site] = kept or answer
+            taken = answer if isinstance(answer, UserError) else self._take(answer, site=site)
             del answer  # the next site's comes before this name is given away
+            if isinstance(taken, SiteReply):
+                replies[site] = taken
+                continue
+            if stops:
+                self.on_failure(Failure(self.number, site, taken, None, stops=True))
+                raise taken
+            failures[site] = taken
         if again:
             failures |= self._ask(again, replies)
         for site, error in self._outsized().items():
@@ -212,6 +207,22 @@ class _Round:
     def _request(self, site: str, task: str) -> SiteRequest:
         arrays, more = (self.arrays, {}) if self.coded is None else self.coded.message(site)
         return SiteRequest(site, task, self.number, {**self.settings, **more}, arrays)
+
+    def _take(self, answer: SiteReply, *, site: str) -> SiteReply | UserError:
+        """Return what stands for a reply from now on, or why it does not count."""
+        try:
+            reply = answer if self.coded is None else self.coded.read(answer, site=site)
+            self._check(reply, site=site)
+        except UserError as error:
+            return error
+        try:
+            kept = self.on_reply(self.number, site, reply) if self.on_reply is not None else None
+        except UserError as error:
+            if error.code not in OFFENCES:
+                raise  # the server's own word ends the run
+            self.norms.pop(site, None)
+            return error
+        return kept or reply
 
     def _check(self, reply: SiteReply, *, site: str) -> None:
         """Check a reply by itself, and note its norms for :meth:`_outsized`."""
@@ -310,6 +321,7 @@ def call_once(
     on_reply: OnReply | None = None,
     on_traffic: OnTraffic | None = None,
     retries: int = 0,
+    may_lack: bool = False,
     deadline_s: float | None = None,
     on_failure: OnFailure = lambda _failure: None,
     completed: Mapping[str, SiteReply] | None = None,
@@ -321,15 +333,16 @@ def call_once(
 
     Sites at other machines are asked side by side, those of this process one after the other.
     The sites' arrays are theirs to choose, so they are checked for what no reply may have, not against what was sent.
-    A reply of more than ``max_bytes`` is refused. Sites in ``completed`` are not asked again. Other arguments and
-    errors as in :func:`run_rounds`, without a quorum.
+    A reply of more than ``max_bytes`` is refused. Sites in ``completed`` are not asked again. With ``may_lack`` a site
+    that fails is missing from what is returned; without it, its failure is raised. Other arguments and errors as in
+    :func:`run_rounds`, without a quorum.
     """
     nodes = find_sites(grid, sites=sites, wait_s=wait_s)
     questions = _Round(
         grid=grid, nodes=nodes, task=task, kind=kind, reply_kind=reply_kind, number=round_number,
         settings=settings or {}, arrays=arrays or {}, on_reply=on_reply, on_traffic=on_traffic, on_failure=on_failure,
-        quorum=None, retries=retries, deadline_s=deadline_s, checks=checks, check_cancelled=check_cancelled,
-        same_arrays=False, max_bytes=max_bytes,
+        quorum=0 if may_lack else None, retries=retries, deadline_s=deadline_s, checks=checks,
+        check_cancelled=check_cancelled, same_arrays=False, max_bytes=max_bytes,
     )  # fmt: skip
     replies = {site: reply for site, reply in (completed or {}).items() if site in sites}
     for asked in [sites] if isinstance(grid, KnowsSites) else [[site] for site in sites]:

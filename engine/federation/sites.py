@@ -115,11 +115,14 @@ class Sites:
     """See the module docstring.
 
     ``server`` is asked anew for each message: each stage has its own. A site that fails in what :meth:`ask` asks is
-    asked ``retries`` times more; how often one is in a round is the round's to say.
+    asked ``retries`` times more; how often one is in a round is the round's to say. With ``skips`` a run goes on
+    without what a failing site does not answer, where the question says that it may be missing.
     """
 
-    def __init__(self, back_end: BackEnd, *, server: Callable[[], Server], retries: int = 0) -> None:
-        self._back_end, self._server, self._retries = back_end, server, retries
+    def __init__(
+        self, back_end: BackEnd, *, server: Callable[[], Server], retries: int = 0, skips: bool = False
+    ) -> None:
+        self._back_end, self._server, self._retries, self._skips = back_end, server, retries, skips
         self._watch = SiteWatch(back_end.description, told=lambda: server().watched)
         self._beside = Beside()
         self._look_at = 0.0
@@ -172,6 +175,7 @@ class Sites:
         settings: Mapping[str, Scalar] | None = None,
         round_number: int = 0,
         apart: bool = False,
+        on_lack: Callable[[str, UserError], None] | None = None,
         max_bytes: int | None = None,
         on_reply: OnReply | None = None,
         completed: Mapping[str, SiteReply] | None = None,
@@ -182,7 +186,8 @@ class Sites:
 
         ``kind`` and ``reply_kind`` name what is sent and what comes back (kinds of the catalogue). With ``apart``
         the bytes are counted apart from those of the round that has the same number. A reply whose arrays have more
-        than ``max_bytes`` is refused before it is decoded.
+        than ``max_bytes`` is refused before it is decoded. ``on_lack`` says that a site's reply may be missing, where
+        the run goes on without sites that fail (``federation.on_failure``), and is told of each.
         """
         self._watch.asks(task)
         self._back_end.listen(_Watched(self._watch, listener or Quiet()))
@@ -201,8 +206,9 @@ class Sites:
             completed=completed,
             checks=checks,
             retries=self._retries,
+            may_lack=on_lack is not None and self._skips,
             on_traffic=partial(self._count, server.traffic, apart=apart),
-            on_failure=self._failed,
+            on_failure=partial(self._failed, on_failure=_lacking(on_lack)),
             check_cancelled=self._meanwhile(server),
         )
 
@@ -283,6 +289,14 @@ class Sites:
         if self.description.test_at_server and record.site not in self.names:
             return
         on_traffic(replace(record, round=QUERIES_FROM + record.round) if apart else record)
+
+
+def _lacking(on_lack: Callable[[str, UserError], None] | None) -> OnFailure:
+    def told(failure: Failure) -> None:
+        if on_lack is not None and failure.attempt is None:
+            on_lack(failure.site, failure.error)
+
+    return told
 
 
 def _heard(watch: SiteWatch, on_traffic: Callable[[Traffic], None], record: Traffic) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from engine.errors import UserError
 from engine.evaluation.figures import unpack_figures
 from engine.evaluation.looks import fault_of, together
 from engine.evaluation.summary import Split, compare_models, summarise
@@ -48,31 +49,15 @@ class Evaluation:
             state = {"format": FORMAT, "rows": {}, "images": {}}
         state.setdefault("looks", {})  # an attempt of before has asked for none
         total = len(models) * len(sets)
+        lacking: set[str] = set()
         for number, model in enumerate(models):
-            missing = [place for place in _places_of(model, sets) if f"{model.name} {place}" not in state["rows"]]
-            arrays, completing = what_is_sent(context, model) if missing else ({}, {})
-            for split in dict.fromkeys(sets[place][0] for place in missing):
-                asked = {sets[place][1]: (place, sets[place]) for place in missing if sets[place][0] == split}
-                words = f"{model.name}, {', '.join(asked) if len(asked) < 4 else f'{len(asked)} sites'}"
-                done = number * len(sets) + min(place for place, _ in asked.values())
-                context.reporter.progress(done, total, message=words)
-                context.sites.ask(
-                    EVALUATE,
-                    kind="evaluated",
-                    reply_kind="figures",
-                    to=tuple(asked),
-                    arrays=arrays,
-                    settings={
-                        "role": model.architecture,
-                        "model": model.name,
-                        "split": split,
-                        LOOKS: split == "validation" and model.role == "student" and model.scope == "run",
-                        **completing,
-                    },
-                    round_number=number + 1,
-                    on_reply=partial(_keep, context, state, model.name, asked),
-                )
-        keys = [f"{model.name} {place}" for model in models for place in _places_of(model, sets)]
+            self._measure(context, state, model, number=number, sets=sets, lacking=lacking)
+        complete = _complete(state, models, sets)
+        if len(complete) < len(sets):
+            absent = ", ".join(entry[1] for place, entry in enumerate(sets) if place not in complete)
+            words = f"{absent} has failed, so its validation images are left out of the results of every model."
+            context.reporter.log("warning", words)
+        keys = [f"{model.name} {place}" for model in models for place in _places_of(model, sets) if place in complete]
         pooled = _pooled_images(context, sets, [image for key in keys for image in state["images"][key]])
         settings = {"config": context.config.evaluation, "seed": context.config.seed}
         rows = [*summarise(pooled, split="test", **settings), *_stored_rows(state, keys)]
@@ -84,6 +69,51 @@ class Evaluation:
         write_json(context.run_dir / LOOKS_FILE, looks)
         self._record(context, rows, differences, images=[image for key in keys for image in state["images"][key]])
         context.reporter.progress(total, total)
+
+    def _measure(
+        self,
+        context: RunContext,
+        state: dict[str, Any],
+        model: ModelSpec,
+        *,
+        number: int,
+        sets: list[Entry],
+        lacking: set[str],
+    ) -> None:
+        """Have a model measured where it has not been, but at the sites ``lacking``, which have failed in this attempt.
+
+        Only validation images may be missing from what a run tells, where it goes on without sites that fail.
+        """
+
+        def lack(site: str, error: UserError) -> None:
+            lacking.add(site)
+            context.reporter.log("warning", f"{site} measures nothing: the run goes on without it. {error.what}")
+
+        places = [place for place in _places_of(model, sets) if f"{model.name} {place}" not in state["rows"]]
+        missing = [place for place in places if sets[place][0] == "test" or sets[place][1] not in lacking]
+        arrays, completing = what_is_sent(context, model) if missing else ({}, {})
+        for split in dict.fromkeys(sets[place][0] for place in missing):
+            asked = {sets[place][1]: (place, sets[place]) for place in missing if sets[place][0] == split}
+            words = f"{model.name}, {', '.join(asked) if len(asked) < 4 else f'{len(asked)} sites'}"
+            done = number * len(sets) + min(place for place, _ in asked.values())
+            context.reporter.progress(done, len(context.models) * len(sets), message=words)
+            context.sites.ask(
+                EVALUATE,
+                kind="evaluated",
+                reply_kind="figures",
+                to=tuple(asked),
+                arrays=arrays,
+                settings={
+                    "role": model.architecture,
+                    "model": model.name,
+                    "split": split,
+                    LOOKS: split == "validation" and model.role == "student" and model.scope == "run",
+                    **completing,
+                },
+                round_number=number + 1,
+                on_reply=partial(_keep, context, state, model.name, asked),
+                on_lack=lack if split == "validation" else None,
+            )
 
     def _record(
         self,
@@ -128,6 +158,12 @@ def _keep(
 def _places_of(model: ModelSpec, sets: list[Entry]) -> list[int]:
     """Return where a model is measured: a site's own model at the sites that have one, those that train."""
     return [place for place, (split, _, _) in enumerate(sets) if model.scope == "run" or split == "validation"]
+
+
+def _complete(state: dict[str, Any], models: Sequence[ModelSpec], sets: list[Entry]) -> set[int]:
+    """Return the places where no model is missing: what is compared is compared on the same images."""
+    needed = [(model.name, place) for model in models for place in _places_of(model, sets)]
+    return set(range(len(sets))) - {place for name, place in needed if f"{name} {place}" not in state["rows"]}
 
 
 def _stored_rows(state: dict[str, Any], keys: list[str]) -> list[EvaluationRow]:

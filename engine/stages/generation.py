@@ -12,10 +12,11 @@ from PIL import Image
 
 from engine.data.transforms import mask_to_grid
 from engine.distillation.pool import encode_mask
+from engine.errors import UserError
 from engine.evaluation.measures import dice
 from engine.federation.checks import check_masks
 from engine.federation.payload import unpack_masks
-from engine.federation.tasks import SHARE_MASKS
+from engine.federation.tasks import SHARE_MASKS, SiteReply
 from engine.generation.generators import kind_of
 from engine.models.execution import autocast, place_images
 from engine.seeding import derive_seed, numpy_generator
@@ -92,10 +93,23 @@ def _collect_masks(context: RunContext, sites: Sequence[str]) -> dict[str, np.nd
         return dict(stored["masks"])
     # Of a site that has withheld its generator nothing is drawn, so its masks stay as well.
     drawn_for = [site for site in sites if context.generator_dir(site).is_dir()]
-    replies = context.sites.ask(SHARE_MASKS, kind="masks", to=drawn_for)
     size = {"num_classes": len(context.description.classes), "image_px": context.config.data.image_px}
-    for site, reply in replies.items():
+
+    def check(_round: int, site: str, reply: SiteReply) -> None:
         check_masks(reply, site=site, at_most=_num_masks(context, site), **size)
+
+    def lack(site: str, error: UserError) -> None:
+        words = f"{site} has shared no masks, and nothing is drawn for it: the run goes on without. {error.what}"
+        context.reporter.log("warning", words)
+
+    replies = context.sites.ask(SHARE_MASKS, kind="masks", to=drawn_for, on_reply=check, on_lack=lack)
+    if not replies:
+        raise UserError(
+            "generation.no_masks",
+            what="No site has shared masks: every one that was asked has failed.",
+            why="Without any, the server has nothing to draw synthetic images from.",
+            fix="Mend the named sites, then resume the run.",
+        )
     masks = {site: unpack_masks(reply.arrays) for site, reply in replies.items()}
     context.checkpoints.save(_MASKS, {"masks": masks})
     return masks

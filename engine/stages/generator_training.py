@@ -30,7 +30,7 @@ class GeneratorTraining:
         """Train at the sites that have not answered yet; generators lie in ``generators/SITE``.
 
         A site that withholds its generator stops the run (``UserError`` ``generator.withheld``), or is gone on without
-        where ``release.on_withheld`` says so.
+        where ``release.on_withheld`` says so. So is one that fails, where ``federation.on_failure`` does.
         """
         context.sites.finish()
         goes_on, checks = context.config.release.on_withheld == "skip", read_checks(context.run_dir)
@@ -42,9 +42,10 @@ class GeneratorTraining:
         if not any(context.generator_dir(site).is_dir() for site in training):
             raise UserError(
                 "generator.none",
-                what="Every site withholds its generator.",
+                what="No site has sent a generator: each withholds it or has failed.",
                 why="Without any, the server has nothing to draw synthetic images with.",
-                fix="Train less or on more images (generator.steps), or talk to the sites about their limits.",
+                fix="Mend the sites that failed and resume the run. For those that withhold: train less or on more "
+                "images (generator.steps), or talk to them about their limits.",
             )
 
     def training_sites(self, context: RunContext) -> tuple[str, ...]:
@@ -99,6 +100,10 @@ class GeneratorTraining:
             _keep(context, site, reply)
             return replace(reply, arrays={})  # it lies in its folder; others need not wait beside it
 
+        def lack(site: str, error: UserError) -> None:
+            words = f"{site} has no generator: the run goes on without it. {error.what}"
+            context.reporter.log("warning", words)
+
         judged = context.config.release.check and context.model_path(STUDENT).is_file()
         context.sites.ask(
             TRAIN_GENERATOR,
@@ -108,6 +113,7 @@ class GeneratorTraining:
             arrays=model_arrays(context.load_model("student", STUDENT)) if judged else {},
             max_bytes=_most_bytes(context),
             on_reply=keep,
+            on_lack=lack,
             listener=_Progress(context, self.training_sites(context)),
         )
 

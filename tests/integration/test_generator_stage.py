@@ -224,7 +224,7 @@ def test_nothing_can_be_drawn_where_every_site_withholds(
 ) -> None:
     figures_by_site(monkeypatch, SITES)
     keys = {"generator.kind": "pix2pix", "release.check": True, "release.on_withheld": "skip"}
-    with pytest.raises(UserError, match="Every site withholds its generator") as error:
+    with pytest.raises(UserError, match="No site has sent a generator: each withholds it or has failed") as error:
         GeneratorTraining().run(context_of(config_of(backbone, **keys), tmp_path))
     assert error.value.code == "generator.none"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.checks import check_reply
 from engine.federation.client_app import build_client_app
 from engine.federation.exchange import ask, find_sites
-from engine.federation.rounds import RoundResult, call_once, run_rounds
+from engine.federation.rounds import Failure, RoundResult, call_once, run_rounds
 from engine.federation.statistics import combine_statistics
 from engine.federation.tasks import SiteReply, SiteRequest
 from engine.models.arrays import model_arrays
@@ -53,6 +53,50 @@ def test_what_is_asked_once_is_asked_in_round_zero() -> None:
     replies = call_once(grid, task="query", kind="student", sites=SITES, arrays=WEIGHT, on_traffic=traffic.append)
     assert [reply.metrics["round"] for reply in replies.values()] == [0.0, 0.0]
     assert {record.round for record in traffic} == {0}
+
+
+class Known(InProcessGrid):
+    """A grid that knows which node is which site: all sites of a question are asked side by side."""
+
+    def site_nodes(self, sites: Sequence[str], *, wait_s: float) -> dict[str, int]:
+        del wait_s
+        return {site: node_id for site, node_id in zip(SITES, self.get_node_ids(), strict=True) if site in sites}
+
+
+def north_fails(request: SiteRequest) -> SiteReply:
+    if request.site == "north":
+        raise RuntimeError("the disk is gone")
+    return echo(request)
+
+
+@pytest.mark.parametrize("of", [InProcessGrid, Known])
+def test_what_is_asked_once_may_lack_a_site(of: type[InProcessGrid]) -> None:
+    failures: list[Failure] = []
+    asked: dict[str, Any] = {"task": "query", "kind": "student", "sites": SITES, "on_failure": failures.append}
+    grid = of(build_client_app({"query": north_fails}), sites=SITES)
+    assert list(call_once(grid, **asked, may_lack=True)) == ["south"]
+    (failure,) = failures
+    assert (failure.site, failure.attempt, failure.stops) == ("north", None, False)
+    with pytest.raises(UserError, match="the disk is gone"):
+        call_once(grid, **asked)
+    assert failures[-1].stops
+
+
+@pytest.mark.parametrize("code", ["federation.bad_reply", "generator.upload_misfit", "generator.withheld"])
+def test_a_reply_that_its_reader_refuses_is_its_sites_failure_and_another_word_ends_the_run(code: str) -> None:
+    def read(_round: int, site: str, _reply: SiteReply) -> None:
+        if site == "north":
+            raise UserError(code, what="Not this.", why="Because.", fix="Mend it.")
+
+    rounds: list[RoundResult] = []
+    grid = InProcessGrid(build_client_app({"train.student": echo}), sites=SITES)
+    how: dict[str, Any] = {"arrays": WEIGHT, "sites": SITES, "rounds": 1, "on_reply": read, "on_round": rounds.append}
+    if code == "generator.withheld":
+        with pytest.raises(UserError, match="Not this"):
+            run_rounds(grid, quorum=1, **how)
+    else:
+        run_rounds(grid, quorum=1, **how)
+        assert list(rounds[0].metrics) == ["south"] and rounds[0].failures["north"].code == code
 
 
 class Remote(Grid):
