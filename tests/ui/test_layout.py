@@ -39,6 +39,7 @@ def open_tab(page: Page, name: str) -> None:
     page.wait_for_selector(READY[name])
 
 
+@pytest.mark.slow
 def test_a_page_at_rest_asks_seldom(layout_server: Server, open_page: Callable[..., Watched]) -> None:
     """A run that is over is looked at every five seconds, not every one: on a public page many are left open."""
     page = open_page(layout_server.address).page
@@ -177,6 +178,7 @@ def test_a_read_only_page_shows_runs_but_starts_and_stops_none(
         expect(page.locator("#examples img").first).to_be_visible()
 
 
+@pytest.mark.slow
 def test_an_extension_that_stopped_is_told_and_given_up_after_a_question(
     open_page: Callable[..., Watched], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

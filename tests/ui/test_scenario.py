@@ -187,6 +187,7 @@ def test_launch_reload_second_page_cancel_resume_samples_segment(
     segment_a_frame(page, tmp_path / "frame.png")
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_forked_with_another_setting(
     fresh_server: Server, finished_run: str, open_page: Callable[..., Watched]
 ) -> None:
