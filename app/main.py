@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -21,6 +20,7 @@ with stubs.unwritten():
 
 from app import address, api, compare_text, markup, run_text, server, table_text, text, viewmodels
 from app.access import decide, visitor_of
+from app.ending import ends_on_sigterm
 from app.pending import MAX_ALL
 from app.picker import Picker
 from app.settings import Access, load_settings
@@ -142,23 +142,28 @@ def main(arguments: list[str] | None = None) -> int:
     if options["users_file"] and not options["access"]:
         options["access"] = "sign-in"  # whatever the environment says
     os.umask(0o077)  # whatever is written from here on is for the one who serves the page
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an ordinary end, which takes the passing files with it
     try:
-        settings = load_settings(**options)
-        decide(settings)  # before anything is opened
-        listening = server.listen(settings)
-        studio = Studio(settings)
-        for warning in studio.store.warnings:
-            print(warning, file=sys.stderr)
-        os.environ["DSFEDMED_HOME"] = str(studio.store.home)  # where fetched weights are looked for
-        os.environ["GRADIO_TEMP_DIR"] = str(studio.scratch.path)
-        server.run(build_app(studio), studio, listening, demo=demo)
+        with ends_on_sigterm():
+            serve(options, demo=demo)
     except UserError as error:
         print(f"{error.what} {error.why} {error.fix}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 0
     return 0
+
+
+def serve(options: dict[str, Any], *, demo: bool) -> None:
+    """Serve the page with these settings until it is stopped."""
+    settings = load_settings(**options)
+    decide(settings)  # before anything is opened
+    listening = server.listen(settings)
+    studio = Studio(settings)
+    for warning in studio.store.warnings:
+        print(warning, file=sys.stderr)
+    os.environ["DSFEDMED_HOME"] = str(studio.store.home)  # where fetched weights are looked for
+    os.environ["GRADIO_TEMP_DIR"] = str(studio.scratch.path)
+    server.run(build_app(studio), studio, listening, demo=demo)
 
 
 if __name__ == "__main__":
