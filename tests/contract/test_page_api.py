@@ -53,9 +53,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def client(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Client:
+def client(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("downloads")
-    return Client(server.address, verbose=False, download_files=folder, httpx_kwargs={"timeout": WAIT_S})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder))  # where each download leaves a folder behind
+        yield Client(server.address, verbose=False, download_files=folder, httpx_kwargs={"timeout": WAIT_S})
 
 
 @pytest.fixture(scope="module")
