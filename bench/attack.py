@@ -24,15 +24,16 @@ from typing import Any
 from bench import bombs
 from bench.attack_api import attack_endpoints
 from bench.attack_client import API, Server, Visitor, serving
+from bench.attack_people import BEHIND_PROXY, NAMED_IN, PASSWORD, attack_proxy, attack_sign_in, users_file
 from engine.config import load_config
 from engine.runs.store import RunStore
 
 CANARY = "canary-3f9c2a77-do-not-read"
-PASSWORD = "a password of the bench"
 MOST_BYTES = 2**30
 TOLD_WITHIN_S = 1.0
 FLOOD = 300
-USERS = "app.users"
+ACTS = ("cancel-yes", "extend-yes", "resume", "drop-yes", "delete-yes")
+"""What is done to a run that is there."""
 
 
 @dataclass
@@ -186,15 +187,15 @@ def attack_names(server: Server, headers: dict[str, str], tally: Tally) -> None:
 
 
 def attack_runs(visitor: Visitor, run_id: str, tally: Tally) -> None:
-    """Start, stop, extend, resume and fork as somebody who may not; the store tells whether it was done."""
+    """Start, stop, go on with, join and delete as somebody who may not; the store tells whether it was done."""
     store = RunStore(visitor.server.home)
     before = [(run.run_id, run.status, run.config_hash) for run in store.list()]
-    for elem_id in ("launch", "plan", "cancel-yes", "extend-yes", "resume"):
+    for elem_id in ("launch", "plan", *ACTS, "join", "join-plan"):
         event = visitor.event(elem_id, "click")
-        values = visitor.values(event, run=run_id, **{"extend-rounds": 3})
+        values = visitor.values(event, run=run_id, **{"extend-rounds": 3, "join-sites": "tower_hd"})
         told = json.dumps(visitor.call(event["id"], values))
         after = [(run.run_id, run.status, run.config_hash) for run in store.list()]
-        refused = after == before and ("error-box" in told or elem_id == "plan")
+        refused = after == before and ("error-box" in told or elem_id in ("plan", "join-plan"))
         tally.must("acts of a viewer", refused=refused, told=f"{elem_id} {told[:300]}")
     store.close()
 
@@ -215,10 +216,14 @@ def attack_demo(server: Server, foreign: str, tally: Tally) -> None:
     root["field-data-root"] = "/etc/no-such-folder"
     absent = json.dumps(visitor.call(launch["id"], visitor.values(launch, **root))["data"])
     tally.must("server paths", refused=there == absent and "error-box" in there, told=there[:300])
-    for elem_id in ("cancel-yes", "extend-yes", "resume"):
+    for elem_id in ACTS:
         event = visitor.event(elem_id, "click")
         told = json.dumps(visitor.call(event["id"], visitor.values(event, run=foreign, **{"extend-rounds": 1})))
         tally.must("somebody else's run", refused="is not yours" in told, told=f"{elem_id} {told[:200]}")
+    event, before = visitor.event("join", "click"), len(store.list())
+    told = json.dumps(visitor.call(event["id"], visitor.values(event, run=foreign, **{"join-sites": "tower_hd"})))
+    refused = "error-box" in told and len(store.list()) == before
+    tally.must("somebody else's run", refused=refused, told=f"join {told[:200]}")
     honest = visitor.values(launch)
     before = len(store.list())
     visitor.call(launch["id"], honest)
@@ -312,15 +317,18 @@ def against(
         if mode == "sign-in":
             if visitor.sign_in("vera", PASSWORD) != 303:
                 tally.faults.append("an honest sign-in was refused")
-            _attack_sign_in(server, tally)
+            attack_sign_in(server, tally)
         visitor.open()
         attacks = payloads(canary, home, address)
+        other = {NAMED_IN: "anna"} if mode == "proxy" else headers
         attack_events(visitor, attacks, tally)
-        attack_endpoints(visitor, attacks, canary, tally, mode=mode, other=Visitor(server, headers))
+        attack_endpoints(visitor, attacks, canary, tally, mode=mode, other=Visitor(server, other))
         attack_routes(visitor, canary, address, tally)
         attack_bodies(visitor, tally)
         attack_names(server, headers, tally)
-        if mode in ("read-only", "sign-in"):
+        if mode == "proxy":
+            attack_proxy(server, tally)
+        if mode in ("read-only", "sign-in", "proxy"):
             attack_runs(visitor, foreign, tally)
         if mode == "demo":
             attack_demo(server, foreign, tally)
@@ -342,18 +350,6 @@ def against(
     return [f"{mode}: {fault}" for fault in tally.faults]
 
 
-def _attack_sign_in(server: Server, tally: Tally) -> None:
-    """Without an account, and with guessed passwords."""
-    nobody = Visitor(server)
-    for method, route in (("GET", "/config"), ("POST", f"{API}/queue/join"), ("POST", f"{API}/upload")):
-        answer = nobody.http.request(method, route)
-        tally.must("without an account", refused=answer.status_code == 401, told=f"{route} {answer.status_code}")
-    nobody.http.cookies.set("dsfedmed_1", "eyJ1c2VyIjogIm9wYSJ9.forged.signature")
-    tally.must("a forged cookie", refused=nobody.http.get("/config").status_code == 401, told="taken")
-    statuses = [nobody.sign_in("opa", f"guess {number}") for number in range(7)]
-    tally.must("guessed passwords", refused=statuses[-1] == 429 and 303 not in statuses, told=str(statuses))
-
-
 def _text(path: Path) -> str:
     try:
         return path.read_bytes()[:4096].decode("latin-1")
@@ -364,7 +360,7 @@ def _text(path: Path) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Attack the modes that were named, all by default."""
     parser = argparse.ArgumentParser(prog="python -m bench.attack", description=__doc__)
-    modes = ("loopback", "read-only", "demo", "sign-in")
+    modes = ("loopback", "read-only", "demo", "sign-in", "proxy")
     parser.add_argument("modes", nargs="*", default=modes, help=f"any of {', '.join(modes)}")
     chosen = parser.parse_args(arguments).modes
     faults: list[str] = []
@@ -372,21 +368,12 @@ def main(arguments: list[str] | None = None) -> int:
         for mode in chosen:
             options = {"loopback": [], "read-only": ["--read-only"], "demo": ["--access", "demo"]}.get(mode, [])
             if mode == "sign-in":
-                options = ["--users", str(_users_file(Path(folder) / "users.json"))]
-            faults += against(mode, Path(folder) / mode, *options)
+                options = ["--users", str(users_file(Path(folder) / "users.json"))]
+            named = {"headers": {NAMED_IN: "vera"}, **BEHIND_PROXY} if mode == "proxy" else {}
+            faults += against(mode, Path(folder) / mode, *options, **named)
     print("\nnothing was read and nothing done" if not faults else "\nNOT withstood:")
     print("\n".join(f"  {fault}" for fault in faults))
     return 1 if faults else 0
-
-
-def _users_file(path: Path) -> Path:
-    """Write a viewer and an operator with the page's own command."""
-    import subprocess
-
-    for name, role in (("vera", "viewer"), ("opa", "operator")):
-        command = [sys.executable, "-m", USERS, str(path), "add", name, "--role", role, "--password-stdin"]
-        subprocess.run(command, input=PASSWORD, text=True, check=True)
-    return path
 
 
 if __name__ == "__main__":
