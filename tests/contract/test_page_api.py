@@ -6,6 +6,7 @@ A program of somebody else's breaks when this test has to be changed: add parame
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -19,11 +19,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import joins_world
 import pytest
 from runs_world import ROUNDS, config, finished_run, results, work
 
 from engine.runs import folders, lifecycle, processes
 from engine.runs import store as store_module
+from engine.runs.earlier import read_earlier
 from engine.runs.store import RunStore
 from engine.runs.worker import Worker
 from tests.patience import wait
@@ -138,6 +140,10 @@ def done_extension(store: RunStore) -> str:
     return run_id
 
 
+def to_be_joined(store: RunStore) -> str:
+    return joins_world.finish(store, store.create_run(joins_world.config(), queued=True).run_id)
+
+
 def end_as_the_worker(store: RunStore, run_id: str) -> None:
     Worker(store, run_id, attempt=store.get(run_id).attempt)._end("finished")
 
@@ -152,6 +158,7 @@ ACTIONS: dict[str, tuple[Callable[[RunStore], str], Action]] = {
         finished,
         lambda store, run: lifecycle.fork(store, run, stage="evaluation", config=config(samples=9), by="A"),
     ),
+    "join": (to_be_joined, lambda store, run: joins_world.joined(store, run, "east")),
     "resume": (cancelled, lambda store, run: lifecycle.resume(store, run, by="A")),
     "resume extension": (stopped_extension, lambda store, run: lifecycle.resume(store, run)),
     "cancel waiting": (waiting, lambda store, run: lifecycle.cancel(store, run, by="A")),
@@ -185,16 +192,34 @@ def state_after(home: Path, run_id: str, before: dict[str, object], *, name: str
         assert name != "finish extension" or (store.run_dir(run_id) / "worker.log").is_file()
     for record in records:
         if record.parent is not None:
-            assert results(store, record.run_id)["files"].keys() == {  # type: ignore[attr-defined]
-                "checkpoints/federated_training.safetensors",
-                "models/student.safetensors",
-            }
-            assert [stage.status for stage in store.stages(record.run_id)] == ["finished", "pending", "pending"]
-            assert store.metrics(record.run_id) == before["curves"]
+            child_is_whole(store, record, before, name=name)
         if record.resumable:
             lifecycle.resume(store, record.run_id)
             assert store.get(record.run_id).queued_at is not None
     store.close()
+
+
+def child_is_whole(store: RunStore, record: Any, before: dict[str, object], *, name: str) -> None:
+    """Check that a fork, or a run that a site has joined, has all that it needs of its parent."""
+    given = results(store, record.run_id)["files"]
+    states = [stage.status for stage in store.stages(record.run_id)]
+    if name == "join":
+        models = {"fedavg_student": "fedavg_student", "earlier_student": "distilled_student"}
+        models |= {"earlier_teacher": "distilled_teacher"}
+        expected = {f"earlier/models/{new}.safetensors": f"{old} of {record.parent}" for new, old in models.items()}
+        for site in joins_world.SITES:
+            expected |= {
+                f"earlier/generators/{site}/weights.safetensors": site,
+                f"earlier/samples/{site}/00000.png": site,
+            }
+        expected["earlier/samples/samples.json"] = "[]"
+        assert {path: text.decode() for path, text in given.items() if path != "earlier/earlier.json"} == expected
+        assert read_earlier(store.run_dir(record.run_id)).sources == joins_world.SITES
+        assert set(states) == {"pending"} and not store.metrics(record.run_id)
+        return
+    assert given.keys() == {"checkpoints/federated_training.safetensors", "models/student.safetensors"}
+    assert states == ["finished", "pending", "pending"]
+    assert store.metrics(record.run_id) == before["curves"]
 
 
 def lifecycle_states(record: Any) -> tuple[str, ...]:
