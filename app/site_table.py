@@ -48,7 +48,9 @@ def _site_failures(view: SiteView) -> str:
     if not view.failures:
         return text.NOT_MEASURED
     lines = [
-        site_text.SITE_FAILURE.format(round=one.round, what=one.what, outcome=site_text.SITE_OUTCOME[one.outcome])
+        (site_text.SITE_FAILURE_IN_ROUND if one.round else site_text.SITE_FAILURE).format(
+            round=one.round, what=one.what, outcome=site_text.SITE_OUTCOME[one.outcome]
+        )
         for one in reversed(view.failures[-MOST_FAILURES:])
     ]
     older = [site_text.SITE_FAILURES_OLDER.format(count=len(lines), total=len(view.failures))]

@@ -107,6 +107,7 @@ class SiteFailure:
 
     site: str
     round: int
+    """0 where it was asked outside of rounds."""
     attempt: int
     """Which further question follows, from 1; 0 where none does."""
     at: float

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from engine.federation.descriptions import FederationDescription, SiteDescription
+from engine.federation.task_titles import round_told
 from engine.federation.tasks import DECISIONS
 from engine.types import SiteActivity, SiteFailure, Traffic
 
@@ -66,8 +67,8 @@ class SiteWatch:
             self._tell(replace(now, seen_at=at))
 
     def failed(self, failure: SiteFailure) -> None:
-        """The site has no usable reply."""
-        self._told().failure(failure)
+        """The site has no usable reply. Numbers of other questions than rounds say nothing to people."""
+        self._told().failure(replace(failure, round=round_told(self._task, failure.round) or 0))
         if failure.site in self._now:
             self._tell(
                 replace(self._now[failure.site], state=DECISIONS.get(failure.code, "failed"), round=failure.round)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -174,6 +175,35 @@ class Deployed:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+PROXIES = {"nginx": ("-p", ".", "-c", "nginx.conf", "-g", "daemon off;"), "caddy": ("run", "--config", "Caddyfile")}
+
+
+@contextmanager
+def proxied(world: Deployed, *, name: str) -> Iterator[str]:
+    """Start a proxy before the server, by the configuration that `federation init` has written; gives its address."""
+    program = shutil.which(name)
+    if program is None:
+        pytest.skip(f"{name} is not installed here (Debian's packages: nginx-light, caddy)")
+    said = world.folder / f"{name}.txt"
+    with said.open("ab") as output:
+        process = subprocess.Popen(
+            [program, *PROXIES[name]], cwd=world.federation.server, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        wait(lambda: answers(world.public_port) or process.poll() is not None)
+        assert process.poll() is None, said.read_text()
+        yield f"localhost:{world.public_port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=WAIT_S)
+
+
+def answers(port: int) -> bool:
+    """Return whether somebody listens on a port of loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

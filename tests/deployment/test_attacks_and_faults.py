@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -22,7 +21,8 @@ from engine.deployment.server import link_of
 from engine.errors import UserError
 from engine.federation.backends.superlink import Control
 from engine.federation.rounds import run_rounds
-from tests.deployment.deployed import NUMBERS, Deployed, deployed
+from tests.deployment.deployed import NUMBERS, PROXIES, Deployed, deployed
+from tests.deployment.deployed import proxied as before
 from tests.deployment.test_one_round import arrays, in_process
 from tests.patience import WAIT_S, wait
 
@@ -40,32 +40,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         yield world
 
 
-PROXIES = {"nginx": ("-p", ".", "-c", "nginx.conf", "-g", "daemon off;"), "caddy": ("run", "--config", "Caddyfile")}
-
-
 @pytest.fixture(scope="module", params=PROXIES)
 def proxied(world: Deployed, request: pytest.FixtureRequest) -> Iterator[Deployed]:
-    """Give the world with a proxy before it, by the configuration that `federation init` has written."""
-    name = request.param
-    program = shutil.which(name)
-    if program is None:
-        pytest.skip(f"{name} is not installed here (Debian's packages: nginx-light, caddy)")
-    with (world.folder / f"{name}.txt").open("ab") as output:
-        process = subprocess.Popen(
-            [program, *PROXIES[name]], cwd=world.federation.server, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        wait(lambda: answers(world.public_port) or process.poll() is not None)
-        assert process.poll() is None, (world.folder / f"{name}.txt").read_text()
+    """Give the world with a proxy before it."""
+    with before(world, name=request.param):
         yield world
-    finally:
-        process.terminate()
-        process.wait(timeout=WAIT_S)
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def rounds(

@@ -6,10 +6,13 @@ import getpass
 import json
 import shutil
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
+from bench.attack_client import serving
 from engine.cli import main
 from engine.data.phantoms import write_dataset
 from engine.report.ledger import read_ledger
@@ -18,7 +21,8 @@ from engine.runs.store import RunStore
 from engine.site.audit import AuditLog
 from engine.site.consent import AUDIT_FILE
 from engine.site.policy import Decisions
-from tests.deployment.deployed import Deployed, can_hide, deployed
+from tests.browsers import WAIT_MS, chromium
+from tests.deployment.deployed import Deployed, can_hide, deployed, proxied
 from tests.patience import RUN_S, wait
 
 SITES = ("tower_hd", "scope_octagon", "guided_inset", "portable_yellow")
@@ -66,19 +70,43 @@ def status_of(home: Path, run_id: str) -> str:
         store.close()
 
 
+def follow_on_the_page(home: Path, run_id: str) -> None:
+    """See the run at work and to its end on the page, as one of this machine's own."""
+    with serving(home) as server, chromium() as browser:
+        page, faults = browser.new_page(), []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(f"{server.address}/?run={run_id}")
+        badge, rows = page.locator("#status .badge"), page.locator("#sites tbody tr")
+        expect(badge).to_have_text("Running", timeout=WAIT_MS)
+        expect(rows).to_have_count(len(SITES), timeout=1000 * RUN_S)
+        expect(page.locator("#sites .state.asked, #sites .state.working").first).to_be_visible(timeout=1000 * RUN_S)
+        expect(badge).to_have_text("Finished", timeout=4000 * RUN_S)
+        page.reload()
+        expect(rows).to_have_count(len(SITES), timeout=WAIT_MS)
+        assert sorted(page.locator("#sites tbody th").all_inner_texts()) == sorted(SITES)
+        assert page.locator("#sites td.failures details").count() == 0
+        expect(page.locator("#results")).to_contain_text("TinySAM, mutually distilled", timeout=WAIT_MS)
+        page.screenshot(path=home / "page.png", full_page=True)
+        assert faults == []
+
+
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["in order", "generators beside the rounds"])
 def test_a_run_across_sites_equals_the_run_in_one_process(asynchronous: bool, tmp_path: Path) -> None:
     root = write_dataset("polyp", tmp_path / "all", images_per_site=12, image_px=64)
     order = ["--set", f"generator.asynchronous={str(asynchronous).lower()}"]
     run = ["run", "--preset", "phantom_cpu_smoke", *SET, *order, "--json"]
     assert main([*run, "--set", f"data.root={root}", "--home", str(tmp_path / "together")]) == 0
-    with deployed(tmp_path / "deployed", sites=SITES) as world:
+    with deployed(tmp_path / "deployed", sites=SITES) as world, ExitStack() as proxy:
         spread(world, root)
         at, hides = world.folder / "at", can_hide()
         world.start_server(hidden=[at, root] if hides else [])
+        outside = None  # as hospitals reach it, where this machine has the proxy
+        if not asynchronous and shutil.which("nginx"):
+            outside = proxy.enter_context(proxied(world, name="nginx"))
         for site in SITES:  # each with a folder that no other process of the federation can open
             others = [root, *(at / other for other in SITES if other != site)] if hides else []
-            world.start_site(site, env={"DSFEDMED_SITE_PROGRAM": "engine.site.deployed:program"}, hidden=others)
+            program = {"DSFEDMED_SITE_PROGRAM": "engine.site.deployed:program"}
+            world.start_site(site, server=outside, env=program, hidden=others)
         wait(lambda: world.online() == set(SITES))
         where = ["--server", str(world.federation_folder), "--home", str(tmp_path / "apart")]
         asks = [*run, "--set", "data.root=none", *where, "--detach"]
@@ -86,7 +114,10 @@ def test_a_run_across_sites_equals_the_run_in_one_process(asynchronous: bool, tm
         assert submitted.process.wait(timeout=RUN_S) == 0, submitted.said()
         run_id = json.loads(submitted.said())["run_id"]
         approve(world.folder / "at" / CAREFUL, run_id)
-        wait(lambda: status_of(tmp_path / "apart", run_id) in ("finished", "failed"), timeout_s=4 * RUN_S)
+        if asynchronous:
+            wait(lambda: status_of(tmp_path / "apart", run_id) in ("finished", "failed"), timeout_s=4 * RUN_S)
+        else:
+            follow_on_the_page(tmp_path / "apart", run_id)
         records = {site: AuditLog(world.folder / "at" / site / AUDIT_FILE).entries() for site in SITES}
     (together, about), (apart, about_apart) = result(tmp_path / "together"), result(tmp_path / "apart")
     assert set(together) == set(apart) and len(together) >= 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,21 +13,12 @@ from pathlib import Path
 
 import pytest
 import seed_store
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.browsers import WAIT_MS, chromium
 from tests.patience import WAIT_S
 
 ROOT = Path(__file__).resolve().parents[2]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM_FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
-WAIT_MS = 1000 * WAIT_S
 expect.set_options(timeout=WAIT_MS)
 SLOW_FRAMES = "window.requestAnimationFrame = (draw) => setTimeout(() => draw(performance.now()), {frame_ms})"
 """Draws as seldom as a busy machine without a graphics card does."""
@@ -78,12 +68,9 @@ def serving(home: Path, *options: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Give the system's Chromium, or the one that Playwright has downloaded."""
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS), timeout=WAIT_MS)
-        yield chromium
-        chromium.close()
+    """Give one browser for all tests of a process; each has a profile of its own."""
+    with chromium() as shared:
+        yield shared
 
 
 @pytest.fixture(scope="session")

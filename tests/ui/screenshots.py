@@ -17,11 +17,13 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from conftest import BROWSERS, CHROMIUM_FLAGS, ROOT, WAIT_MS, serving
+from conftest import ROOT, serving
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from scipy import ndimage
 from seed_store import fill
+
+from tests.browsers import WAIT_MS, chromium
 
 COLOURS = 256
 SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
@@ -182,17 +184,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=lambda text: text.split(","), help="ids of its runs, the shown one first")
     chosen = parser.parse_args(arguments)
     chosen.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as made, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as made, chromium() as browser:
         files = Path(made)
         write_volume(files / VOLUME)
         home, runs = (chosen.home, chosen.runs) if chosen.home else (files, seeded(files))
         shutil.copytree(ROOT / "assets" / "models", home / "shipped", dirs_exist_ok=True)
-        path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-        browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS), timeout=WAIT_MS)
         with serving(home) as server:
             address = f"{server.address}/?run={runs[0]}&runs={','.join(runs)}&model={SHIPPED}"
             photograph(browser, address, files=files, folder=chosen.folder, names=chosen.names or list(VIEWS))
-        browser.close()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.client_app import build_client_app
 from engine.federation.descriptions import FederationDescription, SiteDescription
 from engine.federation.sites import Server, SiteListener, Sites
-from engine.federation.tasks import SiteReply, SiteRequest
+from engine.federation.tasks import SHARE_MASKS, TRAIN_STUDENT, SiteReply, SiteRequest
 from engine.federation.watch import Told
 from engine.runs.events import StoreReporter
 from engine.runs.sites import SiteView, site_views
@@ -48,7 +48,7 @@ class Toy:
             does(request)
             return SiteReply({"w": request.arrays["w"]}, {"loss": 1.0}, 8)
 
-        self.grid = InProcessGrid(build_client_app({"student": answer}), sites=SITES)
+        self.grid = InProcessGrid(build_client_app({TRAIN_STUDENT: answer, SHARE_MASKS: answer}), sites=SITES)
         self.seen: dict[str, float] = {}
 
     def last_seen(self) -> dict[str, float]:
@@ -74,11 +74,11 @@ class Heard:
         )
 
     def ask(self) -> list[str]:
-        return list(self.sites.ask("student", kind="student", arrays={"w": np.ones(2, np.float32)}))
+        return list(self.sites.ask(SHARE_MASKS, kind="masks", round_number=3, arrays={"w": np.ones(2, np.float32)}))
 
     def train(self, **how: object) -> None:
         arrays = {"w": np.ones(2, np.float32)}
-        self.sites.train_rounds("student", kind="student", arrays=arrays, rounds=1, **how)
+        self.sites.train_rounds(TRAIN_STUDENT, kind="student", arrays=arrays, rounds=1, **how)
 
     def of(self, site: str) -> list[tuple[str, int, int, int]]:
         return [(a.state, a.round, a.step, a.total) for a in self.activities if a.site == site]
@@ -101,7 +101,7 @@ def test_a_site_is_asked_works_and_answers() -> None:
     for site in SITES:
         assert heard.of(site) == [("asked", 1, 0, 0), ("working", 1, 3, 4), ("answered", 1, 4, 4)]
     last = heard.activities[-1]
-    assert (last.task, last.num_train, last.num_validation) == ("student", 8, 2)
+    assert (last.task, last.num_train, last.num_validation) == (TRAIN_STUDENT, 8, 2)
     assert last.seen_at is not None
 
 
@@ -175,6 +175,7 @@ def test_a_site_that_fails_in_another_question_than_a_rounds_is_asked_again_as_o
         ("south", 1, "asked_again"),
         ("south", 2, "asked_again"),
     ]
+    assert {f.round for f in heard.failures} == {0}, "the number of another question is none of a round"
     states = [state for state, *_ in heard.of("north")]
     assert states == ["asked", "working", "answered"], "who has answered is not asked again"
     for most, failures in ((2, ["asked_again"] * 2 + ["stopped"]), (0, ["stopped"])):
@@ -244,9 +245,10 @@ def test_a_run_of_before_has_no_sites(store: RunStore) -> None:
 
 def test_the_page_shows_what_a_site_does_and_its_failures_escaped() -> None:
     now = activity("n<1>", state="working", round=3, step=2, total=8)
-    html = site_table.table([SiteView(STAGE, now, 0.81, 2_000_000, 1_000, (failure("n<1>", 2),))])
+    html = site_table.table([SiteView(STAGE, now, 0.81, 2_000_000, 1_000, (failure("n<1>", 2), failure("n<1>", 0)))])
     for words in ("training the student, round 3, step 2 of 8", "8 training · 2 validation", "0.810", "2.0 MB",
-                  "n&lt;1&gt;", "Round 2: x &lt;b&gt; (left out)", "width:25%", "1, last: left out"):  # fmt: skip
+                  "n&lt;1&gt;", "<p>Round 2: x &lt;b&gt; (left out)</p>", "<p>x &lt;b&gt; (left out)</p>",
+                  "width:25%", "2, last: left out"):  # fmt: skip
         assert words in html, words
     assert "<b>" not in html
 
