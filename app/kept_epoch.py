@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from app import kept_text, markup
-from app.plots import INK, PALETTE
+from app.plots import INK, PALETTE, with_room
 from engine.runs.gates import GateRecord, best_epoch, judged_epochs
 from engine.runs.records import MetricSeries
 
@@ -41,7 +41,7 @@ def marked(figure: go.Figure, series: Sequence[MetricSeries], *, is_over: bool) 
         marker={"color": PALETTE[4], "symbol": "circle-open", "size": 16, "line": {"width": 3}},
         hoverinfo="skip",
     )
-    return figure
+    return with_room(figure)
 
 
 def said(record: GateRecord | None) -> str:

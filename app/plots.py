@@ -26,34 +26,54 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 INK = "#64748b"
 GRID = "rgba(100, 116, 139, 0.25)"
 MEGABYTE = 1e6
-WITHIN_LEGEND = 8
-"""Curves whose names a legend shows at once on a narrow page."""
+DASHES, MEAN_DASHES = ("solid", "dash", "dashdot", "longdash"), ("dot", "longdashdot", "dashdot", "longdash")
+"""Of the measures of one chart, for a site and for the mean over sites."""
+TITLE_PX, CURVES_PX, AXIS_PX = 44, 190, 58
+"""How high a chart's title is, the curves themselves, and the axis below them."""
+LINE_PX, MOST_LINES = 19, 12
+"""Of a legend on a narrow page: the height of a line, and how many of them there may be before it scrolls."""
+LEGEND_PX, LETTER_PX, SAMPLE_PX = 340, 6.6, 45
+"""How wide a legend is on a narrow page, a letter of it, and what comes before each name."""
 
 
 def curves(series: Sequence[MetricSeries], *, title: str, empty: str, unit_range: bool = False) -> go.Figure:
     """Return one line for each curve. ``unit_range`` fixes the vertical axis to [0, 1] (a Dice)."""
     figure = blank(title)
     sites = sorted({curve.site for curve in series if curve.site})
+    measures = sorted({curve.name for curve in series}, key=lambda name: (len(name), name))
     for position, curve in enumerate(series):
         # A site keeps its colour in every chart; the mean over sites is no site.
         index = sites.index(curve.site) if curve.site else position
         of_all = bool(sites) and not curve.site
         colour = INK if of_all else PALETTE[index % len(PALETTE)]
+        dashes = MEAN_DASHES if of_all else DASHES
+        dash = dashes[measures.index(curve.name) % len(dashes)] if sites else "solid"
         figure.add_scatter(
             x=list(curve.steps),
             y=[_finite(value) for value in curve.values],
             name=curve_name(curve, series),
             mode="lines+markers",
-            line={"color": colour, "width": 3 if of_all else 2, "dash": "dot" if of_all else "solid"},
+            line={"color": colour, "width": 3 if of_all else 2, "dash": dash},
             marker={"symbol": "star" if of_all else SYMBOLS[index % len(SYMBOLS)], "size": 6},
         )
     if not series:
         return say(figure, empty)
-    if len(series) > WITHIN_LEGEND:  # the legend scrolls: its title says how many lines there are
-        figure.update_layout(legend_title_text=run_text.MANY_CURVES.format(count=len(series)), height=420)
     axis = _step_axis(series[0].stage)
     figure.update_xaxes(title_text=axis, rangemode="tozero")
     figure.update_yaxes(range=[0, 1]) if unit_range else figure.update_yaxes(rangemode="tozero")
+    return with_room(figure)
+
+
+def with_room(figure: go.Figure) -> go.Figure:
+    """Return the figure of curves, so high that its legend takes nothing from them on a narrow page."""
+    names = [trace.name for trace in figure.data]
+    # Each name has the width of the longest.
+    columns = max(1, int(LEGEND_PX // (SAMPLE_PX + LETTER_PX * max(map(len, names)))))
+    lines = math.ceil(len(names) / columns)
+    height = TITLE_PX + CURVES_PX + AXIS_PX + LINE_PX * min(lines, MOST_LINES)
+    figure.update_layout(height=height, legend_y=-AXIS_PX / CURVES_PX)
+    if lines > MOST_LINES:  # the legend scrolls: its title says how many lines there are
+        figure.update_layout(legend_title_text=run_text.MANY_CURVES.format(count=len(names)))
     return figure
 
 
@@ -75,7 +95,7 @@ def overlaid(runs: Sequence[tuple[str, Sequence[MetricSeries]]], *, title: str, 
     axes = dict.fromkeys(_step_axis(curve.stage) for _, series in runs for curve in series)
     figure.update_xaxes(title_text=" / ".join(axis for axis in axes if axis), rangemode="tozero")
     figure.update_yaxes(range=[0, 1])
-    return figure
+    return with_room(figure)
 
 
 def curve_name(curve: MetricSeries, series: Sequence[MetricSeries]) -> str:

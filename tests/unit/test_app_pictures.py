@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,23 @@ def test_a_site_keeps_its_colour_beside_a_mean_over_sites() -> None:
         for chosen in (sites, [mean, *sites])
     )
     assert alone == {"a": beside["a"], "b": beside["b"]} and len(set(beside.values())) == 3
+
+
+def test_two_measures_of_a_site_are_told_apart_and_a_long_legend_takes_nothing_from_the_curves() -> None:
+    series = [
+        MetricSeries("mutual_distillation", name, site, (1, 2), (0.5, 0.6))
+        for name in ("val_dice", "teacher_val_dice")
+        for site in (None, "portable_yellow", "scope_octagon", "tower_hd")
+    ]
+    figure = plots.curves(series, title="t", empty="e", unit_range=True)
+    looks = [(line.line.color, line.line.dash) for line in figure.data]
+    assert len(set(looks)) == 8 and [dash for _, dash in looks[:4]] == ["dot", "solid", "solid", "solid"]
+    short = plots.curves(series[1:2], title="t", empty="e")
+    assert figure.layout.height - short.layout.height == 7 * plots.LINE_PX, "eight long names are a line each"
+    many = [replace(series[1], site=f"a hospital with a long name, {n}") for n in range(40)]
+    full = plots.curves(many, title="t", empty="e")
+    assert full.layout.height - short.layout.height == (plots.MOST_LINES - 1) * plots.LINE_PX
+    assert full.layout.legend.title.text == "40 curves" and figure.layout.legend.title.text is None
 
 
 def test_the_horizontal_axis_says_what_it_counts() -> None:
