@@ -1,6 +1,7 @@
 """What one hostile site of four does to the student on a site that nobody trains on, with and without the defences.
 
-    python -m bench.hostile [--folder bench_hostile] [--rounds 3] [--images 12] [--seeds 1] [--quick] [--json]
+    python -m bench.hostile [--folder bench_hostile] [--rounds 3] [--images 12] [--seeds 1]
+                           [--attacks NaN,random,...] [--quick] [--json]
 
 Phantom liver at 64 px, TinySAM from the shipped weights: three sites of their own scanners are honest, a fourth (with
 other patients of the first one's scanner) sends, in every round, what ATTACKS names; the scanner of the unseen site is
@@ -310,10 +311,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=12, help="phantoms at each site")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds each cell is measured with")
+    parser.add_argument("--attacks", default=",".join(ATTACKS), help="of these, in this order: %(default)s")
     parser.add_argument("--quick", action="store_true", help="one round, three attacks, few images")
     parser.add_argument("--json", action="store_true", help="print the cells as JSON")
     chosen = parser.parse_args()
-    attacks = QUICK if chosen.quick else tuple(ATTACKS)
+    attacks = QUICK if chosen.quick else tuple(chosen.attacks.split(","))
+    if unknown := [name for name in attacks if name not in ATTACKS]:
+        parser.error(f"there is no attack '{unknown[0]}'; there are {', '.join(ATTACKS)}")
     rounds, images = (1, 4) if chosen.quick else (chosen.rounds, chosen.images)
     torch.set_num_threads(1)
     chosen.folder.mkdir(parents=True, exist_ok=True)

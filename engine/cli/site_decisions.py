@@ -38,11 +38,11 @@ def runs(folder: FolderArgument, as_json: JsonFlag = False) -> None:
     rows = [
         (
             run["run"],
-            run["state"],
+            run["state"] + _but(run.get("without", [])),
             run["asked_at"],
             run["by"] or "-",
             _asks_for(run["settings"]),
-            _would_leave(run["kinds"], share),
+            _would_leave([kind for kind in run["kinds"] if kind not in run.get("without", [])], share),
             "-" if share is None else f"about {share.train_minutes:.0f} min" if share.train_minutes >= 1 else "< 1 min",
         )
         for run, share in zip(asked, shares, strict=True)
@@ -53,9 +53,20 @@ def runs(folder: FolderArgument, as_json: JsonFlag = False) -> None:
         print("No run has asked for approval.")
 
 
-def approve(folder: FolderArgument, run_id: RunIdArgument, as_json: JsonFlag = False) -> None:
-    """Let a run take part with the settings that it has asked with."""
-    _decide(folder, run_id, "approved", as_json=as_json)
+def approve(
+    folder: FolderArgument,
+    run_id: RunIdArgument,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", help="A kind that does not leave in it, as `site runs` shows them")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Let a run take part with the settings that it has asked with, in all that it asks for or without some of it."""
+    from engine.site.policy import Decisions
+
+    stays = tuple(without or ())
+    _check_partial(run_id, *Decisions(folder).settings_of(run_id), without=stays)
+    _decide(folder, run_id, "approved", as_json=as_json, without=stays)
 
 
 def refuse(
@@ -179,16 +190,48 @@ def _what(entry: dict[str, Any]) -> str:
     return str(entry.get("why") or entry.get("decision") or entry.get("by") or "")
 
 
-def _decide(folder: Path, run_id: str, state: Any, *, as_json: bool, reason: str = "") -> None:
+def _check_partial(run_id: str, settings: str, kinds: list[str], *, without: tuple[str, ...]) -> None:
+    """Raise ``UserError`` where a run cannot be approved without these kinds."""
+    from engine.site.consent import indispensable
+
+    if not kinds:
+        return  # nobody has asked, and that is said where it is decided
+    unknown = [kind for kind in without if kind not in kinds]
+    if unknown:
+        raise UserError(
+            "site.no_such_kind",
+            what=f"The run {run_id} would send no '{unknown[0]}' from here; it asks for {', '.join(kinds)}.",
+            why="What is not asked for cannot be kept back.",
+            fix="Name one of these kinds.",
+        )
+    if missing := indispensable(settings, without=without):
+        raise UserError(
+            "site.kind_needed",
+            what=f"The run {run_id} cannot do without the '{missing[0]}' of a site.",
+            why="With these settings it would end as soon as that stays here.",
+            fix="Refuse the run, or ask the coordinator for one with release.on_withheld = 'skip' (generators) or "
+            "federation.on_failure = 'skip' (masks, figures).",
+        )
+
+
+def _decide(
+    folder: Path, run_id: str, state: Any, *, as_json: bool, reason: str = "", without: tuple[str, ...] = ()
+) -> None:
     from engine.deployment import site as sites
     from engine.site.audit import AuditLog
     from engine.site.consent import AUDIT_FILE
     from engine.site.policy import Decisions
 
     site = sites.load(folder)
-    decided = Decisions(folder).decide(run_id, state, reason=reason)
-    AuditLog(folder / AUDIT_FILE).append(state, run=run_id, by=decided["by"], config=decided["config"], why=reason)
+    decided = Decisions(folder).decide(run_id, state, reason=reason, without=without)
+    kept_back = {"without": decided["without"]} if without else {}
+    about = {"run": run_id, "by": decided["by"], "config": decided["config"], "why": reason}
+    AuditLog(folder / AUDIT_FILE).append(state, **about, **kept_back)
     if as_json:
-        print_json({"site": site.name, "run": run_id, "state": state, "by": decided["by"]})
+        print_json({"site": site.name, "run": run_id, "state": state, "by": decided["by"], **kept_back})
     else:
-        print(f"{site.name}: the run {run_id} is {state}.")
+        print(f"{site.name}: the run {run_id} is {state}{_but(decided['without'])}.")
+
+
+def _but(without: list[str]) -> str:
+    return f" without {', '.join(without)}" if without else ""

@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from engine.errors import UserError
 from engine.federation.payload import payload_bytes
-from engine.federation.release import reason_to_withhold
+from engine.federation.release import WITHHELD, reason_to_withhold
 from engine.federation.tasks import (
     APPROVAL,
     DESCRIBE,
@@ -61,6 +61,7 @@ OPEN = (DESCRIBE, APPROVAL)
 STATE, REASON = "state", "reason"
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 MAX_CONFIG_LETTERS = 200_000
+_SKIPPED = (("release", "on_withheld"), ("federation", "on_failure"))
 
 
 class Answering(Protocol):
@@ -97,7 +98,10 @@ class Consent:
         audit.append("asked", **about, bytes=payload_bytes(request.arrays))
         try:
             by = self._allow(request, run)
-            reply = self.program.answer(self._within_limits(request), run=run, listener=listener)
+            if self._keeps_generator(request, run):
+                reply = SiteReply({}, {WITHHELD: 1.0}, 1)  # nothing is trained for it
+            else:
+                reply = self.program.answer(self._within_limits(request), run=run, listener=listener)
             self._check_reply(request, reply, run_id=run_id, audit=audit)
         except Exception as error:
             code = error.code if isinstance(error, UserError) else type(error).__name__
@@ -129,14 +133,16 @@ class Consent:
     def _allow(self, request: SiteRequest, run: Mapping[str, str]) -> str:
         """Return who has allowed the request; raise where nobody has."""
         policy, run_id = read_policy(self.folder), run.get("id", "")
-        kind = LEAVING.get(request.task)
-        if kind is not None and policy.kinds is not None and kind not in policy.kinds:
+        kind, keeps_generator = LEAVING.get(request.task), self._keeps_generator(request, run)
+        if kind is not None and policy.kinds is not None and kind not in policy.kinds and not keeps_generator:
             raise self._refused(f"its rules do not let '{kind}' leave")
         if request.task in OPEN:
             return ""
         if policy.approval == "automatic":
             return "the site's rules"
         state, by, reason = Decisions(self.folder).state(run_id, run.get("config", ""))
+        if state == "approved" and kind in self._stays(run) and not keeps_generator:
+            raise self._refused(f"{by} there does not let '{kind}' leave in this run")
         if state == "refused":
             raise self._refused(reason or "somebody there has refused this run")
         if state == "waiting":
@@ -147,6 +153,19 @@ class Consent:
                 fix=f"Ask {self.site} to run: python -m engine site approve FOLDER {run_id}",
             )
         return by
+
+    def _stays(self, run: Mapping[str, str]) -> set[str]:
+        """Return the kinds that do not leave in a run: by the site's rules, or by what somebody has approved."""
+        policy, config = read_policy(self.folder), run.get("config", "")
+        ruled = set() if policy.kinds is None else set(LEAVING.values()) - set(policy.kinds)
+        return ruled | set(Decisions(self.folder).without(run.get("id", ""), config))
+
+    def _keeps_generator(self, request: SiteRequest, run: Mapping[str, str]) -> bool:
+        """Return whether a generator is asked for that stays, in a run that goes on without it: that is told."""
+        without = {LEAVING[TRAIN_GENERATOR]}
+        if request.task != TRAIN_GENERATOR or not without <= self._stays(run):
+            return False
+        return not indispensable(run.get("config", ""), without=without)
 
     def _decision(self, run: Mapping[str, str], *, audit: AuditLog, about: Mapping[str, Any]) -> SiteReply:
         """Return what was decided of a run, and record it where it was not told before."""
@@ -164,16 +183,14 @@ class Consent:
 
     def _decided(self, run: Mapping[str, str]) -> SiteReply:
         policy, run_id, config = read_policy(self.folder), run.get("id", ""), run.get("config", "")
-        kinds = kinds_of(config)
-        needed = [kind for kind in kinds if not catalogue.kinds()[kind].is_optional]
-        forbidden = [kind for kind in needed if policy.kinds is not None and kind not in policy.kinds]
-        if forbidden:
-            why = f"its rules do not let '{forbidden[0]}' leave"
-            return SiteReply({}, {}, 1, {STATE: "refused", REASON: why})
+        if missing := indispensable(config, without=self._stays(run)):
+            by_rule = policy.kinds is not None and missing[0] not in policy.kinds
+            who = "its rules do" if by_rule else "somebody there does"
+            return SiteReply({}, {}, 1, {STATE: "refused", REASON: f"{who} not let '{missing[0]}' leave"})
         if policy.approval == "automatic":
             return SiteReply({}, {}, 1, {STATE: "approved", REASON: "the site's rules"})
         decisions = Decisions(self.folder)
-        decisions.ask(run_id, config, kinds=kinds)
+        decisions.ask(run_id, config, kinds=kinds_of(config))
         state, _, reason = decisions.state(run_id, config)
         return SiteReply({}, {}, 1, {STATE: state, REASON: reason})
 
@@ -217,6 +234,25 @@ def kinds_of(config: str) -> tuple[str, ...]:
     except (ValueError, KeyError, TypeError, AttributeError):
         return tuple(sorted(set(LEAVING.values())))
     return tuple(sorted(sent & set(LEAVING.values())))
+
+
+def indispensable(config: str, *, without: Collection[str]) -> list[str]:
+    """Return those of the kinds ``without`` that a run with this configuration cannot do without, sorted.
+
+    It goes on without a site's generator where ``release.on_withheld`` is ``skip``, and then without the masks that
+    only this generator would draw from; without masks or the figures of its images where ``federation.on_failure`` is.
+    """
+    spared = {kind for kind in kinds_of(config) if catalogue.kinds()[kind].is_optional}
+    try:
+        values = json.loads(config)
+        skips = {section: values[section][key] == "skip" for section, key in _SKIPPED}
+    except (ValueError, KeyError, TypeError):
+        skips = {}
+    if skips.get("release"):
+        spared |= {"generator"} | ({"masks"} if "generator" in without else set())
+    if skips.get("federation"):
+        spared |= {"masks", "figures"}
+    return sorted(set(kinds_of(config)) & set(without) - spared)
 
 
 def rules(policy: Policy) -> str:

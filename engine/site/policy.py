@@ -6,6 +6,7 @@ import getpass
 import hashlib
 import json
 import tomllib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -84,8 +85,10 @@ class Decisions:
             about = {"run": run_id, "config": identity(config), "kinds": list(kinds), "settings": config}
             self._write(run_id, {**about, "asked_at": _now(), "state": "waiting", "by": "", "reason": ""})
 
-    def decide(self, run_id: str, state: State, *, reason: str = "", by: str | None = None) -> dict:
-        """Approve or refuse a run that has asked, and return what is noted of it.
+    def decide(
+        self, run_id: str, state: State, *, reason: str = "", by: str | None = None, without: Sequence[str] = ()
+    ) -> dict:
+        """Approve or refuse a run that has asked, and return what is noted of it; kinds ``without`` do not leave in it.
 
         Raises ``UserError`` ``site.no_such_run`` for one that has not.
         """
@@ -100,6 +103,7 @@ class Decisions:
             )
         who = by if by is not None else getpass.getuser()
         decided = {"state": state, "by": who, "decided_at": _now(), "reason": reason[:MAX_REASON_LETTERS]}
+        decided["without"] = sorted(set(without))
         self._write(run_id, {**known, **decided})
         return {**known, **decided}
 
@@ -109,6 +113,18 @@ class Decisions:
         if known is None or known["config"] != identity(config):
             return "waiting", "", ""
         return known["state"], known["by"], known["reason"]
+
+    def without(self, run_id: str, config: str) -> tuple[str, ...]:
+        """Return the kinds that do not leave in a run with this configuration though it is approved."""
+        known = self._read(run_id)
+        if known is None or known["config"] != identity(config) or known["state"] != "approved":
+            return ()
+        return tuple(known.get("without", ()))  # decisions of before have none
+
+    def settings_of(self, run_id: str) -> tuple[str, list[str]]:
+        """Return the settings that a run has asked with, and the kinds that it would send; both empty for no run."""
+        known = self._read(run_id)
+        return ("", []) if known is None else (known["settings"], known["kinds"])
 
     def all(self) -> list[dict]:
         """Return what is noted of every run, the latest to ask first."""

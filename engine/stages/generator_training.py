@@ -136,7 +136,8 @@ def _noted(context: RunContext, site: str, metrics: Mapping[str, float]) -> str 
         return None
     reason = None
     if figures[WITHHELD]:
-        reason = reason_to_withhold(figures, limits_in(figures)) or "its site's rules do not let it leave"
+        reason = reason_to_withhold(figures, limits_in(figures)) if len(figures) > 1 else None  # measured or not
+        reason = reason or "its site's rules do not let it leave"
     state = generator_checks.SENT if reason is None else generator_checks.WITHHELD
     checks = read_checks(context.run_dir) | {site: {"state": state, "reason": reason or "", "figures": figures}}
     write_json(context.run_dir / CHECKS_FILE, checks)

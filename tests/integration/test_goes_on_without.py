@@ -13,6 +13,7 @@ from engine.config import RunConfig, load_config
 from engine.errors import UserError
 from engine.federation.backends.local import LocalBackEnd
 from engine.federation.payload import pack_masks, unpack_masks
+from engine.federation.release import WITHHELD
 from engine.federation.tasks import EVALUATE, SHARE_MASKS, TRAIN_GENERATOR, SiteReply, SiteRequest
 from engine.runs.checkpoint import CheckpointStore
 from engine.stages.context import RunContext
@@ -125,6 +126,21 @@ def test_a_generator_that_does_not_fit_is_a_failure_of_its_site(sick: Sick, tmp_
     GeneratorTraining().run(context)
     assert [(f.site, f.code) for f in context.reporter.failures] == [("tower_hd", "generator.upload_misfit")]
     assert not context.generator_dir("tower_hd").exists() and context.generator_dir("portable_yellow").is_dir()
+
+
+def test_a_site_that_keeps_its_generator_as_its_operator_has_approved_is_gone_on_without(
+    sick: Sick, tmp_path: Path
+) -> None:
+    """No check of it was asked for, and nothing was trained; the failures are none of the site's."""
+    context = context_of(config_of("stop", **{"release.on_withheld": "skip"}), tmp_path)
+    sick.changes[("tower_hd", TRAIN_GENERATOR)] = lambda _reply: SiteReply({}, {WITHHELD: 1.0}, 1)
+    GeneratorTraining().run(context)
+    (warning,) = context.reporter.warnings
+    assert warning.startswith("tower_hd withholds its generator: its site's rules do not let it leave.")
+    assert context.reporter.failures == []
+    Generation().run(context)
+    assert {sample.site for sample in read_samples(tmp_path)} == {"portable_yellow"}
+    assert ("tower_hd", SHARE_MASKS, "") not in sick.asked
 
 
 def test_masks_that_are_none_leave_their_site_out(sick: Sick, tmp_path: Path) -> None:
