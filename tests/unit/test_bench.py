@@ -41,6 +41,7 @@ def test_the_unet_sees_the_presets_images_and_is_scored_on_its_grid(preset: str,
     assert (config.student.name, config.student.weights, config.seed) == ("unet", None, 3)
     assert (config.pos_weight, config.dice_weight) == (of_preset.pos_weight, of_preset.dice_weight)
     assert config.federation.learning_rate == of_preset.federation.learning_rate
+    assert config.federation.patience == config.federation.rounds == 120, "the best round is kept, and none is the last"
 
 
 def test_a_seed_is_trained_once(tmp_path: Path) -> None:
