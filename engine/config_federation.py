@@ -106,7 +106,8 @@ class FederationConfig(Section):
         None, description="skip: replies that a round needs; half of the sites when left out (ours)"
     )
     deadline_s: Annotated[float, Field(gt=0, le=1e7)] | None = Field(
-        None, description="Seconds after which a site that has not answered counts as failed; never when left out"
+        None,
+        description="Seconds after which a site without an answer in a round counts as failed; never when left out",
     )
     proximal_mu: Factor = Field(0.0, description="FedProx: weight of mu/2 |theta - received|^2 at the sites; 0 is off")
     patience: int | None = Field(
