@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bench.reporting import ConsoleReporter
 from engine.config import RunConfig, load_config
@@ -14,9 +15,18 @@ from engine.errors import UserError
 from engine.federation.backends.local import LocalBackEnd
 from engine.federation.payload import pack_masks, unpack_masks
 from engine.federation.release import WITHHELD
-from engine.federation.tasks import EVALUATE, SHARE_MASKS, TRAIN_GENERATOR, SiteReply, SiteRequest
+from engine.federation.tasks import (
+    EVALUATE,
+    MEASURE_STATISTICS,
+    SHARE_MASKS,
+    TRAIN_GENERATOR,
+    VALIDATE_STUDENT,
+    SiteReply,
+    SiteRequest,
+)
 from engine.runs.checkpoint import CheckpointStore
 from engine.stages.context import RunContext
+from engine.stages.delivery import deliver_student
 from engine.stages.evaluation import DIFFERENCES_FILE, IMAGES_FILE, ROWS_FILE, Evaluation
 from engine.stages.files import read_json
 from engine.stages.generation import Generation
@@ -162,6 +172,26 @@ def test_masks_that_are_none_leave_their_site_out(sick: Sick, tmp_path: Path) ->
     with pytest.raises(UserError, match="No site has shared masks") as caught:
         Generation().run(other)
     assert caught.value.code == "generation.no_masks"
+
+
+@pytest.mark.parametrize("fails", [MEASURE_STATISTICS, VALIDATE_STUDENT])
+def test_the_student_goes_to_the_sites_that_are_there(fails: str, sick: Sick, tmp_path: Path) -> None:
+    context = context_of(config_of("skip", **{"distillation.batch_norm_statistics": "sites"}), tmp_path)
+    of_one, student = context.new_model("student"), context.new_model("student")
+    sick.fails = {("portable_yellow", MEASURE_STATISTICS)}
+    deliver_student(context, of_one)
+    assert ("portable_yellow", VALIDATE_STUDENT, "") not in sick.asked, "who has failed is sent nothing more"
+    sick.fails = {("portable_yellow", fails)}
+    deliver_student(context, student)
+    warning = context.reporter.warnings[-1]
+    assert warning.startswith("portable_yellow is without the distilled student: the run goes on.")
+    same = all(torch.equal(value, of_one.state_dict()[name]) for name, value in student.state_dict().items())
+    assert same == (fails == MEASURE_STATISTICS), "the statistics are those of the sites that have told them"
+
+    sick.fails = {(site, MEASURE_STATISTICS) for site in SITES}
+    with pytest.raises(UserError, match="No site has told the statistics") as caught:
+        deliver_student(context, student)
+    assert caught.value.code == "delivery.no_statistics"
 
 
 def test_models_are_compared_where_all_of_them_are_measured(sick: Sick, tmp_path: Path) -> None:
