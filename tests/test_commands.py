@@ -53,7 +53,7 @@ ELSEWHERE = {
 }
 SMALL_BENCHES = {
     "bench.app": "--quick",
-    "bench.attack": "",
+    "bench.attack": "--told-within 60",
     "bench.faults": "--kills 3 --in-process 1 --policy skip --folder faults",
     "bench.federation": "--quick --folder federation_costs --sites 4 8 --asked 4 --rounds 1 2",
     "bench.foreign": "--data . --images 40",
