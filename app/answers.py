@@ -171,13 +171,16 @@ def read_upload(studio: Studio, key: str | None, path: Path, slice_index: int) -
     """Return one picture of an uploaded file as the model ``key`` was trained on such, (H, W, 3).
 
     Raises ``UserError`` that calls the file by the name that it came with. What it would take is known from the
-    header, before anything is inflated.
+    header, before anything is inflated; one that was refused when it was looked at is not read once more.
     """
     from engine.data.readers import image_info, read_image
 
     manifest = studio.manifest(key) if key else None
     reading = manifest.reading if manifest else {}
     classes = len(manifest.classes) if manifest else 1
+    looked = studio.answers.counted(path, reading.get("slice_axis", 2))
+    if isinstance(looked, UserError):
+        raise looked
     with _named(studio, path):
         with at_most(studio.settings.max_read_mb * MIB):
             geometry = image_info(path, slice_axis=reading.get("slice_axis", 2))
@@ -192,7 +195,7 @@ def origin(studio: Studio, key: str | None, path: Path) -> Origin:
     """Return what an uploaded file says of its image: its kind, and the size of its pixels."""
     from engine.data.modalities import origin_of
 
-    with _named(studio, path):
+    with _named(studio, path), at_most(studio.settings.max_read_mb * MIB):
         return origin_of(path, slice_axis=studio.manifest(key).slice_axis if key else 2)
 
 
