@@ -68,6 +68,14 @@ def find_long_files(modules: list[Module]) -> list[str]:
     return [f"{path}: {count} lines" for path, count in counts.items() if count > MAX_FILE_LINES]
 
 
+def find_tests_of_one_name(modules: list[Module]) -> list[str]:
+    """Return the test files that share their name with one of another folder: pytest can collect only one of them."""
+    first: dict[str, str] = {}
+    tests = [module.path for module in modules if Path(module.path).name.startswith("test_")]
+    earlier = {path: first.setdefault(Path(path).name, path) for path in tests}
+    return [f"{path}: called as {other}" for path, other in earlier.items() if other != path]
+
+
 def find_long_functions(modules: list[Module]) -> list[str]:
     """Return the functions of more than 60 lines, docstring included."""
     found = []

@@ -29,6 +29,7 @@ def test_there_is_something_to_check() -> None:
     ("check", "modules"),
     [
         (rules.find_long_files, EVERYTHING),
+        (rules.find_tests_of_one_name, TESTS),
         (rules.find_long_functions, EVERYTHING),
         (rules.find_vague_names, EVERYTHING),
         (rules.find_missing_future, EVERYTHING),
@@ -163,6 +164,12 @@ def test_each_rule_catches_its_violation(check: Callable[..., list[str]], path: 
 )
 def test_no_rule_forbids_what_is_right(check: Callable[..., list[str]], path: str, text: str) -> None:
     assert check([rules.make_module(path, text)]) == []
+
+
+def test_two_test_files_of_one_name_are_found() -> None:
+    paths = ("tests/a/test_x.py", "tests/a/world.py", "tests/b/test_x.py", "tests/b/test_y.py", "tests/b/world.py")
+    found = rules.find_tests_of_one_name([rules.make_module(path, "") for path in paths])
+    assert found == ["tests/b/test_x.py: called as tests/a/test_x.py"]
 
 
 def torch_free_modules() -> list[str]:

@@ -16,7 +16,7 @@ from app.tabs import go_on, run_form
 from engine.errors import UserError
 from engine.planning.dataset import site_names
 from engine.runs.join_results import JoinResults, Retraining, SiteDice
-from tests.unit import test_joins as runs
+from tests.unit import joins_world as runs
 
 
 @pytest.fixture
