@@ -84,7 +84,9 @@ class CondensationRounds:
                 listener=self,
             )
         self.replies.clear()
-        last = sites.ask(VALIDATE_STUDENT, kind="student", arrays={}, round_number=self.round, apart=True)
+        last = sites.ask(
+            VALIDATE_STUDENT, kind="student", arrays={}, round_number=self.round, apart=True, on_lack=self._on_lack
+        )
         self._tell_dice({site: reply.metrics for site, reply in last.items()})
         # Nothing of the models is shared: what goes to a site that measures its own is empty.
         everything_stays = SharedParameters(shared=(), own=tuple(self.model.state_dict()), is_personal=True)
@@ -177,6 +179,10 @@ class CondensationRounds:
         }
         self.context.checkpoints.save(self.stage, state)
         self.replies.clear()
+
+    def _on_lack(self, site: str, error: UserError) -> None:
+        line = f"{site} does not say what its model's validation Dice is after round {self.round}."
+        self.context.reporter.log("warning", f"{line} {error.what}")
 
     def _tell_dice(self, metrics: Mapping[str, Mapping[str, float]]) -> None:
         """Record the validation Dice of the sites' own models as they were after ``self.round``."""

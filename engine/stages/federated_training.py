@@ -29,6 +29,7 @@ from engine.stages.context import RunContext
 from engine.stages.reply_files import Asked, ReplyFiles
 from engine.stages.site_models import save_models
 from engine.stages.site_progress import SiteProgress
+from engine.stages.validation import PooledValidation
 
 TOOK_PART = "took_part"
 """Curve of a site: 1 for a round whose average has its reply, 0 for one without it; nothing where it was not asked."""
@@ -82,6 +83,7 @@ class FederatedRounds:
         self.sharing = shared_parameters(self.model, self.config, name=model_name(context.config, "student"))
         self.arrays: Arrays = self.sharing.of(model_arrays(self.model))
         self.best: dict[str, Any] = {"round": 0, "dice": -1.0, "arrays": None}
+        self.validation = PooledValidation()
         self.mean: dict[str, Tensor] | None = None
         self.stopped = False
         self.patient_since = 0
@@ -214,9 +216,14 @@ class FederatedRounds:
             arrays=arrays,
             round_number=self.round,
             apart=True,
+            on_lack=self._on_lack,
             checks=RoundChecks(num_validation=self.checks.num_validation),
         )
         return {site: reply.metrics for site, reply in replies.items()}
+
+    def _on_lack(self, site: str, error: UserError) -> None:
+        line = f"{site} does not validate the model of round {self.round}, and counts with what it said last."
+        self.context.reporter.log("warning", f"{line} {error.what}")
 
     def _on_image(self, done: int, total: int) -> None:
         steps = 100 * self.config.rounds * self.num_asked
@@ -284,13 +291,12 @@ class FederatedRounds:
 
         The mean is over validation images, whichever question it came with.
         """
-        scored = {site: values for site, values in metrics.items() if "val_dice" in values}
-        if not scored:
+        mean_dice = self.validation.pool(metrics, asked=self.asked)
+        scored = {site: values["val_dice"] for site, values in metrics.items() if "val_dice" in values}
+        if not scored or mean_dice is None:
             return
-        for site, values in scored.items():
-            self.context.reporter.metric("val_dice", values["val_dice"], step=self.round, site=site)
-        dice, weights = zip(*((values["val_dice"], values["val_images"]) for values in scored.values()), strict=True)
-        mean_dice = float(np.average(dice, weights=weights))
+        for site, dice in scored.items():
+            self.context.reporter.metric("val_dice", dice, step=self.round, site=site)
         self.context.reporter.metric("val_dice", mean_dice, step=self.round)
         if mean_dice > self.best["dice"]:
             kept = arrays if self.config.patience is not None else None
@@ -303,6 +309,7 @@ class FederatedRounds:
             "round": self.round,
             "arrays": dict(self.arrays),
             "best": self.best,
+            "validation": self.validation.state_dict(),
             "mean": self.mean,
             "aggregator": self.aggregator.state(),
             "stopped": self.stopped,
@@ -318,6 +325,7 @@ class FederatedRounds:
         self.round, self.arrays, self.best = state["round"], state["arrays"], state["best"]
         if self.config.patience is None:
             self.best = {**self.best, "arrays": None}  # older states hold it all the same
+        self.validation = PooledValidation(state.get("validation"))
         self.mean = state["mean"]
         self.asked = state.get("asked", self.sites)
         self.aggregator.restore(state.get("aggregator", {}))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engine.distillation.gate import BestStudent, pooled_dice
 from engine.distillation.mutual import MutualDistillation
+from engine.errors import UserError
 from engine.federation.checks import RoundChecks
 from engine.federation.tasks import ROLE, VALIDATE_STUDENT, Scalar
 from engine.methods import catalogue
@@ -22,6 +23,7 @@ from engine.models.arrays import model_arrays
 from engine.runs.gates import GATE_FILE, TEACHER_VAL_DICE, VAL_DICE, GateRecord
 from engine.stages.context import RunContext
 from engine.stages.files import write_json
+from engine.stages.validation import PooledValidation
 from engine.types import RunCancelled
 
 
@@ -31,6 +33,7 @@ class StudentGate:
     def __init__(self, context: RunContext, loop: MutualDistillation) -> None:
         self.context, self.loop = context, loop
         self.best = BestStudent()
+        self.said = PooledValidation()
         self.teacher_dice: float | None = None
 
     def judge(self, *, save: Callable[[], None]) -> None:
@@ -43,9 +46,12 @@ class StudentGate:
             return
         try:
             weights = self.loop.student_weights()
-            dice = self._ask("student", _arrays(weights), number=self.loop.epoch)
+            figures = self._ask("student", _arrays(weights), number=self.loop.epoch)
+            dice = self.said.pool(figures, asked={*figures, *self.said.sites})
+            if dice is not None:
+                self.context.reporter.metric(VAL_DICE, dice, step=self.loop.epoch)
             if self.loop.epoch == 0 and self.context.config.distillation.teacher_check == "sites":
-                self._check_teacher(dice)
+                self._check_teacher()
         except RunCancelled:
             save()
             raise
@@ -69,17 +75,21 @@ class StudentGate:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state, ready for a checkpoint."""
-        return {"best": self.best.state_dict(), "teacher_dice": self.teacher_dice}
+        return {"best": self.best.state_dict(), "said": self.said.state_dict(), "teacher_dice": self.teacher_dice}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state made by :meth:`state_dict`."""
         self.best.load_state_dict(state["best"])
+        self.said = PooledValidation(state.get("said"))
         self.teacher_dice = state["teacher_dice"]
 
-    def _check_teacher(self, student_dice: float | None) -> None:
-        self.teacher_dice = self._ask("teacher", model_arrays(self.loop.teacher), number=0)
+    def _check_teacher(self) -> None:
+        figures = self._ask("teacher", model_arrays(self.loop.teacher), number=0)
+        self.teacher_dice = pooled_dice(figures.values())
+        student_dice = self.said.pool({}, asked=figures)  # at the sites that have validated both
         if self.teacher_dice is None or student_dice is None:
             return
+        self.context.reporter.metric(TEACHER_VAL_DICE, self.teacher_dice, step=0)
         self.loop.student_listens = self.teacher_dice >= student_dice
         names = catalogue.family_titles(self.context.config)
         alone = f"{names['student']} learns from the masks alone, not from {names['teacher']}"
@@ -90,15 +100,16 @@ class StudentGate:
             f"{names['student']} {student_dice:.3f}: {then}.",
         )
 
-    def _ask(self, role: str, arrays: dict[str, np.ndarray], *, number: int) -> float | None:
-        """Return the pooled Dice of a model at the sites that have validation images; each site's goes into a curve.
+    def _ask(self, role: str, arrays: dict[str, np.ndarray], *, number: int) -> dict[str, Mapping[str, float]]:
+        """Return what the sites with validation images say of a model; each site's Dice goes into a curve.
 
-        None where no site has any: then nothing is sent.
+        Where no site has any, nothing is sent, and nothing comes back. Who is away from the first epoch judges none:
+        all epochs are compared by the same sites. Raises ``UserError`` ``distillation.no_judge`` where all are away.
         """
         num_validation = self.context.description.num_validation
-        judges = [site for site in self.context.sites.names if num_validation[site]]
+        judges = self.said.sites or [site for site in self.context.sites.names if num_validation[site]]
         if not judges:
-            return None
+            return {}
         is_student = role == "student"
         settings: Mapping[str, Scalar] = {} if is_student else {ROLE: role}
         replies = self.context.sites.ask(
@@ -109,16 +120,26 @@ class StudentGate:
             settings=settings,
             round_number=number,
             apart=is_student,  # the delivered student has these numbers, too; the teacher has 0 for itself
+            on_lack=self._on_lack,
             checks=RoundChecks(num_validation=num_validation, needed=("val_dice", "val_images")),
         )
-        figures = {site: reply.metrics for site, reply in replies.items()}
-        name, metric = VAL_DICE if is_student else TEACHER_VAL_DICE, self.context.reporter.metric
-        for site, values in figures.items():
-            metric(name, values["val_dice"], step=number, site=site)
-        dice = pooled_dice(figures.values())
-        assert dice is not None, "each judge has said its Dice, and has images"
-        metric(name, dice, step=number)
-        return dice
+        if not replies:
+            raise UserError(
+                "distillation.no_judge",
+                what="No site has validated what distillation has made: all that have validation images have failed.",
+                why="The gate keeps the epoch that does best on their images (distillation.gate = 'best').",
+                fix="Mend the sites, then resume the run; or fork it with distillation.gate = 'off'.",
+            )
+        name = VAL_DICE if is_student else TEACHER_VAL_DICE
+        for site, reply in replies.items():
+            self.context.reporter.metric(name, reply.metrics["val_dice"], step=number, site=site)
+        return {site: reply.metrics for site, reply in replies.items()}
+
+    def _on_lack(self, site: str, error: UserError) -> None:
+        then = "counts with what it said last" if site in self.said.sites else "judges no epoch"
+        epoch = self.loop.epoch
+        line = f"{site} does not validate epoch {epoch} of distillation, and {then}. {error.what}"
+        self.context.reporter.log("warning", line)
 
 
 def _arrays(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
