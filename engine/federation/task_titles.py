@@ -20,13 +20,14 @@ TITLES = {
     tasks.TELL_APPEARANCE: "measuring what its images look like",
     tasks.DESCRIBE: "describing its images",
     tasks.APPROVAL: "deciding whether it takes part",
+    tasks.HOW_FAR: "saying how far it is",
     tasks.READ_EVERYTHING: "reading its images",
 }
 
 IN_ROUNDS = {tasks.TRAIN_STUDENT, tasks.VALIDATE_STUDENT, tasks.TRAIN_UNLABELLED, tasks.TRAIN_FUSED}
 """What is asked again in every round; other questions have numbers, which say nothing to people."""
-QUERIES_FROM = 1_000_000
-"""Numbers from here on are questions beside the rounds (``engine.federation.sites``)."""
+QUERIES_FROM, HOW_FAR_FROM = 1_000_000, 2_000_000
+"""Numbers from here on are questions beside the rounds (``engine.federation.sites``), and how far sites are."""
 
 
 def round_told(task: str, number: int) -> int | None:

@@ -48,8 +48,10 @@ BESIDE = "beside"
 """Setting of a request for long work that the site does beside whatever else it is asked; such a request is one of
 ``LONG``, and brings no arrays."""
 LONG = (TRAIN_GENERATOR,)
-AT_WORK, STEP, TOTAL = "at_work", "step", "total"
-"""Text of a reply to such a request whose work goes on, and the figures that say how far it is."""
+AT_WORK, STEP, TOTAL, ROUND = "at_work", "step", "total", "round"
+"""Text of a reply to such a request whose work goes on, and the figures that say how far it is, and in which round."""
+HOW_FAR = "query.progress"
+"""Asked of deployed sites beside every longer question; they answer while they work on it."""
 READ_EVERYTHING = "query.read"
 """Asked of deployed sites only: reading every image once, before anything is trained on."""
 

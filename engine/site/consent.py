@@ -18,6 +18,7 @@ from engine.federation.payload import payload_bytes
 from engine.federation.release import WITHHELD, reason_to_withhold
 from engine.federation.tasks import (
     APPROVAL,
+    AT_WORK,
     DESCRIBE,
     EVALUATE,
     MEASURE_STATISTICS,
@@ -84,26 +85,35 @@ class Consent:
     say: Callable[[str], None] = print
     _said: dict[str, tuple[str, str]] = field(default_factory=dict)
     """By run, which decision was told and recorded last, and the digest of its settings."""
+    _told: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    """By run, task and round of work that goes on, how often it was told how far it is."""
 
     def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
         """Answer, or raise ``UserError`` ``federation.refused`` or ``federation.not_approved``.
 
         What was asked, what left and what was not answered, for whatever reason, is recorded; of the questions whether
-        a run may take part, which come every few seconds, those that change something.
+        a run may take part, which come every few seconds, those that change something; of long work that is asked about
+        again and again, its beginning, and with its end how often it was told how far it is.
         """
         run_id, audit = self._run_id(run), AuditLog(self.folder / AUDIT_FILE)
         about = {"run": run_id, "task": request.task, "round": request.round}
         if request.task == APPROVAL:
             return self._decision(run, audit=audit, about=about)
-        audit.append("asked", **about, bytes=payload_bytes(request.arrays))
+        key = (run_id, request.task, request.round)
+        if key not in self._told:
+            audit.append("asked", **about, bytes=payload_bytes(request.arrays))
         try:
             by = self._allow(request, run)
             if self._keeps_generator(request, run):
                 reply = SiteReply({}, {WITHHELD: 1.0}, 1)  # nothing is trained for it
             else:
                 reply = self.program.answer(self._within_limits(request), run=run, listener=listener)
+            if AT_WORK in reply.texts and not reply.arrays:
+                self._told[key] = self._told.get(key, 0) + 1
+                return reply
             self._check_reply(request, reply, run_id=run_id, audit=audit)
         except Exception as error:
+            self._told.pop(key, None)
             code = error.code if isinstance(error, UserError) else type(error).__name__
             audit.append("not answered", **about, code=code, why=str(getattr(error, "what", error))[:300])
             raise
@@ -111,6 +121,8 @@ class Consent:
         left = {"kind": kind, "bytes": payload_bytes(reply.arrays), "digest": digest(reply.arrays)}
         words = json.dumps([reply.metrics, reply.texts, reply.num_examples], sort_keys=True).encode()
         told = {"words_bytes": len(words), "words_digest": hashlib.sha256(words).hexdigest()}
+        if times := self._told.pop(key, 0):
+            told |= {"progress_told": times}
         audit.append("left", **about, **left, **told, approved_by=by)
         return reply
 

@@ -6,6 +6,7 @@ import secrets
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from engine.errors import UserError
 from engine.federation.backends.fleet import FleetConnection
 from engine.federation.client_app import SiteError
 from engine.federation.payload import PROGRAM_RECORD, RUN_RECORD, TOLD_RECORD, read_request, records, reply_content
-from engine.federation.tasks import APPROVAL, Listener, SiteReply, SiteRequest
+from engine.federation.tasks import APPROVAL, AT_WORK, HOW_FAR, ROUND, STEP, TOTAL, Listener, SiteReply, SiteRequest
 from engine.site.disclosure import for_server
 from engine.types import RunCancelled
 
@@ -27,6 +28,8 @@ MOST_ATTEMPTS = 3
 """A message with which the program was killed so often is not begun again (ours)."""
 WANTED_S = 10.0
 """How often a working site asks whether anybody still waits for its answer (ours)."""
+TELL_EVERY_S = 5.0
+"""How often a working site looks for somebody who asks how far it is, and tells it (ours)."""
 PROGRAM_ID = secrets.token_hex(8)
 """Of this process: two programs in one site's name, with copies of one folder, are told apart by it."""
 RAISED = 2
@@ -83,11 +86,16 @@ def serve(
 def _handle(
     message: Message, connection: FleetConnection, program: Program, *, site: str, stop: threading.Event, say: Say
 ) -> None:
+    if message.metadata.message_type == HOW_FAR:  # what it was asked beside has been answered
+        with suppress(UserError):
+            connection.send(_how_far(message, task="", round_number=0, step=0, total=0))
+        connection.drop()
+        return
     about = f"{message.metadata.message_type} (round {message.metadata.group_id or 0})"
     is_poll = message.metadata.message_type == APPROVAL  # comes every few seconds, for as long as nobody decides
     if not is_poll:
         say(f"Asked for {about}.")
-    listener = _Listener(connection, run_id=message.metadata.run_id, stop=stop, say=say)
+    listener = _Listener(connection, message=message, stop=stop, say=say)
     if connection.attempt > 1:
         say(f"The program was ended while it was at work on this; attempt {connection.attempt}.")
     reply = _answer(message, program, listener, site=site, attempt=connection.attempt, say=say)
@@ -136,12 +144,18 @@ def _answer(
     return Message(content, reply_to=message)
 
 
-class _Listener:
-    """Keeps the points of curves for the reply, and notices that nobody waits for it any more."""
+def _how_far(asked: Message, *, task: str, round_number: int, step: int, total: int) -> Message:
+    reply = SiteReply({}, {STEP: step, TOTAL: total, ROUND: round_number}, 1, {AT_WORK: task})
+    return Message(reply_content(reply), reply_to=asked)
 
-    def __init__(self, connection: FleetConnection, *, run_id: int, stop: threading.Event, say: Say) -> None:
-        self._connection, self._run_id, self._stop, self._say = connection, run_id, stop, say
-        self._asked_at = self._said_at = monotonic()
+
+class _Listener:
+    """Keeps the points of curves for the reply, tells the server how far this is, and notices that nobody waits."""
+
+    def __init__(self, connection: FleetConnection, *, message: Message, stop: threading.Event, say: Say) -> None:
+        self._connection, self._about, self._stop, self._say = connection, message.metadata, stop, say
+        self._asked_at = self._said_at = self._told_at = monotonic()
+        self._at = (0, 0)
         self.names: list[str] = []
         self.values: list[float] = []
         self.steps: list[int] = []
@@ -151,10 +165,26 @@ class _Listener:
             raise RunCancelled("this program is being stopped")
         if monotonic() - self._asked_at > WANTED_S:
             self._asked_at = monotonic()
-            if not self._connection.wanted(self._run_id):
+            if not self._connection.wanted(self._about.run_id):
                 raise RunCancelled("the run has ended")
+        if monotonic() - self._told_at > TELL_EVERY_S:
+            self._tell()
+            self._told_at = monotonic()
+
+    def _tell(self) -> None:
+        """Say how far this is, where somebody asks; nothing depends on it."""
+        with suppress(UserError):
+            asked = self._connection.receive_meanwhile(HOW_FAR)
+            if asked is None:
+                return
+            ours = asked.metadata.run_id == self._about.run_id
+            step, total = self._at if ours else (0, 0)
+            task, number = (self._about.message_type, int(self._about.group_id or 0)) if ours else ("", 0)
+            reply = _how_far(asked, task=task, round_number=number, step=step, total=total)
+            self._connection.send_meanwhile(reply)
 
     def progress(self, step: int, total: int, *, message: str = "") -> None:
+        self._at = (step, total)
         self.check_cancelled()
         if monotonic() - self._said_at > WANTED_S:
             self._said_at = monotonic()

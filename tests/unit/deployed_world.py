@@ -23,6 +23,7 @@ from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.backends.packing import pack, unpack
 from engine.federation.backends.superlink import Link, Node, SuperlinkGrid
 from engine.federation.payload import RUN_RECORD
+from engine.federation.tasks import HOW_FAR
 from engine.runs.checkpoint import CheckpointStore
 from engine.site import node
 from engine.site.consent import Consent
@@ -44,6 +45,8 @@ class Waiting:
 
     def wanted(self, run_id: int) -> bool:
         return True
+
+    def receive_meanwhile(self, message_type: str) -> None: ...
 
 
 class Told(ConsoleReporter):
@@ -129,7 +132,9 @@ class StandingAlone:
         site = str(context.node_config["site"])
         assert isinstance(message.content[RUN_RECORD], ConfigRecord)
         unpack(message.content)
-        listener = node._Listener(Waiting(), run_id=1, stop=Event(), say=lambda _: None)  # type: ignore[arg-type]
+        if message.metadata.message_type == HOW_FAR:
+            return node._how_far(message, task="", round_number=0, step=0, total=0)
+        listener = node._Listener(Waiting(), message=message, stop=Event(), say=lambda _: None)  # type: ignore[arg-type]
         answer = node._answer(message, self.programs[site], listener, site=site, attempt=1, say=lambda _: None)
         assert answer is not None
         if not answer.has_error():

@@ -43,7 +43,7 @@ def heard_of(error: Exception) -> tuple[dict[str, str], list[str]]:
     said: list[str] = []
     content = request_content(SiteRequest("north", TRAIN_STUDENT), arrays=to_payload({"w": np.zeros(1, np.float32)}))
     message = Message(content, dst_node_id=1, message_type=TRAIN_STUDENT)
-    listener = node._Listener(Waiting(), run_id=1, stop=Event(), say=said.append)  # type: ignore[arg-type]
+    listener = node._Listener(Waiting(), message=message, stop=Event(), say=said.append)  # type: ignore[arg-type]
     reply = node._answer(message, Failing(error), listener, site="north", attempt=1, say=said.append)
     assert reply is not None and reply.has_error()
     text = reply.error.reason

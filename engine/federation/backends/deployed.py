@@ -19,6 +19,7 @@ from engine.errors import UserError
 from engine.federation.backends.answered import AnsweredRounds, AnsweringPrograms
 from engine.federation.backends.approval import TAKES_PART_FILE, Approvals
 from engine.federation.backends.asked_again import AskedAgain
+from engine.federation.backends.how_far import HowFar
 from engine.federation.backends.superlink import Link, SuperlinkGrid
 from engine.federation.checks import bad_reply
 from engine.federation.descriptions import DatasetAgreement, FederationDescription, SiteDescription
@@ -26,6 +27,7 @@ from engine.federation.payload import PROGRAM_RECORD, RUN_RECORD, TOLD_RECORD
 from engine.federation.rounds import call_once
 from engine.federation.sites import Desk, Quiet, Server, SiteListener
 from engine.federation.tasks import APPROVAL, DESCRIBE, READ_EVERYTHING, SiteReply
+from engine.types import Traffic
 from engine.version import check_same, program_version
 
 PRESENCE_S = 600.0
@@ -136,6 +138,14 @@ class DeployedBackEnd:
     def listen(self, listener: SiteListener) -> None:
         """Hand on what sites tell to ``listener`` from now on; they tell it with their replies."""
         self._listener = listener
+
+    def tell_progress(self, site: str, round_number: int, step: int, total: int) -> None:
+        """Hand on how far a site is."""
+        self._listener.progress(site, round_number, step, total)
+
+    def count(self, record: Traffic) -> None:
+        """Hand on bytes that went beside a question."""
+        self._server().traffic(record)
 
     def beside(self, desk: Desk) -> Grid:
         """Return the same grid: sites do such work in a process beside their program, and say how far it is."""
@@ -267,6 +277,7 @@ class _RunGrid(SuperlinkGrid):
         """Questions about work beside the rounds."""
         self._here: set[str] = set()
         self._programs = AnsweringPrograms()
+        self._how_far = HowFar(run["id"], tell=back_end.tell_progress, count=back_end.count)
         super().__init__(link, keys=keys, note=note, presence_s=presence_s, check=back_end.check_cancelled)
 
     def site_nodes(self, sites: Sequence[str], *, wait_s: float) -> dict[str, int]:
@@ -286,7 +297,10 @@ class _RunGrid(SuperlinkGrid):
             message.content[RUN_RECORD] = ConfigRecord({**self._run_record, "answered": answered})
         if self.again is not None and self.again.asks(sent):
             return self.again.push(sent, super().push_messages, sites=names)
-        return super().push_messages(sent)
+        keys = super().push_messages(sent)
+        self._how_far.begun(sent, keys, sites=names)
+        self._how_far.ask(super().push_messages)
+        return keys
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         keys = list(message_ids)
@@ -294,7 +308,13 @@ class _RunGrid(SuperlinkGrid):
             return list(self.beside.grid.pull_messages(keys))
         if self.again is not None and self.again.knows(keys):
             return self._pulled_again(self.again, keys)
-        return super().pull_messages(keys)
+        replies = []
+        for reply in super().pull_messages([*keys, *self._how_far.keys]):
+            if not self._how_far.heard(reply):
+                self._how_far.ended(reply.metadata.reply_to_message_id)
+                replies.append(reply)
+        self._how_far.ask(super().push_messages)
+        return replies
 
     def _pulled_again(self, again: AskedAgain, keys: Sequence[str]) -> list[Message]:
         again.push_due(super().push_messages)
@@ -316,7 +336,7 @@ class _RunGrid(SuperlinkGrid):
             self._back_end.tell(site, cast(ConfigRecord, reply.content.pop(TOLD_RECORD)))
         if PROGRAM_RECORD in reply.content:
             self._programs.note(site, str(cast(ConfigRecord, reply.content.pop(PROGRAM_RECORD)).get("id", "")))
-        about = reply.metadata
+        about = reply.metadata  # of a progress report nothing is noted: it ends no question
         self._answered.note(site, about.message_type, int(about.group_id or 0))
 
 

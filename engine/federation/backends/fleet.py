@@ -92,6 +92,7 @@ class FleetConnection:
         self._over = threading.Event()
         self._refused: UserError | None = None
         self._at_work, self._node_note = notes / "at_work.bin", notes / "node_id.txt"
+        self._held = notes / "held"
         self.attempt = 0
         """How often the message that was received last has been begun, this time included."""
 
@@ -139,21 +140,51 @@ class FleetConnection:
         if self._refused is not None:
             raise self._refused
         with plain_words(self.address):
-            given = self._left() or self._retry.invoke(self._client.PullMessages, PullMessagesRequest(node=self.node))
+            given = self._left() or self._held_back() or self._pull()
             if not given.messages_list:
                 return None
             self._keep(given)
-            run_id, self._tree = given.messages_list[0].metadata.run_id, given.message_object_trees[0]
-            if not self.wanted(run_id):
+            if not self.wanted(given.messages_list[0].metadata.run_id):
                 self.drop()
                 return None
-            message = pull_and_inflate_object_from_tree(
-                self._tree,
-                make_pull_object_fn_protobuf(self._tried(self._client.PullObject), self.node, run_id),
-                lambda _: None,  # confirmed with the answer
-                return_type=Message,
-            )
-        message.metadata.__dict__["_message_id"] = self._tree.object_id
+            return self._message(given)
+
+    def receive_meanwhile(self, message_type: str) -> Message | None:
+        """Return the next message where it is of ``message_type``, to be answered while another is worked on.
+
+        None where there is none. One of another type is held back for :meth:`receive`, on the disk.
+        """
+        with plain_words(self.address):
+            given = self._pull()
+            if not given.messages_list:
+                return None
+            if given.messages_list[0].metadata.message_type == message_type:
+                return self._message(given)
+        self._held.mkdir(mode=0o700, exist_ok=True)
+        last = max((int(path.stem) for path in self._held.glob("*.bin")), default=0)
+        part = self._held / "part"
+        part.write_bytes(given.SerializeToString())
+        part.replace(self._held / f"{last + 1:06d}.bin")
+        return None
+
+    def _pull(self) -> PullMessagesResponse:
+        return self._retry.invoke(self._client.PullMessages, PullMessagesRequest(node=self.node))
+
+    def _held_back(self) -> PullMessagesResponse | None:
+        """Return the earliest of the messages that came while another was worked on."""
+        first = min(self._held.glob("*.bin"), default=None)
+        return None if first is None else PullMessagesResponse.FromString(first.read_bytes())
+
+    def _message(self, given: PullMessagesResponse) -> Message:
+        """Return the message whole."""
+        run_id, tree = given.messages_list[0].metadata.run_id, given.message_object_trees[0]
+        message = pull_and_inflate_object_from_tree(
+            tree,
+            make_pull_object_fn_protobuf(self._tried(self._client.PullObject), self.node, run_id),
+            lambda _: None,  # confirmed with the answer
+            return_type=Message,
+        )
+        message.metadata.__dict__["_message_id"] = tree.object_id
         unpack(message.content)
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, self.node.node_id, run_id
         return message
@@ -174,8 +205,12 @@ class FleetConnection:
         self.attempt += 1
         part = self._at_work.with_suffix(".part")
         try:
-            part.write_bytes(f"{self.attempt}\n".encode() + given.SerializeToString())
+            content = given.SerializeToString()
+            part.write_bytes(f"{self.attempt}\n".encode() + content)
             part.replace(self._at_work)
+            for held in self._held.glob("*.bin"):  # also where the program was killed between these lines
+                if held.read_bytes() == content:
+                    held.unlink()
         except OSError as error:  # it goes on without the note; what the site then cannot do is told to the server
             if error.errno != errno.ENOSPC:
                 raise
@@ -193,7 +228,13 @@ class FleetConnection:
         return True
 
     def send(self, reply: Message) -> None:
-        """Send a reply; ``UserError`` ``federation.run_over`` where nobody waits for it any more."""
+        """Send the reply to the message received last; ``UserError`` ``federation.run_over`` where nobody waits for it
+        any more."""
+        self.send_meanwhile(reply)
+        self.drop()
+
+    def send_meanwhile(self, reply: Message) -> None:
+        """Send a reply to a message of :meth:`receive_meanwhile`; errors as of :meth:`send`."""
         run_id = reply.metadata.run_id
         if reply.has_content():
             pack([reply])
@@ -207,7 +248,7 @@ class FleetConnection:
             confirm = make_confirm_message_received_fn_protobuf(
                 self._tried(self._client.ConfirmMessageReceived), self.node, run_id
             )
-            confirm(self._tree.object_id)
+            confirm(reply.metadata.reply_to_message_id)
             answer = self._retry.invoke(self._client.PushMessages, request)
             push_objects(
                 get_all_nested_objects(reply),
@@ -216,7 +257,6 @@ class FleetConnection:
                 ),
                 object_ids_to_push=set(answer.objects_to_push),
             )
-        self.drop()
 
     def _tried(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return lambda request: self._retry.invoke(call, request)
