@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,13 +50,23 @@ def image(studio: Studio, key: str, number: int) -> np.ndarray:
         from engine.data.readers import read_image
 
         return read_image(files[min(number, len(files) - 1)], **studio.manifest(key).reading)[0]
-    from engine.data.phantoms import TASKS, render
+    from engine.data.phantoms import TASKS
 
     manifest = studio.manifest(key)
     sites = TASKS[manifest.task].sites
     held_out = manifest.config.get("data", {}).get("held_out")
     site = held_out if held_out in sites else (sites[0] if held_out else sites[-1])
-    return render(manifest.task, site=site, index=FIRST_PHANTOM + number, image_px=EXAMPLE_PX).image
+    return _drawn(manifest.task, site, FIRST_PHANTOM + number)
+
+
+@lru_cache(maxsize=32)
+def _drawn(task: str, site: str, index: int) -> np.ndarray:
+    """Return a phantom, read-only; each visitor's page asks for the same ones, which takes 30 ms an image to draw."""
+    from engine.data.phantoms import render
+
+    image_HW3 = render(task, site=site, index=index, image_px=EXAMPLE_PX).image
+    image_HW3.setflags(write=False)
+    return image_HW3
 
 
 def shown(studio: Studio, key: str, image_HW3: np.ndarray) -> np.ndarray:

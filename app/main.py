@@ -99,7 +99,7 @@ def build_app(studio: Studio) -> gr.Blocks:
         page.load(None, None, tabs, js=address.CHOOSE_TAB, **quiet)
         page.load(arrive, None, [run, form.accordion, note, who, begin.block], **quiet)
         run.change(None, run, None, js=address.SET_RUN, **quiet)
-        begin.wire(tabs, form.accordion)
+        begin.wire(form.accordion)
         run.change(lambda run_id: gr.Column(visible=not run_id), run, begin.block, **quiet)
         placed = (train_tab, samples_tab, segment_tab, tables_tab, compare_tab)
         for name, tab in zip(address.TABS, placed, strict=True):

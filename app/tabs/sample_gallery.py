@@ -44,7 +44,7 @@ def place() -> Parts:
         height="auto",
         allow_preview=False,
         interactive=False,
-        format="png",
+        format="jpeg",
         buttons=[],
         object_fit="cover",
         elem_id="gallery",

@@ -94,7 +94,7 @@ def _place_inputs(studio: Studio) -> dict[str, Any]:
         height="auto",
         allow_preview=False,
         interactive=False,
-        format="png",
+        format="jpeg",
         buttons=[],
         visible=False,
         elem_id="examples",

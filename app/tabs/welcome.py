@@ -22,14 +22,19 @@ class Parts:
     segment: gr.Button
     train: gr.Button
 
-    def wire(self, tabs: gr.Tabs, form: gr.Accordion) -> None:
-        """Lead to the Segment tab, and to the form of a new run."""
+    def wire(self, form: gr.Accordion) -> None:
+        """Lead to the Segment tab, and to the form of a new run.
+
+        Tabs change in the browser, at once: two answers of the server could come in another order than was pressed.
+        """
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        self.segment.click(lambda: gr.Tabs(selected="segment"), None, tabs, **quiet)
-        opened = self.train.click(
-            lambda: (gr.Tabs(selected="train"), gr.Accordion(open=True)), None, [tabs, form], **quiet
-        )
-        opened.then(js=SCROLL_TO_FORM)
+        self.segment.click(js=_tab("segment"))
+        self.train.click(js=_tab("train"))
+        self.train.click(lambda: gr.Accordion(open=True), None, form, **quiet).then(js=SCROLL_TO_FORM)
+
+
+def _tab(name: str) -> str:
+    return f"() => document.querySelector('#tabs [role=tab][data-tab-id={name}]')?.click()"
 
 
 def place(studio: Studio) -> Parts:

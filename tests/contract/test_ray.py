@@ -73,6 +73,7 @@ def assert_equal(one: dict, other: dict) -> None:
             assert value.dtype == other[name].dtype and value.tobytes() == other[name].tobytes(), name
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_bytes_and_goes_on_from_an_in_process_run(tmp_path: Path) -> None:
     local = Run(tmp_path / "local", "local")
     start = first_model(len(local.sites.description.classes))

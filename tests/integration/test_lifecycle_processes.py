@@ -211,6 +211,7 @@ def test_a_run_is_extended_from_its_checkpoint(store: RunStore) -> None:
         assert reports[0][key] == reports[1][key], key
 
 
+@pytest.mark.slow
 def test_an_extension_that_is_killed_leaves_the_results_and_goes_on(store: RunStore) -> None:
     run_id = lifecycle.submit(store, config(rounds=7, pause_ms=50))
     wait_for_status(store, run_id, "finished")

@@ -16,7 +16,8 @@ def asked(page: Page) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(urlparse(page.url).query).items()}
 
 
-@pytest.mark.parametrize("latency_ms", [pytest.param(0, marks=pytest.mark.slow), 200])
+@pytest.mark.slow
+@pytest.mark.parametrize("latency_ms", [0, 200])
 def test_a_shared_link_shows_the_same_sample_at_the_same_epoch(
     layout_server: Server, open_page: Callable[..., Watched], latency_ms: int
 ) -> None:

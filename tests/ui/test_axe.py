@@ -37,12 +37,12 @@ def found(page: Page) -> list[str]:
 
 
 LOOKS = [
-    pytest.param(1280, False, id="light-1280"),
+    pytest.param(1280, False, id="light-1280", marks=pytest.mark.slow),
     pytest.param(390, True, id="dark-390"),
     pytest.param(1280, True, id="dark-1280", marks=pytest.mark.slow),
     pytest.param(390, False, id="light-390", marks=pytest.mark.slow),
 ]
-"""Each width and each colour once; the other two take as long again."""
+"""One in every run; the others take as long each."""
 
 
 @pytest.mark.parametrize(("width", "dark"), LOOKS)

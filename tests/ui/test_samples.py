@@ -49,6 +49,7 @@ def test_a_point_of_the_plot_opens_its_detail(page: Page) -> None:
     expect(page.locator("#detail figure img")).to_have_count(2 + 2 * 4)
 
 
+@pytest.mark.slow
 def test_a_typed_epoch_is_shown_with_its_scores_and_the_chosen_sample_stays(page: Page) -> None:
     page.locator("#gallery button.thumbnail-item").first.click()
     expect(page.locator("#detail dd").first).to_have_text("1")
@@ -79,6 +80,7 @@ def test_sliders_rank_anew_mark_what_changes_and_go_back(page: Page) -> None:
     expect(page.locator("#position")).to_contain_text("No image matches")
 
 
+@pytest.mark.slow
 def test_search_narrows_and_a_page_is_gone_to_by_its_number(page: Page) -> None:
     number = page.locator("#page-number input")
     number.fill("3")

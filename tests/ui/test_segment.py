@@ -76,6 +76,7 @@ def test_a_volume_offers_its_slices(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#upload")).not_to_contain_text("scan.tif")
 
 
+@pytest.mark.slow
 def test_a_large_image_is_looked_at_in_parts(page: Page, tmp_path: Path) -> None:
     """The whole says how far it was reduced; parts are counted, also of an example, and back again."""
     drawn = np.random.default_rng(2).integers(0, 255, (200, 300, 3)).astype(np.uint8)
@@ -97,7 +98,10 @@ def test_a_large_image_is_looked_at_in_parts(page: Page, tmp_path: Path) -> None
     expect(page.locator("#legend")).to_contain_text("slide.png")
 
 
-@pytest.mark.parametrize(("name", "content"), [("note.txt", b"hello"), ("broken.png", b"\x89PNG\r\n\x1a\nrest")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [pytest.param("note.txt", b"hello", marks=pytest.mark.slow), ("broken.png", b"\x89PNG\r\n\x1a\nrest")],
+)
 def test_a_file_that_is_no_image_is_explained(page: Page, tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     upload(page, tmp_path / name)
