@@ -9,6 +9,7 @@ from html import escape
 from app import markup, site_text, text, viewmodels
 from engine.federation.task_titles import round_told, task_title
 from engine.runs.sites import SiteView
+from engine.types import SiteActivity
 
 MOST_SITES, MOST_FAILURES = 50, 10
 """Shown at once: the worst sites, and the latest failures of each."""
@@ -31,17 +32,25 @@ def table(views: Sequence[SiteView]) -> str:
 
 
 def _site(view: SiteView) -> str:
-    now = view.now
-    seen = "" if now.seen_at is None else time.strftime("%H:%M:%S", time.localtime(now.seen_at))
-    percent = 100 * now.step // max(1, now.total)
-    share = f"<div class='bar' aria-hidden='true'><span style='width:{percent}%'></span></div>"
-    bar = share if now.state == "working" and now.total else ""
-    doing = f"<span class='state {now.state}'>{site_text.SITE_STATE[now.state]}</span> {escape(_doing(view))}{bar}"
+    now, beside = view.now, view.beside
+    at = max((one.seen_at for one in (now, beside) if one is not None and one.seen_at is not None), default=None)
+    seen = "" if at is None else time.strftime("%H:%M:%S", time.localtime(at))
+    doing = _at_work(now)
+    if beside is not None and beside.state in ("asked", "working"):
+        doing += f"<div class='beside'>{site_text.SITE_BESIDE} {_at_work(beside)}</div>"
     sizes = [viewmodels.megabytes(count) for count in (view.bytes_up, view.bytes_down)]
     cells = [viewmodels.number(view.score), _images(view), *sizes, seen or text.NOT_MEASURED]
     failed = f"<td class='failures'>{_site_failures(view)}</td>"
     others = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
     return f"<tr><th scope='row'>{escape(now.site)}</th><td class='doing'>{doing}</td>{failed}{others}</tr>"
+
+
+def _at_work(now: SiteActivity) -> str:
+    """Return what a site does for one stage as HTML, with a bar where it has said how far it is."""
+    percent = 100 * now.step // max(1, now.total)
+    share = f"<div class='bar' aria-hidden='true'><span style='width:{percent}%'></span></div>"
+    bar = share if now.state == "working" and now.total else ""
+    return f"<span class='state {now.state}'>{site_text.SITE_STATE[now.state]}</span> {escape(_doing(now))}{bar}"
 
 
 def _site_failures(view: SiteView) -> str:
@@ -61,9 +70,8 @@ def _site_failures(view: SiteView) -> str:
     return f"<details><summary>{escape(summary)}</summary>{told}</details>"
 
 
-def _doing(view: SiteView) -> str:
+def _doing(now: SiteActivity) -> str:
     """Return what a site does, in which round, and how far it is."""
-    now = view.now
     parts = [task_title(now.task)] if now.task else []
     if round_told(now.task, now.round):
         parts.append(site_text.SITE_ROUND.format(round=now.round))

@@ -17,6 +17,7 @@ SITE_STATE = {
     "stopped": "stopped",
 }
 SITE_ROUND, SITE_STEP = "round {round}", "step {step} of {total}"
+SITE_BESIDE = "Beside it:"
 SITE_IMAGES = ("{count} training", "{count} validation", "{count} test")
 SITE_OUTCOME = {"asked_again": "asked again", "left_out": "left out", "stopped": "the run stopped"}
 SITE_FAILURE, SITE_FAILURE_IN_ROUND = "{what} ({outcome})", "Round {round}: {what} ({outcome})"

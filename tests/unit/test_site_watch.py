@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +252,17 @@ def test_the_page_shows_what_a_site_does_and_its_failures_escaped() -> None:
                   "width:25%", "2, last: left out"):  # fmt: skip
         assert words in html, words
     assert "<b>" not in html
+
+
+def test_the_page_shows_work_beside_the_rounds_while_it_goes_on() -> None:
+    now = activity("n", state="answered", round=3)
+    beside = activity("n", task="train.generator", state="working", step=3, total=4, seen_at=3605.0)
+    html = site_table.table([SiteView(STAGE, now, 0.8, 1, 1, beside=beside)])
+    assert "<div class='beside'>Beside it: <span class='state working'>working</span> training its generator" in html
+    assert "step 3 of 4" in html and "width:75%" in html
+    assert time.strftime("%H:%M:%S", time.localtime(3605.0)) in html, "the later of both"
+    over = site_table.table([SiteView(STAGE, now, 0.8, 1, 1, beside=replace(beside, state="answered"))])
+    assert "Beside it" not in over and "class='beside'" not in over
 
 
 def test_a_thousand_sites_are_a_page_of_fifty() -> None:
