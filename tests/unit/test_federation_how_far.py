@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import SimpleNamespace
 
 import pytest
 from flwr.app import Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from engine.federation.backends import how_far
+from engine.federation.backends.deployed import DeployedBackEnd
 from engine.federation.backends.how_far import FORGOTTEN_S, HowFar
 from engine.federation.payload import content_bytes, reply_content
+from engine.federation.sites import Quiet
 from engine.federation.task_titles import HOW_FAR_FROM
 from engine.federation.tasks import APPROVAL, AT_WORK, HOW_FAR, ROUND, STEP, TOTAL, TRAIN_STUDENT, SiteReply
 from engine.types import Traffic
@@ -138,3 +141,22 @@ def test_all_bytes_so_far_are_counted_apart_from_rounds(server: Server) -> None:
     assert sizes["down"] == [size, 2 * size, 3 * size] and size > 0
     assert len(sizes["up"]) == 3 and sizes["up"][2] == 3 * sizes["up"][0] > 0
     assert {(r.site, r.kind, r.round) for r in server.counted} == {("a", "metrics", HOW_FAR_FROM)}
+
+
+def test_reading_all_images_is_no_progress_of_whoever_asked_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked outside of every stage's own question: the listener is still that of the one before."""
+    heard = list[tuple[str, int, int, int]]()
+
+    class Before(Quiet):
+        def progress(self, site: str, round_number: int, step: int, total: int) -> None:
+            heard.append((site, round_number, step, total))
+
+    back_end = object.__new__(DeployedBackEnd)
+    back_end.grid = SimpleNamespace(beside=None)  # type: ignore[assignment]
+    back_end.description = SimpleNamespace(sources=(), tests=())  # type: ignore[assignment]
+    back_end.listen(Before())
+    monkeypatch.setattr(back_end, "_ask", lambda *_, **__: back_end.tell_progress("a", 0, 3, 9))
+    back_end.read_everything(on_image=lambda _done, _total: None)
+    assert heard == []
+    back_end.tell_progress("a", 1, 2, 4)
+    assert heard == [("a", 1, 2, 4)]

@@ -173,7 +173,8 @@ class DeployedBackEnd:
             answered.append(site)
             on_image(len(answered), len(sites))
 
-        self._ask(READ_EVERYTHING, sites, on_reply=count)
+        with self.heard_by(Quiet()):  # whoever listened last has asked something else
+            self._ask(READ_EVERYTHING, sites, on_reply=count)
         return warnings
 
     def check_cancelled(self) -> None:
