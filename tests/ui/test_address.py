@@ -44,7 +44,8 @@ def test_a_shared_link_shows_the_same_sample_at_the_same_epoch(
     assert asked(other) == asked(page)
 
 
-@pytest.mark.parametrize("latency_ms", [pytest.param(0, marks=pytest.mark.slow), 200])
+@pytest.mark.slow
+@pytest.mark.parametrize("latency_ms", [0, 200])
 def test_the_tab_and_the_model_stay(layout_server: Server, open_page: Callable[..., Watched], latency_ms: int) -> None:
     page = open_page(layout_server.address, latency_ms=latency_ms).page
     page.get_by_role("tab", name="Segment").click()

@@ -54,6 +54,7 @@ def test_a_page_at_rest_asks_seldom(layout_server: Server, open_page: Callable[.
         pass
 
 
+@pytest.mark.slow
 def test_the_held_out_site_is_chosen_from_the_sites_of_the_images(
     layout_server: Server, open_page: Callable[..., Watched], tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_curves_chosen_for_one_run_do_not_hold_up_the_next(
     assert not watched.faults
 
 
+@pytest.mark.slow
 def test_a_refused_launch_shows_why(layout_server: Server, open_page: Callable[..., Watched]) -> None:
     page = open_page(layout_server.address, height=700).page
     page.get_by_role("button", name="Start a new run").click()

@@ -91,6 +91,7 @@ def test_search_narrows_and_a_page_is_gone_to_by_its_number(page: Page) -> None:
     expect(page.locator("#position")).to_contain_text("Page 1 of 1 · 1 image")
 
 
+@pytest.mark.slow
 def test_two_epochs_the_list_and_the_fork_of_other_values(page: Page) -> None:
     page.locator("#samples-epochs > button").click()
     page.locator("#compare-epochs").click()

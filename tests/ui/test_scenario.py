@@ -23,7 +23,7 @@ from tests.patience import RUN_S
 pytestmark = pytest.mark.ui
 
 RUN_MS = 1000 * RUN_S
-LONG_ROUNDS = 10
+LONG_ROUNDS = 6
 """So many that a run is still at work after a reload and a second page, however long these take."""
 
 
@@ -76,6 +76,7 @@ def ask_to_be_told(page: Page) -> None:
     expect(page.locator("#status .tell-end")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_an_empty_home_tells_the_next_step_on_every_tab(
     fresh_server: Server, open_page: Callable[..., Watched]
 ) -> None:

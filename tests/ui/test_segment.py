@@ -57,6 +57,7 @@ def test_an_uploaded_image_gives_its_mask_to_save(page: Page, tmp_path: Path) ->
     expect(page.locator("#segment-message")).to_contain_text("No image yet")
 
 
+@pytest.mark.slow
 def test_a_volume_offers_its_slices(page: Page, tmp_path: Path) -> None:
     volume = np.random.default_rng(1).integers(0, 255, (6, 40, 32, 3)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "scan.tif", volume, photometric="rgb")

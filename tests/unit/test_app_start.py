@@ -75,7 +75,7 @@ def test_what_is_not_gradios_keeps_its_file() -> None:
     assert inspect.getfile(Path)
 
 
-@pytest.mark.parametrize("start", [["-m", "app.main"], ["app/main.py"]])
+@pytest.mark.parametrize("start", [["-m", "app.main"], pytest.param(["app/main.py"], marks=pytest.mark.slow)])
 def test_a_busy_port_ends_with_a_sentence(start: list[str], tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

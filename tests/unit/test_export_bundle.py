@@ -74,10 +74,10 @@ def own_bundle(bundle: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "num_classes", "opset"),
     [
-        ("tinysam", 1, 17),
+        pytest.param("tinysam", 1, 17, marks=pytest.mark.slow),
         ("tinysam", 3, 20),
         ("sam", 1, 18),
-        ("sam", 2, 18),
+        pytest.param("sam", 2, 18, marks=pytest.mark.slow),
         ("unet", 2, 18),
         pytest.param("unet", 1, 21, marks=pytest.mark.slow),
     ],

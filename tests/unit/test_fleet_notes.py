@@ -14,7 +14,7 @@ from engine.federation.backends.fleet import FleetConnection
 def at(folder: Path) -> FleetConnection:
     """Return a connection that is connected to nothing: what it keeps is in files."""
     found = FleetConnection.__new__(FleetConnection)
-    found._at_work, found.attempt = folder / "at_work.bin", 0
+    found._at_work, found._held, found.attempt = folder / "at_work.bin", folder / "held", 0
     return found
 
 
