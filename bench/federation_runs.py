@@ -178,7 +178,7 @@ def _generators(folder: Path, *, steps: int, **where: Any) -> Generators:
     }  # fmt: skip
     config = parse_config(values)
     run_dir = folder / f"generators_{config.backend}"
-    run_dir.mkdir()
+    run_dir.mkdir(parents=True)
     store = CheckpointStore(run_dir / "checkpoints", config.content_hash(), warn=print)
     context = RunContext(config=config, run_dir=run_dir, reporter=Quiet("generators"), checkpoints=store)
     try:
