@@ -53,7 +53,7 @@ class GeneratorSetup:
             prompt=config.generator.prompt or modality,
             device=device,
             backbone=backbone or lru_cache(maxsize=1)(lambda: loaded_backbone(name, device=device)),
-            outline=lambda: _outlined_backbone(name),
+            outline=lru_cache(maxsize=1)(lambda: _outlined_backbone(name)),
         )
 
 
