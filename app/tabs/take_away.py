@@ -46,11 +46,10 @@ class Parts:
             make, [run, self.kind], outputs, api_visibility="private", show_progress_on=self.message,
             concurrency_limit=1,
         )  # fmt: skip
-        for event in (run.change, self.kind.input):
-            event(
-                lambda: (gr.DownloadButton(visible=False), ""), None, outputs,
-                api_visibility="private", show_progress="hidden",
-            )  # fmt: skip
+        # In the browser: an answer of the server could come after that of a press, and take back what it has offered.
+        hide = "() => [{__type__: 'update', visible: false}, '']"
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        gr.on([run.change, self.kind.input], None, None, outputs, js=hide, queue=False, **quiet)
 
 
 def place() -> Parts:
