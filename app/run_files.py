@@ -25,12 +25,9 @@ LOG_LINES = 100_000
 def make(studio: Studio, run_id: str, kind: str, *, by: Visitor) -> Path:
     """Write one of ``take_away_text.KINDS`` where nobody can guess it, and return its path; it goes when uploads do.
 
-    ``take_away_text.OPEN_KINDS`` are for whoever may look. ``UserError`` for whoever may not have it, for a kind that
-    is none, and for what is not there.
+    ``UserError`` for whoever may not have it, for a kind that is none, and for what is not there.
     """
-    studio.store.get(run_id)
-    if kind not in words.OPEN_KINDS:
-        studio.permissions.check_run(by, run_id)
+    studio.permissions.check_run(by, run_id)
     if kind not in words.KINDS:
         raise UserError("app.no_such_file", what=words.NO_SUCH_WHAT, why=words.NO_SUCH_WHY, fix=words.NO_SUCH_FIX)
     if kind in ("zip", "bundle"):

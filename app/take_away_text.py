@@ -4,7 +4,6 @@ from __future__ import annotations
 
 HEADING, BUTTON, DOWNLOAD = "Take away", "Make the file", "Download"
 NOTE = "Everything of this run that is on the disk, but for what sites keep for themselves."
-OPEN_NOTE = "What this page shows of the run. Models, logs and figures of single images are for whoever may change it."
 WHAT_LABEL = "What to take away"
 WHAT_INFO = "The file is made when you ask for it"
 KINDS = {
@@ -17,8 +16,6 @@ KINDS = {
     "log": "Log (text)",
     "zip": "The whole run (zip)",
 }
-OPEN_KINDS = ("html", "json", "ledger", "settings")
-"""For whoever may only look: what they say is on the page. What a site's images are called, models and logs are not."""
 HOW = {
     "html": "One file without scripts. For a PDF, open it and print it to a file.",
     "zip": "Records, results, models and synthetic samples, which import-run takes in at another home.",

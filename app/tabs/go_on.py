@@ -20,7 +20,7 @@ from engine.runs.records import RunView
 
 SCROLL_TO_FORM = "() => document.getElementById('new-run')?.scrollIntoView({behavior: 'smooth'})"
 
-NUM_LIVE = 8
+NUM_LIVE = 5
 """How many components :meth:`Parts.listed` names."""
 
 
@@ -41,7 +41,7 @@ class Parts:
 
     def listed(self) -> list[Any]:
         """Return the components that follow the run, in the order of :func:`live_values`."""
-        return [self.panel, self.extend_part, self.rounds, self.stage, self.joining.part, *self.taking.listed()]
+        return [self.panel, self.extend_part, self.rounds, self.stage, self.joining.part]
 
     def wire_fork(self, studio: Studio, run: gr.Dropdown, form: run_form.RunForm, message: gr.HTML) -> None:
         """Let the fork's button fill and open ``form``; ``message`` takes what stands in the way."""
@@ -61,7 +61,7 @@ class Parts:
 
 
 def place() -> Parts:
-    """Place the folded panels: one where a run has ended and may be changed, and what may be taken from it below."""
+    """Place the folded panel; it is shown where a run has ended and may be changed."""
     with (
         gr.Accordion(text.GO_ON, open=False, visible=False, elem_id="go-on") as panel,
         gr.Row(elem_classes="columns"),
@@ -79,8 +79,8 @@ def place() -> Parts:
                 fork = gr.Button(text.FORK_BUTTON, elem_id="fork")
         join = joining.place()
         with gr.Column(min_width=280):
+            taking = take_away.place()
             deleting = delete_run.place()
-    taking = take_away.place()
     return Parts(panel, extend_part, rounds, stage, extend, asked, fork, join, deleting, taking)
 
 
@@ -104,7 +104,6 @@ def live_values(
         part("go_on_rounds", rounds, lambda: gr.Number(info=text.EXTEND_INFO.format(rounds=rounds))),
         part("go_on_stage", choices, lambda: gr.Dropdown(choices=choices, value=stage)),
         part("go_on_join", may_join, lambda: gr.Column(visible=may_join)),
-        *take_away.live_values(part, is_shown=not view.run.active, may_change=is_shown),
     ]
 
 

@@ -11,7 +11,6 @@ import seed_store
 from conftest import Server, Watched, serving
 from playwright.sync_api import Page, expect
 
-from app.take_away_text import KINDS, OPEN_KINDS
 from engine.data.phantoms import TASKS, write_dataset
 from engine.runs import lifecycle
 from engine.runs.store import RunStore
@@ -173,16 +172,6 @@ def test_a_read_only_page_shows_runs_but_starts_and_stops_none(
         page = open_page(server.address).page
         expect(page.locator("#status .badge")).to_have_text("Finished")
         expect(page.locator("#page-note")).to_contain_text("read-only")
-        page.locator("#take-away-panel button.label-wrap").click()
-        page.locator("#take-away-kind input").click()
-        offered = page.get_by_role("option").all_inner_texts()
-        assert [words.strip("\u2713 \n") for words in offered] == [KINDS[kind] for kind in OPEN_KINDS]
-        page.keyboard.press("Escape")
-        page.locator("#take-away").click()
-        expect(page.locator("#take-away-message")).to_contain_text("report.html")
-        with page.expect_download() as download:
-            page.locator("#take-away-file").click()
-        assert "<!doctype html>" in Path(download.value.path()).read_text(encoding="utf-8")
         page.locator("#run input").click()
         page.get_by_role("option", name="layout failed").click()
         expect(page.locator("#status .badge")).to_have_text("Stopped by an error")
