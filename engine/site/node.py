@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Protocol
 
 from flwr.app import ConfigRecord, Error, Message
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError
 
 from engine.errors import UserError
 from engine.federation.backends.fleet import FleetConnection
@@ -87,7 +88,7 @@ def _handle(
     message: Message, connection: FleetConnection, program: Program, *, site: str, stop: threading.Event, say: Say
 ) -> None:
     if message.metadata.message_type == HOW_FAR:  # what it was asked beside has been answered
-        with suppress(UserError):
+        with suppress(UserError, ObjectPushError):
             connection.send(_how_far(message, task="", round_number=0, step=0, total=0))
         connection.drop()
         return
@@ -172,8 +173,9 @@ class _Listener:
             self._told_at = monotonic()
 
     def _tell(self) -> None:
-        """Say how far this is, where somebody asks; nothing depends on it."""
-        with suppress(UserError):
+        """Say how far this is, where somebody asks. Nothing depends on it: a run that ends meanwhile, or a server that
+        is away, is met by the work itself."""
+        with suppress(UserError, ObjectPullError, ObjectPushError):
             asked = self._connection.receive_meanwhile(HOW_FAR)
             if asked is None:
                 return

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
 from flwr.app import Error, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.task_identity import TaskIdentity
 
+from engine.errors import UserError
 from engine.federation.backends import how_far
 from engine.federation.backends.deployed import DeployedBackEnd
-from engine.federation.backends.how_far import FORGOTTEN_S, HowFar
+from engine.federation.backends.how_far import EVERY_S, FORGOTTEN_S, HowFar
 from engine.federation.payload import content_bytes, reply_content
 from engine.federation.sites import Quiet
 from engine.federation.task_titles import HOW_FAR_FROM
 from engine.federation.tasks import APPROVAL, AT_WORK, HOW_FAR, ROUND, STEP, TOTAL, TRAIN_STUDENT, SiteReply
+from engine.site import node
 from engine.types import Traffic
 
 SITES = {1: "a", 2: "b"}
@@ -50,6 +54,7 @@ class Server:
         return [f"far-{number}" for number in range(first, len(self.sent))]
 
     def say(self, key: str, *, task: str = TRAIN_STUDENT, number: float = 3, at: tuple[float, float] = (2, 8)) -> bool:
+        self.now += EVERY_S + 0.1  # as long as a site works between two looks, at least
         reply = SiteReply({}, {STEP: at[0], TOTAL: at[1], ROUND: number}, 1, {AT_WORK: task})
         return self.far.heard(self.reply(key, reply_content(reply)))
 
@@ -125,8 +130,30 @@ def test_an_answer_that_is_none_harms_nothing(server: Server) -> None:
     server.begin(1)
     for number, content in enumerate((Error(2, "broken"), RecordDict())):
         server.ask()
+        server.now += EVERY_S + 0.1
         assert server.far.heard(server.reply(f"far-{number}", content))
     assert server.told == [] and server.ask() == [1]
+
+
+def test_whatever_comes_back_at_once_a_site_is_asked_no_more_often(server: Server) -> None:
+    """For one that is away the SuperLink answers at once, and a hostile one may."""
+    server.begin(1)
+    for number in range(3):
+        assert server.ask() == [1]
+        assert server.far.heard(server.reply(f"far-{number}", Error(1, "away")))
+        assert server.ask() == []
+        server.now += EVERY_S
+        assert server.ask() == []
+        server.now += 0.1
+
+
+def test_what_the_superlink_does_not_take_has_no_answer_to_wait_for(server: Server) -> None:
+    """A site that was revoked meanwhile: its id is None, with which nothing may be asked for."""
+    server.begin(1, 2)
+    server.far.ask(lambda messages: [None if m.metadata.dst_node_id == 1 else "far-b" for m in messages])  # type: ignore
+    assert server.far.keys == ("far-b",)
+    server.now += EVERY_S + 0.1
+    assert server.ask() == [1]
 
 
 def test_all_bytes_so_far_are_counted_apart_from_rounds(server: Server) -> None:
@@ -160,3 +187,33 @@ def test_reading_all_images_is_no_progress_of_whoever_asked_last(monkeypatch: py
     assert heard == []
     back_end.tell_progress("a", 1, 2, 4)
     assert heard == [("a", 1, 2, 4)]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        UserError("federation.server_unreachable", what="a", why="b", fix="c"),
+        ObjectPullError("x", "gone"),
+        OSError(5, "-"),
+    ],
+)
+def test_what_goes_wrong_in_telling_how_far_it_is_ends_no_work(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that asks may have ended meanwhile, and its message with it. A broken disk is the site's fault still."""
+
+    class Connection:
+        def receive_meanwhile(self, message_type: str) -> None:
+            raise fault
+
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    monkeypatch.setattr(node, "TELL_EVERY_S", -1.0)
+    message = Message(RecordDict(), 1, TRAIN_STUDENT, group_id="3")
+    listener = node._Listener(Connection(), message=message, stop=Event(), say=print)  # type: ignore[arg-type]
+    if isinstance(fault, OSError):
+        with pytest.raises(OSError, match="-"):
+            listener.progress(1, 2)
+    else:
+        listener.progress(1, 2)
+        listener.check_cancelled()

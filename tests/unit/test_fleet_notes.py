@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from flwr.proto.fleet_pb2 import PullMessagesResponse
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import Metadata as ProtoMetadata
 
 from engine.federation.backends.fleet import FleetConnection
 
@@ -14,7 +16,7 @@ from engine.federation.backends.fleet import FleetConnection
 def at(folder: Path) -> FleetConnection:
     """Return a connection that is connected to nothing: what it keeps is in files."""
     found = FleetConnection.__new__(FleetConnection)
-    found._at_work, found._held, found.attempt = folder / "at_work.bin", folder / "held", 0
+    found._at_work, found._held, found._unwritten, found.attempt = folder / "at_work.bin", folder / "held", [], 0
     return found
 
 
@@ -43,3 +45,38 @@ def test_without_a_place_for_the_note_the_message_is_answered_all_the_same(
     else:
         with pytest.raises(OSError, match="-"):
             connection._keep(PullMessagesResponse())
+
+
+def asked(run_id: int) -> PullMessagesResponse:
+    return PullMessagesResponse(messages_list=[ProtoMessage(metadata=ProtoMetadata(run_id=run_id))])
+
+
+def test_what_comes_meanwhile_is_kept_in_order_until_it_is_begun(tmp_path: Path) -> None:
+    connection = at(tmp_path)
+    for number in (1, 2):
+        connection._hold(asked(number))
+    again = at(tmp_path)  # as after a SIGKILL
+    for number in (1, 2):
+        found = again._held_back()
+        assert found == asked(number) == again._held_back(), "until it has been begun"
+        again._keep(found)
+    assert again._held_back() is None and again._left() == asked(2)
+
+
+def test_on_a_full_disk_what_comes_meanwhile_is_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = at(tmp_path)
+    connection._hold(asked(1))
+
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "-")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "write_bytes", full)
+        connection._hold(asked(2))
+    first = connection._held_back()
+    assert first == asked(1)
+    connection._keep(first)
+    assert connection._held_back() == asked(2) and connection._held_back() is None
+    monkeypatch.setattr(Path, "write_bytes", lambda path, content: (_ for _ in ()).throw(OSError(errno.EIO, "-")))
+    with pytest.raises(OSError, match="-"):
+        connection._hold(asked(3))

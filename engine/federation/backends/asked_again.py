@@ -8,14 +8,13 @@ from time import monotonic
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from engine.federation.payload import SETTINGS, Malformed, content_bytes, read_reply, records
+from engine.federation.backends.progress import BytesSoFar, progress_of
+from engine.federation.payload import SETTINGS, Malformed, read_reply, records
 from engine.federation.sites import QUERIES_FROM, Desk
-from engine.federation.tasks import AT_WORK, BESIDE, STEP, TOTAL
-from engine.types import Direction, Traffic
+from engine.federation.tasks import AT_WORK, BESIDE
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
 """Before a site is asked again: doubled each time (ours)."""
-MOST_STEPS = 10**9
 
 Push = Callable[[Iterable[Message]], Iterable[str]]
 
@@ -37,7 +36,7 @@ class AskedAgain:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self._open: dict[str, _Question] = {}
-        self._bytes: dict[tuple[str, Direction], int] = {}
+        self._bytes = BytesSoFar(desk.server.traffic, number=QUERIES_FROM)
 
     def asks(self, messages: Sequence[Message]) -> bool:
         """Return whether these are such questions; they bring no arrays."""
@@ -59,7 +58,7 @@ class AskedAgain:
         """Ask those again whose pause is over."""
         for question in self._open.values():
             if not question.sent_as and monotonic() >= question.due:
-                self._count(question.site, "down", question.message.content)
+                self._bytes.add(question.site, "down", question.message.content)
                 (question.sent_as,) = push([_again(question.message)])
 
     def sent(self, keys: Iterable[str]) -> list[str]:
@@ -79,14 +78,9 @@ class AskedAgain:
             return reply
         question.sent_as, question.due = "", monotonic() + question.pause_s
         question.pause_s = min(2 * question.pause_s, LONGEST_PAUSE_S)
-        self._count(question.site, "up", reply.content)
+        self._bytes.add(question.site, "up", reply.content)
         self.desk.listener.progress(question.site, 0, *at)
         return None
-
-    def _count(self, site: str, direction: Direction, content: RecordDict) -> None:
-        """Count what goes to and fro meanwhile; a record of traffic has all bytes of its kind and number so far."""
-        self._bytes[site, direction] = self._bytes.get((site, direction), 0) + content_bytes(content)[1]
-        self.desk.server.traffic(Traffic(site, direction, "metrics", self._bytes[site, direction], QUERIES_FROM))
 
 
 def _again(message: Message) -> Message:
@@ -101,8 +95,6 @@ def _progress(reply: Message) -> tuple[int, int] | None:
     if not reply.has_content() or not any(AT_WORK in texts for texts in records(reply.content, ConfigRecord).values()):
         return None
     try:
-        figures = read_reply(reply, max_bytes=0).metrics
+        return progress_of(read_reply(reply, max_bytes=0))
     except Malformed:
         return None
-    step, total = figures.get(STEP, -1.0), figures.get(TOTAL, 0.0)
-    return (int(step), int(total)) if 0 <= step <= total <= MOST_STEPS and total > 0 else None

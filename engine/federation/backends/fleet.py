@@ -93,6 +93,8 @@ class FleetConnection:
         self._refused: UserError | None = None
         self._at_work, self._node_note = notes / "at_work.bin", notes / "node_id.txt"
         self._held = notes / "held"
+        self._unwritten: list[PullMessagesResponse] = []
+        """What came while another was worked on and the disk was full."""
         self.attempt = 0
         """How often the message that was received last has been begun, this time included."""
 
@@ -160,12 +162,21 @@ class FleetConnection:
                 return None
             if given.messages_list[0].metadata.message_type == message_type:
                 return self._message(given)
-        self._held.mkdir(mode=0o700, exist_ok=True)
-        last = max((int(path.stem) for path in self._held.glob("*.bin")), default=0)
-        part = self._held / "part"
-        part.write_bytes(given.SerializeToString())
-        part.replace(self._held / f"{last + 1:06d}.bin")
+        self._hold(given)
         return None
+
+    def _hold(self, given: PullMessagesResponse) -> None:
+        part = self._held / "part"
+        try:
+            self._held.mkdir(mode=0o700, exist_ok=True)
+            last = max((int(path.stem) for path in self._held.glob("*.bin")), default=0)
+            part.write_bytes(given.SerializeToString())
+            part.replace(self._held / f"{last + 1:06d}.bin")
+        except OSError as error:  # it is answered all the same, but for a program that is killed before
+            if error.errno != errno.ENOSPC:
+                raise
+            part.unlink(missing_ok=True)
+            self._unwritten.append(given)
 
     def _pull(self) -> PullMessagesResponse:
         return self._retry.invoke(self._client.PullMessages, PullMessagesRequest(node=self.node))
@@ -173,7 +184,9 @@ class FleetConnection:
     def _held_back(self) -> PullMessagesResponse | None:
         """Return the earliest of the messages that came while another was worked on."""
         first = min(self._held.glob("*.bin"), default=None)
-        return None if first is None else PullMessagesResponse.FromString(first.read_bytes())
+        if first is not None:
+            return PullMessagesResponse.FromString(first.read_bytes())
+        return self._unwritten.pop(0) if self._unwritten else None
 
     def _message(self, given: PullMessagesResponse) -> Message:
         """Return the message whole."""

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from engine.federation.payload import RUN_RECORD, Malformed, content_bytes, read_reply
+from engine.federation.backends.progress import BytesSoFar, progress_of
+from engine.federation.payload import RUN_RECORD, Malformed, read_reply
 from engine.federation.task_titles import HOW_FAR_FROM
-from engine.federation.tasks import APPROVAL, AT_WORK, DESCRIBE, HOW_FAR, ROUND, STEP, TOTAL
-from engine.types import Direction, Traffic
+from engine.federation.tasks import APPROVAL, AT_WORK, DESCRIBE, HOW_FAR, ROUND
+from engine.types import Traffic
 
 QUICK = (APPROVAL, DESCRIBE)
 """Questions that are answered at once."""
+EVERY_S = 2.0
+"""A site is asked no more often, whatever comes back at once: of one that is away the SuperLink says so (ours)."""
 FORGOTTEN_S = 60.0
 """A site that has not said how far it is for so long is asked anew: its program may have been killed (ours)."""
-MOST_STEPS = 10**9
 
 Tell = Callable[[str, int, int, int], None]
 
@@ -41,11 +44,11 @@ class HowFar:
     """
 
     def __init__(self, run_id: str, *, tell: Tell, count: Callable[[Traffic], None]) -> None:
-        self._run_id, self._tell, self._count_bytes = run_id, tell, count
+        self._run_id, self._tell = run_id, tell
         self._at_work: dict[str, _Site] = {}
         self._open: dict[str, str] = {}
         self._asked_at: dict[str, float] = {}
-        self._bytes: dict[tuple[str, Direction], int] = {}
+        self._bytes = BytesSoFar(count, number=HOW_FAR_FROM)
 
     def begun(self, messages: Sequence[Message], keys: Iterable[str], *, sites: Mapping[int, str]) -> None:
         """Note the questions that were sent as ``keys``; a site's earlier one is no longer waited for."""
@@ -70,17 +73,18 @@ class HowFar:
         due = [
             site
             for site in self._at_work.values()
-            if site.name not in waits or now - self._asked_at[site.name] > FORGOTTEN_S
+            if now - self._asked_at.get(site.name, -inf) > (FORGOTTEN_S if site.name in waits else EVERY_S)
         ]
         if not due:
             return
         messages = [_message(site, self._run_id) for site in due]
         for site, message in zip(due, messages, strict=True):
             self._asked_at[site.name] = now
-            self._count(site.name, "down", message.content)
+            self._bytes.add(site.name, "down", message.content)
         names = {site.name for site in due}
         self._open = {key: name for key, name in self._open.items() if name not in names}
-        self._open |= {key: site.name for key, site in zip(push(messages), due, strict=True)}
+        # One that the SuperLink does not take, as for a site that was revoked meanwhile, has no id.
+        self._open |= {key: site.name for key, site in zip(push(messages), due, strict=True) if key}
 
     def heard(self, reply: Message) -> bool:
         """Return whether it is an answer to a small question; then what it says is told, where it can be."""
@@ -89,16 +93,11 @@ class HowFar:
             return reply.metadata.message_type == HOW_FAR  # to one that was forgotten
         site = self._at_work.get(name)
         if reply.has_content():
-            self._count(name, "up", reply.content)
+            self._bytes.add(name, "up", reply.content)
             at = _progress(reply, site)
             if site is not None and at is not None:
                 self._tell(name, site.round, *at)
         return True
-
-    def _count(self, site: str, direction: Direction, content: RecordDict) -> None:
-        """Count what goes to and fro; a record of traffic has all bytes of its kind and number so far."""
-        self._bytes[site, direction] = self._bytes.get((site, direction), 0) + content_bytes(content)[1]
-        self._count_bytes(Traffic(site, direction, "metrics", self._bytes[site, direction], HOW_FAR_FROM))
 
 
 def _message(site: _Site, run_id: str) -> Message:
@@ -113,5 +112,4 @@ def _progress(reply: Message, site: _Site | None) -> tuple[int, int] | None:
         return None
     if site is None or said.texts.get(AT_WORK) != site.task or said.metrics.get(ROUND) != site.round:
         return None
-    step, total = said.metrics.get(STEP, -1.0), said.metrics.get(TOTAL, 0.0)
-    return (int(step), int(total)) if 0 <= step <= total <= MOST_STEPS and total > 0 else None
+    return progress_of(said)
