@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Protocol
@@ -49,6 +49,9 @@ class Program(Protocol):
 
     def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
         """Answer a request of the run that ``run`` describes; what it raises is told to the server."""
+
+    def told_progress(self, task: str, round_number: int, steps: Sequence[tuple[int, int]], *, run_id: str) -> None:
+        """Hear that the server was told, while a request was answered, that it was at each (step, number of steps)."""
 
     def idle(self) -> None:
         """Hear that nothing is asked just now; called every ``POLL_S`` seconds."""
@@ -100,6 +103,10 @@ def _handle(
     if connection.attempt > 1:
         say(f"The program was ended while it was at work on this; attempt {connection.attempt}.")
     reply = _answer(message, program, listener, site=site, attempt=connection.attempt, say=say)
+    if listener.told:
+        run = records(message.content, ConfigRecord).get(RUN_RECORD, {})
+        task, number = message.metadata.message_type, int(message.metadata.group_id or 0)
+        program.told_progress(task, number, listener.told, run_id=str(run.get("id", "")))
     if reply is None:
         if not stop.is_set():  # else it is gone on with when the program is started again
             say(f"Stopped {about}: nobody waits for it any more.")
@@ -157,6 +164,8 @@ class _Listener:
         self._connection, self._about, self._stop, self._say = connection, message.metadata, stop, say
         self._asked_at = self._said_at = self._told_at = monotonic()
         self._at = (0, 0)
+        self.told: list[tuple[int, int]] = []
+        """Each (step, number of steps) that the server was told."""
         self.names: list[str] = []
         self.values: list[float] = []
         self.steps: list[int] = []
@@ -184,6 +193,8 @@ class _Listener:
             task, number = (self._about.message_type, int(self._about.group_id or 0)) if ours else ("", 0)
             reply = _how_far(asked, task=task, round_number=number, step=step, total=total)
             self._connection.send_meanwhile(reply)
+            if ours:
+                self.told.append((step, total))
 
     def progress(self, step: int, total: int, *, message: str = "") -> None:
         self._at = (step, total)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -59,6 +59,7 @@ class Patient:
 
     def __init__(self) -> None:
         self.release, self.begun = threading.Event(), list[int]()
+        self.told: list[tuple[str, int, list[tuple[int, int]]]] = []
 
     def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
         times = int(request.settings["times"])
@@ -69,6 +70,9 @@ class Patient:
             listener.progress(step, 100)
             time.sleep(0.02)
         return SiteReply({"a": times * request.arrays["a"]}, {"loss": 0.0}, 1)
+
+    def told_progress(self, task: str, round_number: int, steps: Sequence[tuple[int, int]], *, run_id: str) -> None:
+        self.told.append((task, round_number, list(steps)))
 
     def idle(self) -> None: ...
 
@@ -168,6 +172,9 @@ def test_it_is_told_while_it_works_and_what_comes_meanwhile_is_not_lost(
     assert (
         steps == sorted(steps) and len(set(steps)) > 2 and {line.split()[4] for line in first.lines("told")} == {"100"}
     )
+
+    ((task, number, told),) = site.told  # a record of it is possible; the last may not have been fetched
+    assert (task, number) == ("train.student", 3) and [step for step, _ in told][: len(steps)] == steps
 
     again = Patient()  # the program is started anew; both are still waited for
     with served(world, again):

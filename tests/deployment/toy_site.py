@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,9 @@ class ToySite:
     def answer(self, request: SiteRequest, *, run: Mapping[str, str], listener: Listener) -> SiteReply:
         """Do the task of the request."""
         return self._tasks[request.task](request)
+
+    def told_progress(self, task: str, round_number: int, steps: Sequence[tuple[int, int]], *, run_id: str) -> None:
+        """Do nothing."""
 
     def idle(self) -> None:
         """Do nothing."""

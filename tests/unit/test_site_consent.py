@@ -104,6 +104,18 @@ def test_work_that_goes_on_is_recorded_at_its_beginning_and_its_end(site: Any) -
     assert AuditLog(folder / AUDIT_FILE).entries()[-1]["bytes"] == payload_bytes(WEIGHTS), "whatever it says it is"
 
 
+def test_all_that_was_told_of_how_far_a_request_was_is_one_line(site: Any) -> None:
+    consent, _, folder = site
+    consent.told_progress(TRAIN_STUDENT, 3, [(1, 9), (4, 9)], run_id=RUN["id"])
+    consent.told_progress(TRAIN_STUDENT, 3, [(1, 9)], run_id="../x")
+    first, second = AuditLog(folder / AUDIT_FILE).entries()
+    words = b"[[1, 9], [4, 9]]"
+    about = {"event": "left", "run": RUN["id"], "task": TRAIN_STUDENT, "round": 3, "kind": "metrics", "bytes": 0}
+    assert first.items() >= about.items() and second["run"] == "", "what a server sends is no name of ours"
+    assert (first["words_bytes"], first["progress_told"]) == (len(words), 2)
+    assert first["words_digest"] == hashlib.sha256(words).hexdigest()
+
+
 def test_figures_and_words_that_leave_are_in_the_record(site: Any) -> None:
     consent, program, folder = site
     write_rules(folder, 'approval = "automatic"\n')
