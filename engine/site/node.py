@@ -11,10 +11,9 @@ from time import monotonic
 from typing import Protocol
 
 from flwr.app import ConfigRecord, Error, Message
-from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError
 
 from engine.errors import UserError
-from engine.federation.backends.fleet import FleetConnection
+from engine.federation.backends.fleet import FORGOTTEN, FleetConnection
 from engine.federation.client_app import SiteError
 from engine.federation.payload import PROGRAM_RECORD, RUN_RECORD, TOLD_RECORD, read_request, records, reply_content
 from engine.federation.tasks import APPROVAL, AT_WORK, HOW_FAR, ROUND, STEP, TOTAL, Listener, SiteReply, SiteRequest
@@ -91,7 +90,7 @@ def _handle(
     message: Message, connection: FleetConnection, program: Program, *, site: str, stop: threading.Event, say: Say
 ) -> None:
     if message.metadata.message_type == HOW_FAR:  # what it was asked beside has been answered
-        with suppress(UserError, ObjectPushError):
+        with suppress(UserError, *FORGOTTEN):
             connection.send(_how_far(message, task="", round_number=0, step=0, total=0))
         connection.drop()
         return
@@ -184,7 +183,7 @@ class _Listener:
     def _tell(self) -> None:
         """Say how far this is, where somebody asks. Nothing depends on it: a run that ends meanwhile, or a server that
         is away, is met by the work itself."""
-        with suppress(UserError, ObjectPullError, ObjectPushError):
+        with suppress(UserError, *FORGOTTEN):
             asked = self._connection.receive_meanwhile(HOW_FAR)
             if asked is None:
                 return

@@ -39,7 +39,12 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, push_objects
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    pull_and_inflate_object_from_tree,
+    push_objects,
+)
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
@@ -56,6 +61,8 @@ BEAT_EVERY_S = 15.0
 """A node counts as offline after 60 s of silence."""
 OUTAGE_S = 60.0
 """How long one request is tried again before whoever asked hears of it."""
+FORGOTTEN = (ObjectPullError, ObjectPushError)
+"""What sending or fetching a message raises whose run the server has ended meanwhile."""
 
 
 class FleetConnection:
