@@ -20,7 +20,7 @@ from pydicom.hooks import raw_element_vr
 from engine.data.budget import limit_bytes
 from engine.errors import UserError
 
-ELEMENT_BYTES = 3072
+ELEMENT_BYTES = 4096
 """Of the memory that a file may take, what is set aside for one element (ours); it takes 350 to 1,500 bytes. A frame of
 an enhanced image has about a hundred: a thousand frames fit a visitor's limit, and more are refused within a second."""
 HEADER_BYTES = 8
