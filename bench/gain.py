@@ -169,7 +169,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     with_selection = cell.arm(
         "dsfedmed", (FoundationFinetuning(), MutualDistillationStage(), Evaluation()), take=shared
     )
-    tuned = ("dsfedmed/models/finetuned_teacher.safetensors", "dsfedmed/checkpoints/teacher_logits.safetensors")
+    tuned = ("dsfedmed/models/finetuned_teacher.safetensors",)
     every = cell.arm(
         "all_samples",
         (MutualDistillationStage(), Evaluation()),
