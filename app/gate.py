@@ -18,6 +18,7 @@ import anyio
 import gradio as gr
 from cachetools import TTLCache
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -43,6 +44,9 @@ READ_BELOW = ("/assets/", "/static/", HEARTBEAT, FILE)
 SENT = {JOIN, CANCEL, UPLOAD}
 BEGINNINGS = ("/", "/config")
 """What a browser, and a program, asks for first: here a visitor of a demonstration gets a cookie."""
+PACKED = {*BEGINNINGS, f"{API}/info"}
+"""What goes packed where the browser takes it: the page is 700 kB of its components' settings, 60 packed. What lies in
+files is packed already, and an event must not wait in a packer."""
 MAX_BODY_BYTES = 64 * 1024
 """Of everything but an upload: the form of a run takes a tenth of it."""
 MAX_SESSIONS = 4000
@@ -63,6 +67,7 @@ class Gate:
         signing: SignIn | None = None,
     ) -> None:
         self._served, self._page, self._settings, self._mode = served, page, settings, mode
+        self._packing = GZipMiddleware(served, compresslevel=6)
         self._uploads, self._signing = uploads, signing
         self._hosts, self._pending = Hosts.of(settings), Pending(page)
         self._scratch = uploads.folder.parent.resolve()
@@ -88,7 +93,8 @@ class Gate:
             if isinstance(answer, Response):
                 await answer(scope, receive, send)
             else:
-                await self._served(scope, answer, send)
+                served = self._packing if scope["path"] in PACKED else self._served
+                await served(scope, answer, send)
 
     async def _answer(self, request: Request, meanwhile: ExitStack) -> Response | Receive:
         """Return an answer of the gate's own, or what the page is to read where it is to answer.

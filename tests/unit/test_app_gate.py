@@ -57,6 +57,15 @@ def test_the_pages_of_others_neither_read_nor_act(local: TestClient, headers: di
         assert "access-control-allow-origin" not in answer.headers
 
 
+@pytest.mark.parametrize("route", ["/", "/config", f"{API}/info"])
+def test_the_page_goes_packed_to_whoever_takes_it_so(local: TestClient, route: str) -> None:
+    plain, packed = (local.get(route, headers={"accept-encoding": coding}) for coding in ("identity", "gzip"))
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip" and packed.headers["x-content-type-options"] == "nosniff"
+    assert 4 * int(packed.headers["content-length"]) < int(plain.headers["content-length"])
+    assert len(packed.content) == len(plain.content)  # each visitor's page names its own session
+
+
 @pytest.mark.parametrize(("method", "route"), [
     ("GET", f"{API}/proxy=http://localhost/"), ("GET", "/monitoring"), ("GET", "/docs"),
     ("GET", f"{API}/file/etc/passwd"),
