@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,12 +158,16 @@ class Generators:
 def generator_seconds(folder: Path, *, steps: int) -> tuple[Generators, Generators] | None:
     """Return what four sites' generators took, on Ray with two workers and one after the other; None without Ray.
 
+    Each in a process of its own, as a run is: Ray's workers load the generators' libraries, so the other has to, too.
     Ends the program where their weights are not the same to the bit.
     """
     if not has_ray():
         return None
-    serial = _generators(folder, steps=steps, backend="local")
-    side_by_side = _generators(folder, steps=steps, backend="ray", workers=2)
+    found = []
+    for where in ({"backend": "local"}, {"backend": "ray", "workers": 2}):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+            found.append(alone.submit(_generators, folder, steps=steps, **where).result())
+    serial, side_by_side = found
     names = sorted(serial.weights.keys() | side_by_side.weights.keys())
     differ = [name for name in names if serial.weights.get(name) != side_by_side.weights.get(name)]
     if differ or not names:
