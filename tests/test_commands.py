@@ -46,6 +46,7 @@ ELSEWHERE = {
     "pip install -r requirements-ray.txt": "needs a package index; `make test` installs the same file",
     "docker": "needs a container engine; what it runs in the container is executed here",
     "python -m bench.tinysam_parity --official": "needs a clone of the official code",
+    "python -m app.mcp_server": "an assistant starts it: so does tests/contract/test_mcp.py, with this command",
     "python -m app.users": "asks for a password; its options are given one in the test below",
     "python -m tests.unit.test_federation_golden": "writes the curve anew that its own tests hold",
     "python -m tests.unit.test_sharing": "writes the table anew that its own tests hold",
