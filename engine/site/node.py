@@ -21,7 +21,11 @@ from engine.site.disclosure import for_server
 from engine.types import RunCancelled
 
 POLL_S = 0.5
-"""How often an idle site asks (ours); Flower's own nodes ask every 3 s."""
+"""How often a site asks that was asked something lately (ours)."""
+QUIET_POLL_S = 3.0
+"""How often it asks later, as Flower's own nodes do: four that ask twice a second take 0.4 of a core of the server."""
+LATELY_S = 60.0
+"""A run that goes on asks its sites more often than that, but for long work elsewhere (ours)."""
 RETRY_S = 10.0
 """How long a site waits before it tries an unreachable server again (ours)."""
 MOST_ATTEMPTS = 3
@@ -53,7 +57,7 @@ class Program(Protocol):
         """Hear that the server was told, while a request was answered, that it was at each (step, number of steps)."""
 
     def idle(self) -> None:
-        """Hear that nothing is asked just now; called every ``POLL_S`` seconds."""
+        """Hear that nothing is asked just now; called every ``QUIET_POLL_S`` seconds at least."""
 
 
 def serve(
@@ -64,7 +68,7 @@ def serve(
     ``say`` gets one sentence for each thing that happens. Raises ``UserError`` ``federation.*`` for what somebody has
     to mend first, such as a refused key.
     """
-    was = ""
+    was, heard_at = "", monotonic()
     while not stop.is_set():
         try:
             with connect() as connection:
@@ -74,9 +78,10 @@ def serve(
                     message = connection.receive()
                     if message is None:
                         program.idle()
-                        stop.wait(POLL_S)
+                        stop.wait(POLL_S if monotonic() - heard_at < LATELY_S else QUIET_POLL_S)
                     else:
                         _handle(message, connection, program, site=site, stop=stop, say=say)
+                        heard_at = monotonic()
         except UserError as error:
             if error.code not in PASSING:
                 raise
