@@ -97,6 +97,7 @@ def by_hand() -> np.ndarray:
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(6 * WAIT_S)
 def test_a_site_answers_every_round_and_is_the_same_node_when_it_comes_back(world: Deployed, tmp_path: Path) -> None:
     folder, said = world.folder / "at" / "south", list[str]()
@@ -113,6 +114,7 @@ def test_a_site_answers_every_round_and_is_the_same_node_when_it_comes_back(worl
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(6 * WAIT_S)
 def test_a_run_that_nobody_knows_is_not_waited_for(world: Deployed) -> None:
     with connection(world) as south:
@@ -123,6 +125,7 @@ def test_a_run_that_nobody_knows_is_not_waited_for(world: Deployed) -> None:
         assert south.attempt == 0 and not (world.folder / "at" / "south" / "at_work.bin").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(6 * WAIT_S)
 def test_a_key_of_another_is_refused_by_name(world: Deployed, tmp_path: Path) -> None:
     folder = world.add_site("stranger", accept=False)

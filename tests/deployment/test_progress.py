@@ -156,6 +156,7 @@ def ask(world: Deployed) -> Iterator[Callable[[int], Worker]]:
         worker.process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(6 * WAIT_S)
 def test_it_is_told_while_it_works_and_what_comes_meanwhile_is_not_lost(
     world: Deployed, ask: Callable[[int], Worker]

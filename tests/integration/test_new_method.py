@@ -130,6 +130,7 @@ def test_killed_and_resumed_it_is_what_it_would_have_been(finished: tuple[RunSto
     assert store.metrics(run_id, stage="trembling")[0].steps == tuple(range(1, EPOCHS + 1))
 
 
+@pytest.mark.slow
 def test_the_page_shows_its_stages_models_and_messages(finished: tuple[RunStore, str]) -> None:
     store, run_id = finished
     view = store.view(run_id)

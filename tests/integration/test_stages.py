@@ -216,6 +216,7 @@ def _on_folder(config: RunConfig, root: Path) -> RunConfig:
     return parse_config(values)
 
 
+@pytest.mark.slow
 def test_label_maps_of_sites_with_any_names_run_through(config, label_maps, tmp_path):
     _run(_on_folder(config, label_maps), tmp_path / "run")
     samples = read_samples(tmp_path / "run")
@@ -260,6 +261,7 @@ def test_a_fixed_test_set_of_several_sites_is_measured_site_by_site_and_as_a_who
     assert pooled["dice"] == pytest.approx((sites[0]["dice"] + sites[1]["dice"]) / 2)
 
 
+@pytest.mark.slow
 def test_patience_without_validation_images_changes_nothing(config, tmp_path):
     values = config.model_dump(mode="json")
     values["data"]["validation_fraction"] = 0.0

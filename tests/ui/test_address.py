@@ -59,6 +59,7 @@ def test_the_tab_and_the_model_stay(layout_server: Server, open_page: Callable[.
     expect(page.locator("#model input")).to_have_value(chosen)
 
 
+@pytest.mark.slow
 def test_a_tab_that_is_chosen_while_the_page_still_asks_stays(
     layout_server: Server, open_page: Callable[..., Watched]
 ) -> None:

@@ -111,6 +111,7 @@ def test_a_failed_run_says_what_happened_and_what_to_do(
     expect(page.locator("#stepper li.failed, #stepper li.running")).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_curves_chosen_for_one_run_do_not_hold_up_the_next(
     layout_server: Server, open_page: Callable[..., Watched]
 ) -> None:

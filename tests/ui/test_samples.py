@@ -40,6 +40,7 @@ def test_a_picture_opens_its_detail(page: Page) -> None:
     expect(page.locator("#detail dd").first).to_have_text("2")
 
 
+@pytest.mark.slow
 def test_a_point_of_the_plot_opens_its_detail(page: Page) -> None:
     point = page.locator("#scatter .points path").nth(40)
     point.scroll_into_view_if_needed()
