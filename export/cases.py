@@ -172,7 +172,7 @@ def read_reference(path: Path, volume: SourceVolume, *, num_classes: int) -> np.
             labels = read_mask(path, slice_index=number, slice_axis=volume.slice_axis, like=volume.geometry)
             labels = labels if labels.ndim == 2 else labels[..., 0]
             about = image_info(path, slice_axis=volume.slice_axis)
-            if labels.shape != masks_KSHW.shape[2:] or about.num_slices != len(volume):
+            if labels.shape != masks_KSHW.shape[2:] or not (about.is_sparse or about.num_slices == len(volume)):
                 raise UserError(
                     "reference.shape",
                     what=f"The reference mask {path} has {about.num_slices} slices of {about.width_px} x "

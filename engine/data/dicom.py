@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
@@ -36,9 +36,10 @@ from engine.data.budget import require_bytes
 from engine.data.dicom_codestreams import bare_codestream
 from engine.data.dicom_decoders import PLUGIN, is_available
 from engine.data.dicom_elements import ELEMENT_BYTES, Tally, counted, read_tags
-from engine.data.dicom_frames import FrameTags, frame_affine, number, tag, volume_affine
+from engine.data.dicom_frames import FrameTags, frame_affine, frame_affines, number, tag, volume_affine
+from engine.data.dicom_segments import is_segmentation, segmentation_geometry, segmentation_labels
 from engine.data.dicom_values import colour_depth, from_palette, grey_values, shown_share, stored_range
-from engine.data.geometry import Geometry
+from engine.data.geometry import Geometry, as_affine
 from engine.data.pixels import Unsupported, Window, scale_to_unit
 from engine.data.ranges import range_of_pages
 from engine.data.samples import label_plane
@@ -119,8 +120,14 @@ class DicomFile:
             channels=3 if self.photometric == "PALETTE COLOR" else self.samples,
             spacing_mm=first.spacing_mm,
         )
-        matrix = frame_affine(first) if self.num_frames == 1 else volume_affine(self.tags, self.num_frames)
-        return size.placed(matrix, unit=first.unit)
+        if is_segmentation(self.tags):
+            return segmentation_geometry(self, size)
+        if self.num_frames == 1:
+            return size.placed(frame_affine(first), unit=first.unit)
+        placed = size.placed(volume_affine(self.tags, self.num_frames), unit=first.unit)
+        if placed.affine_lps is not None:
+            return placed
+        return replace(placed, slices_lps=tuple(map(as_affine, frame_affines(self.tags, self.num_frames))))
 
     @contextmanager
     def stream(self) -> Iterator[BinaryIO]:
@@ -233,8 +240,11 @@ class DicomFormat:
 
     @staticmethod
     def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
-        """Return the stored numbers, without rescale or window."""
-        return label_plane(path, open_dicom(path).stored(slice_index))
+        """Return the stored numbers, without rescale or window; of a segmentation, the labels of a plane."""
+        file = open_dicom(path)
+        if is_segmentation(file.tags):
+            return segmentation_labels(file, slice_index)
+        return label_plane(path, file.stored(slice_index))
 
 
 def open_dicom(path: Path) -> DicomFile:

@@ -151,6 +151,13 @@ def volume_affine(file: pydicom.Dataset, num_frames: int) -> np.ndarray | None:
     return matrix
 
 
+def frame_affines(file: pydicom.Dataset, num_frames: int) -> tuple[np.ndarray, ...]:
+    """Return (4, 4) of every frame, nothing where a frame does not say where it lies."""
+    found = [frame_affine(FrameTags(file, index)) for index in range(num_frames)]
+    placed = tuple(matrix for matrix in found if matrix is not None)
+    return placed if len(placed) == num_frames else ()
+
+
 def _plane(frame: FrameTags) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Return the affine's in-plane part (4, 4), the first pixel's place and the normal."""
     spacing, position, directions = frame.spacing_mm, frame.position, frame.directions

@@ -8,6 +8,7 @@ Pixels are counted as they are returned: column to the right, row downwards, sli
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -35,6 +36,8 @@ class Geometry:
     unit : what the values mean before they become [0, 1], such as "HU"; None where the file does not say.
     is_default_place : the placement is what a file saved without one has: the first pixel at 0, axes along the
         patient's.
+    slices_lps : such a matrix of each slice, where slices are placed one by one and not at equal steps in their order.
+    is_sparse : slices that hold nothing may have been left out, as DICOM segmentations do.
     """
 
     height_px: int
@@ -45,6 +48,22 @@ class Geometry:
     affine_lps: Affine | None = None
     unit: str | None = None
     is_default_place: bool = False
+    slices_lps: tuple[Affine, ...] = ()
+    is_sparse: bool = False
+
+    @property
+    def is_placed(self) -> bool:
+        """Return whether the file says where each of its slices lies."""
+        return self.affine_lps is not None or bool(self.slices_lps)
+
+    @property
+    def slice_matrices(self) -> np.ndarray:
+        """Return (S, 4, 4) from (column, row, 0, 1) of each slice to LPS mm; the file must place them."""
+        if self.slices_lps:
+            return np.array(self.slices_lps, np.float64)
+        matrices = np.repeat(np.array([self.affine_lps], np.float64), self.num_slices, axis=0)
+        matrices[:, :3, 3] += np.outer(np.arange(self.num_slices), matrices[0, :3, 2])
+        return matrices
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -71,21 +90,32 @@ class Geometry:
 
     def placed(self, matrix: np.ndarray | None, *, unit: str | None = None, is_default_place: bool = False) -> Geometry:
         """Return the same size with a placement (4, 4)."""
-        rows = None if matrix is None else tuple(tuple(float(value) for value in row) for row in matrix)
-        return replace(self, affine_lps=rows, unit=unit, is_default_place=is_default_place)  # type: ignore[arg-type]
+        rows = None if matrix is None else as_affine(matrix)
+        return replace(self, affine_lps=rows, unit=unit, is_default_place=is_default_place)
+
+
+def as_affine(matrix: np.ndarray) -> Affine:
+    """Return a matrix (4, 4) as four rows."""
+    return tuple(tuple(float(value) for value in row) for row in matrix)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
 class Reindex:
-    """How a mask's slices become the image's: rows and columns swapped first, then each axis turned round or not."""
+    """How a mask's slices become the image's: rows and columns swapped first, then each axis turned round or not.
+
+    ``slices`` names the mask's slice of each of the image's where they do not follow each other; None for one left out.
+    """
 
     swap: bool = False
     flip_columns: bool = False
     flip_rows: bool = False
     flip_slices: bool = False
+    slices: tuple[int | None, ...] | None = None
 
-    def slice_index(self, index: int, *, num_slices: int) -> int:
-        """Return which slice of the mask belongs to slice ``index`` of the image."""
+    def slice_index(self, index: int, *, num_slices: int) -> int | None:
+        """Return which slice of the mask belongs to slice ``index`` of the image, None where the mask has none."""
+        if self.slices is not None:
+            return self.slices[index]
         return num_slices - 1 - index if self.flip_slices else index
 
     def pixels(self, labels: np.ndarray) -> np.ndarray:
@@ -118,6 +148,39 @@ def same_place(image: Geometry, mask: Geometry) -> Reindex | None:
         expected = np.where(np.array(flips)[:, None], ends[:, None] - corners, corners)
         if np.abs(found - expected).max() <= TOLERANCE_PX:
             return Reindex(swap, *flips)
+    return None
+
+
+@lru_cache(maxsize=16)  # the slices of a volume are asked for one after the other
+def same_slices(image: Geometry, mask: Geometry) -> Reindex | None:
+    """Return how the slices of ``mask`` become those of ``image`` where slices are placed one by one, None elsewhere.
+
+    Every slice of the mask must lie on one of the image's, within ``TOLERANCE_PX`` at every corner, and no two on one;
+    every slice of the image must have one of the mask's, unless the mask leaves empty ones out. Both must be placed.
+    """
+    if mask.is_default_place and not image.is_default_place:
+        return None
+    ours, theirs = image.slice_matrices, mask.slice_matrices
+    normal = np.cross(ours[0, :3, 0], ours[0, :3, 1])
+    normal /= np.linalg.norm(normal) or 1.0
+    steps = np.diff(np.unique(np.round(ours[:, :3, 3] @ normal, 6)))
+    ours[:, :3, 2] = normal * (float(np.median(steps)) if len(steps) else 1.0)
+    width, height = mask.width_px - 1, mask.height_px - 1
+    corners = np.array([[0, 0, 0, 1], [width, 0, 0, 1], [0, height, 0, 1]], np.float64).T
+    found = np.linalg.inv(ours)[:, None] @ (theirs @ corners)[None]  # (slices of the image, of the mask, 4, corners)
+    for swap in (False, True):
+        if (mask.height_px, mask.width_px) != (image.shape[:2] if swap else image.shape[1::-1]):
+            continue
+        for flip_columns in (False, True):
+            for flip_rows in (False, True):
+                expected = corners[[1, 0, 2, 3]] if swap else corners.copy()
+                expected[0] = image.width_px - 1 - expected[0] if flip_columns else expected[0]
+                expected[1] = image.height_px - 1 - expected[1] if flip_rows else expected[1]
+                is_there = np.abs(found - expected).max(axis=(2, 3)) <= TOLERANCE_PX
+                of_mask, of_image = is_there.sum(axis=0), is_there.sum(axis=1)
+                if (of_mask == 1).all() and of_image.max() == 1 and (mask.is_sparse or of_image.min() == 1):
+                    slices = tuple(int(row.argmax()) if row.any() else None for row in is_there)
+                    return Reindex(swap, flip_columns, flip_rows, slices=slices)
     return None
 
 

@@ -278,8 +278,8 @@ def _size(scan: Scan, site: str, path: Path) -> Geometry | None:
 
 def _check_grid(scan: Scan, site: str, path: Path, *, mask: Geometry, image: Geometry) -> None:
     """Note a mask that does not lie on its image's pixels: in the patient where both files say, else in the array."""
-    placed = mask.affine_lps is not None and image.affine_lps is not None
-    if placed and sorted(mask.shape) == sorted(image.shape):
+    placed = mask.is_placed and image.is_placed
+    if placed and (mask.is_sparse or sorted(mask.shape) == sorted(image.shape)):
         try:
             place_mask(path, like=image, slice_axis=scan.description.slice_axis)
         except UserError as error:

@@ -22,7 +22,7 @@ import numpy as np
 
 from engine.data import npy, pictures, tiff
 from engine.data.file_faults import AGAIN, reading, unsupported
-from engine.data.geometry import Geometry, Reindex, same_place
+from engine.data.geometry import Geometry, Reindex, same_place, same_slices
 from engine.data.pixels import Format, Unsupported, Window
 from engine.errors import UserError
 
@@ -115,7 +115,10 @@ def read_mask(
     if like is not None:
         fit, slice_axis = place_mask(path, like=like, slice_axis=slice_axis)
         geometry = image_info(path, slice_axis=slice_axis)
-        slice_index = fit.slice_index(slice_index, num_slices=geometry.num_slices)
+        found = fit.slice_index(slice_index, num_slices=geometry.num_slices)
+        if found is None:
+            return np.zeros((like.height_px, like.width_px), np.uint8)
+        slice_index = found
     _refuse_index(path, slice_index, geometry)
     with reading(path, suffix=file_suffix(path)):
         labels = np.asarray(_format(path).labels(path, slice_index=slice_index, slice_axis=slice_axis))
@@ -126,16 +129,17 @@ def place_mask(path: str | Path, *, like: Geometry, slice_axis: int = 2) -> tupl
     """Return how a mask's slices become those of the image ``like``, and the axis that they are cut across.
 
     Where both files say where their pixels lie in the patient, that decides: the same pixels in another order are
-    matched, others raise ``UserError`` ``data.mask_elsewhere``. Where one of them does not (PNG, TIFF, npy), rows are
-    rows and slices are slices. Only headers are read.
+    matched, others raise ``UserError`` ``data.mask_elsewhere``; slice by slice where a file places each of its slices.
+    Where one of them does not (PNG, TIFF, npy), rows are rows and slices are slices. Only headers are read.
     """
     path = Path(path)
     mask = image_info(path, slice_axis=slice_axis)
-    if mask.affine_lps is None or like.affine_lps is None:
+    if not mask.is_placed or not like.is_placed:
         return Reindex(), slice_axis
+    one_by_one = mask.affine_lps is None or like.affine_lps is None
     axes = (0, 1, 2) if file_suffix(path) in NIFTI_SUFFIXES else (slice_axis,)
     for axis in sorted(axes, key=lambda axis: axis != slice_axis):  # oblique volumes may name another axis the nearest
-        fit = same_place(like, image_info(path, slice_axis=axis))
+        fit = (same_slices if one_by_one else same_place)(like, image_info(path, slice_axis=axis))
         if fit is not None:
             return fit, axis
     where = f"lies elsewhere in the patient than its image: its pixels are {_placed(mask)}"
@@ -150,9 +154,12 @@ def place_mask(path: str | Path, *, like: Geometry, slice_axis: int = 2) -> tupl
 
 
 def _placed(geometry: Geometry) -> str:
+    size = f"{geometry.width_px} x {geometry.height_px} x {geometry.num_slices}"
+    if geometry.slices_lps:
+        origin = ", ".join(f"{place:.1f}" for place in geometry.slice_matrices[0, :3, 3])
+        return f"{size}, placed slice by slice, the first at ({origin}) in LPS mm"
     matrix = geometry.matrix
     assert matrix is not None
-    size = f"{geometry.width_px} x {geometry.height_px} x {geometry.num_slices}"
     steps = " x ".join(f"{step:.4g}" for step in np.linalg.norm(matrix[:3, :3], axis=0))
     origin = ", ".join(f"{place:.1f}" for place in matrix[:3, 3])
     return f"{size} of {steps} mm, {geometry.orientation}, from ({origin}) in LPS mm"

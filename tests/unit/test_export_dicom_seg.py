@@ -16,6 +16,7 @@ from volume_files import ORIENTATIONS, PATIENT, SPACING_MM, STEP_MM, affine_of, 
 from engine.data.orientation import picture_letters
 from engine.data.volumes import open_series, open_volume
 from engine.errors import UserError
+from export.cases import read_reference
 from export.outputs.dicom_seg import write_dicom_seg
 from export.outputs.nifti import write_nifti
 from export.volumes import label_volume
@@ -153,3 +154,16 @@ def test_a_file_of_another_format_has_no_segmentation_and_one_without_place_no_n
         write_dicom_seg(
             tmp_path / "seg.dcm", open_volume(tmp_path / "a.nii"), np.zeros((1, 5, 4, 3)), manifest=manifest()
         )
+
+
+@pytest.mark.parametrize("classes", [("polyp",), ("disc", "cup")])
+@pytest.mark.parametrize("name", ["axial", "sagittal"])
+def test_what_is_written_is_read_back_as_a_reference(name: str, classes: tuple[str, ...], tmp_path: Path) -> None:
+    columns, rows, _ = ORIENTATIONS[name]
+    volume = open_series(write_series(tmp_path / "series", frames(), columns=columns, rows=rows))
+    made = masks(len(classes))
+    made[1:] *= 1 - made[:1]  # a label map cannot say that classes overlap
+    path = tmp_path / "seg.dcm"
+    write_dicom_seg(path, volume, made, manifest=manifest(classes=classes))
+    assert pydicom.dcmread(path).NumberOfFrames == 4 * len(classes), "an empty slice has no frame"
+    np.testing.assert_array_equal(read_reference(path, volume, num_classes=len(classes)), made)
