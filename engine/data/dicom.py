@@ -30,14 +30,15 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    RLELossless,
 )
 
 from engine.data.budget import require_bytes
-from engine.data.dicom_codestreams import bare_codestream
+from engine.data.dicom_codestreams import bare_codestream, refuse_fragments
 from engine.data.dicom_decoders import PLUGIN, is_available
 from engine.data.dicom_elements import ELEMENT_BYTES, Tally, counted, read_tags
 from engine.data.dicom_frames import FrameTags, frame_affine, frame_affines, number, tag, volume_affine
-from engine.data.dicom_segments import is_segmentation, segmentation_geometry, segmentation_labels
+from engine.data.dicom_segments import Planes, is_segmentation, planes, segmentation_geometry, segmentation_labels
 from engine.data.dicom_values import colour_depth, from_palette, grey_values, shown_share, stored_range
 from engine.data.geometry import Geometry, as_affine
 from engine.data.pixels import Unsupported, Window, scale_to_unit
@@ -50,8 +51,12 @@ HEADER_BYTES = 8 * 2**20
 """What a deflated file may hold before its pixels (ours)."""
 CACHE_BYTES = 2**28
 """Memory of headers and inflated files that stay open (ours)."""
-COPIES = 3
-"""Arrays of one frame at once: its stored numbers, their meaning, and their share of the range."""
+COPIES = 5
+"""Arrays of one frame at once: its bytes, its stored numbers twice, their meaning, and their share of the range."""
+RANGE_COPIES = 12
+"""The same while the range of a series is looked for: two frames, and what orders their values."""
+PIECES, PIECES_A_FRAME = 1024, 64
+"""How many pieces compressed pixels may be in (ours): a frame is one, or a few where it was sent in parts."""
 PIXEL_ELEMENTS = {
     (0x7FE0, 0x0008): "FloatPixelData",
     (0x7FE0, 0x0009): "DoubleFloatPixelData",
@@ -80,6 +85,7 @@ class DicomFile:
     pixels: PixelElement
     num_bytes: int
     inflated: bytes | None = None
+    _has_fair_pieces: bool = False
 
     @cached_property
     def num_frames(self) -> int:
@@ -89,7 +95,8 @@ class DicomFile:
     @cached_property
     def photometric(self) -> str:
         """Return what the samples are, such as MONOCHROME2."""
-        return str(tag(self.tags, "PhotometricInterpretation") or ("MONOCHROME2" if self.samples == 1 else "RGB"))
+        told = tag(self.tags, "PhotometricInterpretation")
+        return str(told or ("MONOCHROME2" if self.samples == 1 else "RGB")).strip().upper()
 
     @cached_property
     def samples(self) -> int:
@@ -129,6 +136,11 @@ class DicomFile:
             return placed
         return replace(placed, slices_lps=tuple(map(as_affine, frame_affines(self.tags, self.num_frames))))
 
+    @cached_property
+    def planes(self) -> Planes | None:
+        """Return the planes of a segmentation."""
+        return planes(self)
+
     @contextmanager
     def stream(self) -> Iterator[BinaryIO]:
         """Open the file, or what was inflated of it."""
@@ -146,6 +158,7 @@ class DicomFile:
         require_bytes(
             self.path, num_values=rows * columns * self.samples, dtype=_working_dtype(allocated), copies=COPIES
         )
+        is_coded = self.syntax.is_encapsulated and self.syntax != RLELossless  # which keeps the words as they are
         options = {
             **as_pixel_options(self.tags),
             "pixel_keyword": self.pixels.keyword,
@@ -156,7 +169,7 @@ class DicomFile:
             "bits_stored": stored,
             "pixel_representation": int(self.is_signed),
             "planar_configuration": int(number(self.tags, "PlanarConfiguration") or 0),
-            "correct_unused_bits": self.syntax.is_encapsulated,  # pydicom takes no notice of the highest bit
+            "correct_unused_bits": is_coded,  # pydicom takes no notice of the highest bit
         }
         with self.stream() as stream:
             if self.syntax.is_encapsulated:
@@ -171,7 +184,7 @@ class DicomFile:
             plugin = PLUGIN if is_available(self.syntax) else ""
             pixels, _ = get_decoder(self.syntax).as_array(source, index=index, decoding_plugin=plugin, **options)
         pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-        if pixels.dtype.kind == "f" or allocated == 1 or self.syntax.is_encapsulated:
+        if pixels.dtype.kind == "f" or allocated == 1 or is_coded:
             return pixels
         spare = 8 * pixels.dtype.itemsize - stored
         below = high + 1 - stored
@@ -179,6 +192,10 @@ class DicomFile:
 
     def _frame(self, stream: BinaryIO, index: int) -> bytes:
         """Return one compressed frame, checked, without a file format around it."""
+        if not self._has_fair_pieces:
+            stream.seek(self.pixels.offset)
+            refuse_fragments(stream, most=PIECES + PIECES_A_FRAME * self.num_frames)
+            self.__dict__["_has_fair_pieces"] = True
         stream.seek(self.pixels.offset)
         offsets = as_pixel_options(self.tags).get("extended_offsets")
         frame = get_frame(stream, index, number_of_frames=self.num_frames, extended_offsets=offsets)
@@ -297,6 +314,9 @@ def _grey_frames(paths: Sequence[Path]) -> Iterator[np.ndarray]:
     """Yield what the grey values of each frame mean, (N,), without padding; frames of padding alone are left out."""
     for path in paths:
         file = open_dicom(path)
+        size = int(file.tags.Rows) * int(file.tags.Columns)
+        if file.num_frames > 1 or len(paths) > 1:
+            require_bytes(path, num_values=size, dtype=_working_dtype(file.bits[0]), copies=RANGE_COPIES)
         for index in range(file.num_frames if file.photometric in GREY else 0):
             values, padding = grey_values(file.stored(index), file.frame_tags(index))
             shown = values.reshape(-1) if padding is None else values[~padding]

@@ -6,7 +6,9 @@ pixels.
 
 from __future__ import annotations
 
+import io
 import struct
+from typing import BinaryIO
 
 from pydicom.uid import UID, RLELossless
 
@@ -15,8 +17,12 @@ from engine.data.budget import limit_bytes
 SOI, SOS = 0xD8, 0xDA
 FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 """JPEG markers that begin a frame header (ISO 10918-1 table B.1), and JPEG-LS's (ISO 14495-1)."""
+START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+"""Neither pair of bytes occurs within a scan. Decoders fill what is missing with grey, and CharLS never ends."""
 J2K_START = b"\xff\x4f\xff\x51"
 """Start of a JPEG 2000 codestream and its size marker (ISO 15444-1 A.5.1)."""
+ITEM = b"\xfe\xff\x00\xe0"
+"""Tag of a piece of compressed pixels, always little-endian (PS3.5 A.4)."""
 JP2_START = b"\x00\x00\x00\x0cjP  "
 RLE_HEADER_BYTES = 64
 RLE_SLACK_BYTES = 1024
@@ -42,7 +48,22 @@ def bare_codestream(frame: bytes, syntax: UID, *, rows: int, columns: int, frame
         raise ValueError("its compressed pixels have no header")
     if size != (rows, columns):
         raise ValueError(f"its compressed pixels are {size[1]} x {size[0]}, where its tags announce {columns} x {rows}")
+    if not frame.startswith(J2K_START) and frame.rfind(END_OF_IMAGE) < frame.rfind(START_OF_SCAN):
+        raise ValueError("its compressed pixels end before their picture does")
     return frame
+
+
+def refuse_fragments(stream: BinaryIO, *, most: int) -> None:
+    """Raise ``ValueError`` where compressed pixels, which ``stream`` stands before, are in more than ``most`` pieces.
+
+    pydicom looks at all of them for each frame: a million empty ones take it two minutes.
+    """
+    for _ in range(most + 1):  # the table of offsets is a piece, too
+        head = stream.read(8)
+        if len(head) < 8 or head[:4] != ITEM:
+            return
+        stream.seek(struct.unpack("<L", head[4:])[0], io.SEEK_CUR)
+    raise ValueError(f"its compressed pixels are in more than {most} pieces")
 
 
 def _j2k_size(frame: bytes) -> tuple[int, int] | None:

@@ -25,20 +25,30 @@ def tag(dataset: pydicom.Dataset, keyword: str) -> Any:
 
 
 def numbers(dataset: pydicom.Dataset, keyword: str, *, count: int) -> tuple[float, ...] | None:
-    """Return the first ``count`` values of a tag as floats, None where it has fewer."""
-    value = tag(dataset, keyword)
-    if value is None:
+    """Return the first ``count`` values of a tag as floats, None where it has fewer or what is there is no number."""
+    try:
+        value = tag(dataset, keyword)
+        values = list(value) if isinstance(value, MultiValue | list | tuple) else [value]
+        return tuple(float(one) for one in values[:count]) if len(values) >= count else None
+    except (ValueError, TypeError, ArithmeticError):  # "0,5", an empty value, or none
         return None
-    values = list(value) if isinstance(value, MultiValue | list | tuple) else [value]
-    if len(values) < count or any(one is None or one == "" for one in values[:count]):
-        return None
-    return tuple(float(one) for one in values[:count])
 
 
 def number(dataset: pydicom.Dataset, keyword: str) -> float | None:
     """Return the first value of a tag, None where it is missing or empty."""
     values = numbers(dataset, keyword, count=1)
     return None if values is None else values[0]
+
+
+def _required(dataset: pydicom.Dataset, keyword: str) -> float | None:
+    """Return a tag's first value, None where it is missing or empty; raises ``ValueError`` where it is no number."""
+    found = number(dataset, keyword)
+    element = dataset.get_item(keyword) if found is None else None
+    told = b"" if element is None else element.value
+    if told and told.strip():
+        said = told.decode("ascii", "replace") if isinstance(told, bytes) else told
+        raise ValueError(f"its {keyword} is no number: {said!r:.60}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ class FrameTags:
     def rescale(self) -> tuple[float, float]:
         """Return (slope, intercept), (1, 0) where the file has none."""
         group = self.item("PixelValueTransformationSequence", with_tag="RescaleSlope")
-        slope, intercept = number(group, "RescaleSlope"), number(group, "RescaleIntercept")
+        slope, intercept = _required(group, "RescaleSlope"), _required(group, "RescaleIntercept")
         if slope == 0:
             raise ValueError("its RescaleSlope is 0: all its values would be one")
         return 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
@@ -153,6 +163,8 @@ def volume_affine(file: pydicom.Dataset, num_frames: int) -> np.ndarray | None:
 
 def frame_affines(file: pydicom.Dataset, num_frames: int) -> tuple[np.ndarray, ...]:
     """Return (4, 4) of every frame, nothing where a frame does not say where it lies."""
+    if len(tag(file, "PerFrameFunctionalGroupsSequence") or []) < num_frames:
+        return ()  # without looking: a file may announce millions
     found = [frame_affine(FrameTags(file, index)) for index in range(num_frames)]
     placed = tuple(matrix for matrix in found if matrix is not None)
     return placed if len(placed) == num_frames else ()

@@ -6,7 +6,7 @@ here is a plane; its labels are the numbers of the segments, or what is stored w
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +21,16 @@ if TYPE_CHECKING:
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation Storage and Label Map Segmentation Storage (PS3.4 B.5)."""
-Planes = tuple[tuple[int, ...], ...]
-"""The frames of each plane, planes in the order in which they lie."""
+
+
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """The frames of each plane, planes in the order in which they lie; where they lie, (S, 4, 4) LPS mm; and each
+    frame's segment."""
+
+    frames: tuple[tuple[int, ...], ...]
+    affines: np.ndarray
+    segments: tuple[int, ...]
 
 
 def is_segmentation(tags: pydicom.Dataset) -> bool:
@@ -36,17 +44,18 @@ def segment_of(file: DicomFile, index: int) -> int:
     return int(number(item, "ReferencedSegmentNumber") or 1)
 
 
-def planes(file: DicomFile) -> tuple[Planes, np.ndarray]:
-    """Return the frames of each plane, and where the planes lie, (S, 4, 4) LPS mm; (0, 4, 4) without places.
+def planes(file: DicomFile) -> Planes | None:
+    """Return the planes of a segmentation's frames; None where these do not say where they lie.
 
     Raises :class:`Unsupported` where frames of several segments do not say where they lie, or lie across each other.
     """
-    segments = [segment_of(file, index) for index in range(file.num_frames)]
+    groups = tag(file.tags, "PerFrameFunctionalGroupsSequence") or []
+    segments = [segment_of(file, index) for index in range(len(groups))]
     affines = np.array(frame_affines(file.tags, file.num_frames))
     if not len(affines):
         if len(set(segments)) > 1:
             raise Unsupported(f"its {len(set(segments))} segments do not say where their frames lie")
-        return tuple((index,) for index in range(file.num_frames)), np.empty((0, 4, 4))
+        return None
     finest = float(np.linalg.norm(affines[0, :3, :2], axis=0).min())
     if np.abs(affines[:, :3, :2] - affines[0, :3, :2]).max() > TOLERANCE_PX * finest:
         raise Unsupported("its frames lie in different planes")
@@ -59,19 +68,16 @@ def planes(file: DicomFile) -> tuple[Planes, np.ndarray]:
     for frames in found:
         if len({segments[index] for index in frames}) < len(frames):
             raise Unsupported("two of its frames show the same segment in one plane")
-    return tuple(map(tuple, found)), affines[[frames[0] for frames in found]]
+    return Planes(tuple(map(tuple, found)), affines[[frames[0] for frames in found]], tuple(segments))
 
 
 def segmentation_geometry(file: DicomFile, size: Geometry) -> Geometry:
     """Return ``size`` with one slice a plane, and where each of them lies."""
-    frames, affines = planes(file)
-    return replace(
-        size,
-        num_slices=len(frames),
-        slices_lps=tuple(map(as_affine, affines)),
-        is_sparse=bool(len(affines)),
-        unit=FrameTags(file.tags, 0).unit,
-    )
+    size = replace(size, unit=FrameTags(file.tags, 0).unit)
+    if file.planes is None:
+        return size
+    places = tuple(map(as_affine, file.planes.affines))
+    return replace(size, num_slices=len(places), slices_lps=places, is_sparse=True)
 
 
 def segmentation_labels(file: DicomFile, slice_index: int) -> np.ndarray:
@@ -79,14 +85,15 @@ def segmentation_labels(file: DicomFile, slice_index: int) -> np.ndarray:
 
     Raises :class:`Unsupported` where segments overlap: a label map cannot say both.
     """
-    frames = planes(file)[0][slice_index]
-    segments = {segment_of(file, index) for index in range(file.num_frames)}
-    if segments == {1} or str(tag(file.tags, "SegmentationType")) == "LABELMAP":
+    if file.planes is None:
+        return file.stored(slice_index)
+    frames, segments = file.planes.frames[slice_index], file.planes.segments
+    if set(segments) == {1} or str(tag(file.tags, "SegmentationType")) == "LABELMAP":
         return file.stored(frames[0])
     labels = np.zeros((int(file.tags.Rows), int(file.tags.Columns)), np.int64)
     for index in frames:
         drawn = file.stored(index) > (number(file.tags, "MaximumFractionalValue") or 0) / 2
         if labels[drawn].any():
             raise Unsupported("two of its segments share pixels: give each class a mask of its own")
-        labels[drawn] = segment_of(file, index)
+        labels[drawn] = segments[index]
     return labels
