@@ -6,7 +6,6 @@ is what a DICOM viewer shows: the patient's left on the right of the picture, th
 
 from __future__ import annotations
 
-import gzip
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from engine.data.budget import limit_bytes, require_bytes
 from engine.data.geometry import Geometry
+from engine.data.gzipped import GzipReader
 from engine.data.pixels import Unsupported, scale_to_unit
 from engine.data.samples import label_plane
 from engine.data.transforms import mirrored_range, percentile_range, ranked_range
@@ -179,7 +179,7 @@ def open_nifti(path: Path) -> Volume:
 
 def stored_header(path: Path) -> nibabel.Nifti1Header:
     """Return the fields of NIfTI-1 or -2, voxel sizes mended, of the first bytes: no extension is ever inflated."""
-    with _opened(path, is_gzipped=_is_gzipped(path)) as stream:
+    with _opened(path) as stream:
         first = stream.read(max(HEADER_BYTES))
     sizes = (int.from_bytes(first[:4], order) for order in ("little", "big"))
     size = next((size for size in sizes if size in HEADER_BYTES), None)
@@ -246,16 +246,26 @@ def read_volume(path: Path) -> Volume:
     require_bytes(path, num_values=num_values, dtype=header.dtype, copies=COPIES)
     if header.is_gzipped:
         require_reach(path, offset=header.offset, num_bytes=num_bytes)
-        stored = np.empty(num_bytes, np.uint8)
-        with _opened(path, is_gzipped=True) as stream:
-            stream.seek(header.offset)
-            found = _fill(stream, memoryview(stored))
-    else:
-        found = min(num_bytes, path.stat().st_size - header.offset)
-        stored = np.memmap(path, np.uint8, mode="r", offset=header.offset, shape=max(found, 0)) if found > 0 else None
-    if found < num_bytes or stored is None:
+        return Volume(header, inflated(path, offset=header.offset, num_bytes=num_bytes).view(header.dtype), num_bytes)
+    found = min(num_bytes, path.stat().st_size - header.offset)
+    _require_all(found, num_bytes)
+    stored = np.memmap(path, np.uint8, mode="r", offset=header.offset, shape=num_bytes)
+    return Volume(header, stored.view(header.dtype), 0)
+
+
+def inflated(path: Path, *, offset: int, num_bytes: int) -> np.ndarray:
+    """Return the voxels of a gzipped file as bytes, with the checksum behind the last of them compared."""
+    stored = np.empty(num_bytes, np.uint8)
+    with GzipReader(path.open("rb")) as stream:
+        stream.skip(offset)
+        _require_all(stream.fill(memoryview(stored)), num_bytes)
+        stream.finish_member()
+    return stored
+
+
+def _require_all(found: int, num_bytes: int) -> None:
+    if found < num_bytes:
         raise ValueError(f"it is truncated: {max(found, 0)} of {num_bytes} bytes of voxels are there")
-    return Volume(header, stored.view(header.dtype), num_bytes if header.is_gzipped else 0)
 
 
 def _require_slice(path: Path, volume: Volume, *, slice_axis: int, dtype: np.dtype) -> None:
@@ -281,18 +291,9 @@ def _is_gzipped(path: Path) -> bool:
     return path.name.lower().endswith(".gz")
 
 
-def _opened(path: Path, *, is_gzipped: bool) -> BinaryIO:
-    return gzip.open(path, "rb") if is_gzipped else path.open("rb")  # type: ignore[return-value]
-
-
-def _fill(stream: BinaryIO, target: memoryview) -> int:
-    found = 0
-    while found < len(target):
-        count = stream.readinto(target[found : found + (1 << 20)])  # type: ignore[attr-defined]
-        if not count:
-            break
-        found += count
-    return found
+def _opened(path: Path) -> BinaryIO | GzipReader:
+    stream = path.open("rb")
+    return GzipReader(stream) if _is_gzipped(path) else stream
 
 
 def _three_axes(shape: tuple[int, ...]) -> tuple[int, int, int]:

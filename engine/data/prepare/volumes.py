@@ -9,13 +9,14 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
+from nibabel.volumeutils import apply_read_scaling
 
 from engine.data.budget import require_bytes
 from engine.data.dicom import DicomFile, read_dicom
 from engine.data.dicom_frames import frame_affine, number
 from engine.data.dicom_values import grey_values
 from engine.data.file_faults import reading
-from engine.data.nifti import require_reach, stored_header
+from engine.data.nifti import inflated, require_reach, stored_header
 from engine.data.prepare.records import LeaveOut, Volume
 from engine.data.readers import image_info
 from engine.data.series import NoVolume, Placed, stack
@@ -46,10 +47,17 @@ def read_nifti(path: Path, *, channel: int = 0) -> Volume:
         shape, offset = header.get_data_shape(), header.get_data_offset()
         num_values = math.prod(shape)
         require_bytes(path, num_values=num_values, dtype=np.float32, copies=2)
-        if path.name.endswith(".gz"):
-            require_reach(path, offset=offset, num_bytes=num_values * header.get_data_dtype().itemsize)
-        stored = ArrayProxy(path, header)
-        voxels = np.asarray(stored[..., channel] if len(shape) == 4 else stored)
+        if path.name.endswith(".gz"):  # nibabel would stop before the checksum
+            num_bytes = num_values * header.get_data_dtype().itemsize
+            require_reach(path, offset=offset, num_bytes=num_bytes)
+            flat = inflated(path, offset=offset, num_bytes=num_bytes).view(header.get_data_dtype())
+            stored = flat.reshape(shape, order="F")
+            slope, intercept = header.get_slope_inter()
+            scale = (1.0 if slope is None else slope, 0.0 if intercept is None else intercept)
+            voxels = apply_read_scaling(stored[..., channel] if len(shape) == 4 else stored, *scale)
+        else:
+            proxy = ArrayProxy(path, header)
+            voxels = np.asarray(proxy[..., channel] if len(shape) == 4 else proxy)
         if voxels.ndim != 3:
             raise ValueError(f"its shape {tuple(shape)} is no volume")
         return Volume(voxels, RAS_TO_LPS @ header.get_best_affine())
