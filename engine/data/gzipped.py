@@ -1,6 +1,7 @@
-"""Gzipped files read forwards: every checksum on the way is compared. Torch-free.
+"""Gzipped files read forwards: every checksum on the way is compared, and no file keeps its reader busy. Torch-free.
 
-Python's own ``gzip`` compares a checksum only where somebody reads past the data that it belongs to.
+Python's own ``gzip`` compares a checksum only where somebody reads past the data that it belongs to, works through the
+members of a file one header byte after another, and has no limit for how many of them hold nothing.
 """
 
 from __future__ import annotations
@@ -9,12 +10,18 @@ import zlib
 from types import TracebackType
 from typing import BinaryIO
 
+from engine.data.pixels import Unsupported
+
 MAGIC = b"\x1f\x8b"
 """What each member begins with."""
 READ_BYTES = 1 << 15
 """Compressed bytes at a time (ours): what is left of them is copied at the end of each member."""
 PIECE_BYTES = 1 << 18
 """Inflated bytes at a time (ours), beside the array that they go to."""
+SMALL_BYTES = 1 << 10
+"""A member of less than this (ours) is counted: bgzip writes 64 KiB into each, pigz and gzip everything into one."""
+MAX_SMALL_MEMBERS = 1000
+"""Small members that one file may have (ours); each costs as much as a large one, and can be 20 bytes on the disk."""
 BEHIND_BYTES = 1 << 20
 """Inflated at most behind what is wanted, on the way to its checksum, or as much as before it if more (ours)."""
 
@@ -22,13 +29,15 @@ BEHIND_BYTES = 1 << 20
 class GzipReader:
     """The inflated bytes of ``stream`` from its beginning, all members one after the other.
 
-    Raises ``ValueError`` where it is damaged or truncated.
+    Raises ``ValueError`` where it is damaged or truncated, ``Unsupported`` where it has too many small members.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._waiting = b""
         self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        self._member_bytes = 0
+        self._small_members = 0
         self._num_bytes = 0
 
     def __enter__(self) -> GzipReader:
@@ -77,6 +86,12 @@ class GzipReader:
                 return piece
 
     def _begin_member(self) -> bool:
+        self._small_members += self._member_bytes < SMALL_BYTES
+        if self._small_members > MAX_SMALL_MEMBERS:
+            raise Unsupported(
+                f"what is compressed in it is cut into more than {MAX_SMALL_MEMBERS:,} pieces of less than "
+                f"{SMALL_BYTES:,} bytes"
+            )
         left = self._member.unused_data.lstrip(b"\0")  # tapes and disks pad with zeros
         while len(left) < len(MAGIC):
             more = self._stream.read(READ_BYTES)
@@ -87,6 +102,7 @@ class GzipReader:
             return False
         self._waiting = left
         self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        self._member_bytes = 0
         return True
 
     def _inflated(self, count: int) -> bytes:
@@ -99,6 +115,7 @@ class GzipReader:
         self._waiting = self._member.unconsumed_tail
         if not piece and not data and not self._member.eof:
             raise ValueError("what is compressed in it breaks off before its end")
+        self._member_bytes += len(piece)
         self._num_bytes += len(piece)
         return piece
 

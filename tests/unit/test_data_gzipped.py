@@ -1,18 +1,20 @@
-"""Gzipped NIfTI: damage shows at its checksum."""
+"""Gzipped NIfTI: damage shows at its checksum, and no file keeps its reader busy."""
 
 from __future__ import annotations
 
 import gzip
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engine.data.gzipped import BEHIND_BYTES, GzipReader
+from engine.data.gzipped import BEHIND_BYTES, MAX_SMALL_MEMBERS, SMALL_BYTES, GzipReader
 from engine.data.prepare.volumes import read_nifti
 from engine.data.readers import image_info, read_image, read_mask
 from engine.errors import UserError
+from tests.patience import slowness
 from tests.unit.test_data_nifti import AFFINE, PIXELS, VOXELS, save
 
 NOISE = np.random.default_rng(5).normal(0, 300, (32, 32, 12)).astype(np.int16)
@@ -114,3 +116,53 @@ def test_a_reader_gives_pieces_of_any_size(tmp_path: Path) -> None:
         assert stream.read(100) == plain[300_005:300_105]
         assert stream.read(10**6) == plain[300_105:]
         assert stream.read(1) == b""
+
+
+@pytest.mark.parametrize("place", ["in front", "between", "between short ones"])
+def test_a_file_of_empty_members_is_refused_at_once(tmp_path: Path, place: str) -> None:
+    plain = content(tmp_path, NOISE)
+    many = gzip.compress(b"") * 400_000
+    (tmp_path / "a.nii.gz").write_bytes(
+        {
+            "in front": many + gzip.compress(plain),
+            "between": gzip.compress(plain[:1000]) + many + gzip.compress(plain[1000:]),
+            "between short ones": b"".join(gzip.compress(plain[at : at + 2]) for at in range(0, len(plain), 2)),
+        }[place]
+    )
+    started = time.process_time()
+    for read in (*READERS, *((image_info,) if place == "in front" else ())):
+        error = refused(read, tmp_path / "a.nii.gz")
+        assert error.code == "data.image_unsupported" and "more than 1,000 pieces" in error.what
+    assert time.process_time() - started < 1 * slowness()
+
+
+def test_members_are_counted_only_where_they_are_small(tmp_path: Path) -> None:
+    plain = content(tmp_path, np.zeros((256, 256, 20), np.int16))
+    ends = range(0, len(plain), SMALL_BYTES)
+    assert len(ends) > 2 * MAX_SMALL_MEMBERS
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(b"".join(gzip.compress(plain[at : at + SMALL_BYTES]) for at in ends))
+    read_image(path)
+    for count in (MAX_SMALL_MEMBERS, MAX_SMALL_MEMBERS + 1):
+        small = gzip.compress(bytes(SMALL_BYTES - 1)) * (count - 1)
+        rest = plain[1 + (SMALL_BYTES - 1) * (count - 1) :]
+        # voxels of zero, so the header and what is cut from them stand in front
+        head = gzip.compress(plain[: SMALL_BYTES - 1])
+        path.write_bytes(head + small + gzip.compress(rest))
+        if count <= MAX_SMALL_MEMBERS:
+            read_image(path)
+        else:
+            assert refused(read_image, path).code == "data.image_unsupported"
+
+
+def test_a_long_name_or_padding_is_passed_at_once(tmp_path: Path) -> None:
+    plain = content(tmp_path)
+    packed = gzip.compress(plain)
+    (tmp_path / "name.nii.gz").write_bytes(
+        packed[:3] + bytes([packed[3] | 8]) + packed[4:10] + b"a" * 10**7 + b"\0" + packed[10:]
+    )
+    (tmp_path / "zeros.nii.gz").write_bytes(gzip.compress(plain[:370]) + bytes(10**7) + gzip.compress(plain[370:]))
+    started = time.process_time()
+    for name in ("name", "zeros"):
+        np.testing.assert_array_equal(read_mask(tmp_path / f"{name}.nii.gz"), PIXELS)
+    assert time.process_time() - started < 1 * slowness()
