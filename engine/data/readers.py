@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.data import npy, pictures, tiff
+from engine.data import npy, pictures, samples, tiff
 from engine.data.file_faults import AGAIN, reading, unsupported
 from engine.data.geometry import Geometry, Reindex, same_place, same_slices
 from engine.data.pixels import Format, Unsupported, Window
@@ -122,7 +122,7 @@ def read_mask(
     _refuse_index(path, slice_index, geometry)
     with reading(path, suffix=file_suffix(path)):
         labels = np.asarray(_format(path).labels(path, slice_index=slice_index, slice_axis=slice_axis))
-        return fit.pixels(_whole(labels))
+        return fit.pixels(_whole(path, labels))
 
 
 def place_mask(path: str | Path, *, like: Geometry, slice_axis: int = 2) -> tuple[Reindex, int]:
@@ -165,17 +165,29 @@ def _placed(geometry: Geometry) -> str:
     return f"{size} of {steps} mm, {geometry.orientation}, from ({origin}) in LPS mm"
 
 
-def _whole(labels: np.ndarray) -> np.ndarray:
+def _whole(path: Path, labels: np.ndarray) -> np.ndarray:
     if labels.dtype == bool:
         return labels.astype(np.uint8)
     if labels.dtype.kind == "f":
+        if not np.isfinite(labels).all():
+            raise samples.unsupported(
+                path,
+                f"a mask holds whole numbers, and {_not_finite(labels)}",
+                fix="Save the mask with the number of a class in their place, or with 0 where nothing is marked.",
+            )
         whole = np.rint(labels)
-        if not (np.abs(labels - whole) <= WHOLE_WITHIN).all():  # not finite is not whole either
+        if not (np.abs(labels - whole) <= WHOLE_WITHIN).all():
             raise Unsupported("a mask holds whole numbers, this one has fractions")
         return whole.astype(np.int64)
     if labels.dtype.kind not in "ui":
         raise Unsupported(f"a mask holds numbers, this one has {labels.dtype}")
     return labels
+
+
+def _not_finite(labels: np.ndarray) -> str:
+    counted = ((int(np.isnan(labels).sum()), "NaN (not a number)"), (int(np.isinf(labels).sum()), "infinite"))
+    named = [f"{count:,} {'is' if count == 1 else 'are'} {kind}" for count, kind in counted if count]
+    return f"of the {labels.size:,} in this one's slice {' and '.join(named)}"
 
 
 def _refuse_index(path: Path, slice_index: int, geometry: Geometry) -> None:

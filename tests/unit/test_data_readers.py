@@ -138,6 +138,29 @@ def test_masks_keep_their_numbers(tmp_path: Path) -> None:
         read_mask(tmp_path / "half.npy")
 
 
+@pytest.mark.parametrize("ending", [".npy", ".nii.gz", ".tif"])
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([0, np.nan, 1, np.nan], "of the 4 in this one's slice 2 are NaN (not a number)."),
+        ([0, np.inf, 1, 0.5], "of the 4 in this one's slice 1 is infinite."),
+        ([-np.inf, np.nan, 1, np.inf], "of the 4 in this one's slice 1 is NaN (not a number) and 2 are infinite."),
+    ],
+)
+def test_masks_without_a_number_are_told_so(tmp_path: Path, ending: str, values: list[float], told: str) -> None:
+    labels, path = np.array([values], np.float32), tmp_path / f"m{ending}"
+    if ending == ".npy":
+        np.save(path, labels)
+    elif ending == ".tif":
+        tifffile.imwrite(path, labels)
+    else:
+        save_nifti(path, labels[..., None])
+    with pytest.raises(UserError) as caught:
+        read_mask(path)
+    assert caught.value.code == "data.image_unsupported" and told in caught.value.what
+    assert "fractions" not in caught.value.what and "0 where nothing is marked" in caught.value.fix
+
+
 # ----------------------------------------------------------------------------------------------- damage
 
 
