@@ -299,6 +299,13 @@ def _opened(path: Path) -> BinaryIO | GzipReader:
 def _three_axes(shape: tuple[int, ...]) -> tuple[int, int, int]:
     if min(shape, default=0) < 1:
         raise ValueError(f"its shape {tuple(map(int, shape))} holds no voxels")
+    numbers = math.prod(map(int, shape[4:]))  # the fourth axis is time, those behind it are what a voxel holds
+    if numbers > 1:
+        series = f", in a series of {shape[3]} volumes" if shape[3] > 1 else ""
+        raise Unsupported(
+            f"each voxel of its shape {tuple(map(int, shape))} holds {numbers:,} numbers (a vector image, such as "
+            f"colours or displacements){series}, and one number is read"
+        )
     if any(size != 1 for size in shape[3:]):
         raise Unsupported(f"its shape {tuple(map(int, shape))} is a series of volumes, one is read")
     x, y, z = (*map(int, shape[:3]), 1, 1)[:3]

@@ -155,6 +155,10 @@ def test_axes_of_length_one_are_dropped(tmp_path: Path, shape: tuple[int, ...]) 
     ("voxels", "code", "word"),
     [
         (np.zeros((4, 3, 2, 5), np.int16), "data.image_unsupported", "(4, 3, 2, 5) is a series of volumes"),
+        (np.zeros((4, 3, 2, 5, 1), np.int16), "data.image_unsupported", "(4, 3, 2, 5, 1) is a series of volumes"),
+        (np.zeros((4, 3, 2, 1, 3), np.int16), "data.image_unsupported", "(4, 3, 2, 1, 3) holds 3 numbers (a vector"),
+        (np.zeros((4, 3, 1, 1, 2, 3), "f4"), "data.image_unsupported", "(4, 3, 1, 1, 2, 3) holds 6 numbers (a vector"),
+        (np.zeros((4, 3, 2, 5, 3), np.int16), "data.image_unsupported", "displacements), in a series of 5 volumes"),
         (np.zeros(SHAPE, np.complex64), "data.image_unsupported", "complex"),
         (np.zeros(SHAPE, np.complex128), "data.image_unsupported", "complex"),
         (np.full(SHAPE, np.nan, np.float32), "data.image_unsupported", "not finite"),
