@@ -3,7 +3,7 @@
 Project: ``<root>/dataset.toml`` and ``<root>/<site>/{images,masks}/NAME.*`` (or ``masks/<class>/NAME.*``).
 Authors: ``<root>/<client>/{data_npy,label_npy,val_data_npy,val_label_npy}/NAME.npy`` with its own split kept; a label's
 path is its image's path with "data" replaced by "label" [methods.md 1.2]. ``<site>/meta.csv`` (file, group) fits both.
-Only headers are read here.
+Only headers are read here (and one mask, for a hint where classes have no folders).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from engine.data.description import FILE_NAME, DatasetDescription, read_description
 from engine.data.grouping import keep_copies_together, with_series
+from engine.data.mask_hints import tell_missing_folders
 from engine.data.meta import FILE_NAME as META_NAME
 from engine.data.meta import read_patients
 from engine.data.names import child, folded, visible
@@ -197,14 +198,8 @@ def _mask_folders(scan: Scan, site: str) -> list[Path] | None:
     if not folders and (one_file or any(path.suffix.lower() == ".npy" for path in loose)):
         return [masks]
     missing = [name for name in classes if folded(name) not in folders]
-    for name in missing:
-        scan.fault(
-            "data.class_folder_missing",
-            site=site,
-            what=f"Site '{site}' has no folder masks/{name} for the class '{name}'.",
-            fix=f"Add the folder with a mask for each image, or take the class out of {FILE_NAME}.",
-        )
     if missing:
+        tell_missing_folders(scan, site, missing, loose)
         return None
     if loose:
         scan.warn(
