@@ -15,6 +15,7 @@ from pathlib import Path
 from engine.data.description import FILE_NAME, DatasetDescription, read_description
 from engine.data.grouping import keep_copies_together, with_series
 from engine.data.mask_hints import tell_missing_folders
+from engine.data.mask_names import meant_masks
 from engine.data.meta import FILE_NAME as META_NAME
 from engine.data.meta import read_patients
 from engine.data.names import child, folded, visible
@@ -145,14 +146,15 @@ def _folder_pairs(scan: Scan, site: str, image_folder: Path) -> list[tuple[Path,
         return [(path, (), None) for path in images.values()]
     pairs: list[tuple[Path, tuple[Path, ...], Split | None]] = []
     by_folder = [list_files(scan, site, mask_folder) for mask_folder in mask_folders]
+    meant = [meant_masks(images.keys() - masks_here, masks_here.keys() - images) for masks_here in by_folder]
     for stem, image in images.items():
         masks = []
-        for mask_folder, masks_here in zip(mask_folders, by_folder, strict=True):
+        for mask_folder, masks_here, hints in zip(mask_folders, by_folder, meant, strict=True):
             if stem in masks_here:
                 masks.append(masks_here[stem])
             elif scan.needs_masks(site):
                 expected = mask_folder / f"{file_stem(image)}.*"
-                _missing_mask(scan, site, image, expected, meant=_alike(stem, masks_here, images))
+                _missing_mask(scan, site, image, expected, meant=masks_here.get(hints.get(stem, "")))
         pairs.append((image, tuple(masks) if len(masks) == len(mask_folders) else (), None))
     for masks_here in by_folder:
         for stem in sorted(set(masks_here) - set(images)):
@@ -288,16 +290,6 @@ def _check_grid(scan: Scan, site: str, path: Path, *, mask: Geometry, image: Geo
             f"its image {_told(image)}.",
             fix="Export the mask on the image's own grid.",
         )
-
-
-def _alike(stem: str, masks: dict[str, Path], images: dict[str, Path]) -> Path | None:
-    """Return the one mask without an image that is called like it but for a part in front or behind (``a_mask``)."""
-    affixed = [
-        path
-        for name, path in masks.items()
-        if name not in images and (name.startswith(tuple(stem + s for s in "_-. ")) or name.endswith(f"_{stem}"))
-    ]
-    return affixed[0] if len(affixed) == 1 else None
 
 
 def _missing_mask(scan: Scan, site: str, image: Path, expected: Path, *, meant: Path | None = None) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engine.data.layout import scan_dataset
+from engine.data.mask_names import meant_masks
 from engine.data.problems import Problem
 from engine.data.validation import check_dataset
+from tests.patience import slowness
 from tests.unit.data_medical_files import save_nifti
 from tests.unit.data_world import TWO_CLASSES, blob, picture, write_dataset, write_png
 
@@ -103,3 +106,80 @@ def test_a_class_folder_among_others_is_missing_as_before(tmp_path: Path) -> Non
     root = with_label_maps(tmp_path / "set", TWO_CLASSES, 0, 1)
     write_png(root / "alpha" / "masks" / "disc" / "img_0.png", blob())
     assert the_problem(root).what == "Site 'alpha' has no folder masks/cup for the class 'cup'."
+
+
+# --------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("c_0000", "c"),  # nnU-Net: the number of a channel
+        ("case_00_0000", "case_00"),
+        ("img_0", "mask_0"),
+        ("image001", "mask1"),
+        ("isic_0012", "isic_0012_segmentation"),
+        ("isic_0012.orig", "gt-isic_0012"),
+        ("0.ome", "0"),
+        ("0", "0.ome"),
+        ("br_7_flair", "br_7"),
+        ("image", "mask"),
+        ("é 1", "maske_é 1"),
+    ],
+)
+def test_names_of_one_pair(image: str, mask: str) -> None:
+    others = {"img_77", "77_x"}
+    assert meant_masks({image, *others}, {mask, "85", "z_85"}) == {image: mask}
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ({"img_1"}, {"img_10"}),
+        ({"img_1"}, {"mask_2"}),
+        ({"patient_a"}, {"patient_b"}),
+        ({"c_0000", "c_0001"}, {"c"}),  # of two channels nobody knows which
+        ({"a_1"}, {"a_1_disc", "a_1_cup"}),
+        ({"img_1", "img_01"}, {"mask_1"}),
+        ({"image", "img"}, {"mask"}),
+        ({"+"}, {"a_1"}),
+    ],
+)
+def test_names_that_say_nothing_or_too_much(images: set[str], masks: set[str]) -> None:
+    assert meant_masks(images, masks) == {}
+
+
+def test_the_nearest_of_several_names_is_meant() -> None:
+    assert meant_masks({"a", "a_1"}, {"a_mask", "a_1_mask"}) == {"a": "a_mask", "a_1": "a_1_mask"}
+
+
+def test_many_names_are_compared_at_once() -> None:
+    many = range(10_000)
+    started = time.process_time()
+    found = meant_masks([f"case_{k}_0000" for k in many], [f"case_{k}" for k in many])
+    assert len(found) == 10_000 and found["case_12_0000"] == "case_12"
+    signs = ["-" * (k % 100) + "+" * (k // 100) for k in many]
+    assert meant_masks([f"x_{k}" for k in many], [f"x{some}" for some in signs]) == {}
+    assert meant_masks([f".{some}" for some in signs], signs) == {}
+    assert time.process_time() - started < 2 * slowness()
+
+
+def test_a_mask_of_another_name_is_told_how_to_be_renamed_and_stays_unpaired(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    write_dataset(root, sites=("alpha",), count=3)
+    for folder, old, new in (
+        ("images", "img_0.png", "c_0000.png"),
+        ("masks", "img_0.png", "c.png"),
+        ("masks", "img_1.png", "mask_1.PNG"),
+        ("images", "img_2.png", "d.ome.png"),
+        ("masks", "img_2.png", "D.png"),
+    ):
+        (root / "alpha" / folder / old).rename(root / "alpha" / folder / new)
+    problems = scan_dataset(root).problems
+    assert {problem.file: problem.fix for problem in problems if problem.code == "data.mask_missing"} == {
+        "alpha/images/c_0000.png": "Rename the mask c.png to c_0000.png, if it is meant.",
+        "alpha/images/img_1.png": "Rename the mask mask_1.PNG to img_1.png, if it is meant.",
+        "alpha/images/d.ome.png": "Rename the mask D.png to d.ome.png, if it is meant.",
+    }
+    assert {problem.code for problem in problems} == {"data.mask_missing", "data.image_missing"}
+    assert all(item.masks == () for items in scan_dataset(root).items.values() for item in items)
