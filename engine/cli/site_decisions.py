@@ -23,11 +23,13 @@ RunIdArgument = Annotated[str, typer.Argument(help="The run's id, as `site runs`
 def runs(folder: FolderArgument, as_json: JsonFlag = False) -> None:
     """Show the site's rules, and every run that has asked to take part."""
     from engine.deployment import site as sites
-    from engine.site.consent import rules
+    from engine.site.consent import rules, standing
     from engine.site.policy import Decisions, read_policy
 
     site = sites.load(folder)
     policy, asked = read_policy(folder), Decisions(folder).all()
+    stands = [standing(folder, run["run"], run["settings"]) for run in asked]
+    asked = [{**run, "state": now[0], "by": now[1], "reason": now[2]} for run, now in zip(asked, stands, strict=True)]
     shares = [_share(folder, run) for run in asked]
     if as_json:
         expected = [None if share is None else share.as_json() for share in shares]
@@ -50,7 +52,7 @@ def runs(folder: FolderArgument, as_json: JsonFlag = False) -> None:
     if rows:
         print_table(("Run", "State", "Asked at", "By", "What it is", "What would leave", "Training here"), rows)
     else:
-        print("No run has asked for approval.")
+        print("No run has asked to take part.")
 
 
 def approve(
@@ -219,7 +221,7 @@ def _decide(
 ) -> None:
     from engine.deployment import site as sites
     from engine.site.audit import AuditLog
-    from engine.site.consent import AUDIT_FILE
+    from engine.site.consent import AUDIT_FILE, standing
     from engine.site.policy import Decisions
 
     site = sites.load(folder)
@@ -229,8 +231,10 @@ def _decide(
     AuditLog(folder / AUDIT_FILE).append(state, **about, **kept_back)
     if as_json:
         print_json({"site": site.name, "run": run_id, "state": state, "by": decided["by"], **kept_back})
-    else:
-        print(f"{site.name}: the run {run_id} is {state}{_but(decided['without'])}.")
+        return
+    now, _, why = standing(folder, run_id, decided["settings"])
+    still = f", and takes no part all the same: {why}" if (state, now) == ("approved", "refused") else ""
+    print(f"{site.name}: the run {run_id} is {state}{_but(decided['without'])}{still}.")
 
 
 def _but(without: list[str]) -> str:

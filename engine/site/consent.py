@@ -36,7 +36,7 @@ from engine.federation.tasks import (
 )
 from engine.methods import catalogue
 from engine.site.audit import AuditLog, digest
-from engine.site.policy import Decisions, Policy, identity, read_policy
+from engine.site.policy import Decisions, Policy, State, identity, read_policy
 
 AUDIT_FILE = "audit.jsonl"
 LEAVING = {
@@ -60,6 +60,8 @@ LEARNT = (
 OPEN = (DESCRIBE, APPROVAL)
 """Asked before anybody has decided: counts and digests go up, and what was decided."""
 STATE, REASON = "state", "reason"
+RULES = "the site's rules"
+"""Who has decided where no person has."""
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 MAX_CONFIG_LETTERS = 200_000
 _SKIPPED = (("release", "on_withheld"), ("federation", "on_failure"))
@@ -105,12 +107,14 @@ class Consent:
         try:
             by = self._allow(request, run)
             if self._keeps_generator(request, run):
-                reply = SiteReply({}, {WITHHELD: 1.0}, 1)  # nothing is trained for it
+                reply = _KEPT_BACK  # nothing is trained for it
             else:
                 reply = self.program.answer(self._within_limits(request), run=run, listener=listener)
             if AT_WORK in reply.texts and not reply.arrays:
                 self._told[key] = self._told.get(key, 0) + 1
                 return reply
+            by = self._allow(request, run)  # somebody may have refused it while this was at work
+            reply = _KEPT_BACK if self._keeps_generator(request, run) else reply
             self._check_reply(request, reply, run_id=run_id, audit=audit)
         except Exception as error:
             self._told.pop(key, None)
@@ -160,17 +164,19 @@ class Consent:
 
     def _allow(self, request: SiteRequest, run: Mapping[str, str]) -> str:
         """Return who has allowed the request; raise where nobody has."""
-        policy, run_id = read_policy(self.folder), run.get("id", "")
+        policy, run_id, config = read_policy(self.folder), run.get("id", ""), run.get("config", "")
         kind, keeps_generator = LEAVING.get(request.task), self._keeps_generator(request, run)
+        decisions = Decisions(self.folder)
+        if request.task not in OPEN:  # whatever was asked first: what is not listed cannot be refused
+            decisions.ask(run_id, config, kinds=kinds_of(config))
         if kind is not None and policy.kinds is not None and kind not in policy.kinds and not keeps_generator:
             raise self._refused(f"its rules do not let '{kind}' leave")
         if request.task in OPEN:
             return ""
-        if policy.approval == "automatic":
-            return "the site's rules"
-        state, by, reason = Decisions(self.folder).state(run_id, run.get("config", ""))
-        if state == "approved" and kind in self._stays(run) and not keeps_generator:
-            raise self._refused(f"{by} there does not let '{kind}' leave in this run")
+        if kind in decisions.without(run_id, config) and not keeps_generator:
+            who = decisions.state(run_id, config)[1]
+            raise self._refused(f"{who} there does not let '{kind}' leave in this run")
+        state, by, reason = standing(self.folder, run_id, config)
         if state == "refused":
             raise self._refused(reason or "somebody there has refused this run")
         if state == "waiting":
@@ -182,16 +188,12 @@ class Consent:
             )
         return by
 
-    def _stays(self, run: Mapping[str, str]) -> set[str]:
-        """Return the kinds that do not leave in a run: by the site's rules, or by what somebody has approved."""
-        policy, config = read_policy(self.folder), run.get("config", "")
-        ruled = set() if policy.kinds is None else set(LEAVING.values()) - set(policy.kinds)
-        return ruled | set(Decisions(self.folder).without(run.get("id", ""), config))
-
     def _keeps_generator(self, request: SiteRequest, run: Mapping[str, str]) -> bool:
         """Return whether a generator is asked for that stays, in a run that goes on without it: that is told."""
         without = {LEAVING[TRAIN_GENERATOR]}
-        if request.task != TRAIN_GENERATOR or not without <= self._stays(run):
+        if request.task != TRAIN_GENERATOR or not without <= _stays(
+            self.folder, run.get("id", ""), run.get("config", "")
+        ):
             return False
         return not indispensable(run.get("config", ""), without=without)
 
@@ -210,16 +212,9 @@ class Consent:
         return reply
 
     def _decided(self, run: Mapping[str, str]) -> SiteReply:
-        policy, run_id, config = read_policy(self.folder), run.get("id", ""), run.get("config", "")
-        if missing := indispensable(config, without=self._stays(run)):
-            by_rule = policy.kinds is not None and missing[0] not in policy.kinds
-            who = "its rules do" if by_rule else "somebody there does"
-            return SiteReply({}, {}, 1, {STATE: "refused", REASON: f"{who} not let '{missing[0]}' leave"})
-        if policy.approval == "automatic":
-            return SiteReply({}, {}, 1, {STATE: "approved", REASON: "the site's rules"})
-        decisions = Decisions(self.folder)
-        decisions.ask(run_id, config, kinds=kinds_of(config))
-        state, _, reason = decisions.state(run_id, config)
+        run_id, config = run.get("id", ""), run.get("config", "")
+        Decisions(self.folder).ask(run_id, config, kinds=kinds_of(config))
+        state, _, reason = standing(self.folder, run_id, config)
         return SiteReply({}, {}, 1, {STATE: state, REASON: reason})
 
     def _within_limits(self, request: SiteRequest) -> SiteRequest:
@@ -251,6 +246,34 @@ class Consent:
             why="What leaves a site is the site's decision.",
             fix=f"Talk to {self.site}, change the run, or leave the site out (data.sites).",
         )
+
+
+_KEPT_BACK = SiteReply({}, {WITHHELD: 1.0}, 1)
+
+
+def standing(folder: Path, run_id: str, config: str) -> tuple[State, str, str]:
+    """Return (state, who decided, reason) of a run with this configuration at the site in ``folder``.
+
+    What a person has decided comes before the rules: automatic ones approve what nobody has decided about.
+    """
+    policy, decisions = read_policy(folder), Decisions(folder)
+    state, by, reason = decisions.state(run_id, config)
+    if state == "refused":
+        return state, by, reason
+    if missing := indispensable(config, without=_stays(folder, run_id, config)):
+        by_rule = policy.kinds is not None and missing[0] not in policy.kinds
+        who, verb = (RULES, "its rules do") if by_rule else (by, "somebody there does")
+        return "refused", who, f"{verb} not let '{missing[0]}' leave"
+    if policy.approval == "automatic" and decisions.rules_decide(run_id, config):
+        return "approved", RULES, RULES
+    return state, by, reason
+
+
+def _stays(folder: Path, run_id: str, config: str) -> set[str]:
+    """Return the kinds that do not leave in a run: by the site's rules, or by what somebody has approved."""
+    policy = read_policy(folder)
+    ruled = set() if policy.kinds is None else set(LEAVING.values()) - set(policy.kinds)
+    return ruled | set(Decisions(folder).without(run_id, config))
 
 
 def kinds_of(config: str) -> tuple[str, ...]:

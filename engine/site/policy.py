@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import hashlib
 import json
+import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -20,6 +23,8 @@ from engine.methods import catalogue
 FILE = "policy.toml"
 State = Literal["waiting", "approved", "refused"]
 MAX_REASON_LETTERS = 500
+HELD = "held"
+"""Of a run that asks: somebody has refused it, or kept something of it back, with the settings of before."""
 
 
 class Policy(BaseModel):
@@ -72,7 +77,8 @@ class Decisions:
     """Which runs have asked to take part, and what somebody has decided, below the site's folder.
 
     A decision holds for one run with one configuration: asked with another, for instance for more rounds, the run
-    waits again.
+    waits again. Rules decide where nobody has: once somebody has refused a run, or kept something of it back, they do
+    not approve it with other settings, or one more round would undo a refusal.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,10 +86,14 @@ class Decisions:
 
     def ask(self, run_id: str, config: str, *, kinds: tuple[str, ...]) -> None:
         """Note that a run asks, with what it would send; nothing changes where it has asked the same before."""
-        known = self._read(run_id)
-        if known is None or known["config"] != identity(config):
+        if self._has_asked(run_id, config):
+            return
+        with self._locked():
+            if self._has_asked(run_id, config):
+                return
             about = {"run": run_id, "config": identity(config), "kinds": list(kinds), "settings": config}
-            self._write(run_id, {**about, "asked_at": _now(), "state": "waiting", "by": "", "reason": ""})
+            about |= {"asked_at": _now(), "state": "waiting", "by": "", "reason": ""}
+            self._write(run_id, {**about, HELD: _is_held(self._read(run_id))})
 
     def decide(
         self, run_id: str, state: State, *, reason: str = "", by: str | None = None, without: Sequence[str] = ()
@@ -92,20 +102,15 @@ class Decisions:
 
         Raises ``UserError`` ``site.no_such_run`` for one that has not.
         """
-        known = self._read(run_id)
-        if known is None:
-            asked = ", ".join(run["run"] for run in self.all()) or "none"
-            raise UserError(
-                "site.no_such_run",
-                what=f"No run '{run_id}' has asked to take part here; asked have: {asked}.",
-                why="What nobody has asked for cannot be approved.",
-                fix="Name one of these; `site runs` shows them.",
-            )
-        who = by if by is not None else getpass.getuser()
-        decided = {"state": state, "by": who, "decided_at": _now(), "reason": reason[:MAX_REASON_LETTERS]}
-        decided["without"] = sorted(set(without))
-        self._write(run_id, {**known, **decided})
-        return {**known, **decided}
+        with self._locked():
+            known = self._read(run_id)
+            if known is None:
+                raise self._no_such_run(run_id)
+            who = by if by is not None else getpass.getuser()
+            decided = {"state": state, "by": who, "decided_at": _now(), "reason": reason[:MAX_REASON_LETTERS]}
+            noted = {**known, **decided, "without": sorted(set(without)), HELD: False}
+            self._write(run_id, noted)
+        return noted
 
     def state(self, run_id: str, config: str) -> tuple[State, str, str]:
         """Return (state, who decided, reason) of a run with this configuration."""
@@ -113,6 +118,15 @@ class Decisions:
         if known is None or known["config"] != identity(config):
             return "waiting", "", ""
         return known["state"], known["by"], known["reason"]
+
+    def rules_decide(self, run_id: str, config: str) -> bool:
+        """Return whether it is left to the rules to approve a run with this configuration."""
+        known = self._read(run_id)
+        if known is None:
+            return True
+        if known["config"] != identity(config):
+            return not _is_held(known)
+        return known["state"] == "waiting" and not known.get(HELD, False)
 
     def without(self, run_id: str, config: str) -> tuple[str, ...]:
         """Return the kinds that do not leave in a run with this configuration though it is approved."""
@@ -128,15 +142,40 @@ class Decisions:
 
     def all(self) -> list[dict]:
         """Return what is noted of every run, the latest to ask first."""
-        found = [json.loads(path.read_text(encoding="utf-8")) for path in self._folder.glob("*.json")]
+        found = [_noted(path) for path in self._folder.glob("*.json")]
         return sorted(found, key=lambda run: run["asked_at"], reverse=True)
+
+    def _has_asked(self, run_id: str, config: str) -> bool:
+        known = self._read(run_id)
+        return known is not None and known["config"] == identity(config)
+
+    def _no_such_run(self, run_id: str) -> UserError:
+        asked = ", ".join(run["run"] for run in self.all()) or "none"
+        return UserError(
+            "site.no_such_run",
+            what=f"No run '{run_id}' has asked to take part here; asked have: {asked}.",
+            why="What nobody has asked for cannot be approved.",
+            fix="Name one of these; `site runs` shows them.",
+        )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep others from writing: a run that asks anew at this moment would undo what somebody decides."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def _read(self, run_id: str) -> dict | None:
         path = self._folder / f"{run_id}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not os.path.lexists(path):
+            return None
+        return _noted(path)
 
     def _write(self, run_id: str, about: dict) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self._folder / f"{run_id}.part"
         temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
         temporary.replace(self._folder / f"{run_id}.json")
@@ -145,6 +184,27 @@ class Decisions:
 def identity(config: str) -> str:
     """Return the SHA-256 of a configuration's text."""
     return hashlib.sha256(config.encode()).hexdigest()
+
+
+def _is_held(known: dict | None) -> bool:
+    """Return whether somebody has refused a run, or kept something of it back, with whatever settings."""
+    return known is not None and bool(known["state"] == "refused" or known.get("without") or known.get(HELD))
+
+
+def _noted(path: Path) -> dict:
+    """Return what is noted of a run; a refusal that cannot be read must not count as none."""
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        if not {"run", "config", "kinds", "settings", "asked_at", "state", "by", "reason"} <= set(noted):
+            raise ValueError("something is missing in it")
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            "site.decision_damaged",
+            what=f"{path} cannot be read: {error}.",
+            why="It says what was decided here about a run; it may be that somebody has refused it.",
+            fix="Put the file back from a copy; or remove it, and decide again when the run asks again.",
+        ) from error
+    return noted
 
 
 def _now() -> str:
