@@ -106,26 +106,39 @@ def begin_anew(folder: FolderArgument, run_id: RunIdArgument, as_json: JsonFlag 
 
 def log(folder: FolderArgument, as_json: JsonFlag = False) -> None:
     """Check and show the site's record: every request, and everything that left."""
-    from engine.site.audit import AuditLog
+    from engine.deployment import site as sites
+    from engine.site.audit import NEW_RECORD, AuditLog
     from engine.site.consent import AUDIT_FILE
 
+    site = sites.load(folder)
     entries = AuditLog(folder / AUDIT_FILE).entries()
+    follows = bool(entries) and entries[0]["event"] == NEW_RECORD
     if as_json:
-        print_json({"entries": entries, "whole": True})
+        print_json({"entries": entries, "whole": not follows if entries else None})  # of nothing nobody can tell
+        return
+    if not entries:
+        print(f"Nothing was asked of {site.name} yet: there is no record.")
         return
     rows = [
         (entry["at"], entry["event"], entry.get("run", ""), entry.get("task", ""), _what(entry)) for entry in entries
     ]
-    if rows:
-        print_table(("At (UTC)", "What", "Run", "Task", ""), rows)
+    print_table(("At (UTC)", "What", "Run", "Task", ""), rows)
     left = [entry for entry in entries if entry["event"] == "left"]
-    print(f"The record is whole: {len(entries)} lines; {size(sum(e['bytes'] for e in left))} have left this site.")
+    print(
+        f"The record is whole{' since the one before it was gone' if follows else ''}: {len(entries)} lines; "
+        f"{size(sum(e['bytes'] for e in left))} have left this site."
+    )
 
 
 def checks(folder: FolderArgument, as_json: JsonFlag = False) -> None:
     """Show what was measured of this site's generators, and where copies lie beside their originals."""
+    from engine.deployment import site as sites
+    from engine.site.audit import AuditLog
     from engine.site.checks import read_reports
+    from engine.site.consent import AUDIT_FILE
 
+    site, record = sites.load(folder), AuditLog(folder / AUDIT_FILE)
+    record.check_there()
     found = read_reports(folder)
     if as_json:
         print_json({"checks": found})
@@ -142,8 +155,10 @@ def checks(folder: FolderArgument, as_json: JsonFlag = False) -> None:
     ]
     if rows:
         print_table(("Run", "Generator", "Membership AUC", "Copies", "Pairs (they stay here)"), rows)
+    elif not record.entries():
+        print(f"Nothing was asked of {site.name} yet.")
     else:
-        print("No generator of this site was measured.")
+        print(f"No generator of {site.name} was measured.")
 
 
 def _asks_for(settings: str) -> str:

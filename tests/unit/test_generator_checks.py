@@ -13,6 +13,8 @@ from engine.cli import app as cli
 from engine.errors import UserError
 from engine.federation import release as names
 from engine.runs.generator_checks import CHECKS_FILE, read_checks
+from engine.site.audit import AuditLog
+from engine.site.consent import AUDIT_FILE
 
 FIGURES = {
     names.WITHHELD: 1.0, names.MEMBERS: 8.0, names.HELD_OUT: 6.0, names.AUC: 0.984, names.AUC_LOW: 0.9,
@@ -51,7 +53,9 @@ def test_checks_of_a_run_are_read_back_or_named_where_damaged(tmp_path: Path) ->
 
 def test_a_sites_operator_sees_figures_and_where_the_pairs_lie(tmp_path: Path) -> None:
     run = CliRunner().invoke
-    assert "No generator of this site was measured." in run(cli, ["site", "checks", str(tmp_path)]).output
+    (tmp_path / "site.toml").write_text('site = "north"\nserver = "localhost:1"\n')
+    AuditLog(tmp_path / AUDIT_FILE).append("asked", run="261126-a")
+    assert "No generator of north was measured." in run(cli, ["site", "checks", str(tmp_path)]).output
     folder = tmp_path / "runs" / "261126-a" / "generator_check"
     folder.mkdir(parents=True)
     (folder / "report.json").write_text(json.dumps({"site": "north", "figures": FIGURES, "wall_s": 1.0}))
