@@ -124,9 +124,10 @@ def log(folder: FolderArgument, as_json: JsonFlag = False) -> None:
     ]
     print_table(("At (UTC)", "What", "Run", "Task", ""), rows)
     left = [entry for entry in entries if entry["event"] == "left"]
+    arrays, words = (sum(entry.get(key, 0) for entry in left) for key in ("bytes", "words_bytes"))
     print(
         f"The record is whole{' since the one before it was gone' if follows else ''}: {len(entries)} lines; "
-        f"{size(sum(e['bytes'] for e in left))} have left this site."
+        f"{size(arrays)} of arrays and {size(words)} of figures and words have left this site."
     )
 
 
@@ -200,10 +201,13 @@ def _figure(check: dict[str, Any], name: str) -> str:
 
 
 def _what(entry: dict[str, Any]) -> str:
-    if entry["event"] == "left" and not entry["bytes"] and "words_bytes" in entry:
-        return f"figures and words, {size(entry['words_bytes'])}, sha256 {entry['words_digest'][:12]}"
     if entry["event"] == "left":
-        return f"{entry['kind']}, {size(entry['bytes'])}, sha256 {entry['digest'][:12]}"
+        words = entry.get("words_bytes")  # lines of before have none
+        told = "" if words is None else f"figures and words, {size(words)}, sha256 {entry['words_digest'][:12]}"
+        if told and not entry["bytes"]:
+            return told
+        arrays = f"{entry['kind']}, {size(entry['bytes'])}, sha256 {entry['digest'][:12]}"
+        return f"{arrays}; {told}" if told else arrays
     return str(entry.get("why") or entry.get("decision") or entry.get("by") or "")
 
 

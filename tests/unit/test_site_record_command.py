@@ -1,4 +1,4 @@
-"""`site log` and `site checks` vouch for no record that is not there."""
+"""`site log` and `site checks` vouch for no record that is not there, and say all that has left."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from engine.cli import main
+from engine.cli.output import size
 from engine.errors import UserError
-from engine.federation.tasks import APPROVAL, TRAIN_STUDENT
+from engine.federation.payload import payload_bytes
+from engine.federation.tasks import APPROVAL, EVALUATE, TRAIN_STUDENT
 from engine.site.audit import NEW_RECORD, AuditLog
 from engine.site.consent import AUDIT_FILE, Consent
-from tests.unit.test_site_consent import Answers, ask, write_rules
+from tests.unit.test_site_consent import WEIGHTS, Answers, ask, write_rules
 
 COMMANDS = ("log", "checks")
 
@@ -104,3 +106,22 @@ def test_a_record_after_one_that_is_gone_says_so(site: Path, tmp_path: Path, cap
     assert [entry["event"] for entry in entries] == [NEW_RECORD, "asked", "left"]
     assert "The record is whole since the one before it was gone: 3 lines" in said(capsys, "log", str(site))
     assert json.loads(said(capsys, "log", str(site), "--json"))["whole"] is False
+
+
+def test_figures_and_words_that_left_are_said(site: Path, capsys: Any) -> None:
+    consent, program = consent_at(site)
+    program.arrays = {}
+    for _ in range(3):
+        ask(consent, EVALUATE)
+    words = sum(line.get("words_bytes", 0) for line in AuditLog(site / AUDIT_FILE).entries())
+    assert words > 0
+    assert f"0 B of arrays and {size(words)} of figures and words have left" in said(capsys, "log", str(site))
+    program.arrays = WEIGHTS
+    ask(consent, TRAIN_STUDENT)
+    last = AuditLog(site / AUDIT_FILE).entries()[-1]
+    arrays, words = payload_bytes(WEIGHTS), words + last["words_bytes"]
+    text = said(capsys, "log", str(site))
+    assert f"{size(arrays)} of arrays and {size(words)} of figures and words have left" in text
+    assert (
+        f"student, {size(arrays)}, sha256 {last['digest'][:12]}; figures and words, {size(last['words_bytes'])}" in text
+    )
