@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -51,10 +51,13 @@ class Policy(BaseModel):
 
 
 def read_policy(folder: Path) -> Policy:
-    """Return the rules of the site's ``folder``; ``UserError`` ``site.policy_invalid`` names what is wrong."""
+    """Return the rules of the site's ``folder``, the defaults where it has no file of them.
+
+    ``UserError`` ``site.policy_invalid`` names what is wrong.
+    """
     path = folder / FILE
     try:
-        policy = Policy(**tomllib.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Policy()
+        policy = Policy(**_written(path)) if os.path.lexists(path) else Policy()
         unknown = sorted(set(policy.kinds or ()) - set(catalogue.kinds()))
         problem = f"kinds: there is no '{unknown[0]}'" if unknown else None
     except ValidationError as error:
@@ -71,6 +74,16 @@ def read_policy(folder: Path) -> Policy:
             f"{', '.join(catalogue.kinds())}.",
         )
     return policy
+
+
+def _written(path: Path) -> dict[str, Any]:
+    """Return what the file of rules says. Whatever else has its name was meant to be one: a folder that Docker makes
+    where nothing is to be mounted, or a link to a file that is gone."""
+    if not path.exists():
+        raise OSError("it is a link to something that is not there")
+    if not path.is_file():
+        raise OSError("it is no file")
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 class Decisions:
