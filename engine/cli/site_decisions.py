@@ -192,7 +192,7 @@ def _share(folder: Path, run: dict[str, Any]) -> SiteShare | None:
 def _would_leave(kinds: list[str], share: SiteShare | None) -> str:
     """Return the kinds, with the bytes of those that take more than a few KB."""
     known = {} if share is None else share.up_bytes
-    return ", ".join(f"{kind} {size(known[kind])}" if kind in known else kind for kind in kinds)
+    return ", ".join(f"{kind} {size(known[kind])}" if kind in known else kind for kind in kinds) or "nothing"
 
 
 def _figure(check: dict[str, Any], name: str) -> str:

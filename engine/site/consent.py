@@ -308,7 +308,7 @@ def indispensable(config: str, *, without: Collection[str]) -> list[str]:
 
 def rules(policy: Policy) -> str:
     """Return the rules as a sentence for the site's operator."""
-    kinds = "everything that a run asks for" if policy.kinds is None else ", ".join(policy.kinds)
+    kinds = "everything that a run asks for" if policy.kinds is None else ", ".join(policy.kinds) or "nothing"
     most = "" if policy.most_megabytes is None else f", at most {policy.most_megabytes:g} MB in a run"
     if policy.limits is not None:
         copies = "" if policy.most_copies is None else f" and at most {policy.most_copies} copies"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import getpass
 import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,13 +37,19 @@ class Policy(BaseModel):
         "each_run", description="Somebody here approves each run, or every run that keeps the rules takes part"
     )
     kinds: tuple[str, ...] | None = Field(None, description="Kinds of content that may leave; all when left out")
-    smallest_images: int = Field(1, ge=1, description="Training images below which nothing learnt from them leaves")
+    smallest_images: int = Field(
+        1, ge=1, strict=True, description="Training images below which nothing learnt from them leaves"
+    )
     generators: Literal["as_asked", "checked"] = Field(
         "as_asked", description="checked: a generator leaves only after its memorisation was measured, within limits"
     )
-    most_membership_auc: float = Field(0.9, ge=0.5, le=1, description="checked: limit of the membership-inference AUC")
-    most_copies: int | None = Field(None, ge=0, description="checked: limit of copies of training images")
-    most_megabytes: float | None = Field(None, gt=0, description="Most that may leave in one run, 10^6 bytes")
+    most_membership_auc: float = Field(
+        0.9, ge=0.5, le=1, strict=True, description="checked: limit of the membership-inference AUC"
+    )
+    most_copies: int | None = Field(None, ge=0, strict=True, description="checked: limit of copies of training images")
+    most_megabytes: float | None = Field(
+        None, gt=0, strict=True, allow_inf_nan=False, description="Most that may leave in one run, 10^6 bytes"
+    )
 
     @property
     def limits(self) -> Limits | None:
@@ -59,12 +66,15 @@ def read_policy(folder: Path) -> Policy:
     try:
         policy = Policy(**_written(path)) if os.path.lexists(path) else Policy()
         unknown = sorted(set(policy.kinds or ()) - set(catalogue.kinds()))
-        problem = f"kinds: there is no '{unknown[0]}'" if unknown else None
+        problem = f"there is no kind '{unknown[0]}'{_nearest(unknown[0], catalogue.kinds())}" if unknown else None
     except ValidationError as error:
-        first = error.errors()[0]
-        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    except (ValueError, OSError) as error:
-        problem = str(error)
+        problem = _in_words(error)
+    except tomllib.TOMLDecodeError as error:
+        problem = f"it is no TOML: {error}"
+    except UnicodeDecodeError:
+        problem = "it is no text in UTF-8"
+    except OSError as error:
+        problem = error.strerror or str(error)
     if problem is not None:
         raise UserError(
             "site.policy_invalid",
@@ -83,7 +93,34 @@ def _written(path: Path) -> dict[str, Any]:
         raise OSError("it is a link to something that is not there")
     if not path.is_file():
         raise OSError("it is no file")
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # as editors of Windows save it
+
+
+def _in_words(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return f"there is no key '{key}'{_nearest(key, Policy.model_fields)}"
+    value = first["input"]
+    told = str(value).lower() if isinstance(value, bool) else f"{value!r:.40}"
+    return f"{key} has {told} where {EXPECTED[key]} is expected"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; the nearest is '{close[0]}'" if close else ""
+
+
+EXPECTED = {
+    "approval": "'each_run' or 'automatic'",
+    "kinds": "a list of names such as ['student', 'figures']",
+    "smallest_images": "a whole number of 1 or more",
+    "generators": "'as_asked' or 'checked'",
+    "most_membership_auc": "a number from 0.5 to 1",
+    "most_copies": "a whole number of 0 or more",
+    "most_megabytes": "a number above 0, and not inf,",
+}
+"""What each key of the rules can be, as a person is told."""
 
 
 class Decisions:

@@ -304,13 +304,13 @@ def test_a_servers_run_id_is_no_path(site: Any, run_id: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("approval = 'sometimes'", "approval: Input should be"),
-        ('kinds = ["weights"]', "kinds: there is no 'weights'"),
-        ("smallest_images = 0", "smallest_images: "),
-        ("most_megabytes = -1", "most_megabytes: "),
-        ("generators = true", "generators: Input should be"),
-        ("most_membership_auc = 0.3", "most_membership_auc: "),
-        ("most_images = 1", "most_images: Extra inputs"),
+        ("approval = 'sometimes'", "approval has 'sometimes' where 'each_run' or 'automatic' is expected"),
+        ('kinds = ["weights"]', "there is no kind 'weights'"),
+        ("smallest_images = 0", "smallest_images has 0 where a whole number of 1 or more"),
+        ("most_megabytes = -1", "most_megabytes has -1 where"),
+        ("generators = true", "generators has true where 'as_asked' or 'checked'"),
+        ("most_membership_auc = 0.3", "most_membership_auc has 0.3 where"),
+        ("most_images = 1", "there is no key 'most_images'"),
         ("approval = ", "policy.toml cannot be used"),
     ],
 )
@@ -335,6 +335,7 @@ def test_rules_are_said_in_words() -> None:
     assert rules(Policy()) == f"{plain} images."
     checked = rules(Policy(generators="checked", most_copies=0))
     assert ", generators with a membership AUC of at most 0.9 and at most 0 copies; nothing" in checked
+    assert "; may leave: nothing; " in rules(Policy(kinds=()))
     strict = Policy(approval="automatic", kinds=("student",), most_megabytes=20, smallest_images=30)
     assert rules(strict) == (
         "runs need no approval; may leave: student, at most 20 MB in a run; nothing learnt from fewer than 30 images."
