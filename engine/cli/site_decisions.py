@@ -87,6 +87,7 @@ def begin_anew(folder: FolderArgument, run_id: RunIdArgument, as_json: JsonFlag 
     from engine.site.audit import AuditLog
     from engine.site.consent import AUDIT_FILE, RUN_ID
     from engine.site.kept_state import accept_new_beginning
+    from engine.site.policy import Decisions
 
     site, by = sites.load(folder), getpass.getuser()
     if RUN_ID.fullmatch(run_id) is None:
@@ -96,6 +97,7 @@ def begin_anew(folder: FolderArgument, run_id: RunIdArgument, as_json: JsonFlag 
             why="A run is known by letters, digits, - and _.",
             fix="Take the id from the coordinator's message, or from `site runs`.",
         )
+    Decisions(folder).check_asked(run_id)
     accept_new_beginning(folder / "runs" / run_id, by=by)
     AuditLog(folder / AUDIT_FILE).append("begins anew", run=run_id, by=by)
     if as_json:

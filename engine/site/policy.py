@@ -185,6 +185,11 @@ class Decisions:
             return ()
         return tuple(known.get("without", ()))  # decisions of before have none
 
+    def check_asked(self, run_id: str) -> None:
+        """Raise ``UserError`` ``site.no_such_run`` for a run that has not asked."""
+        if self._read(run_id) is None:
+            raise self._no_such_run(run_id)
+
     def settings_of(self, run_id: str) -> tuple[str, list[str]]:
         """Return the settings that a run has asked with, and the kinds that it would send; both empty for no run."""
         known = self._read(run_id)
@@ -204,7 +209,7 @@ class Decisions:
         return UserError(
             "site.no_such_run",
             what=f"No run '{run_id}' has asked to take part here; asked have: {asked}.",
-            why="What nobody has asked for cannot be approved.",
+            why="What nobody has asked for cannot be decided.",
             fix="Name one of these; `site runs` shows them.",
         )
 

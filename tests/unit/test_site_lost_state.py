@@ -19,6 +19,7 @@ from engine.federation.tasks import BEGAN_ANEW, DESCRIBE, TRAIN_GENERATOR, TRAIN
 from engine.site.audit import AuditLog
 from engine.site.deployed import DeployedSite
 from engine.site.kept_state import accept_new_beginning, check_kept
+from engine.site.policy import Decisions
 from engine.site.state import SiteState
 from engine.stages.evaluation import Evaluation
 from engine.stages.federated_training import FederatedTraining
@@ -61,18 +62,52 @@ def test_what_a_site_must_still_have(tmp_path: Path) -> None:
     assert check_kept(state_of(tmp_path, ()), 0, site="a", before_round=9) == {}, "a server that says nothing of it"
 
 
+def missed(folder: Path, answered: tuple[int, ...], *, before_round: int, newest: int = 0) -> None:
+    with pytest.raises(UserError) as raised:
+        check_kept(state_of(folder, answered), newest, site="a", before_round=before_round)
+    assert raised.value.code == "federation.site_state_lost"
+
+
+def accepts_nothing(folder: Path) -> None:
+    with pytest.raises(UserError, match=f"misses no state of the run {folder.name}") as raised:
+        accept_new_beginning(folder, by="anna")
+    assert raised.value.code == "site.nothing_lost"
+
+
 def test_a_new_beginning_holds_for_one_loss(tmp_path: Path) -> None:
+    missed(tmp_path, (1, 2), before_round=3)
     accept_new_beginning(tmp_path, by="anna")
     began = {BEGAN_ANEW: "anna"}
     assert check_kept(state_of(tmp_path, (1, 2)), 0, site="a", before_round=3) == began
     assert check_kept(state_of(tmp_path, (1, 2)), 0, site="a", before_round=3) == began, "killed on the way"
     assert check_kept(state_of(tmp_path, (1, 2)), 0, site="a", before_round=4) == began, "round 3 went on without it"
     assert check_kept(state_of(tmp_path, (1, 2, 3)), 3, site="a", before_round=4) == {}
-    with pytest.raises(UserError, match="after round 3"):
+    missed(tmp_path, (1, 2, 3), before_round=4)
+    accept_new_beginning(tmp_path, by="anna")
+    assert check_kept(state_of(tmp_path, (1, 2, 3)), 0, site="a", before_round=4) == began
+    for name in ("begins_anew.json", "state_missed.json"):
+        (tmp_path / name).write_text("{")
+    with pytest.raises(UserError, match=r"begins_anew\.json cannot be read"):
         check_kept(state_of(tmp_path, (1, 2, 3)), 0, site="a", before_round=4)
-    (tmp_path / "begins_anew.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
-        check_kept(state_of(tmp_path, (1, 2, 3)), 0, site="a", before_round=4)
+    with pytest.raises(UserError, match=r"state_missed\.json cannot be read"):
+        accept_new_beginning(tmp_path, by="anna")
+
+
+def test_no_leave_waits_for_a_loss_to_come(tmp_path: Path) -> None:
+    folder = tmp_path / "run-1"
+    accepts_nothing(folder)
+    assert not folder.exists()
+    assert check_kept(state_of(folder, (1, 2)), 2, site="a", before_round=3) == {}
+    accepts_nothing(folder)
+    missed(folder, (1, 2), before_round=3, newest=1)
+    assert check_kept(state_of(folder, (1, 2)), 2, site="a", before_round=3) == {}, "brought back"
+    accepts_nothing(folder)
+    missed(folder, (1, 2), before_round=3, newest=1)
+    accept_new_beginning(folder, by="anna")
+    accepts_nothing(folder)
+    missed(folder, (1, 2, 3), before_round=4)  # one loss, one leave
+    (folder / "begins_anew.json").write_text('{"by": "anna", "through": null}')  # as versions of before wrote it
+    missed(folder, (1, 2, 3), before_round=4)
 
 
 def test_the_server_remembers_who_has_answered_which_rounds(tmp_path: Path) -> None:
@@ -138,6 +173,9 @@ def test_a_lost_disk_stops_the_run_until_the_folder_is_back_or_a_new_beginning_i
     shutil.rmtree(tmp_path / "run")
     shutil.copytree(tmp_path / "other" / "run", tmp_path / "run")
     world.start(LOST)
+    accepts_nothing(kept)
+    with pytest.raises(UserError, match=f"Site {LOST} has no state of the run run after round 1"):
+        rounds(2)
     accept_new_beginning(kept, by="anna")
     anew = rounds(2)
     assert any(not np.array_equal(anew[name], whole[name]) for name in whole)
@@ -184,12 +222,26 @@ def test_the_operator_accepts_it_by_a_command_and_it_is_on_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "site.toml").write_text('site = "north"\nserver = "localhost:1"\n')
-    assert main(["site", "begin-anew", str(tmp_path), "run-1"]) == 0
+    kept = tmp_path / "runs" / "run-1"
+
+    def begins_anew(run_id: str) -> int:
+        return main(["site", "begin-anew", str(tmp_path), run_id])
+
+    assert begins_anew("run-1") == 2
+    assert "No run 'run-1' has asked to take part here; asked have: none." in capsys.readouterr().err
+    Decisions(tmp_path).ask("run-1", "{}", kinds=())
+    assert begins_anew("run1") == 2
+    assert "No run 'run1' has asked to take part here; asked have: run-1." in capsys.readouterr().err
+    assert begins_anew("run-1") == 2
+    assert "This site misses no state of the run run-1." in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "audit.jsonl").exists()
+    missed(kept, (1, 2), before_round=3)
+    assert begins_anew("run-1") == 0
     assert "north: may begin its own state of the run run-1 anew" in capsys.readouterr().out
-    about = json.loads((tmp_path / "runs" / "run-1" / "begins_anew.json").read_text())
-    assert about["through"] is None and about["by"]
+    about = json.loads((kept / "begins_anew.json").read_text())
+    assert about["through"] == 2 and about["by"]
     assert [entry["event"] for entry in AuditLog(tmp_path / "audit.jsonl").entries()] == ["begins anew"]
-    assert main(["site", "begin-anew", str(tmp_path), "../run"]) == 2
+    assert begins_anew("../run") == 2
 
 
 def test_two_programs_in_one_sites_name_are_told_and_one_that_is_started_again_is_not() -> None:
