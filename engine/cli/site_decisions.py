@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engine.planning.at_site import SiteShare
 
 FolderArgument = Annotated[Path, typer.Argument(help="The site's folder")]
-RunIdArgument = Annotated[str, typer.Argument(help="The run's id, as `site runs` shows it")]
+RunIdArgument = Annotated[str, typer.Argument(help="The run's id, as `site runs` shows it, or 'last' for the newest")]
 
 
 def runs(folder: FolderArgument, as_json: JsonFlag = False) -> None:
@@ -64,9 +64,11 @@ def approve(
     as_json: JsonFlag = False,
 ) -> None:
     """Let a run take part with the settings that it has asked with, in all that it asks for or without some of it."""
+    from engine.deployment import site as sites
     from engine.site.policy import Decisions
 
-    stays = tuple(without or ())
+    sites.load(folder)  # before anything is said of its runs
+    stays, run_id = tuple(without or ()), Decisions(folder).find(run_id)
     _check_partial(run_id, *Decisions(folder).settings_of(run_id), without=stays)
     _decide(folder, run_id, "approved", as_json=as_json, without=stays)
 
@@ -97,7 +99,7 @@ def begin_anew(folder: FolderArgument, run_id: RunIdArgument, as_json: JsonFlag 
             why="A run is known by letters, digits, - and _.",
             fix="Take the id from the coordinator's message, or from `site runs`.",
         )
-    Decisions(folder).check_asked(run_id)
+    run_id = Decisions(folder).find(run_id)
     accept_new_beginning(folder / "runs" / run_id, by=by)
     AuditLog(folder / AUDIT_FILE).append("begins anew", run=run_id, by=by)
     if as_json:
@@ -217,8 +219,6 @@ def _check_partial(run_id: str, settings: str, kinds: list[str], *, without: tup
     """Raise ``UserError`` where a run cannot be approved without these kinds."""
     from engine.site.consent import indispensable
 
-    if not kinds:
-        return  # nobody has asked, and that is said where it is decided
     unknown = [kind for kind in without if kind not in kinds]
     if unknown:
         raise UserError(
@@ -245,7 +245,7 @@ def _decide(
     from engine.site.consent import AUDIT_FILE, standing
     from engine.site.policy import Decisions
 
-    site = sites.load(folder)
+    site, run_id = sites.load(folder), Decisions(folder).find(run_id)
     decided = Decisions(folder).decide(run_id, state, reason=reason, without=without)
     kept_back = {"without": decided["without"]} if without else {}
     about = {"run": run_id, "by": decided["by"], "config": decided["config"], "why": reason}

@@ -185,10 +185,16 @@ class Decisions:
             return ()
         return tuple(known.get("without", ()))  # decisions of before have none
 
-    def check_asked(self, run_id: str) -> None:
-        """Raise ``UserError`` ``site.no_such_run`` for a run that has not asked."""
-        if self._read(run_id) is None:
+    def find(self, run_id: str) -> str:
+        """Return the id of a run that has asked, of the latest to ask for ``last``.
+
+        Raises ``UserError`` ``site.no_such_run`` for one that has not.
+        """
+        asked = self.all() if run_id == "last" else ()
+        found = asked[0]["run"] if asked else run_id
+        if self._read(found) is None:
             raise self._no_such_run(run_id)
+        return str(found)
 
     def settings_of(self, run_id: str) -> tuple[str, list[str]]:
         """Return the settings that a run has asked with, and the kinds that it would send; both empty for no run."""
@@ -263,4 +269,5 @@ def _noted(path: Path) -> dict:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """Return the time so finely that it is clear which of two runs has asked last."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

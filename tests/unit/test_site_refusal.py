@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -190,3 +191,26 @@ def test_a_run_that_asks_anew_meanwhile_undoes_no_decision(tmp_path: Path) -> No
     Decisions(tmp_path).decide(RUN_ID, "refused", by="x")
     asking.join()
     assert not any(decisions.rules_decide(RUN_ID, config) for config in ("", *configs))
+
+
+def test_last_is_the_newest_run_that_asked(site: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    consent, _, folder = site
+    write_rules(folder, "")
+    for name in ("approve", "refuse", "begin-anew"):
+        assert command(folder / "wrong", name, "last") == 2 and "no site's folder" in capsys.readouterr().err
+    assert command(folder, "approve", "last") == 2 and "asked have: none" in capsys.readouterr().err
+    names = ("run-b", "run-a", "run-c")
+    for name in names:
+        ask(consent, APPROVAL, {**RUN, "id": name})
+        sleep(0.002)  # their times have milliseconds
+    assert command(folder, "approve", "run-b") == 0, "deciding is no asking"
+    assert command(folder, "refuse", "last", "--reason", "no") == 0
+    assert "the run run-c is refused" in capsys.readouterr().out
+    assert [AuditLog(folder / AUDIT_FILE).entries()[-1][key] for key in ("event", "run")] == ["refused", "run-c"]
+    ask(consent, APPROVAL, {"id": "run-a", "config": LONGER})
+    assert command(folder, "approve", "last", "--without", "appearance") == 0
+    assert "the run run-a is approved without appearance" in capsys.readouterr().out
+    assert {run["run"]: run["state"] for run in Decisions(folder).all()} == {
+        "run-a": "approved", "run-b": "approved", "run-c": "refused"
+    }  # fmt: skip
+    assert command(folder, "begin-anew", "last") == 2 and "no state of the run run-a" in capsys.readouterr().err
