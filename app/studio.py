@@ -269,7 +269,7 @@ class Studio:
 
     def launch(self, values: dict[str, Any], *, by: Visitor) -> str:
         """Plan and queue a run of these nested form values and return its id."""
-        config = self._allowed(values, by=by)
+        config = self._with_sites(self._allowed(values, by=by))
         planned = self._planned(config)
         with self._turn:
             self.permissions.check_turn(by)
@@ -310,7 +310,7 @@ class Studio:
         rounds = record.config.federation.rounds + int(further_rounds)
         longer = lifecycle.longer_config(record, rounds=rounds)
         self.permissions.check_config(by, longer, taken_from=record.config)
-        self._planned(longer)
+        self._planned(self._with_sites(longer, run_id))
         with self._turn:
             self.permissions.check_turn(by)
             lifecycle.extend(self.store, run_id, rounds=rounds, by=self.permissions.signature(by))
@@ -382,11 +382,16 @@ class Studio:
         joins.check_join(self.store, run_id, config=config, classes=planned.classes, modality=planned.modality)
         return config, planned, retraining
 
+    def _with_sites(self, config: RunConfig, run_id: str | None = None) -> RunConfig:
+        from engine.planning import with_sites
+
+        return with_sites(config, run_dir=None if run_id is None else self.store.run_dir(run_id))
+
     def _planned(self, config: RunConfig, *, fork: tuple[str, str] | None = None) -> Plan:
         from engine.planning import plan
 
         if fork is None:
-            return plan(config, home=self.store.home)
+            return plan(self._with_sites(config), home=self.store.home)
         run_id, stage = fork
         lifecycle.check_fork(self.store, run_id, config, stage=stage)
-        return plan(config, home=self.store.home, first_stage=stage)
+        return plan(self._with_sites(config, run_id), home=self.store.home, first_stage=stage)

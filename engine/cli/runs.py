@@ -51,9 +51,11 @@ def plan(
     """Say what a run will take and send, and refuse what cannot run. Nothing is started."""
     from engine.config_keys import unread_sections
     from engine.planning import plan as make_plan
+    from engine.planning import with_sites
 
     where = where_sites_are(backend=backend, workers=workers, ray_address=ray_address, server=server)
     chosen = read_config(preset=preset, config=config, data=data, held_out=held_out, settings=settings, where=where)
+    chosen = with_sites(chosen)
     _set_home(home)
     made = make_plan(chosen, home=home)
     if as_json:
@@ -80,11 +82,13 @@ def run(
 ) -> None:
     """Plan and run a configuration in a process of its own, and follow it to the results table."""
     from engine.planning import plan as make_plan
+    from engine.planning import with_sites
     from engine.runs import lifecycle
 
     where = where_sites_are(backend=backend, workers=workers, ray_address=ray_address, server=server)
     about = {"name": name, "where": where}
     chosen = read_config(preset=preset, config=config, data=data, held_out=held_out, settings=settings, **about)
+    chosen = with_sites(chosen)
     store = open_store(home)
     made = make_plan(chosen, home=home)
     run_id = lifecycle.submit(store, chosen, planned_s=made.stage_seconds)
@@ -122,7 +126,7 @@ def extend(
 
     Training goes on from its checkpoint, later stages run again.
     """
-    from engine.planning import plan
+    from engine.planning import plan, with_sites
     from engine.runs import lifecycle
 
     store = open_store(home)
@@ -142,7 +146,8 @@ def extend(
             print(f"{chosen}: {store.get(chosen).status}. Its extension was given up; its results are as they were.")
         return
     where = where_sites_are(backend=backend, workers=workers)
-    plan(lifecycle.longer_config(store.get(chosen), rounds=rounds, where=where), home=store.home)
+    longer = lifecycle.longer_config(store.get(chosen), rounds=rounds, where=where)
+    plan(with_sites(longer, run_dir=store.run_dir(chosen)), home=store.home)
     lifecycle.extend(store, chosen, rounds=rounds, where=where)
     follow_run(store, chosen, detach=detach, as_json=as_json)
 
@@ -159,14 +164,15 @@ def fork(
     as_json: JsonFlag = False,
 ) -> None:
     """Start a new run that takes everything before a stage from another run, with settings of your choice after it."""
-    from engine.planning import plan
+    from engine.planning import plan, with_sites
     from engine.runs import lifecycle
 
     store = open_store(home)
     parent = store.get(find_run(store, run_id))
     edited = edit_config(parent.config, settings, where=where_sites_are(backend=backend, workers=workers))
     edited = edited.model_copy(update={"name": name}) if name is not None else edited
-    planned = plan(edited, home=store.home, first_stage=stage)
+    chosen = with_sites(edited, run_dir=store.run_dir(parent.run_id))
+    planned = plan(chosen, home=store.home, first_stage=stage)
     child = lifecycle.fork(store, parent.run_id, stage=stage, config=edited, planned_s=planned.stage_seconds)
     follow_run(store, child, detach=detach, as_json=as_json)
 

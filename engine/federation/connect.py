@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from engine.config import RunConfig
 from engine.data.datasets import Federation, load_federation
 from engine.data.public import load_public, refuse_shared
-from engine.federation.descriptions import FederationDescription
+from engine.federation.backends.participants import participants, with_named
+from engine.federation.descriptions import IDENTITY_FILE, FederationDescription, noted_sites
 from engine.methods import catalogue
 
 if TYPE_CHECKING:
@@ -43,6 +44,20 @@ def describe(config: RunConfig) -> FederationDescription:
     return describe_all(config, federation, sites_here(config, federation=federation))
 
 
+def with_sites(config: RunConfig, *, run_dir: Path | None = None) -> RunConfig:
+    """Return ``config`` with its sites named where they are at hospitals: those that are accepted now, or those that
+    the run in ``run_dir`` has begun with.
+
+    A run is stored so when it is launched: a site that is revoked while it waits stops it, and does not just drop out,
+    and one that is accepted later is none of it. ``UserError`` as of :func:`participants`.
+    """
+    if config.backend != "superlink":
+        return config
+    config = _as_begun(config, run_dir)
+    names, _ = participants(config, _accepted_sites(config))
+    return config if config.data.sites else with_named(config, names)
+
+
 def connect(
     config: RunConfig,
     *,
@@ -64,7 +79,7 @@ def connect(
 
         run_dir = state_root.parent
         own = {"note": run_dir / NOTE, "state_root": state_root, "server": server}
-        opened = _deployed(config, run_id=run_dir.name, checkpoints=checkpoints, **own)
+        opened = _deployed(config, run_id=run_dir.name, checkpoints=checkpoints, run_dir=run_dir, **own)
         return Sites(opened, server=server, **fails)
     if config.backend == "ray":
         from engine.federation.backends.ray_sites import RayBackEnd
@@ -77,8 +92,24 @@ def connect(
     return Sites(back_end, server=server, **fails)
 
 
+def _as_begun(config: RunConfig, run_dir: Path | None) -> RunConfig:
+    """Return ``config`` with the sites that a run has noted: earlier versions launched runs that name none."""
+    noted = None if run_dir is None or config.data.sites else noted_sites(run_dir / IDENTITY_FILE)
+    if noted is None:
+        return config
+    sources, tests = noted
+    if config.data.protocol == "fixed-test":
+        return with_named(config, sources)
+    return with_named(config, sorted({*sources, *tests}), held_out=tests[0])
+
+
 def _deployed(
-    config: RunConfig, *, run_id: str, checkpoints: Callable[[], CheckpointStore] | None = None, **how: Any
+    config: RunConfig,
+    *,
+    run_id: str,
+    checkpoints: Callable[[], CheckpointStore] | None = None,
+    run_dir: Path | None = None,
+    **how: Any,
 ) -> DeployedBackEnd:
     """Return the sites of the federation whose folder at its server the configuration names."""
     from engine.federation.backends.deployed import DeployedBackEnd
@@ -89,7 +120,7 @@ def _deployed(
     # While a run is planned nobody measures, and a test set's programs need no place of theirs.
     state_root = how.get("state_root") or Path("sites")
     how["open_test"] = partial(FixedTest, config, state_root=state_root, checkpoints=checkpoints)
-    return DeployedBackEnd(config, run_id=run_id, **_reached(config), **how)
+    return DeployedBackEnd(_as_begun(config, run_dir), run_id=run_id, **_reached(config), **how)
 
 
 def _reached(config: RunConfig) -> dict[str, Any]:
@@ -100,3 +131,11 @@ def _reached(config: RunConfig) -> dict[str, Any]:
     assert config.server is not None
     federation = federations.load(config.server)
     return {"link": link_of(federation), "keys": federations.accepted_keys(federation)}
+
+
+def _accepted_sites(config: RunConfig) -> tuple[str, ...]:
+    """Return the sites whose keys the configuration's federation accepts."""
+    from engine.deployment import federations
+
+    assert config.server is not None
+    return tuple(federations.accepted_keys(federations.load(config.server)))

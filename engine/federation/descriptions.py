@@ -163,3 +163,16 @@ def digests_of(federation: FederationDescription) -> dict[str, str]:
     """Return the digests of every site's images by what they are for (train, validation, test) and the site."""
     found = {f"{part} {site.name}": digest for site in federation.sources for part, digest in site.digests.items()}
     return found | {f"test {federation.test_name}": federation.test_digest}
+
+
+def noted_sites(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Return the sites that train and those of the test that :func:`check_unchanged` has noted; None where it has not.
+
+    A file that cannot be read says nothing here: :func:`check_unchanged` refuses it.
+    """
+    try:
+        noted = [key.partition(" ") for key in dict(json.loads(path.read_text(encoding="utf-8")))]
+    except (OSError, ValueError, TypeError):
+        return None
+    sources, tests = (tuple(sorted(site for part, _, site in noted if part == wanted)) for wanted in ("train", "test"))
+    return (sources, tests) if sources and tests else None

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from engine.config import RunConfig, load_config
 from engine.data.phantoms import write_dataset
 from engine.errors import UserError
-from engine.federation.backends.deployed import _for_sites, _participants
+from engine.federation.backends.participants import for_sites, participants
 from engine.federation.connect import describe
 from engine.federation.task_titles import HOW_FAR_FROM
 from engine.stages.evaluation import Evaluation
@@ -105,11 +105,11 @@ def test_a_test_set_of_other_classes_is_refused(
 def test_nobody_is_held_out_and_no_folder_of_the_server_is_named_to_sites(tmp_path: Path) -> None:
     config = config_of(None, tmp_path / "secret", **{"data.sites": None})
     keys = dict.fromkeys(("a", "b"), b"")
-    assert _participants(config, keys) == (("a", "b"), "")
-    assert _participants(config, {"a": b""}) == (("a",), "")
-    told = _for_sites(config, names=("a", "b"), held_out="")
+    assert participants(config, keys) == (("a", "b"), "")
+    assert participants(config, {"a": b""}) == (("a",), "")
+    told = for_sites(config, names=("a", "b"), held_out="")
     assert "secret" not in told and '"held_out": null' in told
     for known, chosen in (({}, None), (keys, ("a", "c"))):
         with pytest.raises(UserError) as raised:
-            _participants(config_of(None, tmp_path, **{"data.sites": chosen}), known)
+            participants(config_of(None, tmp_path, **{"data.sites": chosen}), known)
         assert raised.value.code == "federation.site_not_accepted"

@@ -17,7 +17,8 @@ from engine.config import RunConfig, load_config
 from engine.data.datasets import load_federation, load_site
 from engine.data.phantoms import write_dataset
 from engine.errors import UserError
-from engine.federation.backends.deployed import _check_alike, _for_sites, _participants
+from engine.federation.backends.deployed import _check_alike
+from engine.federation.backends.participants import for_sites, participants
 from engine.federation.descriptions import DatasetAgreement
 from engine.federation.tasks import DESCRIBE, READ_EVERYTHING, TRAIN_STUDENT, SiteReply, SiteRequest
 from engine.models.arrays import model_arrays
@@ -73,7 +74,7 @@ def ask(
     run_id: str = "run-1",
     edit: dict | None = None,
 ) -> SiteReply:
-    values = json.loads(_for_sites(config, names=NAMES, held_out=HELD_OUT))
+    values = json.loads(for_sites(config, names=NAMES, held_out=HELD_OUT))
     for key, value in (edit or {}).items():
         section, _, leaf = key.partition(".")
         (values[section] if leaf else values)[leaf or key] = value
@@ -145,18 +146,18 @@ def test_a_run_s_id_is_no_path(run_id: str, root: Path, tmp_path: Path) -> None:
 
 def test_a_server_s_data_root_never_reaches_a_site(root: Path, tmp_path: Path) -> None:
     here = alone(root, tmp_path, "tower_hd")
-    assert str(root) not in _for_sites(config_of(root), names=NAMES, held_out=HELD_OUT)
+    assert str(root) not in for_sites(config_of(root), names=NAMES, held_out=HELD_OUT)
     reply = ask("tower_hd", here, tmp_path, DESCRIBE, config=config_of(root), edit={"data.root": "/etc"})
     assert json.loads(reply.texts["description"])["num_train"] == 5
 
 
 def test_who_takes_part() -> None:
     keys = dict.fromkeys(("a", "b", "c"), b"")
-    assert _participants(config_of(None, held_out=None), keys) == (("a", "b", "c"), "c")
-    assert _participants(config_of(None, held_out="a", sites=("b",)), keys) == (("a", "b"), "a")
+    assert participants(config_of(None, held_out=None), keys) == (("a", "b", "c"), "c")
+    assert participants(config_of(None, held_out="a", sites=("b",)), keys) == (("a", "b"), "a")
     for bad, known in (("d", keys), ("a", {"a": b""}), ("a", {})):
         with pytest.raises(UserError) as raised:
-            _participants(config_of(None, held_out=bad), known)
+            participants(config_of(None, held_out=bad), known)
         assert raised.value.code == "federation.site_not_accepted"
 
 
@@ -174,7 +175,7 @@ def test_a_site_that_stands_alone_keeps_its_own_part_of_the_model(root: Path, tm
     model = build_role(config, "student", num_classes=1)
     sharing = shared_parameters(model, config.federation, name="student")
     sent, here = sharing.of(model_arrays(model)), alone(root, tmp_path, "tower_hd")
-    values = _for_sites(config, names=NAMES, held_out=HELD_OUT)
+    values = for_sites(config, names=NAMES, held_out=HELD_OUT)
     replies = []
     for number in (1, 2, 2):
         program = DeployedSite("tower_hd", data=here, folder=tmp_path / "site", say=lambda _: None)
@@ -197,7 +198,7 @@ def test_a_site_of_another_version_is_told_at_joining(root: Path, tmp_path: Path
         ("9.9", f"runs version {re.escape(program_version())} of this program, the server 9.9"),
         ("", "an earlier one"),
     ):
-        run = {"id": "run-1", "program": told, "config": _for_sites(config, names=NAMES, held_out=HELD_OUT)}
+        run = {"id": "run-1", "program": told, "config": for_sites(config, names=NAMES, held_out=HELD_OUT)}
         with pytest.raises(UserError, match=words) as caught:
             program.answer(SiteRequest(NAMES[0], DESCRIBE), run=run, listener=Nobody())
         assert caught.value.code == "federation.other_version"

@@ -11,7 +11,7 @@ import pytest
 from engine.cli import main
 from engine.config import RunConfig, load_config
 from engine.data.phantoms import write_dataset
-from engine.federation.backends.deployed import _for_sites
+from engine.federation.backends.participants import for_sites
 from engine.federation.connect import describe
 from engine.federation.tasks import APPROVAL, DESCRIBE, SiteRequest
 from engine.methods import catalogue
@@ -39,7 +39,7 @@ def config_of(root: Path, **more: object) -> RunConfig:
 
 
 def settings_of(config: RunConfig) -> str:
-    return _for_sites(config, names=NAMES, held_out=HELD_OUT)
+    return for_sites(config, names=NAMES, held_out=HELD_OUT)
 
 
 @pytest.mark.parametrize(

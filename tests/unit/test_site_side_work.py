@@ -20,7 +20,7 @@ from engine.data.phantoms import write_dataset
 from engine.errors import UserError
 from engine.federation.backends import asked_again
 from engine.federation.backends.asked_again import FIRST_PAUSE_S, LONGEST_PAUSE_S, AskedAgain
-from engine.federation.backends.deployed import _for_sites
+from engine.federation.backends.participants import for_sites
 from engine.federation.payload import reply_content, request_content, to_payload
 from engine.federation.sites import QUERIES_FROM, Desk, Quiet, Server
 from engine.federation.tasks import AT_WORK, BESIDE, STEP, TOTAL, TRAIN_GENERATOR, SiteReply, SiteRequest
@@ -67,7 +67,7 @@ class Site:
         folder.mkdir()
         (folder / "images").symlink_to(root)
         self.program = DeployedSite(SITE, data=folder / "images", folder=folder, say=lambda _: None)
-        config = _for_sites(config_of(None), names=SITES, held_out=HELD_OUT)
+        config = for_sites(config_of(None), names=SITES, held_out=HELD_OUT)
         self.run = {"id": "run-1", "program": program_version(), "config": config}
         self.heard = Hears()
 

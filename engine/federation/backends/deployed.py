@@ -20,6 +20,7 @@ from engine.federation.backends.answered import AnsweredRounds, AnsweringProgram
 from engine.federation.backends.approval import TAKES_PART_FILE, Approvals
 from engine.federation.backends.asked_again import AskedAgain
 from engine.federation.backends.how_far import HowFar
+from engine.federation.backends.participants import for_sites, participants
 from engine.federation.backends.superlink import Link, SuperlinkGrid
 from engine.federation.checks import bad_reply
 from engine.federation.descriptions import DatasetAgreement, FederationDescription, SiteDescription
@@ -108,11 +109,11 @@ class DeployedBackEnd:
     ) -> None:
         self._server, self._run_id = server, run_id
         self._listener: SiteListener = Quiet()
-        names, held_out = _participants(config, keys)
+        names, held_out = participants(config, keys)
         record = {
             "id": run_id,
             "program": program_version(),
-            "config": _for_sites(config, names=names, held_out=held_out),
+            "config": for_sites(config, names=names, held_out=held_out),
         }
         answered = AnsweredRounds(None if state_root is None else state_root / ANSWERED_FILE)
         own = {name: key for name, key in keys.items() if name in names}
@@ -344,35 +345,6 @@ class _RunGrid(SuperlinkGrid):
 def _is_point(name: object, value: object, step: object) -> bool:
     figures = isinstance(value, float) and math.isfinite(value) and isinstance(step, int) and step >= 0
     return name in CURVES and figures
-
-
-def _participants(config: RunConfig, keys: Mapping[str, bytes]) -> tuple[tuple[str, ...], str]:
-    """Return the sites of a run, sorted, and the one that is held out; "" where the test set is the server's own."""
-    chosen = sorted(config.data.sites or keys)
-    held_out = ""
-    if config.data.protocol == "leave-one-site-out":
-        held_out = config.data.held_out or (chosen[-1] if chosen else "")
-    names = sorted({*chosen, held_out} - {""})
-    unknown = [name for name in names if name not in keys]
-    if unknown or len(names) < (2 if held_out or not names else 1):
-        raise UserError(
-            "federation.site_not_accepted",
-            what=f"The federation has no accepted site called {', '.join(unknown)}."
-            if unknown
-            else f"The federation has {len(keys)} accepted site(s).",
-            why="A run needs a site that trains and one that is held out (or a fixed test set), all accepted by key.",
-            fix=f"Its sites: {', '.join(sorted(keys)) or 'none'}; add others with `federation add-site`.",
-        )
-    return tuple(names), held_out
-
-
-def _for_sites(config: RunConfig, *, names: Sequence[str], held_out: str) -> str:
-    """Return the configuration as sites get it: who takes part is said, and no folder of the server."""
-    values = config.model_dump(mode="json")
-    # A test set of the server's own is nothing to the sites: for them nobody is held out.
-    values["data"] |= {"sites": list(names), "held_out": held_out or None, "root": None, "test_root": None}
-    values["data"]["protocol"] = "leave-one-site-out"
-    return json.dumps(values | {"backend": "local", "server": None, "name": "run"}, sort_keys=True)
 
 
 def _check_alike(datasets: Mapping[str, DatasetAgreement]) -> None:
