@@ -104,9 +104,10 @@ def revoke(folder: FederationArgument, site: SiteNameArgument, as_json: JsonFlag
 def renew(folder: FederationArgument, as_json: JsonFlag = False) -> None:
     """Give the server a new certificate from the same CA, for the address in federation.toml."""
     from engine.deployment import certificates, federations
+    from engine.deployment.settings import split_address
 
     federation = federations.load(folder)
-    host, _ = federations.split_address(federation.public_address)
+    host, _ = split_address(federation.public_address)
     certificates.make_server_certificate(folder, hosts=[host], into=federation.server)
     until = certificates.validity(federation.server / "server.crt")
     if as_json:

@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import re
 import secrets
-import tomllib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from engine.deployment import certificates
+from engine.deployment.settings import bad_settings, read_toml, split_address, to_toml
 from engine.errors import UserError
 
 SETTINGS = "federation.toml"
 SERVER_PORT = 9093
 """Port of the SuperLink on loopback (ours)."""
-PUBLIC_PORT = 9443
-"""Port that sites connect to, the proxy's (ours)."""
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 SiteState = Literal["invited", "accepted", "revoked"]
 
@@ -106,8 +104,8 @@ def load(folder: Path) -> Federation:
             why="Sites, certificates and the server's settings are kept there.",
             fix="Name the folder of `federation init`, or make one with it.",
         )
-    written = read_toml(path, keys=("name", "public_address", "port"))
-    split_address(str(written["public_address"]))
+    written = read_toml(path, texts=("name", "public_address"), ports=("port",))
+    split_address(str(written["public_address"]), file=path)
     return Federation(folder, str(written["name"]), str(written["public_address"]), int(str(written["port"])))
 
 
@@ -198,45 +196,6 @@ def accepted_keys(federation: Federation) -> dict[str, bytes]:
     return {site.name: site.key_pem for site in sites(federation) if site.state == "accepted" and site.key_pem}
 
 
-def split_address(text: str) -> tuple[str, int]:
-    """Return host and port of ``HOST:PORT``; ``UserError`` ``deployment.address`` where it is not one."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65_536 or "/" in host:
-        raise UserError(
-            "deployment.address",
-            what=f"'{text}' is not an address.",
-            why="Sites find the server by a name or number and a port.",
-            fix=f"Give HOST:PORT, for instance federation.example.org:{PUBLIC_PORT}.",
-        )
-    return host.strip("[]"), int(port)
-
-
-def to_toml(values: dict[str, str | int]) -> str:
-    """Return texts and whole numbers as TOML."""
-    rows = []
-    for key, value in values.items():
-        text = str(value) if isinstance(value, int) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        rows.append(f"{key} = {text}\n")
-    return "".join(rows)
-
-
-def read_toml(path: Path, *, keys: tuple[str, ...]) -> dict[str, object]:
-    """Return a file's values; ``UserError`` ``deployment.settings`` names the file and the line or key."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        problem = next((f"'{key}' is missing" for key in keys if key not in values), None)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        problem = str(error)
-    if problem is not None:
-        raise UserError(
-            "deployment.settings",
-            what=f"{path} cannot be read: {problem}.",
-            why="The program does not guess settings.",
-            fix="Lines are `key = value`, texts in double quotes; a backslash is written \\\\, or use single quotes.",
-        )
-    return values
-
-
 def _check_name(name: str) -> None:
     if SITE_NAME.fullmatch(name) is None:
         raise UserError(
@@ -248,10 +207,19 @@ def _check_name(name: str) -> None:
 
 
 def _site(path: Path) -> Site:
-    written = read_toml(path, keys=("state", "changed_at"))
-    request = path.with_suffix(".csr")
+    written = read_toml(path, texts=("state", "changed_at"))
+    state, request = written["state"], path.with_suffix(".csr")
+    if state not in get_args(SiteState):
+        raise bad_settings(path, f"state is '{state}', and can be {', '.join(get_args(SiteState))}")
     key_pem = certificates.read_request(request, site=path.stem) if request.is_file() else None
-    return Site(path.stem, str(written["state"]), str(written["changed_at"]), key_pem)  # type: ignore[arg-type]
+    if state == "accepted" and key_pem is None:
+        raise UserError(
+            "deployment.request",
+            what=f"{path} says that the site is accepted, but its signing request, {request.name}, is not there.",
+            why="The site is known by the key in it, and would silently be left out.",
+            fix='Restore the file from a backup; or write state = "invited" and accept the site anew by its site.csr.',
+        )
+    return Site(path.stem, state, str(written["changed_at"]), key_pem)  # type: ignore[arg-type]
 
 
 def _write_site(federation: Federation, name: str, state: SiteState) -> None:

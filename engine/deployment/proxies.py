@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from string import Template
 
-from engine.deployment.federations import Federation, split_address
+from engine.deployment.federations import Federation
+from engine.deployment.settings import split_address
 
 TEMPLATES = Path(__file__).parent / "templates"
 QUESTIONS = (

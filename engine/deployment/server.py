@@ -15,6 +15,7 @@ from engine.deployment import certificates, federations
 from engine.deployment.federations import Federation
 from engine.deployment.processes import Say, Supervised, only_one
 from engine.deployment.proxies import write_proxies
+from engine.deployment.settings import split_address
 from engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def _nodes(federation: Federation) -> dict[bytes, Node]:
 def certificate_warnings(federation: Federation, *, refuse: bool = False) -> tuple[str, ...]:
     """Return what is or soon will be wrong with the certificates; with ``refuse`` a wrong one is a ``UserError``."""
     found = []
-    host, _ = federations.split_address(federation.public_address)
+    host, _ = split_address(federation.public_address)
     server = federation.server / "server.crt"
     problems = []
     for name, path in (("The server's certificate", server), ("The federation's CA", federation.folder / "ca.crt")):

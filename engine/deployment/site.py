@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.deployment import certificates
-from engine.deployment.federations import read_toml, split_address
 from engine.deployment.processes import MENDED_BY_A_PERSON, Say, Supervised, only_one
+from engine.deployment.settings import read_toml, split_address
 from engine.errors import UserError
 
 SETTINGS = "site.toml"
@@ -49,9 +49,9 @@ def load(folder: Path, *, data: Path | None = None, server: str | None = None) -
             why="It says which site this is and where the server is.",
             fix="Name the folder that the coordinator has sent.",
         )
-    written = read_toml(path, keys=("site", "server"))
+    written = read_toml(path, texts=("site", "server"), optional=("data",))
     address = server or str(written["server"])
-    split_address(address)
+    split_address(address, file=None if server else path)
     images = data if data is not None else (Path(str(written["data"])) if written.get("data") else None)
     return SiteFolder(folder, str(written["site"]), address, images)
 

@@ -53,9 +53,61 @@ def test_a_federation_is_not_made_twice_and_folders_are_the_owner_s(federation: 
     assert federation.secret.stat().st_mode & 0o777 == 0o600 and len(federation.secret.read_bytes()) == 64
 
 
-@pytest.mark.parametrize("address", ["fed.example.org", "https://a:1", ":9", "a:0", "a:70000", "a:x"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "port = 99999",
+        "port = 0",
+        'port = "abc"',
+        "port = true",
+        "port = 1.5",
+        "name = 3",
+        "public_address = 9443",
+        "name = [1, 2]",
+    ],
+)
+def test_settings_that_cannot_be_are_named_with_their_file(
+    words: str, federation: federations.Federation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, path = words.partition(" ")[0], federation.folder / federations.SETTINGS
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(f"{key} =")]
+    path.write_text("\n".join([*lines, words]))
+    assert str(path) in (said := refused("deployment.settings", federations.load, federation.folder).what)
+    assert f"{key} is {words.partition(' = ')[2].replace(chr(34), chr(39))}" in said
+    assert main(["federation", "status", str(federation.folder)]) == 2 and "Traceback" not in capsys.readouterr().err
+
+
+def test_settings_of_a_site_that_cannot_be_are_named_with_their_file(federation: federations.Federation) -> None:
+    toml = federations.invite(federation, "north") / "site.toml"
+    written = toml.read_text()
+    for words in ("data = 3", "site = true", "server = 9443"):
+        key = words.partition(" ")[0]
+        toml.write_text(re.sub(rf"(?m)^{key} = .*$", words, written))
+        assert str(toml) in refused("deployment.settings", site.load, toml.parent).what
+    toml.write_text(written.replace("fed.example.org:9443", "fed.example.org"))
+    assert str(toml) in refused("deployment.address", site.load, toml.parent).what
+
+
+ADDRESSES = (
+    "fed.example.org", "https://a:1", ":9", " :9443", "a b:1", "a\n:1", "a..b:1", "-a:1", "[]:1", "a:0", "a:70000",
+    "a:x", "a:\u0661", f"a:{'1' * 5000}", f"{'a' * 64}.org:1", f"{'a.' * 130}org:1", "ü..b:1", "füd.example:9443",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
 def test_addresses_that_are_none(address: str, tmp_path: Path) -> None:
-    refused("deployment.address", federations.create, tmp_path / "fed", name="a", public_address=address)
+    error = refused("deployment.address", federations.create, tmp_path / "fed", name="a", public_address=address)
+    assert not (tmp_path / "fed").exists(), "nothing is written before"
+    if address.startswith("füd"):
+        assert "xn--fd-xka.example:9443" in error.fix
+
+
+@pytest.mark.parametrize(
+    "address", ["a:1", "a_b.example.org:443", "10.0.0.1:9443", "[::1]:9443", "xn--fd-xka.example:9"]
+)
+def test_addresses_that_a_certificate_can_be_made_for(address: str, tmp_path: Path) -> None:
+    made = federations.create(tmp_path / "fed", name="a", public_address=address)
+    assert certificate_warnings(made) == ()
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", ".a", "-a", "ä", "a" * 64])
@@ -91,6 +143,27 @@ def test_a_site_from_invitation_to_revocation(federation: federations.Federation
     assert "--new" in error.fix
     assert site.make_keys(here, new=True) != told
     federations.accept(federation, "north", here.folder / "site.csr")
+    assert list(federations.accepted_keys(federation)) == ["north"]
+
+
+@pytest.mark.parametrize("state", ["acepted", "Accepted", ""])
+def test_a_state_that_there_is_none_of_is_named_with_its_file(state: str, federation: federations.Federation) -> None:
+    """It would leave the site out of runs without a word."""
+    federations.invite(federation, "south")
+    path = federation.folder / "sites" / "south.toml"
+    path.write_text(path.read_text().replace("invited", state))
+    said = refused("deployment.settings", federations.accepted_keys, federation).what
+    assert str(path) in said and f"'{state}'" in said and "invited, accepted, revoked" in said
+
+
+def test_an_accepted_site_whose_request_is_gone_is_named(federation: federations.Federation, tmp_path: Path) -> None:
+    certificates.make_site_keys(tmp_path, site="north")
+    federations.accept(federation, "north", tmp_path / "site.csr")
+    (federation.folder / "sites" / "north.csr").unlink()
+    assert "north.csr" in refused("deployment.request", federations.accepted_keys, federation).what
+    path = federation.folder / "sites" / "north.toml"
+    path.write_text(path.read_text().replace("accepted", "invited"))
+    federations.accept(federation, "north", tmp_path / "site.csr")
     assert list(federations.accepted_keys(federation)) == ["north"]
 
 
