@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -230,9 +231,10 @@ def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise _bad_file(path, error) from error
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise _bad_file(path, ValueError("a key of another kind"))
     return key
 
 
@@ -247,9 +249,18 @@ def _bad_request(path: Path, problem: str) -> UserError:
 
 def _bad_file(path: Path, error: Exception) -> UserError:
     told = getattr(error, "strerror", None) or "it is damaged"
+    folder = shlex.quote(str(path.parent))
+    mends = {
+        "site.key": f"Restore it from a backup; or make new keys with `python -m engine site keys --new {folder}`, and "
+        "send site.csr to the coordinator.",
+        "server.key": "Restore it from a backup, or make a new one with `federation renew`.",
+        "ca.crt": "Restore it from a copy: the server's own folder has one (server/ca.crt), and each site's; a site "
+        "can ask the coordinator for it.",
+    }
+    mends["server.crt"] = mends["server.key"]
     return UserError(
         "deployment.file",
         what=f"{path} cannot be read: {told}.",
         why="Keys and certificates prove who a site and a server are.",
-        fix="Restore it from a backup; a site makes new keys with `site keys`.",
+        fix=mends.get(path.name, "Restore it from a backup."),
     )

@@ -19,6 +19,7 @@ from typing import Literal, get_args
 from engine.deployment import certificates
 from engine.deployment.settings import bad_settings, read_toml, split_address, to_toml
 from engine.errors import UserError
+from engine.federation.backends.notes import write_note
 
 SETTINGS = "federation.toml"
 SERVER_PORT = 9093
@@ -225,7 +226,13 @@ def _site(path: Path) -> Site:
 def _write_site(federation: Federation, name: str, state: SiteState) -> None:
     path = federation.folder / "sites" / f"{name}.toml"
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-    path.write_text(to_toml({"state": state, "changed_at": now}), encoding="utf-8")
+    if not write_note(path, to_toml({"state": state, "changed_at": now}).encode()):
+        raise UserError(
+            "deployment.disk_full",
+            what=f"The disk is full: {path} could not be written, and is as it was.",
+            why="It says whether the site may take part.",
+            fix="Free some space, then give the command again.",
+        )
 
 
 _SITE_README = """\

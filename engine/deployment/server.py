@@ -285,5 +285,5 @@ class _Register:
         return True
 
     def _stamp(self) -> tuple[tuple[str, int], ...]:
-        files = sorted((self._federation.folder / "sites").iterdir())
+        files = [p for p in sorted((self._federation.folder / "sites").iterdir()) if p.suffix in (".toml", ".csr")]
         return tuple((path.name, path.stat().st_mtime_ns) for path in files)

@@ -18,6 +18,7 @@ from engine.deployment import site as sites
 from engine.deployment.processes import MENDED_BY_A_PERSON, stop_on_signals
 from engine.errors import UserError
 from engine.federation.backends.fleet import FleetConnection
+from engine.federation.backends.notes import read_number, write_note
 from engine.site.node import serve
 
 PROGRAM_ENTRY = "engine.site.deployed:program"
@@ -50,17 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _connect(site: sites.SiteFolder) -> FleetConnection:
     connection = FleetConnection(site.server, ca=site.folder / "ca.crt", key=site.key, notes=site.folder)
-    connection.on_accepted = lambda: (site.folder / ACCEPTED).write_text(f"{time.time():.0f}", encoding="utf-8")
+    connection.on_accepted = lambda: write_note(site.folder / ACCEPTED, f"{time.time():.0f}".encode())
     return connection
 
 
 def _since_accepted(error: UserError, folder: Path) -> UserError:
     """Say that a refused key was revoked where it had been accepted before: the server does not tell."""
-    path = folder / ACCEPTED
-    if error.code != "federation.key_refused" or not path.is_file():
-        return error
-    accepted_at = int(path.read_text(encoding="utf-8"))
-    if accepted_at < (folder / "site.key").stat().st_mtime:  # another key's
+    accepted_at = read_number(folder / ACCEPTED) if error.code == "federation.key_refused" else None
+    if accepted_at is None or accepted_at < (folder / "site.key").stat().st_mtime:  # another key's
         return error
     day = time.strftime("%Y-%m-%d %H:%M", time.localtime(accepted_at))
     return UserError(

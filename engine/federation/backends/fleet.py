@@ -7,15 +7,17 @@ is run at a site but the program that is installed there.
 
 from __future__ import annotations
 
-import errno
+import shlex
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
 import httpx
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from flwr.app import Message
@@ -51,8 +53,10 @@ from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from google.protobuf.message import DecodeError
 
 from engine.errors import UserError
+from engine.federation.backends.notes import damaged, read_number, write_note
 from engine.federation.backends.packing import pack, unpack
 from engine.federation.backends.superlink import patient
 from engine.federation.connection_faults import plain_words
@@ -61,6 +65,8 @@ BEAT_EVERY_S = 15.0
 """A node counts as offline after 60 s of silence."""
 OUTAGE_S = 60.0
 """How long one request is tried again before whoever asked hears of it."""
+STILL_ONLINE_S, AGAIN_S = 75.0, 5.0
+"""How long, and how often, a site asks to be let in whose node may be online still and is not known any more (ours)."""
 FORGOTTEN = (ObjectPullError, ObjectPushError)
 """What sending or fetching a message raises whose run the server has ended meanwhile."""
 
@@ -84,8 +90,7 @@ class FleetConnection:
 
     def __init__(self, address: str, *, ca: Path, key: Path, notes: Path) -> None:
         self.address = address
-        private = load_pem_private_key(key.read_bytes(), password=None)
-        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        private = _site_key(key)
         self._public_pem = public_key_to_bytes(private.public_key())
         self._retry = patient(outage_s=OUTAGE_S)
         self._client = FleetHttpClient.from_server_address(
@@ -107,12 +112,10 @@ class FleetConnection:
 
     def __enter__(self) -> FleetConnection:
         with plain_words(self.address):
-            if not self._goes_on():
-                request = ActivateNodeRequest(
-                    public_key=self._public_pem, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
-                )
-                self.node = Node(node_id=self._client.ActivateNode(request).node_id)
-        self._node_note.write_text(str(self.node.node_id), encoding="utf-8")
+            goes_on = self._goes_on()
+        if not goes_on:
+            self.node = self._activated()
+        write_note(self._node_note, str(self.node.node_id).encode())
         self.on_accepted()
         self._heart = threading.Thread(target=self._beat, name="fleet heartbeat", daemon=True)
         self._heart.start()
@@ -130,9 +133,10 @@ class FleetConnection:
 
     def _goes_on(self) -> bool:
         """Return whether the node that was killed or cut off is this site's still: online, it cannot be activated."""
-        if not self._node_note.is_file():
+        known = read_number(self._node_note)
+        if known is None:
             return False
-        self.node = Node(node_id=int(self._node_note.read_text(encoding="utf-8")))
+        self.node = Node(node_id=known)
         beat = SendNodeHeartbeatRequest(node=self.node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
         try:
             return bool(self._client.SendNodeHeartbeat(beat).success)
@@ -140,6 +144,19 @@ class FleetConnection:
             if error.response.status_code != httpx.codes.UNAUTHORIZED:
                 raise
             return False  # another server, or new keys
+
+    def _activated(self) -> Node:
+        """Return this site's node, activated: where a damaged note hides one that is online, once it is no longer."""
+        request = ActivateNodeRequest(public_key=self._public_pem, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
+        until = monotonic() + (STILL_ONLINE_S if self._node_note.is_file() and not read_number(self._node_note) else 0)
+        while True:
+            try:
+                with plain_words(self.address):
+                    return Node(node_id=self._client.ActivateNode(request).node_id)
+            except UserError as error:
+                if error.code != "federation.key_refused" or monotonic() > until:
+                    raise
+            self._over.wait(AGAIN_S)
 
     def receive(self) -> Message | None:
         """Return the next message, whole, or None where there is none; messages of runs that are over are dropped.
@@ -173,17 +190,9 @@ class FleetConnection:
         return None
 
     def _hold(self, given: PullMessagesResponse) -> None:
-        part = self._held / "part"
-        try:
-            self._held.mkdir(mode=0o700, exist_ok=True)
-            last = max((int(path.stem) for path in self._held.glob("*.bin")), default=0)
-            part.write_bytes(given.SerializeToString())
-            part.replace(self._held / f"{last + 1:06d}.bin")
-        except OSError as error:  # it is answered all the same, but for a program that is killed before
-            if error.errno != errno.ENOSPC:
-                raise
-            part.unlink(missing_ok=True)
-            self._unwritten.append(given)
+        last = max((int(path.stem) for path in self._held.glob("*.bin")), default=0)
+        if not write_note(self._held / f"{last + 1:06d}.bin", given.SerializeToString()):
+            self._unwritten.append(given)  # it is answered all the same, but for a program that is killed before
 
     def _pull(self) -> PullMessagesResponse:
         return self._retry.invoke(self._client.PullMessages, PullMessagesRequest(node=self.node))
@@ -192,7 +201,7 @@ class FleetConnection:
         """Return the earliest of the messages that came while another was worked on."""
         first = min(self._held.glob("*.bin"), default=None)
         if first is not None:
-            return PullMessagesResponse.FromString(first.read_bytes())
+            return _noted(first, first.read_bytes())
         return self._unwritten.pop(0) if self._unwritten else None
 
     def _message(self, given: PullMessagesResponse) -> Message:
@@ -218,23 +227,20 @@ class FleetConnection:
         if not self._at_work.is_file():
             return None
         number, _, content = self._at_work.read_bytes().partition(b"\n")
+        if not number.isdigit():
+            raise damaged(self._at_work)
+        found = _noted(self._at_work, content)
         self.attempt = int(number)
-        return PullMessagesResponse.FromString(content)
+        return found
 
     def _keep(self, given: PullMessagesResponse) -> None:
         self.attempt += 1
-        part = self._at_work.with_suffix(".part")
-        try:
-            content = given.SerializeToString()
-            part.write_bytes(f"{self.attempt}\n".encode() + content)
-            part.replace(self._at_work)
-            for held in self._held.glob("*.bin"):  # also where the program was killed between these lines
-                if held.read_bytes() == content:
-                    held.unlink()
-        except OSError as error:  # it goes on without the note; what the site then cannot do is told to the server
-            if error.errno != errno.ENOSPC:
-                raise
-            part.unlink(missing_ok=True)
+        content = given.SerializeToString()
+        if not write_note(self._at_work, f"{self.attempt}\n".encode() + content):
+            return  # it goes on without the note; what the site then cannot do is told to the server
+        for held in self._held.glob("*.bin"):  # also where the program was killed between these lines
+            if held.read_bytes() == content:
+                held.unlink()
 
     def wanted(self, run_id: int) -> bool:
         """Return whether a run is still going on, so that an answer to it has a reader."""
@@ -293,6 +299,34 @@ class FleetConnection:
                 if error.code in ("federation.key_refused", "federation.clock", "federation.certificate"):
                     self._refused = error
                     return
+
+
+def _noted(path: Path, content: bytes) -> PullMessagesResponse:
+    """Return a message that was written down, whole."""
+    try:
+        given = PullMessagesResponse.FromString(content)
+    except DecodeError as error:
+        raise damaged(path) from error
+    if not given.messages_list:  # an empty file is a valid one of protobuf's
+        raise damaged(path)
+    return given
+
+
+def _site_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Return the site's private key; ``UserError`` ``federation.site_key`` where the file holds none."""
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key
+    raise UserError(
+        "federation.site_key",
+        what=f"{path}, this site's key, cannot be read: it is damaged, or no key of `site keys`.",
+        why="The server knows a site by its key.",
+        fix=f"Restore it from a backup; or make new keys with `python -m engine site keys --new "
+        f"{shlex.quote(str(path.parent))}`, and send site.csr to the coordinator.",
+    )
 
 
 class _SameVersion:

@@ -42,6 +42,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
 from engine.errors import UserError
+from engine.federation.backends.notes import read_number, write_note
 from engine.federation.backends.packing import pack, unpack
 from engine.federation.client_app import SiteError
 from engine.federation.connection_faults import plain_words
@@ -203,8 +204,9 @@ class SuperlinkGrid(HttpGrid):
         self._retry_invoker = patient()
 
     def __enter__(self) -> SuperlinkGrid:
-        if self._note is not None and self._note.is_file():
-            self._control.stop_run(int(self._note.read_text(encoding="utf-8")))
+        before = None if self._note is None else read_number(self._note)
+        if before is not None:
+            self._control.stop_run(before)
         self._token = self._acquire()
         with plain_words(self._addr):
             given = self._runtime_client.PullTaskInput(PullTaskInputRequest())
@@ -212,7 +214,7 @@ class SuperlinkGrid(HttpGrid):
         TaskIdentity.node_id = given.context.node_id
         self.set_run(run_from_proto(given.run))
         if self._note is not None:
-            self._note.write_text(str(given.run.run_id), encoding="utf-8")
+            write_note(self._note, str(given.run.run_id).encode())
         self._heart = threading.Thread(target=self._beat, name="superlink heartbeat", daemon=True)
         self._heart.start()
         return self
