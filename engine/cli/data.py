@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +18,7 @@ from engine.errors import UserError
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
+    from engine.data.datasets import Federation
     from engine.data.problems import Problem
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -32,33 +33,71 @@ def check(
     config: ConfigOption = None,
     held_out: HeldOutOption = None,
     settings: SetOption = None,
+    site: Annotated[
+        str | None,
+        typer.Option("--site", help="One site alone, as its images lie at a hospital: no others are needed"),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Read every image and mask of a dataset; name every fault, and what a person should know all the same."""
-    from engine.data.datasets import load_federation
     from engine.data.folders import read_folders
     from engine.data.problems import Problem, faults_of, warnings_of
 
     chosen = _config(root, preset=preset, config=config, held_out=held_out, settings=settings)
+    chosen = chosen if site is None else _alone(chosen, site)
     problems: Sequence[Problem] = ()
     if chosen.data.source == "folder":
         try:
             problems = read_folders(chosen.data, thorough=True).problems
         except UserError as error:  # there is nothing to look at: one fault
             problems = (Problem(error.code, error.what, error.fix),)
+    if site is not None:
+        problems = [_of_one_site(problem, site) for problem in problems]
     warnings = warnings_of(problems)
     if faults_of(problems):
         _print_faults(faults_of(problems), warnings, dataset=chosen.data.root or Path(), as_json=as_json)
         raise typer.Exit(2)
-    federation = load_federation(chosen.data, seed=chosen.seed, thorough=chosen.data.source == "phantom")
-    counts = {name: len(site.train) + len(site.validation) for name, site in federation.sites.items()}
-    counts[federation.test.name] = len(federation.test.test)
+    federation = _loaded(chosen, site)
+    counts = {name: len(found.train) + len(found.validation) for name, found in federation.sites.items()}
+    if federation.test.name:
+        counts[federation.test.name] = len(federation.test.test)
     if as_json:
         told = {"faults": [], "warnings": [problem.as_dict() for problem in warnings]}
         print_json({"dataset": federation.name, "classes": list(federation.classes), "images": counts} | told)
         return
-    print(f"{federation.name}: no faults in {sum(counts.values())} images of {len(counts)} sites.")
+    print(
+        f"{federation.name}: no faults in {sum(counts.values())} images of {len(counts)} site{'s'[: len(counts) != 1]}."
+    )
     _print_list(warnings, title="warning(s)")
+
+
+def _alone(config: RunConfig, site: str) -> RunConfig:
+    """Return ``config`` with one site: held out where that was asked for, else one that trains."""
+    if config.data.held_out not in (None, site):
+        raise UserError(
+            "cli.one_site",
+            what=f"--site {site} and --held-out {config.data.held_out} name two sites.",
+            why="One site's images are looked at: as those of a site that trains, or of the one that is held out.",
+            fix=f"Leave --held-out away, or give --held-out {site}.",
+        )
+    changed = {"sites": (site,), "protocol": "leave-one-site-out", "test_root": None}
+    return config.model_copy(update={"data": config.data.model_copy(update=changed)})
+
+
+def _loaded(config: RunConfig, site: str | None) -> Federation:
+    from engine.data.datasets import load_federation, load_site
+
+    if site is None:
+        return load_federation(config.data, seed=config.seed, thorough=config.data.source == "phantom")
+    held_out = config.data.held_out == site
+    return load_site(config.data, site, root=config.data.root or Path(), held_out=held_out, seed=config.seed)
+
+
+def _of_one_site(problem: Problem, site: str) -> Problem:
+    """Return what a problem of the whole dataset is where one site alone was looked at: others may have the class."""
+    if problem.code != "data.class_nowhere":
+        return problem
+    return replace(problem, what=problem.what.replace("any site", f"site '{site}'"), site=site, weight="warning")
 
 
 def _print_faults(faults: Sequence[Problem], warnings: Sequence[Problem], *, dataset: Path, as_json: bool) -> None:

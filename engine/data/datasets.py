@@ -208,7 +208,8 @@ def _held_out(config: DataConfig, source: Source) -> str:
             "data.too_few_sites",
             what=f"The dataset {source.name} takes part with {len(source.items)} site ({', '.join(source.items)}).",
             why="Leave-one-site-out needs one site to train on and one to hold out.",
-            fix="Add a site, or use data.protocol = 'fixed-test' with a data.test_root.",
+            fix="Add a site, or use data.protocol = 'fixed-test' with a data.test_root. A hospital's own folder, "
+            "with its images alone, is checked by `data check FOLDER --site NAME`.",
         )
     return held_out_site(config, source.items)
 

@@ -13,6 +13,7 @@ import torch
 
 from engine.config import RunConfig, parse_config
 from engine.data.datasets import Federation, load_site
+from engine.data.phantoms import TASKS
 from engine.data.problems import Problem, raise_problems
 from engine.errors import UserError
 from engine.federation.descriptions import SiteDescription
@@ -34,6 +35,7 @@ from engine.runs.identity import checkpoint_hash
 from engine.site import told
 from engine.site.consent import Consent
 from engine.site.data import SiteData, sites_here
+from engine.site.own_folder import check_own_folder
 from engine.site.program import SiteProgram
 from engine.site.side_work import SideWork
 from engine.site.state import SiteState
@@ -54,8 +56,15 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 def program(site: str, data: Path, folder: Path, say: Callable[[str], None]) -> Consent:
     """Return the program that `site up` serves: ``data`` holds dataset.toml and the site's own images.
 
-    It answers what the site allows; ``folder`` has its rules, its decisions and its record.
+    It answers what the site allows; ``folder`` has its rules, its decisions and its record. ``UserError``
+    ``site.folder`` where ``data`` is another folder; a site of phantoms can go without images.
     """
+    try:
+        check_own_folder(data, site=site)
+    except UserError as error:
+        if not any(site in task.sites for task in TASKS.values()):
+            raise
+        say(f"Nothing but runs of phantoms can be answered: {error}")
     return Consent(DeployedSite(site, data=data, folder=folder, say=say), site, folder, say)
 
 

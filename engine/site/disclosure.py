@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from engine.errors import UserError
+from engine.site.own_folder import CHECK
 
 TOLD = (
     "config", "deployment", "device", "distillation", "evaluation", "federation", "generator", "join", "lora", "method",
@@ -36,5 +37,5 @@ def for_server(error: Exception, *, site: str, task: str) -> UserError:
         error.code,
         what=f"Site {site} cannot answer {task}: something is wrong with its images or files ({error.code}).",
         why="The fault's own words name files or patients, and stay at the site.",
-        fix=f"Ask {site} to read the end of its logs/site.log, or to run: python -m engine data check FOLDER",
+        fix=f"Ask {site} to read the end of its logs/site.log, or to run: {CHECK.format(folder='FOLDER', site=site)}",
     )
