@@ -15,6 +15,7 @@ from flwr.app import ConfigRecord, Error, Message
 from engine.errors import UserError
 from engine.federation.backends.fleet import FORGOTTEN, FleetConnection
 from engine.federation.client_app import SiteError
+from engine.federation.exchange import failure_told
 from engine.federation.payload import PROGRAM_RECORD, RUN_RECORD, TOLD_RECORD, read_request, records, reply_content
 from engine.federation.tasks import APPROVAL, AT_WORK, HOW_FAR, ROUND, STEP, TOTAL, Listener, SiteReply, SiteRequest
 from engine.site.disclosure import for_server
@@ -125,7 +126,13 @@ def _handle(
         connection.drop()
         return
     if reply.has_error() or not is_poll:
-        say(f"The server was told: {reply.error.reason}" if reply.has_error() else f"Answered {about}.")
+        failed = reply.has_error()
+        say(f"The server was told: {_sentence(reply.error, site=site)}" if failed else f"Answered {about}.")
+
+
+def _sentence(told: Error, *, site: str) -> str:
+    """Return what the server hears of a fault, as it will say it: the reason itself is written for programs."""
+    return failure_told(told.reason or "", site=site).what
 
 
 def _answer(

@@ -54,8 +54,34 @@ def heard_of(error: Exception) -> tuple[dict[str, str], list[str]]:
 def test_a_fault_of_images_keeps_its_kind_and_loses_its_words(code: str) -> None:
     told, said = heard_of(UserError(code, what=f"{NAME} is broken.", why=f"{NAME} it is.", fix=f"Mend {NAME}."))
     assert told["code"] == code and told["site"] == "north" and NAME not in json.dumps(told)
-    assert "Site north cannot answer train.student" in told["what"] and "data check" in told["fix"]
+    assert "Site north cannot answer train.student" in told["what"] and "data check FOLDER --site north" in told["fix"]
     assert said == [f"{NAME} is broken."], "whoever runs the site reads all of it"
+
+
+class Sends(Waiting):
+    address, attempt = "a:1", 1
+
+    def send(self, reply: Message) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            UserError("data.mask_missing", what=f"{NAME} is broken.", why="w", fix="f"),
+            "something is wrong with its images",
+        ),
+        (UserError("federation.refused", what='It is "not allowed".', why="w", fix="f"), 'north: It is "not allowed".'),
+        (ValueError(NAME), "Site north failed at train.student with a ValueError."),
+    ],
+)
+def test_whoever_runs_the_site_reads_the_sentence_that_the_server_is_told(error: Exception, words: str) -> None:
+    said: list[str] = []
+    content = request_content(SiteRequest("north", TRAIN_STUDENT), arrays=to_payload({"w": np.zeros(1, np.float32)}))
+    message = Message(content, dst_node_id=1, message_type=TRAIN_STUDENT)
+    node._handle(message, Sends(), Failing(error), site="north", stop=Event(), say=said.append)  # type: ignore[arg-type]
+    assert said[-1].startswith("The server was told: ") and words in said[-1]
+    assert "{" not in said[-1] and "<class" not in said[-1] and NAME not in said[-1]
 
 
 def test_an_unexpected_fault_is_told_by_its_type() -> None:
