@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,7 +46,7 @@ class World:
             data = config.data.model_copy(update={"root": root})
             return connect.describe(config.model_copy(update={"backend": "local", "data": data}))
 
-        patch.setattr(sys.modules["engine.planning.plan"], "describe", told)
+        patch.setattr(importlib.import_module("engine.planning.plan"), "describe", told)
         patch.setattr(lifecycle, "advance_queue", lambda *_: None)
 
     def accept(self, name: str) -> None:
@@ -106,6 +106,33 @@ def test_sites_that_are_named_stay_as_they_are_and_have_to_be_accepted(world: Wo
             connect.with_sites(config_of(world, **{key: value}))
     local = load_config("phantom_cpu_smoke")
     assert connect.with_sites(local) is local
+
+
+@pytest.mark.parametrize("by", ["the command line", "the page", "a plan"])
+def test_phantoms_at_hospitals_are_refused_before_anybody_is_asked(
+    by: str, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The preset's own source and held-out site: a newcomer gives nothing but --server."""
+    world.accept("north")
+    federations.revoke(world.federation, NAMES[0])
+    words = ["--preset", "phantom_cpu_smoke", "--server", str(world.federation.folder), "--home", str(world.home)]
+    if by == "the page":
+        values = load_config("phantom_cpu_smoke", overrides={"backend": "superlink", "server": words[3]})
+        with pytest.raises(UserError) as raised:
+            Studio(Settings(home=world.home)).launch(values.model_dump(mode="json"), by=LOCAL)
+        said = raised.value.what + raised.value.fix
+    else:
+        assert main([*({"a plan": ["plan"]}.get(by, ["run", "--detach"])), *words]) == 2
+        said = capsys.readouterr().err
+    assert "north" in said and "--set data.source=folder" in said and "--held-out SITE" in said and world.asked == []
+
+
+def test_phantoms_at_their_own_sites_can_be_run(world: World) -> None:
+    config = config_of(world, **{"data.source": "phantom", "data.task": "polyp"})
+    assert connect.with_sites(config).data.sites == NAMES
+    with pytest.raises(UserError) as raised:
+        connect.with_sites(config_of(world, **{"data.source": "phantom", "data.task": "fundus"}))
+    assert raised.value.code == "federation.no_phantoms"
 
 
 @pytest.mark.parametrize("protocol", ["leave-one-site-out", "fixed-test"])

@@ -8,16 +8,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from engine.config import RunConfig
+from engine.data.phantoms import TASKS
 from engine.errors import UserError
 
 
 def participants(config: RunConfig, accepted: Iterable[str]) -> tuple[tuple[str, ...], str]:
     """Return the sites of a run, sorted, and the one that is held out; "" where the test set is the server's own.
 
-    ``accepted`` are the sites that may take part by their keys. Raises ``UserError`` ``federation.site_not_accepted``.
+    ``accepted`` are the sites that may take part by their keys. Raises ``UserError`` ``federation.site_not_accepted``,
+    and ``federation.no_phantoms`` for a run of phantoms that these sites are none of.
     """
     known = sorted(accepted)
     chosen = sorted(config.data.sites or known)
+    _check_phantoms(config, chosen, known=known)
     held_out = ""
     if config.data.protocol == "leave-one-site-out":
         held_out = config.data.held_out or (chosen[-1] if chosen else "")
@@ -50,6 +53,24 @@ def for_sites(config: RunConfig, *, names: Sequence[str], held_out: str) -> str:
     values["data"] |= {"sites": list(names), "held_out": held_out or None, "root": None, "test_root": None}
     values["data"]["protocol"] = "leave-one-site-out"
     return json.dumps(values | {"backend": "local", "server": None, "name": "run"}, sort_keys=True)
+
+
+def _check_phantoms(config: RunConfig, chosen: Sequence[str], *, known: Sequence[str]) -> None:
+    """Refuse phantoms at hospitals before anybody is asked: a site could only say that its images are wrong."""
+    task = TASKS.get(config.data.task)
+    strangers = [] if task is None else [name for name in chosen if name not in task.sites]
+    if config.data.source == "folder" or task is None or not strangers:
+        return
+    held_out = ""
+    if config.data.protocol == "leave-one-site-out" and config.data.held_out not in known:
+        held_out = f", and choose who is held out with --held-out SITE (data.held_out): {', '.join(known) or 'none'}"
+    raise UserError(
+        "federation.no_phantoms",
+        what=f"The configuration asks for phantoms of the task '{task.name}' (data.source = \"phantom\"), and "
+        f"{', '.join(strangers)} {'is' if len(strangers) == 1 else 'are'} none of its sites.",
+        why="Hospitals have images in folders; a site of phantoms draws its own, by its name.",
+        fix=f"Give --set data.source=folder (the setting data.source){held_out}.",
+    )
 
 
 def _not_accepted(config: RunConfig, unknown: Sequence[str], *, known: Sequence[str]) -> UserError:
