@@ -27,6 +27,9 @@ PNG_PICTURE = (b"PLTE", b"IDAT", b"IEND")
 UNNAMED_ALPHA = {"BGRX": (4, 3, 0), "XBGR": (4, 0, 0), "BGXR": (4, 2, 0), "BGR;15": (2, 1, 7)}
 """Pillow's BMP layouts with spare bits: bytes of a pixel, which of them holds these bits, and how many lie below."""
 
+BITMAP_DEPTHS = (("1", 1), ("L", 8))
+"""Pillow's modes of BMP files with a grey palette, and the bits of a pixel that it reads in each."""
+
 
 class PictureFormat:
     """PNG, JPEG, JPEG-LS, JPEG 2000, BMP: one picture a file."""
@@ -132,6 +135,10 @@ def _bitmap(path: Path) -> Image.Image:
 def _decoded_bitmap(path: Path, *, as_labels: bool) -> tuple[np.ndarray, int]:
     with _bitmap(path) as bitmap:
         require_bytes(path, num_values=bitmap.height * bitmap.width * 4, dtype=np.uint8, copies=3)
+        bits = _bits_of_bitmap(path)
+        if (bitmap.mode, bits) not in BITMAP_DEPTHS and bitmap.mode in ("1", "L"):
+            indices = _misread_indices(path, bitmap, bits)
+            return (indices, 8) if bitmap.mode == "L" else (indices == 1, 1)
         if bitmap.mode == "1":
             return np.array(bitmap.convert("L")) != 0, 1
         if bitmap.mode == "P" and not as_labels:
@@ -142,6 +149,23 @@ def _decoded_bitmap(path: Path, *, as_labels: bool) -> tuple[np.ndarray, int]:
         return (values if values.ndim == 2 else values[..., :3]), 8
     alpha = _unnamed_alpha(path, values.shape[:2], offset=layout[2], layout=layout[3])
     return (values if alpha is None else np.dstack([values, alpha])), 8
+
+
+def _bits_of_bitmap(path: Path) -> int:
+    with path.open("rb") as file:
+        head = file.read(30)
+    return int(struct.unpack_from("<H", head, 24 if head[14] == 12 else 28)[0])
+
+
+def _misread_indices(path: Path, bitmap: Image.Image, bits: int) -> np.ndarray:
+    """Return (H, W) uint8 of a file whose grey palette Pillow takes for the depth: a black and white one for 1 bit."""
+    decoder, _, offset, layout = bitmap.tile[0]
+    if decoder != "raw" or bits not in (4, 8):
+        raise unsupported(path, "it is of a rare kind (a short grey palette, compressed)", fix=CONVERT)
+    with _mapped(path) as data:
+        stored = data[offset : offset + layout[1] * bitmap.height]
+    raw_mode = "P" if bits == 8 else "P;4"
+    return np.array(Image.frombytes("P", bitmap.size, stored, "raw", raw_mode, *layout[1:]))
 
 
 def _unnamed_alpha(path: Path, shape: tuple[int, int], *, offset: int, layout: tuple) -> np.ndarray | None:

@@ -86,3 +86,27 @@ def test_bmp_masks_in_the_sixteenth_bit_are_refused(tmp_path: Path, masks: tuple
     refused(drawn, "lies in the alpha channel", read_mask)
     for name, pixels in (("b", shape * np.uint16(0x7FFF)), ("c", shape * np.uint16(0xFFFF))):
         np.testing.assert_array_equal(read_mask(bitmap(tmp_path / f"{name}.bmp", pixels, masks=masks)), MASK * 255)
+
+
+def indexed(path: Path, rows: list[list[int]], *, bits: int, greys: list[int], compression: int = 0) -> Path:
+    """Write a BMP with a grey palette byte by byte, from the bottom up."""
+    words = [int("".join(format(value, f"0{bits}b") for value in row).ljust(32, "0"), 2) for row in rows]
+    content = b"".join(word.to_bytes(4, "big") for word in reversed(words))  # a row is whole words of 4 bytes
+    table = b"".join(bytes((grey, grey, grey, 0)) for grey in greys)
+    offset = 54 + len(table)
+    info = struct.pack("<IiiHHIIiiII", 40, len(rows[0]), len(rows), 1, bits, compression, 0, 0, 0, len(greys), 0)
+    path.write_bytes(b"BM" + struct.pack("<IHHI", offset + len(content), 0, 0, offset) + info + table + content)
+    return path
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_bmp_with_a_palette_shorter_than_its_depth(tmp_path: Path, bits: int) -> None:
+    rows = [[0, 1, 1], [0, 0, 1]]
+    path = indexed(tmp_path / "a.bmp", rows, bits=bits, greys=[0, 255])  # Pillow reads such files as 1 bit
+    np.testing.assert_array_equal(read_image(path)[0], grey3(np.array(rows, np.uint8) * 255))
+    np.testing.assert_array_equal(read_mask(path) != 0, rows)
+    if bits > 1:
+        path = indexed(tmp_path / "b.bmp", [[0, 3, 7], [2, 5, 1]], bits=bits, greys=list(range(16)))
+        np.testing.assert_array_equal(read_image(path)[0][..., 0], [[0, 3, 7], [2, 5, 1]])
+        np.testing.assert_array_equal(read_mask(path), [[0, 3, 7], [2, 5, 1]])
+        refused(indexed(tmp_path / "c.bmp", rows, bits=bits, greys=[0, 255], compression=3 - bits // 4), "rare kind")
