@@ -169,7 +169,9 @@ def read_reference(path: Path, volume: SourceVolume, *, num_classes: int) -> np.
     masks_KSHW = np.zeros((num_classes, len(volume), volume.geometry.height_px, volume.geometry.width_px), np.uint8)
     with held_open():
         for number in range(len(volume)):
-            labels = read_mask(path, slice_index=number, slice_axis=volume.slice_axis, like=volume.geometry)
+            white = 255 if num_classes == 1 else None
+            axis = volume.slice_axis
+            labels = read_mask(path, slice_index=number, slice_axis=axis, like=volume.geometry, white=white)
             labels = labels if labels.ndim == 2 else labels[..., 0]
             about = image_info(path, slice_axis=volume.slice_axis)
             if labels.shape != masks_KSHW.shape[2:] or not (about.is_sparse or about.num_slices == len(volume)):

@@ -8,6 +8,9 @@ import numpy as np
 
 from engine.data.description import DatasetDescription
 
+PLAIN = ((0, 1), (0, 255))
+"""(background, foreground) of masks for which nothing is declared."""
+
 
 class MaskValueError(ValueError):
     """A mask holds values, or a shape, that the dataset's description does not allow; the text says which.
@@ -44,6 +47,16 @@ class MaskRule:
             description.classes, description.mask_values, description.mask_background, description.mask_threshold
         )
 
+    @property
+    def white(self) -> int | None:
+        """What white is in a mask whose palette has black and white alone; None where its own numbers are declared.
+
+        {0, 1} and {0, 255} are what is read without a declaration, too, so declaring them says nothing of a palette.
+        """
+        if self.values is None or self.values in PLAIN:
+            return self.values[1] if isinstance(self.values, tuple) else PLAIN[-1][1]
+        return None
+
     def planes(self, labels: list[np.ndarray]) -> np.ndarray:
         """Return (K, H, W) uint8 in {0, 1} of one file for all classes, or one file a class; classes may overlap."""
         if len(labels) == len(self.classes) > 1:
@@ -70,7 +83,7 @@ class MaskRule:
         """Return one class's plane (H, W) uint8 in {0, 1}."""
         if self.threshold is not None:
             return (labels_HW >= self.threshold).astype(np.uint8)
-        pairs = ((0, 1), (0, 255)) if not isinstance(self.values, tuple) else (self.values,)
+        pairs = PLAIN if not isinstance(self.values, tuple) else (self.values,)
         for background, foreground in pairs:
             plane = labels_HW == foreground
             if (plane | (labels_HW == background)).all():

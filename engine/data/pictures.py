@@ -19,16 +19,17 @@ from PIL import Image
 from engine.data.budget import require_bytes
 from engine.data.picture_headers import PNG_SIGNATURE, PictureHeader, ends_as_jpeg, png_chunks, read_header
 from engine.data.pixels import Geometry
-from engine.data.samples import cmyk_to_rgb, label_plane, picture, unsupported, upright, upright_size
+from engine.data.samples import cmyk_to_rgb, label_plane, palette_plane, picture, unsupported, upright, upright_size
 
 CONVERT = "Convert it to an 8 or 16 bit PNG, in grey or RGB."
 PNG_PICTURE = (b"PLTE", b"IDAT", b"IEND")
 """Chunks that a picture needs: profiles, texts and transparency are not inflated."""
 UNNAMED_ALPHA = {"BGRX": (4, 3, 0), "XBGR": (4, 0, 0), "BGXR": (4, 2, 0), "BGR;15": (2, 1, 7)}
 """Pillow's BMP layouts with spare bits: bytes of a pixel, which of them holds these bits, and how many lie below."""
-
 BITMAP_DEPTHS = (("1", 1), ("L", 8))
 """Pillow's modes of BMP files with a grey palette, and the bits of a pixel that it reads in each."""
+_Decoded = tuple[np.ndarray, int, np.ndarray | None]
+"""Numbers, their depth in bits, and the palette (N, 3) uint8 of those that are kept as its indices."""
 
 
 class PictureFormat:
@@ -48,13 +49,14 @@ class PictureFormat:
     @staticmethod
     def image(path: Path, *, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
         """Return (H, W) or (H, W, 3); palettes and inks become RGB, alpha is dropped."""
-        values, bits = _decoded(path, as_labels=False)
+        values, bits, _ = _decoded(path, as_labels=False)
         return picture(path, values, bits=bits, value_range=value_range)
 
     @staticmethod
-    def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
-        """Return the stored numbers; a palette picture gives its indices."""
-        return label_plane(path, _decoded(path, as_labels=True)[0])
+    def labels(path: Path, *, slice_index: int, slice_axis: int, white: int | None = 255) -> np.ndarray:
+        """Return the stored numbers; of a palette its indices, or 0 and ``white`` (:func:`palette_plane`)."""
+        labels, _, palette = _decoded(path, as_labels=True)
+        return label_plane(path, labels) if palette is None else palette_plane(labels, palette, white=white)
 
 
 @contextmanager
@@ -63,8 +65,8 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
         yield data
 
 
-def _decoded(path: Path, *, as_labels: bool) -> tuple[np.ndarray, int]:
-    """Return the stored numbers (H, W) or (H, W, C), upright, without alpha for a picture, and their depth in bits."""
+def _decoded(path: Path, *, as_labels: bool) -> _Decoded:
+    """Return the stored numbers (H, W) or (H, W, C), upright, without alpha for a picture."""
     with _mapped(path) as data:
         header = read_header(data)
         if header is None:
@@ -77,47 +79,54 @@ def _decoded(path: Path, *, as_labels: bool) -> tuple[np.ndarray, int]:
         working = np.int32 if header.kind == "jpeg2000" else np.uint8 if header.bits <= 8 else np.uint16
         size = header.height_px * header.width_px * (3 if header.is_palette else header.channels)
         require_bytes(path, num_values=size, dtype=working, copies=4)
-        values, bits = _DECODERS[header.kind](data, header, as_labels)
+        values, bits, palette = _DECODERS[header.kind](data, header, as_labels)
     if values.shape[:2] != (header.height_px, header.width_px):
         raise ValueError(f"it decodes to {values.shape}, its header says {header.height_px} x {header.width_px}")
     if header.kind == "jpeg" and header.channels == 4:
         values = cmyk_to_rgb(2**bits - 1 - values, 2**bits - 1)  # stored inverted, as Adobe does and viewers expect
     elif values.ndim == 3 and values.shape[2] in (2, 4) and not as_labels:
         values = values[..., :-1]
-    return upright(values, header.orientation), bits
+    return upright(values, header.orientation), bits, palette
 
 
-def _png(data: mmap.mmap, header: PictureHeader, as_labels: bool) -> tuple[np.ndarray, int]:
+def _png(data: mmap.mmap, header: PictureHeader, as_labels: bool) -> _Decoded:
     """libpng widens palettes to colours; labels need the indices, which are what the same rows say as grey."""
     ihdr = bytearray(data[16:29])
     is_indexed = header.is_palette and as_labels
     if is_indexed:
         ihdr[9] = 0
-    stream = [PNG_SIGNATURE, _chunk(b"IHDR", bytes(ihdr))]
+    stream, colours = [PNG_SIGNATURE, _chunk(b"IHDR", bytes(ihdr))], b""
     for name, start, end in png_chunks(data):
+        if name == b"PLTE":
+            colours = data[start:end]
         if name in PNG_PICTURE and not (is_indexed and name == b"PLTE"):
             stream.append(data[start - 8 : end + 4])
     values = imagecodecs.png_decode(b"".join(stream))
     if header.is_palette and not is_indexed:
-        return values, 8
+        return values, 8, None
     if header.bits < 8:  # libpng widens these to 8 bits
         values = values // np.uint8(255 // (2**header.bits - 1))
-    return values, header.bits
+    return values, header.bits, _table(colours) if is_indexed else None
+
+
+def _table(colours: bytes) -> np.ndarray:
+    """Return (N, 3) of a palette's bytes, red, green, blue."""
+    return np.frombuffer(colours[: len(colours) // 3 * 3], np.uint8).reshape(-1, 3)
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
-def _jpeg(data: mmap.mmap, header: PictureHeader, as_labels: bool) -> tuple[np.ndarray, int]:
+def _jpeg(data: mmap.mmap, header: PictureHeader, as_labels: bool) -> _Decoded:
     if not ends_as_jpeg(data):
         raise ValueError("its end is missing")
     decode = imagecodecs.jpegls_decode if header.kind == "jpegls" else imagecodecs.jpeg_decode
-    return decode(data[:]), header.bits
+    return decode(data[:]), header.bits, None
 
 
-def _jpeg2000(data: mmap.mmap, header: PictureHeader, as_labels: bool) -> tuple[np.ndarray, int]:
-    return imagecodecs.jpeg2k_decode(data[:]), header.bits
+def _jpeg2000(data: mmap.mmap, header: PictureHeader, as_labels: bool) -> _Decoded:
+    return imagecodecs.jpeg2k_decode(data[:]), header.bits, None
 
 
 _DECODERS = {"png": _png, "jpeg": _jpeg, "jpegls": _jpeg, "jpeg2000": _jpeg2000}
@@ -132,23 +141,25 @@ def _bitmap(path: Path) -> Image.Image:
         raise
 
 
-def _decoded_bitmap(path: Path, *, as_labels: bool) -> tuple[np.ndarray, int]:
+def _decoded_bitmap(path: Path, *, as_labels: bool) -> _Decoded:
     with _bitmap(path) as bitmap:
         require_bytes(path, num_values=bitmap.height * bitmap.width * 4, dtype=np.uint8, copies=3)
         bits = _bits_of_bitmap(path)
         if (bitmap.mode, bits) not in BITMAP_DEPTHS and bitmap.mode in ("1", "L"):
             indices = _misread_indices(path, bitmap, bits)
-            return (indices, 8) if bitmap.mode == "L" else (indices == 1, 1)
+            return (indices, 8, None) if bitmap.mode == "L" else (indices == 1, 1, None)
         if bitmap.mode == "1":
-            return np.array(bitmap.convert("L")) != 0, 1
-        if bitmap.mode == "P" and not as_labels:
-            return np.array(bitmap.convert("RGB")), 8
+            return np.array(bitmap.convert("L")) != 0, 1, None
+        if bitmap.mode == "P":
+            if as_labels:
+                return np.array(bitmap), 8, _table(bytes(bitmap.getpalette() or ()))
+            return np.array(bitmap.convert("RGB")), 8, None
         layout = bitmap.tile[0]
         values = np.array(bitmap)
     if not as_labels or values.ndim == 2:
-        return (values if values.ndim == 2 else values[..., :3]), 8
+        return (values if values.ndim == 2 else values[..., :3]), 8, None
     alpha = _unnamed_alpha(path, values.shape[:2], offset=layout[2], layout=layout[3])
-    return (values if alpha is None else np.dstack([values, alpha])), 8
+    return (values if alpha is None else np.dstack([values, alpha])), 8, None
 
 
 def _bits_of_bitmap(path: Path) -> int:

@@ -2,7 +2,8 @@
 
 Reader contract. A file holds one picture or a volume of slices. ``read_image`` gives one of them as (H, W, 3): row 0 at
 the top, column 0 on the left, channels RGB, grey repeated; uint8 for 8-bit files, uint16 for 16-bit PNG, TIFF, npy and
-DICOM colours, else float32 in [0, 1]. ``read_mask`` gives the stored numbers as they are, (H, W) or (H, W, C) integers.
+DICOM colours, else float32 in [0, 1]. ``read_mask`` gives the stored numbers as they are, (H, W) or (H, W, C) integers;
+of a palette picture that shows black and white alone, what it shows.
 The size that ``image_info`` tells from the header is the size of the pixels.
 
 One rule of orientation: a picture is what a viewer of its format shows. Frames of DICOM and pages of TIFF are the
@@ -102,9 +103,17 @@ def read_image(
 
 
 def read_mask(
-    path: str | Path, *, slice_index: int = 0, slice_axis: int = 2, like: Geometry | None = None
+    path: str | Path,
+    *,
+    slice_index: int = 0,
+    slice_axis: int = 2,
+    like: Geometry | None = None,
+    white: int | None = 255,
 ) -> np.ndarray:
     """Return the stored labels, (H, W) or (H, W, C) integers: palette indices, not colours; no window.
+
+    A palette picture that shows black and white alone is 0 and ``white`` instead, for its program chose the numbers.
+    With ``white`` None it keeps them: for whoever knows what they mean.
 
     With ``like``, its image's geometry, the mask is brought to the image's pixels (:func:`place_mask`), and
     ``slice_index`` counts the image's slices. Raises ``UserError`` as :func:`image_info`, ``data.mask_elsewhere``.
@@ -121,7 +130,10 @@ def read_mask(
         slice_index = found
     _refuse_index(path, slice_index, geometry)
     with reading(path, suffix=file_suffix(path)):
-        labels = np.asarray(_format(path).labels(path, slice_index=slice_index, slice_axis=slice_axis))
+        decoder, where = _format(path), {"slice_index": slice_index, "slice_axis": slice_axis}
+        if decoder in (pictures.PictureFormat, tiff.TiffFormat):  # the formats that have palettes
+            where["white"] = white  # type: ignore[assignment]
+        labels = np.asarray(decoder.labels(path, **where))
         return fit.pixels(_whole(path, labels))
 
 

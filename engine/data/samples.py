@@ -12,6 +12,9 @@ from engine.errors import UserError
 FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
 """Steps along rows and columns that follow the transposition of 5 to 8 (TIFF 6.0, tag 274; EXIF means the same)."""
 
+BLOCK = 1 << 18
+"""Pixels that are worked on at once where numpy needs wide numbers in between (ours)."""
+
 
 def unsupported(path: Path, fault: str, *, fix: str) -> UserError:
     """Return the error of a file that is sound but of a kind that is not read; ``fault`` says which."""
@@ -104,6 +107,36 @@ def label_plane(path: Path, labels: np.ndarray) -> np.ndarray:
                 fix="Flatten the mask onto black and save it as a grey picture without transparency.",
             )
     return np.ascontiguousarray(plane)
+
+
+def palette_plane(indices: np.ndarray, colours: np.ndarray, *, white: int | None) -> np.ndarray:
+    """Return a mask (H, W) stored as indices of ``colours`` (N, 3) uint8: ``white`` and 0 where it shows those alone.
+
+    Programs that make a palette of a black and white mask put white first as often as black: there the numbers mean
+    nothing, and what is shown is the mask. Label maps, and whatever else has other colours, keep their indices; all
+    do with ``white`` None, for whoever has declared what the numbers mean. Of one colour alone the whole palette
+    decides: a label map on white without any label has a palette of other colours, too.
+    """
+    numbers = indices.view(np.uint8) if indices.dtype == bool else indices
+    used = _used(numbers, len(colours)) if white is not None else None
+    if used is None or not 1 <= len(used) <= 2:
+        return indices
+    is_white, is_black = (colours == 255).all(axis=1), (colours == 0).all(axis=1)
+    shown = is_white[used]
+    if not (is_white | is_black)[used].all() or (len(used) == 2 and shown[0] == shown[1]):
+        return indices
+    if len(used) == 1 and not ((is_white | is_black).all() and is_white.any()):
+        return indices
+    foreground = numbers == used[shown][0] if shown.any() else np.zeros(numbers.shape, bool)
+    return foreground.view(np.uint8) * np.uint8(white)
+
+
+def _used(indices: np.ndarray, num_colours: int) -> np.ndarray | None:
+    """Return which of ``num_colours`` indices occur, None where one lies beyond them."""
+    seen, flat = np.zeros(1 + np.iinfo(indices.dtype).max, bool), indices.reshape(-1)
+    for start in range(0, flat.size, BLOCK):
+        seen[flat[start : start + BLOCK]] = True
+    return None if seen[num_colours:].any() else np.flatnonzero(seen)
 
 
 def cmyk_to_rgb(cmyk: np.ndarray, top: int) -> np.ndarray:

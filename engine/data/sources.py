@@ -100,7 +100,8 @@ class FolderItem:
         """Return the numbers stored in one of the mask files, (h, w) or (h, w, C), on the image's pixels."""
         try:
             axis = self.description.slice_axis
-            return read_mask(path, slice_index=self.slice_index, slice_axis=axis, like=self.geometry)
+            white = MaskRule.of(self.description).white
+            return read_mask(path, slice_index=self.slice_index, slice_axis=axis, like=self.geometry, white=white)
         except UserError as error:
             raise self._located(error) from error
 

@@ -26,6 +26,7 @@ from engine.data.samples import (
     cmyk_to_rgb,
     has_known_range,
     label_plane,
+    palette_plane,
     picture,
     require_finite,
     unsupported,
@@ -82,8 +83,10 @@ class TiffFormat:
             return picture(path, seen, bits=bits, value_range=value_range, white_is_zero=white_is_zero)
 
     @staticmethod
-    def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
+    def labels(path: Path, *, slice_index: int, slice_axis: int, white: int | None = 255) -> np.ndarray:
         """Return one slice's stored numbers; several grey channels, one for each class, as (H, W, C).
+
+        A palette's are its indices, or 0 and ``white`` (:func:`palette_plane`).
 
         Of one bit, white is foreground however it is stored. Deeper label maps keep their numbers: white-is-zero says
         how they are shown, not what they mean; where black and white alone occur nobody can tell: refused.
@@ -103,6 +106,8 @@ class TiffFormat:
                 elif labels.max() == top and np.isin(labels, (0, top)).all():
                     fault = "its white is zero, so its mask may be what is stored or what is shown"
                     raise unsupported(path, fault, fix="Save the mask with black as zero.")
+            if stack.photometric == PHOTOMETRIC.PALETTE and labels.ndim == 2 and labels.dtype.kind in "bu":
+                return palette_plane(labels, stack.palette(slice_index), white=white)
             is_channels = stack.photometric in GREY and stack.num_grey not in (1, 3)
             return labels if is_channels else label_plane(path, labels)
 
@@ -221,12 +226,8 @@ class _Stack:
         if self.photometric in GREY and self.num_grey in (1, 3):
             return (plane if plane.ndim == 2 else plane[..., 0] if self.num_grey == 1 else plane[..., :3]), self.bits
         if self.photometric == PHOTOMETRIC.PALETTE and self.num_grey == 1 and plane.dtype.kind in "bu":
-            colormap = self._page(slice_index).colormap
-            if colormap is None:
-                raise ValueError("its palette is missing")
             indices = (plane if plane.ndim == 2 else plane[..., 0]).astype(np.intp)
-            colours = colormap if colormap.max() <= 255 else colormap >> 8
-            return colours.astype(np.uint8).T[indices], 8
+            return self.palette(slice_index)[indices], 8
         if self.photometric == PHOTOMETRIC.RGB and key.samplesperpixel in (3, 4):
             return plane[..., :3], self.bits
         if self.photometric == PHOTOMETRIC.YCBCR and key.compression in JPEGS and key.samplesperpixel == 3:
@@ -236,6 +237,13 @@ class _Stack:
             return cmyk_to_rgb(plane, 2**self.bits - 1), self.bits
         fault = f"its {key.samplesperpixel} channels ({self.colours}) are neither grey, RGB, CMYK nor a palette"
         raise unsupported(self.path, fault, fix=CONVERT)
+
+    def palette(self, slice_index: int) -> np.ndarray:
+        """Return the colours (N, 3) uint8 of one slice's indices."""
+        colormap = self._page(slice_index).colormap
+        if colormap is None:
+            raise ValueError("its palette is missing")
+        return (colormap if colormap.max() <= 255 else colormap >> 8).astype(np.uint8).T
 
     @property
     def is_calibrated(self) -> bool:

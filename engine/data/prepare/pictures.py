@@ -52,7 +52,7 @@ def bright(path: Path, *, above: float = 127.5) -> np.ndarray:
 
 def labels(path: Path) -> np.ndarray:
     """Return the stored numbers of a mask (H, W): palette indices, or grey levels."""
-    return read_mask(path)
+    return read_mask(path, white=None)
 
 
 def white(paths: list[Path]) -> dict[str, np.ndarray]:
