@@ -1,7 +1,8 @@
 """Decoder of TIFF: tifffile with imagecodecs, and nothing else.
 
 Slices are the pages of the first picture series that is no thumbnail, in the file's own order of axes (time, depth and
-separate microscopy channels are all slices); thumbnails, pyramid levels and pages of another size are not.
+separate microscopy channels are all slices), and all pages where equal ones were written one by one; thumbnails,
+pyramid levels and pages of another size are not.
 A picture is turned as tag 274 says, white-is-zero is turned over at every depth, palettes and inks become RGB.
 """
 
@@ -33,7 +34,7 @@ from engine.data.samples import (
     upright,
     upright_size,
 )
-from engine.data.tiff_directories import open_tiff
+from engine.data.tiff_directories import THUMBNAIL_OR_MASK, open_tiff
 
 GREY = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MASK)
 JPEGS = (COMPRESSION.OJPEG, COMPRESSION.JPEG, COMPRESSION.JPEG_LOSSY, COMPRESSION.ALT_JPEG)
@@ -48,8 +49,6 @@ JPEG2000 = (
 SIZED = (*JPEGS, *JPEG2000, COMPRESSION.PNG, COMPRESSION.WEBP)
 """Picture formats within TIFF whose size is read, or small by their standard (WebP), before they are decoded."""
 EMBEDDED_HEADER_BYTES = 1 << 16
-THUMBNAIL_OR_MASK = 0b101
-"""Bits of NewSubfileType: a reduced picture, a transparency mask."""
 ORIENTATION, INK_SET, GDAL_NODATA = 274, 332, 42113
 IMAGEJ_STRAIGHT_LINE, IMAGEJ_NONE = 0, 20
 """Functions of a calibration (``ij.measure.Calibration``): value = c0 + c1 * stored number, or none."""

@@ -6,10 +6,13 @@ file of half a megabyte with 5,000 pages of 5,000 sizes kept it busy for minutes
 
 from __future__ import annotations
 
+import math
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from xml.etree import ElementTree
@@ -25,12 +28,19 @@ MAX_KINDS = 256
 """Pages that differ in size or in how they are stored (ours): 256 take a quarter of a second, 1,000 four."""
 MAX_COMPARED = 2048
 """Pages of one kind beside pages of another (ours): 2,048 take a third of a second, 16,000 twenty."""
+MAX_SERIES = 512
+"""Pages that begin a series of their own and are no stack together (ours): 512 take a second, 2,048 seven."""
 MAX_TAGS = 4096
 """Tags of one page above which tifffile takes its directory for damaged."""
 KIND_TAGS = frozenset((256, 257, 258, 259, 262, 266, 277, 278, 284, 317, 322, 323, 338, 339, 32997, 32998))
 """What tifffile tells kinds of pages by: size, samples, strips or tiles, compression, colours."""
 KIND_BYTES = 64
-SUB_IFDS = 330
+SUBFILE_TYPE, DESCRIPTION, SUB_IFDS = 254, 270, 330
+THUMBNAIL_OR_MASK = 0b101
+"""Bits of NewSubfileType: a reduced picture, a transparency mask."""
+SHAPE = re.compile(rb'\{"shape": \[([0-9, ]{0,200})\]')
+"""How the description begins in which tifffile notes the shape of what it writes."""
+NOTE_BYTES = 256
 BYTES_OF_TYPE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 AS_BYTES = (1, 2, 7)
 """Types whose values stay one string; each value of the others becomes a number of its own."""
@@ -46,27 +56,30 @@ def open_tiff(path: Path) -> tifffile.TiffFile:
     ``ValueError`` where its pages lead back to an earlier one.
     """
     about = path.stat()
-    _refuse_directories(path, about.st_mtime_ns, about.st_size, limit_bytes())
-    return _opened(path)
+    is_page_by_page = _refuse_directories(path, about.st_mtime_ns, about.st_size, limit_bytes())
+    # tifffile would make a series of each page that says its own shape
+    return _opened(path, is_shaped=False if is_page_by_page else None)
 
 
-def _opened(path: Path) -> tifffile.TiffFile:
+def _opened(path: Path, *, is_shaped: bool | None = None) -> tifffile.TiffFile:
     # never another file that this one names, and no frames where ScanImage's first ones only suggest them
-    return tifffile.TiffFile(path, _multifile=False, is_scanimage=False)
+    return tifffile.TiffFile(path, _multifile=False, is_scanimage=False, is_shaped=is_shaped)
 
 
 @lru_cache(maxsize=256)  # the slices of a stack are asked for one after the other
-def _refuse_directories(path: Path, modified_ns: int, num_bytes: int, limit: int) -> None:
+def _refuse_directories(path: Path, modified_ns: int, num_bytes: int, limit: int) -> bool:
+    """Return whether its pages are one stack that was written page by page (:func:`_is_page_by_page`)."""
     with _opened(path) as file:
-        _refuse(path, file, limit=limit)
+        return _refuse(path, file, limit=limit)
 
 
-def _refuse(path: Path, file: tifffile.TiffFile, *, limit: int) -> None:
+def _refuse(path: Path, file: tifffile.TiffFile, *, limit: int) -> bool:
     kinds: Counter[tuple] = Counter()
-    taken, pages, has_parts = 0, 0, False
-    for kind, num_bytes, is_part in _directories(file):
+    taken, pages, has_parts, described = 0, 0, False, _Described()
+    for kind, num_bytes, is_part, about in _directories(file):
         kinds[kind] += 1
         taken, pages, has_parts = taken + num_bytes, pages + 1, has_parts or is_part
+        described.add(about)
         if pages > MAX_PAGES:
             raise _too_many(path, f"more than {MAX_PAGES:,} pages")
         if len(kinds) > MAX_KINDS:
@@ -75,12 +88,40 @@ def _refuse(path: Path, file: tifffile.TiffFile, *, limit: int) -> None:
             raise over_budget(path, f"more than {limit / 2**20:,.0f} MiB in its tags alone")
     if (len(kinds) > 1 or has_parts) and sum(count**2 for count in kinds.values()) > MAX_COMPARED**2:
         raise _too_many(path, f"{pages:,} pages, which are not all of one kind")
+    is_page_by_page = len(kinds) == 1 and not has_parts and described.is_every_page(file, pages)
+    if described.pages > MAX_SERIES and not is_page_by_page:
+        raise _too_many(path, f"{described.pages:,} pages that begin a series of their own")
     if file.is_ome:
         _refuse_ome(path, file.ome_metadata or "")
+    return is_page_by_page
 
 
-def _directories(file: tifffile.TiffFile) -> Iterator[tuple[tuple, int, bool]]:
-    """Yield (kind, bytes of its tags in memory, whether another page names it) of each page as tifffile finds it."""
+@dataclass
+class _Described:
+    """Pages in which tifffile has noted the shape of what it wrote, and their samples by what the notes say."""
+
+    pages: int = 0
+    samples: int = 0
+    has_reduced: bool = False
+
+    def add(self, about: tuple[bytes, int]) -> None:
+        """Count one page by (description, NewSubfileType)."""
+        noted = SHAPE.match(about[0])
+        if noted:
+            self.pages += 1
+            self.samples += math.prod(int(number) for number in noted[1].split(b",") if number.strip())
+        self.has_reduced = self.has_reduced or bool(about[1] & THUMBNAIL_OR_MASK)
+
+    def is_every_page(self, file: tifffile.TiffFile, pages: int) -> bool:
+        """Return whether equal ``pages`` were written one, or some, at a time, and hold all that the notes say.
+
+        Otherwise a page may hold a whole stack, or the file may lack some.
+        """
+        return self.pages > 1 and not self.has_reduced and self.samples == pages * math.prod(file.pages.first.shape)
+
+
+def _directories(file: tifffile.TiffFile) -> Iterator[tuple[tuple, int, bool, tuple[bytes, int]]]:
+    """Yield kind, bytes in memory, whether another page names it, and notes of each page as tifffile finds it."""
     handle = file.filehandle
     seen, offset = set(), file.pages.first.offset if len(file.pages._offsets) else 0
     while 0 < offset < handle.size:
@@ -90,9 +131,20 @@ def _directories(file: tifffile.TiffFile) -> Iterator[tuple[tuple, int, bool]]:
         entries, offset = _entries(file, offset)
         if entries is None:
             return
-        yield *_weighed(file, entries), False
+        yield *_weighed(file, entries), False, _noted(file, entries)
         for part in _parts(file, entries):
-            yield *_weighed(file, _entries(file, part)[0] or []), True
+            yield *_weighed(file, _entries(file, part)[0] or []), True, (b"", 0)
+
+
+def _noted(file: tifffile.TiffFile, entries: list[tuple[int, int, int, bytes]]) -> tuple[bytes, int]:
+    """Return how a page's description begins, and its NewSubfileType."""
+    description, subfile_type = b"", 0
+    for tag, dtype, count, value in entries:
+        if tag == DESCRIPTION and dtype in AS_BYTES and not description:
+            description = _value(file, value, min(count, NOTE_BYTES), most=NOTE_BYTES, is_apart=count > len(value))
+        elif tag == SUBFILE_TYPE:
+            subfile_type = int.from_bytes(value[:4], "little" if file.tiff.byteorder == "<" else "big")
+    return description, subfile_type
 
 
 def _entries(file: tifffile.TiffFile, offset: int) -> tuple[list[tuple[int, int, int, bytes]] | None, int]:
@@ -137,8 +189,10 @@ def _parts(file: tifffile.TiffFile, entries: list[tuple[int, int, int, bytes]]) 
                     yield offset
 
 
-def _value(file: tifffile.TiffFile, value: bytes, num_bytes: int, *, most: int = KIND_BYTES) -> bytes:
-    if num_bytes <= len(value):
+def _value(
+    file: tifffile.TiffFile, value: bytes, num_bytes: int, *, most: int = KIND_BYTES, is_apart: bool = False
+) -> bytes:
+    if num_bytes <= len(value) and not is_apart:
         return value[:num_bytes]
     if num_bytes > most:
         return value

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
+from engine.data.budget import at_most
 from engine.data.ranges import range_of_pages
 from engine.data.readers import image_info, read_image, read_mask
 from engine.data.transforms import percentile_range
@@ -125,3 +127,79 @@ def test_the_range_of_pages_is_that_of_all_their_values(scale: float) -> None:
     spike = np.zeros((2, 100, 100), np.int16)
     spike[1, 0, 0] = 7  # both percentiles are 0: the extremes count
     assert range_of_pages(lambda: iter(spike)) == (0, 7)
+
+
+PAGES = np.random.default_rng(5).integers(0, 4000, (10, H, W), dtype=np.uint16)
+
+
+@pytest.mark.parametrize("compression", ["none", "lzw"])
+@pytest.mark.parametrize("step", [1, 3])  # pages at a time, the last time one
+@pytest.mark.parametrize("count", [4, 10])
+def test_stacks_written_page_by_page_are_whole(tmp_path: Path, count: int, step: int, compression: str) -> None:
+    path = tmp_path / "w.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for start in range(0, count, step):
+            pages = PAGES[start : min(start + step, count)]
+            writer.write(pages if len(pages) > 1 else pages[0], compression=compression, photometric="minisblack")
+    with tifffile.TiffFile(path) as file:
+        assert len(file.series) > 1
+    assert image_info(path).num_slices == count
+    for index in range(count):
+        np.testing.assert_array_equal(read_image(path, slice_index=index)[0], grey3(PAGES[index]))
+        np.testing.assert_array_equal(read_mask(path, slice_index=index), PAGES[index])
+
+
+def test_range_limits_and_colours_hold_for_pages_written_one_by_one(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 1, H * W).reshape(H, W).astype(np.float32)
+    with tifffile.TiffWriter(tmp_path / "f.tif") as writer:
+        for top in (4, 2, 1):
+            writer.write(ramp * top)
+    low, high = percentile_range(np.stack([ramp * 4, ramp * 2, ramp]))
+    for index, top in enumerate((4, 2, 1)):
+        expected = np.clip((ramp * top - low) / (high - low), 0, 1)
+        np.testing.assert_allclose(read_image(tmp_path / "f.tif", slice_index=index)[0][..., 0], expected, atol=1e-6)
+    with tifffile.TiffWriter(tmp_path / "c.tif") as writer:
+        for page in (NOISE, 255 - NOISE):
+            writer.write(page, photometric="rgb")
+    np.testing.assert_array_equal(read_image(tmp_path / "c.tif", slice_index=1)[0], 255 - NOISE)
+    with at_most(1 << 10), pytest.raises(UserError) as caught:
+        read_image(tmp_path / "c.tif", slice_index=1)
+    assert caught.value.code == "data.image_too_large"
+    blank = np.zeros((8000, 8000), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "v.tif") as writer:
+        for _ in range(17):  # 17 x 64,000,000 are more than 2**30 voxels
+            writer.write(blank, compression="zstd", rowsperstrip=8000)
+    with pytest.raises(UserError, match="8000 x 8000 x 17 pixels"):
+        image_info(tmp_path / "v.tif")
+
+
+def test_pages_of_their_own_that_are_no_stack_stay_one_image(tmp_path: Path) -> None:
+    wide, small = np.hstack([GREY, GREY]), GREY[::2, ::2]
+    for name, pages, options in (
+        ("size", (GREY, small, GREY), ({}, {}, {})),
+        ("kind", (GREY, GREY.astype(np.uint16)), ({}, {})),
+        ("levels", (GREY, small), ({}, {"subfiletype": 1})),
+        ("preview", (GREY, 255 - GREY), ({}, {"subfiletype": 1})),
+        ("wide", (GREY, wide), ({}, {})),
+        ("pyramids", (GREY, 255 - GREY), ({"tile": (16, 16)},) * 2),
+    ):
+        path = tmp_path / f"{name}.tif"
+        with tifffile.TiffWriter(path) as writer:
+            for page, more in zip(pages, options, strict=True):
+                writer.write(page, photometric="minisblack", subifds=int(name == "pyramids"), **more)
+                if name == "pyramids":
+                    writer.write(small, photometric="minisblack", subfiletype=1, **more)
+        assert image_info(path).num_slices == 1, name
+        np.testing.assert_array_equal(read_image(path)[0], grey3(GREY), err_msg=name)
+
+
+def test_very_many_series_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for _ in range(513):
+            writer.write(GREY[:2, :2])
+        writer.write(GREY[:2, :3])
+    begun = time.process_time()
+    with pytest.raises(UserError) as caught:
+        image_info(tmp_path / "a.tif")
+    assert caught.value.code == "data.image_too_large" and "series of their own" in caught.value.what
+    assert time.process_time() - begun < 5
