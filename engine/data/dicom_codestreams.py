@@ -10,9 +10,10 @@ import io
 import struct
 from typing import BinaryIO
 
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import UID, JPEGLSTransferSyntaxes, RLELossless
 
 from engine.data.budget import limit_bytes
+from engine.data.picture_headers import ends_as_jpeg
 
 SOI, SOS = 0xD8, 0xDA
 FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
@@ -43,12 +44,15 @@ def bare_codestream(frame: bytes, syntax: UID, *, rows: int, columns: int, frame
         return frame
     if frame.startswith(JP2_START):
         frame = frame[max(frame.find(J2K_START), 0) :]
-    size = _j2k_size(frame) if frame.startswith(J2K_START) else _jpeg_size(frame)
+    is_j2k = frame.startswith(J2K_START)
+    size = _j2k_size(frame) if is_j2k else _jpeg_size(frame)
     if size is None:
         raise ValueError("its compressed pixels have no header")
     if size != (rows, columns):
         raise ValueError(f"its compressed pixels are {size[1]} x {size[0]}, where its tags announce {columns} x {rows}")
-    if not frame.startswith(J2K_START) and frame.rfind(END_OF_IMAGE) < frame.rfind(START_OF_SCAN):
+    if not is_j2k and syntax not in JPEGLSTransferSyntaxes:
+        ends_as_jpeg(frame)  # it refuses very many scans
+    if not is_j2k and frame.rfind(END_OF_IMAGE) < frame.rfind(START_OF_SCAN):
         raise ValueError("its compressed pixels end before their picture does")
     return frame
 

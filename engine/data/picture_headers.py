@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
+
+from engine.data.pixels import Unsupported
 
 Kind = Literal["png", "jpeg", "jpegls", "jpeg2000"]
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -14,10 +16,21 @@ JPEG2000_BOX = b"\0\0\0\x0cjP  \r\n\x87\n"
 JPEG2000_CODESTREAM = b"\xff\x4f\xff\x51"
 JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 """Any marker but the restarts; in coded data 0xFF is followed by less than 0x80, or by a restart."""
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = 0xD8, 0xD9, 0xDA
+ALONE = (START_OF_IMAGE, END_OF_IMAGE)
+"""Markers without a length and content."""
 FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 HIERARCHICAL = {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
 JPEG2000_COLOURS = {0: "unspecified", 16: "sRGB", 17: "grey", 18: "sYCC"}
+
+
+MAX_SEGMENTS = 4096
+"""Segments of a JPEG, or boxes of a JPEG 2000 file (ours): 4,096 hold 268 MB of profiles and comments."""
+MAX_SCANS = 64
+"""Scans of a JPEG (ours): a progressive one has about ten, and decoders go over all pixels for each."""
+MAX_CHUNKS = 1 << 17
+"""Chunks of a PNG (ours): the largest picture of 16 bits has half as many where each holds the usual 8 KiB."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,10 @@ def read_header(data: bytes) -> PictureHeader | None:
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield (name, start, end) of each chunk's content, up to IEND or to where the file is cut off."""
+    return _counted(_png_chunks(data), "chunks", most=MAX_CHUNKS)
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     name, end = b"", len(PNG_SIGNATURE) - 4
     while name != b"IEND" and end + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, end + 4)
@@ -55,10 +72,25 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def ends_as_jpeg(data: bytes) -> bool:
-    """Return whether the first picture of a JPEG file has its end; decoders fill what is missing with grey."""
-    markers = list(_jpeg_segments(data))
-    scan = next((start for marker, start, _ in markers if marker == START_OF_SCAN), len(data))
-    return any(found[1][0] == END_OF_IMAGE for found in JPEG_MARKER.finditer(data, scan))
+    """Return whether the first picture of a JPEG file has its end; decoders fill what is missing with grey.
+
+    Raises ``Unsupported`` where it has very many scans: each goes over all pixels, however few bytes it takes.
+    """
+    scans = 0
+    for marker, _, _ in _jpeg_segments(data):
+        scans += marker == START_OF_SCAN
+        if scans > MAX_SCANS:
+            raise Unsupported(f"it has more than {MAX_SCANS} scans")
+        if marker == END_OF_IMAGE:
+            return True
+    return False
+
+
+def _counted(parts: Iterable[T], name: str, *, most: int) -> Iterator[T]:
+    for number, part in enumerate(parts):
+        if number >= most:
+            raise Unsupported(f"it has more than {most:,} {name}")
+        yield part
 
 
 def _png(data: bytes) -> PictureHeader:
@@ -74,14 +106,24 @@ def _png(data: bytes) -> PictureHeader:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield (marker, start, end) of each segment's content up to the first scan."""
-    marker, position = 0, 2
-    while marker != START_OF_SCAN:
+    """Yield (marker, start, end) of each segment's content up to the first end of a picture, or of the file."""
+    return _counted(_all_jpeg_segments(data), "segments", most=MAX_SEGMENTS)
+
+
+def _all_jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    marker, position, has_scan = 0, 2, False
+    while marker != END_OF_IMAGE:
         found = JPEG_MARKER.search(data, position)
-        if found is None:
+        if found is None or (found.end() + 2 > len(data) and found[1][0] not in ALONE):
+            if has_scan:
+                return
             raise ValueError("it ends before its first scan")
-        marker, start = found[1][0], found.end() + 2
-        position = start - 2 + struct.unpack_from(">H", data, start - 2)[0]
+        marker, start = found[1][0], found.end()
+        position = start
+        if marker not in ALONE:
+            position += struct.unpack_from(">H", data, start)[0]
+            start += 2
+        has_scan = has_scan or marker == START_OF_SCAN
         yield marker, start, position
 
 
@@ -95,17 +137,14 @@ def _jpeg(data: bytes) -> PictureHeader:
             kind: Kind = "jpegls" if marker == 0xF7 else "jpeg"
             unread = "it is a hierarchical JPEG" if marker in HIERARCHICAL else None
             return PictureHeader(kind, height, width, channels, bits, orientation, unread=unread)
+        if marker == START_OF_SCAN:
+            break
     raise ValueError("it has no frame header")
 
 
 def _jpeg2000(data: bytes) -> PictureHeader:
-    position, end, unread = 0, len(data), None
-    while position + 8 <= end:
-        length, name = struct.unpack_from(">I4s", data, position)
-        content = position + 8
-        if length == 1:
-            (length,) = struct.unpack_from(">Q", data, content)
-            content += 8
+    unread = None
+    for name, content in _counted(_boxes(data), "boxes", most=MAX_SEGMENTS):
         if name == b"jp2c":
             return _codestream(data, content, unread)
         if name == b"colr" and data[content] == 1:
@@ -113,8 +152,20 @@ def _jpeg2000(data: bytes) -> PictureHeader:
             unread = unread if space in JPEG2000_COLOURS else f"it has JPEG 2000 colour space {space}"
         if name == b"pclr":
             unread = "it has a palette inside JPEG 2000"
-        position = content if name == b"jp2h" else position + max(length, 8)  # jp2h holds boxes
     raise ValueError("it has no codestream")
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yield (name, start of its content) of each box."""
+    position, end = 0, len(data)
+    while position + 8 <= end:
+        length, name = struct.unpack_from(">I4s", data, position)
+        content = position + 8
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", data, content)
+            content += 8
+        yield name, content
+        position = content if name == b"jp2h" else position + max(length, 8)  # jp2h holds boxes
 
 
 def _codestream(data: bytes, start: int, unread: str | None = None) -> PictureHeader:

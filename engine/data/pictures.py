@@ -97,9 +97,11 @@ def _png(data: mmap.mmap, header: PictureHeader, as_labels: bool) -> _Decoded:
         ihdr[9] = 0
     stream, colours = [PNG_SIGNATURE, _chunk(b"IHDR", bytes(ihdr))], b""
     for name, start, end in png_chunks(data):
-        if name == b"PLTE":
-            colours = data[start:end]
-        if name in PNG_PICTURE and not (is_indexed and name == b"PLTE"):
+        if name == b"PLTE":  # a hint, where the pixels are colours; libpng warns of each that is one too many
+            is_first, colours = not colours, colours or data[start:end]
+            if is_indexed or not header.is_palette or not is_first:
+                continue
+        if name in PNG_PICTURE:
             stream.append(data[start - 8 : end + 4])
     values = imagecodecs.png_decode(b"".join(stream))
     if header.is_palette and not is_indexed:

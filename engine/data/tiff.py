@@ -20,7 +20,7 @@ import tifffile
 from tifffile import COMPRESSION, PHOTOMETRIC, TIFF
 
 from engine.data.budget import require_bytes
-from engine.data.picture_headers import read_header
+from engine.data.picture_headers import ends_as_jpeg, read_header
 from engine.data.pixels import Geometry
 from engine.data.ranges import range_of_pages
 from engine.data.samples import (
@@ -277,7 +277,10 @@ class _Stack:
                 raise ValueError("it ends before its last pixels")
             if key.compression in TIFF.IMAGE_COMPRESSIONS:  # a strip or tile with a header, and a size, of its own
                 handle.seek(offset)
-                header = read_header(handle.read(min(count, EMBEDDED_HEADER_BYTES)))
+                stream = handle.read(count if key.compression in JPEGS else min(count, EMBEDDED_HEADER_BYTES))
+                header = read_header(stream)
+                if key.compression in JPEGS and header is not None:
+                    ends_as_jpeg(stream)  # it refuses very many scans
                 if header is not None:
                     size = header.height_px * header.width_px * header.channels
                     require_bytes(self.path, num_values=size, dtype=np.int32, copies=3)
