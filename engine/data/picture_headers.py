@@ -21,6 +21,9 @@ ALONE = (START_OF_IMAGE, END_OF_IMAGE)
 """Markers without a length and content."""
 FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 HIERARCHICAL = {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
+EXIF_MARK = b"Exif\0\0"
+EXIF_INTEGERS = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
+"""Types of EXIF's whole numbers: shorts and longs, and numbers with a sign."""
 JPEG2000_COLOURS = {0: "unspecified", 16: "sRGB", 17: "grey", 18: "sYCC"}
 
 
@@ -130,8 +133,8 @@ def _all_jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 def _jpeg(data: bytes) -> PictureHeader:
     orientation = 1
     for marker, start, end in _jpeg_segments(data):
-        if marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":
-            orientation = _exif_orientation(data[start + 6 : end])
+        if marker == 0xE1 and data[start : start + 6] == EXIF_MARK:
+            orientation = _exif_orientation(data[start:end])
         if marker in FRAMES:
             bits, height, width, channels = struct.unpack_from(">BHHB", data, start)
             kind: Kind = "jpegls" if marker == 0xF7 else "jpeg"
@@ -178,13 +181,22 @@ def _codestream(data: bytes, start: int, unread: str | None = None) -> PictureHe
 
 
 def _exif_orientation(tiff: bytes) -> int:
+    """Return tag 274 of an EXIF block, of whatever type a whole number has there; 1 where it says nothing."""
+    while tiff.startswith(EXIF_MARK):  # some programs write it into PNG, too
+        tiff = tiff[len(EXIF_MARK) :]
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None or len(tiff) < 8:
         return 1
     (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
     count = struct.unpack_from(f"{order}H", tiff, directory)[0] if directory + 2 <= len(tiff) else 0
     for entry in range(directory + 2, min(len(tiff) - 11, directory + 2 + 12 * count), 12):
-        tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
+        tag, kind, num_values = struct.unpack_from(f"{order}HHI", tiff, entry)
         if tag == 274:
-            return int(value)
+            letter, place = EXIF_INTEGERS.get(kind), entry + 8
+            if letter is None or not num_values:
+                return 1
+            width = struct.calcsize(letter)
+            if width * num_values > 4:  # the first of too many, which lie elsewhere
+                (place,) = struct.unpack_from(f"{order}I", tiff, place)
+            return int(struct.unpack_from(f"{order}{letter}", tiff, place)[0]) if place + width <= len(tiff) else 1
     return 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from engine.data.budget import at_most
 from engine.data.readers import image_info, read_image, read_mask
@@ -149,6 +150,26 @@ def test_exif_orientation_turns_png_and_jpeg(tmp_path: Path, orientation: int, o
     image, geometry = read_image(tmp_path / "a.jpg")
     assert (geometry.height_px, geometry.width_px) == turned.shape[:2] == image.shape[:2]
     assert np.abs(image.astype(int) - turned).max() < 6
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(
+    ("kind", "letter", "count"), [(1, "B", 1), (3, "H", 1), (4, "I", 1), (6, "b", 1), (9, "i", 1), (3, "H", 2)]
+)
+def test_exif_orientation_of_every_type_of_number(
+    tmp_path: Path, kind: int, letter: str, count: int, order: str
+) -> None:
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    value = struct.pack(f"{order}{count}{letter}", *([6] * count)).ljust(4, b"\0")
+    block = mark + struct.pack(f"{order}IHHHI", 8, 1, 274, kind, count) + value + bytes(4)
+    Image.fromarray(SMOOTH).save(tmp_path / "a.jpg", quality=98, exif=b"Exif\0\0" + block)
+    for name, begin in (("a", b""), ("b", b"Exif\0\0")):
+        png(tmp_path / f"{name}.png", RGB, bits=8, colours=2, chunks=chunk(b"eXIf", begin + block))
+    for path in sorted(tmp_path.iterdir()):
+        with Image.open(path) as picture, warnings.catch_warnings(action="ignore"):  # of two numbers for one
+            shown = np.array(ImageOps.exif_transpose(picture))
+        np.testing.assert_allclose(read_image(path)[0], shown, atol=3, err_msg=path.name)
+        assert (shown.shape[0] > shown.shape[1]) == (kind != 1)  # Pillow takes a byte for text
 
 
 # ------------------------------------------------------------------------------------------------- JPEG and its kin
