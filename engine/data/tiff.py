@@ -151,6 +151,14 @@ def _fault(series: tifffile.TiffPageSeries) -> str | None:
     return None
 
 
+def _number(text: object) -> float | None:
+    """Return what a tag says as text; None where that is empty or no number, so that it marks no pixel."""
+    try:
+        return float(str(text).strip(" \0"))
+    except ValueError:
+        return None
+
+
 @dataclass(frozen=True)
 class _Stack:
     """The picture series of an open file; ``key`` is the page whose tags hold for all."""
@@ -219,9 +227,9 @@ class _Stack:
         """Return one slice upright, (H, W) or (H, W, 3), as grey or RGB in stored numbers, and their depth in bits."""
         plane, key = self.upright_plane(slice_index), self.key
         require_finite(self.path, plane)
-        nodata = key.tags.valueof(GDAL_NODATA)
-        if nodata is not None and (plane == float(nodata)).any():
-            raise unsupported(self.path, f"it marks pixels as having no data ({nodata})", fix="Fill them first.")
+        nodata = _number(key.tags.valueof(GDAL_NODATA))
+        if nodata is not None and (plane == nodata).any():
+            raise unsupported(self.path, f"it marks pixels as having no data ({nodata:g})", fix="Fill them first.")
         if self.photometric in GREY and self.num_grey in (1, 3):
             return (plane if plane.ndim == 2 else plane[..., 0] if self.num_grey == 1 else plane[..., :3]), self.bits
         if self.photometric == PHOTOMETRIC.PALETTE and self.num_grey == 1 and plane.dtype.kind in "bu":

@@ -265,6 +265,9 @@ def test_kinds_that_are_not_read_are_refused_by_their_name(tmp_path: Path) -> No
     refused(tiff(tmp_path / "s.tif", np.stack([np.ones_like(holes), holes]), photometric="minisblack"), "not finite")
     refused(tiff(tmp_path / "d.tif", RAMP.astype(np.int16), **tag(42113, "0", "s")), "no data")
     assert read_image(tiff(tmp_path / "e.tif", RAMP.astype(np.int16), **tag(42113, "-9999", "s")))[0].max() == 1
+    for text in ("", " ", "none", "-9999,0"):  # no number: it marks nothing
+        marked = tiff(tmp_path / "x.tif", RAMP.astype(np.int16), **tag(42113, text, "s"))
+        assert read_image(marked)[0].max() == 1
     Image.fromarray(NOISE).convert("LAB").save(tmp_path / "lab.tif")
     refused(tmp_path / "lab.tif", "CIELAB")
     refused(tmp_path / "lab.tif", "CIELAB", read_mask)
