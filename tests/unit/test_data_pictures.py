@@ -289,10 +289,21 @@ def test_npy_alpha_classes_and_refusals(tmp_path: Path) -> None:
         (np.zeros(7), "shape (7,)"),
         (np.zeros((2, 2), [("a", "u1")]), "no plain numbers"),
         (np.array([["a"]]), "no plain numbers"),
+        (np.array([[1, None]]), "no plain numbers but Python objects"),
+        (np.zeros((2, 2), [("a", "O")]), "no plain numbers but Python objects"),
+        *((np.zeros((count, 40, 50)), f"channels came first: its shape is ({count}, 40, 50)") for count in (1, 3, 4)),
     ):
         np.save(path, values)
         refused(path, word)
         refused(path, word, read_mask)
+    with pytest.raises(UserError, match="channels came first"):
+        np.save(path, np.zeros((3, 40, 50)))
+        image_info(path)
+    np.save(path, np.zeros((3, 8, 9)))
+    refused(path, "channels came first")
+    for shape in ((3, 8, 9), (3, 40, 3), (40, 3, 20)):
+        np.save(path, np.zeros(shape))
+        assert read_mask(path).shape == shape
 
 
 # ------------------------------------------------------------------------------------------------- damage and bombs
