@@ -258,7 +258,7 @@ def test_a_pickle_in_npy_is_never_opened(tmp_path: Path) -> None:
     np.save(tmp_path / "o.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(UserError) as caught:
         read_image(tmp_path / "o.npy")
-    assert caught.value.code == "data.image_unreadable"
+    assert caught.value.code == "data.image_unsupported"
 
 
 @pytest.mark.parametrize("values", [np.full((4, 4), np.nan), np.array([[0.0, np.inf]])])
