@@ -83,7 +83,7 @@ def _decoded(path: Path, *, as_labels: bool) -> _Decoded:
     if values.shape[:2] != (header.height_px, header.width_px):
         raise ValueError(f"it decodes to {values.shape}, its header says {header.height_px} x {header.width_px}")
     if header.kind == "jpeg" and header.channels == 4:
-        values = cmyk_to_rgb(2**bits - 1 - values, 2**bits - 1)  # stored inverted, as Adobe does and viewers expect
+        values = cmyk_to_rgb(values, 2**bits - 1, is_inverted=True)  # as Adobe does and viewers expect
     elif values.ndim == 3 and values.shape[2] in (2, 4) and not as_labels:
         values = values[..., :-1]
     return upright(values, header.orientation), bits, palette

@@ -43,7 +43,7 @@ def scale_to_unit(values: np.ndarray, value_range: tuple[float, float] | None) -
     """Return ``values`` as float32 in [0, 1]: ``value_range`` (default: 0.5-99.5 percentiles) mapped and clipped."""
     # 24 bits of a float32 hold every 16-bit number, not every wider one
     exact = np.float32 if values.dtype.itemsize <= 2 or values.dtype == np.float32 else np.float64
-    values = values.astype(exact)
+    values = values.astype(exact, order="C")  # of a turned picture numpy would make more copies
     if not np.isfinite(values).all():
         raise Unsupported("it holds values that are not finite")
     low, high = percentile_range(values) if value_range is None else value_range

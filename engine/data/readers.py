@@ -25,6 +25,7 @@ from engine.data import npy, pictures, samples, tiff
 from engine.data.file_faults import AGAIN, reading, unsupported
 from engine.data.geometry import Geometry, Reindex, same_place, same_slices
 from engine.data.pixels import Format, Unsupported, Window
+from engine.data.samples import whole_numbers
 from engine.errors import UserError
 
 MAX_PIXELS = 89_478_485
@@ -37,8 +38,6 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 DICOM_SUFFIXES = (".dcm", ".dicom")
 NPY_SUFFIXES = (".npy",)
 PAIR_SUFFIXES = (".hdr", ".img", ".hdr.gz", ".img.gz")
-WHOLE_WITHIN = 1e-3
-"""How far a label may lie from a whole number (ours): labels kept as scaled integers come back with rounding errors."""
 SUFFIXES = (*RASTER_SUFFIXES, *TIFF_SUFFIXES, *NIFTI_SUFFIXES, *DICOM_SUFFIXES, *NPY_SUFFIXES)
 
 
@@ -187,10 +186,10 @@ def _whole(path: Path, labels: np.ndarray) -> np.ndarray:
                 f"a mask holds whole numbers, and {_not_finite(labels)}",
                 fix="Save the mask with the number of a class in their place, or with 0 where nothing is marked.",
             )
-        whole = np.rint(labels)
-        if not (np.abs(labels - whole) <= WHOLE_WITHIN).all():
+        whole = whole_numbers(path, labels)
+        if whole is None:
             raise Unsupported("a mask holds whole numbers, this one has fractions")
-        return whole.astype(np.int64)
+        return whole
     if labels.dtype.kind not in "ui":
         raise Unsupported(f"a mask holds numbers, this one has {labels.dtype}")
     return labels

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from engine.data.budget import require_bytes
 from engine.data.pixels import scale_to_unit
 from engine.errors import UserError
 
 FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
 """Steps along rows and columns that follow the transposition of 5 to 8 (TIFF 6.0, tag 274; EXIF means the same)."""
 
-BLOCK = 1 << 18
-"""Pixels that are worked on at once where numpy needs wide numbers in between (ours)."""
+WHOLE_WITHIN = 1e-3
+"""How far a label may lie from a whole number (ours): labels kept as scaled integers come back with rounding errors."""
+BLOCK = 1 << 14
+"""Numbers that are worked on at once where numpy needs wide numbers in between (ours)."""
 
 
 def unsupported(path: Path, fault: str, *, fix: str) -> UserError:
@@ -69,18 +74,36 @@ def picture(
     scaled to it or, without one, floats in [0, 1] are kept and the rest is scaled to its 0.5-99.5 percentiles.
     ``white_is_zero`` turns the result over, whatever its depth.
     """
+    is_known = value_range is None and has_known_range(values, bits)
+    _require_room(path, values, is_kept=is_known and bits in (1, 2, 4, 8, 16))
     require_finite(path, values)
-    if value_range is None and has_known_range(values, bits):
+    if is_known:
         top = 2**bits - 1
         values = values.view(np.uint8) if values.dtype == bool else values
         seen = top - values if white_is_zero else values
         if bits in (1, 2, 4, 8):
-            return seen.astype(np.uint8) * np.uint8(255 // top)
+            levels = seen.astype(np.uint8, copy=False)
+            return levels if bits == 8 else levels * np.uint8(255 // top)
         return seen.astype(np.uint16, copy=False) if bits == 16 else seen.astype(np.float32) / np.float32(top)
     if value_range is None and values.dtype.kind == "f" and values.size and values.min() >= 0 and values.max() <= 1:
         value_range = (0.0, 1.0)
     unit = scale_to_unit(values, value_range)
     return 1 - unit if white_is_zero else unit
+
+
+def _require_room(path: Path, values: np.ndarray, *, is_kept: bool) -> None:
+    """Raise where ``values`` take too much while they become (H, W, 3): as small integers (``is_kept``) or floats.
+
+    A grey picture has three channels in the end, and floats are sorted in a copy to find their range.
+    """
+    held = max(values.nbytes, getattr(values.base, "nbytes", 0))
+    pixels = values.shape[0] * values.shape[1]
+    if is_kept:
+        needed = held + values.size * (values.itemsize + 2) + 3 * pixels * values.itemsize
+    else:
+        exact = np.result_type(values.dtype, np.float32).itemsize
+        needed = held + max(values.size * (2 * exact + 1), values.size * 4 + 3 * pixels * 4)
+    require_bytes(path, num_values=needed, dtype=np.uint8)
 
 
 def label_plane(path: Path, labels: np.ndarray) -> np.ndarray:
@@ -139,7 +162,41 @@ def _used(indices: np.ndarray, num_colours: int) -> np.ndarray | None:
     return None if seen[num_colours:].any() else np.flatnonzero(seen)
 
 
-def cmyk_to_rgb(cmyk: np.ndarray, top: int) -> np.ndarray:
-    """Return (H, W, 3) of ink amounts (H, W, 4), ``top`` being full ink: (1 - ink)(1 - black), without a profile."""
-    paper = top - cmyk.astype(np.uint32)
-    return ((paper[..., :3] * paper[..., 3:] + top // 2) // top).astype(cmyk.dtype)
+def cmyk_to_rgb(cmyk: np.ndarray, top: int, *, is_inverted: bool = False) -> np.ndarray:
+    """Return (H, W, 3) of ink amounts (H, W, 4), ``top`` being full ink: (1 - ink)(1 - black), without a profile.
+
+    ``is_inverted`` says that ``top`` stands for no ink.
+    """
+    rgb = np.empty((*cmyk.shape[:2], 3), cmyk.dtype)
+    for rows in _row_blocks(cmyk):
+        paper = cmyk[rows].astype(np.uint32)
+        paper = paper if is_inverted else top - paper
+        rgb[rows] = (paper[..., :3] * paper[..., 3:] + top // 2) // top
+    return rgb
+
+
+def coloured(indices: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Return (H, W, 3) of a palette's indices (H, W) and its ``colours`` (N, 3)."""
+    rgb = np.empty((*indices.shape, 3), colours.dtype)
+    for rows in _row_blocks(indices):
+        rgb[rows] = colours[indices[rows].astype(np.intp)]
+    return rgb
+
+
+def whole_numbers(path: Path, labels: np.ndarray) -> np.ndarray | None:
+    """Return floats as int64; None where one lies further than ``WHOLE_WITHIN`` from a whole number."""
+    require_bytes(path, num_values=labels.size, dtype=np.uint8, copies=labels.itemsize + np.dtype(np.int64).itemsize)
+    found = np.empty(labels.shape, np.int64)
+    for rows in _row_blocks(labels):
+        part = labels[rows]
+        whole = np.rint(part)
+        if not (np.abs(part - whole) <= WHOLE_WITHIN).all():  # not finite is not whole either
+            return None
+        found[rows] = whole
+    return found
+
+
+def _row_blocks(pixels: np.ndarray) -> Iterator[slice]:
+    """Yield slices of rows with about ``BLOCK`` numbers each."""
+    step = max(1, BLOCK // max(1, math.prod(pixels.shape[1:])))
+    yield from (slice(start, start + step) for start in range(0, len(pixels), step))

@@ -25,6 +25,7 @@ from engine.data.pixels import Geometry
 from engine.data.ranges import range_of_pages
 from engine.data.samples import (
     cmyk_to_rgb,
+    coloured,
     has_known_range,
     label_plane,
     palette_plane,
@@ -102,7 +103,7 @@ class TiffFormat:
                 top = 2**stack.bits - 1
                 if stack.bits == 1:
                     labels = labels == 0
-                elif labels.max() == top and np.isin(labels, (0, top)).all():
+                elif labels.max() == top and ((labels == 0) | (labels == top)).all():
                     fault = "its white is zero, so its mask may be what is stored or what is shown"
                     raise unsupported(path, fault, fix="Save the mask with black as zero.")
             if stack.photometric == PHOTOMETRIC.PALETTE and labels.ndim == 2 and labels.dtype.kind in "bu":
@@ -233,8 +234,7 @@ class _Stack:
         if self.photometric in GREY and self.num_grey in (1, 3):
             return (plane if plane.ndim == 2 else plane[..., 0] if self.num_grey == 1 else plane[..., :3]), self.bits
         if self.photometric == PHOTOMETRIC.PALETTE and self.num_grey == 1 and plane.dtype.kind in "bu":
-            indices = (plane if plane.ndim == 2 else plane[..., 0]).astype(np.intp)
-            return self.palette(slice_index)[indices], 8
+            return coloured(plane if plane.ndim == 2 else plane[..., 0], self.palette(slice_index)), 8
         if self.photometric == PHOTOMETRIC.RGB and key.samplesperpixel in (3, 4):
             return plane[..., :3], self.bits
         if self.photometric == PHOTOMETRIC.YCBCR and key.compression in JPEGS and key.samplesperpixel == 3:
