@@ -184,13 +184,18 @@ def test_a_decision_that_cannot_be_read_is_none(site: Any, content: str | None) 
 
 
 def test_a_run_that_asks_anew_meanwhile_undoes_no_decision(tmp_path: Path) -> None:
-    decisions, configs = Decisions(tmp_path), [f"{number}" for number in range(200)]
+    decisions = Decisions(tmp_path)
     decisions.ask(RUN_ID, "", kinds=())
-    asking = threading.Thread(target=lambda: [decisions.ask(RUN_ID, config, kinds=()) for config in configs])
-    asking.start()
-    Decisions(tmp_path).decide(RUN_ID, "refused", by="x")
+    asking = threading.Thread(target=decisions.ask, args=(RUN_ID, "more"), kwargs={"kinds": ()})
+    with decisions._locked():  # as who decides has it
+        asking.start()
+        asking.join(timeout=0.3)
+        assert asking.is_alive(), "it waits"
     asking.join()
-    assert not any(decisions.rules_decide(RUN_ID, config) for config in ("", *configs))
+    assert decisions.state(RUN_ID, "more")[0] == "waiting" and decisions.rules_decide(RUN_ID, "more")
+    Decisions(tmp_path).decide(RUN_ID, "refused", by="x")
+    decisions.ask(RUN_ID, "yet more", kinds=())
+    assert not any(decisions.rules_decide(RUN_ID, config) for config in ("", "more", "yet more"))
 
 
 def test_last_is_the_newest_run_that_asked(site: Any, capsys: pytest.CaptureFixture[str]) -> None:
