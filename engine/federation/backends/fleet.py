@@ -53,7 +53,6 @@ from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
-from google.protobuf.message import DecodeError
 
 from engine.errors import UserError
 from engine.federation.backends.notes import damaged, read_number, write_note
@@ -305,7 +304,7 @@ def _noted(path: Path, content: bytes) -> PullMessagesResponse:
     """Return a message that was written down, whole."""
     try:
         given = PullMessagesResponse.FromString(content)
-    except DecodeError as error:
+    except Exception as error:  # of protobuf, which is Flower's and no package of ours
         raise damaged(path) from error
     if not given.messages_list:  # an empty file is a valid one of protobuf's
         raise damaged(path)
