@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = (
     r"\.venv/bin/\S+|make|python\S*|pip|uv|docker|podman|git|pytest|ruff|mypy|curl|wget|tar|unzip|sudo|apt\S*|conda|npm|npx"
-    r"|bash|sh|source|cd|cp|mv|rm|mkdir|export|playwright|chromium|\./\S+|[A-Z_]+=\S+"
+    r"|bash|sh|source|cd|cp|mv|rm|mkdir|export|playwright|chromium|nginx|\./\S+|[A-Z_]+=\S+"
 )
 COMMAND = re.compile(rf"(?:{PROGRAMS})\s+\S.*")
 MODULE_COMMAND = re.compile(r"python -m (?:engine|app\.main|bench\.\w+)(?: [\w<>=./{}:+-]+)*")

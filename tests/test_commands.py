@@ -44,6 +44,7 @@ LIGHT = "tests.integration.lifecycle_stages:STAGES"
 """Three stages that take no time, for what is said about runs rather than by them."""
 ELSEWHERE = {
     "pip install -r requirements-ray.txt": "needs a package index; `make test` installs the same file",
+    "nginx -p FEDERATION/server": "runs until it is stopped; tests/deployment starts it with this configuration",
     "docker": "needs a container engine; what it runs in the container is executed here",
     "python -m bench.tinysam_parity --official": "needs a clone of the official code",
     "python -m app.mcp_server": "an assistant starts it: so does tests/contract/test_mcp.py, with this command",
