@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,8 @@ def export_run(
     if as_json:
         print_json({"run_id": chosen, "archive": str(to), "bytes": num_bytes})
     else:
-        print(f"{chosen}: {size(num_bytes)} in {to}. Take it in elsewhere: python -m engine import-run {to.name}")
+        take_in = f"python -m engine import-run {shlex.quote(to.name)}"
+        print(f"{chosen}: {size(num_bytes)} in {to}. Take it in elsewhere: {take_in}")
 
 
 def import_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -51,8 +52,8 @@ def init(
         print_json({"folder": str(folder), "name": name, "public_address": address, "port": port})
         return
     print(f"Made the federation '{name}' in {folder}. Keep ca.key in it safe: whoever has it can pose as the server.")
-    print(f"Add sites:  python -m engine federation add-site {folder} NAME")
-    print(f"Start it:   python -m engine server up {folder}")
+    print(f"Add sites:  python -m engine federation add-site {shlex.quote(str(folder))} NAME")
+    print(f"Start it:   python -m engine server up {shlex.quote(str(folder))}")
 
 
 @app.command("add-site")
@@ -73,8 +74,9 @@ def add_site(
         if as_json:
             print_json({"site": site, "state": "invited", "folder": str(made)})
             return
-        print(f"Send {made} to {site}; nothing in it is secret. They make their key and send site.csr back. Then:")
-        print(f"  python -m engine federation add-site {folder} {site} --request site.csr")
+        print(f"Send {made} to {site}; nothing in it is secret, and its README.txt says what to do there.")
+        print("They make their key and send site.csr back. Then:")
+        print(f"  python -m engine federation add-site {shlex.quote(str(folder))} {site} --request site.csr")
         return
     accepted = federations.accept(federation, site, request)
     running = server.update_if_running(federation, say=lambda _: None)

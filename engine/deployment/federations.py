@@ -151,13 +151,14 @@ def invite(federation: Federation, name: str) -> Path:
             why="Two sites of one name could not be told apart.",
             fix=f"Its folder is for-sites/{name}; give another name, or its signing request with --request.",
         )
+    certificates.read_certificate(federation.folder / "ca.crt")
     folder = federation.folder / "for-sites" / name
     folder.mkdir(mode=0o700, exist_ok=True)
     certificates.write_public(folder / "ca.crt", (federation.folder / "ca.crt").read_bytes())
     settings = {"site": name, "server": federation.public_address, "data": "", "federation": federation.name}
     (folder / "site.toml").write_text(
-        "# data is the folder of this site's images. Everything here may be edited; nothing is signed.\n"
-        + to_toml(settings),
+        f"# data is the folder above this site's images: it holds dataset.toml and {name}/images, with {name}/masks.\n"
+        "# Everything here may be edited; nothing is signed.\n" + to_toml(settings),
         encoding="utf-8",
     )
     (folder / "policy.toml").write_text(_SITE_POLICY, encoding="utf-8")
@@ -236,7 +237,9 @@ def _write_site(federation: Federation, name: str, state: SiteState) -> None:
 
 
 _SITE_README = """\
-1. python -m engine site keys ./       makes this site's key here; send site.csr to the coordinator, site.key to nobody
+Copy this folder to a machine of {name}. FOLDER is where it lies there; commands are given in the folder of the program.
+1. python -m engine site keys FOLDER       makes the site's key; send site.csr to the coordinator, site.key to nobody
 2. Read the fingerprint to the coordinator by phone; they add the site.
-3. python -m engine site up ./ --data FOLDER_OF_IMAGES       needs one outgoing connection, to the address in site.toml
+3. python -m engine data check IMAGES --site {name}       IMAGES holds dataset.toml and {name}/images, with {name}/masks
+4. python -m engine site up FOLDER --data IMAGES       needs one outgoing connection, to the address in site.toml
 """

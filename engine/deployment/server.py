@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import sys
 import threading
@@ -72,7 +73,9 @@ def link_of(federation: Federation) -> Link:
             why="Only who reads it may send questions to the sites.",
             fix="Start the run as the user that the server runs as, on the server's machine.",
         ) from error
-    return Link(federation.address, (federation.server / "ca.crt").read_bytes(), secret)
+    ca = federation.server / "ca.crt"
+    certificates.read_certificate(ca)
+    return Link(federation.address, ca.read_bytes(), secret)
 
 
 def up(federation: Federation, *, stop: threading.Event, say: Say) -> int:
@@ -95,7 +98,7 @@ def up(federation: Federation, *, stop: threading.Event, say: Say) -> int:
         if control is None:
             return link.end()
         say(f"The server of {federation.name} is up on {federation.address}; its log is {link.log}.")
-        proxy = f"nginx -p {federation.server} -c nginx.conf"
+        proxy = f"nginx -p {shlex.quote(str(federation.server))} -c nginx.conf"
         register = _Register(federation, control, say=say)
         register.bring_up_to_date()
         # Not before the keys are known: a site that is there at once would be refused, and not come back by itself.
@@ -218,7 +221,7 @@ def certificate_warnings(federation: Federation, *, refuse: bool = False) -> tup
             "deployment.certificate",
             what=" ".join(problems),
             why="Sites would refuse to talk to this server.",
-            fix=f"Run: python -m engine federation renew {federation.folder}",
+            fix=f"Run: python -m engine federation renew {shlex.quote(str(federation.folder))}",
         )
     return (*problems, *found)
 

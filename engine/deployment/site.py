@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import threading
 from dataclasses import dataclass
@@ -107,14 +108,14 @@ def _check(site: SiteFolder) -> None:
             "deployment.no_keys",
             what=f"{site.folder} has no key of this site yet.",
             why="The server knows a site by its key.",
-            fix=f"Run: python -m engine site keys {site.folder}",
+            fix=f"Run: python -m engine site keys {shlex.quote(str(site.folder))}",
         )
     if site.key.stat().st_mode & 0o077:
         raise UserError(
             "deployment.key_readable",
             what=f"{site.key} can be read by other users of this machine.",
             why="Who has the key can take part in this site's name.",
-            fix=f"Run: chmod 600 {site.key}",
+            fix=f"Run: chmod 600 {shlex.quote(str(site.key))}",
         )
     certificates.read_certificate(site.folder / "ca.crt")
     if site.data is None or not site.data.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 from itertools import pairwise
@@ -14,7 +15,7 @@ import yaml
 from engine.cli import main
 from engine.deployment import certificates, federations, site
 from engine.deployment.proxies import TEMPLATES, write_proxies
-from engine.deployment.server import certificate_warnings, command, environment
+from engine.deployment.server import certificate_warnings, command, environment, link_of
 from engine.errors import UserError
 from engine.federation.backends import fleet
 from engine.site.policy import Policy, read_policy
@@ -118,7 +119,9 @@ def test_names_that_no_site_can_have(federation: federations.Federation, name: s
 def test_what_a_site_gets_holds_no_secret_and_is_not_signed(federation: federations.Federation) -> None:
     folder = federations.invite(federation, "north")
     assert sorted(path.name for path in folder.iterdir()) == ["README.txt", "ca.crt", "policy.toml", "site.toml"]
-    assert len((folder / "README.txt").read_text().splitlines()) == 3
+    told = (folder / "README.txt").read_text()
+    assert len(told.splitlines()) == 5 and "Copy this folder" in told and "IMAGES --site north" in told
+    assert "holds dataset.toml and north/images" in told and "north/images" in (folder / "site.toml").read_text()
     assert all(b"PRIVATE" not in path.read_bytes() for path in folder.iterdir())
     assert read_policy(folder) == Policy(), "the rules that come with it are the careful ones"
     toml = folder / "site.toml"
@@ -252,3 +255,37 @@ def test_the_containers_run_documented_commands_and_a_site_opens_no_port() -> No
     assert [volume for volume in alone["volumes"] if volume.endswith(":/images:ro")]
     assert server["proxy"]["network_mode"] == "service:server" and "ports" not in server["proxy"]
     assert server["server"]["ports"] == ["${PUBLIC_PORT:-9443}:${PUBLIC_PORT:-9443}"], "the proxy's port, not Flower's"
+
+
+def test_commands_to_copy_are_whole_whatever_a_folder_is_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "Ordner mit Leer ü" / "it's $HOME"
+    assert main(["federation", "init", str(folder), "--address", "localhost:9443"]) == 0
+    assert main(["federation", "add-site", str(folder), "north"]) == 0
+    printed = capsys.readouterr().out
+    told = [line.partition("python -m engine ")[2] for line in printed.splitlines() if "python -m engine" in line]
+    assert len(told) == 3 and all(str(folder) in shlex.split(words) for words in told)
+    here = site.load(folder / "for-sites" / "north", data=tmp_path)
+    fixes = [(refused("deployment.no_keys", site.up, here, stop=None, say=print).fix, here.folder)]
+    site.make_keys(here)
+    here.key.chmod(0o644)
+    fixes.append((refused("deployment.key_readable", site.up, here, stop=None, say=print).fix, here.key))
+    made = federations.load(folder)
+    monkeypatch.setattr(certificates, "SERVER_DAYS", 0)
+    certificates.make_server_certificate(folder, hosts=["other.org"], into=made.server)
+    fixes.append((refused("deployment.certificate", certificate_warnings, made, refuse=True).fix, folder))
+    for fix, path in fixes:
+        assert shlex.split(fix)[-1] == str(path)
+
+
+def test_a_missing_ca_is_mended_by_a_copy_of_it(
+    federation: federations.Federation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (federation.folder / "ca.crt").unlink()
+    assert main(["federation", "status", str(federation.folder)]) == 2
+    said = capsys.readouterr().err
+    assert "server/ca.crt" in said and "site keys" not in said
+    assert "ca.crt" in refused("deployment.file", federations.invite, federation, "north").what
+    (federation.server / "ca.crt").write_text("damaged")
+    assert "ca.crt" in refused("deployment.file", link_of, federation).what
