@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from time import monotonic
 from typing import Any, get_args
 
 import numpy as np
@@ -17,6 +18,7 @@ from engine.data.imagesets import ImageSet
 from engine.errors import UserError
 from engine.federation import release as names
 from engine.federation.payload import payload_bytes
+from engine.federation.tasks import SiteRequest
 from engine.generation.backbone import build_backbone, save_backbone
 from engine.generation.generators import kind_of
 from engine.models.arrays import model_arrays
@@ -31,7 +33,7 @@ from engine.stages.context import RunContext
 from engine.stages.generation import Generation
 from engine.stages.generator_training import GeneratorTraining
 from engine.stages.synthetic_set import read_samples
-from engine.types import Traffic
+from engine.types import RunCancelled, Traffic
 from tests.unit.federation_world import Listening
 
 SITES = ("portable_yellow", "tower_hd")
@@ -172,6 +174,31 @@ def test_each_copy_lies_beside_its_original_on_the_sites_own_disk(
     assert levels.shape == (32, 64, 3) and np.array_equal(levels[:, :32], levels[:, 32:])
     folders = [path.stat().st_mode & 0o077 for path in (tmp_path / "generator_check",)]
     assert folders == [0], "nobody else on the site's machine sees them"
+
+
+def test_a_training_that_was_stopped_goes_on_where_it_was(backbone: Path, tmp_path: Path) -> None:
+    """From the beginning it would end with the same weights: what was done is what must not be done again."""
+    config = config_of(backbone, **{"generator.steps": 5, "generator.kind": "pix2pix"})
+    told: list[int] = []
+
+    class StoppedOnce(Listening):
+        def progress(self, step: int, total: int, *, message: str = "") -> None:
+            told.append(step)
+            if told == [1, 2, 3]:
+                raise RunCancelled("stop")
+
+    site = SiteContext(
+        site="tower_hd", config=config, data=sites_here(config)["tower_hd"],
+        state=SiteState(tmp_path, CheckpointStore(tmp_path / "checkpoints", "h", warn=print)),
+        models=Models.of_run(config, num_classes=1), listener=StoppedOnce("tower_hd", 1, None, lambda: None),
+    )  # fmt: skip
+    request = SiteRequest("tower_hd", "train.generator")
+    with pytest.raises(RunCancelled):
+        task.train(site, request)
+    began = monotonic()
+    reply = task.train(site, request)
+    assert told == [1, 2, 3, 4, 5] and reply.num_examples == len(site.data.train)
+    assert 0 <= reply.metrics["wall_s"] <= monotonic() - began
 
 
 def test_it_may_leave_where_the_limit_is_higher(caught: tuple[RunContext, UserError], tmp_path: Path) -> None:

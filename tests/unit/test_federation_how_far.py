@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from threading import Event
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from flwr.app import Error, Message, RecordDict
@@ -18,7 +19,17 @@ from engine.federation.backends.how_far import EVERY_S, FORGOTTEN_S, HowFar
 from engine.federation.payload import content_bytes, reply_content
 from engine.federation.sites import Quiet
 from engine.federation.task_titles import HOW_FAR_FROM
-from engine.federation.tasks import APPROVAL, AT_WORK, HOW_FAR, ROUND, STEP, TOTAL, TRAIN_STUDENT, SiteReply
+from engine.federation.tasks import (
+    APPROVAL,
+    AT_WORK,
+    HOW_FAR,
+    READ_EVERYTHING,
+    ROUND,
+    STEP,
+    TOTAL,
+    TRAIN_STUDENT,
+    SiteReply,
+)  # fmt: skip
 from engine.site import node
 from engine.types import Traffic
 
@@ -187,6 +198,23 @@ def test_reading_all_images_is_no_progress_of_whoever_asked_last(monkeypatch: py
     assert heard == []
     back_end.tell_progress("a", 1, 2, 4)
     assert heard == [("a", 1, 2, 4)]
+
+
+def test_every_site_is_asked_to_read_everything_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    back_end, counted, asked = object.__new__(DeployedBackEnd), list[tuple[int, int]](), list[tuple[str, list[str]]]()
+    back_end.grid = SimpleNamespace(beside=None)  # type: ignore[assignment]
+    sources, tests = [SimpleNamespace(name="a"), SimpleNamespace(name="b")], [SimpleNamespace(name="unseen")]
+    back_end.description = SimpleNamespace(sources=sources, tests=tests)  # type: ignore[assignment]
+    back_end.listen(Quiet())
+
+    def ask(task: str, sites: list[str], *, on_reply: Any) -> None:
+        asked.append((task, sites))
+        for site in sites:
+            on_reply(0, site, None)
+
+    monkeypatch.setattr(back_end, "_ask", ask)
+    assert back_end.read_everything(on_image=lambda done, total: counted.append((done, total))) == []
+    assert asked == [(READ_EVERYTHING, ["a", "b", "unseen"])] and counted == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,39 @@ def test_fld_beside_its_definition_spelt_out(features: dict[str, np.ndarray]) ->
     assert feature_likelihood_divergence(train, unseen, drawn, seed=3) == pytest.approx(expected)
 
 
+def adam(centres: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the log variances of FLD's fit in numpy, the gradient worked out by hand, and the epochs that it took."""
+    num_features = train.shape[1]
+    to_mean = 0.81 * ((train - train.mean(0)) ** 2).sum(1, keepdims=True)
+    d = np.concatenate([((train[:, None] - centres[None]) ** 2).sum(-1), to_mean], axis=1)
+    logs = np.log((d.min(0) + 1e-3) / num_features)
+    first, second, losses = np.zeros_like(logs), np.zeros_like(logs), list[float]()
+    for epoch in range(1, 51):
+        densities = -d / (2 * np.exp(logs)) - num_features / 2 * (logs + math.log(2 * math.pi))
+        peak = densities.max(1, keepdims=True)
+        total = peak[:, 0] + np.log(np.exp(densities - peak).sum(1))
+        loss = float(-(total - math.log(d.shape[1])).mean() / num_features)
+        share = np.exp(densities - total[:, None])
+        gradient = -(share * (d / (2 * np.exp(logs)) - num_features / 2)).mean(0) / num_features
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        step = first / (1 - 0.9**epoch) / (np.sqrt(second / (1 - 0.999**epoch)) + 1e-8)
+        logs = np.clip(logs - 0.5 * step, -40, 40)
+        if len(losses) >= 5 and all(abs(loss - before) < 5e-4 for before in losses[-5:]):
+            return logs[:-1], epoch
+        losses.append(loss)
+    return logs[:-1], 50
+
+
+@pytest.mark.parametrize(("num_features", "num_epochs"), [(2, 50), (32, 40)])
+def test_the_fit_of_fld_beside_adam_in_numpy(num_features: int, num_epochs: int) -> None:
+    rng = numpy_generator(6, "fit")
+    centres, train = rng.normal(size=(12, num_features)), rng.normal(size=(40, num_features))
+    expected, epochs = adam(centres, train)
+    found = fit_log_variances(torch.from_numpy(centres), torch.from_numpy(train))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
+    assert epochs == num_epochs, "one ends because nothing moves any more, one at the limit"
+
+
 def test_inception_needs_a_file_and_downloads_nothing(tmp_path: Path) -> None:
     image = np.zeros((1, 3, 32, 32), np.float32)
     with pytest.raises(UserError, match=r"no Inception weights at .*release\.inception") as caught:

@@ -56,12 +56,15 @@ class Program:
         self.idle_calls += 1
 
 
-def waits(monkeypatch: pytest.MonkeyPatch, *, ends_s: float, **given: Any) -> tuple[list[float], Program]:
+def waits(
+    monkeypatch: pytest.MonkeyPatch, *, ends_s: float, said: list[str] | None = None, **given: Any
+) -> tuple[list[float], Program]:
     clock, program = Clock(ends_s), Program()
+    say = (said if said is not None else []).append
     monkeypatch.setattr(node, "monotonic", lambda: clock.now)
     monkeypatch.setattr(node, "_handle", lambda *_, **__: None)
     server = Server(clock, **given)
-    node.serve(lambda: server, program, site="a", stop=clock, say=lambda _: None)  # type: ignore[arg-type,return-value]
+    node.serve(lambda: server, program, site="a", stop=clock, say=say)  # type: ignore[arg-type,return-value]
     return clock.waits, program
 
 
@@ -73,5 +76,25 @@ def test_a_site_that_nobody_asks_becomes_quiet_and_lively_again_when_asked(monke
 
 
 def test_a_server_that_is_away_is_tried_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, _ = waits(monkeypatch, ends_s=21.0, asks_at=[], away_at=(0.0, 10.0))
+    said = list[str]()
+    found, _ = waits(monkeypatch, ends_s=21.0, asks_at=[], away_at=(0.0, 10.0), said=said)
     assert found == [10.0, 10.0, 0.5, 0.5]
+    assert [line for line in said if "away" in line] == 2 * ["It is away. Trying again every 10 s."]
+
+
+def test_an_outage_is_told_once_and_the_next_one_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = list[str]()
+    away = UserError("federation.server_unreachable", what="It is away.", why="b", fix="c")
+    clock, server = Clock(60.0), Server(Clock(60.0), asks_at=[])
+    server.clock = clock
+
+    def connect() -> Server:
+        if clock.now < 30 or 41 < clock.now < 60:
+            raise away
+        return server
+
+    monkeypatch.setattr(node, "monotonic", lambda: clock.now)
+    server.away_at = [40.0]
+    node.serve(connect, Program(), site="a", stop=clock, say=said.append)  # type: ignore[arg-type]
+    told = ["It is away. Trying again every 10 s.", "Connected to the server at example:9092 as a."]
+    assert said == [*told, told[0]]
