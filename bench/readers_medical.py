@@ -44,7 +44,7 @@ REFUSED = {
     "JPEG2000-embedded-sequence-delimiter.dcm": ("data.image_unreadable", ""),
     "MR_truncated.dcm": ("data.image_unreadable", ""),
     "badVR.dcm": ("data.image_unreadable", ""),
-    "row_major.dconn.nii": ("data.image_unsupported", "series"),
+    "row_major.dconn.nii": ("data.image_unsupported", "100 numbers"),
     "example4d.nii.gz": ("data.image_unsupported", "series"),
     "example_nifti2.nii.gz": ("data.image_unsupported", "series"),
     "functional.nii": ("data.image_unsupported", "series"),
