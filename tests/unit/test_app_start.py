@@ -42,7 +42,17 @@ def test_a_bad_setting_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_page_never_loads_torch_and_the_rest_after_it_is_served() -> None:
     """Each of these costs the first paint tenths of a second, and some of them hundreds of megabytes."""
-    rest = ("plotly", "onnxruntime", "scipy", "nibabel", "pydicom", "highdicom", "cryptography", "engine.planning")
+    rest = (
+        "plotly",
+        "onnxruntime",
+        "scipy",
+        "nibabel",
+        "pydicom",
+        "highdicom",
+        "cryptography",
+        "mcp",
+        "engine.planning",
+    )
     code = (
         f"import app.main, sys; print({{'torch', *{rest}}} & set(sys.modules)); from app import late; late.load();"
         "print('torch' in sys.modules, set(late.PARTS) <= set(sys.modules))"
