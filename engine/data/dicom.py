@@ -85,7 +85,6 @@ class DicomFile:
     pixels: PixelElement
     num_bytes: int
     inflated: bytes | None = None
-    _has_fair_pieces: bool = False
 
     @cached_property
     def num_frames(self) -> int:
@@ -135,6 +134,14 @@ class DicomFile:
         if placed.affine_lps is not None:
             return placed
         return replace(placed, slices_lps=tuple(map(as_affine, frame_affines(self.tags, self.num_frames))))
+
+    @cached_property
+    def first_piece(self) -> int:
+        """Return where compressed pixels begin, bytes; raises ``ValueError`` where they are in very many pieces."""
+        with self.stream() as stream:
+            stream.seek(self.pixels.offset)
+            refuse_fragments(stream, most=PIECES + PIECES_A_FRAME * self.num_frames)
+        return self.pixels.offset
 
     @cached_property
     def planes(self) -> Planes | None:
@@ -192,11 +199,7 @@ class DicomFile:
 
     def _frame(self, stream: BinaryIO, index: int) -> bytes:
         """Return one compressed frame, checked, without a file format around it."""
-        if not self._has_fair_pieces:
-            stream.seek(self.pixels.offset)
-            refuse_fragments(stream, most=PIECES + PIECES_A_FRAME * self.num_frames)
-            self.__dict__["_has_fair_pieces"] = True
-        stream.seek(self.pixels.offset)
+        stream.seek(self.first_piece)
         offsets = as_pixel_options(self.tags).get("extended_offsets")
         frame = get_frame(stream, index, number_of_frames=self.num_frames, extended_offsets=offsets)
         rows, columns = int(self.tags.Rows), int(self.tags.Columns)
