@@ -83,6 +83,13 @@ def allowed(image: str, folders: list[Path]) -> Path:
     return path
 
 
+def best(models: list[dict[str, Any]]) -> str:
+    """Return the key of the first of a page's models, which is its best; ``ToolError`` where it offers none."""
+    if not models:
+        raise ToolError(mcp_text.NO_MODEL)
+    return str(models[0]["key"])
+
+
 def build(page: Page, folders: list[Path]) -> MCPServer:
     """Return the server with its seven tools; names and parameters are those of the page's endpoints."""
     server = MCPServer(
@@ -94,7 +101,7 @@ def build(page: Page, folders: list[Path]) -> MCPServer:
 
     def segment(image: str, model: str = "", slice: int = 1, anyway: bool = False, looks: str = "") -> dict[str, Any]:
         path = allowed(image, folders)
-        key = model or page.ask("/models")["models"][0]["key"]
+        key = model or best(page.ask("/models")["models"])
         mask, figures = page.ask("/segment", handle_file(path), key, slice, anyway, looks)
         return {"mask": mask, "model": key, **figures}
 
@@ -114,12 +121,12 @@ def build(page: Page, folders: list[Path]) -> MCPServer:
         return dict(page.ask("/report", run_id))
 
     looks_only = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-    starts = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
+    adds = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
     for function, name, told, kind in (
         (models, "models", api_text.MODELS, looks_only),
-        (segment, "segment", f"{mcp_text.SEGMENT} {api_text.SEGMENT}", looks_only),
+        (segment, "segment", f"{mcp_text.SEGMENT} {api_text.SEGMENT}", adds),
         (plan, "plan", api_text.PLAN, looks_only),
-        (submit, "submit", api_text.SUBMIT, starts),
+        (submit, "submit", api_text.SUBMIT, adds),
         (status, "status", api_text.STATUS, looks_only),
         (runs, "list", api_text.LIST, looks_only),
         (report, "report", api_text.REPORT, looks_only),

@@ -27,3 +27,4 @@ NOT_SIGNED_IN = (
 )
 OUTSIDE = "{image} is not below a folder whose images may be sent: {folders}. A person allows another with --images."
 NO_FILE = "There is no file {image}."
+NO_MODEL = "The page offers no model yet. Export one of a run that has finished."

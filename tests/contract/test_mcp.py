@@ -17,7 +17,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from PIL import Image
 
 from app import sign_in, users
-from app.mcp_server import PASSWORD, SIGN_IN, Page, allowed, build
+from app.mcp_server import PASSWORD, SIGN_IN, Page, allowed, best, build
 from bench.attack_client import Server, serving
 from engine.data.phantoms import render
 from tests.contract.test_page_api import ENDPOINTS, PRESET, REQUIRED
@@ -70,7 +70,7 @@ def test_the_tools_are_the_endpoints_with_their_parameters() -> None:
         }
         for endpoint, (parameters, _) in ENDPOINTS.items()
     }
-    assert [tool.name for tool in tools if not tool.annotations.read_only_hint] == ["submit"]
+    assert [tool.name for tool in tools if not tool.annotations.read_only_hint] == ["segment", "submit"]
     assert all(tool.description for tool in tools)
     assert SIGN_IN == sign_in.PATH
 
@@ -88,6 +88,12 @@ def test_only_images_below_the_named_folders_are_read(tmp_path: Path) -> None:
     for none in ("mine/b.png", "mine"):
         with pytest.raises(ToolError, match="no file"):
             allowed(str(tmp_path / none), folders)
+
+
+def test_the_best_model_answers_where_none_is_named() -> None:
+    assert best([{"key": "a"}, {"key": "b"}]) == "a"
+    with pytest.raises(ToolError, match="offers no model"):
+        best([])
 
 
 def test_a_page_that_is_not_there_is_told_and_asked_again(tmp_path: Path) -> None:
