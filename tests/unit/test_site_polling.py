@@ -85,8 +85,8 @@ def test_a_server_that_is_away_is_tried_every_ten_seconds(monkeypatch: pytest.Mo
 def test_an_outage_is_told_once_and_the_next_one_again(monkeypatch: pytest.MonkeyPatch) -> None:
     said = list[str]()
     away = UserError("federation.server_unreachable", what="It is away.", why="b", fix="c")
-    clock, server = Clock(60.0), Server(Clock(60.0), asks_at=[])
-    server.clock = clock
+    clock = Clock(60.0)
+    server = Server(clock, asks_at=[], away_at=(40.0,))
 
     def connect() -> Server:
         if clock.now < 30 or 41 < clock.now < 60:
@@ -94,7 +94,6 @@ def test_an_outage_is_told_once_and_the_next_one_again(monkeypatch: pytest.Monke
         return server
 
     monkeypatch.setattr(node, "monotonic", lambda: clock.now)
-    server.away_at = [40.0]
     node.serve(connect, Program(), site="a", stop=clock, say=said.append)  # type: ignore[arg-type]
     told = ["It is away. Trying again every 10 s.", "Connected to the server at example:9092 as a."]
     assert said == [*told, told[0]]
