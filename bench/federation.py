@@ -6,7 +6,8 @@ time        a round of a 40 MB model at three sites that train in no time, again
             replies, in memory and from files, against copying their bytes once, into new memory
 memory      the server's peak with 50 and with 1,000 sites of a 40 MB model, 50 of them in a round; with more rounds
 backends    a whole run in one process, on Ray, and at programs of their own over TLS: largest difference of the models
-generators  the generators of four sites on Ray with two workers, against one after the other: the same weights
+generators  the generators of four sites (phantom_cpu_demo's) on Ray with two workers, against one after the other: the
+            same weights
 beside      rounds with generators beside them (generator.asynchronous), against after them: the same weights
 
 Timings alternate with what they are compared with, and are medians: other work on the machine hits both. Prints a
@@ -42,8 +43,6 @@ SITES = ("site-a", "site-b", "site-c")
 COUNTS = {"site-a": 31, "site-b": 7, "site-c": 12}
 ARRAYS_IN_A_MODEL = 200
 """TinySAM's state dict has a few hundred entries; their number is most of the cost at small payloads."""
-GENERATOR_STEPS = 120
-"""As many as the shortest of the presets that draw for a table; with a third of them starting took as long."""
 Arrays = dict[str, np.ndarray]
 
 
@@ -168,23 +167,26 @@ def backend_rows(folder: Path, *, rounds: int) -> list[Row]:
     return rows
 
 
-def generator_rows(folder: Path, *, steps: int, pairs: int) -> list[Row]:
+def generator_rows(folder: Path, *, steps: int | None, pairs: int) -> list[Row]:
     """Return the time of four sites' generators on Ray with two workers over that of one after the other."""
     what = "four generators, Ray with two workers / one after the other"
-    ratios, opened = [], []
+    ratios, against_two, opened = [], [], []
     for pair in range(pairs):
         found = federation_runs.generator_seconds(folder / f"pair_{pair}", steps=steps)
         if found is None:
             return [Row("generators", what, None, "x", 0.6, "Ray is not here")]
-        side_by_side, serial = found
+        side_by_side, serial, two_threads = found
         ratios.append(side_by_side.trained_s / serial.trained_s)
+        against_two.append(side_by_side.trained_s / two_threads.trained_s)
         opened.append((side_by_side.opened_s, serial.opened_s))
     last = f"the last {side_by_side.trained_s:.1f} s / {serial.trained_s:.1f} s"
     how = f"{min(ratios):.3f} to {max(ratios):.3f} in {pairs} pairs, {last}, the same weights"
     ray_s, serial_s = (statistics.median(times) for times in zip(*opened, strict=True))
     begun = f"{ray_s:.1f} s / {serial_s:.1f} s"
+    threaded = f"{min(against_two):.3f} to {max(against_two):.3f}"
     return [
         Row("generators", what, statistics.median(ratios), "x", 0.6, how),
+        Row("generators", "the same / with two threads", statistics.median(against_two), "x", None, threaded),
         Row("generators", "opening the sites before, once a run", ray_s, "s", None, begun),
     ]
 
@@ -240,7 +242,7 @@ def main() -> int:
         elif part == "beside":
             rows += beside_rows(folder, rounds=1 if quick else 12, steps=2 if quick else 40)
         else:
-            rows += generator_rows(folder, steps=2 if quick else GENERATOR_STEPS, pairs=1 if quick else 3)
+            rows += generator_rows(folder, steps=2 if quick else None, pairs=1 if quick else 3)
     missed = [] if quick else [row.what for row in rows if not row.holds]
     if chosen.json:
         print(json.dumps({"rows": [asdict(row) for row in rows], "missed": missed}, indent=1))

@@ -35,6 +35,8 @@ from engine.stages.federated_training import FederatedTraining
 from engine.stages.generator_training import GeneratorTraining
 
 POLL_S = 0.2
+GENERATOR_PRESET = "phantom_cpu_demo"
+"""The smallest of the presets that are more than a smoke test: 120 steps of 4 images of 128 px at a site."""
 
 
 @dataclass(frozen=True)
@@ -155,35 +157,44 @@ class Generators:
     """What was uploaded, by file."""
 
 
-def generator_seconds(folder: Path, *, steps: int) -> tuple[Generators, Generators] | None:
-    """Return what four sites' generators took, on Ray with two workers and one after the other; None without Ray.
+def generator_seconds(folder: Path, *, steps: int | None) -> tuple[Generators, Generators, Generators] | None:
+    """Return what four sites' generators took; None without Ray. Of the preset's steps, or of so many ``steps``.
 
-    Each in a process of its own, as a run is: Ray's workers load the generators' libraries, so the other has to, too.
-    Ends the program where their weights are not the same to the bit.
+    On Ray with two workers of one thread each; one after the other with one thread; and so with two threads, for those
+    whose machine has two cores (other weights: sums have another order). Each in a process of its own, as a run is:
+    Ray's workers load the generators' libraries, so the others have to, too. Ends the program where the weights of the
+    first two are not the same to the bit.
     """
     if not has_ray():
         return None
+    ways: list[dict[str, Any]] = [
+        {"backend": "ray", "workers": 2, "threads": 1},
+        {"backend": "local", "threads": 1},
+        {"backend": "local", "threads": 2},
+    ]
     found = []
-    for where in ({"backend": "local"}, {"backend": "ray", "workers": 2}):
+    for number, way in enumerate(ways):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-            found.append(alone.submit(_generators, folder, steps=steps, **where).result())
-    serial, side_by_side = found
+            found.append(alone.submit(_generators, folder / f"way_{number}", steps=steps, **way).result())
+    side_by_side, serial, two_threads = found
     names = sorted(serial.weights.keys() | side_by_side.weights.keys())
     differ = [name for name in names if serial.weights.get(name) != side_by_side.weights.get(name)]
     if differ or not names:
         raise SystemExit(f"the generators on Ray are others than those of one process: {', '.join(differ)}")
-    return side_by_side, serial
+    return side_by_side, serial, two_threads
 
 
-def _generators(folder: Path, *, steps: int, **where: Any) -> Generators:
+def _generators(folder: Path, *, steps: int | None, threads: int, **where: Any) -> Generators:
+    torch.set_num_threads(threads)  # a run's worker does; a process begins with all cores
     names = list(TASKS["nuclei"].sites)[:5]
     values = {
-        **where, "device": "cpu", "precision": "fp32", "threads": 1,
-        "data": {"task": "nuclei", "images_per_site": 8, "image_px": 64, "sites": names, "held_out": names[-1]},
-        "generator": {"steps": steps, "image_px": 64},
+        **where, "threads": threads, "device": "cpu", "precision": "fp32", "data.images_per_site": 8,
+        "data.task": "nuclei", "data.sites": names, "data.held_out": names[-1],
     }  # fmt: skip
-    config = parse_config(values)
-    run_dir = folder / f"generators_{config.backend}"
+    if steps is not None:
+        values["generator.steps"] = steps
+    config = load_config(GENERATOR_PRESET, overrides=values)
+    run_dir = folder / "generators"
     run_dir.mkdir(parents=True)
     store = CheckpointStore(run_dir / "checkpoints", config.content_hash(), warn=print)
     context = RunContext(config=config, run_dir=run_dir, reporter=Quiet("generators"), checkpoints=store)
