@@ -115,7 +115,8 @@ class Consent:
                 return reply
             by = self._allow(request, run)  # somebody may have refused it while this was at work
             reply = _KEPT_BACK if self._keeps_generator(request, run) else reply
-            self._check_reply(request, reply, run_id=run_id, audit=audit)
+            words = json.dumps([reply.metrics, reply.texts, reply.num_examples], sort_keys=True).encode()
+            self._check_reply(request, reply, words_bytes=len(words), run_id=run_id, audit=audit)
         except Exception as error:
             self._told.pop(key, None)
             code = error.code if isinstance(error, UserError) else type(error).__name__
@@ -123,7 +124,6 @@ class Consent:
             raise
         kind = LEAVING.get(request.task, "metrics") if reply.arrays else "metrics"
         left = {"kind": kind, "bytes": payload_bytes(reply.arrays), "digest": digest(reply.arrays)}
-        words = json.dumps([reply.metrics, reply.texts, reply.num_examples], sort_keys=True).encode()
         told = {"words_bytes": len(words), "words_digest": hashlib.sha256(words).hexdigest()}
         if times := self._told.pop(key, 0):
             told |= {"progress_told": times}
@@ -224,7 +224,9 @@ class Consent:
             return request
         return replace(request, settings={**request.settings, **limits.settings()})
 
-    def _check_reply(self, request: SiteRequest, reply: SiteReply, *, run_id: str, audit: AuditLog) -> None:
+    def _check_reply(
+        self, request: SiteRequest, reply: SiteReply, *, words_bytes: int, run_id: str, audit: AuditLog
+    ) -> None:
         policy = read_policy(self.folder)
         if request.task == TRAIN_GENERATOR and policy.limits is not None and reply.arrays:
             reason = reason_to_withhold(reply.metrics, policy.limits)
@@ -234,8 +236,9 @@ class Consent:
             raise self._refused(f"it has {reply.num_examples} images, and its rules ask for {policy.smallest_images}")
         if policy.most_megabytes is None:
             return
-        sent = sum(entry["bytes"] for entry in audit.entries() if entry["event"] == "left" and entry["run"] == run_id)
-        megabytes = (sent + payload_bytes(reply.arrays)) / 1e6
+        left = [entry for entry in audit.entries() if entry["event"] == "left" and entry["run"] == run_id]
+        sent = sum(entry["bytes"] + entry.get("words_bytes", 0) for entry in left)  # older records have none
+        megabytes = (sent + payload_bytes(reply.arrays) + words_bytes) / 1e6
         if megabytes > policy.most_megabytes:
             raise self._refused(f"{megabytes:.1f} MB would leave, and its rules allow {policy.most_megabytes:g} MB")
 

@@ -10,7 +10,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -128,7 +128,7 @@ class Decisions:
 
     A decision holds for one run with one configuration: asked with another, for instance for more rounds, the run
     waits again. Rules decide where nobody has: once somebody has refused a run, or kept something of it back, they do
-    not approve it with other settings, or one more round would undo a refusal.
+    not approve it with other settings, or one more round would undo a refusal; nor its settings under another name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -143,7 +143,7 @@ class Decisions:
                 return
             about = {"run": run_id, "config": identity(config), "kinds": list(kinds), "settings": config}
             about |= {"asked_at": _now(), "state": "waiting", "by": "", "reason": ""}
-            self._write(run_id, {**about, HELD: _is_held(self._read(run_id))})
+            self._write(run_id, {**about, HELD: self._is_held_back(run_id, config)})
 
     def decide(
         self, run_id: str, state: State, *, reason: str = "", by: str | None = None, without: Sequence[str] = ()
@@ -172,10 +172,8 @@ class Decisions:
     def rules_decide(self, run_id: str, config: str) -> bool:
         """Return whether it is left to the rules to approve a run with this configuration."""
         known = self._read(run_id)
-        if known is None:
-            return True
-        if known["config"] != identity(config):
-            return not _is_held(known)
+        if known is None or known["config"] != identity(config):
+            return not self._is_held_back(run_id, config)
         return known["state"] == "waiting" and not known.get(HELD, False)
 
     def without(self, run_id: str, config: str) -> tuple[str, ...]:
@@ -205,6 +203,17 @@ class Decisions:
         """Return what is noted of every run, the latest to ask first."""
         found = [_noted(path) for path in self._folder.glob("*.json")]
         return sorted(found, key=lambda run: run["asked_at"], reverse=True)
+
+    def _is_held_back(self, run_id: str, config: str) -> bool:
+        """Return whether somebody has refused this run, or these settings, or kept something of either back."""
+        if _is_held(self._read(run_id)):
+            return True
+        for path in self._folder.glob("*.json"):
+            with suppress(UserError):  # another run's note that is damaged is its own fault
+                other = _noted(path)
+                if other["config"] == identity(config) and _is_held(other):
+                    return True
+        return False
 
     def _has_asked(self, run_id: str, config: str) -> bool:
         known = self._read(run_id)

@@ -260,6 +260,16 @@ def test_the_most_that_may_leave_counts_over_a_run(site: Any) -> None:
     assert ask(consent, TRAIN_STUDENT, {**RUN, "id": "another"}).num_examples == 5
 
 
+def test_words_count_towards_the_most_that_may_leave(site: Any) -> None:
+    """Or a program could send by letters what it may not send by arrays."""
+    consent, program, folder = site
+    write_rules(folder, 'approval = "automatic"\nmost_megabytes = 0.01\n')
+    program.arrays, program.figures = {}, {"x" * 6000: 0.5}
+    ask(consent, EVALUATE)
+    with pytest.raises(UserError, match="0.0 MB would leave"):
+        ask(consent, EVALUATE)
+
+
 def test_a_run_that_would_send_what_may_not_leave_is_refused_at_once(site: Any) -> None:
     consent, _, folder = site
     write_rules(folder, 'kinds = ["student", "figures", "statistics"]')

@@ -68,7 +68,7 @@ def test_a_refusal_holds_where_rules_approve_every_run(site: Any) -> None:
     for task in (TRAIN_STUDENT, TRAIN_GENERATOR, SHARE_MASKS, EVALUATE, VALIDATE_STUDENT):
         assert refused(consent, task) == "federation.refused"
     assert program.asked == done
-    ask(consent, TRAIN_STUDENT, {**RUN, "id": "another"})
+    ask(consent, TRAIN_STUDENT, {**RUN, "id": "another", "config": LONGER})
     assert command(folder, "approve", RUN_ID) == 0
     ask(consent, TRAIN_GENERATOR)
     line = AuditLog(folder / AUDIT_FILE).entries()[-1]
@@ -219,3 +219,19 @@ def test_last_is_the_newest_run_that_asked(site: Any, capsys: pytest.CaptureFixt
         "run-a": "approved", "run-b": "approved", "run-c": "refused"
     }  # fmt: skip
     assert command(folder, "begin-anew", "last") == 2 and "no state of the run run-a" in capsys.readouterr().err
+
+
+def test_what_was_refused_does_not_come_back_under_another_name(site: Any) -> None:
+    """A run that is launched again, or forked, has another id; one whose note is damaged stands in nobody's way."""
+    consent, _, folder = site
+    again = {**RUN, "id": "again"}
+    ask(consent, APPROVAL)
+    assert ask(consent, APPROVAL, again).texts["state"] == "approved"
+    assert command(folder, "refuse", RUN_ID) == 0
+    assert refused(consent, TRAIN_STUDENT, {**RUN, "id": "third"}) == "federation.not_approved"
+    assert ask(consent, APPROVAL, {**RUN, "id": "third"}).texts["state"] == "waiting"
+    assert ask(consent, APPROVAL, again).texts["state"] == "approved", "it had asked, and nobody refused it"
+    (folder / "decisions" / "again.json").write_text("{")
+    assert ask(consent, APPROVAL, {**RUN, "id": "fourth"}).texts["state"] == "waiting"
+    assert command(folder, "approve", "third") == 0
+    assert ask(consent, TRAIN_STUDENT, {**RUN, "id": "third"}).num_examples == 5
