@@ -24,16 +24,17 @@ PORT ?= 7860
 TESTS ?= tests
 MUTATE ?=
 SHOTS ?=
-JOBS ?= 2
+JOBS ?= 3
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 RAY_STAMP := $(VENV)/.ray-stamp
 
-# Two test processes of one thread: the tests' models are too small to fill more, and half of the time is spent in
-# importing. A file stays in one process, for the sake of its fixtures, and the long ones begin early. The limit is for
-# what hangs, not for what is slow: it is far above what a test takes on a busy machine.
+# Three test processes of one thread, for two cores: the tests' models are too small to fill more threads, half of the
+# time is spent in importing, and a quarter in waiting for browsers and other processes. A file stays in one process, for
+# the sake of its fixtures, and the long ones begin early. The limit is for what hangs, not for what is slow: it is far
+# above what a test takes on a busy machine.
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) \
 	--dist loadfile --no-loadscope-reorder --timeout=1800 --durations=15
 
