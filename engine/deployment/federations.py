@@ -9,7 +9,6 @@ for-sites/NAME/      what the site gets: site.toml, ca.crt, README.txt; nothing 
 
 from __future__ import annotations
 
-import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,14 +16,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from engine.deployment import certificates
-from engine.deployment.settings import bad_settings, read_toml, split_address, to_toml
+from engine.deployment.settings import SITE_NAME, bad_settings, read_toml, split_address, to_toml
 from engine.errors import UserError
 from engine.federation.backends.notes import write_note
 
 SETTINGS = "federation.toml"
 SERVER_PORT = 9093
 """Port of the SuperLink on loopback (ours)."""
-SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 SiteState = Literal["invited", "accepted", "revoked"]
 
 

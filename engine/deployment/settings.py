@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -12,6 +13,8 @@ from engine.errors import UserError
 PUBLIC_PORT = 9443
 """Port that sites connect to, the proxy's (ours)."""
 MAX_HOST_LETTERS = 253
+SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+"""A site's name is that of a folder, and of a certificate."""
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 
@@ -20,7 +23,10 @@ def to_toml(values: dict[str, str | int]) -> str:
     """Return texts and whole numbers as TOML."""
     rows = []
     for key, value in values.items():
-        text = str(value) if isinstance(value, int) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        # A basic string of TOML is one of JSON, but for one control character that JSON lets through.
+        text = (
+            str(value) if isinstance(value, int) else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        )
         rows.append(f"{key} = {text}\n")
     return "".join(rows)
 

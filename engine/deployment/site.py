@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine.deployment import certificates
 from engine.deployment.processes import MENDED_BY_A_PERSON, Say, Supervised, only_one
-from engine.deployment.settings import read_toml, split_address
+from engine.deployment.settings import SITE_NAME, bad_settings, read_toml, split_address
 from engine.errors import UserError
 
 SETTINGS = "site.toml"
@@ -51,6 +51,8 @@ def load(folder: Path, *, data: Path | None = None, server: str | None = None) -
             fix="Name the folder that the coordinator has sent.",
         )
     written = read_toml(path, texts=("site", "server"), optional=("data",))
+    if SITE_NAME.fullmatch(str(written["site"])) is None:
+        raise bad_settings(path, f"site is {written['site']!r:.60}, and has to be the name that the coordinator gave")
     address = server or str(written["server"])
     split_address(address, file=None if server else path)
     images = data if data is not None else (Path(str(written["data"])) if written.get("data") else None)

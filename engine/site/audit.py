@@ -1,8 +1,8 @@
 """The site's own record of every request and of everything that left: append-only, each line chained to the last.
 
 A line is a JSON object with the SHA-256 of the line before it (``chain``). Who changes, removes or moves a line breaks
-the chain there. The SHA-256 of the last line is noted beside it: an end that was cut off or changed is found, and a record
-that is gone is told from one that nobody has needed yet. Who rewrites both is found by comparing with a copy.
+the chain there. The SHA-256 of the last line is noted beside it: an end that was cut off or changed is found, and a
+record that is gone is told from one that nobody has needed yet. Who rewrites both is found by comparing with a copy.
 """
 
 from __future__ import annotations

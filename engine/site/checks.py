@@ -13,15 +13,22 @@ FOLDER, REPORT = "generator_check", "report.json"
 
 
 def read_reports(folder: Path) -> list[dict[str, Any]]:
-    """Return, for each run of the site in ``folder``, ``run``, ``state``, ``figures`` and the folder of ``pairs``."""
+    """Return, for each run of the site in ``folder``, ``run``, ``state``, ``figures`` and the folder of ``pairs``.
+
+    Of a report that cannot be read there are no figures, and the state says so.
+    """
     found = []
     for path in sorted((folder / "runs").glob(f"*/{FOLDER}/{REPORT}")):
-        figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
+        try:
+            figures = dict(json.loads(path.read_text(encoding="utf-8"))["figures"])
+            state = "withheld" if figures[WITHHELD] else "sent"
+        except (OSError, ValueError, TypeError, KeyError):
+            figures, state = {}, "report cannot be read"
         has_pairs = any(path.parent.glob("copy_*.png"))
         found.append(
             {
                 "run": path.parents[1].name,
-                "state": "withheld" if figures[WITHHELD] else "sent",
+                "state": state,
                 "figures": figures,
                 "pairs": str(path.parent) if has_pairs else "",
             }

@@ -40,6 +40,7 @@ class Toys:
             while len(list(self._folder.glob("at-*"))) < 2:
                 listener.check_cancelled()
                 time.sleep(0.01)
+            listener.progress(1, 2)
         if what == f"hang {request.site}" and number == 1:
             for step in range(10**6):
                 listener.progress(step, 10**6)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from engine.cli import main
-from engine.deployment import certificates, federations, site
+from engine.deployment import certificates, federations, settings, site
 from engine.deployment.proxies import TEMPLATES, write_proxies
 from engine.deployment.server import certificate_warnings, command, environment, link_of
 from engine.errors import UserError
@@ -81,7 +81,7 @@ def test_settings_that_cannot_be_are_named_with_their_file(
 def test_settings_of_a_site_that_cannot_be_are_named_with_their_file(federation: federations.Federation) -> None:
     toml = federations.invite(federation, "north") / "site.toml"
     written = toml.read_text()
-    for words in ("data = 3", "site = true", "server = 9443"):
+    for words in ("data = 3", "site = true", "server = 9443", 'site = "../north"', 'site = ""', 'site = "no rth"'):
         key = words.partition(" ")[0]
         toml.write_text(re.sub(rf"(?m)^{key} = .*$", words, written))
         assert str(toml) in refused("deployment.settings", site.load, toml.parent).what
@@ -147,6 +147,12 @@ def test_a_site_from_invitation_to_revocation(federation: federations.Federation
     assert site.make_keys(here, new=True) != told
     federations.accept(federation, "north", here.folder / "site.csr")
     assert list(federations.accepted_keys(federation)) == ["north"]
+
+
+def test_whatever_a_setting_says_is_read_back(tmp_path: Path) -> None:
+    told = {"data": 'C:\\images "a"\t\n\x00\x1b\x7f\u2028\U0001f600é', "port": 9}
+    (tmp_path / "x.toml").write_text(settings.to_toml(told), encoding="utf-8")
+    assert settings.read_toml(tmp_path / "x.toml", texts=("data",), ports=("port",)) == told
 
 
 @pytest.mark.parametrize("state", ["acepted", "Accepted", ""])

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from flwr.proto.fleet_pb2 import PullMessagesResponse
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest, SendNodeHeartbeatResponse
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import Metadata as ProtoMetadata
 
@@ -204,3 +206,28 @@ def test_a_key_that_is_none_is_named_and_the_program_is_not_started_again(kind: 
     with pytest.raises(UserError, match=r"site\.key") as told:
         certificates.site_fingerprint(folder)
     assert "site keys --new" in told.value.fix
+
+
+@pytest.mark.parametrize(("status", "goes_on"), [(200, True), (401, False), (503, None)])
+def test_a_node_goes_on_unless_the_server_does_not_know_it(status: int, goes_on: bool | None, tmp_path: Path) -> None:
+    """Another server, or new keys: the site is let in anew. A server that is ill has said nothing of that."""
+    connection = at(tmp_path)
+    connection._node_note = tmp_path / "node_id.txt"
+    beats = list[int]()
+
+    class Client:
+        def SendNodeHeartbeat(self, request: SendNodeHeartbeatRequest) -> SendNodeHeartbeatResponse:
+            beats.append(request.node.node_id)
+            asked = httpx.Request("POST", "https://localhost:9")
+            httpx.Response(status, request=asked).raise_for_status()
+            return SendNodeHeartbeatResponse(success=True)
+
+    connection._client = Client()  # type: ignore[assignment]
+    assert not connection._goes_on() and beats == [], "it has no node yet"
+    write_note(connection._node_note, b"12")
+    if goes_on is None:
+        with pytest.raises(httpx.HTTPStatusError, match="503"):
+            connection._goes_on()
+    else:
+        assert connection._goes_on() is goes_on
+    assert beats == [12]

@@ -64,3 +64,6 @@ def test_a_sites_operator_sees_figures_and_where_the_pairs_lie(tmp_path: Path) -
     assert found == {"run": "261126-a", "state": "withheld", "figures": FIGURES, "pairs": str(folder)}
     said = run(cli, ["site", "checks", str(tmp_path)]).output
     assert "261126-a" in said and "withheld" in said and "0.98" in said
+    for damaged in ("{", "[]", '{"figures": 3}', '{"figures": {}}'):
+        (folder / "report.json").write_text(damaged)
+        assert "report cannot be read" in run(cli, ["site", "checks", str(tmp_path)]).output
