@@ -103,7 +103,7 @@ ATTACKS: dict[str, Attack] = {
     "update x -10": _floats(lambda sent, made: sent - 10 * (made - sent)),
     "wrong shape": _wrong_shape,
     "oversized": _oversized,
-    "zeros, n = 1e9": lambda request, reply: replace(
+    "zeros with n = 1e9": lambda request, reply: replace(
         _floats(lambda sent, made: np.zeros_like(made))(request, reply), num_examples=10**9
     ),
     "negative variance": _negative_variance,
@@ -304,6 +304,14 @@ def _rows(attacks: tuple[str, ...]) -> list[tuple[str, str | None]]:
     return [(HONEST, None), *((attack, attack) for attack in attacks)]
 
 
+def attacks_of(text: str) -> tuple[str, ...]:
+    """Return the attacks that are named in ``text``, commas between them."""
+    names = tuple(text.split(","))
+    if unknown := [name for name in names if name not in ATTACKS]:
+        raise argparse.ArgumentTypeError(f"there is no attack '{unknown[0]}'; there are {', '.join(ATTACKS)}")
+    return names
+
+
 def main() -> int:
     """Measure what is not there yet, print, and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -311,13 +319,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=12, help="phantoms at each site")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds each cell is measured with")
-    parser.add_argument("--attacks", default=",".join(ATTACKS), help="of these, in this order: %(default)s")
+    every = ",".join(ATTACKS)
+    parser.add_argument("--attacks", type=attacks_of, default=every, help="of these, in this order: %(default)s")
     parser.add_argument("--quick", action="store_true", help="one round, three attacks, few images")
     parser.add_argument("--json", action="store_true", help="print the cells as JSON")
     chosen = parser.parse_args()
-    attacks = QUICK if chosen.quick else tuple(chosen.attacks.split(","))
-    if unknown := [name for name in attacks if name not in ATTACKS]:
-        parser.error(f"there is no attack '{unknown[0]}'; there are {', '.join(ATTACKS)}")
+    attacks = QUICK if chosen.quick else chosen.attacks
     rounds, images = (1, 4) if chosen.quick else (chosen.rounds, chosen.images)
     torch.set_num_threads(1)
     chosen.folder.mkdir(parents=True, exist_ok=True)

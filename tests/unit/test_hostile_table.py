@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.hostile import ATTACKS, attacks_of
 from bench.hostile_table import HONEST, WITHOUT, failures, table
 
 ROWS, DEFENCES = (HONEST, "NaN"), ("refuse",)
@@ -54,3 +55,8 @@ def test_a_seed_in_which_a_defence_fails_is_named() -> None:
         "seed 7, NaN | refuse: no",
         "seed 8, NaN | refuse: 48.9 is below 49.0",
     ]
+
+
+def test_every_attack_can_be_named_in_the_list_of_all() -> None:
+    """It is the default: a name with a comma in it would be two."""
+    assert attacks_of(",".join(ATTACKS)) == tuple(ATTACKS)
