@@ -57,7 +57,7 @@ class Screen:
     image_hw3: np.ndarray
     """uint8."""
     levels_Khw: np.ndarray
-    """uint8, the hundredth of each probability (``app.probability.levels``)."""
+    """uint8, the hundredth of each probability (``export.levels``)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from app.probability import Kept, above, levels
+from app.probability import Kept
+from export.levels import above, levels
 
 MAX_CLICKS = 100
 """Of one image (ours): each is worked out anew when the threshold changes."""

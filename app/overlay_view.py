@@ -16,7 +16,8 @@ from PIL import Image
 from app import markup, overlays, text
 from app import overlay_text as words
 from app.picture_results import Figures, in_text
-from app.probability import STEPS, colour_of
+from app.probability import colour_of
+from export.levels import STEPS
 from export.results import class_colour
 
 

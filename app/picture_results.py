@@ -16,7 +16,8 @@ import numpy as np
 from app import overlay_text as words
 from app.corrections import Click, corrected
 from app.overlays import resize_nearest
-from app.probability import MODEL_PERCENT, STEPS, Kept
+from app.probability import Kept
+from export.levels import MODEL_PERCENT, STEPS
 from export.results import mask_file, plain_name
 
 ADDED, REMOVED = 1, 2

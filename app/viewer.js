@@ -1,5 +1,6 @@
-// Draws a volume's planes in the browser. The server has sent numbers (uint16) and labels (uint8) on the patient's axes,
-// z to the head, y to the back, x to the left; everything here answers without asking it again.
+// Draws a volume's planes in the browser. The server has sent numbers (uint16) and, of each class, probabilities in
+// hundredths (uint8) on the patient's axes, z to the head, y to the back, x to the left; everything here answers without
+// asking it again.
 const AXES = {axial: [0, 1, 2], coronal: [1, 0, 2], sagittal: [2, 0, 1]};  // slices, rows, columns
 const MOST_ZOOM = 16, STEP_ZOOM = 1.5;
 const SLACK_PX = 6;  // a finger moves so far while it taps
@@ -7,16 +8,20 @@ const SLACK_PX = 6;  // a finger moves so far while it taps
 async function begin(section) {
   const about = JSON.parse(section.dataset.about);
   const [depth, height, width] = about.shape;
+  const share2 = (n) => (n / 100).toFixed(2);
   const size = depth * height * width;
   const answer = await fetch(section.dataset.address);
   if (!answer.ok) { section.querySelector('.viewer-value').textContent = 'The volume is not kept any more.'; return; }
   const unpacked = answer.body.pipeThrough(new DecompressionStream('gzip'));
   const buffer = await new Response(unpacked).arrayBuffer();
-  const numbers = new Uint16Array(buffer, 0, size), labels = new Uint8Array(buffer, 2 * size, size);
+  const numbers = new Uint16Array(buffer, 0, size);
+  const levels = about.classes.map((_, at) => new Uint8Array(buffer, (2 + at) * size, size));
   const stride = [height * width, width, 1];
   const at = [...about.at];
   const find = (name) => section.querySelector(name);
-  const centre = find('.centre'), span = find('.width'), opacity = find('.opacity'), mask = find('.mask');
+  const centre = find('.centre'), span = find('.width'), opacity = find('.opacity');
+  const shown = find('.shown'), note = find('.viewer-threshold');
+  let percent = about.percent;
   const preset = find('.preset'), told = find('.viewer-value');
   const shades = new Uint8ClampedArray(65536);
   const views = [...section.querySelectorAll('figure')].map((figure) => {
@@ -40,16 +45,22 @@ async function begin(section) {
     }
   }
 
+  function colourOfMask(from) {  // the later class where they overlap
+    for (let at = levels.length - 1; at >= 0; at--) if (levels[at][from] >= percent) return about.colours[at];
+    return null;
+  }
+
   function draw(view) {
     const {canvas, paper, slices, rows, columns, headUp} = view;
     const picture = paper.createImageData(canvas.width, canvas.height), out = picture.data;
-    const share = mask.checked ? Number(opacity.value) : 0;
+    const map = levels[Number(shown.value)];  // of one class's probabilities; the mask where there is none
+    const share = shown.value === 'nothing' ? 0 : Number(opacity.value);
     for (let row = 0, to = 0; row < canvas.height; row++) {
       const line = headUp ? canvas.height - 1 - row : row;
       let from = at[slices] * stride[slices] + line * stride[rows];
       for (let column = 0; column < canvas.width; column++, from += stride[columns], to += 4) {
-        const grey = shades[numbers[from]], label = labels[from];
-        const colour = label && share ? about.colours[(label - 1) % about.colours.length] : null;
+        const grey = shades[numbers[from]];
+        const colour = !share ? null : map ? about.shades[map[from]] : colourOfMask(from);
         out[to] = colour ? grey + share * (colour[0] - grey) : grey;
         out[to + 1] = colour ? grey + share * (colour[1] - grey) : grey;
         out[to + 2] = colour ? grey + share * (colour[2] - grey) : grey;
@@ -155,7 +166,9 @@ async function begin(section) {
       const from = found[0] * stride[0] + found[1] * stride[1] + found[2];
       const value = about.low + numbers[from] * about.scale;
       const mm = about.upright ? '' : ' (slice, row, column)';
-      told.textContent = `${Math.round(value * 1000) / 1000} ${about.unit} · ${found.map((n) => n + 1).join(', ')}${mm}`;
+      const likely = about.classes.map((name, at) => `${name} ${share2(levels[at][from])}`).join(', ');
+      told.textContent =
+        `${Math.round(value * 1000) / 1000} ${about.unit} · ${found.map((n) => n + 1).join(', ')}${mm} · ${likely}`;
     });
     view.canvas.addEventListener('pointerleave', () => { told.textContent = told.dataset.empty; });
     view.canvas.addEventListener('click', (event) => {
@@ -169,7 +182,20 @@ async function begin(section) {
   preset.addEventListener('change', choose);
   for (const field of [centre, span]) field.addEventListener('input', () => { preset.value = 'own'; shade(); redraw(); });
   opacity.addEventListener('input', redraw);
-  mask.addEventListener('change', redraw);
+  shown.addEventListener('change', () => {
+    find('.scale').hidden = !levels[Number(shown.value)];
+    find('.viewer-key').hidden = shown.value !== 'mask';
+    redraw();
+  });
+  window.dsfedmedVolume = {threshold(to) {
+    percent = to;
+    const said = note.dataset.words.replaceAll('{drawn}', share2(to)).replace('{saved}', share2(about.percent));
+    note.textContent = to === about.percent ? '' : said;
+    section.dataset.percent = to;
+    redraw();
+  }};
+  const slider = document.querySelector('#volume-threshold input');  // it may have been moved while the job ran
+  window.dsfedmedVolume.threshold(slider ? Math.round(100 * Number(slider.value)) : percent);
   choose();
 }
 

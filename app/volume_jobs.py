@@ -24,6 +24,7 @@ from engine.data.readers import file_stem, is_supported
 from engine.data.volume_cache import held_open
 from engine.errors import UserError
 from export.cases import Case, Segmented, find_cases, segment_steps, told_apart, write_masks
+from export.levels import MODEL_PERCENT
 from export.outputs.measurements import Measurement, as_csv
 from export.outputs.nifti import write_nifti
 from export.results import plain_name
@@ -63,15 +64,19 @@ class Result:
     """In which ways the last such case is unlike the images of training: it was answered on request."""
     size: tuple[int, int, int] = (0, 0, 0)
     """Slices, columns and rows of the last case."""
+    percent: int = MODEL_PERCENT
+    """The threshold of masks, files and figures."""
     view: volume_view.View | None = None
     view_path: str = ""
     wall_s: float = 0.0
 
 
-def run(studio: Studio, session: BundleSession, upload: Path, *, anyway: bool = False) -> Generator[Step, None, Result]:
+def run(
+    studio: Studio, session: BundleSession, upload: Path, *, anyway: bool = False, percent: int = MODEL_PERCENT
+) -> Generator[Step, None, Result]:
     """Yield after every slice and return the result; left in between, nothing of it stays.
 
-    What is unlike the images of training is segmented only with ``anyway``.
+    What is unlike the images of training is segmented only with ``anyway``. Masks are what is above ``percent``.
 
     A single case that cannot be segmented raises its ``UserError``; of several, each is named in ``faults``. Files are
     called by the names that they came with.
@@ -92,26 +97,28 @@ def run(studio: Studio, session: BundleSession, upload: Path, *, anyway: bool = 
                     raise _renamed(error, {upload: name}, name) from error
             cases = told_apart(find_cases(members, series_name=_stem(name)))
         known = {member.path: member.name for member in members}
-        result = Result(len(cases))
+        result = Result(len(cases), percent=percent)
         for at, case in enumerate(cases):
+            shown = volume_view.Shown()
+            steps = segment_steps(
+                session, case, anyway=anyway, fix=model_text.FOREIGN_FIX, percent=percent, keep=shown.take
+            )
             try:
-                found = yield from _segmented(
-                    session, case, at=at, of=len(cases), limit=limit, known=known, archive=name, anyway=anyway
-                )
+                found = yield from _segmented(steps, case, at=at, of=len(cases), limit=limit, known=known, archive=name)
             except UserError as error:
                 if len(cases) == 1:
                     raise
                 result.faults.append(error)
                 continue
             with at_most(limit), held_open():
-                _keep(studio, session, found, result, out, alone=len(cases) == 1)
+                _keep(studio, session, found, result, out, shown=shown if len(cases) == 1 else None)
         _save(studio, result, out, stem=plain_name(_stem(name)))
     result.wall_s = time.perf_counter() - started
     return result
 
 
 def _segmented(
-    session: BundleSession,
+    steps: Generator[tuple[int, int], None, Segmented],
     case: Case,
     *,
     at: int,
@@ -119,9 +126,7 @@ def _segmented(
     limit: int,
     known: dict[Path, str],
     archive: str,
-    anyway: bool,
 ) -> Generator[Step, None, Segmented]:
-    steps = segment_steps(session, case, anyway=anyway, fix=model_text.FOREIGN_FIX)
     try:
         while True:
             with at_most(limit):
@@ -133,7 +138,15 @@ def _segmented(
         raise _renamed(error, known, archive) from error
 
 
-def _keep(studio: Studio, session: BundleSession, found: Segmented, result: Result, out: Path, *, alone: bool) -> None:
+def _keep(
+    studio: Studio,
+    session: BundleSession,
+    found: Segmented,
+    result: Result,
+    out: Path,
+    *,
+    shown: volume_view.Shown | None,
+) -> None:
     """Write one case's masks, and, of a case that is alone, what is shown of it."""
     volume, classes = found.volume, session.manifest.classes
     written = write_masks(found, out, session=session)
@@ -143,11 +156,11 @@ def _keep(studio: Studio, session: BundleSession, found: Segmented, result: Resu
     if volume.kind == "dicom":
         told = (*result.identifiers, *identifying_tags(volume.dicom_file().tags))
         result.identifiers = tuple(dict.fromkeys(told))
-    if not alone:
+    if shown is None:
         return
-    labels_SHW = label_volume(found.masks_KSHW)
-    result.view = volume_view.view(volume, labels_SHW, classes=classes)
+    result.view = volume_view.view(volume, shown, classes=classes, percent=result.percent)
     result.view_path = studio.save(VIEW_FILE, result.view.packed)
+    labels_SHW = label_volume(found.masks_KSHW)
     if volume.kind == "dicom" and volume.geometry.affine_lps is not None and not written[0].name.endswith(".nii.gz"):
         path = out / f"{found.stem}_mask.nii.gz"
         write_nifti(path, volume, labels_SHW)

@@ -44,7 +44,14 @@ NO_PLACE = "Nothing says how it lies in the patient: planes have no letters."
 VIEWER = "Slices of the volume"
 PLANES = {"axial": "Axial", "coronal": "Coronal", "sagittal": "Sagittal"}
 PLANES_UNPLACED = {"axial": "Slices", "coronal": "Across rows", "sagittal": "Across columns"}
-SLICE, OPACITY, SHOW_MASK, PRESET, CENTRE, WIDTH = "slice", "Opacity", "Mask", "Window", "Centre", "Width"
+SLICE, OPACITY, PRESET, CENTRE, WIDTH = "slice", "Opacity", "Window", "Centre", "Width"
+SHOW, SHOW_MASK, PROBABILITY, SHOW_NOTHING = "Show", "Mask", "Probability of {name}", "Nothing"
+THRESHOLD = "Threshold"
+THRESHOLD_INFO = "Probability above which a voxel belongs to the mask; 0.5 is the model's own"
+OTHER_THRESHOLD = (
+    "Drawn at threshold {drawn}. Files and figures are of {saved}: press the button again for those of {drawn}."
+)
+SAVED_AT = "Threshold {threshold:.2f}, not the model's own {own:.2f}."
 VALUE_EMPTY = (
     "Point at a picture for its value. Wheel or arrow keys change the slice, a click moves all three. Ctrl and wheel, "
     "two fingers, or + and - zoom (0: the whole picture); a zoomed picture can be dragged."

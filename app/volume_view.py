@@ -1,7 +1,8 @@
-"""A segmented volume as what the viewer in the browser draws: numbers and labels on the patient's axes. Torch-free.
+"""A segmented volume as what the viewer in the browser draws: numbers and probabilities on the patient's axes.
 
-The browser has all of it, so that slices, window and opacity answer without the server. Shape legend: S, H, W slices,
-rows and columns as they were read; Z, Y, X the patient's axes (``engine.data.orientation``).
+The browser has all of it, so that slices, window, opacity and threshold answer without the server. Torch-free. Shape
+legend: K classes; S, H, W slices, rows and columns as they were read; Z, Y, X the patient's axes
+(``engine.data.orientation``).
 """
 
 from __future__ import annotations
@@ -16,25 +17,53 @@ import numpy as np
 
 from app import overlays
 from app import volume_text as words
+from app.probability import colour_of
 from engine.data.orientation import PLANES, Turn, plane_letters, to_patient
 from engine.data.volumes import SourceVolume
+from export.levels import STEPS
 from export.results import class_colour
 
-MAX_VOXELS = 8_000_000
-"""What a browser is sent at most (ours): 30 slices of 512 x 512, 16 MB before it is packed."""
+MAX_BYTES = 24_000_000
+"""What a browser is sent at most, before it is packed (ours): of one class 30 slices of 512 x 512."""
+NUMBER_BYTES = 2
+"""Of one voxel's number; each class takes one byte more."""
 LEVELS = 65535
 AS_READ = Turn((0, 1, 2), (False, False, False))
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What the viewer needs: a description, and the packed numbers (uint16, then uint8 labels, little-endian)."""
+    """What the viewer needs: a description, and the packed numbers (uint16, then uint8 levels, little-endian)."""
 
     about: dict[str, Any]
     packed: bytes
 
 
-def strides(shape: tuple[int, int, int], steps: tuple[float, float, float], *, most: int = MAX_VOXELS) -> list[int]:
+class Shown:
+    """Takes a volume's probabilities slice by slice, and keeps what the browser is sent of them.
+
+    ``levels_KSHW`` are hundredths (``export.levels``), uint8, of every n-th slice, row and column as ``every`` says.
+    """
+
+    def __init__(self, *, most_bytes: int = MAX_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self.every = [1, 1, 1]
+        self.levels_KSHW = np.zeros((0, 0, 0, 0), np.uint8)
+
+    def take(self, volume: SourceVolume, number: int, levels_KHW: np.ndarray) -> None:
+        """Keep of slice ``number`` what is shown."""
+        if not self.levels_KSHW.size:
+            shape = (len(volume), *levels_KHW.shape[1:])
+            most = self._most_bytes // (NUMBER_BYTES + len(levels_KHW))
+            self.every = strides(shape, _steps(volume), most=most)
+            kept = [-(-size // step) for size, step in zip(shape, self.every, strict=True)]
+            self.levels_KSHW = np.zeros((len(levels_KHW), *kept), np.uint8)
+        slices, rows, columns = self.every
+        if number % slices == 0:
+            self.levels_KSHW[:, number // slices] = levels_KHW[:, ::rows, ::columns]
+
+
+def strides(shape: tuple[int, ...], steps: tuple[float, float, float], *, most: int) -> list[int]:
     """Return which share of slices, rows and columns is shown: every n-th, the finest axes first."""
     every = [1, 1, 1]
     while np.prod([-(-size // step) for size, step in zip(shape, every, strict=True)]) > most:
@@ -43,35 +72,40 @@ def strides(shape: tuple[int, int, int], steps: tuple[float, float, float], *, m
     return every
 
 
-def view(volume: SourceVolume, labels_SHW: np.ndarray, *, classes: tuple[str, ...], most: int = MAX_VOXELS) -> View:
-    """Return what the viewer draws of a volume and its labels (S, H, W) uint8."""
-    columns_mm, rows_mm, slices_mm = volume.voxel_mm or (1.0, 1.0, 1.0)
-    steps = (slices_mm, rows_mm, columns_mm)
-    every = strides(labels_SHW.shape, steps, most=most)
+def view(volume: SourceVolume, shown: Shown, *, classes: tuple[str, ...], percent: int) -> View:
+    """Return what the viewer draws of a volume and its probabilities; masks are first those above ``percent``."""
+    steps, every = _steps(volume), shown.every
     values = np.stack([volume.values(n)[:: every[1], :: every[2]] for n in range(0, len(volume), every[0])])
-    labels = labels_SHW[:: every[0], :: every[1], :: every[2]]
     matrix = volume.geometry.matrix
     turn = AS_READ if matrix is None else to_patient(matrix)
     low, high = float(values.min()), float(values.max())
     is_whole = high - low <= LEVELS and bool((values == np.rint(values)).all())
     scale = 1.0 if is_whole else (high - low) / LEVELS or 1.0
     numbers = np.rint((turn.apply(values) - low) / scale).astype("<u2")
-    shown_steps = [steps[axis] * every[axis] for axis in turn.axes]
+    levels = [np.ascontiguousarray(turn.apply(level_SHW)) for level_SHW in shown.levels_KSHW]
     about = {
         "shape": list(numbers.shape),
-        "steps": shown_steps,
+        "steps": [steps[axis] * every[axis] for axis in turn.axes],
         "low": low,
         "scale": scale,
         "unit": volume.geometry.unit or "",
         "inverted": volume.is_inverted,
         "letters": {} if matrix is None else {plane: plane_letters(matrix, plane) for plane in PLANES},
         "upright": matrix is not None,
+        "classes": list(classes),
         "colours": [class_colour(index) for index in range(len(classes))],
+        "shades": [colour_of(level) for level in range(STEPS)],
+        "percent": percent,
         "presets": presets(volume, values),
-        "at": _fullest(turn.apply(labels)),
+        "at": _fullest(np.max(levels, axis=0) >= percent),
     }
-    packed = gzip.compress(numbers.tobytes() + np.ascontiguousarray(turn.apply(labels)).tobytes(), compresslevel=1)
+    packed = gzip.compress(b"".join([numbers.tobytes(), *(level.tobytes() for level in levels)]), compresslevel=1)
     return View({**about, "every": every}, packed)
+
+
+def _steps(volume: SourceVolume) -> tuple[float, float, float]:
+    columns_mm, rows_mm, slices_mm = volume.voxel_mm or (1.0, 1.0, 1.0)
+    return slices_mm, rows_mm, columns_mm
 
 
 def presets(volume: SourceVolume, values: np.ndarray) -> list[tuple[str, float, float]]:
@@ -96,6 +130,10 @@ def html(shown: View, *, address: str, classes: tuple[str, ...]) -> str:
         f"<span class='swatch'><i style='background:{overlays.hex_colour(class_colour(n))}'></i>{escape(name)}</span>"
         for n, name in enumerate(classes)
     )
+    maps = "".join(
+        f"<option value='{n}'>{escape(words.PROBABILITY.format(name=name))}</option>" for n, name in enumerate(classes)
+    )
+    ramp = ", ".join(overlays.hex_colour(colour_of(level)) for level in range(0, STEPS, 9))
     zooms = "".join(
         f"<button type='button' class='zoom' data-factor='{factor:.6g}' aria-label='{name}' title='{name}'>{sign}"
         "</button>"
@@ -112,9 +150,13 @@ def html(shown: View, *, address: str, classes: tuple[str, ...]) -> str:
         f"</select></label><label>{words.CENTRE} <input class='centre' type='number' step='any'></label>"
         f"<label>{words.WIDTH} <input class='width' type='number' step='any' min='0'></label>"
         f"<label>{words.OPACITY} <input class='opacity' type='range' min='0' max='1' step='0.05' value='0.4'></label>"
-        f"<label><input class='mask' type='checkbox' checked> {words.SHOW_MASK}</label>{zooms}</div>"
+        f"<label>{words.SHOW} <select class='shown'><option value='mask'>{words.SHOW_MASK}</option>{maps}"
+        f"<option value='nothing'>{words.SHOW_NOTHING}</option></select></label>{zooms}</div>"
         f"<div class='viewer-planes'>{planes}</div><p class='viewer-value' data-empty='{escape(words.VALUE_EMPTY)}'>"
         f"{escape(words.VALUE_EMPTY)}</p><p class='viewer-key'>{key}</p>"
+        f"<div class='scale' hidden><div class='ramp' style='background:linear-gradient(to right, {ramp})'></div>"
+        "<p class='ends'><span>0 %</span><span>50 %</span><span>100 %</span></p></div>"
+        f"<p class='viewer-threshold' role='status' data-words='{escape(words.OTHER_THRESHOLD, quote=True)}'></p>"
         + "".join(f"<p class='quiet'>{escape(note)}</p>" for note in notes)
         + "</section>"
     )
@@ -133,12 +175,12 @@ def _plane(plane: str, name: str, about: dict[str, Any], axis: int) -> str:
     )
 
 
-def _fullest(labels_ZYX: np.ndarray) -> list[int]:
+def _fullest(mask_ZYX: np.ndarray) -> list[int]:
     """Return the slice of each plane with most of the masks, the middle one where there is nothing."""
     found = []
     for axis in range(3):
-        counts = np.count_nonzero(labels_ZYX, axis=tuple(other for other in range(3) if other != axis))
-        found.append(int(counts.argmax()) if counts.any() else labels_ZYX.shape[axis] // 2)
+        counts = np.count_nonzero(mask_ZYX, axis=tuple(other for other in range(3) if other != axis))
+        found.append(int(counts.argmax()) if counts.any() else mask_ZYX.shape[axis] // 2)
     return found
 
 

@@ -24,6 +24,7 @@ from engine.data.volumes import SourceVolume, open_series, open_volume, placed_s
 from engine.errors import UserError
 from export import foreign_volumes
 from export.foreign import marked, refuse
+from export.levels import MODEL_PERCENT, STEPS, above
 from export.outputs.dicom_seg import write_dicom_seg
 from export.outputs.measurements import GreySums, Measurement, measure
 from export.outputs.nifti import write_nifti
@@ -32,6 +33,8 @@ from export.runtime import BundleSession
 from export.volumes import empty_masks, label_volume, segment_slice
 
 OTHERWISE = "Give it to another model."
+Keep = Callable[[SourceVolume, int, np.ndarray], None]
+"""Takes a volume, the number of a slice, and its probabilities (K, H, W) in hundredths, uint8."""
 SEG_SUFFIX, NIFTI_SUFFIX, TIFF_SUFFIX = "_seg.dcm", "_mask.nii.gz", "_mask.tif"
 
 
@@ -60,11 +63,14 @@ class Segmented:
     wall_ms: float
     unlike: tuple[str, ...] = ()
     """In which ways the case is unlike the images of training: it was answered on request."""
+    percent: int = MODEL_PERCENT
+    """The threshold of its masks."""
 
     @property
     def stem(self) -> str:
-        """Return the stem of what is made of it, which says where the case is unlike training's."""
-        return plain_name(marked(self.case.stem) if self.unlike else self.case.stem)
+        """Return the stem of what is made of it: it says what is unlike training's, or at another threshold."""
+        stem = marked(self.case.stem) if self.unlike else self.case.stem
+        return plain_name(stem if self.percent == MODEL_PERCENT else f"{stem}_threshold_{self.percent / STEPS:.2f}")
 
 
 def find_cases(files: Sequence[Member], *, series_name: str | None = None) -> list[Case]:
@@ -113,15 +119,17 @@ def segment_case(
     reference: Path | None = None,
     anyway: bool = False,
     fix: str = OTHERWISE,
+    percent: int = MODEL_PERCENT,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Segmented:
     """Return the masks and figures of one case, all of its slices; ``progress`` is told how many are done of all.
 
-    ``reference`` is a mask file to compare with. Stops where ``progress`` raises. Raises ``UserError`` as reading,
+    ``reference`` is a mask file to compare with; masks are what is above the threshold ``percent``, the model's own by
+    itself. Stops where ``progress`` raises. Raises ``UserError`` as reading,
     segmenting and ``export.volumes.empty_masks`` do, and ``image.foreign``, with the mend ``fix``, for what is unlike
     the images of training, unless ``anyway``.
     """
-    steps = segment_steps(session, case, reference=reference, anyway=anyway, fix=fix)
+    steps = segment_steps(session, case, reference=reference, anyway=anyway, fix=fix, percent=percent)
     while True:
         try:
             progress(*next(steps))
@@ -136,8 +144,13 @@ def segment_steps(
     reference: Path | None = None,
     anyway: bool = False,
     fix: str = OTHERWISE,
+    percent: int = MODEL_PERCENT,
+    keep: Keep = lambda volume, number, levels_KHW: None,
 ) -> Generator[tuple[int, int], None, Segmented]:
-    """Yield (done, all) after every slice and return what :func:`segment_case` does: between two it can be left."""
+    """Yield (done, all) after every slice and return what :func:`segment_case` does: between two it can be left.
+
+    ``keep`` is given the probabilities of each slice, in hundredths.
+    """
     started = time.perf_counter()
     classes = session.manifest.classes
     held: Held = OrderedDict()
@@ -149,13 +162,16 @@ def segment_steps(
         masks_KSHW, greys = empty_masks(volume, num_classes=len(classes)), GreySums(len(classes))
     for number in range(len(volume)):
         with held_open(held):
-            masks_KSHW[:, number] = mask_KHW = segment_slice(session, volume, number)
+            levels_KHW = segment_slice(session, volume, number)
+            keep(volume, number, levels_KHW)
+            masks_KSHW[:, number] = mask_KHW = above(levels_KHW, percent)
             greys.add(volume.values(number), mask_KHW)
         yield number + 1, len(volume)
     wall_ms = 1000 * (time.perf_counter() - started)
     compared = None if reference is None else read_reference(reference, volume, num_classes=len(classes))
-    figures = measure(volume, masks_KSHW, name=case.name, classes=classes, greys=greys, reference_KSHW=compared)
-    return Segmented(case, volume, masks_KSHW, figures, wall_ms, unlike)
+    about = {"name": case.name, "classes": classes, "threshold": percent / STEPS}
+    figures = measure(volume, masks_KSHW, greys=greys, reference_KSHW=compared, **about)  # type: ignore[arg-type]
+    return Segmented(case, volume, masks_KSHW, figures, wall_ms, unlike, percent)
 
 
 def read_reference(path: Path, volume: SourceVolume, *, num_classes: int) -> np.ndarray:

@@ -14,13 +14,13 @@ from export.runtime import BundleSession, check_size
 
 
 def segment_slice(session: BundleSession, volume: SourceVolume, number: int) -> np.ndarray:
-    """Return the masks (K, H, W) uint8 in {0, 1} of one slice: no other is in memory.
+    """Return the probabilities of one slice in hundredths (``export.levels``), (K, H, W) uint8: no other is in memory.
 
     Errors are those of reading and of :meth:`export.runtime.BundleSession.predict`.
     """
     manifest = session.manifest
     picture = volume.picture(number, value_range=manifest.value_range, window=manifest.window)
-    return session.masks(picture)[0]
+    return session.levels(picture)
 
 
 def empty_masks(volume: SourceVolume, *, num_classes: int) -> np.ndarray:

@@ -17,7 +17,7 @@ BASE = ("engine.version", "engine.types", "engine.errors", *CONFIG, "engine.seed
 CATALOGUE = "engine.methods.catalogue"
 MASK_DICE = "engine.evaluation.mask_dice"
 PREDICTION = tuple(
-    f"export.{part}" for part in ("runtime", "results", "manifest", "card", "appearance", "foreign", "looks")
+    f"export.{part}" for part in ("runtime", "results", "manifest", "card", "appearance", "foreign", "levels", "looks")
 )
 LOOKS = tuple(f"engine.data.{part}" for part in ("readers", "transforms", "tiling", "appearance", "modalities"))
 VOLUMES = tuple(f"engine.data.{n}" for n in (

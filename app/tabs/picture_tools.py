@@ -11,9 +11,9 @@ from app import answers, corrections, markup, text
 from app import overlay_text as words
 from app.corrections import MAX_CLICKS, Click
 from app.picture_results import Result
-from app.probability import MODEL_PERCENT, STEPS, percent_of
 from app.studio import Studio
 from app.tabs import segment_answers
+from export.levels import MODEL_PERCENT, STEPS, percent_of
 
 SET = "(value) => {{ window.dsfedmedOverlay?.set?.({{{name}: {value}}}); }}"
 OPACITY, REACH_PERCENT = 0.35, 15

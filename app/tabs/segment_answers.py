@@ -12,12 +12,12 @@ import numpy as np
 
 from app import answers, examples, looks_text, markup, model_text, overlay_view, text, viewmodels
 from app.picture_results import Result, packed
-from app.probability import MODEL_PERCENT, STEPS
 from app.studio import Studio
 from engine.data.modalities import Origin
 from engine.data.tiling import Looks
 from engine.errors import UserError
 from export.foreign import CODE as FOREIGN
+from export.levels import MODEL_PERCENT, STEPS
 
 Values = tuple[Any, ...]
 """Of what :data:`SHOWN` names, in this order."""

@@ -18,6 +18,7 @@ from engine.data.readers import file_suffix
 from engine.data.tiling import Looks
 from engine.errors import UserError
 from export.foreign import CODE as FOREIGN
+from export.levels import MODEL_PERCENT, STEPS, percent_of
 
 if TYPE_CHECKING:  # they bring in what reads, segments and writes volumes, which no first paint needs
     from app import volume_jobs
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # they bring in what reads, segments and writes volumes, whic
 VIEWER_SCRIPT = Path(__file__).resolve().parents[1] / "viewer.js"
 ROWS_SHOWN = 50
 """Rows of figures that the page shows (ours)."""
+SET_THRESHOLD = f"(value) => {{ window.dsfedmedVolume?.threshold(Math.round({STEPS} * value)); }}"
 FILE_ROUTE = "/gradio_api/file="
 
 
@@ -34,6 +36,7 @@ class Parts:
     """The section's components that its handlers read or write."""
 
     upload: gr.File
+    threshold: gr.Slider
     start: gr.Button
     stop: gr.Button
     anyway: gr.Button
@@ -54,11 +57,13 @@ def build(studio: Studio, model: gr.Dropdown, looks: gr.Radio) -> Parts:
     outputs = [parts.message, parts.viewer, parts.figures, parts.masks, parts.nifti, parts.csv, parts.start, parts.stop]
     outputs.append(parts.anyway)
 
-    def segment(chosen: str | None, how: Looks, path: str | None, *, anyway: bool = False) -> Iterator[tuple[Any, ...]]:
+    def segment(
+        chosen: str | None, how: Looks, path: str | None, threshold: float, *, anyway: bool = False
+    ) -> Iterator[tuple[Any, ...]]:
         from app import volume_jobs, volume_view
 
         yield _busy(volume_view.progress_bar(words.READING, 0, 1))
-        steps = _steps(studio, chosen, how, path, anyway=anyway)
+        steps = _steps(studio, chosen, how, path, anyway=anyway, percent=percent_of(threshold))
         while True:
             done, box = studio.attempt(lambda: _next(steps))
             if done is None:
@@ -72,12 +77,14 @@ def build(studio: Studio, model: gr.Dropdown, looks: gr.Radio) -> Parts:
                 return
             yield _busy(volume_view.progress_bar(volume_jobs.progress_words(done), done.slice, done.num_slices))
 
-    def segment_anyway(chosen: str | None, how: Looks, path: str | None) -> Iterator[tuple[Any, ...]]:
-        yield from segment(chosen, how, path, anyway=True)
+    def segment_anyway(chosen: str | None, how: Looks, path: str | None, threshold: float) -> Iterator[tuple[Any, ...]]:
+        yield from segment(chosen, how, path, threshold, anyway=True)
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    parts.threshold.input(None, parts.threshold, None, js=SET_THRESHOLD, **quiet)
+    given = [model, looks, parts.upload, parts.threshold]
     job = [
-        button.click(work, [model, looks, parts.upload], outputs, concurrency_limit=1, concurrency_id="volume", **quiet)
+        button.click(work, given, outputs, concurrency_limit=1, concurrency_id="volume", **quiet)
         for button, work in ((parts.start, segment), (parts.anyway, segment_anyway))
     ]
     empty = markup.empty(words.EMPTY_TITLE, words.EMPTY)
@@ -98,6 +105,10 @@ def _place(studio: Studio) -> Parts:
     gr.HTML(f"<h2>{words.HEADING}</h2><p class='quiet'>{escape(words.LEAD)}</p>")
     label = words.UPLOAD_LABEL.format(megabytes=studio.settings.max_upload_mb)
     upload = gr.File(label=label, type="filepath", height=120, elem_id="volume-upload")
+    own, least = MODEL_PERCENT / STEPS, 1 / STEPS
+    threshold = gr.Slider(
+        least, 1 - least, own, step=least, label=words.THRESHOLD, info=words.THRESHOLD_INFO, elem_id="volume-threshold"
+    )
     with gr.Row(elem_classes="actions"):
         start = gr.Button(words.START, variant="primary", elem_id="volume-start")
         stop = gr.Button(words.STOP, visible=False, elem_id="volume-stop")
@@ -109,11 +120,11 @@ def _place(studio: Studio) -> Parts:
         masks = gr.DownloadButton(words.DOWNLOAD[".zip"], variant="primary", visible=False, elem_id="volume-masks")
         nifti = gr.DownloadButton(words.DOWNLOAD_NIFTI, visible=False, elem_id="volume-nifti")
         csv = gr.DownloadButton(words.DOWNLOAD_CSV, visible=False, elem_id="volume-csv")
-    return Parts(upload, start, stop, anyway, message, viewer, figures, masks, nifti, csv)
+    return Parts(upload, threshold, start, stop, anyway, message, viewer, figures, masks, nifti, csv)
 
 
 def _steps(
-    studio: Studio, chosen: str | None, how: Looks, path: str | None, *, anyway: bool
+    studio: Studio, chosen: str | None, how: Looks, path: str | None, *, anyway: bool, percent: int
 ) -> Iterator[volume_jobs.Step | tuple[Any, ...]]:
     """Yield every step of the job, then the values of all outputs."""
     if not chosen or not path:
@@ -121,7 +132,7 @@ def _steps(
     from app import volume_jobs
 
     session = studio.session(chosen, looks=how)
-    result = yield from volume_jobs.run(studio, session, Path(path), anyway=anyway)
+    result = yield from volume_jobs.run(studio, session, Path(path), anyway=anyway, percent=percent)
     yield _shown(studio, result, session.manifest.classes)
 
 
@@ -156,6 +167,8 @@ def _shown(studio: Studio, result: volume_jobs.Result, classes: tuple[str, ...])
         count = result.num_cases - len(result.faults)
         told = words.DONE_MANY.format(count=count, of=result.num_cases, seconds=result.wall_s)
     message = markup.quiet(told)
+    if result.percent != MODEL_PERCENT:
+        message += markup.notice(words.SAVED_AT.format(threshold=result.percent / STEPS, own=MODEL_PERCENT / STEPS))
     if result.identifiers:
         message += markup.notice(words.IDENTIFIERS.format(tags=", ".join(result.identifiers)))
     if result.unlike:

@@ -16,6 +16,7 @@ from engine.data.names import LITTER, folded, visible_files
 from engine.data.readers import is_supported
 from engine.errors import UserError
 from export.cases import Case, find_cases, segment_case, write_masks, write_overlays
+from export.levels import MODEL_PERCENT, STEPS
 from export.outputs.measurements import Measurement, as_csv
 from export.results import plain_name
 
@@ -37,6 +38,7 @@ class Job:
     reference: Path | None
     quiet: bool
     anyway: bool = False
+    percent: int = MODEL_PERCENT
     rows: list[dict[str, Any]] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
@@ -53,7 +55,7 @@ class Job:
                 shown.update(task, completed=done, total=total, visible=total > TOLD_ABOVE)
 
             fix = f"Give {case.name} to another model, or add --anyway."
-            how = {"reference": self.reference, "anyway": self.anyway, "fix": fix}
+            how = {"reference": self.reference, "anyway": self.anyway, "fix": fix, "percent": self.percent}
             found = segment_case(self.session, case, **how, progress=progress)  # type: ignore[arg-type]
         (mask,) = write_masks(found, self.out, session=self.session)
         if self.overlay:
@@ -66,6 +68,7 @@ class Job:
                 "mask": str(mask),
                 "wall_ms": found.wall_ms,
                 "slices": len(found.volume),
+                "threshold": self.percent / STEPS,
                 "parts": self.session.num_looks((found.volume.geometry.height_px, found.volume.geometry.width_px)),
                 "foreground": {one.class_name: one.share for one in found.measurements},
                 "measurements": figures,

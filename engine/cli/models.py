@@ -148,6 +148,9 @@ def predict(
         str | None,
         typer.Option("--looks", help="How to look at an image: whole, parts or fine; by itself what the bundle says"),
     ] = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0.01, max=0.99, help="Probability above which a pixel is in the mask")
+    ] = 0.5,
     csv: Annotated[bool, typer.Option("--csv", help="Write measurements.csv: areas, volumes, diameters, ...")] = False,
     reference: Annotated[
         Path | None, typer.Option("--reference", help="Mask of the image to compare with: Dice, IoU, HD95")
@@ -164,6 +167,7 @@ def predict(
     being segmented: it is named, and the status is 2.
     """
     from engine.cli.cases import Job, refuse_same_names, waiting_cases
+    from export.levels import percent_of
     from export.looks import looks_of
     from export.runtime import load_bundle
 
@@ -172,7 +176,7 @@ def predict(
     with waiting_cases(images, out=out) as cases:
         refuse_same_names(cases)
         out.mkdir(parents=True, exist_ok=True)
-        job = Job(session, out=out, overlay=overlay, reference=reference, quiet=as_json, anyway=anyway)
+        job = Job(session, out, overlay, reference, quiet=as_json, anyway=anyway, percent=percent_of(threshold))
         for case in cases:
             try:
                 job.segment(case)

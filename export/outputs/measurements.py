@@ -40,6 +40,7 @@ class Measurement:
     mean_intensity : of the source's values inside, in ``intensity_unit``.
     dice, iou : with the reference, in [0, 1], two empty masks are 1; ``hd95`` is the distance of the outlines that 95 %
         stay within, the larger of both ways, in ``length_unit``; None where one is empty.
+    threshold : what probability is above in the mask; 0.5 is every model's own.
     """
 
     image: str
@@ -59,6 +60,7 @@ class Measurement:
     dice: float | None = None
     iou: float | None = None
     hd95: float | None = None
+    threshold: float = 0.5
 
 
 class GreySums:
@@ -80,8 +82,9 @@ def measure(
     classes: Sequence[str],
     greys: GreySums,
     reference_KSHW: np.ndarray | None = None,
+    threshold: float = 0.5,
 ) -> list[Measurement]:
-    """Return the figures of each class of one image or volume; masks and reference are {0, 1}."""
+    """Return the figures of each class of one image or volume; masks (at ``threshold``) and reference are {0, 1}."""
     spacing, voxel = volume.geometry.spacing_mm, volume.voxel_mm
     steps = spacing or (1.0, 1.0)
     matrix = volume.geometry.matrix
@@ -113,6 +116,7 @@ def measure(
                 length_unit="px" if spacing is None else "mm",
                 mean_intensity=float(greys.sums[index] / count) if count else None,
                 intensity_unit=volume.geometry.unit or "grey",
+                threshold=threshold,
                 **agreed,
             )
         )

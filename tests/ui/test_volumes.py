@@ -57,7 +57,8 @@ def test_a_volume_is_read_by_wheel_keys_and_window_without_the_server(watched: W
     assert watched.faults == [] and watched.foreign == []
     page.context.set_offline(True)  # slices, window and mask answer in the browser
 
-    page.locator(".viewer .mask").uncheck()
+    thresholds(page)
+    page.locator(".viewer .shown").select_option("nothing")
     page.locator(".viewer .centre").fill("500")
     page.locator(".viewer .width").fill("1000")
     # 255 x (100 - 0) / 1000 and 255 x (900 - 0) / 1000: both numbers of the window are in what is drawn.
@@ -76,6 +77,7 @@ def test_a_volume_is_read_by_wheel_keys_and_window_without_the_server(watched: W
     page.mouse.wheel(0, 100)
     expect(slider).to_have_value("3")
     expect(page.locator(".viewer-value")).to_contain_text("100")
+    expect(page.locator(".viewer-value")).to_contain_text("disc 0.")
     zooms(page, before=page.locator(".viewer").get_attribute("data-drawn") or "")
     page.context.set_offline(False)
 
@@ -85,6 +87,25 @@ def test_a_volume_is_read_by_wheel_keys_and_window_without_the_server(watched: W
     mask = nibabel.load(download.value.path().rename(tmp_path / "mask.nii.gz"))
     assert mask.shape == voxels.shape
     np.testing.assert_array_equal(mask.affine, affine)
+
+
+def thresholds(page: Page) -> None:
+    """Another threshold is drawn at once, and said; a map has the colours of its probabilities in place of the mask."""
+    note, threshold = page.locator(".viewer-threshold"), page.locator("#volume-threshold input[type=number]")
+    expect(note).to_be_empty()
+    drawn = page.evaluate(GREYS, "axial")
+    threshold.fill("0.01")
+    expect(page.locator(".viewer")).to_have_attribute("data-percent", "1")
+    expect(note).to_contain_text("Drawn at threshold 0.01. Files and figures are of 0.50")
+    page.wait_for_function(f"(before) => ({GREYS})('axial').join() !== before.join()", arg=drawn)
+    threshold.fill("0.5")
+    expect(note).to_be_empty()
+    page.wait_for_function(f"(before) => ({GREYS})('axial').join() === before.join()", arg=drawn)
+    expect(page.locator(".viewer .scale")).to_be_hidden()
+    page.locator(".viewer .shown").select_option(label="Probability of disc")
+    expect(page.locator(".viewer .scale")).to_be_visible()
+    expect(page.locator(".viewer-key")).to_be_hidden()
+    page.wait_for_function(f"(before) => ({GREYS})('axial').join() !== before.join()", arg=drawn)
 
 
 def zooms(page: Page, *, before: str) -> None:

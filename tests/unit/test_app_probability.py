@@ -16,7 +16,8 @@ from PIL import Image
 from app import overlay_view
 from app.corrections import Click, change, place, reach_of
 from app.picture_results import in_text, packed, result
-from app.probability import STEPS, VIRIDIS, Kept, above, colour_of, levels, percent_of
+from app.probability import VIRIDIS, Kept, colour_of
+from export.levels import STEPS, above, levels, percent_of
 
 
 def logit(share: float) -> float:

@@ -24,7 +24,8 @@ from app.studio import Studio
 from app.tabs.volumes import figures_table
 from app.uploads import Upload
 from engine.data.identifiers import identifying_tags
-from engine.data.volumes import open_series, open_volume
+from engine.data.orientation import to_patient
+from engine.data.volumes import SourceVolume, open_series, open_volume
 from engine.errors import UserError
 from export.outputs.measurements import Measurement
 
@@ -66,8 +67,16 @@ def finished(steps: Generator) -> tuple[list[volume_jobs.Step], volume_jobs.Resu
             return seen, end.value
 
 
+def drawn_of(volume: SourceVolume, levels_SHW: np.ndarray, **how: int) -> volume_view.View:
+    """Return the view of a volume of one class whose probabilities, in hundredths, are these."""
+    shown = volume_view.Shown(**how)
+    for number, levels_HW in enumerate(levels_SHW):
+        shown.take(volume, number, levels_HW[None])
+    return volume_view.view(volume, shown, classes=("organ",), percent=50)
+
+
 def unpacked(view: volume_view.View) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values and labels (Z, Y, X) that the browser works out of what it is sent."""
+    """Return the values and levels (Z, Y, X) that the browser works out of what it is sent."""
     shape = view.about["shape"]
     count, content = int(np.prod(shape)), gzip.decompress(view.packed)
     numbers = np.frombuffer(content, "<u2", count).reshape(shape)
@@ -96,25 +105,25 @@ def test_the_browser_gets_hounsfield_units_on_the_patients_axes(tmp_path: Path) 
     stored = rng.integers(0, 3000, (4, 5, 6)).astype(np.int16)
     tags = {"RescaleSlope": 1, "RescaleIntercept": -1024, "WindowCenter": 40, "WindowWidth": 400}
     paths = write_series(tmp_path, stored, columns=(-1, 0, 0), rows=(0, -1, 0), **tags)  # prone, feet to head
-    labels = (rng.random(stored.shape) > 0.5).astype(np.uint8)
-    made = volume_view.view(open_series(paths), labels, classes=("organ",))
+    levels = rng.integers(0, 100, stored.shape).astype(np.uint8)
+    made = drawn_of(open_series(paths), levels)
     values, drawn = unpacked(made)
     np.testing.assert_array_equal(values, stored[:, ::-1, ::-1] - 1024)
-    np.testing.assert_array_equal(drawn, labels[:, ::-1, ::-1])
+    np.testing.assert_array_equal(drawn, levels[:, ::-1, ::-1])
     assert made.about["letters"]["axial"] == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
     assert made.about["steps"] == pytest.approx([3, 0.8, 0.5]) and made.about["unit"] == "HU"
     assert [name for name, _, _ in made.about["presets"]] == [
         "As the file says", "0.5-99.5 %", "Soft tissue", "Lung", "Bone"
     ]  # fmt: skip
     assert made.about["presets"][0][1:] == (40, 400) and made.about["presets"][3][1:] == (-600, 1500)
-    fullest = [int(np.count_nonzero(drawn, axis=axes).argmax()) for axes in ((1, 2), (0, 2), (0, 1))]
+    fullest = [int(np.count_nonzero(drawn >= 50, axis=axes).argmax()) for axes in ((1, 2), (0, 2), (0, 1))]
     assert made.about["at"] == fullest
 
 
 def test_values_between_whole_numbers_are_kept_to_a_65535th(tmp_path: Path) -> None:
     values = np.linspace(-1.5, 2.25, 60).reshape(3, 4, 5).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.0, -1, 1, 1])), tmp_path / "a.nii")
-    made = volume_view.view(open_volume(tmp_path / "a.nii"), np.zeros((5, 4, 3), np.uint8), classes=("organ",))
+    made = drawn_of(open_volume(tmp_path / "a.nii"), np.full((5, 4, 3), 49, np.uint8))
     found, _ = unpacked(made)
     np.testing.assert_allclose(found, values.transpose(2, 1, 0), atol=3.75 / 65535)
     assert made.about["at"] == [2, 2, 1], "the middle where nothing was found"
@@ -133,22 +142,57 @@ def test_what_is_too_large_for_a_browser_is_thinned_where_it_is_finest(
 def test_a_thinned_volume_says_so_and_keeps_value_and_label_together(tmp_path: Path) -> None:
     values = np.arange(8 * 10 * 12, dtype=np.int16).reshape(8, 10, 12)
     nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.0, -1, 1, 1])), tmp_path / "a.nii")
-    labels = (values.transpose(2, 1, 0) % 3 == 0).astype(np.uint8)
-    made = volume_view.view(open_volume(tmp_path / "a.nii"), labels, classes=("organ",), most=200)
+    levels = (values.transpose(2, 1, 0) % 100).astype(np.uint8)
+    made = drawn_of(open_volume(tmp_path / "a.nii"), levels, most_bytes=600)
     found, drawn = unpacked(made)
     assert found.size <= 200
-    np.testing.assert_array_equal(drawn, found % 3 == 0)
+    np.testing.assert_array_equal(drawn, found % 100)
     assert "Shown at a smaller size" in volume_view.html(made, address="/x", classes=("organ",))
+
+
+def test_every_class_has_its_levels_and_takes_its_share_of_what_a_browser_is_sent(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.ones((4, 4, 4), np.int16), np.eye(4)), tmp_path / "a.nii")
+    volume, levels = open_volume(tmp_path / "a.nii"), np.arange(2 * 64, dtype=np.uint8).reshape(2, 4, 4, 4) % 100
+    for most_bytes, every in ((4 * 64, 1), (4 * 64 - 1, 2)):
+        shown = volume_view.Shown(most_bytes=most_bytes)
+        for number in range(4):
+            shown.take(volume, number, levels[:, number])
+        made = volume_view.view(volume, shown, classes=("a", "b"), percent=30)
+        count, content = int(np.prod(made.about["shape"])), gzip.decompress(made.packed)
+        assert max(made.about["every"]) == every and len(content) == 4 * count <= most_bytes
+        kept = levels[(slice(None), *(slice(None, None, step) for step in made.about["every"]))]
+        turned = to_patient(volume.geometry.matrix)
+        sent = np.frombuffer(content[2 * count :], np.uint8).reshape(2, *made.about["shape"])
+        np.testing.assert_array_equal(sent, np.stack([turned.apply(one) for one in kept]))
+    assert made.about["percent"] == 30 and len(made.about["shades"]) == 100
 
 
 def test_html_of_a_viewer_escapes_what_comes_from_outside(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.ones((3, 3, 3), np.uint8), np.eye(4)), tmp_path / "a.nii")
-    made = volume_view.view(open_volume(tmp_path / "a.nii"), np.zeros((3, 3, 3), np.uint8), classes=("<b>",))
+    shown = volume_view.Shown()
+    volume = open_volume(tmp_path / "a.nii")
+    for number in range(3):
+        shown.take(volume, number, np.zeros((1, 3, 3), np.uint8))
+    made = volume_view.view(volume, shown, classes=("<b>",), percent=50)
     drawn = volume_view.html(made, address="/gradio_api/file='><script>", classes=("<b>",))
     assert "<script>" not in drawn and "&lt;b&gt;" in drawn
     about = json.loads(unescape(drawn.split("data-about='")[1].split("'")[0]))
     assert about["shape"] == [3, 3, 3]
     assert "<x>" not in figures_table([Measurement("<x>", "<x>", 1, 1, 1, None, 1, None, 1, 1, 1, "px", 1, "<x>")])
+
+
+def test_a_job_has_its_threshold_in_masks_figures_and_view(studio: Studio) -> None:
+    found = {}
+    for percent in (50, 1):
+        upload = uploaded(studio, png(1), "cells.png")
+        _, result = finished(volume_jobs.run(studio, studio.session(MODEL), upload, anyway=True, percent=percent))
+        assert result.view is not None and result.view.about["percent"] == percent
+        _, levels = unpacked(result.view)
+        (cells,) = result.measurements
+        assert cells.foreground_px == np.count_nonzero(levels >= percent) and cells.threshold == percent / 100
+        assert ("threshold_0.01" in Path(result.masks).name) == (percent == 1)
+        found[percent] = cells.foreground_px
+    assert found[1] > found[50]
 
 
 def test_a_zip_of_images_gives_a_zip_of_masks_and_one_table(studio: Studio) -> None:

@@ -34,9 +34,9 @@ class Bright:
     def __init__(self, *classes: str) -> None:
         self.manifest = manifest(classes=classes or ("organ",)).model_copy(update={"value_range": (0.0, 100.0)})
 
-    def masks(self, image_HW3: np.ndarray) -> tuple[np.ndarray, float]:
+    def levels(self, image_HW3: np.ndarray) -> np.ndarray:
         cuts = (0.5, 0.99)[: len(self.manifest.classes)]
-        return np.stack([image_HW3[..., 0] > cut for cut in cuts]).astype(np.uint8), 0.1
+        return np.stack([np.where(image_HW3[..., 0] > cut, 70, 20) for cut in cuts]).astype(np.uint8)
 
 
 def box(shape: tuple[int, int, int]) -> np.ndarray:
@@ -50,6 +50,25 @@ def box(shape: tuple[int, int, int]) -> np.ndarray:
 def nifti(path: Path) -> Path:
     nibabel.save(nibabel.Nifti1Image(box((9, 8, 5)), np.diag([2.0, 3.0, 5.0, 1.0]) + np.eye(4, k=3)), path)
     return path
+
+
+def test_another_threshold_makes_other_masks_and_every_file_says_so(tmp_path: Path) -> None:
+    """What the model gives is 0.71 in the box and 0.21 around it, in hundredths 70 and 20."""
+    (case,) = find_cases([Member(nifti(tmp_path / "scan.nii.gz"), "scan.nii.gz")])
+    sizes, kept = {}, []
+    for percent in (20, 21, 50, 70, 71):
+        found = segment_case(Bright(), case, percent=percent)  # type: ignore[arg-type]
+        (organ,) = found.measurements
+        assert organ.threshold == percent / 100 and f",{percent / 100:.6g}\n" in as_csv(found.measurements)
+        sizes[percent] = organ.foreground_px
+        (path,) = write_masks(found, tmp_path, session=Bright())  # type: ignore[arg-type]
+        kept.append(path.name)
+        assert np.count_nonzero(nibabel.load(path).get_fdata()) == organ.foreground_px
+    assert sizes == {20: 9 * 8 * 5, 21: 25, 50: 25, 70: 25, 71: 0}
+    assert kept == [
+        "scan_threshold_0.20_mask.nii.gz", "scan_threshold_0.21_mask.nii.gz", "scan_mask.nii.gz",
+        "scan_threshold_0.70_mask.nii.gz", "scan_threshold_0.71_mask.nii.gz",
+    ]  # fmt: skip
 
 
 def test_figures_of_a_volume_are_those_worked_out_by_hand(tmp_path: Path) -> None:
