@@ -12,13 +12,21 @@ from engine.data.pixels import Unsupported
 from engine.errors import UserError
 
 AGAIN = "Export or copy it again, or take it (and its mask) out of the dataset."
+LFS_POINTER = "a Git LFS pointer"
+"""What git leaves in the place of a large file that it has not fetched."""
+PICTURES = (".png", ".jpg", ".jpeg", ".jls", ".jp2", ".j2k", ".bmp")
+"""Endings of everyday pictures: whichever of them a file has, its first bytes decide how it is read."""
 KINDS: tuple[tuple[str, int, bytes, tuple[str, ...]], ...] = (
-    # what it is, where its mark stands, the mark, the endings it may have
-    ("a PNG", 0, b"\x89PNG\r\n\x1a\n", (".png",)),
-    ("a JPEG", 0, b"\xff\xd8\xff", (".jpg", ".jpeg")),
-    ("a JPEG 2000", 0, b"\x00\x00\x00\x0cjP  \r\n", ()),
-    ("a BMP", 0, b"BM", (".bmp",)),
+    # what it is, where its mark stands, the mark, the endings it may have: first its own
+    ("a PNG", 0, b"\x89PNG\r\n\x1a\n", (".png", *PICTURES)),
+    ("a JPEG", 0, b"\xff\xd8\xff", (".jpg", *PICTURES)),
+    ("a JPEG 2000", 0, b"\x00\x00\x00\x0cjP  \r\n", (".jp2", *PICTURES)),
+    ("a JPEG 2000", 0, b"\xff\x4f\xff\x51", (".j2k", *PICTURES)),
+    ("a BMP", 0, b"BM", (".bmp", *PICTURES)),
     ("a GIF", 0, b"GIF8", ()),
+    ("a WebP", 8, b"WEBPVP8", ()),
+    ("a HEIC, AVIF or MP4", 4, b"ftyp", ()),
+    ("a JPEG XL", 0, b"\x00\x00\x00\x0cJXL \r\n", ()),
     ("a TIFF", 0, b"II*\x00", (".tif", ".tiff")),
     ("a TIFF", 0, b"MM\x00*", (".tif", ".tiff")),
     ("a BigTIFF", 0, b"II+\x00", (".tif", ".tiff")),
@@ -29,12 +37,19 @@ KINDS: tuple[tuple[str, int, bytes, tuple[str, ...]], ...] = (
     ("a PDF", 0, b"%PDF", ()),
     ("an HTML", 0, b"<!DOCTYPE html", ()),
     ("an HTML", 0, b"<html", ()),
-    ("an NRRD", 0, b"NRRD", ()),
+    ("an XML", 0, b"<?xml", ()),
+    (LFS_POINTER, 0, b"version https://git-lfs", ()),
+    ("an NRRD", 0, b"NRRD", (".nrrd",)),
+    ("a MetaImage", 0, b"ObjectType = Image", (".mha", ".mhd")),
+    ("an HDF5", 0, b"\x89HDF\r\n\x1a\n", ()),
+    ("a MATLAB", 0, b"MATLAB 5.0 MAT-file", ()),
     ("a DICOM", 128, b"DICM", (".dcm", ".dicom")),
     ("a NIfTI", 344, b"n+1\x00", (".nii",)),
     ("a NIfTI", 4, b"n+2\x00", (".nii",)),
 )
 """Formats by the bytes that they begin with."""
+PREPARED = (".nrrd", ".mha")
+"""Endings of formats that are read of public datasets alone."""
 
 
 @contextmanager
@@ -124,11 +139,12 @@ def _fault(path: Path, *, suffix: str, error: Exception) -> UserError:
     kinds = content_kinds(path)
     found = next((kind for kind in kinds if suffix in kind[1]), kinds[0] if kinds else None)
     if found is not None and suffix not in found[1]:
+        mend = "Fetch what it stands for (git lfs pull)." if found[0] == LFS_POINTER else "Convert it, or take it out."
         return UserError(
             "data.image_unreadable",
             what=f"The file {path} is {found[0]} file, which its ending {suffix} does not say.",
             why="The ending decides how a file is read.",
-            fix=f"Rename it to {found[1][0]}." if found[1] else "Convert it, or take it out of the dataset.",
+            fix=f"Rename it to {found[1][0]}." if found[1] and found[1][0] not in PREPARED else mend,
         )
     reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
     return UserError(
@@ -143,8 +159,9 @@ def content_kinds(path: Path) -> list[tuple[str, tuple[str, ...]]]:
     """Return what the first bytes say that a file is, with the endings for it; a DICOM file may be a TIFF as well."""
     with path.open("rb") as stream:
         head = stream.read(512)
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()  # pages may begin with an empty line
     return [
         (kind, suffixes)
         for kind, offset, mark, suffixes in KINDS
-        if head[offset : offset + len(mark)].lower() == mark.lower()
+        if (text if mark.startswith(b"<") else head)[offset : offset + len(mark)].lower() == mark.lower()
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import MAGIC_PREFIX
 
 from engine.data.budget import require_bytes
 from engine.data.pixels import Geometry
@@ -45,6 +46,9 @@ class NpyFormat:
 
 
 def _mapped(path: Path) -> np.ndarray:
+    with path.open("rb") as stream:
+        if stream.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:  # numpy takes any other bytes for a pickle, and advises so
+            raise ValueError("it does not begin as an npy file")
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:

@@ -97,6 +97,10 @@ def _counted(parts: Iterable[T], name: str, *, most: int) -> Iterator[T]:
 
 
 def _png(data: bytes) -> PictureHeader:
+    if data[12:16] != b"IHDR":
+        if data[12:16] == b"CgBI":
+            raise Unsupported("it is a PNG of Apple's own kind, as it lies in apps (CgBI)")
+        raise ValueError("it does not begin with the header of a PNG")
     width, height, bits, colours = struct.unpack_from(">IIBB", data, 16)
     orientation = 1
     for name, start, end in png_chunks(data):

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.data import npy, pictures, samples, tiff
-from engine.data.file_faults import AGAIN, reading, unsupported
+from engine.data.file_faults import AGAIN, PICTURES, reading, unsupported
 from engine.data.geometry import Geometry, Reindex, same_place, same_slices
 from engine.data.pixels import Format, Unsupported, Window
 from engine.data.samples import whole_numbers
@@ -32,7 +32,7 @@ MAX_PIXELS = 89_478_485
 """Largest accepted picture: Pillow's own bound for a decompression bomb, used for every format."""
 MAX_VOXELS = 2**30
 """Largest accepted volume."""
-RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".jls", ".jp2", ".j2k", ".bmp")
+RASTER_SUFFIXES = PICTURES
 TIFF_SUFFIXES = (".tif", ".tiff")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 DICOM_SUFFIXES = (".dcm", ".dicom")

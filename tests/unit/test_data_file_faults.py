@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import pickle
+import struct
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
+from engine.data.prepare.metaimage import read_metaimage
+from engine.data.prepare.nrrd import read_nrrd
 from engine.data.readers import image_info, read_image, read_mask
 from engine.errors import UserError
 from tests.unit.data_medical_files import nifti_volume, save_nifti, write_dicom
 
 GREY = np.arange(60, dtype=np.uint8).reshape(6, 10)
+NOISE = np.random.default_rng(4).integers(0, 256, (64, 96), np.uint8)
 SOUND = {
     "a PNG": ("x.png", lambda p: Image.fromarray(GREY).save(p)),
     "a JPEG": ("x.jpg", lambda p: Image.fromarray(GREY).save(p)),
@@ -46,6 +52,78 @@ def test_a_file_of_another_format_is_told_which(tmp_path: Path, kind: str, endin
     assert error.code == "data.image_unreadable"
     assert f"is {kind} file, which its ending {ending} does not say" in error.what
     assert name[1:] in error.fix or kind in ("a JPEG", "a TIFF")
+
+
+OTHERS = {
+    "a WebP": b"RIFF\x24\0\0\0WEBPVP8 ",
+    "a HEIC, AVIF or MP4": b"\0\0\0\x18ftypheic\0\0\0\0",
+    "a JPEG XL": b"\0\0\0\x0cJXL \r\n\x87\n",
+    "an HTML": b"\n  <!doctype html><title>Sign in</title>",
+    "an XML": b'\xef\xbb\xbf<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
+    "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n",
+    "a MetaImage": b"ObjectType = Image\nNDims = 3\n",
+    "an NRRD": b"NRRD0004\ntype: uchar\n",
+    "an HDF5": b"\x89HDF\r\n\x1a\n",
+    "a MATLAB": b"MATLAB 5.0 MAT-file, Platform: GLNXA64",
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".tif", ".nii.gz", ".dcm", ".npy"])
+def test_formats_that_no_reader_knows_are_told_by_name(tmp_path: Path, kind: str, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(OTHERS[kind] + bytes(600))
+    error = fault(path)
+    assert error.code == "data.image_unreadable"
+    assert f"is {kind} file, which its ending {ending} does not say" in error.what
+    assert ("git lfs pull" in error.fix) == (kind == "a Git LFS pointer") and "Rename" not in error.fix
+
+
+@pytest.mark.parametrize(("ending", "read"), [(".nrrd", read_nrrd), (".mhd", read_metaimage), (".mha", read_metaimage)])
+def test_a_damaged_volume_of_a_public_dataset_is_never_misnamed(tmp_path: Path, ending: str, read) -> None:
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(OTHERS["an NRRD" if ending == ".nrrd" else "a MetaImage"] + b"\n\n")
+    assert "its ending" not in fault(path, read).what
+
+
+ENCODED = {
+    ".png": imagecodecs.png_encode(NOISE),
+    ".jpg": imagecodecs.jpeg8_encode(NOISE),
+    ".jls": imagecodecs.jpegls_encode(NOISE),
+    ".jp2": imagecodecs.jpeg2k_encode(NOISE, level=0, codecformat="jp2"),
+    ".j2k": imagecodecs.jpeg2k_encode(NOISE, level=0, codecformat="j2k"),
+}
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".jpeg", ".jls", ".jp2", ".j2k", ".bmp"])
+@pytest.mark.parametrize("kind", ENCODED)
+def test_a_damaged_picture_is_told_to_be_so_and_never_to_be_misnamed(tmp_path: Path, kind: str, ending: str) -> None:
+    path, whole = tmp_path / f"a{ending}", ENCODED[kind]
+    path.write_bytes(whole)  # its first bytes decide, not its ending
+    assert read_image(path)[0].shape == (64, 96, 3)
+    path.write_bytes(whole[: len(whole) // 2])
+    error = fault(path)
+    assert error.code == "data.image_unreadable" and "truncated or damaged" in error.why
+    path = path.rename(tmp_path / "a.dcm")
+    own = ".jpg" if kind == ".jls" else kind  # both begin alike
+    assert fault(path).fix == f"Rename it to {own}."
+
+
+def test_bytes_that_are_no_npy_are_never_called_a_pickle(tmp_path: Path) -> None:
+    for content in (b"1 2 3\n4 5 6\n", bytes(400), b"\x93NUM", pickle.dumps({"a": 1})):
+        (tmp_path / "a.npy").write_bytes(content)
+        error = fault(tmp_path / "a.npy", read_mask)
+        assert "it does not begin as an npy file" in error.what and "pickle" not in error.what
+
+
+def test_a_png_whose_header_does_not_come_first_announces_nothing(tmp_path: Path) -> None:
+    path, whole = tmp_path / "a.png", ENCODED[".png"]
+    path.write_bytes(whole[:8] + struct.pack(">I", 4) + b"CgBI" + b"P\0 \2" + bytes(4) + whole[8:])  # Xcode's
+    error = fault(path, image_info)
+    assert error.code == "data.image_unsupported" and "Apple" in error.what
+    path.write_bytes(whole[:12] + b"tEXt" + whole[16:])
+    error = fault(path, image_info)
+    assert error.code == "data.image_unreadable" and "header of a PNG" in error.what
 
 
 @pytest.mark.parametrize("kind", SOUND)
