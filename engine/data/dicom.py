@@ -204,7 +204,8 @@ class DicomFile:
         frame = get_frame(stream, index, number_of_frames=self.num_frames, extended_offsets=offsets)
         rows, columns = int(self.tags.Rows), int(self.tags.Columns)
         announced = -(-rows * columns * self.samples * self.bits[0] // 8)
-        return bare_codestream(frame, self.syntax, rows=rows, columns=columns, frame_bytes=announced)
+        size = {"rows": rows, "columns": columns, "samples": self.samples}
+        return bare_codestream(frame, self.syntax, **size, frame_bytes=announced)
 
     def _refuse_truncated(self, stream: BinaryIO) -> None:
         shared = 2 if self.photometric == "YBR_FULL_422" else self.samples  # two pixels share their colour

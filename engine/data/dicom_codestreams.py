@@ -13,6 +13,7 @@ from typing import BinaryIO
 from pydicom.uid import UID, JPEGLSTransferSyntaxes, RLELossless
 
 from engine.data.budget import limit_bytes
+from engine.data.jpeg2000 import SIZ_BYTES, require_whole
 from engine.data.picture_headers import ends_as_jpeg
 
 SOI, SOS = 0xD8, 0xDA
@@ -31,10 +32,11 @@ RLE_GROWTH = 64
 """At most 128 bytes from two (PS3.5 annex G)."""
 
 
-def bare_codestream(frame: bytes, syntax: UID, *, rows: int, columns: int, frame_bytes: int) -> bytes:
+def bare_codestream(frame: bytes, syntax: UID, *, rows: int, columns: int, samples: int, frame_bytes: int) -> bytes:
     """Return ``frame`` without the boxes of a JP2 file, which DICOM does not allow and pydicom may turn in for ever.
 
-    Raises ``ValueError`` where it holds another picture than ``rows`` x ``columns``, or far more than ``frame_bytes``.
+    Raises ``ValueError`` where it holds another picture than ``rows`` x ``columns`` of ``samples``, far more than
+    ``frame_bytes``, or ends early.
     """
     if syntax == RLELossless:
         # runs never take twice what they stand for; adding them up takes as long as decoding
@@ -45,11 +47,16 @@ def bare_codestream(frame: bytes, syntax: UID, *, rows: int, columns: int, frame
     if frame.startswith(JP2_START):
         frame = frame[max(frame.find(J2K_START), 0) :]
     is_j2k = frame.startswith(J2K_START)
-    size = _j2k_size(frame) if is_j2k else _jpeg_size(frame)
-    if size is None:
+    found = _j2k_size(frame) if is_j2k else _jpeg_size(frame)
+    if found is None:
         raise ValueError("its compressed pixels have no header")
-    if size != (rows, columns):
+    *size, channels = found
+    if size != [rows, columns]:
         raise ValueError(f"its compressed pixels are {size[1]} x {size[0]}, where its tags announce {columns} x {rows}")
+    if channels != samples:
+        raise ValueError(f"its compressed pixels have {channels} channels, where its tags announce {samples}")
+    if is_j2k:
+        require_whole(frame)
     if not is_j2k and syntax not in JPEGLSTransferSyntaxes:
         ends_as_jpeg(frame)  # it refuses very many scans
     if not is_j2k and frame.rfind(END_OF_IMAGE) < frame.rfind(START_OF_SCAN):
@@ -70,16 +77,17 @@ def refuse_fragments(stream: BinaryIO, *, most: int) -> None:
     raise ValueError(f"its compressed pixels are in more than {most} pieces")
 
 
-def _j2k_size(frame: bytes) -> tuple[int, int] | None:
-    if len(frame) < 24:
+def _j2k_size(frame: bytes) -> tuple[int, int, int] | None:
+    """Return rows, columns and channels, None where there is no header."""
+    if len(frame) < SIZ_BYTES:
         return None
     right, bottom, left, top = struct.unpack(">4I", frame[8:24])
-    return bottom - top, right - left
+    return bottom - top, right - left, struct.unpack(">H", frame[40:42])[0]
 
 
-def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
+def _jpeg_size(frame: bytes) -> tuple[int, int, int] | None:
     at = 0
-    while at + 9 <= len(frame):
+    while at + 10 <= len(frame):
         if frame[at] != 0xFF:
             return None
         marker = frame[at + 1]
@@ -88,8 +96,8 @@ def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
         elif marker == SOI:
             at += 2
         elif marker in FRAME_HEADERS:
-            rows, columns = struct.unpack(">HH", frame[at + 5 : at + 9])
-            return rows, columns
+            rows, columns, channels = struct.unpack(">HHB", frame[at + 5 : at + 10])
+            return rows, columns, channels
         elif marker == SOS:
             return None
         else:

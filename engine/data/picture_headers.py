@@ -61,6 +61,17 @@ def read_header(data: bytes) -> PictureHeader | None:
     return _jpeg2000(data) if data[:12] == JPEG2000_BOX else None
 
 
+def codestream_start(data: bytes) -> int:
+    """Return where the codestream of a JPEG 2000 file begins, with its boxes or without."""
+    if data[:4] == JPEG2000_CODESTREAM:
+        return 0
+    starts = (content for name, content in _counted(_boxes(data), "boxes", most=MAX_SEGMENTS) if name == b"jp2c")
+    start = next(starts, None)
+    if start is None:
+        raise ValueError("it has no codestream")
+    return start
+
+
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield (name, start, end) of each chunk's content, up to IEND or to where the file is cut off."""
     return _counted(_png_chunks(data), "chunks", most=MAX_CHUNKS)

@@ -17,7 +17,15 @@ import numpy as np
 from PIL import Image
 
 from engine.data.budget import require_bytes
-from engine.data.picture_headers import PNG_SIGNATURE, PictureHeader, ends_as_jpeg, png_chunks, read_header
+from engine.data.jpeg2000 import require_whole
+from engine.data.picture_headers import (
+    PNG_SIGNATURE,
+    PictureHeader,
+    codestream_start,
+    ends_as_jpeg,
+    png_chunks,
+    read_header,
+)
 from engine.data.pixels import Geometry
 from engine.data.samples import cmyk_to_rgb, label_plane, palette_plane, picture, unsupported, upright, upright_size
 
@@ -128,6 +136,7 @@ def _jpeg(data: mmap.mmap, header: PictureHeader, as_labels: bool) -> _Decoded:
 
 
 def _jpeg2000(data: mmap.mmap, header: PictureHeader, as_labels: bool) -> _Decoded:
+    require_whole(data, codestream_start(data))
     return imagecodecs.jpeg2k_decode(data[:]), header.bits, None
 
 

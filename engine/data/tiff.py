@@ -20,7 +20,8 @@ import tifffile
 from tifffile import COMPRESSION, PHOTOMETRIC, TIFF
 
 from engine.data.budget import require_bytes
-from engine.data.picture_headers import ends_as_jpeg, read_header
+from engine.data.jpeg2000 import require_whole
+from engine.data.picture_headers import codestream_start, ends_as_jpeg, read_header
 from engine.data.pixels import Geometry
 from engine.data.ranges import range_of_pages
 from engine.data.samples import (
@@ -285,10 +286,13 @@ class _Stack:
                 raise ValueError("it ends before its last pixels")
             if key.compression in TIFF.IMAGE_COMPRESSIONS:  # a strip or tile with a header, and a size, of its own
                 handle.seek(offset)
-                stream = handle.read(count if key.compression in JPEGS else min(count, EMBEDDED_HEADER_BYTES))
+                is_whole = key.compression in (*JPEGS, *JPEG2000)
+                stream = handle.read(count if is_whole else min(count, EMBEDDED_HEADER_BYTES))
                 header = read_header(stream)
                 if key.compression in JPEGS and header is not None:
                     ends_as_jpeg(stream)  # it refuses very many scans
+                if key.compression in JPEG2000 and header is not None:
+                    require_whole(stream, codestream_start(stream))
                 if header is not None:
                     size = header.height_px * header.width_px * header.channels
                     require_bytes(self.path, num_values=size, dtype=np.int32, copies=3)

@@ -114,7 +114,7 @@ def test_scans_are_counted_within_tiff_and_dicom(tmp_path: Path) -> None:
             retag(path, name, value)
         with tifffile.TiffFile(path) as file:
             assert file.pages[0].compression == 7
-        syntax = {"rows": 32, "columns": 40, "frame_bytes": GREY.size}
+        syntax = {"rows": 32, "columns": 40, "samples": 1, "frame_bytes": GREY.size}
         if scans:
             refused(path, "scans")
             with pytest.raises(Unsupported, match="scans"):
