@@ -13,6 +13,8 @@ from pydicom.pixels import get_decoder
 from pydicom.pixels.common import PhotometricInterpretation
 from pydicom.pixels.decoders.base import DecodeRunner
 
+from engine.data.picture_headers import jpeg_colours
+
 PLUGIN = "imagecodecs"
 JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
 JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000)
@@ -28,12 +30,17 @@ def is_available(syntax: str) -> bool:
 def decode_frame(frame: bytes, runner: DecodeRunner) -> bytes:
     """Return one frame's samples, pixel by pixel, in the smallest type that holds them; tells ``runner`` which.
 
-    JPEG is not brought from YCbCr to RGB here: the file's tags say what its samples are, and pydicom goes by them.
+    JPEG is not brought from YCbCr to RGB here, but by pydicom where the runner says so: by the file's tags, unless the
+    frame itself says otherwise. The tags may be those from before it was compressed.
     """
     syntax, is_colour = runner.transfer_syntax, runner.samples_per_pixel > 1
     if syntax in JPEG:
         stored = "RGB" if is_colour else None  # the same in and out: no conversion
         samples = imagecodecs.jpeg8_decode(frame, colorspace=stored, outcolorspace=stored)
+        told = jpeg_colours(frame) if samples.dtype == np.uint8 and samples.shape[2:] == (3,) else None
+        if told is not None:
+            said = PhotometricInterpretation.RGB if told == "RGB" else PhotometricInterpretation.YBR_FULL
+            runner.set_option("photometric_interpretation", said)
     elif syntax in uid.JPEGLSTransferSyntaxes:
         samples = imagecodecs.jpegls_decode(frame)
     elif syntax in HTJ2K:

@@ -22,6 +22,8 @@ ALONE = (START_OF_IMAGE, END_OF_IMAGE)
 FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 HIERARCHICAL = {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
 EXIF_MARK = b"Exif\0\0"
+APP0, JFIF_MARK = 0xE0, b"JFIF\0"
+APP14, ADOBE_MARK, ADOBE_TRANSFORM_AT = 0xEE, b"Adobe", 11
 EXIF_INTEGERS = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
 """Types of EXIF's whole numbers: shorts and longs, and numbers with a sign."""
 JPEG2000_COLOURS = {0: "unspecified", 16: "sRGB", 17: "grey", 18: "sYCC"}
@@ -98,6 +100,22 @@ def ends_as_jpeg(data: bytes) -> bool:
         if marker == END_OF_IMAGE:
             return True
     return False
+
+
+def jpeg_colours(data: bytes) -> str | None:
+    """Return what a JPEG of three channels says itself that they are, "RGB" or "YCbCr"; None where it does not say.
+
+    Adobe's marker names it. Without that and JFIF's, channels of less resolution than the first can only be chroma.
+    """
+    for marker, start, end in _jpeg_segments(data):
+        if marker == APP0 and data[start : start + len(JFIF_MARK)] == JFIF_MARK:
+            return "YCbCr"
+        if marker == APP14 and data[start : start + len(ADOBE_MARK)] == ADOBE_MARK and end - start > ADOBE_TRANSFORM_AT:
+            return {0: "RGB", 1: "YCbCr"}.get(data[start + ADOBE_TRANSFORM_AT])
+        if marker in FRAMES:
+            sampling = data[start + 7 : end : 3]  # of each channel (ISO 10918-1 B.2.2)
+            return "YCbCr" if any(one != sampling[0] for one in sampling) else None
+    return None
 
 
 def _counted(parts: Iterable[T], name: str, *, most: int) -> Iterator[T]:
