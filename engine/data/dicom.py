@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
-from pydicom.encaps import encapsulate, get_frame
+from pydicom.encaps import encapsulate
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels import get_decoder
 from pydicom.pixels.utils import as_pixel_options
@@ -34,7 +35,7 @@ from pydicom.uid import (
 )
 
 from engine.data.budget import require_bytes
-from engine.data.dicom_codestreams import bare_codestream, refuse_fragments
+from engine.data.dicom_codestreams import bare_codestream, frame_in_pieces, list_pieces
 from engine.data.dicom_decoders import PLUGIN, is_available
 from engine.data.dicom_elements import ELEMENT_BYTES, Tally, counted, read_tags
 from engine.data.dicom_frames import FrameTags, frame_affine, frame_affines, number, tag, volume_affine
@@ -136,12 +137,11 @@ class DicomFile:
         return replace(placed, slices_lps=tuple(map(as_affine, frame_affines(self.tags, self.num_frames))))
 
     @cached_property
-    def first_piece(self) -> int:
-        """Return where compressed pixels begin, bytes; raises ``ValueError`` where they are in very many pieces."""
+    def pieces(self) -> array[int]:
+        """Return where each piece of compressed pixels begins; raises ``ValueError`` where they are very many."""
         with self.stream() as stream:
             stream.seek(self.pixels.offset)
-            refuse_fragments(stream, most=PIECES + PIECES_A_FRAME * self.num_frames)
-        return self.pixels.offset
+            return list_pieces(stream, most=PIECES + PIECES_A_FRAME * self.num_frames)
 
     @cached_property
     def planes(self) -> Planes | None:
@@ -199,9 +199,9 @@ class DicomFile:
 
     def _frame(self, stream: BinaryIO, index: int) -> bytes:
         """Return one compressed frame, checked, without a file format around it."""
-        stream.seek(self.first_piece)
+        lies = {"begin": self.pixels.offset, "pieces": self.pieces, "num_frames": self.num_frames}
         offsets = as_pixel_options(self.tags).get("extended_offsets")
-        frame = get_frame(stream, index, number_of_frames=self.num_frames, extended_offsets=offsets)
+        frame = frame_in_pieces(stream, index, **lies, extended_offsets=offsets)
         rows, columns = int(self.tags.Rows), int(self.tags.Columns)
         announced = -(-rows * columns * self.samples * self.bits[0] // 8)
         size = {"rows": rows, "columns": columns, "samples": self.samples}

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import struct
-from typing import BinaryIO
+from array import array
+from typing import Any, BinaryIO
 
+from pydicom.encaps import get_frame
 from pydicom.uid import UID, JPEGLSTransferSyntaxes, RLELossless
 
 from engine.data.budget import limit_bytes
@@ -23,8 +25,8 @@ START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 """Neither pair of bytes occurs within a scan. Decoders fill what is missing with grey, and CharLS never ends."""
 J2K_START = b"\xff\x4f\xff\x51"
 """Start of a JPEG 2000 codestream and its size marker (ISO 15444-1 A.5.1)."""
-ITEM = b"\xfe\xff\x00\xe0"
-"""Tag of a piece of compressed pixels, always little-endian (PS3.5 A.4)."""
+ITEM, ITEM_BYTES = b"\xfe\xff\x00\xe0", 8
+"""Tag of a piece of compressed pixels, always little-endian (PS3.5 A.4), and what it takes with its length."""
 JP2_START = b"\x00\x00\x00\x0cjP  "
 RLE_HEADER_BYTES = 64
 RLE_SLACK_BYTES = 1024
@@ -64,17 +66,36 @@ def bare_codestream(frame: bytes, syntax: UID, *, rows: int, columns: int, sampl
     return frame
 
 
-def refuse_fragments(stream: BinaryIO, *, most: int) -> None:
-    """Raise ``ValueError`` where compressed pixels, which ``stream`` stands before, are in more than ``most`` pieces.
+def list_pieces(stream: BinaryIO, *, most: int) -> array[int]:
+    """Return where each piece of compressed pixels begins, bytes from where ``stream`` stands: before the first.
 
-    pydicom looks at all of them for each frame: a million empty ones take it two minutes.
+    The first is the table of offsets. Raises ``ValueError`` where they are more than ``most``: pydicom looks at all of
+    them for each frame, and a million empty ones take it two minutes.
     """
-    for _ in range(most + 1):  # the table of offsets is a piece, too
-        head = stream.read(8)
-        if len(head) < 8 or head[:4] != ITEM:
-            return
-        stream.seek(struct.unpack("<L", head[4:])[0], io.SEEK_CUR)
+    starts = array("Q", [0])
+    for _ in range(most + 1):
+        head = stream.read(ITEM_BYTES)
+        if len(head) < ITEM_BYTES or head[:4] != ITEM:
+            return starts[:-1]
+        length = struct.unpack("<L", head[4:])[0]
+        stream.seek(length, io.SEEK_CUR)
+        starts.append(starts[-1] + ITEM_BYTES + length)
     raise ValueError(f"its compressed pixels are in more than {most} pieces")
+
+
+def frame_in_pieces(
+    stream: BinaryIO, index: int, *, begin: int, pieces: array[int], num_frames: int, extended_offsets: Any
+) -> bytes:
+    """Return compressed frame ``index`` of ``num_frames`` whose pieces (:func:`list_pieces`) begin at byte ``begin``.
+
+    Where each frame is one piece, they are the frames in their order: programs write tables of offsets that are wrong
+    (all zeros, or counted from elsewhere), and by such a table a frame may be another one.
+    """
+    if len(pieces) != num_frames + 1:
+        stream.seek(begin)
+        return get_frame(stream, index, number_of_frames=num_frames, extended_offsets=extended_offsets)
+    stream.seek(begin + pieces[index + 1])
+    return stream.read(struct.unpack("<4xL", stream.read(ITEM_BYTES))[0])
 
 
 def _j2k_size(frame: bytes) -> tuple[int, int, int] | None:

@@ -11,11 +11,11 @@ import numpy as np
 import pydicom
 import pytest
 from data_medical_files import write_dicom, write_frames
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 from engine.data.dicom import RANGE_COPIES
-from engine.data.dicom_codestreams import refuse_fragments
+from engine.data.dicom_codestreams import list_pieces
 from engine.data.readers import image_info, read_image, read_mask
 from engine.errors import UserError
 
@@ -84,15 +84,52 @@ class Counting:
 def test_pixels_in_a_million_pieces_are_refused_before_a_frame_is_looked_for(tmp_path: Path) -> None:
     stream = Counting(1_000_000)
     with pytest.raises(ValueError, match="more than 1088 pieces"):
-        refuse_fragments(stream, most=1088)  # type: ignore[arg-type]
+        list_pieces(stream, most=1088)  # type: ignore[arg-type]
     assert stream.seen == 1089
-    refuse_fragments(Counting(1088), most=1088)  # type: ignore[arg-type]
+    assert len(list_pieces(Counting(1088), most=1088)) == 1088  # type: ignore[arg-type]
     path = coded(tmp_path / "a.dcm", CODED[JPEGLSLossless], JPEGLSLossless)
     content = path.read_bytes()
     at = content.index(struct.pack("<HHL", 0xFFFE, 0xE000, 0)) + 8
     path.write_bytes(content[:at] + struct.pack("<HHL", 0xFFFE, 0xE000, 0) * 20_000 + content[at:])
     with pytest.raises(UserError, match="more than 1088 pieces"):
         read_image(path)
+
+
+ITEM, SEQUENCE_END = struct.pack("<HH", 0xFFFE, 0xE000), struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+FRAMES = [np.ascontiguousarray(np.rot90(ROUGH, turns)) for turns in range(4)]
+TABLES = {  # of four frames, a piece each: what stands where their offsets should
+    "none": lambda offsets: [],
+    "right": lambda offsets: offsets,
+    "zeros": lambda offsets: [0] * 4,
+    "counted from the table": lambda offsets: [offset + 24 for offset in offsets],
+    "counted without their heads": lambda offsets: [offset - 8 * number for number, offset in enumerate(offsets)],
+    "one too few": lambda offsets: offsets[:-1],
+    "one too many": lambda offsets: [*offsets, offsets[-1] + 100],
+    "backwards": lambda offsets: offsets[::-1],
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless])
+def test_a_wrong_table_of_offsets_never_gives_another_frame(tmp_path: Path, syntax: str, table: str) -> None:
+    path = write_dicom(tmp_path / "a.dcm", ROUGH)
+    dataset = pydicom.dcmread(path)
+    if syntax == RLELossless:
+        dataset.NumberOfFrames, dataset.PixelData = 4, np.stack(FRAMES).tobytes()
+        dataset.compress(RLELossless)
+        pieces = list(generate_frames(dataset.PixelData, number_of_frames=4))
+    else:
+        pieces = [imagecodecs.jpegls_encode(frame) for frame in FRAMES]
+    pieces = [piece + b"\0" * (len(piece) % 2) for piece in pieces]
+    offsets = [sum(8 + len(before) for before in pieces[:number]) for number in range(4)]
+    told = b"".join(struct.pack("<L", offset) for offset in TABLES[table](offsets))
+    content = b"".join(ITEM + struct.pack("<L", len(piece)) + piece for piece in (told, *pieces)) + SEQUENCE_END
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.NumberOfFrames, dataset.PixelData = 4, content
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+    dataset.save_as(path, enforce_file_format=True)
+    for index, frame in enumerate(FRAMES):
+        np.testing.assert_array_equal(read_mask(path, slice_index=index), frame)
 
 
 def test_bits_that_are_stored_at_the_top_are_moved_down_in_run_lengths_too(tmp_path: Path) -> None:
