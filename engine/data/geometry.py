@@ -156,7 +156,8 @@ def same_slices(image: Geometry, mask: Geometry) -> Reindex | None:
     """Return how the slices of ``mask`` become those of ``image`` where slices are placed one by one, None elsewhere.
 
     Every slice of the mask must lie on one of the image's, within ``TOLERANCE_PX`` at every corner, and no two on one;
-    every slice of the image must have one of the mask's, unless the mask leaves empty ones out. Both must be placed.
+    every slice of the image must have one of the mask's, unless the mask leaves empty ones out. Where several slices of
+    the image lie in one place (frames of a film), the mask must have them all in the same order. Both must be placed.
     """
     if mask.is_default_place and not image.is_default_place:
         return None
@@ -181,7 +182,15 @@ def same_slices(image: Geometry, mask: Geometry) -> Reindex | None:
                 if (of_mask == 1).all() and of_image.max() == 1 and (mask.is_sparse or of_image.min() == 1):
                     slices = tuple(int(row.argmax()) if row.any() else None for row in is_there)
                     return Reindex(swap, flip_columns, flip_rows, slices=slices)
+                if len(is_there) == len(is_there.T) and is_there.diagonal().all() and not mask.is_sparse:
+                    return Reindex(swap, flip_columns, flip_rows)
     return None
+
+
+def shares_places(image: Geometry) -> bool:
+    """Return whether several slices of a picture that is placed slice by slice lie in one place."""
+    matrices = np.round(np.array(image.slices_lps).reshape(-1, 16), 3)
+    return len(np.unique(matrices, axis=0)) < len(matrices)
 
 
 def _full_rank(geometry: Geometry) -> np.ndarray:

@@ -23,7 +23,7 @@ import numpy as np
 
 from engine.data import npy, pictures, samples, tiff
 from engine.data.file_faults import AGAIN, PICTURES, reading, unsupported
-from engine.data.geometry import Geometry, Reindex, same_place, same_slices
+from engine.data.geometry import Geometry, Reindex, same_place, same_slices, shares_places
 from engine.data.pixels import Format, Unsupported, Window
 from engine.data.samples import whole_numbers
 from engine.errors import UserError
@@ -154,6 +154,8 @@ def place_mask(path: str | Path, *, like: Geometry, slice_axis: int = 2) -> tupl
         if fit is not None:
             return fit, axis
     where = f"lies elsewhere in the patient than its image: its pixels are {_placed(mask)}"
+    if one_by_one and shares_places(like):
+        where = "cannot be told which slices it belongs to, for several of its image's lie in one place"
     if mask.is_default_place and not like.is_default_place:  # it can say the very same place, mirrored
         where = "was saved without geometry (its header is that of a new file), so where its pixels lie is not known"
     raise UserError(

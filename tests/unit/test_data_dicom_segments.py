@@ -125,3 +125,24 @@ def test_a_mask_of_too_few_frames_is_refused_where_none_may_be_left_out(tmp_path
     with pytest.raises(UserError) as caught:
         read_mask(frames(tmp_path / "a.dcm", [30, 36, 34]), like=image_info(image))
     assert caught.value.code == "data.mask_elsewhere"
+
+
+@pytest.mark.parametrize("depths_mm", [[30, 30, 30, 30], [30, 30, 32, 32], [32, 30, 32, 30]])
+def test_frames_of_a_film_go_with_those_of_a_mask_in_their_order(tmp_path: Path, depths_mm: list[float]) -> None:
+    per_frame = [places(depth) for depth in depths_mm]
+    image = frames(tmp_path / "image.dcm", depths_mm)
+    pixels = numbered([1, 2, 3, 4])
+    mask = write_frames(tmp_path / "mask.dcm", pixels, per_frame=per_frame, shared=SHARED, SOPClassUID=ENHANCED_MR)
+    assert shown(mask, image) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("depths_mm", [[30, 32], [30, 32, 30, 32]])
+def test_a_mask_of_no_known_frames_of_a_film_is_told_so(tmp_path: Path, depths_mm: list[float]) -> None:
+    image = frames(tmp_path / "image.dcm", [30, 30, 32, 32])
+    for mask in (frames(tmp_path / "a.dcm", depths_mm), segmentation(tmp_path / "b.dcm", [(30, 1)])):
+        with pytest.raises(UserError) as caught:
+            read_mask(mask, like=image_info(image))
+        assert (
+            caught.value.code == "data.mask_elsewhere"
+            and "several of its image's lie in one place" in caught.value.what
+        )
