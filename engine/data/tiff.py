@@ -22,7 +22,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC, TIFF
 from engine.data.budget import require_bytes
 from engine.data.jpeg2000 import require_whole
 from engine.data.picture_headers import codestream_start, ends_as_jpeg, read_header
-from engine.data.pixels import Geometry
+from engine.data.pixels import Geometry, Unsupported
 from engine.data.ranges import range_of_pages
 from engine.data.samples import (
     cmyk_to_rgb,
@@ -201,7 +201,7 @@ class _Stack:
         self._require_bytes(page)
         if page is not None:
             stored = page.asarray(squeeze=False)
-        elif self.series.dataoffset is not None:  # one block of samples, with or without a page for each slice
+        elif self.series.dataoffset:  # one block of samples, with or without a page for each slice
             file, dtype = self.key.parent, self.key.dtype
             file.filehandle.seek(self.series.dataoffset + page_index * self.key.nbytes)
             stored = file.filehandle.read_array(dtype.newbyteorder(file.byteorder), self.key.size)
@@ -281,7 +281,11 @@ class _Stack:
         handle = key.parent.filehandle
         if len(page.dataoffsets) != len(page.databytecounts):
             raise ValueError("its table of strips or tiles is damaged")
-        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+        missing = sum(not (offset and count) for offset, count in parts)
+        if missing:  # tifffile takes them for black: programs leave out what is empty, or stop before all is written
+            raise Unsupported(f"{missing} of its {len(parts)} strips or tiles are not in the file")
+        for offset, count in parts:
             if offset + count > handle.size:
                 raise ValueError("it ends before its last pixels")
             if key.compression in TIFF.IMAGE_COMPRESSIONS:  # a strip or tile with a header, and a size, of its own
