@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from engine.data.budget import require_bytes
 from engine.data.pixels import scale_to_unit
@@ -173,6 +174,12 @@ def cmyk_to_rgb(cmyk: np.ndarray, top: int, *, is_inverted: bool = False) -> np.
         paper = paper if is_inverted else top - paper
         rgb[rows] = (paper[..., :3] * paper[..., 3:] + top // 2) // top
     return rgb
+
+
+def ycbcr_to_rgb(ycbcr: np.ndarray) -> np.ndarray:
+    """Return (H, W, 3) uint8 of luma and chroma (H, W, 3) uint8 of the full range, as JFIF has it (ITU-R BT.601)."""
+    size = ycbcr.shape[1], ycbcr.shape[0]
+    return np.asarray(Image.frombytes("YCbCr", size, np.ascontiguousarray(ycbcr).tobytes()).convert("RGB"))
 
 
 def coloured(indices: np.ndarray, colours: np.ndarray) -> np.ndarray:

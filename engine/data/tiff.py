@@ -35,6 +35,7 @@ from engine.data.samples import (
     unsupported,
     upright,
     upright_size,
+    ycbcr_to_rgb,
 )
 from engine.data.tiff_directories import THUMBNAIL_OR_MASK, open_tiff
 
@@ -142,6 +143,8 @@ def _fault(series: tifffile.TiffPageSeries) -> str | None:
         return f"it holds samples of {key.bitspersample} bits (sample format {key.sampleformat})"
     if key.dtype.kind == "c":
         return "it holds complex numbers"
+    if key.bitspersample == 24 and key.dtype.kind in "iu":  # tifffile takes their bytes in the wrong order
+        return "it holds whole numbers of 24 bits"
     if not series.axes.replace("S", "").endswith("YX"):
         return f"its axes {series.axes} are no rows and columns of pictures"
     if key.compression != COMPRESSION.NONE and key.compression not in TIFF.DECOMPRESSORS:
@@ -151,6 +154,13 @@ def _fault(series: tifffile.TiffPageSeries) -> str | None:
     if key.is_subsampled and key.compression not in JPEGS:
         return "its colours are subsampled without JPEG"
     return None
+
+
+def _orientation(page: tifffile.TiffPage) -> int:
+    """Return tag 274, of whatever type a whole number has there, the first of several; 1 where it says nothing."""
+    told = page.tags.valueof(ORIENTATION, 1)
+    first = told[0] if isinstance(told, bytes | tuple) and told else told  # bytes are of type BYTE
+    return int(first) if isinstance(first, int) else 1
 
 
 def _number(text: object) -> float | None:
@@ -172,7 +182,7 @@ class _Stack:
 
     @property
     def orientation(self) -> int:
-        return int(self.key.tags.valueof(ORIENTATION, 1))
+        return _orientation(self.key)
 
     @property
     def bits(self) -> int:
@@ -213,7 +223,7 @@ class _Stack:
 
     def upright_plane(self, slice_index: int) -> np.ndarray:
         """Return :meth:`plane` turned as its own page says."""
-        own = int(self._page(slice_index).tags.valueof(ORIENTATION, 1))
+        own = _orientation(self._page(slice_index))
         if upright_size(0, 1, own) != upright_size(0, 1, self.orientation):
             raise unsupported(self.path, "some of its pages lie on their side and others do not", fix=CONVERT)
         return upright(self.plane(slice_index), own)
@@ -236,6 +246,8 @@ class _Stack:
             return (plane if plane.ndim == 2 else plane[..., 0] if self.num_grey == 1 else plane[..., :3]), self.bits
         if self.photometric == PHOTOMETRIC.PALETTE and self.num_grey == 1 and plane.dtype.kind in "bu":
             return coloured(plane if plane.ndim == 2 else plane[..., 0], self.palette(slice_index)), 8
+        if key.compression == COMPRESSION.APERIO_JP2000_YCBC and plane.dtype == np.uint8 and plane.shape[2:] == (3,):
+            return ycbcr_to_rgb(plane), self.bits  # which its tag calls RGB
         if self.photometric == PHOTOMETRIC.RGB and key.samplesperpixel in (3, 4):
             return plane[..., :3], self.bits
         if self.photometric == PHOTOMETRIC.YCBCR and key.compression in JPEGS and key.samplesperpixel == 3:
