@@ -50,10 +50,22 @@ def decode_frame(frame: bytes, runner: DecodeRunner) -> bytes:
     ybr = (PhotometricInterpretation.YBR_ICT, PhotometricInterpretation.YBR_RCT)
     if syntax in (*JPEG_2000, *HTJ2K) and runner.photometric_interpretation in ybr:  # undone while decoding
         runner.set_option("photometric_interpretation", PhotometricInterpretation.RGB)
+    samples = _signed(samples, runner)
     runner.set_option("bits_allocated", 8 * samples.dtype.itemsize)
     if is_colour:
         runner.set_option("planar_configuration", 0)
     return np.ascontiguousarray(samples).tobytes()
+
+
+def _signed(samples: np.ndarray, runner: DecodeRunner) -> np.ndarray:
+    """Return signed numbers that a frame holds without their sign, with the sign of their stored bits.
+
+    pydicom goes by the bits that the frame announces, which may be those allocated: then the sign is not the highest.
+    """
+    spare = 8 * samples.dtype.itemsize - runner.bits_stored
+    if samples.dtype.kind != "u" or not runner.pixel_representation or spare <= 0:
+        return samples
+    return (samples << spare).view(f"i{samples.dtype.itemsize}") >> spare
 
 
 def add_to_pydicom() -> None:
