@@ -193,7 +193,7 @@ def _same_values(
     seen = np.ones(stored.shape, bool) if padding is None else stored != padding
     ours = read_image(path, slice_index=index, window="stored")[0][..., 0]
     np.testing.assert_allclose(ours[seen], (1 - share if inverse else share)[seen], atol=TOLERANCE)
-    values = apply_rescale(stored, tags).astype(np.float64)
+    values = apply_rescale(stored, tags).astype(np.float64) * float(tags.get("DoseGridScaling", 1))
     if _is_enhanced(tags) and image is not None:
         values = image.get_frame(index + 1, apply_real_world_transform=False, apply_presentation_lut=False)
     ends = float(values.min()), float(values.max()) + 1

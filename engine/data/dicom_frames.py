@@ -84,7 +84,12 @@ class FrameTags:
 
     @property
     def position(self) -> np.ndarray | None:
-        """Return where the centre of the first pixel lies, (3,) LPS mm."""
+        """Return where the centre of the first pixel lies, (3,) LPS mm; None of slices side by side in one picture.
+
+        Siemens's mosaics have the place that the whole picture would have, were it a slice, which is none of theirs.
+        """
+        if tag(self.file, "Modality") == "MR" and "MOSAIC" in (tag(self.file, "ImageType") or ()):
+            return None
         found = numbers(
             self.item("PlanePositionSequence", with_tag="ImagePositionPatient"), "ImagePositionPatient", count=3
         )
@@ -106,11 +111,12 @@ class FrameTags:
 
     @property
     def rescale(self) -> tuple[float, float]:
-        """Return (slope, intercept), (1, 0) where the file has none."""
+        """Return (slope, intercept), (1, 0) where the file has none; of doses what brings them to their unit."""
         group = self.item("PixelValueTransformationSequence", with_tag="RescaleSlope")
         slope, intercept = _required(group, "RescaleSlope"), _required(group, "RescaleIntercept")
         if slope == 0:
             raise ValueError("its RescaleSlope is 0: all its values would be one")
+        slope = slope or _required(self.file, "DoseGridScaling")  # PS3.3 C.8.8.3
         return 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
 
     @property
@@ -120,6 +126,8 @@ class FrameTags:
         told = tag(group, "RescaleType")
         if told is not None and str(told) != "US":  # "unspecified"
             return str(told)
+        if number(self.file, "DoseGridScaling") is not None and tag(self.file, "DoseUnits") is not None:
+            return str(tag(self.file, "DoseUnits"))
         has_rescale = self.rescale != (1.0, 0.0)
         return "HU" if tag(self.file, "Modality") == "CT" and has_rescale else None
 

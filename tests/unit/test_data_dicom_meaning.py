@@ -1,4 +1,4 @@
-"""DICOM numbers whose sign only some of their tags tell."""
+"""DICOM numbers whose sign, unit or place only some of their tags tell: signed frames, doses, mosaics."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
-from data_medical_files import write_dicom
+from data_medical_files import write_dicom, write_frames
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import HTJ2KLossless, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
 
-from engine.data.readers import read_mask
+from engine.data.readers import image_info, read_image, read_mask
 
 SIGNED = (np.add.outer(np.arange(24) * 57, np.arange(32) * 83) % 4096 - 2048).astype(np.int16)
+PLACE = {"PixelSpacing": [1, 1], "ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
 ENCODE = {
     JPEGLSLossless: imagecodecs.jpegls_encode,
     JPEGLosslessSV1: lambda words: imagecodecs.jpeg8_encode(words, lossless=True, bitspersample=16),
@@ -36,3 +37,21 @@ def test_signed_numbers_in_a_frame_of_more_bits_keep_their_sign(tmp_path: Path, 
     dataset["PixelData"].is_undefined_length = True
     dataset.save_as(path, enforce_file_format=True)
     np.testing.assert_array_equal(read_mask(path), SIGNED)
+
+
+def test_doses_have_the_unit_that_their_scale_gives(tmp_path: Path) -> None:
+    stored = np.array([[[0, 1000], [2000, 4000]], [[3000, 500], [0, 0]]], np.uint16)
+    tags = {"Modality": "RTDOSE", "DoseUnits": "GY", "GridFrameOffsetVector": [0, 3], **PLACE}
+    path = write_frames(tmp_path / "a.dcm", stored, per_frame=[{}, {}], DoseGridScaling="0.01", **tags)
+    shown, geometry = read_image(path, value_range=(0, 40))  # 4000 x 0.01 Gy is the highest
+    np.testing.assert_allclose(shown[..., 0], [[0, 0.25], [0.5, 1]])
+    assert geometry.unit == "GY"
+
+
+def test_slices_side_by_side_in_one_picture_have_no_place(tmp_path: Path) -> None:
+    kind = ["ORIGINAL", "PRIMARY", "M", "ND"]
+    for modality, last, is_placed in (("MR", "MOSAIC", False), ("MR", "NORM", True), ("OP", "MOSAIC", True)):
+        path = write_dicom(tmp_path / "a.dcm", SIGNED, Modality=modality, ImageType=[*kind, last], **PLACE)
+        geometry = image_info(path)
+        assert geometry.is_placed == is_placed and geometry.spacing_mm == (1, 1)
+        assert read_image(path)[0].shape == (24, 32, 3)
