@@ -6,6 +6,7 @@ ones); where the files do not say where they lie, in the order of their Instance
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,10 +26,14 @@ class NoVolume(Unsupported):
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """One slice: its ``affine`` (4, 4) from (column, row, slice) to LPS mm and its InstanceNumber, None if not told."""
+    """One slice: its ``affine`` (4, 4) from (column, row, slice) to LPS mm and its InstanceNumber, None if not told.
+
+    ``frame`` counts the slices of one file, which have one number.
+    """
 
     affine: np.ndarray | None
     number: float | None
+    frame: int = 0
 
 
 def stack(slices: Sequence[Placed]) -> tuple[list[int], np.ndarray | None]:
@@ -37,10 +42,13 @@ def stack(slices: Sequence[Placed]) -> tuple[list[int], np.ndarray | None]:
     Raises :class:`NoVolume`: slices in different planes, one missing, one there twice, without place and number.
     """
     if any(one.affine is None for one in slices):
-        numbers = [one.number for one in slices]
-        if any(number is None for number in numbers):
+        if any(one.number is None for one in slices):
             raise NoVolume("its slices say neither where they lie nor which number they have")
-        return sorted(range(len(slices)), key=lambda k: numbers[k] or 0), None
+        numbers = [(one.number or 0.0, one.frame) for one in slices]
+        twice = [number for number, count in Counter(numbers).items() if count > 1]
+        if twice:
+            raise NoVolume(f"several of its slices have number {min(twice)[0]:g}, and not all say where they lie")
+        return sorted(range(len(slices)), key=numbers.__getitem__), None
     affines = np.array([one.affine for one in slices])
     if np.abs(affines[:, :3, :2] - affines[0, :3, :2]).max() > SAME_PLANE:
         raise NoVolume("the slices of its series lie in different planes")

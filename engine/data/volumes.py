@@ -174,7 +174,9 @@ def open_series(paths: Sequence[Path]) -> SourceVolume:
     if len(files) == 1 and first.geometry.affine_lps is not None:
         return SourceVolume("dicom", tuple(at), first.geometry)
     try:
-        order, matrix = stack([_placed(file, index) for file in files for index in range(file.num_frames)])
+        is_alone = len(files) == 1
+        placed = [_placed(file, index, is_alone=is_alone) for file in files for index in range(file.num_frames)]
+        order, matrix = stack(placed)
     except NoVolume as error:
         if len(files) > 1:
             raise _broken(paths, str(error)) from error
@@ -201,14 +203,16 @@ def _tags(path: Path) -> DicomFile:
     from engine.data.dicom import open_dicom
 
     with reading(path, suffix=DICOM_SUFFIXES[0]):
-        return open_dicom(path)
+        file = open_dicom(path)
+        _ = file.geometry, _series(file)  # pydicom converts tags when they are asked for: their faults are told here
+        return file
 
 
-def _placed(file: DicomFile, index: int) -> Placed:
+def _placed(file: DicomFile, index: int, *, is_alone: bool) -> Placed:
     from engine.data.dicom_frames import frame_affine, number
 
-    instance = number(file.tags, "InstanceNumber") if file.num_frames == 1 else float(index)
-    return Placed(frame_affine(file.frame_tags(index)), instance)
+    instance = float(index) if is_alone and file.num_frames > 1 else number(file.tags, "InstanceNumber")
+    return Placed(frame_affine(file.frame_tags(index)), instance, index)
 
 
 def _dicom_values(at: SliceAt) -> np.ndarray:

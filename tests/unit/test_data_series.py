@@ -9,8 +9,10 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import tifffile
+from data_medical_files import write_dicom, write_frames
 from PIL import Image
 from volume_files import write_series
 
@@ -68,6 +70,48 @@ def test_a_series_without_places_goes_by_its_numbers(tmp_path: Path) -> None:
     volume = open_series(paths)
     assert [int(volume.values(n)[0, 0]) for n in range(6)] == [60, 48, 36, 24, 12, 0]  # number 1 was written last
     assert volume.geometry.affine_lps is None and volume.voxel_mm is None
+
+
+def test_slices_of_one_number_have_no_order_where_nothing_else_tells_it(tmp_path: Path) -> None:
+    paths = write_series(tmp_path, frames(), ImagePositionPatient=None)
+    dataset = pydicom.dcmread(paths[2])
+    dataset.InstanceNumber = pydicom.dcmread(paths[4]).InstanceNumber
+    dataset.save_as(paths[2])
+    with pytest.raises(UserError, match=f"several of its slices have number {dataset.InstanceNumber}") as caught:
+        open_series(paths)
+    assert caught.value.code == "data.series_broken"
+
+
+def test_films_without_places_stay_together_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    def film(name: str, number: int, values: list[int]) -> Path:
+        pixels = np.repeat(np.array(values, np.uint8), 12).reshape(-1, 3, 4)
+        tags = {"NumberOfFrames": len(values), "PixelData": pixels.tobytes(), "InstanceNumber": number}
+        return write_dicom(tmp_path / name, pixels[0], SeriesInstanceUID="1.2.3", **tags)
+
+    paths = [film("c.dcm", 3, [30, 31, 32]), film("a.dcm", 1, [10]), film("b.dcm", 2, [20, 21])]
+    volume = open_series(paths)
+    assert [int(volume.values(n)[0, 0]) for n in range(6)] == [10, 20, 21, 30, 31, 32]
+    assert [int(open_series(paths[:1]).values(n)[0, 0]) for n in range(3)] == [30, 31, 32]
+
+
+def test_tags_that_no_place_can_be_worked_out_from_are_told_of_a_volume_too(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", frames()[0], RescaleSlope="1", RescaleIntercept="-1024")
+    path.write_bytes(path.read_bytes().replace(b"-1024 ", b"-10x4 "))
+    uid = write_dicom(tmp_path / "b.dcm", frames()[0], SeriesInstanceUID="1.2.34")
+    uid.write_bytes(uid.read_bytes().replace(b"\x20\x00\x0e\x00UI", b"\x20\x00\x0e\x00QQ"))
+    twice = [{"PlanePositionSequence": {"ImagePositionPatient": [0, 0, 0]}} for _ in range(2)]
+    shared = {
+        "PixelMeasuresSequence": {"PixelSpacing": [1, 1]},
+        "PlaneOrientationSequence": {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
+    }
+    segments = write_frames(
+        tmp_path / "c.dcm", np.ones((2, 3, 4), np.uint8), per_frame=twice, shared=shared, Modality="SEG"
+    )
+    for file, word in ((path, "RescaleIntercept"), (uid, "(0020,000E)"), (segments, "same segment in one plane")):
+        for opened in (open_volume, lambda one: open_series([one])):
+            with pytest.raises(UserError) as caught:
+                opened(file)
+            assert word.lower() in caught.value.what.lower() and file.name in caught.value.what
 
 
 def test_pages_of_a_tiff_are_slices_without_a_place(tmp_path: Path) -> None:
