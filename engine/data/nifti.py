@@ -211,7 +211,7 @@ def read_header(path: Path) -> Header:
         offset,
         1.0 if slope is None else float(slope),
         0.0 if intercept is None else float(intercept),
-        _affine_lps(stored),
+        affine_lps(stored),
         bool(stored["sform_code"] > 0 or stored["qform_code"] > 0),
         _is_gzipped(path),
     )
@@ -312,8 +312,11 @@ def _three_axes(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return x, y, z
 
 
-def _affine_lps(header: nibabel.Nifti1Header) -> np.ndarray:
-    """Return the affine to LPS mm: the sform, else the qform, else what the voxel sizes alone give (as nibabel)."""
+def affine_lps(header: nibabel.Nifti1Header) -> np.ndarray:
+    """Return the affine (4, 4) from stored voxels to LPS mm: the sform, else the qform, else the voxel sizes alone.
+
+    Raises ``ValueError`` where what the header has is no use.
+    """
     candidates, unusable = [], []
     for name, code, form in (
         ("sform", int(header["sform_code"]), header.get_sform),

@@ -46,6 +46,8 @@ def read_metaimage(path: Path) -> Volume:
         if not local and (name != Path(name).name or name in (".", "..")):
             raise Unsupported(f"its voxels lie in '{name}', which is no file beside it")
         source = path if local else path.with_name(name)
+        if not source.is_file():
+            raise ValueError(f"its voxels lie in '{name}', which is not beside it")
         num_values = int(np.prod(shape, dtype=np.int64))
         require_bytes(path, num_values=num_values, dtype=dtype, copies=2)
         content = source.read_bytes()[begin if local else 0 :]

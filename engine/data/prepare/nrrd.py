@@ -26,6 +26,7 @@ TYPES = {
     "float": "f4",
     "double": "f8",
 }
+SKIPS = ("line skip", "lineskip", "byte skip", "byteskip")
 TO_LPS = {
     "left-posterior-superior": (1, 1, 1),
     "lps": (1, 1, 1),
@@ -46,6 +47,8 @@ def read_nrrd(path: Path) -> Volume:
         fields = _fields(content[: end.start()].decode("ascii", errors="replace"))
         if fields.get("dimension") != "3" or "data file" in fields or "datafile" in fields:
             raise Unsupported("it is no volume of three axes in one file")
+        if any(int(fields.get(skip, 0)) for skip in SKIPS):
+            raise Unsupported("its voxels begin elsewhere than behind its header (line skip, byte skip)")
         kind = fields.get("type", "").lower()
         if kind not in TYPES:
             raise Unsupported(f"its voxels are {kind}")

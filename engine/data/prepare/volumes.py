@@ -16,7 +16,7 @@ from engine.data.dicom import DicomFile, read_dicom
 from engine.data.dicom_frames import frame_affine, number
 from engine.data.dicom_values import grey_values
 from engine.data.file_faults import reading
-from engine.data.nifti import inflated, require_reach, stored_header
+from engine.data.nifti import affine_lps, inflated, require_reach, stored_header
 from engine.data.prepare.records import LeaveOut, Volume
 from engine.data.readers import image_info
 from engine.data.series import NoVolume, Placed, stack
@@ -60,7 +60,7 @@ def read_nifti(path: Path, *, channel: int = 0) -> Volume:
             voxels = np.asarray(proxy[..., channel] if len(shape) == 4 else proxy)
         if voxels.ndim != 3:
             raise ValueError(f"its shape {tuple(shape)} is no volume")
-        return Volume(voxels, RAS_TO_LPS @ header.get_best_affine())
+        return Volume(voxels, affine_lps(header))
 
 
 def on_grid_of(image: Volume, mask: Volume) -> Volume:
