@@ -18,6 +18,8 @@ FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1
 
 WHOLE_WITHIN = 1e-3
 """How far a label may lie from a whole number (ours): labels kept as scaled integers come back with rounding errors."""
+LARGEST_WHOLE = 2**53
+"""A float64 holds every whole number up to here."""
 BLOCK = 1 << 14
 """Numbers that are worked on at once where numpy needs wide numbers in between (ours)."""
 
@@ -191,7 +193,10 @@ def coloured(indices: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 
 def whole_numbers(path: Path, labels: np.ndarray) -> np.ndarray | None:
-    """Return floats as int64; None where one lies further than ``WHOLE_WITHIN`` from a whole number."""
+    """Return floats as int64; None where one lies further than ``WHOLE_WITHIN`` from a whole number.
+
+    Raises ``UserError`` ``data.image_unsupported`` where one is too large to be told from its neighbours.
+    """
     require_bytes(path, num_values=labels.size, dtype=np.uint8, copies=labels.itemsize + np.dtype(np.int64).itemsize)
     found = np.empty(labels.shape, np.int64)
     for rows in _row_blocks(labels):
@@ -199,6 +204,12 @@ def whole_numbers(path: Path, labels: np.ndarray) -> np.ndarray | None:
         whole = np.rint(part)
         if not (np.abs(part - whole) <= WHOLE_WITHIN).all():  # not finite is not whole either
             return None
+        if np.abs(whole).max(initial=0) > LARGEST_WHOLE:  # as an int64 it might be any number
+            raise unsupported(
+                path,
+                f"it holds numbers as large as {np.abs(whole).max():g}, and a mask the small whole numbers of classes",
+                fix="Save the mask with the number of a class for each pixel.",
+            )
         found[rows] = whole
     return found
 

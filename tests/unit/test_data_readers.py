@@ -161,6 +161,16 @@ def test_masks_without_a_number_are_told_so(tmp_path: Path, ending: str, values:
     assert "fractions" not in caught.value.what and "0 where nothing is marked" in caught.value.fix
 
 
+@pytest.mark.parametrize("value", [1e30, -1e19, 2.0**54])
+def test_a_mask_of_enormous_numbers_is_told_so(tmp_path: Path, value: float) -> None:
+    np.save(tmp_path / "m.npy", np.array([[0, value]]))
+    with pytest.raises(UserError) as caught:
+        read_mask(tmp_path / "m.npy")
+    assert caught.value.code == "data.image_unsupported" and f"as large as {abs(value):g}" in caught.value.what
+    np.save(tmp_path / "m.npy", np.array([[0, 2.0**53]]))
+    assert read_mask(tmp_path / "m.npy").tolist() == [[0, 2**53]]
+
+
 # ----------------------------------------------------------------------------------------------- damage
 
 
