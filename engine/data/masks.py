@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.data.description import DatasetDescription
+from engine.data.samples import LEVELS, White
 
 PLAIN = ((0, 1), (0, 255))
 """(background, foreground) of masks for which nothing is declared."""
@@ -48,11 +49,15 @@ class MaskRule:
         )
 
     @property
-    def white(self) -> int | None:
+    def white(self) -> White:
         """What white is in a mask whose palette has black and white alone; None where its own numbers are declared.
+
+        A threshold is one of grey levels, which a palette's numbers are not.
 
         {0, 1} and {0, 255} are what is read without a declaration, too, so declaring them says nothing of a palette.
         """
+        if self.threshold is not None:
+            return LEVELS
         if self.values is None or self.values in PLAIN:
             return self.values[1] if isinstance(self.values, tuple) else PLAIN[-1][1]
         return None

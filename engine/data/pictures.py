@@ -27,7 +27,16 @@ from engine.data.picture_headers import (
     read_header,
 )
 from engine.data.pixels import Geometry
-from engine.data.samples import cmyk_to_rgb, label_plane, palette_plane, picture, unsupported, upright, upright_size
+from engine.data.samples import (
+    White,
+    cmyk_to_rgb,
+    label_plane,
+    palette_plane,
+    picture,
+    unsupported,
+    upright,
+    upright_size,
+)
 
 CONVERT = "Convert it to an 8 or 16 bit PNG, in grey or RGB."
 PNG_PICTURE = (b"PLTE", b"IDAT", b"IEND")
@@ -61,7 +70,7 @@ class PictureFormat:
         return picture(path, values, bits=bits, value_range=value_range)
 
     @staticmethod
-    def labels(path: Path, *, slice_index: int, slice_axis: int, white: int | None = 255) -> np.ndarray:
+    def labels(path: Path, *, slice_index: int, slice_axis: int, white: White = 255) -> np.ndarray:
         """Return the stored numbers; of a palette its indices, or 0 and ``white`` (:func:`palette_plane`)."""
         labels, _, palette = _decoded(path, as_labels=True)
         return label_plane(path, labels) if palette is None else palette_plane(labels, palette, white=white)

@@ -25,7 +25,7 @@ from engine.data import npy, pictures, samples, tiff
 from engine.data.file_faults import AGAIN, PICTURES, reading, unsupported
 from engine.data.geometry import Geometry, Reindex, same_place, same_slices, shares_places
 from engine.data.pixels import Format, Unsupported, Window
-from engine.data.samples import whole_numbers
+from engine.data.samples import White, whole_numbers
 from engine.errors import UserError
 
 MAX_PIXELS = 89_478_485
@@ -107,12 +107,12 @@ def read_mask(
     slice_index: int = 0,
     slice_axis: int = 2,
     like: Geometry | None = None,
-    white: int | None = 255,
+    white: White = 255,
 ) -> np.ndarray:
     """Return the stored labels, (H, W) or (H, W, C) integers: palette indices, not colours; no window.
 
     A palette picture that shows black and white alone is 0 and ``white`` instead, for its program chose the numbers.
-    With ``white`` None it keeps them: for whoever knows what they mean.
+    With ``white`` None it keeps them, for whoever knows what they mean; with "levels" greys are their grey levels.
 
     With ``like``, its image's geometry, the mask is brought to the image's pixels (:func:`place_mask`), and
     ``slice_index`` counts the image's slices. Raises ``UserError`` as :func:`image_info`, ``data.mask_elsewhere``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -18,6 +19,9 @@ FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1
 
 WHOLE_WITHIN = 1e-3
 """How far a label may lie from a whole number (ours): labels kept as scaled integers come back with rounding errors."""
+LEVELS: Literal["levels"] = "levels"
+White = int | Literal["levels"] | None
+"""What a palette picture of black and white is read as: 0 and this number, its grey levels, or (None) its indices."""
 LARGEST_WHOLE = 2**53
 """A float64 holds every whole number up to here."""
 BLOCK = 1 << 14
@@ -135,15 +139,22 @@ def label_plane(path: Path, labels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(plane)
 
 
-def palette_plane(indices: np.ndarray, colours: np.ndarray, *, white: int | None) -> np.ndarray:
+def palette_plane(indices: np.ndarray, colours: np.ndarray, *, white: White) -> np.ndarray:
     """Return a mask (H, W) stored as indices of ``colours`` (N, 3) uint8: ``white`` and 0 where it shows those alone.
 
     Programs that make a palette of a black and white mask put white first as often as black: there the numbers mean
     nothing, and what is shown is the mask. Label maps, and whatever else has other colours, keep their indices; all
     do with ``white`` None, for whoever has declared what the numbers mean. Of one colour alone the whole palette
     decides: a label map on white without any label has a palette of other colours, too.
+
+    With ``white`` ``LEVELS``, for whoever has declared a threshold of grey, a palette of greys alone gives those: soft
+    edges have levels between black and white, and what their indices are nobody has chosen.
     """
     numbers = indices.view(np.uint8) if indices.dtype == bool else indices
+    if white == LEVELS:
+        if (colours == colours[:, :1]).all() and _used(numbers, len(colours)) is not None:
+            return colours[:, 0][numbers]
+        white = 255
     used = _used(numbers, len(colours)) if white is not None else None
     if used is None or not 1 <= len(used) <= 2:
         return indices

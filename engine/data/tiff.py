@@ -25,6 +25,7 @@ from engine.data.picture_headers import codestream_start, ends_as_jpeg, read_hea
 from engine.data.pixels import Geometry, Unsupported
 from engine.data.ranges import range_of_pages
 from engine.data.samples import (
+    White,
     cmyk_to_rgb,
     coloured,
     has_known_range,
@@ -85,7 +86,7 @@ class TiffFormat:
             return picture(path, seen, bits=bits, value_range=value_range, white_is_zero=white_is_zero)
 
     @staticmethod
-    def labels(path: Path, *, slice_index: int, slice_axis: int, white: int | None = 255) -> np.ndarray:
+    def labels(path: Path, *, slice_index: int, slice_axis: int, white: White = 255) -> np.ndarray:
         """Return one slice's stored numbers; several grey channels, one for each class, as (H, W, C).
 
         A palette's are its indices, or 0 and ``white`` (:func:`palette_plane`).

@@ -113,6 +113,22 @@ def test_what_a_dataset_declares_decides_what_a_palette_means(
     np.testing.assert_array_equal(FolderItem.planes(_Item(path, description))[0], expected)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("order", ["dark to light", "light to dark", "by how often"])
+def test_a_threshold_is_of_the_levels_that_a_palette_shows(tmp_path: Path, order: str, suffix: str) -> None:
+    shown = MASK.copy()
+    shown[5:9, 9], shown[5:9, 10] = 170, 60  # a soft edge
+    levels = {"dark to light": [0, 60, 170, 255], "light to dark": [255, 170, 60, 0], "by how often": [0, 255, 170, 60]}
+    stored = np.select([shown == level for level in levels[order]], range(4))
+    path = written(tmp_path / f"m.{suffix}", stored, [(level,) * 3 for level in levels[order]])
+    for threshold in (50, 128, 200):
+        description = DatasetDescription(name="x", modality="y", classes=("blob",), mask_threshold=threshold)
+        planes = FolderItem.planes(_Item(path, description))  # type: ignore[arg-type]
+        np.testing.assert_array_equal(planes[0], shown >= threshold, err_msg=str(threshold))
+    coloured = written(tmp_path / f"c.{suffix}", stored, [BLACK, RED, WHITE, GREY])  # labels: nobody can tell a level
+    np.testing.assert_array_equal(read_mask(coloured, white="levels"), stored)
+
+
 class _Item(FolderItem):
     def __init__(self, mask: Path, description: DatasetDescription) -> None:
         for name, value in (("masks", (mask,)), ("description", description), ("geometry", None), ("slice_index", 0)):
