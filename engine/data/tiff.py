@@ -56,6 +56,8 @@ EMBEDDED_HEADER_BYTES = 1 << 16
 ORIENTATION, INK_SET, GDAL_NODATA = 274, 332, 42113
 IMAGEJ_STRAIGHT_LINE, IMAGEJ_NONE = 0, 20
 """Functions of a calibration (``ij.measure.Calibration``): value = c0 + c1 * stored number, or none."""
+GENERIC = "generic"
+"""What tifffile calls series of pages that nothing but their being alike has put together."""
 CONVERT = "Convert it to a grey or RGB TIFF (8 or 16 bits, LZW, deflate or uncompressed)."
 
 
@@ -133,9 +135,18 @@ def _opened(path: Path) -> Iterator[_Stack]:
         fault = _fault(series)
         if fault:
             raise unsupported(path, fault, fix=CONVERT)
+        left_out = sum(len(other) for other in pictures[1:] if _is_alike(other, key))
+        if series.kind == GENERIC and left_out:
+            fault = f"{left_out} more of its pages are as large, and stored in another way (compression, strips, white)"
+            raise unsupported(path, fault, fix="Save all its pages in one way, as one stack.")
         yield _Stack(
             path, series, key, math.prod(series.shape) // (key.imagelength * key.imagewidth * key.samplesperpixel)
         )
+
+
+def _is_alike(series: tifffile.TiffPageSeries, key: tifffile.TiffPage) -> bool:
+    """Return whether pages may be slices of the same stack: of the same size, samples and kind of numbers."""
+    return series.kind == GENERIC and (series.keyframe.shaped, series.keyframe.dtype) == (key.shaped, key.dtype)
 
 
 def _fault(series: tifffile.TiffPageSeries) -> str | None:

@@ -203,3 +203,28 @@ def test_very_many_series_are_refused_before_they_are_made(tmp_path: Path) -> No
         image_info(tmp_path / "a.tif")
     assert caught.value.code == "data.image_too_large" and "series of their own" in caught.value.what
     assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        [{"compression": "lzw"}, {}, {"compression": "zlib"}],
+        [{"rowsperstrip": 8}, {"rowsperstrip": 3}],
+        [{"compression": "zlib"}, {"compression": "zlib", "predictor": True}],
+        [{"photometric": "minisblack"}, {"photometric": "miniswhite"}, {"photometric": "minisblack"}],
+    ],
+    ids=["compression", "strips", "predictor", "white"],
+)
+def test_pages_of_one_size_that_are_stored_in_several_ways_are_not_left_out(tmp_path: Path, ways: list[dict]) -> None:
+    path = tmp_path / "a.tif"
+    pixels = np.random.default_rng(8).integers(0, 256, (16, 24), np.uint8)
+    with tifffile.TiffWriter(path) as writer:
+        for way in ways:
+            writer.write(pixels, metadata=None, **way)
+    for read in (image_info, read_image, read_mask):
+        refused(path, "of its pages are as large, and stored in another way", read)
+    with tifffile.TiffWriter(path) as writer:  # other sizes and kinds of numbers are other pictures
+        for other in (pixels, pixels[:8], pixels.astype(np.uint16)):
+            writer.write(other, metadata=None)
+    assert image_info(path).num_slices == 1
+    np.testing.assert_array_equal(read_mask(path), pixels)
