@@ -105,11 +105,11 @@ class DicomFile:
 
     @cached_property
     def bits(self) -> tuple[int, int, int]:
-        """Return (allocated, stored, highest bit) of one sample."""
+        """Return (allocated, stored, highest bit) of one sample; the lowest ones where the highest cannot be right."""
         allocated = int(number(self.tags, "BitsAllocated") or 0)
         stored = int(number(self.tags, "BitsStored") or allocated)
-        high = number(self.tags, "HighBit")
-        return allocated, stored, stored - 1 if high is None else int(high)
+        high = int(number(self.tags, "HighBit") or 0)
+        return allocated, stored, high if stored <= high < allocated else stored - 1
 
     @cached_property
     def is_signed(self) -> bool:

@@ -39,6 +39,16 @@ def test_signed_numbers_in_a_frame_of_more_bits_keep_their_sign(tmp_path: Path, 
     np.testing.assert_array_equal(read_mask(path), SIGNED)
 
 
+@pytest.mark.parametrize("high", [0, 7, 10, 16, 31, 65535])
+def test_a_highest_bit_that_cannot_be_is_not_gone_by(tmp_path: Path, high: int) -> None:
+    # programs that make 16 bits of 8 keep HighBit 7: 12 bits end at bit 11 or above it, and a word at bit 15
+    unsigned = (SIGNED + 2048).astype(np.uint16)
+    path = write_dicom(tmp_path / "a.dcm", unsigned, BitsStored=12, HighBit=high)
+    np.testing.assert_array_equal(read_mask(path), unsigned)
+    path = write_dicom(tmp_path / "b.dcm", unsigned << 3, BitsStored=12, HighBit=14)
+    np.testing.assert_array_equal(read_mask(path), unsigned)
+
+
 def test_doses_have_the_unit_that_their_scale_gives(tmp_path: Path) -> None:
     stored = np.array([[[0, 1000], [2000, 4000]], [[3000, 500], [0, 0]]], np.uint16)
     tags = {"Modality": "RTDOSE", "DoseUnits": "GY", "GridFrameOffsetVector": [0, 3], **PLACE}
