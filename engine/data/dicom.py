@@ -12,7 +12,7 @@ import struct
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -63,17 +63,19 @@ PIXEL_ELEMENTS = {
     (0x7FE0, 0x0009): "DoubleFloatPixelData",
     (0x7FE0, 0x0010): "PixelData",
 }
+PIXEL_VRS, OPEN_LENGTH = ("OB", "OW", "OF", "OD", "UN"), b"\xff" * 4  # no even length begins as one of these does
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
 @dataclass(frozen=True)
 class PixelElement:
-    """Which element holds the pixels, what kind of values it has, and where they begin in the stream, bytes."""
+    """Which element holds the pixels, of what kind, where they begin in the stream, and whether they are in pieces."""
 
     keyword: str
     vr: str
     offset: int
+    is_in_pieces: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,17 +332,14 @@ def _grey_frames(paths: Sequence[Path]) -> Iterator[np.ndarray]:
 
 def _pixel_element(stream: BinaryIO, tags: pydicom.Dataset) -> PixelElement | None:
     """Return the element that the stream stands before, None where the file ends without pixels (PS3.5 7.1)."""
-    implicit, little = tags.original_encoding
-    order = "<" if little else ">"
     head = stream.read(8)
     if len(head) < 8:
         return None
-    group, element = struct.unpack(f"{order}HH", head[:4])
-    implicit = implicit or not head[4:6].isalpha()  # some files change their mind before the pixels
-    if not implicit:
-        stream.read(4)  # the length, after two reserved bytes
-    keyword = PIXEL_ELEMENTS.get((group, element))
-    return None if keyword is None else PixelElement(keyword, "OW" if implicit else head[4:6].decode(), stream.tell())
+    group, element = struct.unpack("<HH" if tags.original_encoding[1] else ">HH", head[:4])
+    vr, keyword = head[4:6].decode("latin-1"), PIXEL_ELEMENTS.get((group, element))
+    is_explicit = vr in PIXEL_VRS  # whatever the file says to be: some change their mind before the pixels
+    is_open = (stream.read(4) if is_explicit else head[4:]) == OPEN_LENGTH
+    return None if keyword is None else PixelElement(keyword, vr if is_explicit else "OW", stream.tell(), is_open)
 
 
 def _no_image(tags: pydicom.Dataset, *, has_preamble: bool) -> ValueError:
@@ -364,12 +363,13 @@ def _refuse_kinds(file: DicomFile) -> None:
     wide, high = (number(file.tags, f"TotalPixelMatrix{side}") for side in ("Columns", "Rows"))
     if (wide or 0) > int(file.tags.Columns) or (high or 0) > int(file.tags.Rows):
         raise Unsupported("its frames are the tiles of a whole-slide image")
-    try:
-        can_decode = get_decoder(file.syntax).is_available
-    except NotImplementedError:
-        can_decode = False
-    if not can_decode:
+    is_read = False
+    with suppress(NotImplementedError):
+        is_read = get_decoder(file.syntax).is_available
+    if not is_read:
         raise Unsupported(f"its pixels are stored as {file.syntax.name}")
+    if file.pixels.is_in_pieces and not file.syntax.is_encapsulated:
+        raise Unsupported(f"its pixels are compressed, and it does not say how ({file.syntax.name})")
 
 
 def _inflated(path: Path, compressed: bytes) -> bytes:

@@ -185,3 +185,26 @@ def test_the_range_of_frames_without_a_window_is_budgeted_as_it_takes(tmp_path: 
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < RANGE_COPIES * 600 * 600 * 4 + 2**20
+
+
+def test_compressed_pixels_that_do_not_say_how_are_never_taken_for_pixels(tmp_path: Path) -> None:
+    path = coded(tmp_path / "a.dcm", CODED[JPEGLSLossless], JPEGLSLossless)
+    content, told = path.read_bytes(), str(JPEGLSLossless).encode()
+    for other in (b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2"):  # explicit and implicit, without compression
+        path.write_bytes(content.replace(told, other.ljust(len(told), b"\0")) + bytes(2 * ROUGH.size))
+        with pytest.raises(UserError) as caught:
+            read_mask(path)
+        assert caught.value.code == "data.image_unsupported" and "does not say how" in caught.value.what
+    path.write_bytes(content.replace(told, b"1.2.840.10008.1.2.4.11".ljust(len(told), b"\0")))  # that nobody knows
+    with pytest.raises(UserError, match=r"stored as 1\.2\.840\.10008\.1\.2\.4\.11\."):
+        read_mask(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_an_explicit_file_that_calls_itself_implicit_is_read_from_its_first_pixel(tmp_path: Path, dtype: type) -> None:
+    pixels = (np.arange(48).reshape(6, 8) - (dtype == np.int16) * 20).astype(dtype)
+    path = write_dicom(tmp_path / "a.dcm", pixels)
+    content, told = path.read_bytes(), b"UI\x14\x001.2.840.10008.1.2.1\0"
+    assert told in content
+    path.write_bytes(content.replace(told, b"UI\x12\x001.2.840.10008.1.2\0"))
+    np.testing.assert_array_equal(read_mask(path), pixels)
