@@ -23,6 +23,8 @@ LOOKS = tuple(f"engine.data.{part}" for part in ("readers", "transforms", "tilin
 VOLUMES = tuple(f"engine.data.{n}" for n in (
     "readers", "volumes", "archives", "orientation", "identifiers", "volume_cache", "budget",
 ))  # fmt: skip
+SURVEY = tuple(f"engine.data.{name}" for name in ("survey", "impressions", "apart", "problems"))
+"""What the form of a new run shows of the images, all of which lie on the server."""
 WHOLE_VOLUMES = ("export.volumes", "export.cases", "export.outputs", "export.foreign_volumes")
 RUN_RECORDS = tuple(
     f"engine.runs.{name}"
@@ -227,8 +229,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.report",
         "engine.federation.release",
         "engine.federation.task_titles",
+        "engine.federation.descriptions",
         "engine.deployment.federations",
         "engine.deployment.server",
+        *SURVEY,
         *(VOLUMES + WHOLE_VOLUMES),
         "engine.models.assets",
         # numpy only; the page offers phantoms as example images
@@ -249,7 +253,7 @@ TORCH_FREE = (
     "engine.experiments", "engine.models.sharing", "engine.models.tuned_keys", "engine.planning",
     "engine.evaluation.tables", "engine.evaluation.spread", MASK_DICE, "engine.distillation.choice", "engine.report",
     *PREDICTION,
-    *WHOLE_VOLUMES, *VOLUMES,
+    *WHOLE_VOLUMES, *VOLUMES, *SURVEY,
     "engine.federation.codecs",
     *RUN_RECORDS,
 )  # fmt: skip

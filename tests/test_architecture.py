@@ -59,7 +59,7 @@ def test_only_the_ray_back_end_imports_ray() -> None:
 SERVER_SIDE = ("engine.stages", "engine.methods", "engine.distillation", "engine.planning", "engine.runs")
 OPENS_IMAGES = (
     "engine.site",
-    *(f"engine.data.{name}" for name in ("datasets", "folders", "first_read", "readers", "validation")),
+    *(f"engine.data.{name}" for name in ("datasets", "folders", "first_read", "readers", "survey", "validation")),
 )
 BORDER_CROSSINGS = (
     "engine.federation.connect",

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from engine.config import DataConfig
-from engine.data.folders import held_out_site, participants, read_folders, read_test_set, refuse_unknown_held_out
+from engine.data.folders import (
+    Folders,
+    held_out_site,
+    participants,
+    read_folders,
+    read_test_set,
+    refuse_unknown_held_out,
+)
 from engine.data.imagesets import CACHE_BYTES, ImageSet, PixelCache, pool_sets
 from engine.data.partition import partition_preview, split_by_group
 from engine.data.phantoms import TASKS
@@ -72,6 +79,18 @@ def load_federation(
     in memory up to ``cache_bytes``.
     """
     folders = None if config.source == "phantom" else read_folders(config, thorough=thorough)
+    return cut_federation(config, folders, seed=seed, thorough=thorough, cache_bytes=cache_bytes)
+
+
+def cut_federation(
+    config: DataConfig,
+    folders: Folders | None,
+    *,
+    seed: int,
+    thorough: bool = False,
+    cache_bytes: int = CACHE_BYTES,
+) -> Federation:
+    """Return what :func:`load_federation` does, of ``folders`` that were read for ``config``; None for phantoms."""
     if folders is not None:
         raise_problems(folders.problems, dataset=str(folders.root))
     source = _phantom_source(config, seed) if folders is None else _source(folders.training)

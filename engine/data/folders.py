@@ -13,6 +13,7 @@ from engine.data.problems import Problem, raise_problems
 from engine.data.scan import Scan
 from engine.data.sources import FolderItem
 from engine.data.validation import Examination, check_copies, check_near_copies, check_shared_patients, check_sites
+from engine.data.watch import Watch
 from engine.errors import UserError
 
 
@@ -29,8 +30,8 @@ class Folders:
     problems: Sequence[Problem]
 
 
-def read_folders(config: DataConfig, *, thorough: bool) -> Folders:
-    """Return what the folders of ``config`` hold, and every fault; ``thorough`` decodes all of it.
+def read_folders(config: DataConfig, *, thorough: bool, watch: Watch | None = None) -> Folders:
+    """Return what the folders of ``config`` hold, and every fault; ``thorough`` decodes all of it, ``watch`` follows.
 
     Raises ``UserError`` where there is nothing to look at: folders that are missing or no datasets, sites that are not
     there, test classes that are not the training's.
@@ -39,13 +40,15 @@ def read_folders(config: DataConfig, *, thorough: bool) -> Folders:
     present = dataset_sites(root)
     refuse_unknown_held_out(config, dataset=str(root), sites=present)
     chosen = participants(config)
-    training = scan_dataset(root, sites=chosen, labelled=_labelled(config, present if chosen is None else chosen))
+    labelled = _labelled(config, present if chosen is None else chosen)
+    training = scan_dataset(root, sites=chosen, labelled=labelled, watch=watch)
     seen = check_sites(training, thorough=thorough, classes=config.classes)
     if config.protocol == "leave-one-site-out":
-        untrained = _untrained(config, training, seen) if thorough and config.site_labels == "read" else []
+        is_complete = thorough and not training.watch.has_enough
+        untrained = _untrained(config, training, seen) if is_complete and config.site_labels == "read" else []
         return Folders(root, training, None, [*training.problems, *untrained])
     test, seen_in_test = _examined_test(
-        config, thorough=thorough, classes=training.description.classes, name=training.description.name
+        config, thorough=thorough, classes=training.description.classes, name=training.description.name, watch=watch
     )
     common = _common(training, seen, test, seen_in_test)
     return Folders(root, training, test, [*training.problems, *test.problems, *common])
@@ -62,9 +65,9 @@ def read_test_set(config: DataConfig, *, thorough: bool, classes: tuple[str, ...
 
 
 def _examined_test(
-    config: DataConfig, *, thorough: bool, classes: tuple[str, ...] | None, name: str
+    config: DataConfig, *, thorough: bool, classes: tuple[str, ...] | None, name: str, watch: Watch | None = None
 ) -> tuple[Scan, Examination]:
-    test = scan_dataset(_test_root(config))
+    test = scan_dataset(_test_root(config), watch=watch)
     about = test.description
     if classes is not None and about.classes != classes:
         raise UserError(

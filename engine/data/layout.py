@@ -22,6 +22,7 @@ from engine.data.names import child, folded, visible
 from engine.data.readers import Geometry, file_stem, file_suffix, image_info, place_mask
 from engine.data.scan import Scan, list_files, tell_duplicate
 from engine.data.sources import FolderItem, Split
+from engine.data.watch import Watch
 from engine.errors import UserError
 
 UNLABELLED_METHODS = "; or choose a method whose sites train without masks, such as samfed"
@@ -45,10 +46,17 @@ def _site_names(root: Path, description: DatasetDescription) -> list[str]:
     return [path.name for path in visible(root) if path.is_dir()]
 
 
-def scan_dataset(root: Path, *, sites: tuple[str, ...] | None = None, labelled: frozenset[str] | None = None) -> Scan:
+def scan_dataset(
+    root: Path,
+    *,
+    sites: tuple[str, ...] | None = None,
+    labelled: frozenset[str] | None = None,
+    watch: Watch | None = None,
+) -> Scan:
     """Return the images of ``root`` (of ``sites`` only, if given) and the faults of its structure.
 
     At sites other than those of ``labelled``, where it is given, images may lack a mask: their items then have none.
+    ``watch`` follows the reading.
     Raises ``UserError`` where there is nothing to scan: ``data.root_missing``, ``data.description_invalid``,
     ``data.description_missing``, ``data.site_unknown``, ``data.no_sites``.
     """
@@ -69,7 +77,7 @@ def scan_dataset(root: Path, *, sites: tuple[str, ...] | None = None, labelled: 
             why="The configuration's data.sites names it.",
             fix=f"Use sites that exist: {', '.join(present)}.",
         )
-    scan = Scan(root, description, labelled=labelled)
+    scan = Scan(root, description, labelled=labelled, watch=watch or Watch())
     _tell_names_of_sites(scan, present)
     for site in present if sites is None else sorted(sites):
         scan.items[site] = []
@@ -266,6 +274,7 @@ def _items(
 
 
 def _size(scan: Scan, site: str, path: Path) -> Geometry | None:
+    scan.watch.on_header()
     try:
         return image_info(path, slice_axis=scan.description.slice_axis)
     except UserError as error:

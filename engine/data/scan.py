@@ -11,6 +11,7 @@ from engine.data.names import folded, visible, visible_files
 from engine.data.problems import Problem, Weight
 from engine.data.readers import file_stem, is_supported
 from engine.data.sources import FolderItem
+from engine.data.watch import Watch
 
 
 @dataclass
@@ -23,6 +24,8 @@ class Scan:
     problems: list[Problem] = field(default_factory=list)
     labelled: frozenset[str] | None = None
     """Sites whose every image needs a mask; all of them where it is None."""
+    watch: Watch = field(default_factory=Watch)
+    """Who follows the reading."""
 
     def needs_masks(self, site: str) -> bool:
         """Return whether an image of ``site`` without a mask is a fault."""

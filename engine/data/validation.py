@@ -52,11 +52,13 @@ def check_sites(
     """Add the faults of whole sites to ``scan.problems``: too few images, no foreground, shared patients and copies.
 
     With ``thorough`` every image and mask is decoded, once: classes that are nowhere, and pictures that are copies of
-    others though their files differ, are found. Else masks are read only until one with foreground is found.
+    others though their files differ, are found, as far as the scan's watch has not had enough. Else masks are read
+    only until one with foreground is found.
     ``classes`` are those that somebody wants to segment; all when left out.
     """
     book = Sketchbook(scan.items)
     tallies: dict[str, Tally] = {}
+    scan.watch.on_scanned(scan.items)
     for site, items in scan.items.items():
         if 0 < len(items) < min_images:
             scan.fault(
@@ -68,7 +70,8 @@ def check_sites(
         tallies[site] = Tally(scan.description)
         _read_site(scan, items, tallies[site], book if thorough else None)
         _check_own_split(scan, site, items)
-    tell_classes(scan, tallies, wanted=classes or scan.description.classes, complete=thorough)
+    is_complete = thorough and not scan.watch.has_enough
+    tell_classes(scan, tallies, wanted=classes or scan.description.classes, complete=is_complete)
     scan.problems.extend(check_shared_patients(scan.items))
     scan.problems.extend(check_copies(scan.items))
     examination = Examination(book.shown(), tallies)
@@ -170,14 +173,17 @@ def _read_site(scan: Scan, items: Sequence[FolderItem], tally: Tally, book: Sket
     told: set[tuple[str, Path]] = set()
     at_fault = {scan.root / known.file for known in faults_of(scan.problems) if known.file is not None}
     for item in items:
+        planes = None
         if at_fault.intersection(item.masks):  # its header was enough
             tally.num_unread += 1
         elif item.masks:
-            tally.add(*_read_masks(scan, item, told))
-        if book is not None:
+            known, planes = _read_masks(scan, item, told)
+            tally.add(known, planes)
+        if book is not None and not scan.watch.has_enough:
             picture = _read(scan, item, item.picture, item.image, told)
             if picture is not None:
                 book.draw(item, picture)
+            scan.watch.on_image(item, picture, planes)
         elif tally.has_foreground:
             break
 
