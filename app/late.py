@@ -12,10 +12,12 @@ PARTS = (
     "engine.report.html",
     "export.outputs.measurements",
     "app.volume_jobs",
+    "app.data_look",
+    "app.data_view",
     "engine.deployment.server",
 )
 """In the order in which visitors ask for them: a plan, a figure, a table, runs beside the paper, a report, figures of
-a mask, a volume, who of a federation is there."""
+a mask, a volume, what a dataset holds, who of a federation is there."""
 
 
 def load() -> None:

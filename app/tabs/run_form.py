@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import gradio as gr
 
 from app import demo, forms, markup, text, viewmodels
 from app.studio import Studio
+from app.tabs import data_step
 from engine.config import DEFAULT_METHOD, preset_names
 from engine.config_generators import GENERATORS
 from engine.config_keys import unread_sections
@@ -44,6 +46,7 @@ class RunForm:
     new_instead: gr.Button
     preset_part: gr.Column
     data_part: gr.Column
+    data_found: gr.HTML
     settings_heading: gr.HTML
     start_heading: gr.HTML
     sections: dict[str, gr.Accordion]
@@ -59,7 +62,7 @@ class RunForm:
         """Return the components that tell a fork from a new run, in the order of :func:`purpose_values`."""
         return [
             self.accordion, self.origin, self.fork_note, self.new_instead, self.preset_part, self.data_part,
-            self.settings_heading, self.start_heading, *self.sections.values(), self.message,
+            self.settings_heading, self.start_heading, *self.sections.values(), self.data_found, self.message,
         ]  # fmt: skip
 
 
@@ -104,6 +107,8 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
             gr.HTML(f"<h3>{text.STEP_DATA}</h3>")
             for key in FRONT_KEYS:
                 place(next(field for field in fields if field.key == key))
+            buttons = data_step.place_buttons()
+    looking = data_step.place_answer(buttons)
     settings_heading = gr.HTML(_heading(text.STEP_SETTINGS))
     if demonstrates:
         gr.HTML(markup.quiet(text.DEMO_SETTINGS))
@@ -111,16 +116,7 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     unread = unread_sections(
         values.get("method", DEFAULT_METHOD), values.get("generator.kind", forms.DEFAULT_GENERATOR)
     )
-    accordions = {}
-    for name, group in forms.sections(fields).items():
-        accordions[name] = gr.Accordion(
-            text.SECTION_LABELS.get(name, name), open=False, visible=name not in hidden | unread,
-            elem_id=f"section-{name}", elem_classes=FILLED,
-        )  # fmt: skip
-        with accordions[name], gr.Row(elem_classes="fields"):
-            for field in group:
-                if field.key not in FRONT_KEYS:
-                    place(field)
+    accordions = _sections(fields, place, hidden=hidden | unread)
     start_heading = gr.HTML(_heading(text.STEP_START))
     with gr.Row(elem_classes=["actions", FILLED]):
         plan = gr.Button(text.PLAN_BUTTON, elem_id="plan")
@@ -128,10 +124,27 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     message = gr.HTML(markup.quiet(text.PLAN_EMPTY), elem_id="plan-result")
     form = RunForm(
         fields, [placed[field.key] for field in fields], accordion, preset, note, plan, launch, message, gr.State(None),
-        fork_note, new_instead, preset_part, data_part, settings_heading, start_heading, accordions, hidden,
+        fork_note, new_instead, preset_part, data_part, looking.found, settings_heading, start_heading, accordions,
+        hidden,
     )  # fmt: skip
     _wire(studio, form)
+    data_step.wire(studio, looking, fields, form.controls)
     return form
+
+
+def _sections(
+    fields: tuple[forms.FieldSpec, ...], place: Callable[[forms.FieldSpec], None], *, hidden: frozenset[str]
+) -> dict[str, gr.Accordion]:
+    """Place the folded sections with their fields; those that are ``hidden`` are there all the same."""
+    found = {}
+    for name, group in forms.sections(fields).items():
+        label, shown = text.SECTION_LABELS.get(name, name), name not in hidden
+        found[name] = gr.Accordion(label, open=False, visible=shown, elem_id=f"section-{name}", elem_classes=FILLED)
+        with found[name], gr.Row(elem_classes="fields"):
+            for field in group:
+                if field.key not in FRONT_KEYS:
+                    place(field)
+    return found
 
 
 def purpose_values(
@@ -155,6 +168,7 @@ def purpose_values(
         _heading(text.STEP_SETTINGS if origin is None else text.FORK_SETTINGS),
         _heading(text.STEP_START if origin is None else text.FORK_START),
         *(gr.Accordion(visible=name not in hidden) for name in form.sections),
+        "",
         markup.quiet(text.PLAN_EMPTY),
     ]  # fmt: skip
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.config import DataConfig
+from engine.config import DataConfig, RunConfig
 from engine.data.description import read_description
 from engine.data.layout import dataset_sites
 from engine.data.phantoms import TASKS
+from engine.federation.connect import describe, with_sites
+from engine.federation.descriptions import FederationDescription
 
 
 def site_names(*, source: str, task: str, root: Path | None) -> tuple[str, ...]:
@@ -32,3 +34,11 @@ def class_names(data: DataConfig) -> tuple[str, ...]:
         return TASKS[data.task].classes if data.task in TASKS else ()
     description = None if data.root is None else read_description(data.root)
     return () if description is None else description.classes
+
+
+def told_by_sites(config: RunConfig) -> FederationDescription:
+    """Return what the sites of a federation across machines say of their data: names and counts, no pixels.
+
+    Asks those that are connected, and waits a minute for the others; raises ``UserError`` where one does not answer.
+    """
+    return describe(with_sites(config))

@@ -1,0 +1,122 @@
+"""One look at the images of a new run: in a thread, told in steps, and over when nobody asks any more. Torch-free.
+
+A folder is looked at for who may start a run on it; its pictures go to nobody else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from app import data_text, server_paths
+from app.access import Visitor
+from engine.config import RunConfig, parse_config
+from engine.data.budget import at_most
+from engine.data.survey import Kind, Parts, SiteSurvey, Step, Survey, survey
+from engine.errors import UserError
+
+if TYPE_CHECKING:
+    from app.studio import Studio
+    from engine.federation.descriptions import FederationDescription
+
+LOOK_S = 60.0
+"""For decoding images; what comes later a run reads (ours)."""
+FILE_BYTES = 2 * 2**30
+"""Memory that reading one file may take: half of what a run gives it, for the page serves others meanwhile (ours)."""
+TOLD_EVERY_S = 0.3
+LEFT_S = 60.0
+"""A look that nobody has asked after for so long is ended: its browser is gone (ours)."""
+ASKING = Step(0, 0)
+
+
+def allowed(studio: Studio, values: dict[str, Any], *, by: Visitor) -> RunConfig:
+    """Return the configuration whose images ``by`` may look at, or raise ``UserError``.
+
+    ``values`` are the nested values of the form's data section and of what says where the sites are.
+    """
+    studio.permissions.check_role(by)
+    data = values.get("data", {})
+    if data.get("source") == "folder" and not data.get("root") and values.get("backend") != "superlink":
+        what, why, fix = data_text.ROOT_WHAT, data_text.ROOT_WHY, data_text.ROOT_FIX
+        raise UserError("app.no_folder", what=what, why=why, fix=fix)
+    config = parse_config(values)
+    if studio.mode != "local":
+        server_paths.check(config, roots=studio.settings.allowed_roots)
+    is_drawn = config.data.source == "phantom" and config.data.protocol == "leave-one-site-out"
+    if by.role != "operator" and not (is_drawn and config.backend == "local"):
+        what, why, fix = data_text.PHANTOMS_ONLY_WHAT, data_text.PHANTOMS_ONLY_WHY, data_text.PHANTOMS_ONLY_FIX
+        raise UserError("app.phantoms_only", what=what, why=why, fix=fix)
+    return config
+
+
+def steps(config: RunConfig) -> Iterator[Step | Survey]:
+    """Yield how far the look is every ``TOLD_EVERY_S``, then what was found. Left in between, it is over."""
+    look = _Look(config)
+    try:
+        while not look.over.wait(TOLD_EVERY_S):
+            look.asked_at = time.monotonic()
+            yield look.step
+        yield look.result()
+    finally:
+        look.left.set()
+
+
+def described(told: FederationDescription) -> Survey:
+    """Return what sites elsewhere have told of their images as what a look gives."""
+    sites = tuple(_told_site(site.name, site.num_train, site.num_validation, 0) for site in told.sources)
+    tests = tuple(_told_site(site.name, 0, 0, site.num_test) for site in told.tests)
+    shown = (*sites, *tests)
+    kind: Kind = "described"
+    return Survey(told.name, told.classes, (), shown, None, 0, sum(site.num_images for site in shown), kind)
+
+
+def _told_site(name: str, *parts: int) -> SiteSurvey:
+    cut: Parts = (parts[0], parts[1], parts[2])
+    return SiteSurvey(name, "test" if cut[2] else "source", sum(cut), None, cut)
+
+
+class _LeftAlone(Exception):
+    """Nobody asks after the look any more."""
+
+
+class _Look:
+    """The thread that looks; ``step`` is how far it is."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._found: Survey | None = None
+        self._failed: BaseException | None = None
+        self.step, self.asked_at = ASKING, time.monotonic()
+        self.left, self.over = threading.Event(), threading.Event()
+        threading.Thread(target=self._work, name="look-at-data", daemon=True).start()
+
+    def result(self) -> Survey:
+        """Return what was found; raises what went wrong."""
+        if self._failed is not None:
+            raise self._failed
+        assert self._found is not None
+        return self._found
+
+    def _work(self) -> None:
+        try:
+            self._found = self._look()
+        except BaseException as failed:  # told where the answer is waited for
+            self._failed = failed
+        finally:
+            self.over.set()
+
+    def _look(self) -> Survey:
+        config = self._config
+        if config.backend == "superlink":
+            from engine.planning.dataset import told_by_sites
+
+            return described(told_by_sites(config))
+        with at_most(FILE_BYTES):
+            return survey(config.data, seed=config.seed, on_step=self._go_on, most_s=LOOK_S)
+
+    def _go_on(self, step: Step) -> None:
+        if self.left.is_set() or time.monotonic() - self.asked_at > LEFT_S:
+            raise _LeftAlone
+        self.step = step

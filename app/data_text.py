@@ -1,0 +1,74 @@
+"""What the form of a new run says of the images that are chosen there."""
+
+from __future__ import annotations
+
+LOOK, AGAIN, STOP = "Look at the data", "Look again", "Stop looking"
+NOTE = (
+    "Before a run: every fault, what each site has, how a run would cut it, and how alike the sites look. Nothing of "
+    "it is kept."
+)
+WAITING = "Looking at the data …"
+HEADERS = "{done} files found so far …"
+IMAGES = "Image {done} of {total} …"
+ASKING = "Asking the sites what they have; those that are not connected are waited for, a minute at most …"
+STOPPED = "Stopped: nothing of it is kept."
+CHANGED = "The choice has changed: look again."
+HEADING = {
+    True: "{name}: a run can begin with these images",
+    False: "{name}: a run cannot begin with these images yet",
+}
+NAMELESS = "This folder"
+KNOWN = "{images} images of {sites} · {classes}"
+SITES = ("1 site", "{count} sites")
+CLASSES = ("class: {names}", "classes: {names}")
+CHECKED = "Every file was read to its last pixel."
+CUT_SHORT = (
+    "{decoded} of {images} images were read to their last pixel in the time that a page gives; names, sizes and "
+    "patients are checked of all. A run reads the rest before it trains; so does `engine data check`."
+)
+PHANTOM = (
+    "Phantoms are drawn when a run asks for them, so there is nothing to check: the pictures below are some of them."
+)
+DESCRIBED = (
+    "These images lie at the sites and are not shown here: each site has told names and numbers. Its own people check "
+    "them there with `engine data check FOLDER --site NAME`."
+)
+FAULTS = ("1 fault keeps a run from starting", "{count} faults keep a run from starting")
+WARNINGS = ("1 thing to know before its figures are trusted", "{count} things to know before its figures are trusted")
+MEND = "Mend it: {fix}"
+MORE = "And {count} more: mend these first, or run `engine data check` on the folder for all of them."
+APART = "How far apart the sites look: {value:.1f}"
+APART_MEANS = (
+    "An image of one site is {value:.1f} times as far from those of another site as from further ones of its own, by "
+    "brightness, colour and texture; 1 means that the sites look like one."
+)
+APART_TEST = "{site}, which no training sees, is {value:.1f} times as far from {nearest}, the nearest site that trains."
+APART_NONE = "How far apart the sites look is said of two sites or more with {fewest} images each."
+COLUMNS = (
+    "Site",
+    "Images",
+    "Training",
+    "Validation",
+    "Test",
+    "Patients",
+    "Size (pixels)",
+    "Pixel (mm)",
+    "Nearest site",
+)
+TABLE = "Sites and how a run would cut them"
+ROLE_TEST = "held out"
+UNCUT = "–"
+NEAREST = "{site} ({value:.1f})"
+LEGEND = (("train", "training"), ("validation", "validation"), ("test", "test"), ("uncut", "not cut yet"))
+UNCUT_NOTE = "How a run would cut them is known once nothing keeps it from starting."
+PICTURES = "A few images of each site, masks outlined"
+PICTURES_FIRST = "A few images of the first {count} sites, masks outlined"
+PICTURE_ALT = "An image of {site}, its mask outlined"
+SITES_SHOWN = "The first {shown} of {total} sites."
+WHERE = "{file}: "
+ROOT_WHAT = "No folder is named."
+ROOT_WHY = "The images of the sites are looked for there."
+ROOT_FIX = "Choose a folder from the list, or write its path on this server."
+PHANTOMS_ONLY_WHAT = "Only the built-in phantoms can be looked at in this demonstration."
+PHANTOMS_ONLY_WHY = "Nobody knows who its visitors are, and a folder shows patients."
+PHANTOMS_ONLY_FIX = "Choose the built-in phantoms, or serve the page yourself."

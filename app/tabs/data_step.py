@@ -1,0 +1,104 @@
+"""The step of the form in which the images are chosen: they are looked at before a run begins with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from app import data_text as words
+from app import forms, markup
+from app.access import Visitor, visitor_of
+from app.studio import Studio
+
+PLACES = ("seed", "method", "backend", "server")
+"""Fields outside the data section that say which images a run begins with, and how it cuts them."""
+LOOK_ID = "data-look"
+CHOSEN = ("data.source", "data.task", "data.root")
+"""A change of these makes what was found another dataset's."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The components: ``look`` and ``stop`` stand below the folder, ``found`` below the columns of the form."""
+
+    look: gr.Button
+    stop: gr.Button
+    found: gr.HTML
+
+    def listed(self) -> list[Any]:
+        """Return the components in order."""
+        return [self.look, self.stop, self.found]
+
+
+def place_buttons() -> tuple[gr.Button, gr.Button]:
+    """Place what starts and stops a look; call it where the images are chosen."""
+    with gr.Row(elem_classes="actions"):
+        look = gr.Button(words.LOOK, elem_id=LOOK_ID)
+        stop = gr.Button(words.STOP, visible=False, elem_id="data-stop")
+    gr.HTML(markup.quiet(words.NOTE))
+    return look, stop
+
+
+def place_answer(buttons: tuple[gr.Button, gr.Button]) -> Parts:
+    """Place where the answer is shown."""
+    return Parts(*buttons, gr.HTML("", elem_id="data-found"))
+
+
+def wire(studio: Studio, parts: Parts, fields: Sequence[forms.FieldSpec], controls: Sequence[Any]) -> None:
+    """Let the button answer from the form's values; a change of the images puts the answer away."""
+    read = [(f, c) for f, c in zip(fields, controls, strict=True) if f.section == "data" or f.key in PLACES]
+    asked = tuple(field for field, _ in read)
+
+    def look(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+        steps = _steps(studio, values, asked, by=visitor_of(request))
+        try:
+            while True:
+                shown, box = studio.attempt(lambda: next(steps, None))
+                if shown is not None or box:
+                    yield shown or _ended(box)
+                if shown is None:
+                    return
+        finally:
+            steps.close()  # a browser that has gone ends the look, too
+
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    # First, for what is registered later waits for the answer of what is before it; that may wait for others' looks.
+    parts.look.click(None, None, parts.listed(), js=_in_browser(_busy(markup.quiet(words.WAITING))), **quiet)
+    job = parts.look.click(
+        look, [control for _, control in read], parts.listed(), concurrency_limit=2, concurrency_id="data-look", **quiet
+    )
+    changed = [control.change if field.key in CHOSEN else control.input for field, control in read]
+    for events, said in (([parts.stop.click], markup.quiet(words.STOPPED)), (changed, "")):
+        # Both in the browser and in this order, as for volumes: a cancellation waits for what is registered before it.
+        gr.on(events, None, cancels=[job])
+        gr.on(events, None, None, parts.listed(), js=_in_browser(_ended(said)), **quiet)
+
+
+def _steps(
+    studio: Studio, values: tuple[Any, ...], fields: tuple[forms.FieldSpec, ...], *, by: Visitor
+) -> Iterator[list[Any]]:
+    """Yield the values of the parts while images are looked at, and at the end."""
+    from app import data_look, data_view
+
+    config = data_look.allowed(studio, forms.from_values(list(values), fields), by=by)
+    for found in data_look.steps(config):
+        if isinstance(found, data_look.Step):
+            yield _busy(data_view.progress(found, asks_sites=config.backend == "superlink"))
+        else:
+            yield _ended(studio.told(data_view.shown(found), of=config))
+
+
+def _busy(said: str) -> list[Any]:
+    return [gr.update(interactive=False), gr.update(visible=True), said]
+
+
+def _ended(said: str) -> list[Any]:
+    return [gr.update(interactive=True), gr.update(visible=False), said]
+
+
+def _in_browser(values: Any) -> str:
+    return f"() => {json.dumps(values)}"
