@@ -10,8 +10,9 @@ from typing import Any
 import gradio as gr
 
 from app import data_text as words
-from app import forms, markup
+from app import dataset_folders, forms, markup, viewmodels
 from app.access import Visitor, visitor_of
+from app.picker import Picker
 from app.studio import Studio
 
 PLACES = ("seed", "method", "backend", "server")
@@ -32,6 +33,11 @@ class Parts:
     def listed(self) -> list[Any]:
         """Return the components in order."""
         return [self.look, self.stop, self.found]
+
+
+def place_folders() -> gr.Dropdown:
+    """Place the list of datasets, hidden until images of a folder are chosen; call it above the field of its path."""
+    return Picker([], label=words.FOLDERS_LABEL, info=words.FOLDERS_INFO, visible=False, elem_id="data-folders")
 
 
 def place_buttons() -> tuple[gr.Button, gr.Button]:
@@ -76,6 +82,25 @@ def wire(studio: Studio, parts: Parts, fields: Sequence[forms.FieldSpec], contro
         # Both in the browser and in this order, as for volumes: a cancellation waits for what is registered before it.
         gr.on(events, None, cancels=[job])
         gr.on(events, None, None, parts.listed(), js=_in_browser(_ended(said)), **quiet)
+
+
+def wire_folders(studio: Studio, folders: gr.Dropdown, *, source: Any, root: Any, held_out: Any) -> None:
+    """Offer datasets when images of a folder are chosen; who chooses one has its path in the form."""
+
+    def offer(request: gr.Request, chosen: str) -> Any:
+        if chosen != "folder":
+            return gr.update(visible=False)
+        found, box = studio.attempt(lambda: dataset_folders.offered(studio, by=visitor_of(request)))
+        choices, said = found or ([], "")
+        return gr.Dropdown(choices=choices, value=None, info=said, visible=not box)
+
+    def keep(folder: str | None, site: str | None) -> gr.Dropdown:
+        return gr.Dropdown(value=viewmodels.kept_site(site, studio.sites("folder", None, folder)))
+
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    source.change(offer, source, folders, trigger_mode="always_last", **quiet)
+    chosen = folders.input(None, folders, root, js="(path) => path ?? ''", **quiet)
+    chosen.then(keep, [root, held_out], held_out, **quiet)
 
 
 def _steps(

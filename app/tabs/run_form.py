@@ -105,8 +105,7 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
             note = gr.HTML(_preset_note(start) if start else "", elem_id="preset-note")
         with gr.Column(min_width=300, elem_classes=FILLED) as data_part:
             gr.HTML(f"<h3>{text.STEP_DATA}</h3>")
-            for key in FRONT_KEYS:
-                place(next(field for field in fields if field.key == key))
+            folders = _front(fields, place)
             buttons = data_step.place_buttons()
     looking = data_step.place_answer(buttons)
     settings_heading = gr.HTML(_heading(text.STEP_SETTINGS))
@@ -129,7 +128,20 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     )  # fmt: skip
     _wire(studio, form)
     data_step.wire(studio, looking, fields, form.controls)
+    if not demonstrates:
+        named = {key: placed[f"data.{key}"] for key in ("source", "root", "held_out")}
+        data_step.wire_folders(studio, folders, **named)
     return form
+
+
+def _front(fields: tuple[forms.FieldSpec, ...], place: Callable[[forms.FieldSpec], None]) -> gr.Dropdown:
+    """Place the fields that stand in the open; return the list of datasets, which stands above the path of one."""
+    by_key = {field.key: field for field in fields}
+    for key in FRONT_KEYS:
+        if key == "data.root":
+            folders = data_step.place_folders()
+        place(by_key[key])
+    return folders
 
 
 def _sections(

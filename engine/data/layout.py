@@ -8,11 +8,13 @@ Only headers are read here (and one mask, for a hint where classes have no folde
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections import Counter
 from pathlib import Path
 
 from engine.data.description import FILE_NAME, DatasetDescription, read_description
+from engine.data.found_folders import layout_of
 from engine.data.grouping import keep_copies_together, with_series
 from engine.data.mask_hints import tell_missing_folders
 from engine.data.mask_names import meant_masks
@@ -340,6 +342,14 @@ def _description(root: Path) -> DatasetDescription:
     description = read_description(root)
     if description is not None:
         return description
+    if layout_of(root) == "nnunet":
+        raise UserError(
+            "data.foreign_layout",
+            what=f"The folder {root} is in the layout of nnU-Net or the Medical Segmentation Decathlon.",
+            why="It has no sites: a run reads images by site, and masks that it knows the classes of.",
+            fix=f"Make a dataset folder of it: `python -m engine data prepare nnunet --from {shlex.quote(str(root))} "
+            "--to NEW_FOLDER`; each dataset.json becomes a site, so name a folder that holds those of all sites.",
+        )
     labels = sorted(root.glob("*/label_npy/*.npy")) + sorted(root.glob("*/val_label_npy/*.npy"))
     if not labels:
         raise UserError(

@@ -1,0 +1,64 @@
+"""Which datasets of this server the form of a new run offers by name, so that nobody writes a path. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app import data_text
+from app.access import Visitor
+
+if TYPE_CHECKING:
+    from app.studio import Studio
+    from engine.data.found_folders import FoundFolder
+
+SEARCH_S = 3.0
+"""For looking through folders; what was found until then is offered (ours)."""
+Choices = list[tuple[str, str]]
+
+
+def roots(studio: Studio) -> tuple[Path, ...]:
+    """Return the folders below which datasets are offered.
+
+    Where the operator has named none, a page that only this machine can reach looks below the folder it was started in.
+    """
+    named = studio.settings.allowed_roots or ((Path.cwd(),) if studio.mode == "local" else ())
+    return tuple(named)
+
+
+def offered(studio: Studio, *, by: Visitor) -> tuple[Choices, str]:
+    """Return the datasets as choices, label and path, and what to say below them; none for who is no operator."""
+    from engine.data.found_folders import find_datasets
+
+    below = roots(studio)
+    if by.role != "operator" or not below:
+        return [], data_text.FOLDERS_NO_ROOT
+    found, is_complete = find_datasets([root.expanduser().absolute() for root in below], most_s=SEARCH_S)
+    if not found:
+        return [], data_text.FOLDERS_NONE.format(roots=", ".join(_last(root) for root in below))
+    said = data_text.FOLDERS_INFO if is_complete else data_text.FOLDERS_CUT.format(count=len(found))
+    return choices(found, below), said
+
+
+def choices(found: Sequence[FoundFolder], below: Sequence[Path]) -> Choices:
+    """Return label and path of each, by name: the label says where it lies below its root and what it holds."""
+    told = [(_label(one, below), str(one.path)) for one in found]
+    return sorted(told, key=lambda choice: choice[0].casefold())
+
+
+def _label(one: FoundFolder, below: Sequence[Path]) -> str:
+    name = next(
+        (
+            f"{_last(root)}/{one.path.relative_to(root.expanduser().absolute()).as_posix()}".removesuffix("/.")
+            for root in below
+            if one.path.is_relative_to(root.expanduser().absolute())
+        ),
+        one.path.name,
+    )
+    words = data_text.FOLDER_FOREIGN if one.layout == "nnunet" else data_text.FOLDER
+    return words.format(name=name, images=f"{one.num_images:,}", sites=one.num_sites)
+
+
+def _last(root: Path) -> str:
+    return root.expanduser().absolute().name or str(root)
