@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from app import data_text, server_paths
+from app import data_text, dataset_uploads, server_paths
 from app.access import Visitor
 from engine.config import RunConfig, parse_config
 from engine.data.budget import at_most
@@ -43,7 +43,7 @@ def allowed(studio: Studio, values: dict[str, Any], *, by: Visitor) -> RunConfig
         raise UserError("app.no_folder", what=what, why=why, fix=fix)
     config = parse_config(values)
     if studio.mode != "local":
-        server_paths.check(config, roots=studio.settings.allowed_roots)
+        server_paths.check(config, roots=dataset_uploads.roots(studio.settings))
     is_drawn = config.data.source == "phantom" and config.data.protocol == "leave-one-site-out"
     if by.role != "operator" and not (is_drawn and config.backend == "local"):
         what, why, fix = data_text.PHANTOMS_ONLY_WHAT, data_text.PHANTOMS_ONLY_WHY, data_text.PHANTOMS_ONLY_FIX

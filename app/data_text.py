@@ -79,3 +79,16 @@ FOLDERS_NONE = "No folder below {roots} looks like a dataset; README says how on
 FOLDERS_NO_ROOT = "No folder has been named to look in (--allow-root)."
 FOLDER = "{name} ({images} images, {sites} sites)"
 FOLDER_FOREIGN = "{name} ({images} images, nnU-Net or Decathlon: to be prepared first)"
+UPLOAD_LABEL = "Or upload one as a zip (up to {megabytes} MB)"
+UPLOAD_NOTE = (
+    "It is unpacked on this server, readable by the page alone, and deleted after {days} days unless a run names it. "
+    "Everybody who may start runs here can use it: names of files must not say whose images they are."
+)
+UNPACKING = "Unpacking …"
+UNPACKED = "Unpacked; its folder stands in the form."
+UPLOAD_WHO_WHAT = "Only operators of this page can upload a dataset."
+UPLOAD_WHO_WHY = "It stays on the server for days, and runs may be started on it."
+UPLOAD_WHO_FIX = "Ask an operator."
+FULL_WHAT = "Uploaded datasets take the {megabytes:,} MB that they may take together."
+FULL_WHY = "Each is kept for {days} days, and as long as a run names it."
+FULL_FIX = "Delete runs whose datasets nobody needs any more, or have the folder copied to the server."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from app import data_text
 from app.access import Visitor
+from engine.errors import UserError
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -24,7 +25,7 @@ def roots(studio: Studio) -> tuple[Path, ...]:
     Where the operator has named none, a page that only this machine can reach looks below the folder it was started in.
     """
     named = studio.settings.allowed_roots or ((Path.cwd(),) if studio.mode == "local" else ())
-    return tuple(named)
+    return (*named, studio.datasets.folder)
 
 
 def offered(studio: Studio, *, by: Visitor) -> tuple[Choices, str]:
@@ -39,6 +40,20 @@ def offered(studio: Studio, *, by: Visitor) -> tuple[Choices, str]:
         return [], data_text.FOLDERS_NONE.format(roots=", ".join(_last(root) for root in below))
     said = data_text.FOLDERS_INFO if is_complete else data_text.FOLDERS_CUT.format(count=len(found))
     return choices(found, below), said
+
+
+def take(studio: Studio, upload: str | None, *, by: Visitor) -> Path | None:
+    """Unpack a zip that ``by`` has uploaded and return where the dataset lies; None where there is none.
+
+    Raises ``UserError`` ``app.upload_who`` for who is no operator, and those of ``DatasetUploads.take``.
+    """
+    if not upload:
+        return None
+    studio.permissions.check_role(by)
+    if by.role != "operator":
+        what, why, fix = data_text.UPLOAD_WHO_WHAT, data_text.UPLOAD_WHO_WHY, data_text.UPLOAD_WHO_FIX
+        raise UserError("app.upload_who", what=what, why=why, fix=fix)
+    return studio.datasets.take(Path(upload), name=studio.uploads.name_of(Path(upload)))
 
 
 def choices(found: Sequence[FoundFolder], below: Sequence[Path]) -> Choices:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from app import demo, server_paths, text
+from app import dataset_uploads, demo, server_paths, text
 from app.access import VISITOR_KEY, Visitor
 from app.settings import Access, Settings
 from engine.config import RunConfig
@@ -32,7 +32,7 @@ class Permissions:
         """Return the configuration that this visitor may plan and start, or raise ``UserError``."""
         self.check_role(by)
         if self._mode != "local":
-            server_paths.check(config, roots=self._settings.allowed_roots, taken_from=taken_from)
+            server_paths.check(config, roots=dataset_uploads.roots(self._settings), taken_from=taken_from)
         if by.role != "demo":
             return config
         demo.check(config)

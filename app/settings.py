@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     all_files: int = Field(400, ge=1, description="Uploaded files of all visitors")
     all_mb: int = Field(2048, ge=1, description="Bytes that uploads, and pictures made of them, may take, megabytes")
     keep_minutes: float = Field(60.0, gt=0, description="Minutes after which uploads, pictures and masks are deleted")
+    max_dataset_mb: int = Field(4096, ge=1, description="Bytes that one uploaded dataset may take unpacked, megabytes")
+    datasets_mb: int = Field(16384, ge=1, description="Bytes that all uploaded datasets may take, megabytes")
+    dataset_days: float = Field(7.0, gt=0, description="Days after which an uploaded dataset goes that no run names")
     demo_waiting: int = Field(4, ge=1, description="Runs of all visitors of a demo that may wait or run at a time")
     demo_hours: float = Field(24.0, gt=0, description="Hours after which a demo visitor's run is deleted")
 

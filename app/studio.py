@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from app import bundle_cache, markup, model_offers, model_text, server_paths, text
+from app import bundle_cache, dataset_uploads, markup, model_offers, model_text, server_paths, text
 from app.access import PROGRAM, Visitor, decide
 from app.answers import Answers
 from app.permissions import Permissions
@@ -70,6 +70,7 @@ class Studio:
         self.pools = Pools(self.store)
         self.scratch = Scratch(self.store.home)
         self.uploads = Uploads(self.scratch.path, settings)
+        self.datasets = dataset_uploads.DatasetUploads(self.store, settings)
         self.answers = Answers(keep_s=60 * settings.keep_minutes)
         self.permissions = Permissions(self.store, settings, self.mode)
         self._hidden = {
@@ -251,7 +252,7 @@ class Studio:
         try:
             folder = Path(root.strip()).expanduser() if root and root.strip() else None
             if folder is not None and self.mode != "local":
-                folder = folder if server_paths.below(folder, self.settings.allowed_roots) else None
+                folder = folder if server_paths.below(folder, dataset_uploads.roots(self.settings)) else None
             return site_names(source=source or "", task=task or "", root=folder)
         except (UserError, OSError, ValueError, RuntimeError):  # still being typed; the plan says what is wrong with it
             return ()
@@ -360,7 +361,7 @@ class Studio:
             steps: list[Callable[[], object]] = [lambda: lifecycle.advance_queue(self.store)]
             if time.monotonic() - tidied > tidy_s:
                 tidied = time.monotonic()
-                steps += [self.uploads.sweep, self.permissions.forget_old_demos]
+                steps += [self.uploads.sweep, self.permissions.forget_old_demos, self.datasets.sweep]
             for step in steps:
                 if self.attempt(step)[1]:
                     LOG.error("the queue of runs could not be moved on, or old files not be deleted")

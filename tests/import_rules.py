@@ -23,7 +23,10 @@ LOOKS = tuple(f"engine.data.{part}" for part in ("readers", "transforms", "tilin
 VOLUMES = tuple(f"engine.data.{n}" for n in (
     "readers", "volumes", "archives", "orientation", "identifiers", "volume_cache", "budget",
 ))  # fmt: skip
-SURVEY = tuple(f"engine.data.{name}" for name in ("survey", "impressions", "apart", "problems", "found_folders"))
+SURVEY = tuple(
+    f"engine.data.{name}"
+    for name in ("survey", "impressions", "apart", "problems", "found_folders", "dataset_archives")
+)
 """What the form of a new run shows of the images, all of which lie on the server."""
 WHOLE_VOLUMES = ("export.volumes", "export.cases", "export.outputs", "export.foreign_volumes")
 RUN_RECORDS = tuple(

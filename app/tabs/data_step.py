@@ -35,9 +35,23 @@ class Parts:
         return [self.look, self.stop, self.found]
 
 
-def place_folders() -> gr.Dropdown:
-    """Place the list of datasets, hidden until images of a folder are chosen; call it above the field of its path."""
-    return Picker([], label=words.FOLDERS_LABEL, info=words.FOLDERS_INFO, visible=False, elem_id="data-folders")
+@dataclass(frozen=True)
+class Folders:
+    """The components that name a folder; hidden until images of a folder are chosen."""
+
+    listed: gr.Dropdown
+    upload: gr.File
+    note: gr.HTML
+
+
+def place_folders(studio: Studio) -> Folders:
+    """Place the list of datasets and the upload of one; call it above the field of its path."""
+    settings = studio.settings
+    listed = Picker([], label=words.FOLDERS_LABEL, info=words.FOLDERS_INFO, visible=False, elem_id="data-folders")
+    label = words.UPLOAD_LABEL.format(megabytes=min(settings.max_upload_mb, settings.visitor_mb))
+    upload = gr.File(label=label, file_types=[".zip"], height=140, visible=False, elem_id="data-upload")
+    note = markup.quiet(words.UPLOAD_NOTE.format(days=f"{settings.dataset_days:g}"))
+    return Folders(listed, upload, gr.HTML(note, visible=False))
 
 
 def place_buttons() -> tuple[gr.Button, gr.Button]:
@@ -84,23 +98,35 @@ def wire(studio: Studio, parts: Parts, fields: Sequence[forms.FieldSpec], contro
         gr.on(events, None, None, parts.listed(), js=_in_browser(_ended(said)), **quiet)
 
 
-def wire_folders(studio: Studio, folders: gr.Dropdown, *, source: Any, root: Any, held_out: Any) -> None:
-    """Offer datasets when images of a folder are chosen; who chooses one has its path in the form."""
+def wire_folders(studio: Studio, folders: Folders, parts: Parts, *, source: Any, root: Any, held_out: Any) -> None:
+    """Offer datasets when images of a folder are chosen; who chooses or uploads one has its path in the form."""
 
-    def offer(request: gr.Request, chosen: str) -> Any:
+    def offer(request: gr.Request, chosen: str) -> list[Any]:
+        by = visitor_of(request)
         if chosen != "folder":
-            return gr.update(visible=False)
-        found, box = studio.attempt(lambda: dataset_folders.offered(studio, by=visitor_of(request)))
+            return [gr.update(visible=False)] * 3
+        found, box = studio.attempt(lambda: dataset_folders.offered(studio, by=by))
         choices, said = found or ([], "")
-        return gr.Dropdown(choices=choices, value=None, info=said, visible=not box)
+        shown = gr.update(visible=by.role == "operator")
+        return [gr.Dropdown(choices=choices, value=None, info=said, visible=not box), shown, shown]
+
+    def take(request: gr.Request, path: str | None) -> list[Any]:
+        taken, box = studio.attempt(lambda: dataset_folders.take(studio, path, by=visitor_of(request)))
+        return [gr.skip() if taken is None else str(taken), box or markup.quiet(words.UNPACKED)]
 
     def keep(folder: str | None, site: str | None) -> gr.Dropdown:
         return gr.Dropdown(value=viewmodels.kept_site(site, studio.sites("folder", None, folder)))
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    source.change(offer, source, folders, trigger_mode="always_last", **quiet)
-    chosen = folders.input(None, folders, root, js="(path) => path ?? ''", **quiet)
+    source.change(offer, source, [folders.listed, folders.upload, folders.note], trigger_mode="always_last", **quiet)
+    chosen = folders.listed.input(None, folders.listed, root, js="(path) => path ?? ''", **quiet)
     chosen.then(keep, [root, held_out], held_out, **quiet)
+    folders.upload.upload(None, None, parts.found, js=_in_browser(markup.busy(words.UNPACKING)), **quiet)
+    taken = folders.upload.upload(take, folders.upload, [root, parts.found], concurrency_limit=1, **quiet)
+    taken.then(keep, [root, held_out], held_out, **quiet).then(
+        # By the button, as a person would: in the browser, where the path stands in the form by then.
+        js=f"() => document.querySelector('#data-found [role=alert]') || document.getElementById('{LOOK_ID}').click()"
+    )
 
 
 def _steps(

@@ -105,7 +105,7 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
             note = gr.HTML(_preset_note(start) if start else "", elem_id="preset-note")
         with gr.Column(min_width=300, elem_classes=FILLED) as data_part:
             gr.HTML(f"<h3>{text.STEP_DATA}</h3>")
-            folders = _front(fields, place)
+            folders = _front(studio, fields, place)
             buttons = data_step.place_buttons()
     looking = data_step.place_answer(buttons)
     settings_heading = gr.HTML(_heading(text.STEP_SETTINGS))
@@ -130,16 +130,18 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     data_step.wire(studio, looking, fields, form.controls)
     if not demonstrates:
         named = {key: placed[f"data.{key}"] for key in ("source", "root", "held_out")}
-        data_step.wire_folders(studio, folders, **named)
+        data_step.wire_folders(studio, folders, looking, **named)
     return form
 
 
-def _front(fields: tuple[forms.FieldSpec, ...], place: Callable[[forms.FieldSpec], None]) -> gr.Dropdown:
-    """Place the fields that stand in the open; return the list of datasets, which stands above the path of one."""
+def _front(
+    studio: Studio, fields: tuple[forms.FieldSpec, ...], place: Callable[[forms.FieldSpec], None]
+) -> data_step.Folders:
+    """Place the fields that stand in the open; return what names a folder, which stands above the field of its path."""
     by_key = {field.key: field for field in fields}
     for key in FRONT_KEYS:
         if key == "data.root":
-            folders = data_step.place_folders()
+            folders = data_step.place_folders(studio)
         place(by_key[key])
     return folders
 

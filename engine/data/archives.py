@@ -10,6 +10,8 @@ import shutil
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -45,23 +47,15 @@ def unpack(archive: Path, folder: Path, *, most_bytes: int) -> list[Member]:
     """
     if lists_more_than(2 * MAX_FILES, archive):  # twice: folders and litter are listed, too
         raise _too_many(archive)
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            wanted = sorted((info for info in opened.infolist() if _is_wanted(info)), key=lambda info: info.filename)
-            if len(wanted) > MAX_FILES:
-                raise _too_many(archive)
-            needed = sum(info.file_size for info in wanted)
-            if needed > most_bytes:
-                raise _too_large(archive, needed, most_bytes)
-            _refuse_kinds(archive, wanted)
-            members = [_extract(opened, info, folder, number) for number, info in enumerate(wanted)]
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, OverflowError) as error:
-        raise UserError(
-            "archive.damaged",
-            what=f"The archive {archive} cannot be unpacked: {error}.",
-            why="It is truncated or damaged, or no zip archive.",
-            fix="Make it again, with the zip program of your system.",
-        ) from error
+    with reading(archive), zipfile.ZipFile(archive) as opened:
+        wanted = sorted((info for info in opened.infolist() if _is_wanted(info)), key=lambda info: info.filename)
+        if len(wanted) > MAX_FILES:
+            raise _too_many(archive)
+        needed = sum(info.file_size for info in wanted)
+        if needed > most_bytes:
+            raise _too_large(archive, needed, most_bytes)
+        refuse_kinds(archive, wanted)
+        members = [_extract(opened, info, folder, number) for number, info in enumerate(wanted)]
     found = [member for member in members if member is not None]
     if not found:
         raise UserError(
@@ -71,6 +65,20 @@ def unpack(archive: Path, folder: Path, *, most_bytes: int) -> list[Member]:
             fix="Put the images themselves into the zip: no archives, and no folder of shortcuts.",
         )
     return found
+
+
+@contextmanager
+def reading(archive: Path) -> Iterator[None]:
+    """Tell what reading a damaged zip raises as ``UserError`` ``archive.damaged``."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, OverflowError) as error:
+        raise UserError(
+            "archive.damaged",
+            what=f"The archive {archive} cannot be unpacked: {error}.",
+            why="It is truncated or damaged, or no zip archive.",
+            fix="Make it again, with the zip program of your system.",
+        ) from error
 
 
 def is_dicom(path: Path) -> bool:
@@ -105,7 +113,8 @@ def _is_wanted(info: zipfile.ZipInfo) -> bool:
     return not info.is_dir() and kind in (0, stat.S_IFREG) and not any(is_litter(Path(part)) for part in parts)
 
 
-def _refuse_kinds(archive: Path, wanted: list[zipfile.ZipInfo]) -> None:
+def refuse_kinds(archive: Path, wanted: list[zipfile.ZipInfo]) -> None:
+    """Raise for members behind a password, or compressed as zip programs seldom do; call it inside :func:`reading`."""
     if any(info.flag_bits & 1 for info in wanted):
         raise UserError(
             "archive.encrypted",
