@@ -43,6 +43,7 @@ APART_MEANS = (
     "brightness, colour and texture; 1 means that the sites look like one."
 )
 APART_TEST = "{site}, which no training sees, is {value:.1f} times as far from {nearest}, the nearest site that trains."
+APART_ROUGH = "It is a rough figure where a site has fewer than {fewest} images."
 APART_NONE = "How far apart the sites look is said of two sites or more with {fewest} images each."
 COLUMNS = (
     "Site",

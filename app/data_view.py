@@ -9,7 +9,7 @@ import numpy as np
 
 from app import data_text as words
 from app import markup, overlays
-from engine.data.apart import FEWEST
+from engine.data.apart import FEWEST, ROUGH_BELOW
 from engine.data.impressions import MOST_SHOWN_SITES, Thumbnail
 from engine.data.problems import Problem, faults_of, warnings_of
 from engine.data.survey import SiteSurvey, Step, Survey
@@ -94,6 +94,8 @@ def _apart(found: Survey) -> str:
         nearest = found.apart.nearest(site.site, among=trains) if site.role == "test" else None
         if nearest is not None:
             said.append(words.APART_TEST.format(site=site.site, nearest=nearest[0], value=nearest[1]))
+    if any(site.num_images < ROUGH_BELOW for site in found.sites):
+        said.append(words.APART_ROUGH.format(fewest=ROUGH_BELOW))
     title = escape(words.APART.format(value=value))
     return f"<p class='apart'><b>{title}</b></p>{markup.quiet(' '.join(said))}"
 

@@ -18,6 +18,9 @@ from engine.data.appearance import Look
 FEWEST = 8
 """Images of a site below which its figures say little (ours): two halves of four."""
 
+ROUGH_BELOW = 24
+"""Images of a site from which on the figure hardly moves: for phantom fundus it is 2.6 of 12, 2.1 of 24 and of 48."""
+
 
 @dataclass(frozen=True)
 class Apart:

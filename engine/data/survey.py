@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from engine.config import DataConfig
-from engine.data.apart import Apart
+from engine.data.apart import ROUGH_BELOW, Apart
 from engine.data.datasets import Federation, cut_federation
 from engine.data.folders import Folders, held_out_site, read_folders
 from engine.data.impressions import Impressions, Thumbnail
@@ -23,8 +23,8 @@ from engine.data.sources import FolderItem, Item, PhantomItem
 from engine.data.watch import Watch
 from engine.errors import UserError
 
-PHANTOMS = 12
-"""Phantoms of a site that are drawn to be looked at (ours)."""
+PHANTOMS = ROUGH_BELOW
+"""Phantoms of a site that are drawn to be looked at."""
 Role = Literal["source", "test"]
 Kind = Literal["folder", "phantom", "described"]
 """Where what is known comes from: a folder that was read, phantoms that were drawn, sites that have told it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,9 @@ def test_sites_findings_and_pictures_are_shown_and_escaped() -> None:
     assert "16 images of 2 sites · class: blob" in html and data_text.CHECKED in html
     assert "640 × 480 to 800 × 600" in html and "0.5 to 0.7" in html and "b (2.0)" in html and ">held out<" in html
     assert "How far apart the sites look: 2.5" in html and "b, which no training sees, is 3.0 times" in html
+    many = (a_site("<a>"), replace(a_site("b", "test"), num_images=30))
+    assert "rough figure" in html and "rough" in data_view.shown(found(sites=many))
+    assert "rough" not in data_view.shown(found(sites=tuple(replace(site, num_images=24) for site in many)))
     assert html.count("<img src='data:image/png") == 2 and "alt='An image of &lt;a&gt;, its mask outlined'" in html
     assert "width:75.00%" in html and "width:25.00%" in html, "of the largest site's eight images"
 
