@@ -7,6 +7,7 @@ start without one: read-only, a demonstration, sign-in, or the name that a trust
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     import gradio as gr
 
 Role = Literal["viewer", "demo", "operator"]
+HOST = re.compile(r"(?:\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::\d{1,5})?")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+NETWORK_BITS = 64
+"""Of an IPv6 address, those that a provider gives to one of its customers."""
 VISITOR_KEY = "visitor:"
 """How the keys of a demonstration's visitors begin; the store notes whose run it is by them."""
 SCOPE_KEY = "dsfedmed.visitor"
@@ -111,11 +115,12 @@ class Hosts:
 
 
 def host_name(host: str) -> str:
-    """Return a Host header's name or address without its port and brackets, lower case."""
-    bare = host.strip().lower()
-    if bare.startswith("["):
-        return bare[1:].partition("]")[0]
-    return bare.partition(":")[0]
+    """Return a Host header's name or address without its port and brackets, lower case; "" for what is no such header.
+
+    Addresses are made of it (``localhost:1@evil.example`` leads to ``evil.example``): all of it must be understood.
+    """
+    found = HOST.fullmatch(host.strip().lower())
+    return (found["address"] or found["name"]) if found else ""
 
 
 def _is_address(name: str) -> bool:
@@ -124,6 +129,24 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def household(address: str) -> str:
+    """Return what is counted of an address, without its port: a network of IPv6 for one, which gives each of its users
+    2**64 of them."""
+    bare = address.strip()
+    try:
+        found = ipaddress.ip_address(bare)
+    except ValueError:
+        try:
+            found = ipaddress.ip_address(host_name(bare))
+        except ValueError:
+            return bare[:60]
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return str(ipaddress.ip_network((found, NETWORK_BITS), strict=False))
+    return str(found)
 
 
 def is_trusted_proxy(address: str, proxies: tuple[str, ...]) -> bool:
