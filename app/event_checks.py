@@ -128,7 +128,7 @@ def _checked_parameter(block: Api, value: Any, *, owned: Callable[[str], bool]) 
         except Refusal as refusal:
             raise Refusal(400, refusal.sentence) from None
     most = MAX_LETTERS if label == "configuration" else MAX_TEXT
-    if kind == "string" and not (isinstance(value, str) and len(value) <= most):
+    if kind == "string" and not _is_text(value, most=most):
         raise Refusal(400, api_text.TEXT.format(label=label, most=most))
     if kind == "integer" and not (type(value) is int and abs(value) <= MAX_NUMBER):
         raise Refusal(400, api_text.INTEGER.format(label=label))
@@ -153,8 +153,16 @@ def _own_file(value: Any, label: str, *, owned: Callable[[str], bool]) -> dict[s
     return {"path": path, "orig_name": name if _is_text(name) else None, "meta": {"_type": "gradio.FileData"}}
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= MAX_TEXT
+def _is_text(value: Any, *, most: int = MAX_TEXT) -> bool:
+    """Return whether a value is text that can be written: JSON has half letters (surrogates), which nobody can store,
+    and an answer that quotes one never arrives."""
+    if not isinstance(value, str) or len(value) > most:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_number(value: Any) -> bool:

@@ -19,13 +19,13 @@ def owned(path: str) -> bool:
 
 
 @pytest.mark.parametrize(("block", "good", "bad"), [
-    (gr.Textbox(label="Root"), ["", "words", None], [FILE, ["a"], 3, True, "x" * (MAX_TEXT + 1)]),
+    (gr.Textbox(label="Root"), ["", "words", None], [FILE, ["a"], 3, True, "x" * (MAX_TEXT + 1), "\ud800"]),
     (gr.Number(label="Rounds"), [3, 2.5, -1, None], ["3", True, [1], FILE, float("inf"), float("nan"), 1e300, 10**30]),
     (gr.Slider(label="Opacity"), [0.5], ["0.5", {}, float("nan")]),
     (gr.Checkbox(label="Mutual"), [True, False], [1, "true", FILE]),
-    (gr.Dropdown(["a"], label="Task"), ["a", 3], [FILE, ["a"], True, "x" * (MAX_TEXT + 1)]),
+    (gr.Dropdown(["a"], label="Task"), ["a", 3], [FILE, ["a"], True, "x" * (MAX_TEXT + 1), "a\udfff"]),
     (gr.Dropdown(["a"], label="Runs", multiselect=True, max_choices=2), [["a", "b"], [], None],
-     ["a", FILE, [FILE], [3], ["a"] * 3, ["x" * (MAX_TEXT + 1)]]),
+     ["a", FILE, [FILE], [3], ["a"] * 3, ["x" * (MAX_TEXT + 1)], ["\ud800"]]),
     (gr.Radio(["a"], label="Source"), ["a"], [FILE, ["a"]]),
     (gr.File(label="Image"), [None], [FOREIGN, [FILE], "/scratch/mine.png", {"path": 3}, {"url": "http://a"}, True]),
     (gr.HTML(), [None], ["<b>", FILE]),
@@ -39,8 +39,8 @@ def test_each_control_takes_its_own_kind(block: Any, good: list[Any], bad: list[
 
 
 @pytest.mark.parametrize(("kind", "label", "good", "bad"), [
-    ("string", "run_id", ["", "words"], [None, 3, True, ["a"], FILE, "x" * (MAX_TEXT + 1)]),
-    ("string", "configuration", ["x" * 32_000], [None, "x" * 32_001, {"seed": 1}]),
+    ("string", "run_id", ["", "words"], [None, 3, True, ["a"], FILE, "x" * (MAX_TEXT + 1), "\ud83d"]),
+    ("string", "configuration", ["x" * 32_000], [None, "x" * 32_001, {"seed": 1}, "\ud800"]),
     ("integer", "slice", [0, -1, 10**15], [None, True, 1.0, "1", 10**16, FILE]),
     ("boolean", "anyway", [True, False], [None, 1, "true"]),
     ("object", "image", [], [None, FOREIGN, [FILE], "/scratch/mine.png", {"url": "http://a"}]),
