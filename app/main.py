@@ -21,6 +21,7 @@ with stubs.unwritten():
 from app import address, api, compare_text, markup, run_text, server, table_text, text, viewmodels
 from app.access import decide, visitor_of
 from app.ending import ends_on_sigterm
+from app.page import Page
 from app.pending import MAX_ALL
 from app.picker import Picker
 from app.settings import Access, load_settings
@@ -59,7 +60,7 @@ def say_quiet_answers_once(page: gr.Blocks, place: gr.HTML) -> None:
 def build_app(studio: Studio) -> gr.Blocks:
     """Return the page over ``studio``; a run's id in the address (``/?run=ID``) decides which run it shows first."""
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
-    with gr.Blocks(title=text.TITLE, analytics_enabled=False, delete_cache=(600, 7200)) as page:
+    with Page(title=text.TITLE, analytics_enabled=False, delete_cache=(600, 7200)) as page:
         api.build(studio, page)  # first: Gradio gives a name that is taken already a number
         with gr.Row(elem_id="top"):
             header = gr.HTML(markup.header())

@@ -325,6 +325,7 @@ PATH_FIX_NONE = "Use the built-in phantoms and a name of the registry; no folder
 HOME_FOLDER, MODELS_FOLDER, PROGRAM_FOLDER = "the home folder", "the folder of models", "the program's folder"
 QUEUE_EACH = "You have {most} requests that wait for their answer. Wait a moment, then try again."
 QUEUE_ALL = "The page is busy: {waiting} requests wait for their answer. Try again in a minute."
+NOT_OFFERED = "The page does not offer that value, or no longer. Load the page again and choose from what it shows."
 SIGNED_IN = "Signed in as {name} ({role})"
 SIGN_OUT, SIGN_IN = "Sign out", "Sign in"
 SIGN_IN_NAME, SIGN_IN_PASSWORD = "Name", "Password"

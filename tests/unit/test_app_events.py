@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import gradio as gr
 import pytest
 
 from app.main import build_app
+from app.page import Page
 from app.settings import Settings
 from app.studio import Studio
 
@@ -39,3 +44,30 @@ def test_answers_that_write_the_same_places_come_as_they_were_asked_for(place: s
     events = [event for event in page.fns.values() if event.fn is not None and written in event.outputs]
     assert len(events) >= 3 and len({event.concurrency_id for event in events}) == 1
     assert {event.concurrency_limit for event in events} == {1}
+
+
+def failing(value: str) -> str:
+    raise KeyError(value)
+
+
+def reporting(value: str) -> str:
+    raise gr.Error("in words", title="a.code", print_exception=False)
+
+
+@pytest.mark.parametrize(("answer", "sent", "title"), [
+    (failing, "b\nERROR: forged", "app.not_offered"), (failing, "Jane Doe", "app.unforeseen"),
+    (reporting, "Jane Doe", "a.code"),
+])  # fmt: skip
+def test_a_fault_of_an_event_quotes_nothing_that_was_sent(
+    answer: Any, sent: str, title: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Page() as page:
+        chosen = gr.Dropdown(["a", "Jane Doe"])
+        gr.Button().click(answer, chosen, chosen)
+    # In a thread of its own: browser tests leave a loop running in this one.
+    with pytest.raises(gr.Error) as caught, ThreadPoolExecutor(1) as threads:
+        threads.submit(asyncio.run, page.process_api(page.fns[0], [sent])).result()
+    assert caught.value.title == title and not caught.value.print_exception, "Gradio writes it with a trace otherwise"
+    told = [caplog.text, *capsys.readouterr(), str(caught.value)]
+    assert not any(word in part for part in told for word in ("forged", "Jane"))
+    assert ("KeyError" in caplog.text) == (title == "app.unforeseen") == ("in failing" in caplog.text)
