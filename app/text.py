@@ -336,6 +336,7 @@ SIGN_IN_SLOW = "Too many wrong passwords. Try again in {minutes} minutes."
 # Uploads
 UPLOAD_LARGE_WHAT = "The file is larger than {megabytes} MB."
 UPLOAD_LARGE_WHY = "This page keeps what visitors upload within bounds."
+QUOTA_EACH = "You are sending more files at a time than one visitor may."
 QUOTA_ALL = "The page holds as many uploaded files as it may."
 QUOTA_WHY = "Uploads of all visitors share one disk."
 QUOTA_FIX = "Try again later: files are deleted after {minutes} minutes at most."

@@ -10,7 +10,9 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from engine.errors import UserError
 MIB = 2**20
 FRAME_BYTES = 64 * 1024
 """What the parts of a form may take around the file itself."""
+PEACE_S = 60.0
+"""An upload stays so long whoever else comes (ours)."""
 FOLDER = "uploads"
 SUFFIX = re.compile(r"(\.[a-z0-9]{1,8}){0,2}")
 
@@ -40,6 +44,14 @@ class Upload:
     at: float
 
 
+@dataclass(frozen=True)
+class Arriving:
+    """One file that is on its way."""
+
+    owner: str
+    num_bytes: int
+
+
 class Uploads:
     """The uploads in ``folder``, by path. Safe from several threads."""
 
@@ -48,7 +60,7 @@ class Uploads:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         self._scratch, self._settings = folder, settings
         self._files: dict[str, Upload] = {}
-        self._arriving: dict[str, int] = {}
+        self._arriving: dict[str, Arriving] = {}
         self._lock = threading.Lock()
 
     def name_of(self, path: Path) -> str:
@@ -75,9 +87,9 @@ class Uploads:
         """
         largest = self._settings.max_upload_mb * MIB + FRAME_BYTES
         folder = self.folder / secrets.token_urlsafe(16)
-        self._begin(owner)
-        folder.mkdir(mode=0o700)
+        self._begin(folder.name, owner)
         try:
+            folder.mkdir(mode=0o700)
             form = _Form(folder, content_type)
             received = 0
             async for chunk in stream:
@@ -100,41 +112,71 @@ class Uploads:
     def sweep(self, *, now: float | None = None) -> None:
         """Delete files, and pictures made of them, that are too old, then the oldest until the rest is small enough."""
         oldest = (time.time() if now is None else now) - 60 * self._settings.keep_minutes
-        with self._lock:
-            gone = [upload for upload in self._files.values() if upload.at < oldest]
+        with _removed() as gone, self._lock:
+            gone += [upload for upload in self._files.values() if upload.at < oldest]
             for upload in gone:
                 del self._files[str(upload.path)]
-        for upload in gone:
-            shutil.rmtree(upload.path.parent, ignore_errors=True)
-        _sweep_made(self._scratch, keep=self.folder, oldest=oldest, most_bytes=self._settings.all_mb * MIB)
+            held = self._held()
+        most = self._settings.all_mb * MIB  # half of it in any case, or full uploads would take all pictures away
+        _sweep_made(self._scratch, keep=self.folder, oldest=oldest, most_bytes=max(most - held, most // 2))
 
-    def _begin(self, owner: str) -> None:
-        self._make_room(owner, files=1)
-        with self._lock:
-            if len(self._files) + len(self._arriving) >= self._settings.all_files:
-                raise _quota(text.QUOTA_ALL, self._settings)
+    def _begin(self, arriving: str, owner: str) -> None:
+        with _removed() as gone, self._lock:
+            self._make_room(owner, gone, files=1)
+            while len(self._files) + len(self._arriving) >= self._settings.all_files:
+                gone.append(self._giving_way(owner, lambda _: 1))
+            self._arriving[arriving] = Arriving(owner, 0)
 
     def _count(self, arriving: str, num_bytes: int, owner: str) -> None:
         if num_bytes > self._settings.visitor_mb * MIB:
             raise _too_large(self._settings.visitor_mb)
-        self._make_room(owner, num_bytes=num_bytes)
-        with self._lock:
-            self._arriving[arriving] = num_bytes
-            everything = sum(upload.num_bytes for upload in self._files.values()) + sum(self._arriving.values())
-        if everything > self._settings.all_mb * MIB:
-            raise _quota(text.QUOTA_ALL, self._settings)
+        with _removed() as gone, self._lock:
+            self._arriving[arriving] = Arriving(owner, num_bytes)
+            self._make_room(owner, gone)
+            while self._held() > self._settings.all_mb * MIB:
+                gone.append(self._giving_way(owner, lambda upload: upload.num_bytes))
 
-    def _make_room(self, owner: str, *, files: int = 0, num_bytes: int = 0) -> None:
-        """Delete a visitor's own oldest uploads until so much more is within what one visitor may have."""
-        with self._lock:
-            own = [upload for upload in self._files.values() if upload.owner == owner]  # oldest first
-            gone = []
-            while own and (
-                len(own) + files > self._settings.visitor_files
-                or sum(upload.num_bytes for upload in own) + num_bytes > self._settings.visitor_mb * MIB
-            ):
-                gone.append(own.pop(0))
-                del self._files[str(gone[-1].path)]
+    def _held(self) -> int:
+        """Return the bytes that all uploads take, also those on their way."""
+        return sum(one.num_bytes for one in (*self._files.values(), *self._arriving.values()))
+
+    def _make_room(self, owner: str, gone: list[Upload], *, files: int = 0) -> None:
+        """Move a visitor's own oldest uploads to ``gone`` until the rest, so many more and what is on its way are
+        within what one visitor may have."""
+        own = [upload for upload in self._files.values() if upload.owner == owner]  # oldest first
+        coming = [one for one in self._arriving.values() if one.owner == owner]
+        most_files, most_bytes = self._settings.visitor_files - files, self._settings.visitor_mb * MIB
+        if len(coming) > most_files or sum(one.num_bytes for one in coming) > most_bytes:
+            raise _quota(text.QUOTA_EACH, self._settings)
+        while len(own) + len(coming) > most_files or sum(one.num_bytes for one in (*own, *coming)) > most_bytes:
+            gone.append(own.pop(0))
+            del self._files[str(gone[-1].path)]
+
+    def _giving_way(self, owner: str, size: Callable[[Arriving | Upload], int]) -> Upload:
+        """Take away the oldest upload of whoever has most, where that is more than ``owner`` has, and return it.
+
+        Whoever fills the page under many names would keep all others out for as long as uploads are kept. What has just
+        come is left in peace: it is being looked at.
+        """
+        shares: Counter[str] = Counter()
+        for one in (*self._files.values(), *self._arriving.values()):
+            shares[one.owner] += size(one)
+        settled = [upload for upload in self._files.values() if upload.at < time.time() - PEACE_S]
+        most = max((shares[upload.owner] for upload in settled), default=0)
+        if most <= shares[owner]:
+            raise _quota(text.QUOTA_ALL, self._settings)
+        found = next(upload for upload in settled if shares[upload.owner] == most)
+        del self._files[str(found.path)]
+        return found
+
+
+@contextmanager
+def _removed() -> Iterator[list[Upload]]:
+    """Delete the uploads that are in the list in the end, whatever happens."""
+    gone: list[Upload] = []
+    try:
+        yield gone
+    finally:
         for upload in gone:
             shutil.rmtree(upload.path.parent, ignore_errors=True)
 
@@ -206,12 +248,13 @@ def _sweep_made(scratch: Path, *, keep: Path, oldest: float, most_bytes: int) ->
         try:
             if path.is_file() and path.parent != scratch:  # the lock of the folder lies in it
                 status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
+                if not path.is_relative_to(keep):
+                    found.append((status.st_mtime, status.st_size, path))
         except OSError:  # somebody else has deleted it
             continue
     left = sum(size for _, size, _ in found)
     for at, size, path in sorted(found, key=lambda row: row[0]):
-        if path.is_relative_to(keep) or (at >= oldest and left <= most_bytes):
+        if at >= oldest and left <= most_bytes:
             continue
         path.unlink(missing_ok=True)
         left -= size

@@ -108,6 +108,58 @@ def test_all_visitors_together_have_a_limit(tmp_path: Path) -> None:
     assert len(held(small)) == 1
 
 
+def test_what_is_on_its_way_counts_as_what_a_visitor_has(tmp_path: Path) -> None:
+    """Files that never end would otherwise take all places, and all bytes, under one name."""
+    uploads = make(tmp_path, visitor_files=2, visitor_mb=1)
+
+    async def sending(*sizes: int) -> list[str]:
+        go_on, told = asyncio.Event(), []
+
+        async def stream(size: int) -> AsyncIterator[bytes]:
+            body = form(bytes(size))
+            yield body[:-5]
+            await go_on.wait()
+            yield body[-5:]
+
+        async def one(size: int) -> None:
+            try:
+                told.append(str(await uploads.receive(stream(size), content_type=KIND, owner="a")))
+            except UserError as error:
+                told.append(error.code)
+
+        waiting = [asyncio.create_task(one(size)) for size in sizes]
+        await asyncio.sleep(0)
+        while len(told) + sum(one.num_bytes > 0 for one in uploads._arriving.values()) < len(sizes):
+            await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(*waiting)
+        return told
+
+    assert run(sending(9, 9, 9)).count("app.upload_quota") == 1
+    assert run(sending(600_000, 600_000)).count("app.upload_quota") == 1
+    assert uploads._arriving == {}
+
+
+def test_a_full_page_takes_from_whoever_has_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour later anybody may come: until then two names would have kept all others out."""
+    uploads = make(tmp_path, all_files=4, visitor_files=3)
+    first, second = (send(uploads, form(b"x"), owner="a") for _ in range(2))
+    others = [send(uploads, form(b"x"), owner="b") for _ in range(2)]
+    with pytest.raises(UserError):
+        send(uploads, form(b"x"), owner="c")
+    monkeypatch.setattr("app.uploads.PEACE_S", -1.0)
+    mine = send(uploads, form(b"x"), owner="c")
+    assert not first.exists() and second.exists() and all(path.exists() for path in others) and mine.exists()
+    send(uploads, form(b"x"), owner="d")
+    with pytest.raises(UserError):  # each has one: nobody has more than the one who comes
+        send(uploads, form(b"x"), owner="a")
+    assert len(held(uploads)) == 4
+    (tmp_path / "small").mkdir()
+    small = make(tmp_path / "small", all_mb=1)
+    large = send(small, form(bytes(700_000)), owner="a")
+    assert send(small, form(bytes(400_000)), owner="b").exists() and not large.exists()
+
+
 @pytest.mark.parametrize(("body", "kind"), [
     (form(b"x", count=2), KIND), (b"--b--\r\n", KIND), (b"nothing", KIND), (form(b"x"), "application/json"),
     (form(b"x"), "multipart/form-data"), (form(b"x")[:40], KIND),
@@ -143,6 +195,9 @@ def test_uploads_and_pictures_go_when_they_are_old_or_too_many(tmp_path: Path) -
         os.utime(file, (time.time() - 100 + number,) * 2)
     uploads.sweep()
     assert path.exists() and not made[0].parent.exists() and made[1].exists() and made[2].exists()
+    other = send(uploads, form(bytes(1_000_000)), owner="b")
+    uploads.sweep()
+    assert other.exists() and not made[1].exists() and made[2].exists(), "full uploads leave pictures half of the bytes"
     uploads.sweep(now=time.time() + 11 * 60)
     assert not path.parent.exists() and not made[2].exists() and lock.exists()
     assert not uploads.owned(str(path), "a")
