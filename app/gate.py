@@ -7,8 +7,10 @@ security rules in CONTRIBUTING.md.
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
+import traceback
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from app.sign_in import SignIn
 from app.uploads import FRAME_BYTES, MIB, Uploads
 from engine.errors import UserError
 
+LOG = logging.getLogger(__name__)
 API = "/gradio_api"
 HEALTH = "/health"
 JOIN, UPLOAD, CANCEL, HEARTBEAT = f"{API}/queue/join", f"{API}/upload", f"{API}/cancel", f"{API}/heartbeat/"
@@ -41,12 +44,19 @@ READ = {
     f"{API}/startup-events", f"{API}/app_id", f"{API}/info", DATA, PROGRESS,
 }  # fmt: skip
 READ_BELOW = ("/assets/", "/static/", HEARTBEAT, FILE)
+FIXED = ("/assets/", "/static/", "/theme.css", f"{API}/theme.css", "/favicon.ico")
+"""What is the same for everybody and may be kept."""
 SENT = {JOIN, CANCEL, UPLOAD}
 BEGINNINGS = ("/", "/config")
 """What a browser, and a program, asks for first: here a visitor of a demonstration gets a cookie."""
 PACKED = {*BEGINNINGS, f"{API}/info"}
 """What goes packed where the browser takes it: the page is 700 kB of its components' settings, 60 packed. What lies in
 files is packed already, and an event must not wait in a packer."""
+HEARD = {b"host", b"x-forwarded-host", b"x-forwarded-proto", b"accept-encoding", b"content-type", b"content-length"}
+"""The headers that Gradio gets to see. It believes others, too (``x-gradio-server`` is the address that it gives the
+page), sends all of them back with a part of a file (``range``), and fails at some that are none."""
+MAX_PATH = 1024
+"""Letters; of a longer one the system would say so by a fault."""
 MAX_BODY_BYTES = 64 * 1024
 """Of everything but an upload: the form of a run takes a tenth of it."""
 MAX_SESSIONS = 4000
@@ -82,7 +92,7 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
             return
         request = Request(scope, receive)
-        send = self._guarded(send, is_file=request.url.path.startswith(FILE))
+        send = self._guarded(send, scope["path"])
         with ExitStack() as meanwhile:
             try:
                 answer: Response | Receive = await self._answer(request, meanwhile)
@@ -93,8 +103,26 @@ class Gate:
             if isinstance(answer, Response):
                 await answer(scope, receive, send)
             else:
-                served = self._packing if scope["path"] in PACKED else self._served
-                await served(scope, answer, send)
+                await self._serve(scope, answer, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the page answer. A fault of it ends here: with its own words, it would quote a visitor's in the log."""
+        scope["headers"] = [(key, value) for key, value in scope["headers"] if key in HEARD]
+        served = self._packing if scope["path"] in PACKED else self._served
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await served(scope, receive, noted)
+        except Exception as error:
+            where = "".join(traceback.format_tb(error.__traceback__))
+            LOG.error("unforeseen %s in an answer\n%s", type(error).__name__, where)
+            if not begun:
+                await PlainTextResponse("The page has failed at this.", 500)(scope, receive, send)
 
     async def _answer(self, request: Request, meanwhile: ExitStack) -> Response | Receive:
         """Return an answer of the gate's own, or what the page is to read where it is to answer.
@@ -173,8 +201,11 @@ class Gate:
         return peer
 
     def _check_read(self, request: Request, path: str, visitor: Visitor) -> Response | Receive:
-        if "deep_link" in request.query_params or (path not in READ and not path.startswith(READ_BELOW)):
+        there = (path in READ or path.startswith(READ_BELOW)) and len(path) <= MAX_PATH
+        if "deep_link" in request.query_params or not there:
             raise Refusal(404, "This page has nothing there.")
+        if path in BEGINNINGS:  # what an address says is read in the browser and by events; Gradio fails at ?page=x
+            request.scope["query_string"] = b""
         if path == PROGRESS:  # the whole file is here when its path is told
             return PlainTextResponse('data: {"msg": "done"}\n\n', media_type="text/event-stream")
         if path == DATA:
@@ -264,8 +295,10 @@ class Gate:
             return PlainTextResponse(refusal.sentence, refusal.status, headers)
         return JSONResponse({"detail": refusal.sentence}, refusal.status, headers)
 
-    def _guarded(self, send: Send, *, is_file: bool) -> Send:
-        """Return ``send`` with headers that keep a browser from doing more with an answer than it is for."""
+    def _guarded(self, send: Send, path: str) -> Send:
+        """Return ``send`` with headers that keep a browser, and who stands between, from doing more with an answer than
+        it is for."""
+        is_file = path.startswith(FILE)
         framed_by = "'self' https://huggingface.co https://*.hf.space" if self._settings.space else "'self'"
         policy = "sandbox; default-src 'none'" if is_file else f"frame-ancestors {framed_by}; object-src 'none'"
 
@@ -275,7 +308,7 @@ class Gate:
                 headers["content-security-policy"] = policy
                 headers["x-content-type-options"] = "nosniff"
                 headers["referrer-policy"] = "same-origin"
-                if is_file:
+                if not path.startswith(FIXED):  # of one visitor, and behind a sign-in
                     headers["cache-control"] = "private, no-store"
             await send(message)
 

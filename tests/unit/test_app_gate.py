@@ -88,6 +88,37 @@ def test_only_what_the_page_has_made_is_served(local: TestClient, name: str) -> 
     assert answer.status_code == 403 and answer.json() == {"detail": "This page has no such file for you."}
 
 
+@pytest.mark.parametrize("host", ["[", "[::1", "localhost:7860/x?", "localhost:1@evil.example", "localhost:</script>"])
+def test_a_host_that_is_none_is_a_refusal_and_no_fault(local: TestClient, host: str) -> None:
+    assert local.get("/config", headers={"host": host}).status_code == 421
+    assert local.get("/config", headers={"x-forwarded-host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("header", ["x-gradio-server", "x-forwarded-server", "forwarded"])
+@pytest.mark.parametrize("value", ["http://evil.example", "http://["])
+def test_headers_that_only_gradio_knows_change_nothing(local: TestClient, header: str, value: str) -> None:
+    answer = local.get("/config", headers={header: value})
+    assert answer.status_code == 200 and "evil.example" not in answer.text
+    assert answer.json()["root"] == local.get("/config").json()["root"] == "http://localhost:7860"
+
+
+@pytest.mark.parametrize("wanted", ["bytes=0-3", "bytes=1-2-3", "bytes=9-1", "bytes=99999-999999", "bytes=\xb2-\xb3"])
+def test_a_part_of_a_file_is_not_asked_for(tmp_path: Path, wanted: str) -> None:
+    with visiting(tmp_path, read_only=True) as anna:
+        anna.get("/")
+        path = anna.post(f"{API}/upload", files={"files": ("a.svg", b"<svg/>")}).json()[0]
+        sent = {b"range": wanted.encode("latin-1"), b"x-secret": b"told to nobody"}
+        answer = anna.get(f"{API}/file={path}", headers=list(sent.items()))  # type: ignore[arg-type]
+        assert answer.status_code == 200 and answer.content == b"<svg/>"
+        assert "x-secret" not in answer.headers and "cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("query", ["page=x", "page=../x", "page=%00", "run=a&page=b", "__theme=dark", "deep_link"])
+def test_what_an_address_says_is_not_gradios_business(local: TestClient, query: str) -> None:
+    for route in ("/", "/config"):
+        assert local.get(f"{route}?{query}").status_code == (404 if query == "deep_link" else 200)
+
+
 def test_ones_upload_is_ones_own(tmp_path: Path) -> None:
     with visiting(tmp_path, read_only=True) as anna:
         bert = TestClient(anna.app, base_url="http://localhost:7860")
@@ -197,6 +228,34 @@ def test_gradio_itself_asks_whether_a_file_was_uploaded(local: TestClient) -> No
     """Behind the gate, should it ever miss one; ``mount_gradio_app`` leaves both of these as before ``launch``."""
     page = local.app.app._page  # type: ignore[attr-defined]
     assert page.has_launched and page.is_running
+
+
+def test_a_fault_of_the_page_quotes_nobody_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with visiting(tmp_path, read_only=True) as anna:
+        words = "\nERROR forged"
+
+        async def failing(scope: Any, receive: Any, send: Any) -> None:
+            if scope["path"] != "/":
+                await send({"type": "http.response.start", "status": 206, "headers": []})
+            raise ValueError(words)
+
+        inner: Any = anna.app.app  # type: ignore[attr-defined]
+        monkeypatch.setattr(inner, "_served", failing)
+        monkeypatch.setattr(inner, "_packing", failing)
+        answers = [anna.get(route) for route in ("/", "/theme.css")]
+        assert [answer.status_code for answer in answers] == [500, 206]
+        assert caplog.text.count("unforeseen ValueError") == 2 and "forged" not in caplog.text + answers[0].text
+        assert anna.get("/assets/" + "a" * 5000).status_code == 404
+
+
+@pytest.mark.parametrize(("route", "kept"), [
+    ("/", False), ("/config", False), (f"{API}/info", False), ("/no-such", False), ("/theme.css", True),
+    ("/static/img/logo.svg", True),
+])  # fmt: skip
+def test_what_is_of_a_visitor_is_kept_nowhere(local: TestClient, route: str, kept: bool) -> None:
+    assert (local.get(route).headers.get("cache-control") != "private, no-store") == kept
 
 
 def test_a_large_body_is_refused_before_it_is_read(local: TestClient) -> None:
