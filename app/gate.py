@@ -14,7 +14,6 @@ import traceback
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import anyio
 import gradio as gr
@@ -30,7 +29,7 @@ from app.access import LOCAL, SCOPE_KEY, Hosts, Visitor
 from app.event_checks import SESSION, Refusal, checked_event, parsed, session_of
 from app.pending import Pending
 from app.settings import Access, Settings
-from app.sign_in import SignIn
+from app.sign_in import SESSION_HOURS, SignIn
 from app.uploads import FRAME_BYTES, MIB, Uploads
 from engine.errors import UserError
 
@@ -60,7 +59,6 @@ MAX_PATH = 1024
 MAX_BODY_BYTES = 64 * 1024
 """Of everything but an upload: the form of a run takes a tenth of it."""
 MAX_SESSIONS = 4000
-SESSION_HOURS = 12
 
 
 class Gate:
@@ -195,10 +193,11 @@ class Gate:
 
     def _address(self, request: Request) -> str:
         peer = request.client.host if request.client else "unknown"
-        forwarded = request.headers.get("x-forwarded-for", "")
+        # The last one is the proxy's own, also where it adds a header of that name to those that were sent.
+        forwarded = [value for key, value in request.headers.items() if key == "x-forwarded-for"]
         if forwarded and access.is_trusted_proxy(peer, self._settings.proxy_addresses):
-            return forwarded.rpartition(",")[2].strip()[:60]
-        return peer
+            return access.household(forwarded[-1].rpartition(",")[2])
+        return access.household(peer)
 
     def _check_read(self, request: Request, path: str, visitor: Visitor) -> Response | Receive:
         there = (path in READ or path.startswith(READ_BELOW)) and len(path) <= MAX_PATH
@@ -272,7 +271,7 @@ class Gate:
     async def _sign(self, request: Request, signing: SignIn) -> Response:
         session: dict[str, Any] = request.scope["session"]
         if request.scope["path"] == sign_in.PATH_OUT and request.method == "POST":
-            session.clear()
+            signing.end(session)
             return RedirectResponse(sign_in.PATH, 303)
         if request.method in ("GET", "HEAD"):
             return RedirectResponse("/", 303) if signing.visitor(session) else HTMLResponse(sign_in.page())
@@ -280,7 +279,7 @@ class Gate:
         try:
             kept, _ = await anyio.to_thread.run_sync(lambda: signing.check(form, address=self._address(request)))
         except Refusal as refusal:
-            given = parse_qs(form.decode("utf-8", "replace")).get("name", [""])[0]
+            given = sign_in.fields_of(form).get("name", "")
             waiting = {"retry-after": str(refusal.retry_s)} if refusal.retry_s else None
             return HTMLResponse(sign_in.page(wrong=refusal.sentence, name=given), refusal.status, waiting)
         session.clear()

@@ -17,9 +17,9 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp
 
 from app import late, text, theme
-from app.gate import SESSION_HOURS, Gate
+from app.gate import Gate
 from app.settings import Settings
-from app.sign_in import SignIn
+from app.sign_in import SESSION_HOURS, SignIn
 from app.studio import Studio
 from app.users import Users
 from engine.errors import UserError

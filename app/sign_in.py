@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import threading
 import time
 from collections.abc import MutableMapping
@@ -17,6 +18,8 @@ from app.access import Visitor
 from app.event_checks import Refusal
 from app.users import User, Users
 
+SESSION_HOURS = 12
+"""How long a cookie is believed."""
 PATH, PATH_OUT = "/sign-in", "/sign-out"
 FREE_TRIES, FREE_TRIES_OF_ADDRESS = 5, 25
 """Wrong passwords for a name from an address, and of an address (many people may share one), before it has to wait
@@ -62,23 +65,33 @@ class SignIn:
     def __init__(self, users: Users) -> None:
         self._users = users
         self._wrong: TTLCache[str, int] = TTLCache(maxsize=20_000, ttl=WAIT_S, timer=time.monotonic)
+        self._ended: TTLCache[str, bool] = TTLCache(maxsize=20_000, ttl=3600 * SESSION_HOURS, timer=time.monotonic)
         self._lock = threading.Lock()
 
     def visitor(self, session: MutableMapping[str, Any]) -> Visitor | None:
         """Return who a session belongs to; None where nobody is signed in, or the password has changed since."""
         name = session.get("user")
         user = self._users.find(name) if isinstance(name, str) else None
-        if user is None or session.get("of") != _fingerprint(user):
+        if user is None or session.get("of") != _fingerprint(user) or session.get("id", "") in self._ended:
             return None
         return Visitor(f"user:{user.name}", user.name, user.role)
+
+    def end(self, session: MutableMapping[str, Any]) -> None:
+        """Sign out: the session is over, and with it every copy of its cookie, for as long as that would be believed.
+
+        The page knows that until it is started anew.
+        """
+        if session.get("id"):
+            self._ended[session["id"]] = True
+        session.clear()
 
     def check(self, form: bytes, *, address: str) -> tuple[dict[str, str], str]:
         """Return (what to put into the session, the name given); raises :class:`Refusal` 401 or 429.
 
         Slow on purpose (a hash of a password): not for the event loop.
         """
-        fields = parse_qs(form.decode("utf-8", "replace"), max_num_fields=4) if len(form) <= MAX_FORM_BYTES else {}
-        name, password = (fields.get(key, [""])[0] for key in ("name", "password"))
+        fields = fields_of(form)
+        name, password = (fields.get(key, "") for key in ("name", "password"))
         counted = {f"address {address}": FREE_TRIES_OF_ADDRESS, f"name {name[:100]} {address}": FREE_TRIES}
         with self._lock:  # before the password is looked at, which takes long: tries at a time are tries, too
             if any(self._wrong.get(key, 0) >= most for key, most in counted.items()):
@@ -91,7 +104,16 @@ class SignIn:
         with self._lock:
             for key in counted:
                 self._wrong[key] = max(0, self._wrong.get(key, 0) - 1)
-        return {"user": user.name, "of": _fingerprint(user)}, user.name
+        return {"user": user.name, "of": _fingerprint(user), "id": secrets.token_urlsafe(12)}, user.name
+
+
+def fields_of(form: bytes) -> dict[str, str]:
+    """Return the fields of a sign-in form by name, each as it was given first; none of what is no such form."""
+    try:
+        given = parse_qs(form.decode("utf-8", "replace"), max_num_fields=4) if len(form) <= MAX_FORM_BYTES else {}
+    except ValueError:  # more fields than that
+        return {}
+    return {name: values[0] for name, values in given.items()}
 
 
 def _fingerprint(user: User) -> str:

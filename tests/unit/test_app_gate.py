@@ -153,8 +153,13 @@ def test_people_sign_in_and_out(tmp_path: Path) -> None:
         forged = TestClient(client.app, base_url="http://localhost:7860", cookies={name: value[:-3] + "AAA"})
         assert forged.get("/config").status_code == 401
         assert client.post("/sign-out", headers={"origin": "https://evil.example"}).status_code == 403
+        copied = TestClient(client.app, base_url="http://localhost:7860", cookies={name: value})
+        assert copied.get("/config").status_code == 200
         assert client.post("/sign-out").status_code == 303
         assert client.get("/config").status_code == 401
+        assert copied.get("/config").status_code == 401, "signing out ends the session, not one cookie of it"
+        assert client.post("/sign-in", data={"name": "anna", "password": PASSWORD}).status_code == 303
+        assert client.get("/config").headers["cache-control"] == "private, no-store"
 
 
 def test_a_proxys_word_counts_from_its_own_address_alone(tmp_path: Path) -> None:
@@ -166,6 +171,31 @@ def test_a_proxys_word_counts_from_its_own_address_alone(tmp_path: Path) -> None
         stranger = TestClient(proxy.app, base_url="http://localhost:7860", client=("192.0.2.1", 1))
         assert stranger.get("/config", headers={"x-user": "o"}).status_code == 403
         assert stranger.get("/health").text == "ok"
+
+
+def test_guesses_are_counted_by_the_address_that_the_proxy_tells(tmp_path: Path) -> None:
+    """Also where the proxy adds a header beside the one that was sent, and where one has a whole network of IPv6."""
+    users.add(tmp_path / "users.json", "anna", password=PASSWORD, role="viewer")
+    rules = {"users_file": tmp_path / "users.json", "proxy_addresses": "10.0.0.0/24"}
+    with visiting(tmp_path / "home", **rules) as client:
+
+        def guess(number: int, *forwarded: str) -> int:
+            headers = [("x-forwarded-for", value) for value in forwarded]
+            return client.post("/sign-in", data={"name": "anna", "password": f"{number}"}, headers=headers).status_code
+
+        for told in (("1.1.1.{}", "6.6.6.6"), ("1.1.1.{}, 7.7.7.7:8{}",), ("2001:db8::{}",)):
+            statuses = [guess(at, *(value.format(at, at) for value in told)) for at in range(1, 7)]
+            assert statuses == [401] * 5 + [429], told
+
+
+@pytest.mark.parametrize("form", [
+    "&".join(f"a{at}=1" for at in range(9)), "name=%ff&password=%00", "name", "=&=&=", "%", "name=a&name=b&password=c",
+])  # fmt: skip
+def test_a_sign_in_that_is_none_is_wrong_and_no_fault(tmp_path: Path, form: str) -> None:
+    users.add(tmp_path / "users.json", "anna", password=PASSWORD, role="viewer")
+    with visiting(tmp_path / "home", users_file=tmp_path / "users.json") as client:
+        kind = {"content-type": "application/x-www-form-urlencoded"}
+        assert client.post("/sign-in", content=form, headers=kind).status_code == 401
 
 
 def test_in_a_space_the_cookie_lives_in_a_frame(tmp_path: Path) -> None:
