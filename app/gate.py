@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-import time
 import traceback
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import anyio
 import gradio as gr
-from cachetools import TTLCache
+from gradio.server_messages import UnexpectedErrorMessage
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -28,8 +27,9 @@ from app import access, sign_in
 from app.access import LOCAL, SCOPE_KEY, Hosts, Visitor
 from app.event_checks import SESSION, Refusal, checked_event, parsed, session_of
 from app.pending import Pending
+from app.sessions import Sessions
 from app.settings import Access, Settings
-from app.sign_in import SESSION_HOURS, SignIn
+from app.sign_in import SignIn
 from app.uploads import FRAME_BYTES, MIB, Uploads
 from engine.errors import UserError
 
@@ -56,9 +56,12 @@ HEARD = {b"host", b"x-forwarded-host", b"x-forwarded-proto", b"accept-encoding",
 page), sends all of them back with a part of a file (``range``), and fails at some that are none."""
 MAX_PATH = 1024
 """Letters; of a longer one the system would say so by a fault."""
+NOTHING_TO_READ = (
+    f"data: {UnexpectedErrorMessage(message='404: Not Found', session_not_found=True).model_dump_json()}\n\n"
+)
+"""What Gradio says of a session that it does not know, and then breaks off with a fault that fills the log."""
 MAX_BODY_BYTES = 64 * 1024
 """Of everything but an upload: the form of a run takes a tenth of it."""
-MAX_SESSIONS = 4000
 
 
 class Gate:
@@ -77,9 +80,9 @@ class Gate:
         self._served, self._page, self._settings, self._mode = served, page, settings, mode
         self._packing = GZipMiddleware(served, compresslevel=6)
         self._uploads, self._signing = uploads, signing
-        self._hosts, self._pending = Hosts.of(settings), Pending(page)
+        self._hosts, self._sessions = Hosts.of(settings), Sessions(page)
+        self._pending = Pending(page, self._sessions)
         self._scratch = uploads.folder.parent.resolve()
-        self._sessions: TTLCache[str, str] = TTLCache(MAX_SESSIONS, ttl=3600 * SESSION_HOURS, timer=time.monotonic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -141,7 +144,7 @@ class Gate:
             raise Refusal(401, "You are not signed in.")
         request.scope[SCOPE_KEY] = visitor
         if method in ("GET", "HEAD"):
-            return self._check_read(request, path, visitor)
+            return self._check_read(request, path, visitor, meanwhile)
         if method == "POST" and path.rstrip("/") in SENT:
             return await self._take(request, path.rstrip("/"), visitor, meanwhile)
         raise Refusal(404, "This page has nothing there.")
@@ -199,7 +202,7 @@ class Gate:
             return access.household(forwarded[-1].rpartition(",")[2])
         return access.household(peer)
 
-    def _check_read(self, request: Request, path: str, visitor: Visitor) -> Response | Receive:
+    def _check_read(self, request: Request, path: str, visitor: Visitor, meanwhile: ExitStack) -> Response | Receive:
         there = (path in READ or path.startswith(READ_BELOW)) and len(path) <= MAX_PATH
         if "deep_link" in request.query_params or not there:
             raise Refusal(404, "This page has nothing there.")
@@ -208,9 +211,13 @@ class Gate:
         if path == PROGRESS:  # the whole file is here when its path is told
             return PlainTextResponse('data: {"msg": "done"}\n\n', media_type="text/event-stream")
         if path == DATA:
-            self._bind(session_of(dict(request.query_params)), visitor)
+            session = self._sessions.bind(session_of(dict(request.query_params)), visitor)
+            if not self._sessions.is_known(session):
+                return PlainTextResponse(NOTHING_TO_READ, media_type="text/event-stream")
+            meanwhile.enter_context(self._sessions.streaming(session, visitor, reads=True))
         elif path.startswith(HEARTBEAT):
-            self._bind(session_of({"session_hash": path.removeprefix(HEARTBEAT)}), visitor)
+            session = self._sessions.bind(session_of({"session_hash": path.removeprefix(HEARTBEAT)}), visitor)
+            meanwhile.enter_context(self._sessions.streaming(session, visitor, reads=False))
         elif path.startswith(FILE):
             self._check_file(path.removeprefix(FILE), visitor)
         return request.receive
@@ -231,21 +238,17 @@ class Gate:
             pass
         raise Refusal(403, "This page has no such file for you.")
 
-    def _bind(self, session: str, visitor: Visitor) -> str:
-        """Note whose browser tab a session is, and refuse it to others."""
-        if self._sessions.setdefault(session, visitor.key) != visitor.key:
-            raise Refusal(403, "This session is somebody else's.")
-        return session
-
     async def _take(self, request: Request, path: str, visitor: Visitor, meanwhile: ExitStack) -> Response | Receive:
         if path == UPLOAD:
             return await self._upload(request, visitor)
         body = parsed(await _body(request, MAX_BODY_BYTES))
-        self._bind(session_of(body), visitor)
+        self._sessions.bind(session_of(body), visitor)
         if path == CANCEL:
             event, number = body.get("event_id"), body.get("fn_index")
             if not (isinstance(event, str) and SESSION.fullmatch(event) and type(number) is int):
                 raise Refusal(400, "The request names no event.")
+            if not self._sessions.may_end(event, body["session_hash"]):
+                raise Refusal(403, "This event is of another tab.")
             checked = {"session_hash": body["session_hash"], "event_id": event, "fn_index": number}
         else:
             checked = checked_event(body, self._page, owned=lambda file: self._uploads.owned(file, visitor.key))

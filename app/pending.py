@@ -1,4 +1,4 @@
-"""How many events may wait for their answer: so many of one visitor, so many of all."""
+"""How many events may wait for their answer, or answers for their reader: so many of one visitor, so many of all."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import gradio as gr
 from app import text
 from app.access import LOCAL, NOBODY, SCOPE_KEY, Visitor
 from app.event_checks import Refusal
+from app.sessions import Sessions
 
 MAX_EACH = 40
 """Of one visitor: a browser tab that is opened sends fifteen, and a busy machine answers them one by one (ours)."""
@@ -22,10 +23,11 @@ sends events under ten names, a cookie each, so leaves places for the eleventh."
 
 
 class Pending:
-    """Counts the events in the queue of ``page``, at work, and on their way there. For one event loop."""
+    """Counts the events in the queue of ``page``, at work, on their way there, and those whose answer nobody has read:
+    it is kept until then. For one event loop."""
 
-    def __init__(self, page: gr.Blocks) -> None:
-        self._page = page
+    def __init__(self, page: gr.Blocks, sessions: Sessions) -> None:
+        self._page, self._sessions = page, sessions
         self._arriving: Counter[str] = Counter()
 
     @contextmanager
@@ -34,7 +36,7 @@ class Pending:
 
         On a page that only this machine can reach, all tabs are one visitor's: only the common bound holds there.
         """
-        waiting, owner = self._counted() + self._arriving, by.key
+        waiting, owner = self._counted() + self._sessions.unread() + self._arriving, by.key
         if by != LOCAL and waiting[owner] >= MAX_EACH:
             raise Refusal(429, text.QUEUE_EACH.format(most=MAX_EACH), retry_s=5)
         free = MAX_ALL - waiting.total()

@@ -326,6 +326,7 @@ HOME_FOLDER, MODELS_FOLDER, PROGRAM_FOLDER = "the home folder", "the folder of m
 QUEUE_EACH = "You have {most} requests that wait for their answer. Wait a moment, then try again."
 QUEUE_ALL = "The page is busy: {waiting} requests wait for their answer. Try again in a minute."
 NOT_OFFERED = "The page does not offer that value, or no longer. Load the page again and choose from what it shows."
+TABS_OPEN = "You have as many tabs of this page open as it can keep. Close some, wait a minute, then load it again."
 SIGNED_IN = "Signed in as {name} ({role})"
 SIGN_OUT, SIGN_IN = "Sign out", "Sign in"
 SIGN_IN_NAME, SIGN_IN_PASSWORD = "Name", "Password"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -260,6 +261,14 @@ def test_gradio_itself_asks_whether_a_file_was_uploaded(local: TestClient) -> No
     assert page.has_launched and page.is_running
 
 
+def test_a_tab_that_was_never_there_has_nothing_to_read(local: TestClient) -> None:
+    """Gradio breaks its answer off with a fault, which is told to the log each time."""
+    answer = local.get(f"{API}/queue/data?session_hash=nobody")
+    assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/event-stream")
+    told = json.loads(answer.text.removeprefix("data: "))
+    assert told["msg"] == "unexpected_error" and told["session_not_found"] is True and not told["success"]
+
+
 def test_a_fault_of_the_page_quotes_nobody_in_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -278,6 +287,16 @@ def test_a_fault_of_the_page_quotes_nobody_in_the_log(
         assert [answer.status_code for answer in answers] == [500, 206]
         assert caplog.text.count("unforeseen ValueError") == 2 and "forged" not in caplog.text + answers[0].text
         assert anna.get("/assets/" + "a" * 5000).status_code == 404
+
+
+def test_an_event_is_cancelled_by_its_own_tab(tmp_path: Path) -> None:
+    with visiting(tmp_path, read_only=True) as anna:
+        (bert,), ask = visitors(anna, 1), asking(anna)
+        event = ask(anna, "a").json()["event_id"]
+        waiting = anna.app.app._page._queue.event_ids_to_events  # type: ignore[attr-defined]
+        for visitor, tab, status in ((bert, "b", 403), (anna, "other", 403), (anna, "a", 200)):
+            told = visitor.post(f"{API}/cancel", json={"session_hash": tab, "event_id": event, "fn_index": 1})
+            assert told.status_code == status and (event in waiting) == (status == 403)
 
 
 @pytest.mark.parametrize(("route", "kept"), [
