@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import time
 import traceback
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,9 @@ NOTHING_TO_READ = (
 """What Gradio says of a session that it does not know, and then breaks off with a fault that fills the log."""
 MAX_BODY_BYTES = 64 * 1024
 """Of everything but an upload: the form of a run takes a tenth of it."""
+PATIENCE_S, LEAST_BYTES_S = 30.0, 16 * 1024
+"""A body has so long, and longer the more of it has come: 68 minutes for an upload of 64 MB (ours). A connection that
+sends a byte a minute keeps its place from others."""
 
 
 class Gate:
@@ -265,7 +270,7 @@ class Gate:
             raise Refusal(413, f"The file is larger than {most // MIB} MB.")
         try:
             kind = request.headers.get("content-type", "")
-            path = await self._uploads.receive(request.stream(), content_type=kind, owner=visitor.key)
+            path = await self._uploads.receive(_paced(request), content_type=kind, owner=visitor.key)
         except UserError as error:
             status = {"app.upload_too_large": 413, "app.upload_quota": 429}.get(error.code, 400)
             raise Refusal(status, f"{error.what} {error.why} {error.fix}") from error
@@ -290,7 +295,7 @@ class Gate:
         return RedirectResponse("/", 303)
 
     def _refused(self, request: Request, refusal: Refusal) -> Response:
-        headers = {"connection": "close"} if refusal.status == 413 else {}
+        headers = {"connection": "close"} if refusal.status in (408, 413) else {}
         if refusal.retry_s:
             headers["retry-after"] = str(refusal.retry_s)
         if request.scope["path"].rstrip("/") == UPLOAD:  # shown to people as it is
@@ -317,10 +322,28 @@ class Gate:
         return guarded
 
 
+async def _paced(request: Request) -> AsyncIterator[bytes]:
+    """Yield a request's body as it arrives, or refuse it as soon as it comes too slowly."""
+    began, received, stream = time.monotonic(), 0, request.stream()
+    while True:
+        left = PATIENCE_S + received / LEAST_BYTES_S - (time.monotonic() - began)
+        try:
+            if left <= 0:  # also where the next part is there
+                raise TimeoutError
+            with anyio.fail_after(left):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise Refusal(408, "The request came too slowly.") from None
+        received += len(chunk)
+        yield chunk
+
+
 async def _body(request: Request, most_bytes: int) -> bytes:
     """Return a request's whole body, or refuse it as soon as it is too long."""
     body = bytearray()
-    async for chunk in request.stream():
+    async for chunk in _paced(request):
         body += chunk
         if len(body) > most_bytes:
             raise Refusal(413, f"The request is larger than {most_bytes} bytes.")

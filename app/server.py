@@ -17,6 +17,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp
 
 from app import late, text, theme
+from app.connections import protocol
 from app.gate import Gate
 from app.settings import Settings
 from app.sign_in import SESSION_HOURS, SignIn
@@ -98,6 +99,8 @@ def run(page: gr.Blocks, studio: Studio, listening: socket.socket, *, demo: bool
         timeout_graceful_shutdown=2,
         proxy_headers=False,  # the gate believes the proxies of the settings, and nobody else
         server_header=False,
+        http=protocol(studio.settings, most=MAX_CONNECTIONS),
+        ws="none",  # the page has no such connections, and what would speak them has limits of its own
         limit_concurrency=MAX_CONNECTIONS,
     )
     server = uvicorn.Server(config)

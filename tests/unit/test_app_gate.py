@@ -12,7 +12,7 @@ import pytest
 from httpx import Response
 from starlette.testclient import TestClient
 
-from app import pending, server, users
+from app import gate, pending, server, users
 from app.main import build_app
 from app.settings import Settings
 from app.studio import Studio
@@ -297,6 +297,13 @@ def test_an_event_is_cancelled_by_its_own_tab(tmp_path: Path) -> None:
         for visitor, tab, status in ((bert, "b", 403), (anna, "other", 403), (anna, "a", 200)):
             told = visitor.post(f"{API}/cancel", json={"session_hash": tab, "event_id": event, "fn_index": 1})
             assert told.status_code == status and (event in waiting) == (status == 403)
+
+
+def test_a_body_that_comes_too_slowly_is_given_up(local: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "PATIENCE_S", -1.0)
+    assert local.post(f"{API}/queue/join", content=b"{}").status_code == 408
+    refused = local.post(f"{API}/upload", files={"files": ("a.png", b"x")})
+    assert refused.status_code == 408 and refused.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize(("route", "kept"), [
