@@ -85,12 +85,16 @@ class Permissions:
         return by.key if by.key.startswith(VISITOR_KEY) else by.name
 
     def forget_old_demos(self) -> None:
-        """Delete the runs that visitors of a demonstration have started long ago."""
+        """Delete the runs that visitors of a demonstration have started long ago, and the oldest of too many.
+
+        One at a time for each, stopped as soon as it is queued, would be thousands in an hour.
+        """
         if self._mode != "demo":
             return
         oldest = time.time() - 3600 * self._settings.demo_hours
-        for run in self._store.list():
-            if not run.active and run.created_at < oldest and self._is_demo(run):
+        ended = [run for run in self._store.list() if not run.active and self._is_demo(run)]  # newest first
+        for at, run in enumerate(ended):
+            if run.created_at < oldest or at >= self._settings.demo_runs:
                 self._store.delete(run.run_id)
 
     def _is_own(self, by: Visitor, run_id: str) -> bool:

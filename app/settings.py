@@ -77,6 +77,7 @@ class Settings(BaseSettings):
     dataset_days: float = Field(7.0, gt=0, description="Days after which an uploaded dataset goes that no run names")
     demo_waiting: int = Field(4, ge=1, description="Runs of all visitors of a demo that may wait or run at a time")
     demo_hours: float = Field(24.0, gt=0, description="Hours after which a demo visitor's run is deleted")
+    demo_runs: int = Field(60, ge=1, description="Ended runs of all visitors of a demo that are kept, the newest")
 
 
 def load_settings(**overrides: object) -> Settings:
