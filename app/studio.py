@@ -242,17 +242,18 @@ class Studio:
         config = self._allowed(values, by=by, fork_of=run_id)
         return self._planned(config, fork=None if run_id is None or stage is None else (run_id, stage))
 
-    def sites(self, source: str | None, task: str | None, root: str | None) -> tuple[str, ...]:
+    def sites(self, source: str | None, task: str | None, root: str | None, *, by: Visitor) -> tuple[str, ...]:
         """Return the sites of a phantom task or a folder; none for a folder that is no data set (yet).
 
-        On a page that others can reach, none for a folder that is not below an allowed one either.
+        On a page that others can reach, none for a folder that this visitor may not name, or nobody may.
         """
         from engine.planning.dataset import site_names
 
         try:
             folder = Path(root.strip()).expanduser() if root and root.strip() else None
-            if folder is not None and self.mode != "local":
-                folder = folder if server_paths.below(folder, dataset_uploads.roots(self.settings)) else None
+            roots = dataset_uploads.roots(self.settings) if by.role == "operator" else ()
+            if folder is not None and self.mode != "local" and not server_paths.below(folder, roots):
+                folder = None
             return site_names(source=source or "", task=task or "", root=folder)
         except (UserError, OSError, ValueError, RuntimeError):  # still being typed; the plan says what is wrong with it
             return ()
@@ -265,7 +266,8 @@ class Studio:
         self.permissions.check_role(by)
         path = Path(folder.strip()).expanduser()
         if self.mode != "local":
-            server_paths.check_folder(path, key="server", roots=self.settings.allowed_roots)
+            roots = self.settings.allowed_roots if by.role == "operator" else ()  # a demonstration has no federation
+            server_paths.check_folder(path, key="server", roots=roots)
         return status(federations.load(path))
 
     def launch(self, values: dict[str, Any], *, by: Visitor) -> str:

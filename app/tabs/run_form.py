@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from app import demo, forms, markup, text, viewmodels
+from app.access import PROGRAM, visitor_of
 from app.studio import Studio
 from app.tabs import data_step
 from engine.config import DEFAULT_METHOD, preset_names
@@ -83,7 +84,7 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     start = text.DEMO_NAME if text.DEMO_NAME in offered else (offered or [""])[0]
     values = dict(zip((f.key for f in fields), forms.preset_values(start, fields), strict=True)) if start else {}
     placed: dict[str, Any] = {}
-    sites = studio.sites(*(values.get(f"data.{key}") for key in ("source", "task", "root")))
+    sites = studio.sites(*(values.get(f"data.{key}") for key in ("source", "task", "root")), by=PROGRAM)
 
     demonstrates = studio.mode == "demo"
 
@@ -274,11 +275,14 @@ def _wire(studio: Studio, form: RunForm) -> None:
         }
         return *purpose_values(form, None, **of_start), start, _preset_note(start), *filled
 
-    def offer(source: str, task: str | None, root: str | None) -> gr.Dropdown:
-        return gr.Dropdown(choices=viewmodels.held_out_choices(studio.sites(source, task, root)))
+    def sites(request: gr.Request, *where: str | None) -> tuple[str, ...]:
+        return studio.sites(*where, by=visitor_of(request))
 
-    def keep(source: str, task: str | None, root: str | None, held_out: str | None) -> gr.Dropdown:
-        return gr.Dropdown(value=viewmodels.kept_site(held_out, studio.sites(source, task, root)))
+    def offer(request: gr.Request, source: str, task: str | None, root: str | None) -> gr.Dropdown:
+        return gr.Dropdown(choices=viewmodels.held_out_choices(sites(request, source, task, root)))
+
+    def keep(request: gr.Request, source: str, task: str | None, root: str | None, held_out: str | None) -> gr.Dropdown:
+        return gr.Dropdown(value=viewmodels.kept_site(held_out, sites(request, source, task, root)))
 
     # A demonstration offers one method, and hides fields by rules of its own.
     hideable = [] if studio.mode == "demo" else _hideable_keys()

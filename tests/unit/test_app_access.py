@@ -365,9 +365,12 @@ def test_sites_of_a_folder_are_told_below_allowed_ones_alone(tmp_path: Path) -> 
     closed = Studio(Settings(home=tmp_path / "two", access="demo"))
     opened = Studio(Settings(home=tmp_path / "three", access="demo", allowed_roots=(tmp_path,)))
     root = str(tmp_path / "data")
-    seen = [studio.sites("folder", None, root) for studio in (local, closed, opened)]
+    seen = [studio.sites("folder", None, root, by=OPERATOR) for studio in (local, closed, opened)]
     assert seen == [tuple(sorted(names)), (), tuple(sorted(names))]
-    assert closed.sites("folder", None, "~no-such-user/x") == opened.sites("folder", None, "a\0b") == ()
+    assert closed.sites("folder", None, "~x/y", by=OPERATOR) == opened.sites("folder", None, "a\0b", by=OPERATOR) == ()
+    for by in (VIEWER, ANNA):
+        assert opened.sites("folder", None, root, by=by) == (), "who may start no run of a folder learns no name in it"
+        assert opened.sites("phantom", "fundus", None, by=by)
 
 
 def test_on_this_machine_alone_everybody_may_everything(tmp_path: Path) -> None:

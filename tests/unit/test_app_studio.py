@@ -32,10 +32,10 @@ def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Studio:
 
 
 def test_sites_of_a_task_and_of_a_folder(studio: Studio, tmp_path: Path) -> None:
-    assert studio.sites("phantom", "fundus", None) == tuple(sorted(TASKS["fundus"].sites))
+    assert studio.sites("phantom", "fundus", None, by=LOCAL) == tuple(sorted(TASKS["fundus"].sites))
     sites = TASKS["polyp"].sites[:2]
     write_dataset("polyp", tmp_path / "data", images_per_site=2, image_px=64, sites=sites)
-    assert studio.sites("folder", "fundus", f" {tmp_path / 'data'} ") == tuple(sorted(sites))
+    assert studio.sites("folder", "fundus", f" {tmp_path / 'data'} ", by=LOCAL) == tuple(sorted(sites))
 
 
 @pytest.mark.parametrize(("data", "names"), [
@@ -52,7 +52,7 @@ def test_a_runs_classes_have_names(studio: Studio, data: dict[str, object], name
     ("folder", "fundus", "/no/such/folder"), ("folder", "fundus", "/"),
 ])  # fmt: skip
 def test_no_sites_where_there_is_no_data_set(studio: Studio, source: str, task: str | None, root: str | None) -> None:
-    assert studio.sites(source, task, root) == ()
+    assert studio.sites(source, task, root, by=LOCAL) == ()
 
 
 def test_an_older_run_can_still_be_shown(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
