@@ -131,10 +131,11 @@ def figure(pair: EpochPair) -> go.Figure:
             x=pair.ranks[0][at].tolist(),
             y=pair.ranks[1][at].tolist(),
             customdata=pair.sample_ids[at].tolist(),
+            text=[escape(sample_id) for sample_id in pair.sample_ids[at].tolist()],
             name=name,
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 7},
-            hovertemplate="%{customdata}<br>%{x} → %{y}<extra></extra>",
+            hovertemplate="%{text}<br>%{x} → %{y}<extra></extra>",
         )
     drawn.update_layout(hovermode="closest", height=440, margin_t=64)
     drawn.update_xaxes(title_text=titles[0], rangemode="tozero")

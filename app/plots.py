@@ -51,7 +51,7 @@ def curves(series: Sequence[MetricSeries], *, title: str, empty: str, unit_range
         figure.add_scatter(
             x=list(curve.steps),
             y=[_finite(value) for value in curve.values],
-            name=curve_name(curve, series),
+            name=escape(curve_name(curve, series)),
             mode="lines+markers",
             line={"color": colour, "width": 3 if of_all else 2, "dash": dash},
             marker={"symbol": "star" if of_all else SYMBOLS[index % len(SYMBOLS)], "size": 6},
@@ -124,10 +124,10 @@ def traffic(totals: Sequence[TrafficTotal]) -> go.Figure:
             if total.kind == kind:
                 sums[total.site, total.direction] += total.payload_bytes
         figure.add_bar(
-            y=[f"{site} {text.MOVES[direction]}" for site, direction in bars],
+            y=[f"{escape(site)} {text.MOVES[direction]}" for site, direction in bars],
             x=[sums[bar] / MEGABYTE for bar in bars],
             orientation="h",
-            name=kinds[kind].title if kind in kinds else kind,
+            name=escape(kinds[kind].title if kind in kinds else kind),
             marker={"color": PALETTE[index % len(PALETTE)], "pattern": {"shape": PATTERNS[index // len(PALETTE)]}},
             hovertemplate="%{x:.2f} MB<extra>%{fullData.name}</extra>",
         )
@@ -149,7 +149,7 @@ def results(rows: Sequence[EvaluationRow]) -> go.Figure:
         figure.add_bar(
             y=[_bar_label(row, with_site=several_sites) for row in of_class],
             x=[_finite(row.dice) for row in of_class],
-            name=name,
+            name=escape(name),
             orientation="h",
             # In the colours of the outlines; the mean over classes is none.
             marker={"color": INK if name == MEAN_CLASS else hex_colour(class_colour(index))},
@@ -175,8 +175,8 @@ def _step_axis(stage: str) -> str:
 
 
 def _bar_label(row: EvaluationRow, *, with_site: bool) -> str:
-    label = catalogue.model_title(row.model).replace(", ", ",<br>")
-    return f"{label} · {row.site}" if with_site else label
+    label = escape(catalogue.model_title(row.model)).replace(", ", ",<br>")
+    return f"{label} · {escape(row.site)}" if with_site else label
 
 
 def blank(title: str) -> go.Figure:

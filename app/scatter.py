@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,11 +69,12 @@ def _add_points(figure: go.Figure, ranked: Reranked, at: np.ndarray, *, name: st
     figure.add_scatter(
         x=ranked.pool.l_gt[at].tolist(),
         y=ranked.pool.l_kl[at].tolist(),
-        customdata=ranked.pool.sample_ids[at].tolist(),
-        name=name,
+        customdata=ranked.pool.sample_ids[at].tolist(),  # for the browser, as they are
+        text=[escape(sample_id) for sample_id in ranked.pool.sample_ids[at].tolist()],
+        name=escape(name),
         mode="markers",
         marker=marker,
-        hovertemplate="%{customdata}<br>L_GT %{x:.4f}<br>L_KL %{y:.4f}<extra></extra>",
+        hovertemplate="%{text}<br>L_GT %{x:.4f}<br>L_KL %{y:.4f}<extra></extra>",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from app import markup, overlays, sample_view, score_history, text
 from app.pictures import ClassPictures, SamplePictures
 from app.studio import Studio
@@ -28,7 +30,7 @@ def html(studio: Studio, run_id: str, sample_id: str, epoch: int | None) -> str:
     history = score_history.html(
         studio.store.scores(run_id, sample_id=sample_id), num_samples=studio.store.samples(run_id, limit=1).total
     )
-    return f"<h3>{name}</h3>{shown}{_key(pictures, models)}{markup.facts(sample_view.facts(item))}{history}"
+    return f"<h3>{escape(name)}</h3>{shown}{_key(pictures, models)}{markup.facts(sample_view.facts(item))}{history}"
 
 
 def _one_class(pictures: SamplePictures, name: str, models: Models) -> str:
