@@ -21,7 +21,7 @@ from cachetools import TTLCache
 from PIL import Image
 
 from app import looks_text, model_text, overlays, picture_results, text
-from app.corrections import Click, change, corrected
+from app.corrections import Correction
 from app.probability import Kept
 from app.settings import Settings
 from engine.data.budget import at_most
@@ -97,8 +97,8 @@ class Shown:
     looks: Looks = "whole"
     refused: bool = False
     """Whether there is no answer, for the image is unlike those of training."""
-    clicks: tuple[Click, ...] = ()
-    """By which its masks were corrected."""
+    corrections: tuple[Correction, ...] = ()
+    """By which its masks were corrected, in their order."""
 
 
 class Answers:
@@ -309,20 +309,13 @@ def segment(
         )
 
 
-def settled(answer: Answer, *, percent: int, clicks: tuple[Click, ...]) -> picture_results.Result:
-    """Return masks and figures of a kept answer at another threshold, corrected by clicks: no inference."""
+def settled(answer: Answer, *, percent: int, corrections: tuple[Correction, ...]) -> picture_results.Result:
+    """Return masks and figures of a kept answer at another threshold, corrected by hand: no inference."""
     with _ONE_AT_A_TIME:
         return picture_results.result(
             answer.kept, classes=answer.classes, stem=answer.stem, name=answer.name, spacing_mm=answer.spacing_mm,
-            shown_hw=answer.shown_hw, percent=percent, clicks=clicks,
+            shown_hw=answer.shown_hw, percent=percent, corrections=corrections,
         )  # fmt: skip
-
-
-def changed_by(answer: Answer, clicks: tuple[Click, ...], click: Click, *, percent: int) -> int:
-    """Return how many pixels one more click would change."""
-    with _ONE_AT_A_TIME:
-        mask_HW, _ = corrected(answer.kept, clicks, percent=percent, class_index=click.class_index)
-        return change(mask_HW, answer.kept.plane(click.class_index), click)
 
 
 def shown_size(size_hw: tuple[int, int]) -> tuple[int, int]:

@@ -1,8 +1,9 @@
-"""Clicks that change a mask in the picture: no model is asked again. Pure numpy and scipy.
+"""Corrections that change a mask in the picture: no model is asked again. Pure numpy and scipy.
 
-A click changes the connected region at its place and goes no further than its reach. To add, the region grows on the
-probabilities that the model gave: pixels whose odds are at least half of those at the click. Pixels belong together
-where they touch, by a corner too. Shape legend: H and W the image's side in pixels, K classes.
+A stroke sets or clears pixels (``app.strokes``). A click changes the connected region at its place and goes no further
+than its reach. To add, the region grows on the probabilities that the model gave: pixels whose odds are at least half
+of those at the click. Pixels belong together where they touch, by a corner too. Shape legend: H and W the image's side
+in pixels, K classes.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Literal
 import numpy as np
 
 from app.probability import Kept
+from app.strokes import Stroke, covered, is_kind, stroke_of
 from export.levels import above, levels
 
-MAX_CLICKS = 100
+MAX_CORRECTIONS = 100
 """Of one image (ours): each is worked out anew when the threshold changes."""
 ODDS_SHARE = 0.5
 """Share of the odds at the click that a region grows down to (ours)."""
@@ -26,7 +28,7 @@ TOUCHING = np.ones((3, 3))
 
 @dataclass(frozen=True)
 class Click:
-    """One correction. ``row`` and ``column`` are pixels of the image from its upper left, ``reach_px`` a radius."""
+    """One click. ``row`` and ``column`` are pixels of the image from its upper left, ``reach_px`` a radius."""
 
     kind: Literal["add", "remove"]
     class_index: int
@@ -35,15 +37,65 @@ class Click:
     reach_px: int
 
 
-def corrected(kept: Kept, clicks: Sequence[Click], *, percent: int, class_index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return one class's mask after the clicks on it, (H, W) uint8 in {0, 1}, and the levels it was made of."""
+Correction = Click | Stroke
+
+
+@dataclass(frozen=True, eq=False)
+class Corrected:
+    """One class of a picture after its corrections: (H, W) each, the mask uint8 in {0, 1}.
+
+    ``levels_HW`` is what the mask was made of. ``painted_HW`` is where strokes went: there the mask is what it is at
+    every threshold, None where there are none. ``last_px`` counts the pixels that the last correction changed.
+    """
+
+    mask_HW: np.ndarray
+    levels_HW: np.ndarray
+    painted_HW: np.ndarray | None
+    last_px: int
+
+
+def corrected(kept: Kept, corrections: Sequence[Correction], *, percent: int, class_index: int) -> Corrected:
+    """Return one class's mask after the corrections of it, in their order."""
     logits_HW = kept.plane(class_index)
     levels_HW = levels(logits_HW)
     mask_HW = above(levels_HW, percent)
-    for click in clicks:
-        if click.class_index == class_index:
-            change(mask_HW, logits_HW, click)
-    return mask_HW, levels_HW
+    painted_HW, last_px = None, 0
+    for one in corrections:
+        if one.class_index != class_index:
+            continue
+        if isinstance(one, Click):
+            last_px = change(mask_HW, logits_HW, one)
+            continue
+        area = covered(one, size_hw=kept.size_hw)
+        last_px = area.fill(mask_HW, one.kind == "brush")
+        painted_HW = np.zeros(kept.size_hw, bool) if painted_HW is None else painted_HW
+        area.fill(painted_HW, True)
+    return Corrected(mask_HW, levels_HW, painted_HW, last_px)
+
+
+def correction_of(
+    kind: object,
+    class_index: object,
+    *,
+    index: object,
+    stroke: object,
+    reach: object,
+    shown_hw: tuple[int, int],
+    size_hw: tuple[int, int],
+    num_classes: int,
+) -> Correction | None:
+    """Return the click or the stroke that a browser asks for; None for what is neither.
+
+    A click's ``index`` is a place (row, column) of the picture of ``shown_hw`` that a browser shows of the image.
+    """
+    if type(class_index) is not int or not 0 <= class_index < num_classes:
+        return None
+    if is_kind(kind):
+        return stroke_of(kind, class_index, stroke, size_hw=size_hw)
+    found = place(index, shown_hw=shown_hw, size_hw=size_hw)
+    if found is None or (kind != "add" and kind != "remove"):
+        return None
+    return Click("add" if kind == "add" else "remove", class_index, *found, reach_of(reach, size_hw=size_hw))
 
 
 def change(mask_HW: np.ndarray, logits_HW: np.ndarray, click: Click) -> int:

@@ -16,6 +16,7 @@ from gradio.components.api_component import Api
 
 from app import api_text
 from app.api_config import MAX_LETTERS
+from app.strokes import MAX_NUMBERS
 
 MAX_TEXT = 4_000
 MAX_NUMBER = 1e15
@@ -85,9 +86,17 @@ def event_data(told: Any) -> dict[str, Any] | None:
         return None
     index, value = told.get("index"), told.get("value")
     indices = index if isinstance(index, list) and len(index) == 2 else [index]
-    if not all(type(number) is int and 0 <= number < 2**31 for number in indices):
+    if not all(_is_index(number) for number in indices):
         return None
-    return {"index": index, "value": value if _is_text(value) else None, "selected": told.get("selected") is not False}
+    kept = {"index": index, "value": value if _is_text(value) else None, "selected": told.get("selected") is not False}
+    stroke = told.get("stroke")
+    if isinstance(stroke, list) and len(stroke) <= MAX_NUMBERS and all(_is_index(number) for number in stroke):
+        kept["stroke"] = stroke
+    return kept
+
+
+def _is_index(number: Any) -> bool:
+    return type(number) is int and 0 <= number < 2**31
 
 
 def checked_value(block: Any, value: Any, *, owned: Callable[[str], bool]) -> Any:

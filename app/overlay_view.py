@@ -13,7 +13,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from app import markup, overlays, text
+from app import markup, overlays, strokes, text
 from app import overlay_text as words
 from app.picture_results import Figures, in_text
 from app.probability import colour_of
@@ -21,20 +21,35 @@ from export.levels import STEPS
 from export.results import class_colour
 
 
-def html(key: str, *, size_hw: tuple[int, int], classes: Sequence[str], image: str, levels: str) -> str:
+def html(
+    key: str,
+    *,
+    shown_hw: tuple[int, int],
+    size_hw: tuple[int, int],
+    classes: Sequence[str],
+    image: str,
+    levels: str,
+) -> str:
     """Return the picture's elements; ``app/overlay.js`` fetches the levels and draws. ``key`` is the answer's.
 
-    ``image`` and ``levels`` are addresses; ``size_hw`` is the picture's size on the screen.
+    ``image`` and ``levels`` are addresses; ``shown_hw`` is the picture's size on the screen, ``size_hw`` the image's.
     """
-    height, width = size_hw
+    height, width = shown_hw
     about = {
         "size": [height, width],
+        "image": size_hw,
+        "brush": {
+            "size": strokes.usual_size(size_hw),
+            "widest": strokes.widest(size_hw),
+            "places": strokes.MAX_PLACES,
+            "told": words.SIZE_TOLD,
+        },
         "classes": list(classes),
         "colours": [class_colour(index) for index in range(len(classes))],
         "shades": [colour_of(level) for level in range(STEPS)],
         "scale": words.SCALE,
         "gone": text.SEGMENT_EXPIRED,
-        "outline": max(1, round(max(size_hw) / 300)),
+        "outline": max(1, round(max(shown_hw) / 300)),
     }
     ramp = ", ".join(overlays.hex_colour(colour_of(level)) for level in range(0, STEPS, 9))
     return (
@@ -44,7 +59,8 @@ def html(key: str, *, size_hw: tuple[int, int], classes: Sequence[str], image: s
         f"role='application' aria-label='{words.PICTURE}' "
         f"aria-describedby='overlay-help'><img src='{escape(image, quote=True)}' width='{width}' height='{height}' "
         f"alt='{words.PICTURE}' draggable='false'>"
-        f"<canvas width='{width}' height='{height}' aria-hidden='true'></canvas><i class='cross' hidden></i></div>"
+        f"<canvas width='{width}' height='{height}' aria-hidden='true'></canvas>"
+        "<i class='cross' hidden></i><i class='ring' hidden></i></div>"
         f"<div class='scale' hidden><p></p><div class='ramp' style='background:linear-gradient(to right, {ramp})'>"
         "<i></i></div><p class='ends'><span>0 %</span><span>50 %</span><span>100 %</span></p></div>"
         f"<p class='overlay-value' aria-live='polite'></p><p class='quiet' id='overlay-help'>{words.HELP}</p></section>"

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 
 from app import overlay_text as words
-from app.corrections import Click, corrected
+from app.corrections import Click, Corrected, Correction, corrected
 from app.overlays import resize_nearest
 from app.probability import Kept
 from export.levels import MODEL_PERCENT, STEPS
@@ -29,8 +29,8 @@ class Figures:
     """One class of one picture: a row of the CSV.
 
     ``threshold`` is what probability is above in the mask; ``model_threshold`` the model's own. ``corrections_by_hand``
-    counts the clicks on this class. Diameters are outline to outline of all of it, in ``length_unit``. None where a
-    figure does not exist: no spacing, an empty mask.
+    counts the clicks and strokes on this class. Diameters are outline to outline of all of it, in ``length_unit``. None
+    where a figure does not exist: no spacing, an empty mask.
     """
 
     image: str
@@ -52,8 +52,9 @@ class Result:
     """Masks and figures of one picture.
 
     ``file`` and ``csv`` are (name, content). ``levels_Khw`` are for the screen; ``changes_Khw`` says what corrections
-    added and removed there. ``mask_ms`` is how long the masks took. ``remark`` says what makes them other than the
-    model's, "" where nothing does.
+    added and removed there, and all that strokes went over: at another threshold it stays as it is. ``mask_ms`` is how
+    long the masks took. ``remark`` says what makes them other than the model's, "" where nothing does. ``last_px``
+    counts the pixels that the last correction changed, 0 without any.
     """
 
     file: tuple[str, bytes]
@@ -63,6 +64,7 @@ class Result:
     changes_Khw: np.ndarray
     mask_ms: float
     remark: str
+    last_px: int
 
 
 def result(
@@ -74,49 +76,64 @@ def result(
     spacing_mm: tuple[float, float] | None,
     shown_hw: tuple[int, int],
     percent: int = MODEL_PERCENT,
-    clicks: tuple[Click, ...] = (),
+    corrections: tuple[Correction, ...] = (),
 ) -> Result:
-    """Return masks and figures at a threshold of 1 to 99 percent, after the clicks; the model's own without both."""
+    """Return masks and figures at a threshold of 1 to 99 percent, after corrections; the model's own without both."""
     from export.outputs.measurements import rows_csv  # scipy: the first paint needs none
 
     num = len(classes)
     masks_KHW = np.empty((num, *kept.size_hw), np.uint8)
     levels_Khw, changes_Khw = (np.empty((num, *shown_hw), np.uint8) for _ in range(2))
-    mask_ms = 0.0
+    mask_ms, last_px = 0.0, 0
     for index in range(num):
         started = time.perf_counter()
-        masks_KHW[index], levels_HW = corrected(kept, clicks, percent=percent, class_index=index)
+        found = corrected(kept, corrections, percent=percent, class_index=index)
+        masks_KHW[index] = found.mask_HW
         mask_ms += 1000 * (time.perf_counter() - started)
-        levels_Khw[index] = resize_nearest(levels_HW, *shown_hw)
-        shown_hw_mask, by_model = resize_nearest(masks_KHW[index], *shown_hw) > 0, levels_Khw[index] >= percent
-        changes_Khw[index] = ADDED * (shown_hw_mask & ~by_model) + REMOVED * (by_model & ~shown_hw_mask)
-    told = remark(percent, num_clicks=len(clicks))
-    stem = marked(stem, percent=percent, num_clicks=len(clicks))
+        levels_Khw[index] = resize_nearest(found.levels_HW, *shown_hw)
+        changes_Khw[index] = _changes(found, by_model_hw=levels_Khw[index] >= percent)
+        if corrections and corrections[-1].class_index == index:
+            last_px = found.last_px
+        del found
+    told = remark(percent, corrections)
+    stem = marked(stem, percent=percent, is_corrected=bool(corrections))
     figures = tuple(
         _figures(mask_HW, name=name, class_name=class_name, spacing_mm=spacing_mm, percent=percent,
-                 num_clicks=sum(click.class_index == index for click in clicks))
+                 num_corrections=sum(one.class_index == index for one in corrections))
         for index, (mask_HW, class_name) in enumerate(zip(masks_KHW, classes, strict=True))
     )  # fmt: skip
     table = rows_csv([asdict(one) for one in figures], columns=[field.name for field in fields(Figures)])
     file = mask_file(masks_KHW, classes=classes, stem=stem, note=told)
     csv = (f"{plain_name(stem)}_figures.csv", table.encode())
-    return Result(file, csv, figures, levels_Khw, changes_Khw, mask_ms, told)
+    return Result(file, csv, figures, levels_Khw, changes_Khw, mask_ms, told, last_px)
 
 
-def remark(percent: int, *, num_clicks: int) -> str:
+def _changes(found: Corrected, *, by_model_hw: np.ndarray) -> np.ndarray:
+    """Return what the browser is told of one class: ``ADDED``, ``REMOVED`` or 0 for each pixel of the screen."""
+    mask_hw = resize_nearest(found.mask_HW, *by_model_hw.shape) > 0
+    told_hw = mask_hw != by_model_hw
+    if found.painted_HW is not None:
+        told_hw |= resize_nearest(found.painted_HW, *by_model_hw.shape)
+    return np.where(told_hw, np.where(mask_hw, ADDED, REMOVED), 0).astype(np.uint8)
+
+
+def remark(percent: int, corrections: Sequence[Correction]) -> str:
     """Return the sentences that say what makes a mask other than the model's; "" for the model's own."""
     said = []
     if percent != MODEL_PERCENT:
         said.append(words.OTHER_THRESHOLD.format(threshold=percent / STEPS, own=MODEL_PERCENT / STEPS))
-    if num_clicks:
-        said.append(words.BY_HAND_ONE if num_clicks == 1 else words.BY_HAND.format(count=num_clicks))
+    if corrections:
+        num_clicks = sum(isinstance(one, Click) for one in corrections)
+        counts = ((num_clicks, words.CLICKS), (len(corrections) - num_clicks, words.STROKES))
+        told = ", ".join(f"{count} {name[count > 1]}" for count, name in counts if count)
+        said.append(words.BY_HAND.format(counts=told))
     return " ".join(said)
 
 
-def marked(stem: str, *, percent: int, num_clicks: int) -> str:
+def marked(stem: str, *, percent: int, is_corrected: bool) -> str:
     """Return the stem of files with a mask that says where it is not the model's own."""
     stem = stem if percent == MODEL_PERCENT else f"{stem}_threshold_{percent / STEPS:.2f}"
-    return f"{stem}_corrected_by_hand" if num_clicks else stem
+    return f"{stem}_corrected_by_hand" if is_corrected else stem
 
 
 def packed(array: np.ndarray) -> bytes:
@@ -136,7 +153,7 @@ def _figures(
     class_name: str,
     spacing_mm: tuple[float, float] | None,
     percent: int,
-    num_clicks: int,
+    num_corrections: int,
 ) -> Figures:
     from export.outputs.measurements import diameters, num_components
 
@@ -147,7 +164,7 @@ def _figures(
         class_name=class_name,
         threshold=percent / STEPS,
         model_threshold=MODEL_PERCENT / STEPS,
-        corrections_by_hand=num_clicks,
+        corrections_by_hand=num_corrections,
         foreground_px=count,
         share=count / mask_HW.size,
         area_mm2=count * spacing_mm[0] * spacing_mm[1] if spacing_mm else None,

@@ -1,4 +1,4 @@
-"""The tools beside an answered picture: what is shown of it, the threshold, and clicks that correct the mask."""
+"""The tools beside an answered picture: what is shown of it, the threshold, and what corrects the mask."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Any
 
 import gradio as gr
 
-from app import answers, corrections, markup, text
+from app import answers, markup, strokes, text
 from app import overlay_text as words
-from app.corrections import MAX_CLICKS, Click
+from app.corrections import MAX_CORRECTIONS, Correction, correction_of
 from app.picture_results import Result
 from app.studio import Studio
 from app.tabs import segment_answers
 from export.levels import MODEL_PERCENT, STEPS, percent_of
 
 SET = "(value) => {{ window.dsfedmedOverlay?.set?.({{{name}: {value}}}); }}"
+SIZE_NOW = "() => window.dsfedmedOverlay.size"
+ANSWERED = "() => { window.dsfedmedOverlay?.answered?.(); }"
 OPACITY, REACH_PERCENT = 0.35, 15
 Values = tuple[Any, ...]
 """Of legend, download, csv, changes, result, note, undo and reset, in this order."""
@@ -32,6 +34,7 @@ class Tools:
     threshold: gr.Slider
     tool: gr.Radio
     reach: gr.Slider
+    size: gr.Slider
     note: gr.HTML
     undo: gr.Button
     reset: gr.Button
@@ -54,11 +57,14 @@ def place() -> Tools:
         with gr.Row():
             tool = gr.Radio(list(words.TOOLS), value=segment_answers.LOOK, label=words.TOOL, elem_id="tool")
             reach = gr.Slider(1, 100, REACH_PERCENT, step=1, label=words.REACH, info=words.REACH_INFO, elem_id="reach")
+            size = gr.Slider(
+                1, strokes.MAX_SIZE_PX, 9, step=2, label=words.SIZE, info=words.SIZE_INFO, elem_id="brush-size"
+            )
         note = gr.HTML(elem_id="click-note")
         with gr.Row(elem_classes="actions"):
             undo = gr.Button(words.UNDO, interactive=False, elem_id="undo-click")
             reset = gr.Button(words.RESET, interactive=False, elem_id="reset-clicks")
-    return Tools(box, view, shown_class, opacity, threshold, tool, reach, note, undo, reset)
+    return Tools(box, view, shown_class, opacity, threshold, tool, reach, size, note, undo, reset)
 
 
 def wire(studio: Studio, tools: Tools, overlay: gr.HTML, *, result: gr.State, takes: list[Any]) -> None:
@@ -73,15 +79,21 @@ def wire(studio: Studio, tools: Tools, overlay: gr.HTML, *, result: gr.State, ta
         (tools.opacity, "opacity", "Number(value)"),
         (tools.threshold, "percent", f"Math.round({STEPS} * value)"),
         (tools.tool, "tool", "value"),
+        (tools.size, "size", "Number(value)"),
     ):
         control.input(None, control, None, js=SET.format(name=name, value=value), **quiet)
+    overlay.input(None, None, tools.size, js=SIZE_NOW, **quiet)  # keys changed it
     outputs = [*takes, result, tools.note, tools.undo, tools.reset]
     handlers = Correcting(studio)
-    # One at a time: each reads what the one before it has left of the clicks.
+    # One at a time: each reads what the one before it has left of the corrections.
     one: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "correct", **quiet}
     state = [result, tools.threshold]
     tools.threshold.input(handlers.anew, state, outputs, trigger_mode="always_last", **one)
-    overlay.select(handlers.click, [*state, tools.shown_class, tools.reach], outputs, **one)
+    # Strokes are quick: each is asked for, also while others wait. The browser then shows what has come of them.
+    asked = [*state, tools.shown_class, tools.reach]
+    corrected = overlay.select(handlers.correct, asked, outputs, trigger_mode="multiple", **one)
+    corrected.then(js=ANSWERED)
+    corrected.failure(js=ANSWERED)  # what the gate refuses has no answer to come after
     tools.undo.click(handlers.undo, state, outputs, **one)
     tools.reset.click(handlers.reset, state, outputs, **one)
     result.change(handlers.buttons, result, [tools.note, tools.undo, tools.reset], **quiet)
@@ -95,60 +107,55 @@ class Correcting:
 
     def anew(self, shown: answers.Shown | None, threshold: float) -> Values:
         """Return figures and files at a threshold."""
-        return self._settled(shown, threshold, shown.clicks if shown else ())
+        return self._settled(shown, threshold, shown.corrections if shown else ())
 
-    def click(
+    def correct(
         self, shown: answers.Shown | None, threshold: float, class_index: object, reach: float, event: gr.SelectData
     ) -> Values:
-        """Correct the mask at the place that was clicked."""
+        """Correct the mask at the place that was clicked, or along a stroke."""
         answer = self.studio.answers.get(shown.key) if shown else None
         if shown is None or answer is None:
             return self._settled(shown, threshold, ())
-        size_hw = answer.kept.size_hw
-        place = corrections.place(event.index, shown_hw=answer.shown_hw, size_hw=size_hw)
-        known = type(class_index) is int and 0 <= class_index < len(answer.classes)
-        if place is None or event.value not in ("add", "remove") or not known:
+        one = correction_of(
+            event.value, class_index, index=event.index, stroke=getattr(event, "stroke", None), reach=reach,
+            shown_hw=answer.shown_hw, size_hw=answer.kept.size_hw, num_classes=len(answer.classes),
+        )  # fmt: skip
+        if one is None:
             return _told("")
-        if len(shown.clicks) >= MAX_CLICKS:
-            return _told(markup.notice(words.TOO_MANY.format(most=MAX_CLICKS)))
-        reach_px = corrections.reach_of(reach, size_hw=size_hw)
-        click = Click(event.value, int(str(class_index)), *place, reach_px)
-        percent = percent_of(threshold)
-        changed, box = self.studio.attempt(lambda: answers.changed_by(answer, shown.clicks, click, percent=percent))
-        if not changed:
-            said = words.NOTHING_TO_ADD if click.kind == "add" else words.NOTHING_TO_REMOVE
-            return _told(box or markup.notice(said.format(name=answer.classes[click.class_index])))
-        return self._settled(shown, threshold, (*shown.clicks, click))
+        if len(shown.corrections) >= MAX_CORRECTIONS:
+            return _told(markup.notice(words.TOO_MANY.format(most=MAX_CORRECTIONS)))
+        return self._settled(shown, threshold, (*shown.corrections, one))
 
     def undo(self, shown: answers.Shown | None, threshold: float) -> Values:
-        """Take the last click back."""
-        return self._settled(shown, threshold, shown.clicks[:-1] if shown else ())
+        """Take the last correction back."""
+        return self._settled(shown, threshold, shown.corrections[:-1] if shown else ())
 
     def reset(self, shown: answers.Shown | None, threshold: float) -> Values:
-        """Take all clicks back."""
+        """Take all corrections back."""
         return self._settled(shown, threshold, ())
 
     def buttons(self, shown: answers.Shown | None) -> Values:
-        """Offer to take clicks back where there are any, and put the note of another answer away."""
-        there = bool(shown and shown.clicks)
+        """Offer to take corrections back where there are any, and put the note of another answer away."""
+        there = bool(shown and shown.corrections)
         return gr.skip() if there else "", gr.Button(interactive=there), gr.Button(interactive=there)
 
-    def _settled(self, shown: answers.Shown | None, threshold: float, clicks: tuple[Click, ...]) -> Values:
+    def _settled(self, shown: answers.Shown | None, threshold: float, corrections: tuple[Correction, ...]) -> Values:
         answer = self.studio.answers.get(shown.key) if shown else None
         if shown is None or answer is None:
             return _told(markup.notice(text.SEGMENT_EXPIRED))
         percent = percent_of(threshold)
 
         def work() -> Values:
-            found: Result = answers.settled(answer, percent=percent, clicks=clicks)
-            return segment_answers.taken_away(self.studio, shown.key, answer, found)
+            found: Result = answers.settled(answer, percent=percent, corrections=corrections)
+            if len(corrections) > len(shown.corrections) and not found.last_px:
+                said = words.NOTHING_DONE[corrections[-1].kind]
+                return _told(markup.notice(said.format(name=answer.classes[corrections[-1].class_index])))
+            offered = gr.Button(interactive=bool(corrections))
+            kept = shown if corrections == shown.corrections else replace(shown, corrections=corrections)
+            return *segment_answers.taken_away(self.studio, shown.key, answer, found), kept, "", offered, offered
 
-        taken, box = self.studio.attempt(work)
-        if taken is None:
-            return _told(box)
-        offered = gr.Button(interactive=bool(clicks))
-        kept = shown if clicks == shown.clicks else replace(shown, clicks=clicks)
-        return *taken, kept, "", offered, offered
+        values, box = self.studio.attempt(work)
+        return _told(box) if values is None else values
 
 
 def _told(note: str) -> Values:

@@ -17,7 +17,7 @@ from app.tabs.picture_tools import Tools
 from app.tabs.segment_answers import SHOWN, Handlers
 
 SCROLL_TO_RESULT = "() => document.getElementById('overlay')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
-OVERLAY_SCRIPT = Path(__file__).resolve().parents[1] / "overlay.js"
+SCRIPTS = tuple(Path(__file__).resolve().parents[1] / name for name in ("brush.js", "overlay.js"))
 TELL_CHANGES = """
 watch('value', () => {
   const told = element.querySelector('[data-key]');
@@ -115,7 +115,8 @@ def _place_result() -> dict[str, Any]:
     gr.HTML(f"<h2>{text.STEP_RESULT}</h2>")
     message = gr.HTML(markup.empty(text.SEGMENT_EMPTY_TITLE, text.SEGMENT_EMPTY), elem_id="segment-message")
     anyway = gr.Button(model_text.ANYWAY_BUTTON, visible=False, elem_id="anyway")
-    overlay = gr.HTML(visible=False, elem_id="overlay", js_on_load=OVERLAY_SCRIPT.read_text(encoding="utf-8"))
+    script = "".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
+    overlay = gr.HTML(visible=False, elem_id="overlay", js_on_load=script)
     tools = picture_tools.place()
     legend_html = gr.HTML(elem_id="legend")
     with gr.Row(elem_classes="actions"):
@@ -174,8 +175,8 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
     """Answer files and examples."""
     tools = parts.tools
     shown = [
-        parts.overlay, tools.box, tools.threshold, tools.shown_class, tools.tool, parts.legend, parts.download,
-        parts.csv, parts.changes, parts.message, parts.result,
+        parts.overlay, tools.box, tools.threshold, tools.shown_class, tools.tool, tools.size, parts.legend,
+        parts.download, parts.csv, parts.changes, parts.message, parts.result,
     ]  # fmt: skip
     assert len(shown) == len(SHOWN)
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from app import answers, examples, looks_text, markup, model_text, overlay_view, text, viewmodels
+from app import answers, examples, looks_text, markup, model_text, overlay_view, strokes, text, viewmodels
 from app.picture_results import Result, packed
 from app.studio import Studio
 from engine.data.modalities import Origin
@@ -27,6 +27,7 @@ SHOWN = (
     "threshold",
     "shown_class",
     "tool",
+    "size",
     "legend",
     "download",
     "csv",
@@ -149,7 +150,7 @@ def _named(path: Path, number: int, count: int) -> tuple[str, str]:
 def nothing(message: str) -> Values:
     """Return the values of what is shown without an answered image."""
     hidden, same = gr.update(visible=False), gr.skip()
-    return hidden, hidden, same, same, same, "", hidden, hidden, "", message, None
+    return hidden, hidden, same, same, same, same, "", hidden, hidden, "", message, None
 
 
 @dataclass(frozen=True)
@@ -206,13 +207,14 @@ def _reduced(found: answers.Segmented) -> str:
 
 def _shown(studio: Studio, found: answers.Segmented, about: answers.Shown) -> Values:
     """Return the values of what is shown for an answered image; ``about`` is what is remembered, without its key."""
-    key, classes = studio.answers.put(found.answer), found.answer.classes
+    key, classes, size_hw = studio.answers.put(found.answer), found.answer.classes, found.answer.kept.size_hw
     unlike = model_text.FOREIGN_MARK.format(why=" ".join(found.unlike)) if found.unlike else ""
     blank = "" if any(one.foreground_px for one in found.result.figures) else text.RESULT_NOTHING
     reduced = _reduced(found)
     picture = overlay_view.html(
         key,
-        size_hw=found.answer.shown_hw,
+        shown_hw=found.answer.shown_hw,
+        size_hw=size_hw,
         classes=classes,
         image=FILE_ROUTE + studio.save("picture.png", overlay_view.png(found.screen.image_hw3)),
         levels=FILE_ROUTE + studio.save("levels.gz", packed(found.screen.levels_Khw)),
@@ -224,6 +226,7 @@ def _shown(studio: Studio, found: answers.Segmented, about: answers.Shown) -> Va
         MODEL_PERCENT / STEPS,
         gr.Dropdown(choices=choices, value=0, visible=len(classes) > 1),
         LOOK,
+        gr.Slider(maximum=strokes.widest(size_hw), value=strokes.usual_size(size_hw)),
         *taken_away(studio, key, found.answer, found.result),
         markup.notices([said for said in (unlike, blank) if said]) + reduced,
         replace(about, key=key),

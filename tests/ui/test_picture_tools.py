@@ -1,16 +1,21 @@
-"""One answered picture: its probabilities, the threshold, and clicks that correct the mask, with the shipped model."""
+"""One answered picture: its probabilities, the threshold, clicks and strokes that correct the mask."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT, Server, Watched, serving
+from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
+
+from app.strokes import Stroke, paint
 
 pytestmark = pytest.mark.ui
 FIND_PIXEL = """(green) => {  // an outlined pixel with its like beside it: its place on the screen, and in the picture
@@ -31,6 +36,24 @@ OPAQUE = """() => {
   const canvas = document.querySelector('#overlay canvas');
   const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
   return data.every((value, at) => at % 4 !== 3 || value === 255);
+}"""
+MASK = """() => {  // what the canvas outlines and fills: of each pixel of the image its middle one of nine
+  const canvas = document.querySelector('#overlay canvas');
+  const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height), found = [];
+  for (let y = 1; y < canvas.height; y += 3) for (let x = 1; x < canvas.width; x += 3)
+    found.push(data[4 * (y * canvas.width + x) + 3] ? 1 : 0);
+  return found;
+}"""
+ROWS = """([source, strokes, side]) => {  // what the browser covers with each stroke
+  const {eachRow} = new Function(source + '; return {eachRow};')();
+  return strokes.map(([size, ...places]) => {
+    const pixels = new Set();
+    places.forEach((place, n) => eachRow(places[Math.max(n - 1, 0)], place, size, (row, first, last) => {
+      for (let column = first; column <= last; column++)
+        if (row >= 0 && row < side && column >= 0 && column < side) pixels.add(row * side + column);
+    }));
+    return [...pixels];
+  });
 }"""
 GREEN = 158
 """Of the first class's colour."""
@@ -110,7 +133,7 @@ def test_clicks_and_keys_correct_the_mask_and_can_be_taken_back(
     found = page.evaluate(FIND_PIXEL, GREEN)
     canvas.click(position={"x": found["x"], "y": found["y"]})  # only looks
     expect(page.locator("#overlay .overlay-value")).to_contain_text("nucleus")
-    page.locator("#tool").get_by_text("removes").click()
+    page.locator("#tool").get_by_text("Remove region").click()
     found = page.evaluate(FIND_PIXEL, GREEN)
     canvas.click(position={"x": found["x"], "y": found["y"]})
     expect(page.locator("#legend")).to_contain_text("Corrected by hand: 1 click.")
@@ -142,9 +165,134 @@ def test_a_finger_on_a_narrow_screen(shipped_server: Server, browser: Browser) -
     page = context.new_page()
     page.goto(shipped_server.address)
     answered(page)
-    page.locator("#tool").get_by_text("removes").tap()
+    page.locator("#tool").get_by_text("Remove region").tap()
     found = page.evaluate(FIND_PIXEL, GREEN)
     page.locator("#overlay canvas").tap(position={"x": found["x"], "y": found["y"]})
     expect(page.locator("#legend")).to_contain_text("Corrected by hand: 1 click.")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()
+
+
+def mask_of(page: Page) -> np.ndarray:
+    return np.array(page.evaluate(MASK), np.uint8).reshape(256, 256)
+
+
+def saved_mask(page: Page) -> np.ndarray:
+    with Image.open(io.BytesIO(saved(page, "download")[1])) as picture:
+        return (np.asarray(picture) > 0).astype(np.uint8)
+
+
+def choose(page: Page, tool: str) -> None:
+    page.locator("#tool").get_by_text(tool).click()
+    page.wait_for_function("document.querySelector('#overlay .stage.paints') !== null")
+
+
+def draw(page: Page, *places: tuple[float, float]) -> None:
+    """Draw with the mouse through places, of the picture's height and width in shares."""
+    page.locator("#overlay canvas").scroll_into_view_if_needed()
+    box = page.locator("#overlay canvas").bounding_box()
+    assert box is not None
+    points = [(box["x"] + across * box["width"], box["y"] + down * box["height"]) for down, across in places]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*point, steps=12)
+    page.mouse.up()
+
+
+def strokes_in(held: list[Route]) -> list[Stroke]:
+    """Return the strokes among the events that a page asks for; its clock asks, too."""
+    told = [json.loads(route.request.post_data or "")["event_data"] or {} for route in held]
+    return [
+        Stroke(one["value"], 0, one["stroke"][0], np.array(one["stroke"][1:], "<i4").tobytes())
+        for one in told
+        if "stroke" in one
+    ]
+
+
+def test_the_browser_and_the_server_cover_the_same_pixels(browser: Browser) -> None:
+    rng, side = np.random.default_rng(4), 60
+    strokes = [[int(rng.integers(1, 22)), *rng.integers(0, side, (3, 2)).tolist()] for _ in range(200)]
+    page = browser.new_page()
+    found = page.evaluate(ROWS, [(ROOT / "app" / "brush.js").read_text(), strokes, side])
+    page.close()
+    for (size, *places), pixels in zip(strokes, found, strict=True):
+        mask = np.zeros((side, side), np.uint8)
+        paint(mask, Stroke("brush", 0, size, np.array(places, "<i4").tobytes()))
+        assert sorted(pixels) == np.flatnonzero(mask).tolist(), (size, places)
+
+
+def test_a_brush_and_an_eraser_paint_what_is_kept(shipped_server: Server, open_page: Callable[..., Watched]) -> None:
+    seen = open_page(shipped_server.address)
+    page = seen.page
+    answered(page)
+    own = mask_of(page)
+    choose(page, "Brush")
+    expect(page.locator("#brush-size input[type=number]")).to_have_value("7")  # 3 % of 256 pixels
+    expect(page.locator("#reach")).to_be_hidden()
+    held: list[Route] = []
+    page.route("**/queue/join*", lambda route: held.append(route))
+    draw(page, (0.1, 0.1), (0.5, 0.62), (0.31, 1.2))  # also out of the picture
+    drawn(page, "mask,50,0.35,0,1")
+    page.wait_for_function("document.querySelector('#overlay .ring').hidden")
+    (told,) = strokes_in(held)  # one event, when the button is let go
+    wanted = own.copy()
+    assert paint(wanted, told) > 500
+    assert np.array_equal(mask_of(page), wanted), "painted before anybody is asked"
+    page.unroute("**/queue/join*")  # lets go on what was held
+    expect(page.locator("#legend")).to_contain_text("Corrected by hand: 1 stroke.")
+    assert np.array_equal(saved_mask(page), wanted) and np.array_equal(mask_of(page), wanted)
+    choose(page, "Eraser")
+    page.locator("#overlay canvas").hover()
+    page.keyboard.press("]")
+    expect(page.locator("#brush-size input[type=number]")).to_have_value("9")
+    draw(page, (0.05, 0.2), (0.4, 0.2))
+    draw(page, (0.9, 0.1), (0.9, 0.9), (0.6, 0.1))  # while the one before may still wait
+    expect(page.locator("#legend")).to_contain_text("Corrected by hand: 3 strokes.")
+    page.locator("#overlay .stage").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("[")
+    page.locator("#tool").get_by_text("Brush").click()
+    page.locator("#overlay .stage").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#legend")).to_contain_text("Corrected by hand: 4 strokes.")
+    assert np.array_equal(saved_mask(page), mask_of(page))
+    page.locator("#overlay .stage").focus()
+    page.keyboard.press("Backspace")
+    expect(page.locator("#legend")).to_contain_text("Corrected by hand: 3 strokes.")
+    set_slider(page, "threshold", "0.9")
+    expect(page.locator("#legend")).to_contain_text("Threshold 0.90")
+    kept = mask_of(page)
+    assert np.array_equal(saved_mask(page), kept) and kept.sum() < wanted.sum()
+    page.get_by_role("button", name="Back to the model's mask").click()
+    expect(page.locator("#legend")).not_to_contain_text("by hand")
+    set_slider(page, "threshold", "0.5")
+    expect(page.locator("#legend .notice")).to_have_count(0)
+    page.route("**/queue/join*", lambda route: route.fulfill(status=429, json={"detail": "Too many."}))
+    draw(page, (0.1, 0.1), (0.5, 0.62))
+    drawn(page, "mask,50,0.35,0,0")  # what did not reach the server does not stay
+    assert np.array_equal(mask_of(page), own) and seen.faults == []
+
+
+def test_a_finger_draws_and_the_page_stays(shipped_server: Server, browser: Browser) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    context.set_default_timeout(300_000)
+    page = context.new_page()
+    page.goto(shipped_server.address)
+    answered(page)
+    page.locator("#tool").get_by_text("Brush").tap()
+    page.wait_for_function("document.querySelector('#overlay .stage.paints') !== null")
+    page.locator("#overlay canvas").scroll_into_view_if_needed()
+    own, top = mask_of(page), page.evaluate("window.scrollY")
+    box = page.locator("#overlay canvas").bounding_box()
+    assert box is not None
+    finger = context.new_cdp_session(page)
+    for kind, share in (("touchStart", 0.2), *(("touchMove", 0.2 + 0.05 * n) for n in range(1, 12)), ("touchEnd", 0)):
+        at = {"x": box["x"] + share * box["width"], "y": box["y"] + share * box["height"]}
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [at] if share else []})
+    expect(page.locator("#legend")).to_contain_text("Corrected by hand: 1 stroke.")
+    drawn(page, "mask,50,0.35,0,1")
+    assert page.evaluate("window.scrollY") == top and page.evaluate("document.documentElement.scrollWidth") <= 390
+    found = mask_of(page)
+    assert found.sum() > own.sum() + 200 and np.array_equal(saved_mask(page), found)
     context.close()

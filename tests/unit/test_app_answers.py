@@ -37,7 +37,7 @@ def test_masks_alone_are_those_of_a_whole_prediction(studio: Studio) -> None:
     assert shares == pytest.approx([float(plane.mean()) for plane in whole.mask_KHW])
     assert found.result.file == mask_file(whole.mask_KHW, classes=session.manifest.classes, stem="eye")
     # Another threshold: from what is kept, without the model, as the whole prediction's probabilities say.
-    lower = settled(found.answer, percent=20, clicks=())
+    lower = settled(found.answer, percent=20, corrections=())
     with Image.open(io.BytesIO(lower.file[1])) as saved:
         assert np.array_equal(np.asarray(saved) > 0, whole.probability_KHW[0] > 0.2)
     assert lower.file[0] == "eye_threshold_0.20_mask.png"

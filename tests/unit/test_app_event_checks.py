@@ -9,6 +9,7 @@ import pytest
 from gradio.components.api_component import Api
 
 from app.event_checks import MAX_TEXT, Refusal, checked_event, checked_value, event_data, parsed, session_of
+from app.strokes import MAX_NUMBERS
 
 FILE = {"path": "/scratch/mine.png", "meta": {"_type": "gradio.FileData"}}
 FOREIGN = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
@@ -74,8 +75,11 @@ def test_a_state_is_the_servers_own() -> None:
     ({"index": [0, 1, 2]}, None),
     ({"index": 2, "value": FOREIGN, "path": "/etc/passwd"}, {"index": 2, "value": None, "selected": True}),
     ({"index": [0, 1], "value": "a", "selected": False}, {"index": [0, 1], "value": "a", "selected": False}),
+    ({"index": 1, "stroke": [3, 0, 2]}, {"index": 1, "value": None, "selected": True, "stroke": [3, 0, 2]}),
+    *(({"index": 1, "stroke": wrong}, {"index": 1, "value": None, "selected": True})
+      for wrong in (FILE, "3", [3, -1, 0], [3, 0.5, 0], [True], [[3]], [FILE], [0] * (MAX_NUMBERS + 1))),
 ])  # fmt: skip
-def test_a_selection_keeps_its_index_alone(told: Any, kept: Any) -> None:
+def test_a_selection_keeps_its_index_and_a_stroke_alone(told: Any, kept: Any) -> None:
     assert event_data(told) == kept
 
 

@@ -6,11 +6,13 @@ import shutil
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import pytest
 
 from app import answers
-from app.corrections import MAX_CLICKS, Click
+from app.corrections import MAX_CORRECTIONS, Click
 from app.settings import REPOSITORY, Settings
+from app.strokes import Stroke
 from app.studio import Studio
 from app.tabs.picture_tools import Correcting
 from app.tabs.segment_answers import SHOWN, Handlers
@@ -34,8 +36,13 @@ def shown(studio: Studio) -> answers.Shown:
     return values["result"]
 
 
-def event(index: Any, value: Any) -> gr.SelectData:
-    return gr.SelectData(None, {"index": index, "value": value, "selected": True})
+def event(index: Any, value: Any, **more: Any) -> gr.SelectData:
+    return gr.SelectData(None, {"index": index, "value": value, "selected": True, **more})
+
+
+def drawn(kind: str, *numbers: int) -> gr.SelectData:
+    """A stroke: its size, then row and column of each place."""
+    return event(1, kind, stroke=list(numbers))
 
 
 def inside(studio: Studio, shown: answers.Shown) -> list[int]:
@@ -62,7 +69,7 @@ def inside(studio: Studio, shown: answers.Shown) -> list[int]:
 def test_a_click_that_names_no_place_tool_or_class_changes_nothing(
     studio: Studio, shown: answers.Shown, index: Any, value: Any, class_index: Any
 ) -> None:
-    found = Correcting(studio).click(shown, 0.5, class_index, 15, event(index, value))
+    found = Correcting(studio).correct(shown, 0.5, class_index, 15, event(index, value))
     assert found[NOTE] == "" and all(found[at] == gr.skip() for at in (LEGEND, DOWNLOAD, CHANGES, RESULT))
 
 
@@ -70,17 +77,60 @@ def test_a_click_corrects_and_undo_gives_the_models_own_files_back(studio: Studi
     handlers, place = Correcting(studio), inside(studio, shown)
     own = handlers.anew(shown, 0.5)
     assert "by hand" not in own[LEGEND] and "data-changes=''" in own[CHANGES] and own[RESULT] is shown
-    found = handlers.click(shown, 0.5, 0, 15, event(place, "remove"))
-    assert found[RESULT].clicks == (Click("remove", 0, place[0] // 3, place[1] // 3, reach_px=38),)  # 15 % of 256
+    found = handlers.correct(shown, 0.5, 0, 15, event(place, "remove"))
+    assert found[RESULT].corrections == (Click("remove", 0, place[0] // 3, place[1] // 3, reach_px=38),)  # 15 % of 256
     assert "Corrected by hand: 1 click." in found[LEGEND] and "data-changes=''" not in found[CHANGES]
     assert found[DOWNLOAD].value["orig_name"] == "example_1_corrected_by_hand_mask.png"
     assert found[UNDO].interactive and found[RESET].interactive
-    again = handlers.click(found[RESULT], 0.5, 0, 15, event(place, "remove"))
+    again = handlers.correct(found[RESULT], 0.5, 0, 15, event(place, "remove"))
     assert "Nothing was removed" in again[NOTE] and again[RESULT] == gr.skip()
     back = handlers.undo(found[RESULT], 0.5)
-    assert back[RESULT].clicks == () and back[LEGEND] == own[LEGEND] and not back[UNDO].interactive
-    full = answers.Shown(shown.key, None, clicks=found[RESULT].clicks * MAX_CLICKS)
-    assert str(MAX_CLICKS) in handlers.click(full, 0.5, 0, 15, event(place, "add"))[NOTE]
+    assert back[RESULT].corrections == () and back[LEGEND] == own[LEGEND] and not back[UNDO].interactive
+    full = answers.Shown(shown.key, None, corrections=found[RESULT].corrections * MAX_CORRECTIONS)
+    assert str(MAX_CORRECTIONS) in handlers.correct(full, 0.5, 0, 15, event(place, "add"))[NOTE]
+
+
+@pytest.mark.parametrize(
+    ("told", "class_index"),
+    [
+        (event(1, "brush"), 0),
+        (drawn("brush", 3, 256, 0), 0),
+        (drawn("smear", 3, 0, 0), 0),
+        (drawn("erase", 3, 0, 0), 1),
+    ],
+)
+def test_a_stroke_that_names_no_place_tool_or_class_changes_nothing(
+    studio: Studio, shown: answers.Shown, told: gr.SelectData, class_index: Any
+) -> None:
+    found = Correcting(studio).correct(shown, 0.5, class_index, 15, told)
+    assert found[NOTE] == "" and all(found[at] == gr.skip() for at in (LEGEND, DOWNLOAD, CHANGES, RESULT))
+
+
+def test_strokes_and_clicks_are_taken_back_in_order(studio: Studio, shown: answers.Shown) -> None:
+    handlers, place = Correcting(studio), inside(studio, shown)
+    row, column = place[0] // 3, place[1] // 3
+    own = handlers.anew(shown, 0.5)
+    erased = handlers.correct(shown, 0.5, 0, 15, drawn("erase", 3, row, column, row, column + 1))
+    assert erased[RESULT].corrections == (
+        Stroke("erase", 0, 3, np.array([row, column, row, column + 1], "<i4").tobytes()),
+    )
+    assert "Corrected by hand: 1 stroke." in erased[LEGEND] and erased[UNDO].interactive
+    assert erased[DOWNLOAD].value["orig_name"] == "example_1_corrected_by_hand_mask.png"
+    again = handlers.correct(erased[RESULT], 0.5, 0, 15, drawn("erase", 1, row, column))
+    assert "Nothing was cleared" in again[NOTE] and again[RESULT] == gr.skip()
+    clicked = handlers.correct(erased[RESULT], 0.5, 0, 15, event(place, "add"))
+    assert "Corrected by hand: 1 click, 1 stroke." in clicked[LEGEND]
+    brushed = handlers.correct(clicked[RESULT], 0.4, 0, 15, drawn("brush", 9, 0, 0, 255, 255))
+    assert "Threshold 0.40" in brushed[LEGEND] and "Corrected by hand: 1 click, 2 strokes." in brushed[LEGEND]
+    more = handlers.correct(brushed[RESULT], 0.4, 0, 15, drawn("brush", 9, 0, 0))
+    assert "Nothing was painted" in more[NOTE]
+    back = handlers.undo(brushed[RESULT], 0.5)
+    assert back[LEGEND] == clicked[LEGEND] and back[CHANGES] == clicked[CHANGES]
+    back = handlers.undo(back[RESULT], 0.5)
+    assert back[LEGEND] == erased[LEGEND] and back[CHANGES] == erased[CHANGES]
+    assert handlers.undo(back[RESULT], 0.5)[LEGEND] == handlers.reset(brushed[RESULT], 0.5)[LEGEND] == own[LEGEND]
+    full = answers.Shown(shown.key, None, corrections=erased[RESULT].corrections * MAX_CORRECTIONS)
+    assert str(MAX_CORRECTIONS) in handlers.correct(full, 0.5, 0, 15, drawn("brush", 9, 0, 0))[NOTE]
 
 
 def test_an_answer_that_is_not_kept_any_more_is_told(studio: Studio, shown: answers.Shown) -> None:
@@ -88,7 +138,8 @@ def test_an_answer_that_is_not_kept_any_more_is_told(studio: Studio, shown: answ
     gone = answers.Shown("gone", None)
     for found in (
         handlers.anew(gone, 0.3),
-        handlers.click(None, 0.3, 0, 15, event(place, "add")),
-        handlers.click(gone, 0.3, 0, 15, event(place, "add")),
+        handlers.correct(None, 0.3, 0, 15, event(place, "add")),
+        handlers.correct(gone, 0.3, 0, 15, event(place, "add")),
+        handlers.correct(gone, 0.3, 0, 15, drawn("brush", 9, 0, 0)),
     ):
         assert "not kept any more" in found[NOTE]

@@ -8,15 +8,17 @@ import gzip
 import io
 import math
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from app import overlay_view
-from app.corrections import Click, change, place, reach_of
+from app.corrections import Click, Correction, change, corrected, place, reach_of
 from app.picture_results import in_text, packed, result
 from app.probability import VIRIDIS, Kept, colour_of
+from app.strokes import Stroke
 from export.levels import STEPS, above, levels, percent_of
 
 
@@ -115,6 +117,31 @@ def test_places_and_reaches_come_from_a_picture_of_another_size() -> None:
     assert reach_of(1e15, size_hw=(100, 40)) == 100 and reach_of("x", size_hw=(9, 9)) == 1
 
 
+def line(kind: Any, *places: tuple[int, int]) -> Stroke:
+    """A stroke of the first class, one pixel wide."""
+    return Stroke(kind, 0, 1, np.array(places, "<i4").tobytes())
+
+
+BRUSHED, ERASED, REMOVED = line("brush", (0, 2), (0, 3)), line("erase", (1, 4)), Click("remove", 0, 0, 0, reach_px=9)
+
+
+@pytest.mark.parametrize(("percent", "corrections", "upper_rows"), [
+    (50, (BRUSHED, ERASED), [[1, 1, 1, 1, 0], [1, 0, 0, 0, 0]]),
+    (85, (BRUSHED, ERASED), [[1, 1, 1, 1, 0], [1, 0, 0, 0, 0]]),
+    (5, (BRUSHED, ERASED), [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]),
+    (50, (BRUSHED, line("erase", (0, 3), (0, 4))), [[1, 1, 1, 0, 0], [1, 0, 0, 0, 1]]),
+    (50, (BRUSHED, REMOVED), [[0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]),  # what was painted joins both pieces
+    (50, (REMOVED, BRUSHED), [[0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]),
+])  # fmt: skip
+def test_strokes_come_after_the_threshold_and_in_order_with_clicks(
+    percent: int, corrections: tuple[Correction, ...], upper_rows: list[list[int]]
+) -> None:
+    found = corrected(kept(TWO_PIECES, TWO_PIECES), corrections, percent=percent, class_index=0)
+    assert found.mask_HW[:2].tolist() == upper_rows
+    other = corrected(kept(TWO_PIECES, TWO_PIECES), corrections, percent=50, class_index=1)
+    assert other.mask_HW[:2].tolist() == [[1, 1, 0, 0, 0], [1, 0, 0, 0, 1]] and other.painted_HW is None
+
+
 def table(content: bytes) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(content.decode())))
 
@@ -137,11 +164,22 @@ def test_files_and_figures_follow_the_threshold_and_say_so() -> None:
     assert (row["threshold"], row["foreground_px"], row["components"]) == ("0.25", "6", "2")
 
 
+def test_the_browser_is_told_of_all_that_was_painted_for_it_stays_at_another_threshold() -> None:
+    given = {"classes": ("cell",), "stem": "s", "name": "s.png", "spacing_mm": None, "shown_hw": (4, 5)}
+    found = result(kept(TWO_PIECES), corrections=(line("brush", (0, 1), (0, 2)), line("erase", (3, 0))), **given)
+    changed = np.zeros((1, 4, 5), int)
+    changed[0, 0, 1:3] = 1  # the first is the model's own, too
+    changed[0, 3, 0] = 2  # nothing was there
+    assert np.array_equal(found.changes_Khw, changed) and found.remark == "Corrected by hand: 2 strokes."
+    assert found.file[0] == "s_corrected_by_hand_mask.png"
+    assert (found.figures[0].foreground_px, found.figures[0].corrections_by_hand) == (5, 2)
+
+
 def test_a_correction_is_told_in_every_file_and_shown_where_it_is() -> None:
     given = {"classes": ("cell", "rim"), "stem": "s", "name": "s.png", "spacing_mm": None, "shown_hw": (4, 5)}
     two = kept(TWO_PIECES, [[0.9] * 5] * 4)
     clicks = (Click("remove", 0, 0, 0, 9), Click("add", 0, 2, 2, 9))
-    found = result(two, clicks=clicks, **given)
+    found = result(two, corrections=clicks, **given)
     assert found.file[0] == "s_corrected_by_hand_masks.zip" and found.csv[0] == "s_corrected_by_hand_figures.csv"
     with zipfile.ZipFile(io.BytesIO(found.file[1])) as archive:
         for name in ("cell.png", "rim.png", "labels.png"):
@@ -156,4 +194,6 @@ def test_a_correction_is_told_in_every_file_and_shown_where_it_is() -> None:
     assert np.array_equal(found.changes_Khw, changed)
     letters = overlay_view.changes("key", found.changes_Khw).split("data-changes='")[1].split("'")[0]
     assert gzip.decompress(base64.b64decode(letters)) == changed.astype(np.uint8).tobytes()
+    both = result(two, corrections=(*clicks, line("brush", (0, 2), (0, 3))), **given)
+    assert both.remark == "Corrected by hand: 2 clicks, 1 stroke." and both.figures[0].corrections_by_hand == 3
     assert in_text(np.zeros((1, 2, 2))) == "" and gzip.decompress(packed(changed)) == changed.astype(np.uint8).tobytes()
