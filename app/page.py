@@ -16,11 +16,21 @@ LOG = logging.getLogger(__name__)
 class Page(gr.Blocks):
     """A page whose events end with a sentence where a control refuses its value, or something unforeseen happens."""
 
+    async def preprocess_data(self, *given: Any, **named: Any) -> Any:
+        """Return what the controls make of what was sent; raises ``gr.Error`` where one cannot have it.
+
+        A slider that is sent nothing compares that with its bounds: no fault of the page's.
+        """
+        try:
+            return await super().preprocess_data(*given, **named)
+        except Exception:
+            raise gr.Error(text.NOT_OFFERED, title="app.not_offered", print_exception=False) from None
+
     async def process_api(self, *given: Any, **named: Any) -> dict[str, Any]:
         """Return what an event gives; raises ``gr.Error`` with words of ours.
 
-        A control of Gradio's that is sent what it does not offer says so with the value as it came, line breaks
-        included, and all that it offers; Gradio writes that with a trace into the log.
+        A list of Gradio's that is sent what it does not offer says so with the value as it came, line breaks included,
+        and all that it offers; Gradio writes that with a trace into the log.
         """
         try:
             return await super().process_api(*given, **named)

@@ -259,12 +259,10 @@ def _preset_note(name: str) -> str:
 def _wire(studio: Studio, form: RunForm) -> None:
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
-    def fill(name: str) -> tuple[Any, ...]:
-        return (
-            _preset_note(name),
-            markup.quiet(text.PLAN_EMPTY),
-            *forms.preset_values(name, form.fields),
-        )
+    def fill(name: str | None) -> tuple[Any, ...]:
+        if not name:  # a program can choose none
+            return (gr.skip(),) * (2 + len(form.controls))
+        return _preset_note(name), markup.quiet(text.PLAN_EMPTY), *forms.preset_values(name, form.fields)
 
     def anew() -> tuple[Any, ...]:
         start = text.DEMO_NAME

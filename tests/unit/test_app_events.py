@@ -71,3 +71,12 @@ def test_a_fault_of_an_event_quotes_nothing_that_was_sent(
     told = [caplog.text, *capsys.readouterr(), str(caught.value)]
     assert not any(word in part for part in told for word in ("forged", "Jane"))
     assert ("KeyError" in caplog.text) == (title == "app.unforeseen") == ("in failing" in caplog.text)
+
+
+def test_a_slider_that_is_sent_nothing_is_no_fault_of_the_page(caplog: pytest.LogCaptureFixture) -> None:
+    with Page() as page:
+        level = gr.Slider(0, 1, 0.5)
+        gr.Button().click(float, level, level)
+    with pytest.raises(gr.Error) as caught, ThreadPoolExecutor(1) as threads:
+        threads.submit(asyncio.run, page.process_api(page.fns[0], [None])).result()
+    assert caught.value.title == "app.not_offered" and caplog.text == ""
