@@ -20,6 +20,11 @@ from app.strokes import Stroke, covered, is_kind, stroke_of
 from export.levels import above, levels
 
 MAX_CORRECTIONS = 100
+MAX_WORK_PX = 1_000_000_000
+"""Of all corrections of an image, as :func:`work_px` counts them (ours): some 6 s, each time that one is added. A usual
+one on 1024 x 1024 pixels takes a hundredth of its share."""
+CLICK_PASSES, LINE_PX = 7, 100
+"""What a click's pixel, and a row of a piece of a stroke, take in place of a stroke's pixel (measured, ours)."""
 """Of one image (ours): each is worked out anew when the threshold changes."""
 ODDS_SHARE = 0.5
 """Share of the odds at the click that a region grows down to (ours)."""
@@ -71,6 +76,17 @@ def corrected(kept: Kept, corrections: Sequence[Correction], *, percent: int, cl
         painted_HW = np.zeros(kept.size_hw, bool) if painted_HW is None else painted_HW
         area.fill(painted_HW, True)
     return Corrected(mask_HW, levels_HW, painted_HW, last_px)
+
+
+def work_px(one: Correction, *, size_hw: tuple[int, int]) -> int:
+    """Return about how much work a correction is, as pixels that a stroke's area would have to be filled in."""
+    if isinstance(one, Click):
+        across = [min(2 * one.reach_px + 1, size) for size in size_hw]
+        return CLICK_PASSES * across[0] * across[1]
+    places_N2, width_px = one.places_N2, one.size_px
+    height, width = np.minimum(np.ptp(places_N2, axis=0) + width_px, size_hw)
+    rows = np.abs(np.diff(places_N2[:, 0])).sum() + width_px * max(1, len(places_N2) - 1)
+    return int(height * width + LINE_PX * rows)
 
 
 def correction_of(

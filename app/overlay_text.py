@@ -38,4 +38,8 @@ NOTHING_DONE = {
     "erase": "Nothing was cleared: there is no {name} in the mask there.",
 }
 TOO_MANY = "One picture takes {most} corrections. Undo one, or go back to the model's mask."
+TOO_MUCH = (
+    "This picture takes no further correction of that size: all of them are worked out anew each time. Undo some, use "
+    "shorter strokes or a smaller reach, or cut the image."
+)
 COLUMNS = ("Class", "Share of the image", "Pieces", "Area")

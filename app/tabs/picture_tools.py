@@ -9,7 +9,7 @@ import gradio as gr
 
 from app import answers, markup, strokes, text
 from app import overlay_text as words
-from app.corrections import MAX_CORRECTIONS, Correction, correction_of
+from app.corrections import MAX_CORRECTIONS, MAX_WORK_PX, Correction, correction_of, work_px
 from app.picture_results import Result
 from app.studio import Studio
 from app.tabs import segment_answers
@@ -124,7 +124,10 @@ class Correcting:
             return _told("")
         if len(shown.corrections) >= MAX_CORRECTIONS:
             return _told(markup.notice(words.TOO_MANY.format(most=MAX_CORRECTIONS)))
-        return self._settled(shown, threshold, (*shown.corrections, one))
+        all_of_them = (*shown.corrections, one)
+        if sum(work_px(each, size_hw=answer.kept.size_hw) for each in all_of_them) > MAX_WORK_PX:
+            return _told(markup.notice(words.TOO_MUCH))
+        return self._settled(shown, threshold, all_of_them)
 
     def undo(self, shown: answers.Shown | None, threshold: float) -> Values:
         """Take the last correction back."""

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from app import answers
-from app.corrections import MAX_CORRECTIONS, Click
+from app.corrections import MAX_CORRECTIONS, Click, work_px
 from app.settings import REPOSITORY, Settings
-from app.strokes import Stroke
+from app.strokes import MAX_PLACES, MAX_SIZE_PX, Stroke, stroke_of
 from app.studio import Studio
 from app.tabs.picture_tools import Correcting
 from app.tabs.segment_answers import SHOWN, Handlers
@@ -131,6 +131,30 @@ def test_strokes_and_clicks_are_taken_back_in_order(studio: Studio, shown: answe
     assert handlers.undo(back[RESULT], 0.5)[LEGEND] == handlers.reset(brushed[RESULT], 0.5)[LEGEND] == own[LEGEND]
     full = answers.Shown(shown.key, None, corrections=erased[RESULT].corrections * MAX_CORRECTIONS)
     assert str(MAX_CORRECTIONS) in handlers.correct(full, 0.5, 0, 15, drawn("brush", 9, 0, 0))[NOTE]
+
+
+@pytest.mark.parametrize(
+    ("one", "work"),
+    [
+        (stroke_of("brush", 0, [9, 10, 10], size_hw=(256, 256)), 9 * 9 + 100 * 9),
+        (stroke_of("erase", 0, [3, 0, 0, 255, 255], size_hw=(256, 256)), 256 * 256 + 100 * (255 + 3)),
+        (stroke_of("brush", 0, [5, 9, 3, 2, 3, 4, 3], size_hw=(256, 256)), 12 * 5 + 100 * (7 + 2 + 2 * 5)),
+        (Click("add", 0, 10, 10, 5), 7 * 11 * 11),
+        (Click("remove", 0, 10, 10, 4000), 7 * 256 * 256),
+    ],
+)
+def test_the_work_of_a_correction_is_counted_before_it_is_done(one: Any, work: int) -> None:
+    assert work_px(one, size_hw=(256, 256)) == work
+
+
+def test_corrections_that_would_keep_the_page_busy_are_refused(studio: Studio, shown: answers.Shown) -> None:
+    """Each takes 65,536 + 100 x 499 x (255 + 401) = 32.8 million of 1,000 million: the 31st is one too many."""
+    zigzag = [number for at in range(MAX_PLACES) for number in ((at % 2) * 255, 0)]
+    worst = stroke_of("brush", 0, [MAX_SIZE_PX, *zigzag], size_hw=(256, 256))
+    assert worst is not None
+    full = answers.Shown(shown.key, None, corrections=(worst,) * 30)
+    refused = Correcting(studio).correct(full, 0.5, 0, 15, drawn("brush", MAX_SIZE_PX, *zigzag))
+    assert "worked out anew each time" in refused[NOTE] and refused[RESULT] == gr.skip()
 
 
 def test_an_answer_that_is_not_kept_any_more_is_told(studio: Studio, shown: answers.Shown) -> None:
