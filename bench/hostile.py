@@ -1,7 +1,7 @@
 """What one hostile site of four does to the student on a site that nobody trains on, with and without the defences.
 
     python -m bench.hostile [--folder bench_hostile] [--rounds 3] [--images 12] [--seeds 1]
-                           [--attacks NaN,random,...] [--quick] [--json]
+                           [--attacks NaN,oversized,...] [--quick] [--json]
 
 Phantom liver at 64 px, TinySAM from the shipped weights: three sites of their own scanners are honest, a fourth (with
 other patients of the first one's scanner) sends, in every round, what ATTACKS names; the scanner of the unseen site is

@@ -202,7 +202,7 @@ def draw(page: Page, *places: tuple[float, float]) -> None:
 
 def strokes_in(held: list[Route]) -> list[Stroke]:
     """Return the strokes among the events that a page asks for; its clock asks, too."""
-    told = [json.loads(route.request.post_data or "")["event_data"] or {} for route in held]
+    told = [json.loads(route.request.post_data or "").get("event_data") or {} for route in held]
     return [
         Stroke(one["value"], 0, one["stroke"][0], np.array(one["stroke"][1:], "<i4").tobytes())
         for one in told
