@@ -114,8 +114,9 @@ def wire_folders(studio: Studio, folders: Folders, parts: Parts, *, source: Any,
         taken, box = studio.attempt(lambda: dataset_folders.take(studio, path, by=visitor_of(request)))
         return [gr.skip() if taken is None else str(taken), box or markup.quiet(words.UNPACKED)]
 
-    def keep(folder: str | None, site: str | None) -> gr.Dropdown:
-        return gr.Dropdown(value=viewmodels.kept_site(site, studio.sites("folder", None, folder)))
+    def keep(request: gr.Request, folder: str | None, site: str | None) -> gr.Dropdown:
+        sites = studio.sites("folder", None, folder, by=visitor_of(request))
+        return gr.Dropdown(value=viewmodels.kept_site(site, sites))
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     source.change(offer, source, [folders.listed, folders.upload, folders.note], trigger_mode="always_last", **quiet)

@@ -61,7 +61,7 @@ def test_an_upload_becomes_a_folder_that_runs_may_name(shared: Studio, tmp_path:
     assert found.parent.parent == tmp_path / "home" / "datasets"
     config = parse_config({"data": {"source": "folder", "root": str(found)}})
     assert shared.permissions.check_config(OPERATOR, config) == config
-    assert shared.sites("folder", None, str(found)) == ("alpha", "beta", "gamma")
+    assert shared.sites("folder", None, str(found), by=OPERATOR) == ("alpha", "beta", "gamma")
     assert str(found) in [value for _, value in dataset_folders.offered(shared, by=OPERATOR)[0]]
     with pytest.raises(UserError):
         shared.permissions.check_config(STRANGER, config)
