@@ -39,12 +39,12 @@ class Tables:
 
     def fill(self, which: str, scale: Scale) -> tables.Table:
         """Return the table ``which`` at ``scale``; ``UserError`` where there is none, or no such part of it."""
-        from engine.experiments import tables
+        from engine.experiments import recorded, tables
         from engine.experiments.standing import standing
 
         experiment, cells = _cells(which, scale)
         with self._lock:  # one after the other: it reads the figures of many images
-            outcomes = standing(self._store, cells)
+            outcomes = recorded.beside(standing(self._store, cells), cells)
             kept = self._kept.get((which, scale))
             if kept is None or kept[0] != outcomes:
                 kept = (outcomes, tables.fill(which, experiment, scale, self._store, cells, outcomes))

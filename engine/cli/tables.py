@@ -26,6 +26,13 @@ def table(
     runs: Annotated[int, typer.Option("--runs", min=1, max=64, help="Runs at a time, a process each")] = 1,
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the files; HOME/tables when left out")] = None,
+    recorded: Annotated[
+        Path | None, typer.Option("--recorded", help="Folder of recorded figures; that of this version when left out")
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Record the figures of finished runs there, for where the runs are not")
+    ] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Run what is recorded only, too")] = False,
     settings: SetOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -33,11 +40,13 @@ def table(
     """Fill a table or figure: its runs (those there are are skipped), then CSV, Markdown and LaTeX.
 
     --data is the folder that holds the datasets' folders. A table that was stopped goes on when it is called again.
+    Figures that were recorded, with this version or by --record, are taken as they are, and the table says so.
     """
     import os
 
     from engine.experiments import cells as cells_of
     from engine.experiments import planned, tables
+    from engine.experiments import recorded as records
     from engine.experiments.spec import experiment_path, load_experiment
     from engine.experiments.sweep import sweep
 
@@ -45,15 +54,20 @@ def table(
     experiment = cells_of.resolved(experiment, scale, data=data)
     cells = cells_of.make_cells(experiment, scale, seeds=seeds, data=data, settings=parse_settings(settings))
     store = open_store(home)
+    there = tables.there_already(store, cells)
+    missing = [] if anew else [cell for cell in cells if cell.key not in there]
+    before = records.outcomes(missing, recorded or records.FOLDER)
     plans: list[planned.PlannedRow] = []
     if dry:
-        outcomes = tables.there_already(store, cells)
+        outcomes = before | there
         plans = planned.planned_rows(cells, outcomes, home=store.home)
     else:
         os.environ["DSFEDMED_MAX_RUNNING"] = str(runs)  # workers that end start the next run, too
-        outcomes = sweep(store, cells_of.distinct(cells), at_once=runs, tell=lambda text: typer.echo(text, err=True))
+        wanted = {key: config for key, config in cells_of.distinct(cells).items() if key not in before}
+        outcomes = before | sweep(store, wanted, at_once=runs, tell=lambda text: typer.echo(text, err=True))
+    new = records.write_all(store, outcomes, recorded or records.FOLDER) if record else []
     filled = tables.fill(which, experiment, scale, store, cells, outcomes, plans)
-    files = filled.write(out or store.home / "tables", f"{experiment_path(which).stem}_{scale}")
+    files = [*filled.write(out or store.home / "tables", f"{experiment_path(which).stem}_{scale}"), *new]
     if as_json:
         print_json(_as_json(filled, files))
     else:

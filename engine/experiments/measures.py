@@ -87,9 +87,12 @@ def _is_synchronous(stage: str) -> bool:
     return found is not None and found.averages
 
 
-def _stage_s(name: str) -> Callable[[RunStore, str], float | None]:
+def _stage_s(name: str, *, cpu: bool = False) -> Callable[[RunStore, str], float | None]:
+    """Seconds of a finished stage: of the clock, or of the processor. A time of 0 is one that was never taken."""
+
     def of_run(store: RunStore, run_id: str) -> float | None:
-        return next((s.wall_s for s in store.stages(run_id) if s.name == name and s.status == "finished"), None)
+        finished = (s for s in store.stages(run_id) if s.name == name and s.status == "finished")
+        return next((s.cpu_s if cpu else s.wall_s for s in finished), None) or None
 
     return of_run
 
@@ -144,6 +147,13 @@ MEASURES: dict[str, Measure] = {
         Measure("sync_min", "Synchronous training, min", 2, False, of_run=_minutes(synchronous=True)),
         Measure("async_min", "Asynchronous training, min", 2, False, of_run=_minutes(synchronous=False)),
         Measure("distillation_s", "Mutual distillation, s", 1, False, of_run=_stage_s("mutual_distillation")),
+        Measure(
+            "distillation_cpu_s",
+            "Mutual distillation, CPU s",
+            1,
+            False,
+            of_run=_stage_s("mutual_distillation", cpu=True),
+        ),
         Measure("fid", "FID (Inception)", 2, False, of_run=_of_generators(INCEPTION_FRECHET)),
         Measure("frechet_sam", "Fréchet distance (SAM features)", 3, False, of_run=_of_generators(FRECHET)),
         Measure("fld", "FLD (SAM features)", 2, False, of_run=_of_generators(FLD)),

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
 from engine.experiments.cells import Cell
-from engine.experiments.measures import MEASURES, Measure
+from engine.experiments.measures import MEASURES, Measure, crossed
+from engine.experiments.record import RecordedRun
 from engine.experiments.spec import ColumnSpec, DatasetSpec, ExperimentSpec, Scale
 from engine.experiments.statistics import (
     IMAGES_FILE,
@@ -23,6 +24,7 @@ from engine.experiments.statistics import (
     spread_of_images,
     spread_of_runs,
 )
+from engine.runs.records import TrafficTotal
 from engine.runs.store import RunStore
 from engine.types import MEAN_CLASS
 
@@ -46,6 +48,11 @@ class CellRun:
         return self.outcome.run_id if self.outcome is not None and self.outcome.status == "finished" else None
 
     @property
+    def recorded(self) -> RecordedRun | None:
+        """Its figures, where they were recorded before and no run of the store has them."""
+        return None if self.outcome is None else self.outcome.recorded
+
+    @property
     def status(self) -> str:
         """``finished``, ``not in this version``, ``not run``, or how the run ended instead."""
         if self.cell.missing:
@@ -66,6 +73,8 @@ class CellRun:
         """Every model's figures of each image and class, at every site."""
         if self.run_id is None:
             return ()
+        if self.recorded is not None:
+            return self.recorded.images
         path = self.store.run_dir(self.run_id) / IMAGES_FILE
         try:
             return tuple(json.loads(path.read_text(encoding="utf-8")))
@@ -82,6 +91,8 @@ class CellRun:
         """The sites that train and have images which they keep from training."""
         if self.run_id is None:
             return frozenset()
+        if self.recorded is not None:
+            return frozenset(self.recorded.training_sites)
         return frozenset(row.site for row in self.store.evaluation(self.run_id) if row.split == "validation")
 
     def _measured(self, measure: Measure) -> list[dict[str, Any]]:
@@ -114,10 +125,19 @@ class CellRun:
         """Return what a site that trains is called in the table, the site held out beside it."""
         return f"{site}, without {self.cell.held_out}" if self.cell.held_out else site
 
+    @property
+    def totals(self) -> tuple[TrafficTotal, ...]:
+        """The bytes that crossed each site's border, without those of measuring; none without a result."""
+        if self.recorded is not None:
+            return self.recorded.totals
+        return () if self.run_id is None else crossed(self.store, self.run_id)
+
     def value(self, measure: Measure, column: ColumnSpec) -> float | None:
         """Return a measure of the cell; ``None`` where it has none."""
         if self.run_id is None:
             return None
+        if measure.of_run is not None and self.recorded is not None:
+            return self.recorded.figures.get(measure.name)
         if measure.of_run is not None:
             return measure.of_run(self.store, self.run_id)
         places = self.figures(measure, column).values()
@@ -275,15 +295,13 @@ def _status(runs: Sequence[CellRun]) -> str:
 
 def traffic_rows(runs: Sequence[CellRun]) -> list[dict[str, Any]]:
     """Return the bytes of every finished run by stage, site, direction and kind, and of all sites together."""
-    from engine.experiments.measures import crossed
-
     rows: list[dict[str, Any]] = []
     for run in runs:
         if run.run_id is None:
             continue
         about = {"system": run.cell.system.name, "dataset": run.cell.dataset.name, "held_out": run.cell.held_out}
         about |= {"seed": str(run.cell.seed), "run_id": run.run_id}
-        totals = crossed(run.store, run.run_id)
+        totals = run.totals
         for t in totals:
             what = {"stage": t.stage, "site": t.site, "direction": t.direction, "kind": t.kind}
             rows.append({**about, **what, "bytes": t.payload_bytes, "messages": t.num_messages})

@@ -14,6 +14,7 @@ from itertools import takewhile
 
 from engine.config import RunConfig
 from engine.errors import UserError
+from engine.experiments.record import RecordedRun
 from engine.methods import catalogue
 from engine.planning import plan
 from engine.runs import lifecycle
@@ -36,6 +37,8 @@ class Outcome:
     run_id: str | None
     reason: str = ""
     """Why it is not finished, and the mend."""
+    recorded: RecordedRun | None = None
+    """Its figures, where they were recorded before and no run of this store has them."""
 
 
 def finished_runs(store: RunStore) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.experiments import formats
+from engine.experiments import formats, recorded
 from engine.experiments.cells import Cell
 from engine.experiments.measures import MEASURES
 from engine.experiments.paper_traffic import ROUNDS, TOLERANCE, TrafficRow, paper_traffic
@@ -189,6 +189,8 @@ def _notes(experiment: ExperimentSpec, scale: Scale, runs: Sequence[CellRun], en
         )
         if any(run.cell.config is not None and run.cell.config.federation.patience is not None for run in runs):
             notes.append("Patience has chosen the round by these very images: read that Dice as a validation's.")
+    used = [run.recorded for run in runs if run.recorded is not None]
+    notes += [said] if (said := recorded.said(used, len(runs))) else []
     notes += formats.leaders(entries, reference=experiment.reference)
     absent = {run.cell.system.title: run.reason for run in runs if run.cell.missing}
     notes += [f"{title}: not in this version ({reason})." for title, reason in absent.items()]

@@ -70,8 +70,9 @@ class StoreReporter:
         self._sites: dict[str, dict[str, Any]] = {}
         self._pending_progress: dict[str, Any] = {}
         self._began = self._heard_at = time.monotonic()
-        before = [(s.wall_s, s.beside_s) for s in store.stages(self._work_id) if s.name == stage]
-        self._wall_before, self._beside_before = before[0] if before else (0.0, 0.0)
+        self._cpu_began = time.process_time()
+        before = [(s.wall_s, s.beside_s, s.cpu_s) for s in store.stages(self._work_id) if s.name == stage]
+        self._wall_before, self._beside_before, self._cpu_before = before[0] if before else (0.0, 0.0, 0.0)
         self._is_beside = beside
         self._first_step: tuple[int, float] | None = None
         self._last_write = self._last_poll = float("-inf")
@@ -82,6 +83,11 @@ class StoreReporter:
         return self._wall_before + (0.0 if self._is_beside else time.monotonic() - self._began)
 
     @property
+    def cpu_s(self) -> float:
+        """CPU seconds of this worker on this stage, those of earlier workers included."""
+        return self._cpu_before + (0.0 if self._is_beside else time.process_time() - self._cpu_began)
+
+    @property
     def beside_s(self) -> float:
         """Seconds until this stage was heard last beside another one, those of earlier workers included."""
         return self._beside_before + (self._heard_at - self._began if self._is_beside else 0.0)
@@ -90,6 +96,7 @@ class StoreReporter:
         """Let the run wait for this stage from now on."""
         with self._lock:
             self._beside_before, self._is_beside, self._began = self.beside_s, False, time.monotonic()
+            self._cpu_began = time.process_time()
 
     def progress(self, step: int, total: int, *, message: str = "") -> None:
         """Tell how far the stage is (``step`` of ``total``). Raises ``RunCancelled`` when a stop was asked for."""
@@ -172,7 +179,7 @@ class StoreReporter:
             if any(rows.values()):
                 self._store.write(self._work_id, **rows)
             progress, self._pending_progress = self._pending_progress, {}
-            times = {"wall_s": self.wall_s, "beside_s": self.beside_s}
+            times = {"wall_s": self.wall_s, "beside_s": self.beside_s, "cpu_s": self.cpu_s}
             self._store.update_stage(self._work_id, self._stage, **times, **progress)
             self._last_write = time.monotonic()
 

@@ -101,14 +101,14 @@ class ExtensionStore(ResultStore):
                 planned = planned_s * planned_factor if planned_s is not None and name == go_on else planned_s
                 new = {"run_id": work_id, "name": name, "position": position, "planned_s": planned}
                 connection.execute(stages.insert().values(**new))
-            columns = (stages.c.step, stages.c.total, stages.c.wall_s, table.c.config_json)
+            columns = (stages.c.step, stages.c.total, stages.c.wall_s, stages.c.cpu_s, table.c.config_json)
             done = sa.select(*columns).join(table, table.c.run_id == stages.c.run_id)
             done = done.where(stages.c.run_id == source, stages.c.name == go_on)
-            step, total, wall_s, before = connection.execute(done).one()
+            step, total, wall_s, cpu_s, before = connection.execute(done).one()
             # a stage counts parts of rounds, each as it likes
             total = total * config.federation.rounds // json.loads(before)["federation"]["rounds"]
             mine = sa.and_(stages.c.run_id == work_id, stages.c.name == go_on)
-            connection.execute(sa.update(stages).where(mine).values(step=step, wall_s=wall_s, total=total))
+            connection.execute(sa.update(stages).where(mine).values(step=step, wall_s=wall_s, cpu_s=cpu_s, total=total))
             copy_rows(connection, source, work_id, [go_on])
             connection.execute(
                 sa.delete(table).where(table.c.extends == run_id, table.c.status == STAGED, table.c.run_id != work_id)

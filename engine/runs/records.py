@@ -86,6 +86,9 @@ class StageRecord:
     """What the plan expected for the whole stage."""
     beside_s: float = 0.0
     """Seconds that it was at work beside earlier stages, whose ``wall_s`` they are a part of."""
+    cpu_s: float = 0.0
+    """CPU seconds of the run's workers while they waited for it, which other work on the machine does not lengthen.
+    What processes of sites take is not in them."""
 
     @property
     def fraction(self) -> float:

@@ -26,6 +26,7 @@ from engine.runs.identity import stage_hash
 from engine.runs.outputs import REPORT_NAME
 from engine.runs.records import TrafficTotal
 from engine.runs.store import RunStore
+from engine.version import program_version
 
 FORMAT = "dsfedmed-run-report-1"
 PACKAGES = ("torch", "diffusers", "flwr", "monai", "timm", "segment-anything", "transformers", "peft",
@@ -85,6 +86,7 @@ def build_report(
         "config": config.model_dump(mode="json"),
         "config_hash": described.config_hash,
         "stage_hashes": {name: stage_hash(config, names, name) for name in names},
+        "program": program_version(),
         "versions": versions(),
         "machine": machine() | {"device": device},
         "created_at": record.created_at,
@@ -97,6 +99,7 @@ def build_report(
                 "status": s.status,
                 "wall_s": s.wall_s,
                 "beside_s": s.beside_s,
+                "cpu_s": s.cpu_s,
                 "planned_s": s.planned_s,
                 "steps": s.step,
             }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 DATABASE_NAME = "studio.sqlite"
 
 metadata = MetaData()
@@ -60,6 +60,7 @@ stages = Table(
     Column("eta_s", Float),
     Column("planned_s", Float),
     Column("beside_s", Float, nullable=False, server_default="0"),
+    Column("cpu_s", Float, nullable=False, server_default="0"),
     PrimaryKeyConstraint("run_id", "name"),
 )
 
@@ -238,6 +239,7 @@ UPGRADES: dict[int, tuple[str, ...]] = {
     3: ("ALTER TABLE runs ADD COLUMN started_by VARCHAR", "ALTER TABLE runs ADD COLUMN extends VARCHAR"),
     4: (),
     5: ("ALTER TABLE stages ADD COLUMN beside_s FLOAT NOT NULL DEFAULT 0",),
+    6: ("ALTER TABLE stages ADD COLUMN cpu_s FLOAT NOT NULL DEFAULT 0",),
 }
 """The statements that make schema n + 1 of schema n; tables that are missing then are made as they are today."""
 

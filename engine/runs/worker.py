@@ -142,7 +142,9 @@ class Worker:
             finally:
                 for told in (reporter, *beside.values()):
                     told.flush()
-            self.store.set_stage_status(self.work_id, stage.name, "finished", wall_s=reporter.wall_s)
+            self.store.set_stage_status(
+                self.work_id, stage.name, "finished", wall_s=reporter.wall_s, cpu_s=reporter.cpu_s
+            )
             reporter.log("info", f"{stage.name}: finished after {reporter.wall_s:.1f} s.")
 
     def _reporter(self, stage: str, *, beside: bool = False) -> StoreReporter:

@@ -74,6 +74,17 @@ def test_a_table_that_was_killed_goes_on(store: RunStore, tmp_path: Path) -> Non
     assert third.returncode == 0 and "4 of 4 runs were there already" in third.stderr
     assert third.stdout == second.stdout and [run.attempt for run in store.list()] == before
 
+    kept, elsewhere = ["--recorded", str(tmp_path / "kept")], ["--home", str(tmp_path / "elsewhere")]
+    recorded = subprocess.run([*command(out), *kept, "--record"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert recorded.returncode == 0 and recorded.stdout.count(".json.gz") == 4, recorded.stderr
+    filled = [*command(tmp_path / "again"), *kept, *elsewhere]
+    fourth = subprocess.run(filled, cwd=ROOT, capture_output=True, text=True, timeout=RUN_S, check=False)
+    assert fourth.returncode == 0 and "0 of 0 runs were there already" in fourth.stderr
+    assert (tmp_path / "again" / "smoke_mini.csv").read_text() == (out / "smoke_mini.csv").read_text()
+    assert "4 of 6 cells are figures that were recorded before, by version " in fourth.stdout
+    anew = subprocess.run([*filled, "--anew", "--dry"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "4 of 6 cells have not been run" in anew.stdout
+
 
 def check_figures(store: RunStore, entries: list[dict[str, str]], cells: list[dict[str, str]]) -> None:
     """Hold the table to the runs' files and records, worked out anew."""

@@ -26,6 +26,32 @@ def started(store: RunStore) -> str:
     return run_id
 
 
+def test_processor_time_is_what_workers_took_while_the_run_waited(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [5.0]
+    monkeypatch.setattr("engine.runs.events.time.process_time", lambda: clock[0])
+    run_id = started(store)
+
+    def cpu_s() -> float:
+        return next(s.cpu_s for s in store.stages(run_id) if s.name == "mutual_distillation")
+
+    reporter = StoreReporter(store, run_id, "mutual_distillation", attempt=1)
+    clock[0] = 25.0
+    reporter.flush()
+    assert cpu_s() == 20.0, "what the worker took before this stage is not counted"
+    clock[0] = 0.5  # another worker's clock
+    later = StoreReporter(store, run_id, "mutual_distillation", attempt=1)
+    clock[0] = 3.0
+    later.flush()
+    assert cpu_s() == 22.5
+    store.set_stage_status(run_id, "mutual_distillation", "finished", wall_s=90.0, cpu_s=22.5)
+    assert MEASURES["distillation_cpu_s"].of_run(store, run_id) == 22.5
+    assert MEASURES["distillation_s"].of_run(store, run_id) == 90.0
+    store.set_stage_status(run_id, "mutual_distillation", "finished", cpu_s=0.0)
+    assert MEASURES["distillation_cpu_s"].of_run(store, run_id) is None, "a run of a version that took no such time"
+
+
 def test_time_beside_another_stage_is_told_apart_from_time_that_the_run_waits(
     store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
