@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from engine.cli.options import DataOption, SetOption, open_store, parse_settings
 from engine.cli.output import HomeOption, JsonFlag, print_json
+
+if TYPE_CHECKING:
+    from engine.experiments.cells import Cell
+    from engine.experiments.sweep import Outcome
+    from engine.runs.store import RunStore
 
 WhichArgument = Annotated[str, typer.Argument(help="2, 3, 4, 5, 6, fig7, fig8, samfed, pfedsam, or a TOML file")]
 
@@ -42,30 +49,19 @@ def table(
     --data is the folder that holds the datasets' folders. A table that was stopped goes on when it is called again.
     Figures that were recorded, with this version or by --record, are taken as they are, and the table says so.
     """
-    import os
-
     from engine.experiments import cells as cells_of
     from engine.experiments import planned, tables
     from engine.experiments import recorded as records
     from engine.experiments.spec import experiment_path, load_experiment
-    from engine.experiments.sweep import sweep
 
     experiment = tables.chosen(load_experiment(which), scale, systems=systems, datasets=datasets)
     experiment = cells_of.resolved(experiment, scale, data=data)
     cells = cells_of.make_cells(experiment, scale, seeds=seeds, data=data, settings=parse_settings(settings))
     store = open_store(home)
-    there = tables.there_already(store, cells)
-    missing = [] if anew else [cell for cell in cells if cell.key not in there]
-    before = records.outcomes(missing, recorded or records.FOLDER)
-    plans: list[planned.PlannedRow] = []
-    if dry:
-        outcomes = before | there
-        plans = planned.planned_rows(cells, outcomes, home=store.home)
-    else:
-        os.environ["DSFEDMED_MAX_RUNNING"] = str(runs)  # workers that end start the next run, too
-        wanted = {key: config for key, config in cells_of.distinct(cells).items() if key not in before}
-        outcomes = before | sweep(store, wanted, at_once=runs, tell=lambda text: typer.echo(text, err=True))
-    new = records.write_all(store, outcomes, recorded or records.FOLDER) if record else []
+    folder = recorded or records.FOLDER
+    outcomes = _outcomes(store, cells, None if anew else folder, at_once=0 if dry else runs)
+    plans = planned.planned_rows(cells, outcomes, home=store.home) if dry else []
+    new = records.write_all(store, outcomes, folder) if record else []
     filled = tables.fill(which, experiment, scale, store, cells, outcomes, plans)
     files = [*filled.write(out or store.home / "tables", f"{experiment_path(which).stem}_{scale}"), *new]
     if as_json:
@@ -75,6 +71,21 @@ def table(
         for path in files:
             print(path)
     raise typer.Exit(1 if filled.failed else 0)
+
+
+def _outcomes(store: RunStore, cells: Sequence[Cell], recorded: Path | None, *, at_once: int) -> Mapping[str, Outcome]:
+    """Return how the cells ended: what is recorded as it is, the rest by runs, ``at_once`` at a time; 0 starts none."""
+    from engine.experiments import cells as cells_of
+    from engine.experiments import recorded as records
+    from engine.experiments import sweep, tables
+
+    there = tables.there_already(store, cells)
+    before = {} if recorded is None else records.outcomes((c for c in cells if c.key not in there), recorded)
+    if not at_once:
+        return before | there
+    os.environ["DSFEDMED_MAX_RUNNING"] = str(at_once)  # workers that end start the next run, too
+    wanted = {key: config for key, config in cells_of.distinct(cells).items() if key not in before}
+    return before | sweep.sweep(store, wanted, at_once=at_once, tell=lambda text: typer.echo(text, err=True))
 
 
 def _as_json(filled: Any, files: list[Path]) -> dict[str, Any]:
