@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engine.experiments.sweep import Outcome
     from engine.runs.store import RunStore
 
-WhichArgument = Annotated[str, typer.Argument(help="2, 3, 4, 5, 6, fig7, fig8, samfed, pfedsam, or a TOML file")]
+WhichArgument = Annotated[str, typer.Argument(help="2, 3, 4, 5, 6, fig7, fig8, gain, samfed, pfedsam, or a TOML file")]
 
 
 def table(

@@ -16,7 +16,7 @@ from engine.methods import catalogue
 from engine.planning.costs import MODELS
 from engine.runs.identity import stage_hash
 
-TABLES = ("2", "3", "4", "5", "6", "fig7", "fig8", "pfedsam", "samfed")
+TABLES = ("2", "3", "4", "5", "6", "fig7", "fig8", "gain", "pfedsam", "samfed")
 
 
 def test_the_tables_are_there() -> None:
@@ -89,6 +89,14 @@ def test_what_ablations_begin_with_is_one_and_the_same() -> None:
             hashes = {stage_hash(config, names, name) for config in of_fundus if config is not None}
             before = names.index(name) < names.index("mutual_distillation")
             assert (len(hashes) == 1) == before
+
+
+def test_the_gain_is_of_runs_of_tables_2_and_4() -> None:
+    of = {which: cells_of.make_cells(load_experiment(which), "mini") for which in ("2", "4", "gain")}
+    keys = {which: {cell.key for cell in cells} for which, cells in of.items()}
+    mine = {name: {cell.key for cell in of["gain"] if cell.system.name == name} for name in ("mutual", "gated")}
+    assert keys["gain"] - mine["mutual"] - mine["gated"] < keys["2"]
+    assert mine["mutual"] < keys["4"] and not mine["gated"] & (keys["2"] | keys["4"])
 
 
 def test_systems_that_are_models_of_one_run_share_it() -> None:
