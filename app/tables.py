@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.experiments.spec import ExperimentSpec, Scale, load_experiment
@@ -30,10 +31,13 @@ def titles() -> dict[str, str]:
 
 
 class Tables:
-    """Fills tables; one is kept for each choice, until some run of it stands otherwise."""
+    """Fills tables; one is kept for each choice, until some run of it stands otherwise.
 
-    def __init__(self, store: RunStore) -> None:
-        self._store = store
+    Figures that are ``recorded`` in that folder (those of this version when left out) count as runs'.
+    """
+
+    def __init__(self, store: RunStore, *, recorded: Path | None = None) -> None:
+        self._store, self._recorded = store, recorded
         self._kept: dict[tuple[str, Scale], tuple[dict[str, Outcome], tables.Table]] = {}
         self._lock = threading.Lock()
 
@@ -44,7 +48,7 @@ class Tables:
 
         experiment, cells = _cells(which, scale)
         with self._lock:  # one after the other: it reads the figures of many images
-            outcomes = recorded.beside(standing(self._store, cells), cells)
+            outcomes = recorded.beside(standing(self._store, cells), cells, self._recorded)
             kept = self._kept.get((which, scale))
             if kept is None or kept[0] != outcomes:
                 kept = (outcomes, tables.fill(which, experiment, scale, self._store, cells, outcomes))

@@ -114,7 +114,7 @@ def said(used: Sequence[RecordedRun], num_cells: int) -> str:
     return f"{len(used)} of {num_cells} cells are figures that were recorded before, by {'; '.join(by)}."
 
 
-def beside(found: Mapping[str, Outcome], cells: Iterable[Cell], folder: Path = FOLDER) -> dict[str, Outcome]:
+def beside(found: Mapping[str, Outcome], cells: Iterable[Cell], folder: Path | None = None) -> dict[str, Outcome]:
     """Return how cells stand: as they were ``found`` in a store, and as recorded where no run there is finished."""
     missing = (cell for cell in cells if cell.key not in found or found[cell.key].status != "finished")
-    return {**found, **outcomes(missing, folder)}
+    return {**found, **outcomes(missing, folder or FOLDER)}

@@ -13,12 +13,15 @@ from app.studio import Studio
 from app.tabs import tables as tab
 from engine.errors import UserError
 from engine.experiments import cells as cells_of
+from engine.experiments import recorded
 from engine.experiments.results import CellRun
 from engine.experiments.spec import load_experiment
 from engine.experiments.standing import standing
 from engine.experiments.sweep import Outcome
+from engine.runs.report import write_report
 from engine.runs.store import RunStore
 from tests.unit import runs_world
+from tests.unit.test_experiment_sites import stored
 
 
 @pytest.fixture
@@ -90,14 +93,28 @@ def test_every_table_is_offered_and_shown(studio: Studio) -> None:
     assert "0.949" in table_view.filled(studio.tables.fill("2", "mini")), "published figures stand beside"
 
 
-def test_a_table_is_filled_anew_when_a_run_stands_otherwise(studio: Studio) -> None:
-    before = studio.tables.fill("pfedsam", "mini")
-    assert studio.tables.fill("pfedsam", "mini") is before
+def test_a_table_is_filled_anew_when_a_run_stands_otherwise(studio: Studio, tmp_path: Path) -> None:
+    found = tables.Tables(studio.store, recorded=tmp_path)
+    before = found.fill("pfedsam", "mini")
+    assert found.fill("pfedsam", "mini") is before
     config = before.runs[0].cell.config
     assert config is not None
     ended(studio.store, config, "failed")
-    after = studio.tables.fill("pfedsam", "mini")
+    after = found.fill("pfedsam", "mini")
     assert after is not before and table_view.cell_rows(after.runs)[0][2:] == ["0 of 3", "", "1", "2"]
+
+
+def test_figures_that_were_recorded_fill_a_table_of_a_home_without_runs(studio: Studio, tmp_path: Path) -> None:
+    cells = cells_of.make_cells(load_experiment("pfedsam"), "mini")
+    cell = next(cell for cell in cells if cell.system.name == "fedavg_lora")
+    assert cell.config is not None
+    run_id = stored(studio.store, cell.system.method, seed=1, config=cell.config)
+    write_report(studio.store, run_id)
+    recorded.write(recorded.record_of(studio.store, run_id), tmp_path / "kept")
+    found = tables.Tables(RunStore(tmp_path / "other"), recorded=tmp_path / "kept").fill("pfedsam", "mini")
+    (line,) = [row for row in table_view.cell_rows(found.runs) if row[0] == cell.system.title]
+    assert line[2:] == ["1 of 3", "", "", "2"]
+    assert f"1 of {len(cells)} cells are figures that were recorded before" in table_view.filled(found)
 
 
 def test_the_page_does_not_measure_inference(studio: Studio) -> None:
