@@ -39,7 +39,7 @@ def table(
     record: Annotated[
         bool, typer.Option("--record", help="Record the figures of finished runs there, for where the runs are not")
     ] = False,
-    anew: Annotated[bool, typer.Option("--anew", help="Run what is recorded only, too")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Run what is recorded only, too, and renew its records")] = False,
     settings: SetOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -61,7 +61,7 @@ def table(
     folder = recorded or records.FOLDER
     outcomes = _outcomes(store, cells, None if anew else folder, at_once=0 if dry else runs)
     plans = planned.planned_rows(cells, outcomes, home=store.home) if dry else []
-    new = records.write_all(store, outcomes, folder) if record else []
+    new = records.write_all(store, outcomes, folder, renew=anew) if record else []
     filled = tables.fill(which, experiment, scale, store, cells, outcomes, plans)
     files = [*filled.write(out or store.home / "tables", f"{experiment_path(which).stem}_{scale}"), *new]
     if as_json:

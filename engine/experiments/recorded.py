@@ -99,10 +99,10 @@ def outcomes(cells: Iterable[Cell], folder: Path) -> dict[str, Outcome]:
     return {mine: Outcome("finished", r.run_id, recorded=r) for mine, r in found.items() if r is not None}
 
 
-def write_all(store: RunStore, done: Mapping[str, Outcome], folder: Path) -> list[Path]:
-    """Write the records of the finished runs of ``done`` that are not recorded there; return the new files."""
+def write_all(store: RunStore, done: Mapping[str, Outcome], folder: Path, *, renew: bool = False) -> list[Path]:
+    """Write the records of finished runs, with ``renew`` over those that are there; return the new files."""
     runs = [o.run_id for o in done.values() if o.status == "finished" and o.recorded is None and o.run_id is not None]
-    new = [run for run in runs if not (folder / f"{anywhere(store.get(run).config)}{SUFFIX}").is_file()]
+    new = [run for run in runs if renew or not (folder / f"{anywhere(store.get(run).config)}{SUFFIX}").is_file()]
     return [write(record_of(store, run), folder) for run in new]
 
 

@@ -52,6 +52,7 @@ def test_a_table_of_records_is_that_of_the_runs(
     store, found = done
     paths = recorded.write_all(store, found, tmp_path / "kept")
     assert len(paths) == 4 and recorded.write_all(store, found, tmp_path / "kept") == []
+    assert sorted(recorded.write_all(store, found, tmp_path / "kept", renew=True)) == sorted(paths)
     empty = RunStore(tmp_path / "elsewhere")
     told = recorded.outcomes(cells, tmp_path / "kept")
     runs, before = as_runs(empty, cells, told), as_runs(store, cells, found)
