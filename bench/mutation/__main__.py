@@ -88,9 +88,18 @@ def main() -> int:
         print(f"These tests fail without any mutation: {', '.join(seen['failed'])}", file=sys.stderr)
         return 2
     drawn = [*known(packages), *sample(packages, count=chosen.per_package, seed=chosen.seed)]
+    import_heavy()
+    return tell(list(tried(drawn, seen, jobs=chosen.jobs, kept=KEPT / f"verdicts-{digest()}.jsonl")))
+
+
+def import_heavy() -> None:
+    """Import what no mutant changes, with the one thread that the tests have: torch reads their number when it comes.
+
+    Two threads of each of two processes on two cores wait for each other most of the time.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in HEAVY:
         importlib.import_module(name)
-    return tell(list(tried(drawn, seen, jobs=chosen.jobs, kept=KEPT / f"verdicts-{digest()}.jsonl")))
 
 
 def digest() -> str:

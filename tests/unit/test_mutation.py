@@ -173,3 +173,12 @@ def test_a_test_that_only_the_measurement_fails_is_no_fault(tmp_path: Path) -> N
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen["failed"] == ["test_sums.py::test_wrong"]
     assert "test_sums.py::test_timed" in seen["lines"]["part/sums.py"]["2"]
+
+
+def test_a_mutant_has_one_thread() -> None:
+    said = "from bench.mutation.__main__ import import_heavy as i; i(); import torch; print(torch.get_num_threads())"
+    without = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    told = subprocess.run(
+        [sys.executable, "-c", said], cwd=ROOT, env=without, capture_output=True, text=True, check=False
+    )
+    assert told.stdout.strip() == "1", told.stderr
