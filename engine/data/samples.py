@@ -139,6 +139,21 @@ def label_plane(path: Path, labels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(plane)
 
 
+def white_is_zero_plane(path: Path, labels: np.ndarray, *, bits: int) -> np.ndarray:
+    """Return a mask whose file says that zero is shown white: of one bit what is white, else the stored numbers.
+
+    Deeper label maps keep their numbers: white-is-zero says how they are shown, not what they mean. Where black and
+    white alone occur nobody can tell: raises ``UserError`` ``data.image_unsupported``.
+    """
+    if bits == 1:
+        return labels == 0
+    top = 2**bits - 1
+    if labels.max() == top and ((labels == 0) | (labels == top)).all():
+        fault = "its white is zero, so its mask may be what is stored or what is shown"
+        raise unsupported(path, fault, fix="Save the mask with black as zero.")
+    return labels
+
+
 def palette_plane(indices: np.ndarray, colours: np.ndarray, *, white: White) -> np.ndarray:
     """Return a mask (H, W) stored as indices of ``colours`` (N, 3) uint8: ``white`` and 0 where it shows those alone.
 

@@ -36,6 +36,7 @@ from engine.data.samples import (
     unsupported,
     upright,
     upright_size,
+    white_is_zero_plane,
     ycbcr_to_rgb,
 )
 from engine.data.tiff_directories import THUMBNAIL_OR_MASK, open_tiff
@@ -56,6 +57,8 @@ EMBEDDED_HEADER_BYTES = 1 << 16
 ORIENTATION, INK_SET, GDAL_NODATA = 274, 332, 42113
 IMAGEJ_STRAIGHT_LINE, IMAGEJ_NONE = 0, 20
 """Functions of a calibration (``ij.measure.Calibration``): value = c0 + c1 * stored number, or none."""
+WRITER = "tifffile.py"
+"""What tifffile calls itself in the files that it writes, also for imageio."""
 GENERIC = "generic"
 """What tifffile calls series of pages that nothing but their being alike has put together."""
 CONVERT = "Convert it to a grey or RGB TIFF (8 or 16 bits, LZW, deflate or uncompressed)."
@@ -93,8 +96,8 @@ class TiffFormat:
 
         A palette's are its indices, or 0 and ``white`` (:func:`palette_plane`).
 
-        Of one bit, white is foreground however it is stored. Deeper label maps keep their numbers: white-is-zero says
-        how they are shown, not what they mean; where black and white alone occur nobody can tell: refused.
+        Of one bit, white is foreground however it is stored, but for arrays of truth values that tifffile wrote: it
+        calls them white-is-zero and never turns them over. Deeper label maps follow :func:`white_is_zero_plane`.
         """
         with _opened(path) as stack:
             labels = stack.upright_plane(slice_index)
@@ -104,13 +107,8 @@ class TiffFormat:
                 raise unsupported(
                     path, f"a mask is grey or a palette picture, this one is {stack.colours}", fix=CONVERT
                 )
-            if stack.photometric == PHOTOMETRIC.MINISWHITE:
-                top = 2**stack.bits - 1
-                if stack.bits == 1:
-                    labels = labels == 0
-                elif labels.max() == top and ((labels == 0) | (labels == top)).all():
-                    fault = "its white is zero, so its mask may be what is stored or what is shown"
-                    raise unsupported(path, fault, fix="Save the mask with black as zero.")
+            if stack.photometric == PHOTOMETRIC.MINISWHITE and not stack.is_truth:
+                labels = white_is_zero_plane(path, labels, bits=stack.bits)
             if stack.photometric == PHOTOMETRIC.PALETTE and labels.ndim == 2 and labels.dtype.kind in "bu":
                 return palette_plane(labels, stack.palette(slice_index), white=white)
             is_channels = stack.photometric in GREY and stack.num_grey not in (1, 3)
@@ -206,6 +204,11 @@ class _Stack:
         if 262 in self.key.tags or self.key.compression in FAX:
             return self.key.photometric
         return PHOTOMETRIC.RGB if self.key.samplesperpixel == 3 else PHOTOMETRIC.MINISBLACK  # as libtiff guesses
+
+    @property
+    def is_truth(self) -> bool:
+        """Whether it is an array of truth values: what is True is stored as 1, whatever 1 is said to look like."""
+        return self.bits == 1 and self.key.software == WRITER
 
     @property
     def colours(self) -> str:

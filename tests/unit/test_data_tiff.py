@@ -161,6 +161,20 @@ def test_one_bit_is_what_a_viewer_shows(tmp_path: Path, compression: str) -> Non
     np.testing.assert_array_equal(read_image(path)[0], grey3(mask * np.uint8(255)))
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"ome": True}], ids=["plain", "zlib", "ome"])
+def test_truth_values_that_tifffile_wrote_are_foreground_where_they_are_true(tmp_path: Path, options: dict) -> None:
+    masks = np.zeros((2, 8, 16), bool)
+    masks[0, 2:5, 3:9] = masks[1, 1:3, 4:6] = True
+    for path, values in ((tmp_path / "m.tif", masks[0]), (tmp_path / "stack.tif", masks)):
+        tifffile.imwrite(path, values, **options)  # no word of colours: tifffile chooses white-is-zero
+        with tifffile.TiffFile(path) as file:
+            assert (file.pages[0].photometric, file.pages[0].bitspersample) == (0, 1)
+            np.testing.assert_array_equal(file.asarray(), values)
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.tif"), masks[0])
+    for index, mask in enumerate(masks):
+        np.testing.assert_array_equal(read_mask(tmp_path / "stack.tif", slice_index=index), mask)
+
+
 def test_deep_white_is_zero_label_maps_keep_their_numbers_and_two_valued_ones_are_refused(tmp_path: Path) -> None:
     labels = np.arange(H * W, dtype=np.uint8).reshape(H, W) % 4
     np.testing.assert_array_equal(read_mask(tiff(tmp_path / "l.tif", labels, photometric="miniswhite")), labels)
