@@ -8,7 +8,6 @@ an incomplete reference to their source or without some tags, and its windows ar
 from __future__ import annotations
 
 import io
-import struct
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
@@ -39,6 +38,7 @@ from engine.data.dicom_codestreams import bare_codestream, frame_in_pieces, list
 from engine.data.dicom_decoders import PLUGIN, is_available
 from engine.data.dicom_elements import ELEMENT_BYTES, Tally, counted, read_tags
 from engine.data.dicom_frames import FrameTags, frame_affine, frame_affines, number, tag, volume_affine
+from engine.data.dicom_pixels import PixelElement, is_as_long, pixel_element, require_frames, require_length
 from engine.data.dicom_segments import Planes, is_segmentation, planes, segmentation_geometry, segmentation_labels
 from engine.data.dicom_values import colour_depth, from_palette, grey_values, shown_share, stored_range
 from engine.data.geometry import Geometry, as_affine
@@ -58,24 +58,8 @@ RANGE_COPIES = 12
 """The same while the range of a series is looked for: two frames, and what orders their values."""
 PIECES, PIECES_A_FRAME = 1024, 64
 """How many pieces compressed pixels may be in (ours): a frame is one, or a few where it was sent in parts."""
-PIXEL_ELEMENTS = {
-    (0x7FE0, 0x0008): "FloatPixelData",
-    (0x7FE0, 0x0009): "DoubleFloatPixelData",
-    (0x7FE0, 0x0010): "PixelData",
-}
-PIXEL_VRS, OPEN_LENGTH = ("OB", "OW", "OF", "OD", "UN"), b"\xff" * 4  # no even length begins as one of these does
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-
-
-@dataclass(frozen=True)
-class PixelElement:
-    """Which element holds the pixels, of what kind, where they begin in the stream, and whether they are in pieces."""
-
-    keyword: str
-    vr: str
-    offset: int
-    is_in_pieces: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,10 +124,12 @@ class DicomFile:
 
     @cached_property
     def pieces(self) -> array[int]:
-        """Return where each piece of compressed pixels begins; raises ``ValueError`` where they are very many."""
+        """Return where each piece of compressed pixels begins; raises ``ValueError`` where they are too many."""
         with self.stream() as stream:
             stream.seek(self.pixels.offset)
-            return list_pieces(stream, most=PIECES + PIECES_A_FRAME * self.num_frames)
+            found = list_pieces(stream, most=PIECES + PIECES_A_FRAME * self.num_frames)
+            require_frames(stream, self.pixels, pieces=found, num_frames=self.num_frames, syntax=self.syntax)
+            return found
 
     @cached_property
     def planes(self) -> Planes | None:
@@ -186,7 +172,7 @@ class DicomFile:
                 index, options["number_of_frames"], options["extended_offsets"] = 0, 1, None
             else:
                 source = stream
-                self._refuse_truncated(stream)
+                self._require_length(stream)
                 stream.seek(self.pixels.offset)
             if allocated == 1 and rows * columns % 8:
                 return _packed_bits(stream, index, rows=rows, columns=columns)
@@ -209,12 +195,13 @@ class DicomFile:
         size = {"rows": rows, "columns": columns, "samples": self.samples}
         return bare_codestream(frame, self.syntax, **size, frame_bytes=announced)
 
-    def _refuse_truncated(self, stream: BinaryIO) -> None:
-        shared = 2 if self.photometric == "YBR_FULL_422" else self.samples  # two pixels share their colour
-        needed = -(-int(self.tags.Rows) * int(self.tags.Columns) * shared * self.num_frames * self.bits[0] // 8)
-        found = stream.seek(0, io.SEEK_END) - self.pixels.offset
-        if found < needed:
-            raise ValueError(f"it is truncated: {found} of {needed} bytes of pixels are there")
+    def _require_length(self, stream: BinaryIO) -> None:
+        frame_bits = int(self.tags.Rows) * int(self.tags.Columns) * self.samples * self.bits[0]
+        if self.photometric == "YBR_FULL_422":
+            if is_as_long(self.pixels, num_bits=frame_bits * self.num_frames):
+                raise ValueError("its pixels have a colour each, where its tags say that two share one (YBR_FULL_422)")
+            frame_bits = frame_bits * 2 // 3
+        require_length(stream, self.pixels, frame_bits=frame_bits, num_frames=self.num_frames)
 
 
 class DicomFormat:
@@ -287,7 +274,7 @@ def read_dicom(path: Path) -> DicomFile:
         with counted(path, tally, inflated=inflated) as source:
             tags = read_tags(source, tally)
             num_bytes = (source.tell() if inflated is None else len(inflated)) + tally.found * ELEMENT_BYTES
-            pixels = _pixel_element(source, tags)
+            pixels = pixel_element(source, is_little_endian=bool(tags.original_encoding[1]))
     if pixels is None or tag(tags, "Rows") is None or tag(tags, "Columns") is None:
         raise _no_image(tags, has_preamble=has_preamble)
     if not syntax:
@@ -328,18 +315,6 @@ def _grey_frames(paths: Sequence[Path]) -> Iterator[np.ndarray]:
             shown = values.reshape(-1) if padding is None else values[~padding]
             if shown.size:
                 yield shown
-
-
-def _pixel_element(stream: BinaryIO, tags: pydicom.Dataset) -> PixelElement | None:
-    """Return the element that the stream stands before, None where the file ends without pixels (PS3.5 7.1)."""
-    head = stream.read(8)
-    if len(head) < 8:
-        return None
-    group, element = struct.unpack("<HH" if tags.original_encoding[1] else ">HH", head[:4])
-    vr, keyword = head[4:6].decode("latin-1"), PIXEL_ELEMENTS.get((group, element))
-    is_explicit = vr in PIXEL_VRS  # whatever the file says to be: some change their mind before the pixels
-    is_open = (stream.read(4) if is_explicit else head[4:]) == OPEN_LENGTH
-    return None if keyword is None else PixelElement(keyword, vr if is_explicit else "OW", stream.tell(), is_open)
 
 
 def _no_image(tags: pydicom.Dataset, *, has_preamble: bool) -> ValueError:
