@@ -44,7 +44,7 @@ from engine.data.dicom_values import colour_depth, from_palette, grey_values, sh
 from engine.data.geometry import Geometry, as_affine
 from engine.data.pixels import Unsupported, Window, scale_to_unit
 from engine.data.ranges import range_of_pages
-from engine.data.samples import label_plane
+from engine.data.samples import label_plane, white_is_zero_plane
 from engine.data.transforms import percentile_range
 from engine.data.volume_cache import VolumeCache
 
@@ -250,11 +250,17 @@ class DicomFormat:
 
     @staticmethod
     def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
-        """Return the stored numbers, without rescale or window; of a segmentation, the labels of a plane."""
+        """Return the stored numbers, without rescale or window; of a segmentation, the labels of a plane.
+
+        Where white is zero (MONOCHROME1) they follow :func:`engine.data.samples.white_is_zero_plane`.
+        """
         file = open_dicom(path)
         if is_segmentation(file.tags):
             return segmentation_labels(file, slice_index)
-        return label_plane(path, file.stored(slice_index))
+        labels = label_plane(path, file.stored(slice_index))
+        if file.photometric == "MONOCHROME1" and labels.dtype.kind == "u":
+            return white_is_zero_plane(path, labels, bits=file.bits[1])
+        return labels
 
 
 def open_dicom(path: Path) -> DicomFile:

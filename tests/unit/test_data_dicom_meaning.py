@@ -13,6 +13,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import HTJ2KLossless, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
 
 from engine.data.readers import image_info, read_image, read_mask
+from engine.errors import UserError
 
 SIGNED = (np.add.outer(np.arange(24) * 57, np.arange(32) * 83) % 4096 - 2048).astype(np.int16)
 PLACE = {"PixelSpacing": [1, 1], "ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
@@ -65,3 +66,20 @@ def test_slices_side_by_side_in_one_picture_have_no_place(tmp_path: Path) -> Non
         geometry = image_info(path)
         assert geometry.is_placed == is_placed and geometry.spacing_mm == (1, 1)
         assert read_image(path)[0].shape == (24, 32, 3)
+
+
+def test_masks_whose_white_is_zero_are_told_where_nobody_can_tell_them(tmp_path: Path) -> None:
+    drawn = np.zeros((4, 8), np.uint8)
+    drawn[1:3, 2:5] = 1
+    inverted = {"PhotometricInterpretation": "MONOCHROME1"}
+    for top, tags in ((255, {}), (4095, {"BitsStored": 12, "HighBit": 11})):
+        stored = drawn * np.array(top, np.uint8 if top == 255 else np.uint16)
+        np.testing.assert_array_equal(read_mask(write_dicom(tmp_path / "a.dcm", stored, **tags)), stored)
+        with pytest.raises(UserError, match="its white is zero") as caught:
+            read_mask(write_dicom(tmp_path / "b.dcm", stored, **tags, **inverted))
+        assert caught.value.code == "data.image_unsupported"
+    for labels in (drawn, np.arange(32, dtype=np.uint8).reshape(4, 8) % 3):  # numbers, however they are shown
+        np.testing.assert_array_equal(read_mask(write_dicom(tmp_path / "c.dcm", labels, **inverted)), labels)
+    bits = np.packbits(1 - drawn, bitorder="little").tobytes()  # zero is white: what is drawn
+    packed = {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0, "PixelData": bits}
+    np.testing.assert_array_equal(read_mask(write_dicom(tmp_path / "d.dcm", drawn, **packed, **inverted)), drawn)
