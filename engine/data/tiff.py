@@ -59,8 +59,14 @@ IMAGEJ_STRAIGHT_LINE, IMAGEJ_NONE = 0, 20
 """Functions of a calibration (``ij.measure.Calibration``): value = c0 + c1 * stored number, or none."""
 WRITER = "tifffile.py"
 """What tifffile calls itself in the files that it writes, also for imageio."""
-GENERIC = "generic"
-"""What tifffile calls series of pages that nothing but their being alike has put together."""
+ALIKE = {
+    "generic": "of its pages are as large, and stored in another way (compression, strips, white)",
+    "ome": "of its pages are as large, and belong to other images of its (OME series, such as several positions)",
+}
+"""Kinds of series, as tifffile calls them, of which several with pages of one size are not read: what the others are.
+
+Pages of generic series are together because they are alike, those of OME because its description says so.
+"""
 CONVERT = "Convert it to a grey or RGB TIFF (8 or 16 bits, LZW, deflate or uncompressed)."
 
 
@@ -133,18 +139,19 @@ def _opened(path: Path) -> Iterator[_Stack]:
         fault = _fault(series)
         if fault:
             raise unsupported(path, fault, fix=CONVERT)
-        left_out = sum(len(other) for other in pictures[1:] if _is_alike(other, key))
-        if series.kind == GENERIC and left_out:
-            fault = f"{left_out} more of its pages are as large, and stored in another way (compression, strips, white)"
-            raise unsupported(path, fault, fix="Save all its pages in one way, as one stack.")
+        left_out = sum(len(other) for other in pictures[1:] if _is_alike(other, series))
+        if left_out:
+            raise unsupported(path, f"{left_out} more {ALIKE[series.kind]}", fix="Save all its pages as one stack.")
         yield _Stack(
             path, series, key, math.prod(series.shape) // (key.imagelength * key.imagewidth * key.samplesperpixel)
         )
 
 
-def _is_alike(series: tifffile.TiffPageSeries, key: tifffile.TiffPage) -> bool:
+def _is_alike(one: tifffile.TiffPageSeries, other: tifffile.TiffPageSeries) -> bool:
     """Return whether pages may be slices of the same stack: of the same size, samples and kind of numbers."""
-    return series.kind == GENERIC and (series.keyframe.shaped, series.keyframe.dtype) == (key.shaped, key.dtype)
+    keys = one.keyframe, other.keyframe
+    is_equal = keys[0].shaped == keys[1].shaped and keys[0].dtype == keys[1].dtype
+    return is_equal and one.kind == other.kind and one.kind in ALIKE
 
 
 def _fault(series: tifffile.TiffPageSeries) -> str | None:

@@ -205,6 +205,25 @@ def test_very_many_series_are_refused_before_they_are_made(tmp_path: Path) -> No
     assert time.process_time() - begun < 5
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}], ids=["none", "zlib"])
+def test_images_of_one_size_in_an_ome_file_are_not_left_out(tmp_path: Path, options: dict) -> None:
+    stacks = np.random.default_rng(9).integers(0, 256, (3, 2, 16, 24), np.uint8)
+    for name, axes, images in (("stacks", "ZYX", stacks), ("pictures", "YX", stacks[:, 0])):
+        path = tmp_path / f"{name}.ome.tif"
+        with tifffile.TiffWriter(path, ome=True) as writer:
+            for image in images:
+                writer.write(image, photometric="minisblack", metadata={"axes": axes}, **options)
+        for read in (image_info, read_image, read_mask):
+            refused(path, f"{4 if axes == 'ZYX' else 2} more of its pages are as large", read)
+    path = tmp_path / "slide.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as writer:  # a slide with its label, and an image of other numbers
+        for other in (stacks[0], stacks[0, 0, :8], stacks[0].astype(np.uint16)):
+            axes = "ZYX" if other.ndim == 3 else "YX"
+            writer.write(other, photometric="minisblack", metadata={"axes": axes}, **options)
+    assert image_info(path).num_slices == 2
+    np.testing.assert_array_equal(read_mask(path, slice_index=1), stacks[0, 1])
+
+
 @pytest.mark.parametrize(
     "ways",
     [
