@@ -38,6 +38,7 @@ class Geometry:
         patient's.
     slices_lps : such a matrix of each slice, where slices are placed one by one and not at equal steps in their order.
     is_sparse : slices that hold nothing may have been left out, as DICOM segmentations do.
+    is_turned : the pixels are stored otherwise than they are returned: a tag turns or mirrors them (EXIF, TIFF's 274).
     """
 
     height_px: int
@@ -50,6 +51,7 @@ class Geometry:
     is_default_place: bool = False
     slices_lps: tuple[Affine, ...] = ()
     is_sparse: bool = False
+    is_turned: bool = False
 
     @property
     def is_placed(self) -> bool:

@@ -22,7 +22,7 @@ from engine.data.meta import FILE_NAME as META_NAME
 from engine.data.meta import read_patients
 from engine.data.names import child, folded, visible
 from engine.data.readers import Geometry, file_stem, file_suffix, image_info, place_mask
-from engine.data.scan import Scan, list_files, tell_duplicate
+from engine.data.scan import Scan, list_files, tell_duplicate, tell_turned
 from engine.data.sources import FolderItem, Split
 from engine.data.watch import Watch
 from engine.errors import UserError
@@ -130,6 +130,7 @@ def _scan_site(scan: Scan, site: str) -> None:
     patients = read_patients(scan, site=site, images=files)
     for image, masks, split in pairs:
         scan.items[site].extend(_items(scan, site, image, masks, split, patients.get(image)))
+    tell_turned(scan, site)
     scan.items[site] = with_series(scan.items[site])
     repeated = [name for name, count in Counter(item.name for item in scan.items[site]).items() if count > 1]
     for name in repeated:
@@ -264,6 +265,8 @@ def _items(
         return []
     for path in masks:
         _check_grid(scan, site, path, mask=sizes[path], image=geometry)
+    if any(size.is_turned != geometry.is_turned for size in sizes.values() if size is not None):
+        scan.turned.setdefault(site, []).append(image)
     # one spelling on every disk: names are in reports, and the order of the groups decides the split
     stem = unicodedata.normalize("NFC", file_stem(image))
     whose = f"{site}/{patient}" if patient is not None and scan.description.group_scope == "site" else patient
@@ -326,7 +329,8 @@ def _fits(mask: Geometry, image: Geometry, *, scaled: bool) -> bool:
 
 def _told(size: Geometry) -> str:
     slices = f" x {size.num_slices} slices" if size.num_slices > 1 else ""
-    return f"{size.width_px} x {size.height_px}{slices} pixels"
+    turned = " when it is turned as its tag says (EXIF orientation)" if size.is_turned else ""
+    return f"{size.width_px} x {size.height_px}{slices} pixels{turned}"
 
 
 def _description(root: Path) -> DatasetDescription:

@@ -30,6 +30,7 @@ from engine.data.pixels import Geometry
 from engine.data.samples import (
     White,
     cmyk_to_rgb,
+    is_turned,
     label_plane,
     palette_plane,
     picture,
@@ -61,7 +62,7 @@ class PictureFormat:
             with _bitmap(path) as bitmap:
                 return Geometry(bitmap.height, bitmap.width, channels=len(bitmap.getbands()))
         height, width = upright_size(header.height_px, header.width_px, header.orientation)
-        return Geometry(height, width, channels=header.channels)
+        return Geometry(height, width, channels=header.channels, is_turned=is_turned(header.orientation))
 
     @staticmethod
     def image(path: Path, *, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:

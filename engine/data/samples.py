@@ -51,6 +51,11 @@ def upright_size(height_px: int, width_px: int, orientation: int) -> tuple[int, 
     return (width_px, height_px) if orientation in (5, 6, 7, 8) else (height_px, width_px)
 
 
+def is_turned(orientation: int) -> bool:
+    """Return whether :func:`upright` changes anything."""
+    return 2 <= orientation <= 8
+
+
 def has_known_range(values: np.ndarray, bits: int) -> bool:
     """Return whether the depth alone says what is white."""
     return values.dtype.kind in "bu" and bits <= 16

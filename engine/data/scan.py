@@ -13,6 +13,9 @@ from engine.data.readers import file_stem, is_supported
 from engine.data.sources import FolderItem
 from engine.data.watch import Watch
 
+SHOWN = 3
+"""Names written out in a warning; the rest is counted."""
+
 
 @dataclass
 class Scan:
@@ -26,6 +29,8 @@ class Scan:
     """Sites whose every image needs a mask; all of them where it is None."""
     watch: Watch = field(default_factory=Watch)
     """Who follows the reading."""
+    turned: dict[str, list[Path]] = field(default_factory=dict)
+    """Images by site that a tag turns as it does not turn their masks, or the other way round."""
 
     def needs_masks(self, site: str) -> bool:
         """Return whether an image of ``site`` without a mask is a fault."""
@@ -132,6 +137,21 @@ def tell_duplicate(scan: Scan, site: str, name: str, paths: list[Path]) -> None:
         what=f"At site '{site}' the name '{name}' is used twice{only_folded}: {' and '.join(shown)}.",
         fix="Give each image a name of its own, and its mask the same one.",
     )
+
+
+def tell_turned(scan: Scan, site: str) -> None:
+    """Warn of a site's pictures that a tag turns where it does not turn their masks: by sizes nobody could tell."""
+    images = scan.turned.get(site, [])
+    if images:
+        names = ", ".join(path.name for path in images[:SHOWN]) + (", …" if len(images) > SHOWN else "")
+        scan.warn(
+            "data.image_turned",
+            site=site,
+            path=images[0],
+            what=f"At site '{site}' a tag (EXIF orientation) turns or mirrors {len(images)} image(s) and not their "
+            f"masks, or the masks alone ({names}): both are taken as a viewer shows them.",
+            fix="Look at one of them with its mask. Where the mask lies otherwise, save both without such a tag.",
+        )
 
 
 def _tell_nested(scan: Scan, site: str, folder: Path) -> None:

@@ -29,6 +29,7 @@ from engine.data.samples import (
     cmyk_to_rgb,
     coloured,
     has_known_range,
+    is_turned,
     label_plane,
     palette_plane,
     picture,
@@ -78,7 +79,8 @@ class TiffFormat:
         """Return the size from the tags of the first picture series."""
         with _opened(path) as stack:
             height, width = upright_size(stack.key.imagelength, stack.key.imagewidth, stack.orientation)
-            return Geometry(height, width, num_slices=stack.num_slices, channels=stack.key.samplesperpixel)
+            channels, turned = stack.key.samplesperpixel, is_turned(stack.orientation)
+            return Geometry(height, width, num_slices=stack.num_slices, channels=channels, is_turned=turned)
 
     @staticmethod
     def image(path: Path, *, slice_index: int, slice_axis: int, value_range: tuple[float, float] | None) -> np.ndarray:
