@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -133,12 +134,20 @@ def _png(data: bytes) -> PictureHeader:
     width, height, bits, colours = struct.unpack_from(">IIBB", data, 16)
     orientation = 1
     for name, start, end in png_chunks(data):
+        if name in (b"IHDR", b"eXIf"):
+            _require_checksum(data, start, end)
         if name == b"eXIf":
             orientation = _exif_orientation(data[start:end])
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colours)
     if channels is None:
         raise ValueError(f"its colour type {colours} does not exist")
     return PictureHeader("png", height, width, channels, bits, orientation, is_palette=colours == 3)
+
+
+def _require_checksum(data: bytes, start: int, end: int) -> None:
+    """Raise ``ValueError`` where a PNG's chunk is not what was written (ISO 15948 5.3); libpng is given another one."""
+    if struct.pack(">I", zlib.crc32(data[start - 4 : end])) != data[end : end + 4]:
+        raise ValueError(f"the checksum of its {data[start - 4 : start].decode('ascii')} chunk is wrong")
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:

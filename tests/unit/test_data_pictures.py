@@ -342,6 +342,26 @@ def test_a_picture_that_is_cut_off_is_never_filled_in(tmp_path: Path, name: str)
         assert caught.value.code == "data.image_unreadable" and str(path) in caught.value.what
 
 
+def test_a_bit_that_turns_over_in_the_header_of_a_png_is_told(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 3
+    stored = io.BytesIO()
+    Image.fromarray(GREY).save(stored, "png", exif=exif)
+    data, path = stored.getvalue(), tmp_path / "a.png"
+    path.write_bytes(data)
+    np.testing.assert_array_equal(read_mask(path), np.rot90(GREY, 2))
+    orientation = data.index(struct.pack(">HHI", 274, 3, 1)) + 9  # a short, in the first half of its four bytes
+    for at in (*range(16, 33), orientation):  # size, depth, colours, interlacing, their checksum; which way is up
+        for bit in range(8):
+            flipped = bytearray(data)
+            flipped[at] ^= 1 << bit
+            path.write_bytes(flipped)
+            for read in (image_info, read_image, read_mask):
+                with pytest.raises(UserError) as caught:
+                    read(path)
+                assert caught.value.code == "data.image_unreadable" and "checksum" in caught.value.what
+
+
 def test_profiles_and_texts_of_a_png_are_not_inflated(tmp_path: Path) -> None:
     bomb = b"k\0\0" + zlib.compress(bytes(1 << 26))
     chunks = chunk(b"zTXt", bomb) + chunk(b"iCCP", bomb)
