@@ -22,7 +22,7 @@ from engine.data.meta import FILE_NAME as META_NAME
 from engine.data.meta import read_patients
 from engine.data.names import child, folded, visible
 from engine.data.readers import Geometry, file_stem, file_suffix, image_info, place_mask
-from engine.data.scan import Scan, list_files, tell_duplicate, tell_turned
+from engine.data.scan import Scan, list_files, tell_duplicate, tell_names_twice, tell_turned
 from engine.data.sources import FolderItem, Split
 from engine.data.watch import Watch
 from engine.errors import UserError
@@ -35,6 +35,8 @@ NPY_FOLDERS: tuple[tuple[str, str, Split], ...] = (
     ("data_npy", "label_npy", "train"),
     ("val_data_npy", "val_label_npy", "validation"),
 )
+PARTS = ("images", "masks", *(name for data, label, _ in NPY_FOLDERS for name in (data, label)))
+"""Names of the folders of a site that are read."""
 
 
 def dataset_sites(root: Path) -> list[str]:
@@ -113,6 +115,7 @@ def _scan_site(scan: Scan, site: str) -> None:
     faults_before = len(scan.problems)
     if scan.refuses_link(folder, site=site):
         return
+    tell_names_twice(scan, site, folder, wanted=(*PARTS, META_NAME))
     if (folder / "data_npy").is_dir() or (folder / "val_data_npy").is_dir():
         pairs = [pair for data, label, split in NPY_FOLDERS for pair in _npy_pairs(scan, site, data, label, split)]
     elif (images := child(folder, "images")) is not None and images.is_dir():
@@ -196,6 +199,7 @@ def _mask_folders(scan: Scan, site: str) -> list[Path] | None:
         return None
     if scan.refuses_link(masks, site=site):
         return None
+    tell_names_twice(scan, site, masks, wanted=classes)
     entries = visible(masks)
     folders = {folded(path.name): path for path in entries if path.is_dir()}
     for name in sorted(set(folders) - set(map(folded, classes))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -137,6 +138,24 @@ def tell_duplicate(scan: Scan, site: str, name: str, paths: list[Path]) -> None:
         what=f"At site '{site}' the name '{name}' is used twice{only_folded}: {' and '.join(shown)}.",
         fix="Give each image a name of its own, and its mask the same one.",
     )
+
+
+def tell_names_twice(scan: Scan, site: str, folder: Path, *, wanted: Iterable[str]) -> None:
+    """Note where several entries of ``folder`` bear one of the names ``wanted``: one of them alone would be read."""
+    found: dict[str, list[Path]] = {folded(name): [] for name in wanted}
+    for path in visible(folder) if folder.is_dir() else ():
+        found.get(folded(path.name), []).append(path)
+    for same in found.values():
+        if len(same) > 1:
+            names = " and ".join(path.relative_to(scan.root / site).as_posix() for path in same)
+            scan.fault(
+                "data.folder_name_twice",
+                site=site,
+                path=same[-1],
+                what=f"At site '{site}' {names} are one name on Windows and macOS disks, and one of them alone would "
+                "be read.",
+                fix="Put what belongs to the site into one of them, and take the others away.",
+            )
 
 
 def tell_turned(scan: Scan, site: str) -> None:

@@ -133,6 +133,26 @@ def test_a_class_folder_in_another_spelling(tmp_path: Path) -> None:
     assert (problem.code, problem.weight, problem.file) == ("data.mask_not_read", "warning", "beta/masks/img_0.png")
 
 
+@pytest.mark.parametrize("name", ["images", "masks", "masks/disc", "meta.csv"])
+def test_a_folder_that_is_there_in_two_spellings_is_told(tmp_path: Path, name: str) -> None:
+    root = write_dataset(tmp_path / "set", sites=("alpha", "beta"), description=TWO_CLASSES)
+    for site in ("alpha", "beta"):
+        (root / site / "masks").rename(root / site / "old")
+        for kind in ("disc", "cup"):
+            for number in range(4):
+                write_png(root / site / "masks" / kind / f"img_{number}.png", blob())
+    one = root / "beta" / name
+    other = one.with_name(one.name.capitalize())
+    if name == "meta.csv":  # unpacked from two disks into one folder
+        for path in (one, other):
+            path.write_text("file,group\n" + "".join(f"img_{number},p{number}\n" for number in range(4)))
+    else:
+        other.mkdir()
+    (problem,) = problems_of(root)
+    assert (problem.code, problem.weight, problem.site) == ("data.folder_name_twice", "fault", "beta")
+    assert f"{other.relative_to(root / 'beta').as_posix()} and {name} are one name" in problem.what
+
+
 @pytest.mark.parametrize("other", ["IMG_1.png", "Img_1.PNG", "img_1.jpeg"])
 def test_names_that_are_one_on_other_disks_are_refused(tmp_path: Path, other: str) -> None:
     root = write_dataset(tmp_path / "set")
