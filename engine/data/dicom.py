@@ -40,11 +40,18 @@ from engine.data.dicom_elements import ELEMENT_BYTES, Tally, counted, read_tags
 from engine.data.dicom_frames import FrameTags, frame_affine, frame_affines, number, tag, volume_affine
 from engine.data.dicom_pixels import PixelElement, is_as_long, pixel_element, require_frames, require_length
 from engine.data.dicom_segments import Planes, is_segmentation, planes, segmentation_geometry, segmentation_labels
-from engine.data.dicom_values import colour_depth, from_palette, grey_values, shown_share, stored_range
+from engine.data.dicom_values import (
+    colour_depth,
+    from_palette,
+    grey_values,
+    palette_colours,
+    shown_share,
+    stored_range,
+)
 from engine.data.geometry import Geometry, as_affine
 from engine.data.pixels import Unsupported, Window, scale_to_unit
 from engine.data.ranges import range_of_pages
-from engine.data.samples import label_plane, white_is_zero_plane
+from engine.data.samples import White, label_plane, palette_plane, white_is_zero_plane
 from engine.data.transforms import percentile_range
 from engine.data.volume_cache import VolumeCache
 
@@ -249,10 +256,11 @@ class DicomFormat:
         return shown
 
     @staticmethod
-    def labels(path: Path, *, slice_index: int, slice_axis: int) -> np.ndarray:
+    def labels(path: Path, *, slice_index: int, slice_axis: int, white: White = 255) -> np.ndarray:
         """Return the stored numbers, without rescale or window; of a segmentation, the labels of a plane.
 
-        Where white is zero (MONOCHROME1) they follow :func:`engine.data.samples.white_is_zero_plane`.
+        Where white is zero (MONOCHROME1) they follow :func:`engine.data.samples.white_is_zero_plane`; a palette's are
+        its indices, or 0 and ``white`` (:func:`engine.data.samples.palette_plane`).
         """
         file = open_dicom(path)
         if is_segmentation(file.tags):
@@ -260,6 +268,8 @@ class DicomFormat:
         labels = label_plane(path, file.stored(slice_index))
         if file.photometric == "MONOCHROME1" and labels.dtype.kind == "u":
             return white_is_zero_plane(path, labels, bits=file.bits[1])
+        if file.photometric == "PALETTE COLOR" and labels.dtype in (np.uint8, np.uint16):
+            return palette_plane(labels, palette_colours(labels.dtype, file.tags), white=white)
         return labels
 
 

@@ -99,6 +99,12 @@ def from_palette(pixels: np.ndarray, file: pydicom.Dataset) -> np.ndarray:
     return np.stack(planes, axis=-1)
 
 
+def palette_colours(dtype: np.dtype, file: pydicom.Dataset) -> np.ndarray:
+    """Return the colours (N, 3) uint8 of every index that an unsigned ``dtype`` of up to 16 bits can hold."""
+    colours = from_palette(np.arange(1 + np.iinfo(dtype).max, dtype=dtype), file)
+    return colours if colours.dtype == np.uint8 else (colours >> 8).astype(np.uint8)
+
+
 def _padding(pixels: np.ndarray, file: pydicom.Dataset) -> np.ndarray | None:
     """Return where ``pixels`` lie in the padding's range; its sign bit may be written either way."""
     prefix = {"f4": "Float", "f8": "DoubleFloat"}.get(pixels.dtype.str[1:], "")

@@ -130,7 +130,8 @@ def read_mask(
     _refuse_index(path, slice_index, geometry)
     with reading(path, suffix=file_suffix(path)):
         decoder, where = _format(path), {"slice_index": slice_index, "slice_axis": slice_axis}
-        if decoder in (pictures.PictureFormat, tiff.TiffFormat):  # the formats that have palettes
+        has_palettes = decoder in (pictures.PictureFormat, tiff.TiffFormat) or file_suffix(path) in DICOM_SUFFIXES
+        if has_palettes:
             where["white"] = white  # type: ignore[assignment]
         labels = np.asarray(decoder.labels(path, **where))
         return fit.pixels(_whole(path, labels))

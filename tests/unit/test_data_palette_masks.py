@@ -14,19 +14,30 @@ from engine.data.masks import MaskRule
 from engine.data.prepare.pictures import labels
 from engine.data.readers import read_mask
 from engine.data.sources import FolderItem
+from tests.unit.data_medical_files import write_dicom
 
 MASK = np.zeros((20, 24), np.uint8)
 MASK[5:9, 5:9] = 255  # 16 pixels
 WHITE, BLACK, RED, GREY = (255, 255, 255), (0, 0, 0), (255, 0, 0), (128, 128, 128)
-SUFFIXES = ("png", "tif", "bmp")
+SUFFIXES = ("png", "tif", "bmp", "dcm")
 
 
 def written(path: Path, indices: np.ndarray, colours: Sequence[tuple[int, ...]], **options: object) -> Path:
-    """Write indices with their palette by Pillow."""
+    """Write indices with their palette by Pillow, or pydicom."""
+    if path.suffix == ".dcm":
+        return _written_dicom(path, indices.astype(np.uint8), np.array(colours, np.uint16))
     picture = Image.fromarray(indices.astype(np.uint8), mode="P")
     picture.putpalette([number for colour in colours for number in colour])
     picture.save(path, **options)
     return path
+
+
+def _written_dicom(path: Path, indices: np.ndarray, colours: np.ndarray) -> Path:
+    palette: dict[str, object] = {}
+    for channel, name in enumerate(("Red", "Green", "Blue")):
+        palette[f"{name}PaletteColorLookupTableDescriptor"] = [len(colours), 0, 16]
+        palette[f"{name}PaletteColorLookupTableData"] = (colours[:, channel] * 257).tobytes()  # 255 is 65535
+    return write_dicom(path, indices, PhotometricInterpretation="PALETTE COLOR", **palette)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -34,7 +45,7 @@ def test_black_and_white_palettes_are_read_as_they_are_shown(tmp_path: Path, suf
     path = tmp_path / f"m.{suffix}"
     coloured = Image.fromarray(MASK).convert("RGB")
     for picture in (Image.fromarray(MASK).quantize(2), coloured.convert("P", palette=Image.Palette.ADAPTIVE)):
-        picture.save(path)
+        written(path, np.asarray(picture), np.reshape(picture.getpalette(), (-1, 3)).tolist())
         np.testing.assert_array_equal(read_mask(path), MASK)
     for colours in ((WHITE, BLACK), (BLACK, WHITE), (RED, WHITE, GREY, BLACK)):
         stored = np.where(MASK == 255, colours.index(WHITE), colours.index(BLACK))
