@@ -17,6 +17,8 @@ Affine = tuple[tuple[float, float, float, float], ...]
 
 TOLERANCE_PX = 0.1
 """How far a mask's outermost pixels may lie from the image's, in pixels (ours): more than headers round."""
+SLICES_AT_ONCE, PAIRS_AT_ONCE = 64, 1 << 14
+"""Slices, and pairs of them, that are compared at once (ours): all with all would take a gigabyte for two thousand."""
 LETTERS = (("L", "R"), ("P", "A"), ("S", "I"))
 """What each LPS axis is called upwards and downwards."""
 
@@ -170,7 +172,8 @@ def same_slices(image: Geometry, mask: Geometry) -> Reindex | None:
     ours[:, :3, 2] = normal * (float(np.median(steps)) if len(steps) else 1.0)
     width, height = mask.width_px - 1, mask.height_px - 1
     corners = np.array([[0, 0, 0, 1], [width, 0, 0, 1], [0, height, 0, 1]], np.float64).T
-    found = np.linalg.inv(ours)[:, None] @ (theirs @ corners)[None]  # (slices of the image, of the mask, 4, corners)
+    places = theirs @ corners
+    near = _near_slices(image, ours, places)
     for swap in (False, True):
         if (mask.height_px, mask.width_px) != (image.shape[:2] if swap else image.shape[1::-1]):
             continue
@@ -179,14 +182,42 @@ def same_slices(image: Geometry, mask: Geometry) -> Reindex | None:
                 expected = corners[[1, 0, 2, 3]] if swap else corners.copy()
                 expected[0] = image.width_px - 1 - expected[0] if flip_columns else expected[0]
                 expected[1] = image.height_px - 1 - expected[1] if flip_rows else expected[1]
-                is_there = np.abs(found - expected).max(axis=(2, 3)) <= TOLERANCE_PX
-                of_mask, of_image = is_there.sum(axis=0), is_there.sum(axis=1)
+                there = near[_lie_there(ours, places, near, expected)]  # (slice of the image, of the mask)
+                of_image, of_mask = (
+                    np.bincount(there[:, k], minlength=len(each)) for k, each in ((0, ours), (1, theirs))
+                )
                 if (of_mask == 1).all() and of_image.max() == 1 and (mask.is_sparse or of_image.min() == 1):
-                    slices = tuple(int(row.argmax()) if row.any() else None for row in is_there)
-                    return Reindex(swap, flip_columns, flip_rows, slices=slices)
-                if len(is_there) == len(is_there.T) and is_there.diagonal().all() and not mask.is_sparse:
+                    partner = dict(there.tolist())
+                    return Reindex(swap, flip_columns, flip_rows, slices=tuple(map(partner.get, range(len(ours)))))
+                is_in_order = np.count_nonzero(there[:, 0] == there[:, 1]) == len(ours) == len(theirs)
+                if is_in_order and not mask.is_sparse:
                     return Reindex(swap, flip_columns, flip_rows)
     return None
+
+
+def _near_slices(image: Geometry, ours: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return (N, 2) of the slices of image and mask whose middles lie no further apart than slices in one place can.
+
+    ``ours`` (S, 4, 4) leads from the image's pixels to LPS mm; ``found`` (M, 4, 3) is the mask's first pixel and two
+    opposite corners, in mm.
+    """
+    middle = ours @ np.array([(image.width_px - 1) / 2, (image.height_px - 1) / 2, 0, 1])
+    others = found[:, :3, 1:].mean(axis=2)
+    reach = TOLERANCE_PX * np.linalg.norm(ours[:, :3, :3], axis=1).sum(axis=1) * (1 + 1e-6)
+    pairs = [np.zeros((0, 2), np.intp)]
+    for start in range(0, len(ours), SLICES_AT_ONCE):
+        part = slice(start, start + SLICES_AT_ONCE)
+        apart = np.linalg.norm(middle[part, None, :3] - others[None], axis=2)
+        pairs.append(np.argwhere(apart <= reach[part, None]) + np.array([start, 0]))
+    return np.concatenate(pairs)
+
+
+def _lie_there(ours: np.ndarray, found: np.ndarray, pairs: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Return (N,) which of ``pairs`` have the mask's corners ``found`` within the tolerance of ``expected``, pixels."""
+    inverse = np.linalg.inv(ours)
+    parts = [pairs[start : start + PAIRS_AT_ONCE] for start in range(0, len(pairs), PAIRS_AT_ONCE)]
+    distances = [np.abs(inverse[part[:, 0]] @ found[part[:, 1]] - expected).max(axis=(1, 2)) for part in parts]
+    return np.concatenate([np.zeros(0), *distances]) <= TOLERANCE_PX
 
 
 def shares_places(image: Geometry) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from engine.data.geometry import Geometry, Reindex, same_place
+from engine.data.geometry import Geometry, Reindex, as_affine, same_place, same_slices
 
 WIDTH, HEIGHT, SLICES = 5, 4, 3
 AXIAL = np.array(  # columns to the left by 0.5 mm, rows to the back by 0.8 mm, slices to the head by 3 mm
@@ -92,3 +93,20 @@ def test_the_step_between_slices_of_a_single_one_does_not_count() -> None:
     one = (WIDTH, HEIGHT, 1)
     assert same_place(geometry(AXIAL, one), geometry(thick, one)) == Reindex()
     assert same_place(geometry(AXIAL), geometry(thick)) is None
+
+
+def test_a_thousand_slices_are_matched_in_little_memory() -> None:
+    order = np.random.default_rng(2).permutation(1000)
+    places = np.tile(np.eye(4), (1000, 1, 1))
+    places[:, 2, 3] = 1.5 * np.arange(1000)
+    image = Geometry(8, 6, num_slices=1000, slices_lps=tuple(map(as_affine, places[order])))
+    drawn = places[100:900].copy()
+    drawn[:, 0, 3], drawn[:, 0, 0] = 5, -1  # columns from right to left, and the ends left out
+    mask = Geometry(8, 6, num_slices=800, slices_lps=tuple(map(as_affine, drawn)), is_sparse=True)
+    tracemalloc.start()
+    found = same_slices(image, mask)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    expected = tuple(int(depth) - 100 if 100 <= depth < 900 else None for depth in order)
+    assert found == Reindex(flip_columns=True, slices=expected)
+    assert peak < 2**25  # each with each, four corners of three numbers, took 77 MB for every array
