@@ -16,6 +16,7 @@ LFS_POINTER = "a Git LFS pointer"
 """What git leaves in the place of a large file that it has not fetched."""
 PICTURES = (".png", ".jpg", ".jpeg", ".jls", ".jp2", ".j2k", ".bmp")
 """Endings of everyday pictures: whichever of them a file has, its first bytes decide how it is read."""
+GZIPPED = ".nii.gz"
 KINDS: tuple[tuple[str, int, bytes, tuple[str, ...]], ...] = (
     # what it is, where its mark stands, the mark, the endings it may have: first its own
     ("a PNG", 0, b"\x89PNG\r\n\x1a\n", (".png", *PICTURES)),
@@ -32,7 +33,7 @@ KINDS: tuple[tuple[str, int, bytes, tuple[str, ...]], ...] = (
     ("a BigTIFF", 0, b"II+\x00", (".tif", ".tiff")),
     ("a BigTIFF", 0, b"MM\x00+", (".tif", ".tiff")),
     ("an npy", 0, b"\x93NUMPY", (".npy",)),
-    ("a gzipped", 0, b"\x1f\x8b", (".nii.gz",)),
+    ("a gzipped", 0, b"\x1f\x8b", (GZIPPED,)),
     ("a zip or npz", 0, b"PK\x03\x04", ()),
     ("a PDF", 0, b"%PDF", ()),
     ("an HTML", 0, b"<!DOCTYPE html", ()),
@@ -152,6 +153,20 @@ def _fault(path: Path, *, suffix: str, error: Exception) -> UserError:
         what=f"The file {path} cannot be read: {reason}.",
         why="It is truncated or damaged." if found else f"It does not begin as a {suffix} file does, or is damaged.",
         fix=AGAIN,
+    )
+
+
+def own_ending(path: Path) -> tuple[str, str] | None:
+    """Return what a file of another ending is by its first bytes and the ending of such that is read, or None.
+
+    What is gzipped may be anything.
+    """
+    try:
+        kinds = content_kinds(path) if path.is_file() else []
+    except OSError:  # told where it is opened
+        return None
+    return next(
+        ((kind, endings[0]) for kind, endings in kinds if endings and endings[0] not in (*PREPARED, GZIPPED)), None
     )
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.data import npy, pictures, samples, tiff
-from engine.data.file_faults import AGAIN, PICTURES, reading, unsupported
+from engine.data.file_faults import AGAIN, PICTURES, own_ending, reading, unsupported
 from engine.data.geometry import Geometry, Reindex, same_place, same_slices, shares_places
 from engine.data.pixels import Format, Unsupported, Window
 from engine.data.samples import White, whole_numbers
@@ -237,13 +237,17 @@ def _format(path: Path) -> type[Format]:
         return tiff.TiffFormat
     if suffix in NPY_SUFFIXES:
         return npy.NpyFormat
-    if path.name.lower().endswith(PAIR_SUFFIXES):
+    found = own_ending(path)
+    if found is None and path.name.lower().endswith(PAIR_SUFFIXES):
         raise unsupported(path, "it is one of an ANALYZE or NIfTI pair (.hdr and .img), and one file is read")
     raise UserError(
         "data.format_unknown",
-        what=f"The file {path} has an ending that no reader knows.",
+        what=f"The file {path} has an ending that no reader knows"
+        + (f", and begins as {found[0]} file." if found else "."),
         why=f"Readers exist for {', '.join(SUFFIXES)}.",
-        fix="Convert the file to one of these, or take it out of the folder.",
+        fix=f"Rename it so that it ends in {found[1]}."
+        if found
+        else "Convert the file to one of these, or take it out of the folder.",
     )
 
 

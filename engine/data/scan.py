@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from engine.data.description import DatasetDescription
+from engine.data.file_faults import own_ending
 from engine.data.names import folded, visible, visible_files
 from engine.data.problems import Problem, Weight
 from engine.data.readers import file_stem, is_supported
@@ -112,18 +113,26 @@ def list_files(scan: Scan, site: str, folder: Path) -> dict[str, Path]:
                 fix="Take it out of the folder.",
             )
         elif not is_supported(path):
-            scan.fault(
-                "data.format_unknown",
-                site=site,
-                path=path,
-                what=f"At site '{site}' no reader knows the ending of {name}.",
-                fix="Convert the file to PNG, JPEG, TIFF, NIfTI, DICOM or npy, or take it out of the folder.",
-            )
+            _tell_ending(scan, site, path)
         elif (key := folded(file_stem(path))) in found:
             tell_duplicate(scan, site, file_stem(path), [found[key], path])
         else:
             found[key] = path
     return found
+
+
+def _tell_ending(scan: Scan, site: str, path: Path) -> None:
+    found = own_ending(path)
+    told = f", which begins as {found[0]} file" if found else ""
+    scan.fault(
+        "data.format_unknown",
+        site=site,
+        path=path,
+        what=f"At site '{site}' no reader knows the ending of {path.relative_to(scan.root / site).as_posix()}{told}.",
+        fix=f"Rename the file so that it ends in {found[1]}."
+        if found
+        else "Convert the file to PNG, JPEG, TIFF, NIfTI, DICOM or npy, or take it out of the folder.",
+    )
 
 
 def tell_duplicate(scan: Scan, site: str, name: str, paths: list[Path]) -> None:

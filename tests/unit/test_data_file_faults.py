@@ -13,11 +13,13 @@ import pytest
 import tifffile
 from PIL import Image
 
+from engine.data.layout import scan_dataset
 from engine.data.prepare.metaimage import read_metaimage
 from engine.data.prepare.nrrd import read_nrrd
 from engine.data.readers import image_info, read_image, read_mask
 from engine.errors import UserError
 from tests.unit.data_medical_files import nifti_volume, save_nifti, write_dicom
+from tests.unit.data_world import write_dataset
 
 GREY = np.arange(60, dtype=np.uint8).reshape(6, 10)
 NOISE = np.random.default_rng(4).integers(0, 256, (64, 96), np.uint8)
@@ -183,3 +185,21 @@ def test_a_slice_that_is_not_there_is_told(tmp_path: Path, index: int) -> None:
         with pytest.raises(UserError) as caught:
             read(path, slice_index=index)
         assert caught.value.code == "data.slice_missing"
+
+
+@pytest.mark.parametrize("ending", ["", " ", ".IMA", ".1", ".tif.part", ".img"])
+@pytest.mark.parametrize("kind", SOUND)
+def test_a_file_under_an_ending_that_nobody_knows_is_told_its_own(tmp_path: Path, kind: str, ending: str) -> None:
+    name, write = SOUND[kind]
+    write(tmp_path / name)
+    root = write_dataset(tmp_path / "set")
+    path = root / "beta" / "images" / f"{name if ending == ' ' else 'IM0001'}{ending}"
+    (tmp_path / name).rename(path)
+    found = [fault(path), fault(path, read_mask), fault(path, image_info)]
+    (listed,) = (problem for problem in scan_dataset(root).problems if problem.code == "data.format_unknown")
+    if kind == "a gzipped":  # of what, its first bytes do not say
+        assert "begins as" not in found[0].what + listed.what and "Rename" not in found[0].fix + listed.fix
+        return
+    for one in (*found, listed):
+        assert one.code == "data.format_unknown" and f"begins as {kind} file" in one.what
+        assert one.fix.endswith(f"ends in {Path(name).suffix}.")
