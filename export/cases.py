@@ -177,8 +177,9 @@ def segment_steps(
 def read_reference(path: Path, volume: SourceVolume, *, num_classes: int) -> np.ndarray:
     """Return a reference mask on the volume's own grid, (K, S, H, W) uint8 in {0, 1}.
 
-    One class: everything that is not 0; several: label k (from 1) is class k. Raises ``UserError``
-    ``data.mask_elsewhere`` and ``reference.shape`` where it lies on another grid.
+    One class: everything that is not 0; several: label k (from 1) is class k, or channel k of as many. Raises
+    ``UserError`` ``data.mask_elsewhere`` and ``reference.shape`` where it lies on another grid, ``reference.values``
+    where it has labels of no class.
     """
     from engine.data.readers import image_info, read_mask
 
@@ -188,9 +189,8 @@ def read_reference(path: Path, volume: SourceVolume, *, num_classes: int) -> np.
             white = 255 if num_classes == 1 else None
             axis = volume.slice_axis
             labels = read_mask(path, slice_index=number, slice_axis=axis, like=volume.geometry, white=white)
-            labels = labels if labels.ndim == 2 else labels[..., 0]
             about = image_info(path, slice_axis=volume.slice_axis)
-            if labels.shape != masks_KSHW.shape[2:] or not (about.is_sparse or about.num_slices == len(volume)):
+            if labels.shape[:2] != masks_KSHW.shape[2:] or not (about.is_sparse or about.num_slices == len(volume)):
                 raise UserError(
                     "reference.shape",
                     what=f"The reference mask {path} has {about.num_slices} slices of {about.width_px} x "
@@ -199,9 +199,25 @@ def read_reference(path: Path, volume: SourceVolume, *, num_classes: int) -> np.
                     why="Masks are compared pixel by pixel.",
                     fix="Give the mask of this very image, on its grid.",
                 )
-            for index in range(num_classes):
-                masks_KSHW[index, number] = labels != 0 if num_classes == 1 else labels == index + 1
+            masks_KSHW[:, number] = _reference_planes(path, labels, num_classes=num_classes)
     return masks_KSHW
+
+
+def _reference_planes(path: Path, labels: np.ndarray, *, num_classes: int) -> np.ndarray:
+    """Return (K, H, W) of the labels (H, W), or (H, W, C), of a reference mask."""
+    if labels.ndim == 3 and labels.shape[2] == num_classes:
+        return np.moveaxis(labels != 0, -1, 0)
+    if labels.ndim == 2 and num_classes == 1:
+        return (labels != 0)[None]
+    if labels.ndim == 2 and labels.min() >= 0 and labels.max() <= num_classes:
+        return np.stack([labels == index + 1 for index in range(num_classes)])
+    found = f"{labels.shape[2]} channels" if labels.ndim == 3 else f"labels from {labels.min()} to {labels.max()}"
+    raise UserError(
+        "reference.values",
+        what=f"The reference mask {path} has {found}, and the model {num_classes} class(es).",
+        why="Label 0 is background and each other one a class in the model's order: others would count as missed.",
+        fix=f"Give a mask with the numbers 0 to {num_classes}, or an npy file with a channel for each class.",
+    )
 
 
 def write_masks(found: Segmented, out: Path, *, session: BundleSession) -> list[Path]:

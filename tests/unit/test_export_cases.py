@@ -24,7 +24,7 @@ from engine.data.volumes import open_volume
 from engine.errors import UserError
 from engine.evaluation.measures import hd95_px
 from export import foreign, foreign_volumes
-from export.cases import find_cases, segment_case, write_masks
+from export.cases import find_cases, read_reference, segment_case, write_masks
 from export.outputs.measurements import Measurement, agreement, as_csv, diameters, num_components
 
 
@@ -241,3 +241,28 @@ def test_a_volume_is_foreign_where_most_of_its_middle_looks_so(
     volume = open_volume(tmp_path / "scan.nii")
     assert foreign_volumes.reasons(Bright(), volume) == (("It is bright.",) if unlike else ())  # type: ignore[arg-type]
     assert len(seen) == 5
+
+
+def test_a_reference_is_of_the_models_classes_or_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / "image.png")
+    volume = open_volume(tmp_path / "image.png")
+    labels = np.zeros((4, 6), np.uint8)
+    labels[0, :3], labels[2:, 4:] = 1, 2
+    planes = np.stack([labels == 1, labels == 2])[:, None]
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    np.save(tmp_path / "channels.npy", np.moveaxis(planes[:, 0], 0, -1))
+    for name in ("labels.png", "channels.npy"):
+        np.testing.assert_array_equal(read_reference(tmp_path / name, volume, num_classes=2), planes)
+    one = read_reference(tmp_path / "labels.png", volume, num_classes=1)
+    np.testing.assert_array_equal(one, planes.any(axis=0)[None])  # everything that is not 0
+    Image.fromarray(labels * 127).save(tmp_path / "grey.png")
+    np.save(tmp_path / "negative.npy", labels.astype(np.int16) - 1)
+    for name, num_classes, told in (
+        ("grey.png", 2, "labels from 0 to 254"),
+        ("negative.npy", 2, "labels from -1 to 1"),
+        ("channels.npy", 1, "2 channels"),
+        ("channels.npy", 3, "2 channels"),
+    ):
+        with pytest.raises(UserError) as caught:
+            read_reference(tmp_path / name, volume, num_classes=num_classes)
+        assert caught.value.code == "reference.values" and told in caught.value.what
