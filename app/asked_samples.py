@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app import sample_list
+from app import regions, sample_list, scatter
 from app.reranking import Reranked, Values, as_it_was, asked_values, can_rerank, own_values, rerank
 from app.studio import Studio
 from engine.config import RunConfig
@@ -25,6 +25,8 @@ class Asked:
     search: str | None
     weight: float | None
     rate: float | None
+    region: str | None = None
+    """What is chosen in the plot, as the browser has written it (:func:`app.regions.parse`)."""
 
     @property
     def epoch(self) -> int:
@@ -57,4 +59,31 @@ def read(studio: Studio, asked: Asked) -> Reranked:
 def listed(ranked: Reranked, asked: Asked) -> np.ndarray:
     """Return the indices into the pool of what the gallery lists, in order."""
     narrowed = {"site": asked.site or "", "show": asked.show or "", "search": asked.search or ""}
-    return sample_list.listed(ranked, order=asked.order or "", **narrowed)
+    found = chosen(ranked, asked)
+    return sample_list.listed(ranked, order=asked.order or "", **narrowed, within=None if found is None else found.mask)
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The samples that lie within a region of the plot."""
+
+    region: regions.Region
+    mask: np.ndarray
+    """bool (N,), in the order of the pool."""
+    total: int
+    """How many samples the plot has: those of its site that the epoch has scored."""
+
+    @property
+    def count(self) -> int:
+        """How many samples lie within."""
+        return int(self.mask.sum())
+
+
+def chosen(ranked: Reranked, asked: Asked) -> Chosen | None:
+    """Return what is chosen in the plot, ``None`` where nothing is; ``UserError`` for what is no region."""
+    region = regions.parse(asked.region)
+    if region is None:
+        return None
+    shown = scatter.plotted(ranked, site=asked.site or "")
+    inside = region.holds(ranked.pool.l_gt, ranked.pool.l_kl)
+    return Chosen(region, shown & inside, int(shown.sum()))

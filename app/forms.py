@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ Kind = Literal["integer", "number", "choice", "switch", "text", "names"]
 DEFAULT_GENERATOR = RunConfig().generator.kind
 SOURCE_TAGS = {"P": text.SOURCE_PAPER, "C": text.SOURCE_CODE, "D": text.SOURCE_DIFFUSERS}
 MAIN_SECTION = "run"
+MAX_LETTERS, NUM_FIRST = 3_000, 20
+"""Of a list that is shown whole, and names of one that is not (ours); a browser may send 4,000 letters of a text."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,16 @@ def from_values(values: list[Any], fields: tuple[FieldSpec, ...]) -> dict[str, A
 def edited(config: RunConfig, values: list[Any], fields: tuple[FieldSpec, ...]) -> dict[str, Any]:
     """Return the nested values of ``config`` with what somebody has changed in the form that it had filled.
 
-    A control that shows what it was filled with leaves the configuration's own value, to the last digit; so does one
-    that is not shown, since the chosen method does not read its section.
+    A control that shows what it was filled with (of a long list its beginning) leaves the configuration's own value, to
+    the last digit; so does one that is not shown, since the chosen method does not read its section.
     """
     nested = config.model_dump(mode="json")
     unread = _unread(values, fields)
     for field, value, before in zip(fields, values, to_values(config, fields), strict=True):
+        if field.section in unread or value == before:
+            continue
         parsed = _parsed(value, field)
-        if field.section in unread or parsed == _parsed(before, field):
+        if text.LIST_MARK not in str(before) and parsed == _parsed(before, field):
             continue
         if parsed is None and not field.optional:
             _refuse_empty_number(field)
@@ -238,9 +243,17 @@ def _lookup(nested: dict[str, Any], key: str, default: Any = None) -> Any:
     return nested
 
 
+def names_shown(names: Sequence[str]) -> str:
+    """Return names as their control shows them: of a list that no browser may send back whole, the beginning."""
+    whole = ", ".join(names)
+    if len(whole) <= MAX_LETTERS:
+        return whole
+    return f"{', '.join(names[:NUM_FIRST])}, {text.LIST_CUT.format(count=len(names) - NUM_FIRST)}"
+
+
 def _shown(value: Any, field: FieldSpec) -> Any:
     if field.kind == "names":
-        return ", ".join(value or ())
+        return names_shown(value or ())
     if field.kind == "text" or field.written:
         return "" if value is None else str(value)
     return value
@@ -252,6 +265,9 @@ def _parsed(value: Any, field: FieldSpec) -> Any:
     if value in ("", None):
         return [] if field.kind == "names" and not field.optional else None  # emptied, which a list may be
     if field.kind == "names":
+        if text.LIST_MARK in str(value):
+            what, why = text.LIST_CUT_WHAT.format(label=field.label), text.LIST_CUT_WHY
+            raise UserError("app.list_cut", what=what, why=why, fix=text.LIST_CUT_FIX)
         return [name.strip() for name in str(value).split(",") if name.strip()]
     if field.kind in ("integer", "number"):
         return _number(value)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from io import StringIO
 from typing import Any
 
+import numpy as np
+
 from app.reranking import Reranked
 from engine.experiments.spreadsheet import plain
 
@@ -18,14 +20,15 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def lines(ranked: Reranked, *, epoch: int) -> Iterator[str]:
+def lines(ranked: Reranked, *, epoch: int, within: np.ndarray | None = None) -> Iterator[str]:
     """Yield the header, then a line for each sample in the order of the pool; ``epoch`` is from 0, its column from 1.
 
+    ``within``, bool (N,), says which samples are listed where not all are.
     Numbers have as many digits as the store keeps. What an epoch did not score has empty cells.
     """
     yield _line(COLUMNS)
     pool, own, values = ranked.pool, ranked.own, ranked.values
-    for at in range(len(pool)):
+    for at in range(len(pool)) if within is None else np.flatnonzero(within).tolist():
         scored = bool(pool.is_scored[at])
         of_run = (own.weight, own.rate, _number(pool.score[at]), int(pool.rank[at]), int(pool.selected[at]))
         anew = (values.weight, values.rate, _number(ranked.score[at]), int(ranked.rank[at]), int(ranked.selected[at]))

@@ -10,11 +10,14 @@ SELECTED, REJECTED, COMES_IN, GOES_OUT = "selected", "rejected", "comes_in", "go
 """What the gallery can be asked to show; anything else is everything."""
 
 
-def listed(ranked: Reranked, *, site: str, show: str, order: str, search: str) -> np.ndarray:
+def listed(
+    ranked: Reranked, *, site: str, show: str, order: str, search: str, within: np.ndarray | None = None
+) -> np.ndarray:
     """Return the indices into the pool of what is listed, int64, in order.
 
-    ``site`` and ``search`` narrow where they are not empty; ``search`` is a part of an id, in capitals or not. Samples
-    without the value that orders them come last, ties keep the order of the pool.
+    ``site`` and ``search`` narrow where they are not empty; ``search`` is a part of an id, in capitals or not.
+    ``within``, bool (N,), narrows to what is chosen in the plot. Samples without the value that orders them come last,
+    ties keep the order of the pool.
     """
     pool = ranked.pool
     flags = {
@@ -28,7 +31,7 @@ def listed(ranked: Reranked, *, site: str, show: str, order: str, search: str) -
         wanted = wanted & (pool.sites == site)
     if words := search.strip().casefold():
         wanted = wanted & np.fromiter((words in name.casefold() for name in pool.sample_ids), bool, len(pool))
-    at = np.flatnonzero(wanted)
+    at = np.flatnonzero(wanted if within is None else wanted & within)
     return at[np.argsort(_key(ranked, order)[at], kind="stable")]
 
 

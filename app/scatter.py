@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app import plots, sample_text, text
+from app import plots, regions, sample_text, text
 from app.reranking import Reranked
 from engine.distillation.choice import Boundary
 from engine.methods import catalogue
@@ -22,17 +22,29 @@ IN_COLOUR, OUT_COLOUR = "#009e73", "#d55e00"
 """Of what would come in and go out, in pictures and plots."""
 
 
+def plotted(ranked: Reranked, *, site: str = "") -> np.ndarray:
+    """Return which samples have a place in the plot, bool (N,): those with both terms (of ``site``, where given)."""
+    pool = ranked.pool
+    of_site = pool.is_scored & (pool.sites == site) if site else pool.is_scored
+    return of_site & np.isfinite(pool.l_gt) & np.isfinite(pool.l_kl)
+
+
 def learnability(
-    ranked: Reranked, *, site: str = "", chosen: str | None = None, models: Mapping[str, str] | None = None
+    ranked: Reranked,
+    *,
+    site: str = "",
+    chosen: str | None = None,
+    region: regions.Region | None = None,
+    models: Mapping[str, str] | None = None,
 ) -> go.Figure:
     """Return L_GT against L_KL of every scored sample (of ``site``, where one is given).
 
-    Those that the run selected are filled, the others hollow; what would change has a colour and a symbol of its own.
-    ``customdata`` holds the sample's id. ``models`` is what the run calls its student and its teacher.
+    Those that the run selected are filled, the others hollow; what would change has a colour and a symbol of its own,
+    and what lies outside a ``region`` is faint. ``customdata`` holds the sample's id. ``models`` is what the run calls
+    its student and its teacher.
     """
     pool, names = ranked.pool, models or catalogue.family_titles()
-    of_site = pool.is_scored & (pool.sites == site) if site else pool.is_scored
-    at = np.flatnonzero(of_site & np.isfinite(pool.l_gt) & np.isfinite(pool.l_kl))
+    at = np.flatnonzero(plotted(ranked, site=site))
     shown = _thinned(at, pool.rank)
     cut = sample_text.POINTS_CUT.format(shown=len(shown), total=len(at)) if len(shown) < len(at) else ""
     figure = plots.blank(f"{text.SCATTER_PLOT}<br>{cut}" if cut else text.SCATTER_PLOT)
@@ -53,6 +65,7 @@ def learnability(
         marker = {"color": plots.PALETTE[1], "symbol": "circle-open", "size": 18, "line": {"width": 3}}
         _add_points(figure, ranked, ring, name=chosen or "", marker=marker)
     _add_lines(figure, ranked, at)
+    _add_region(figure, ranked, at, region)
     figure.update_layout(hovermode="closest", height=440, margin_t=64 if cut else 44)
     figure.update_xaxes(title_text=text.L_GT_AXIS.format(**names))
     figure.update_yaxes(title_text=text.L_KL_AXIS.format(**names))
@@ -61,8 +74,16 @@ def learnability(
 
 def _thinned(at: np.ndarray, rank: np.ndarray) -> np.ndarray:
     """Return at most ``MAX_POINTS`` of the indices ``at``, evenly over their ranks: both sides of a boundary stay."""
-    by_rank = at[np.argsort(rank[at], kind="stable")]
-    return by_rank[:: -(-len(by_rank) // MAX_POINTS)] if len(by_rank) else by_rank
+    return at[np.argsort(rank[at], kind="stable")][:: _every(len(at))]
+
+
+def num_drawn(total: int) -> int:
+    """Return how many of so many samples the plot draws."""
+    return -(-total // _every(total))
+
+
+def _every(total: int) -> int:
+    return max(1, -(-total // MAX_POINTS))
 
 
 def _add_points(figure: go.Figure, ranked: Reranked, at: np.ndarray, *, name: str, marker: dict[str, object]) -> None:
@@ -75,6 +96,18 @@ def _add_points(figure: go.Figure, ranked: Reranked, at: np.ndarray, *, name: st
         mode="markers",
         marker=marker,
         hovertemplate="%{text}<br>L_GT %{x:.4f}<br>L_KL %{y:.4f}<extra></extra>",
+    )
+
+
+def _add_region(figure: go.Figure, ranked: Reranked, at: np.ndarray, region: regions.Region | None) -> None:
+    """Draw the outline of what is chosen; ``selectionrevision`` lets a choice of before go from the browser."""
+    x, y = ((float(term[at].min()), float(term[at].max())) for term in (ranked.pool.l_gt, ranked.pool.l_kl))
+    drawn = [] if region is None else regions.outlines(region, x=x, y=y)
+    line = {"color": plots.PALETTE[4], "width": 2, "dash": "solid"}
+    figure.update_layout(
+        selections=[{**one, "line": line, "opacity": 1} for one in drawn],
+        selectionrevision=str(drawn),
+        newselection={"line": line},
     )
 
 

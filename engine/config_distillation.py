@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 
 from engine.config_fields import Batch, Decay, Epochs, Factor, Fraction, Name, PositiveFactor, Section, StepSize
 
-SampleIds = Annotated[tuple[Name, ...], Field(max_length=10_000)]
+MAX_EXCLUDED = 10_000
+"""Samples that a configuration leaves out at most (ours)."""
+SampleIds = Annotated[tuple[Name, ...], Field(max_length=MAX_EXCLUDED)]
 """Of synthetic samples: ``SITE/00042``."""
 
 

@@ -12,7 +12,7 @@ from app import demo, forms, markup, text, viewmodels
 from app.access import PROGRAM, visitor_of
 from app.studio import Studio
 from app.tabs import data_step
-from engine.config import DEFAULT_METHOD, preset_names
+from engine.config import DEFAULT_METHOD, RunConfig, preset_names
 from engine.config_generators import GENERATORS
 from engine.config_keys import unread_sections
 from engine.data.phantoms import TASKS
@@ -75,6 +75,15 @@ class Origin:
     name: str
     stage: str
     taken_over: tuple[str, ...]
+    excluded: tuple[str, ...] | None = None
+    """The samples that the fork leaves out where they were chosen anew: of many, the form shows some."""
+
+    def changed(self, config: RunConfig) -> RunConfig:
+        """Return the configuration that the form was filled with: the run's, with what the fork leaves out."""
+        if self.excluded is None:
+            return config
+        part = config.distillation.model_copy(update={"excluded_samples": self.excluded})
+        return config.model_copy(update={"distillation": part})
 
 
 def build(studio: Studio, accordion: gr.Accordion) -> RunForm:

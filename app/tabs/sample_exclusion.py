@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from app import sample_text
+from app import markup, region_text, region_view, sample_text
 from app.access import visitor_of
+from app.asked_samples import Asked, chosen, read
 from app.left_out import LeftOut, kept, sentence
 from app.studio import Studio
-from app.tabs import sample_fork
+from app.tabs import sample_fork, sample_region
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -26,8 +28,13 @@ class Parts:
     ids: gr.State
     """The run and what its fork leaves out, or ``None`` before anybody has chosen."""
 
-    def wire(self, studio: Studio, run: gr.Dropdown, picked: gr.Textbox) -> None:
-        """Follow the run and the image that is chosen; ``picked`` has its id."""
+    def wire(
+        self, studio: Studio, run: gr.Dropdown, picked: gr.Textbox, region: sample_region.Parts, asked: list[Any]
+    ) -> None:
+        """Follow the run and the image that is chosen; ``picked`` has its id.
+
+        The buttons of ``region`` treat all samples alike that are chosen in the plot, as the controls ``asked`` say.
+        """
         outputs = [self.button, self.said, self.clear, self.ids]
 
         def shown(request: gr.Request, run_id: str | None, sample_id: str, state: LeftOut) -> dict[Any, Any]:
@@ -47,6 +54,32 @@ class Parts:
         gr.on([run.change, picked.change], shown, inputs, outputs, trigger_mode="always_last", **QUIET)
         self.button.click(toggled, inputs, outputs, **QUIET)
         self.clear.click(cleared, [run, picked], outputs, **QUIET)
+        for how, button in (("leave", region.leave), ("keep", region.keep), ("back", region.back)):
+            many = self._many(studio, region, how)
+            button.click(many, [picked, self.ids, *asked], [*outputs, region.done], **QUIET)
+
+    def _many(self, studio: Studio, region: sample_region.Parts, how: region_view.How) -> Callable[..., dict[Any, Any]]:
+        """Return what a button of the plot's choice does."""
+
+        def handler(request: gr.Request, sample_id: str, state: LeftOut, *controls: Any) -> dict[Any, Any]:
+            wanted = Asked(*controls)
+            run_id = wanted.run_id or ""
+
+            def after() -> tuple[tuple[str, ...], int]:
+                ranked = read(studio, wanted)
+                found, everything = chosen(ranked, wanted), ranked.pool.sample_ids
+                these = () if found is None else everything[found.mask].tolist()
+                ids = region_view.left_out(kept(studio, run_id, state), these, everything.tolist(), how=how)
+                return ids, len(everything)
+
+            found, box = studio.attempt(after)
+            if found is None:
+                return {region.done: box}
+            ids, total = found
+            done = markup.notice(region_text.DONE.format(count=len(ids), total=total))
+            return self._shown(studio, request, run_id, sample_id, ids) | {region.done: done}
+
+        return handler
 
     def _shown(
         self, studio: Studio, request: gr.Request, run_id: str, sample_id: str, ids: tuple[str, ...]

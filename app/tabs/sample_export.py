@@ -13,8 +13,8 @@ from typing import Any
 import gradio as gr
 from cachetools import LRUCache
 
-from app import markup, sample_csv, sample_text
-from app.asked_samples import Asked, read
+from app import markup, region_text, sample_csv, sample_text
+from app.asked_samples import Asked, chosen, read
 from app.studio import Studio
 
 KEPT = 32
@@ -60,8 +60,7 @@ class Parts:
             found, box = studio.attempt(lambda: written(studio, lists, wanted))
             if found is None:
                 return {self.download: gr.DownloadButton(visible=False), self.message: box}
-            path, rows = found
-            said = sample_text.LIST_READY.format(name=path.name, rows=rows)
+            path, said = found
             return {self.download: gr.DownloadButton(value=str(path), visible=True), self.message: markup.quiet(said)}
 
         outputs: list[Any] = [self.download, self.message]
@@ -70,8 +69,8 @@ class Parts:
             make, asked, outputs, api_visibility="private", show_progress_on=self.message, concurrency_limit=1
         )
         hide = "() => [{__type__: 'update', visible: false}, '']"
-        run, epoch, *_, weight, rate = asked
-        changed = [run.change, epoch.input, weight.input, rate.input]
+        run, epoch, site, *_, weight, rate, region = asked
+        changed = [run.change, epoch.input, site.input, weight.input, rate.input, region.change]
         gr.on(changed, None, None, outputs, js=hide, queue=False, **quiet)
 
 
@@ -86,8 +85,16 @@ def place() -> Parts:
     return Parts(button, download, gr.HTML(elem_id="samples-list-message"))
 
 
-def written(studio: Studio, lists: Lists, asked: Asked) -> tuple[Path, int]:
-    """Write the list of what is asked for; return its path and the number of its samples."""
+def written(studio: Studio, lists: Lists, asked: Asked) -> tuple[Path, str]:
+    """Write the list of what is asked for; return its path, and what it is in words."""
     ranked, run_id = read(studio, asked), studio.store.get(asked.run_id or "").run_id
-    name = f"samples_{run_id}_epoch{asked.epoch + 1}_lambda{ranked.values.weight:g}_rate{ranked.values.rate:g}.csv"
-    return lists.write(name, sample_csv.lines(ranked, epoch=asked.epoch)), len(ranked.pool)
+    found, total = chosen(ranked, asked), len(ranked.pool)
+    part = "" if found is None else f"_{found.region.kind}"
+    values = f"lambda{ranked.values.weight:g}_rate{ranked.values.rate:g}"
+    name = f"samples_{run_id}_epoch{asked.epoch + 1}_{values}{part}.csv"
+    if found is None:
+        path = lists.write(name, sample_csv.lines(ranked, epoch=asked.epoch))
+        return path, sample_text.LIST_READY.format(name=name, rows=total)
+    path = lists.write(name, sample_csv.lines(ranked, epoch=asked.epoch, within=found.mask))
+    place = region_text.PLACES[found.region.kind]
+    return path, region_text.LISTED.format(name=name, rows=found.count, total=total, place=place)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
-from app import sample_text, viewmodels
+from app import forms, sample_text, viewmodels
 from app.access import Visitor, visitor_of
 from app.left_out import LeftOut, kept
 from app.reranking import Values, asked_values, own_values
@@ -106,5 +106,6 @@ def filled(
     values: Values = asked_values(weight, rate, own=own_values(studio.store.get(run_id).config))
     components = [*form.purpose, *form.controls]
     shown = dict(zip(components, go_on.fork_form(studio, form, run_id, stage), strict=True))
-    chosen = {WEIGHT_KEY: values.weight, RATE_KEY: values.rate, EXCLUDED_KEY: ", ".join(without)}
+    chosen = {WEIGHT_KEY: values.weight, RATE_KEY: values.rate, EXCLUDED_KEY: forms.names_shown(without)}
+    shown[form.origin] = replace(shown[form.origin], excluded=without)
     return shown | {form.control(key): value for key, value in chosen.items()}

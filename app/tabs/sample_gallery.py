@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from app import markup, sample_text, sample_view, text, viewmodels
+from app import markup, region_text, regions, sample_text, sample_view, text, viewmodels
 from app.asked_samples import Asked, listed, read
 from app.reranking import Reranked
 from app.studio import THUMBNAIL_PX, Studio
@@ -77,6 +77,8 @@ def _filled(studio: Studio, parts: Parts, asked: Asked, page: int) -> dict[Any, 
     samples = studio.store.samples_named(asked.run_id or "", ids)  # one may have been deleted meanwhile
     images = text.ONE_IMAGE if len(indices) == 1 else text.IMAGES.format(count=len(indices))
     words = text.PAGE_OF.format(page=at + 1, pages=pages, images=images)
+    region = regions.parse(asked.region)
+    words += "" if region is None else f", {region_text.PLACES[region.kind]}"
     none = markup.empty(text.SAMPLES_NONE_TITLE, text.SAMPLES_NONE_STEP)
     shown = [_tile(studio, asked.run_id or "", one, ranked, place[one.sample_id]) for one in samples]
     return {

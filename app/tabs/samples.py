@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
-from app import markup, sample_text, scatter, text, viewmodels
+from app import markup, regions, sample_text, scatter, text, viewmodels
 from app.access import visitor_of
 from app.address import Wanted, setter
 from app.asked_samples import Asked, config_of, read
@@ -20,6 +21,7 @@ from app.tabs import (
     sample_export,
     sample_fork,
     sample_gallery,
+    sample_region,
     what_if,
 )
 
@@ -30,21 +32,6 @@ run for new to this page, and an earlier question's answer could stand over a la
 SCROLL_TO_DETAIL = "() => document.getElementById('detail')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
 REFRESH_S = 2.0
 """Between two looks at a run that is at work (ours)."""
-LISTEN_TO_POINTS = """() => {
-  // A plot has no click event of its own: pass the clicked point's sample on through the hidden text box.
-  const listen = () => {
-    const plot = document.querySelector('#scatter .js-plotly-plot');
-    if (!plot || !plot.on || plot.dataset.listening) return;
-    plot.dataset.listening = 'yes';
-    plot.on('plotly_click', (event) => {
-      const box = document.querySelector('#picked textarea, #picked input');
-      if (event.points[0].customdata === undefined) return;
-      box.value = event.points[0].customdata;
-      box.dispatchEvent(new Event('input', {bubbles: true}));
-    });
-  };
-  new MutationObserver(listen).observe(document.body, {childList: true, subtree: true});
-}"""
 
 
 @dataclass(frozen=True)
@@ -63,6 +50,7 @@ class Parts:
     export: sample_export.Parts
     exclusion: sample_exclusion.Parts
     epochs: sample_epochs.Parts
+    region: sample_region.Parts
     scatter: gr.Plot
     picked: gr.Textbox
     message: gr.HTML
@@ -75,6 +63,7 @@ class Parts:
         """The controls, in the order of the fields of :class:`Asked`."""
         return [
             self.run, self.epoch, self.site, self.show, self.order, self.search, self.what_if.weight, self.what_if.rate,
+            self.region.text,
         ]  # fmt: skip
 
 
@@ -100,6 +89,7 @@ def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks, *, tabs: gr.Tabs, f
                 with values.sliders:
                     fork = sample_fork.place(values.actions)
                 plot = gr.Plot(label=text.SCATTER_PLOT, show_label=False, elem_id="scatter")
+                region = sample_region.place()
         with gr.Accordion(sample_text.BY_SITE, open=False, elem_id="samples-by-site"):
             values.by_site.render()
         epochs = sample_epochs.place()
@@ -108,19 +98,21 @@ def build(studio: Studio, run: gr.Dropdown, page: gr.Blocks, *, tabs: gr.Tabs, f
         picked = gr.Textbox(label=text.GALLERY_LABEL, visible="hidden", elem_id="picked")
         detail = gr.HTML(f"<p class='quiet'>{text.DETAIL_EMPTY}</p>", elem_id="detail")
     parts = Parts(
-        run, epoch, site, show, order, search, gallery, values, fork, export, exclusion, epochs, plot, picked, message,
-        detail, body, gr.State({}),
+        run, epoch, site, show, order, search, gallery, values, fork, export, exclusion, epochs, region, plot, picked,
+        message, detail, body, gr.State({}),
     )  # fmt: skip
     # First what they clear in the browser: handlers of one event wait for the answers of those before them.
     export.wire(studio, parts.asked)
     epochs.wire(studio, run, epoch)
     fork.wire(studio, run, (values.weight, values.rate), exclusion.ids, form=form, tabs=tabs, message=message)
     _wire_refresh(studio, parts)
-    page.load(js=LISTEN_TO_POINTS, **QUIET)
+    page.load(js=sample_region.SCRIPT, **QUIET)
     _wire_listing(studio, parts)
     _wire_values(studio, parts)
+    _wire_region(studio, parts)
     _wire_detail(studio, parts)
-    exclusion.wire(studio, run, picked)
+    region.wire(studio)
+    exclusion.wire(studio, run, picked, region, parts.asked)
     return parts
 
 
@@ -134,7 +126,7 @@ def _wire_refresh(studio: Studio, parts: Parts) -> None:
     whole = [
         timer, parts.message, parts.body, parts.epoch, parts.site, parts.scatter, parts.detail, parts.picked,
         parts.seen, *parts.gallery.listed(), *values.set_up(), *values.answers(), parts.fork.button,
-        *parts.epochs.set_up(),
+        *parts.epochs.set_up(), parts.region.forkable, *parts.region.answers(), *parts.region.emptied(),
     ]  # fmt: skip
 
     def refresh(request: gr.Request, page: int, picked: str, seen: dict, *controls: Any) -> dict[Any, Any]:
@@ -158,6 +150,7 @@ def _wire_refresh(studio: Studio, parts: Parts) -> None:
             return pace | {
                 parts.message: summary.note, parts.body: gr.Column(visible=False), parts.picked: "", parts.seen: state,
             }  # fmt: skip
+        may = _may_fork(studio, asked.run_id, request)
         wanted = _wanted(request, asked.run_id) if fresh and "run" not in seen else Wanted()
         return (
             pace
@@ -165,7 +158,8 @@ def _wire_refresh(studio: Studio, parts: Parts) -> None:
             | {
                 parts.message: "",
                 parts.body: gr.Column(visible=True),
-                parts.fork.button: gr.Button(visible=_may_fork(studio, asked.run_id, request)),
+                parts.fork.button: gr.Button(visible=may),
+                parts.region.forkable: gr.Column(visible=may),
                 parts.seen: state,
             }
         )
@@ -191,7 +185,7 @@ def _shown(
     at = last if follows else asked.epoch
     at = wanted.epoch - 1 if wanted.epoch and wanted.epoch - 1 in summary.epochs else at
     site = asked.site if asked.site in summary.sites else ""
-    own: dict[str, Any] = {"weight": None, "rate": None} if fresh else {}
+    own: dict[str, Any] = {"weight": None, "rate": None, "region": None} if fresh else {}
     asked = replace(asked, shown=0 if at is None else at + 1, site=site, **own)
     picked = (wanted.sample or "") if fresh else picked
     config = config_of(studio, asked.run_id or "")
@@ -207,7 +201,7 @@ def _shown(
         shown |= what_if.values_for(parts.what_if, config, is_scored=at is not None)
     if picked:
         shown[parts.detail] = _detail(studio, asked.run_id or "", picked, at)
-    return shown | ({parts.picked: picked} if fresh else {})
+    return shown | ({parts.picked: picked, **parts.region.emptied()} if fresh else {})
 
 
 def _wire_listing(studio: Studio, parts: Parts) -> None:
@@ -239,7 +233,7 @@ def _wire_listing(studio: Studio, parts: Parts) -> None:
 def _wire_values(studio: Studio, parts: Parts) -> None:
     """Rank anew for the sliders: first what would change, and the plot, then the pictures."""
     values, inputs = parts.what_if, [parts.picked, *parts.asked]
-    answers = [*values.answers(), parts.scatter]
+    answers = [*values.answers(), parts.scatter, *parts.region.answers()]
 
     def moved(picked: str, *controls: Any) -> dict[Any, Any]:
         return _answered(studio, parts, Asked(*controls), picked)
@@ -254,6 +248,32 @@ def _wire_values(studio: Studio, parts: Parts) -> None:
     back = values.reset.click(None, None, [values.weight, values.rate], js=what_if.OWN_VALUES, queue=False, **QUIET)
     back.then(moved, inputs, answers, **IN_ORDER).then(relisted, *listing, **IN_ORDER)
     gr.on([parts.epoch.input, parts.site.input], moved, inputs, answers, trigger_mode="always_last", **IN_ORDER)
+
+
+def _wire_region(studio: Studio, parts: Parts) -> None:
+    """Count and list what is chosen in the plot, and draw ranges there, or nothing.
+
+    A lasso is on the screen already: drawn again, it could come while the next one is being drawn, and add to that.
+    """
+
+    def chosen(*controls: Any) -> dict[Any, Any]:
+        asked = Asked(*controls)
+        page = sample_gallery.page_of(studio, parts.gallery, asked, 0)
+        return sample_region.answered(studio, parts.region, asked) | page
+
+    def drawn(picked: str, *controls: Any) -> Any:
+        region, box = studio.attempt(lambda: regions.parse(Asked(*controls).region))
+        if box or (region is not None and region.shapes):
+            return gr.skip()
+        figure = _answered(studio, parts, Asked(*controls), picked)[parts.scatter]
+        if not isinstance(figure, dict):
+            # Gradio draws no figure that is equal to the one that it was sent last, whatever was drawn over that.
+            figure.update_layout(selectionrevision=secrets.token_hex(8))
+        return figure
+
+    changed, last = parts.region.text.change, {**IN_ORDER, "trigger_mode": "always_last"}
+    changed(chosen, parts.asked, [*parts.region.answers(), *parts.gallery.listed()], **last)
+    changed(drawn, [parts.picked, *parts.asked], parts.scatter, **last)
 
 
 def _wire_detail(studio: Studio, parts: Parts) -> None:
@@ -284,11 +304,16 @@ def _answered(studio: Studio, parts: Parts, asked: Asked, picked: str) -> dict[A
 
     def worked_out() -> dict[Any, Any]:
         ranked, run_id = read(studio, asked), asked.run_id or ""
+        region, _ = studio.attempt(lambda: regions.parse(asked.region))
         figure = scatter.learnability(
-            ranked, site=asked.site or "", chosen=picked or None, models=studio.model_names(run_id)
+            ranked,
+            site=asked.site or "",
+            chosen=picked or None,
+            region=region,
+            models=studio.model_names(run_id),
         )
         said = what_if.answered(parts.what_if, ranked, config=config_of(studio, run_id) if run_id else None)
-        return said | {parts.scatter: figure}
+        return said | {parts.scatter: figure} | sample_region.answered(studio, parts.region, asked)
 
     found, box = studio.attempt(worked_out)
     return found or {parts.what_if.count: box, parts.what_if.by_site: "", parts.scatter: gr.skip()}

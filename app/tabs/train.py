@@ -150,7 +150,8 @@ def _wire_form(studio: Studio, form: run_form.RunForm, run: gr.Dropdown) -> None
     def written(origin: run_form.Origin | None, values: tuple[Any, ...]) -> dict[str, Any]:
         if origin is None:
             return forms.from_values(list(values), form.fields)
-        return forms.edited(studio.store.get(origin.run_id).config, list(values), form.fields)
+        filled = origin.changed(studio.store.get(origin.run_id).config)
+        return forms.edited(filled, list(values), form.fields)
 
     def plan(request: gr.Request, origin: run_form.Origin | None, *values: Any) -> str:
         fork = None if origin is None else (origin.run_id, origin.stage)

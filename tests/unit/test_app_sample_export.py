@@ -61,8 +61,8 @@ def test_the_list_of_the_tab_is_of_its_epoch_and_values(tmp_path: Path) -> None:
     run_id = a_run(studio.store, terms=(FOUR, LATER))
     asked = Asked(run_id, 2, "a", "all", "score", "", 1.0, None)
     lists = sample_export.Lists(studio.scratch.path)
-    path, rows = sample_export.written(studio, lists, asked)
-    assert rows == 4 and path.name.startswith(f"samples_{run_id}_epoch2_lambda1_rate")
+    path, said = sample_export.written(studio, lists, asked)
+    assert said == f"{path.name}, 4 samples." and path.name.startswith(f"samples_{run_id}_epoch2_lambda1_rate")
     table = list(csv.DictReader(path.open()))
     assert [row["run_rank"] for row in table] == ["1", "3", "2", "4"] and {row["epoch"] for row in table} == {"2"}
     ranked = read(studio, asked)
