@@ -17,7 +17,8 @@ from app.settings import Settings
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request's line and headers (ours; browsers send 2 kB)."""
 HEAD_S = 20.0
-"""From the first byte of a request, or the connection, to the end of its headers (ours)."""
+"""From the first byte of a request, or the connection, to the end of its headers, and of what comes after an answer to
+the end of the next request's (ours)."""
 STALLED_S = 60.0
 """How long an answer waits for a reader to take the next 48 kB of it (ours)."""
 LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -53,6 +54,8 @@ class Bounded(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._has_ended = False
         super().data_received(data)
+        if self._is_idle():  # what comes may be of a body that nobody reads any more
+            self._begin_head()
         if not self._in_head or self._has_ended or self.transport.is_closing():
             return
         self._begin_head()
@@ -90,9 +93,13 @@ class Bounded(HttpToolsProtocol):
 
     def _end_with(self, answer: bytes) -> None:
         """End the connection, with ``answer`` where none is on its way."""
-        if self.cycle is None or self.cycle.response_complete:
+        if self._is_idle():
             self.transport.write(answer)
         self.transport.close()
+
+    def _is_idle(self) -> bool:
+        """Return whether no request waits for its answer, whatever may still come of one that has it."""
+        return self.cycle is None or self.cycle.response_complete
 
     def _is_one_too_many(self) -> bool:
         address = self.client[0] if self.client else ""

@@ -107,6 +107,23 @@ def test_who_says_nothing_loses_the_place(said: bytes, monkeypatch: pytest.Monke
         assert rest(called).endswith(connections.LATE)
 
 
+@pytest.mark.parametrize("size", [1, 1000])
+def test_what_comes_after_an_answer_keeps_no_place(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that was not waited for: a page answers before it where it refuses a request, or needs none of it."""
+
+    async def refusing(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    monkeypatch.setattr(f"{__name__}.answering", refusing)
+    monkeypatch.setattr(connections, "HEAD_S", 0.2)
+    with served() as (address, _), calling(address) as called:
+        called.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % size)
+        assert called.recv(12) == b"HTTP/1.1 401"
+        called.sendall(b"x")  # ends the wait of a connection that is kept for the next request
+        assert rest(called).endswith(connections.LATE)
+
+
 def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "STALLED_S", 0.2)
     with served() as (address, server), calling(address, takes_bytes=4096) as called:
