@@ -56,8 +56,8 @@ files is packed already, and an event must not wait in a packer."""
 HEARD = {b"host", b"x-forwarded-host", b"x-forwarded-proto", b"accept-encoding", b"content-type", b"content-length"}
 """The headers that Gradio gets to see. It believes others, too (``x-gradio-server`` is the address that it gives the
 page), sends all of them back with a part of a file (``range``), and fails at some that are none."""
-MAX_PATH = 1024
-"""Letters; of a longer one the system would say so by a fault."""
+MAX_PATH, MAX_NAME = 1024, 255
+"""Bytes of a path, and of each name in it; of longer ones the system would say so by a fault."""
 NOTHING_TO_READ = (
     f"data: {UnexpectedErrorMessage(message='404: Not Found', session_not_found=True).model_dump_json()}\n\n"
 )
@@ -208,7 +208,7 @@ class Gate:
         return access.household(peer)
 
     def _check_read(self, request: Request, path: str, visitor: Visitor, meanwhile: ExitStack) -> Response | Receive:
-        there = (path in READ or path.startswith(READ_BELOW)) and len(path) <= MAX_PATH
+        there = (path in READ or path.startswith(READ_BELOW)) and _can_be(path)
         if "deep_link" in request.query_params or not there:
             raise Refusal(404, "This page has nothing there.")
         if path in BEGINNINGS:  # what an address says is read in the browser and by events; Gradio fails at ?page=x
@@ -320,6 +320,11 @@ class Gate:
             await send(message)
 
         return guarded
+
+
+def _can_be(path: str) -> bool:
+    """Return whether a disk could hold something under such a path."""
+    return len(path.encode()) <= MAX_PATH and all(len(name.encode()) <= MAX_NAME for name in path.split("/"))
 
 
 async def _paced(request: Request) -> AsyncIterator[bytes]:

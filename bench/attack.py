@@ -135,6 +135,7 @@ def attack_routes(visitor: Visitor, canary: Path, address: str, tally: Tally) ->
     read += [f"{API}/file={visitor.server.home}/page/../{canary.name}", f"{API}/file/{canary}", f"/file={canary}"]
     read += [f"{API}/proxy={address}/x", f"{API}/stream/a/b/1/playlist-file", f"{API}/custom_component/a/b/c/d.js"]
     read += ["/monitoring", "/monitoring/summary", f"{API}/token", f"{API}/vibe-code/", f"{API}/openapi.json", "/docs"]
+    read += [f"/static/{'a' * 300}", f"/assets/{'b' * 300}", f"{API}/file={visitor.server.home}/{'a' * 300}"]
     read += [f"{API}/runs", "/?deep_link=../../x", "/config?deep_link=../../x", f"{API}/queue/status", "/dev/reload"]
     for route in read:
         answer = http.get(route)
@@ -350,8 +351,9 @@ def against(
     tally.show(mode, peak)
     if peak > MOST_BYTES:
         tally.faults.append(f"peak memory {peak / 2**20:,.0f} MiB")
-    if "Traceback" in (told := (home / "page.log").read_text()):
-        tally.faults.append(f"the log has a trace: {told[-600:]}")
+    told = (home / "page.log").read_text()
+    if "Traceback" in told or "unforeseen" in told:
+        tally.faults.append(f"the log has a fault: {told[-600:]}")
     return [f"{mode}: {fault}" for fault in tally.faults]
 
 

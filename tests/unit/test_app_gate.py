@@ -89,6 +89,13 @@ def test_only_what_the_page_has_made_is_served(local: TestClient, name: str) -> 
     assert answer.status_code == 403 and answer.json() == {"detail": "This page has no such file for you."}
 
 
+@pytest.mark.parametrize("below", ["assets/", "static/"])
+@pytest.mark.parametrize("name", ["a" * 300, "é" * 200, "é/" * 500, "a/" * 400 + "b" * 256], ids=len)
+def test_a_name_that_no_disk_can_hold_is_no_fault(local: TestClient, below: str, name: str) -> None:
+    """A fault is a page of the log: whoever asks for such names would fill the disk that it lies on."""
+    assert local.get(f"/{below}{name}").status_code == 404
+
+
 @pytest.mark.parametrize("host", ["[", "[::1", "localhost:7860/x?", "localhost:1@evil.example", "localhost:</script>"])
 def test_a_host_that_is_none_is_a_refusal_and_no_fault(local: TestClient, host: str) -> None:
     assert local.get("/config", headers={"host": host}).status_code == 421
