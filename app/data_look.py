@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from app import data_text, dataset_uploads, server_paths
+from app import data_text, dataset_uploads, demo, server_paths
 from app.access import Visitor
 from engine.config import RunConfig, parse_config
 from engine.data.budget import at_most
@@ -48,6 +48,8 @@ def allowed(studio: Studio, values: dict[str, Any], *, by: Visitor) -> RunConfig
     if by.role != "operator" and not (is_drawn and config.backend == "local"):
         what, why, fix = data_text.PHANTOMS_ONLY_WHAT, data_text.PHANTOMS_ONLY_WHY, data_text.PHANTOMS_ONLY_FIX
         raise UserError("app.phantoms_only", what=what, why=why, fix=fix)
+    if by.role == "demo":
+        demo.check_data(config)  # a look at more is as long as others' wait
     return config
 
 

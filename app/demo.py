@@ -28,7 +28,15 @@ OFFERED = frozenset({*LOWERED, *FREE} - {"name"})
 
 def check(config: RunConfig) -> None:
     """Raise ``UserError`` ``app.demo_settings`` unless the configuration is one of ``PRESETS`` or less of it."""
-    values = config.model_dump(mode="json")
+    _check(config.model_dump(mode="json"))
+
+
+def check_data(config: RunConfig) -> None:
+    """Raise ``UserError`` ``app.demo_settings`` unless a run of ``PRESETS``, or of less, could have these images."""
+    _check({"data": config.model_dump(mode="json")["data"]})
+
+
+def _check(values: Mapping[str, Any]) -> None:
     wrong = min((_wrong_keys(values, preset) for preset in PRESETS), key=len)
     if wrong:
         raise UserError(

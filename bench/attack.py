@@ -212,6 +212,10 @@ def attack_demo(server: Server, foreign: str, tally: Tally) -> None:
     for key, value in wrong.items():
         told = json.dumps(visitor.call(launch["id"], visitor.values(launch, **{key: value})))
         tally.must("a demo with other settings", refused="error-box" in told, told=f"{key} {told[:200]}")
+    look = visitor.event("data-look", "click")
+    for key, value in {"field-data-images_per_site": 10**5, "field-data-image_px": 2048}.items():
+        told = json.dumps(visitor.call(look["id"], visitor.values(look, **{key: value})))
+        tally.must("a demo with other images", refused="error-box" in told, told=f"{key} {told[:200]}")
     root = {"field-data-source": "folder", "field-data-root": "/etc"}
     there = json.dumps(visitor.call(launch["id"], visitor.values(launch, **root))["data"])
     root["field-data-root"] = "/etc/no-such-folder"

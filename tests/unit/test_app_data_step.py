@@ -12,14 +12,15 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from app import data_look, data_text, data_view
+from app import data_look, data_text, data_view, demo
 from app.access import LOCAL, Visitor
 from app.settings import Settings
 from app.studio import Studio
 from app.tabs import data_step
-from engine.config import RunConfig, parse_config
+from engine.config import RunConfig, load_config, parse_config
 from engine.data.apart import Apart
 from engine.data.impressions import Thumbnail
+from engine.data.phantoms import TASKS
 from engine.data.problems import Problem
 from engine.data.survey import SiteSurvey, Step, Survey
 from engine.errors import UserError
@@ -110,7 +111,7 @@ def test_who_may_start_a_run_on_a_folder_may_look_at_it(tmp_path: Path) -> None:
     outside, inside = folder(tmp_path / "out"), folder(tmp_path / "in" / "set")
     assert data_look.allowed(studio, inside, by=OPERATOR).data.root == tmp_path / "in" / "set"
     fixed = folder(tmp_path / "in" / "set", protocol="fixed-test", test_root=str(tmp_path / "out"))
-    drawn = {"data": {"task": "polyp"}}
+    drawn = {"data": load_config("phantom_cpu_smoke").model_dump(mode="json")["data"]}
     assert data_look.allowed(studio, drawn, by=STRANGER).data.task == "polyp"
     tested = {"data": {"task": "polyp", "protocol": "fixed-test", "test_root": str(tmp_path / "in")}}
     refused = [
@@ -122,6 +123,20 @@ def test_who_may_start_a_run_on_a_folder_may_look_at_it(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             data_look.allowed(studio, values, by=by)
         assert caught.value.code == code, (values, by)
+
+
+def test_a_visitor_of_a_demonstration_looks_at_no_more_than_a_run_may_have(tmp_path: Path) -> None:
+    studio = Studio(Settings(home=tmp_path / "home", access="demo"))
+    for preset in demo.PRESETS:
+        data = load_config(preset).model_dump(mode="json")["data"]
+        sites = TASKS[data["task"]].sites
+        for honest in ({}, {"images_per_site": 1}, {"held_out": sites[0]}):
+            assert data_look.allowed(studio, {"data": data | honest}, by=STRANGER)
+        for more in ({"images_per_site": 100_000}, {"image_px": 2048}, {"task": "nuclei"}):
+            with pytest.raises(UserError) as caught:
+                data_look.allowed(studio, {"data": data | more}, by=STRANGER)
+            assert caught.value.code == "app.demo_settings" and "data." in caught.value.what
+            assert data_look.allowed(studio, {"data": data | more}, by=OPERATOR)
 
 
 def test_a_look_tells_how_far_it_is_and_then_what_it_found(tmp_path: Path) -> None:
