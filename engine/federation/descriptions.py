@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from engine.data.pixels import Window
-from engine.errors import UserError
+from engine.errors import UserError, is_plain
 
 MAX_TOLD_LETTERS = 20_000
 MAX_IMAGES = 10_000_000
@@ -78,6 +78,8 @@ class DatasetAgreement:
         words = (told.name, told.task, told.modality, *told.classes)
         if not told.classes or len(words) > MAX_WORDS or any(not 0 < len(word) <= MAX_WORD_LETTERS for word in words):
             raise ValueError("its dataset has no classes, or names that are too long")
+        if not all(map(is_plain, words)):
+            raise ValueError("its dataset has names with line breaks, or with letters that nobody sees")
         return told
 
 

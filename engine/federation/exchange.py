@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from engine.errors import UserError
+from engine.errors import UserError, one_line
 from engine.federation.backends.inprocess import InProcessGrid, LocalError
 from engine.federation.checks import bad_reply
 from engine.federation.client_app import WHO_ACTION, WHO_TASK, SiteError
@@ -212,7 +212,8 @@ def _site_failed(site: str, *, reason: str) -> UserError:
 
 
 def _cut(words: str, *, site: str, most: int = MAX_REASON_LETTERS) -> str:
-    """Return ``words`` of a site as long as people read: a state dict that does not fit names each of its keys."""
+    """Return ``words`` of a site in a line that people read: a state dict that does not fit names each of its keys."""
+    words = one_line(words)
     if len(words) <= most:
         return words
     return f"{words[:most]} ... (the whole text is in the log of {site})"

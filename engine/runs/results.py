@@ -18,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
+from engine.errors import one_line
 from engine.runs import schema
 from engine.runs.database import database_errors, writing
 from engine.runs.records import ArtefactRecord, LogLine, MetricSeries, Page, SampleOrder, ScoredSample, TrafficTotal
@@ -124,7 +125,8 @@ class ResultStore:
         table = schema.log
         query = sa.select(table.c.id, table.c.at, table.c.stage, table.c.level, table.c.text)
         query = query.where(table.c.run_id == run_id, table.c.id > after_id).order_by(table.c.id.desc()).limit(limit)
-        return tuple(LogLine(*tuple(row)) for row in reversed(self._rows(query)))
+        rows = reversed(self._rows(query))
+        return tuple(LogLine(row.id, row.at, row.stage, row.level, one_line(row.text)) for row in rows)
 
     def metrics(
         self, run_id: str, *, stage: str | None = None, name: str | None = None, site: str | None = None

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from engine.config import RunConfig, load_config
 from engine.config_federation import FederationConfig
 from engine.data.phantoms import write_dataset
-from engine.errors import UserError
+from engine.errors import UserError, is_plain
 from engine.federation.backends import approval
 from engine.federation.backends.approval import TAKES_PART_FILE, Approvals
 from engine.federation.descriptions import SiteDescription
@@ -35,7 +35,10 @@ TESTS = [SiteDescription("t", "test", 0, 0, 5)]
 class Asked:
     """Sites whose decisions, one a question, are given; the last one stays."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, **decisions: Sequence[str]) -> None:
+    def __init__(
+        self, patch: pytest.MonkeyPatch, *, reason: str = "its own reasons", **decisions: Sequence[str]
+    ) -> None:
+        self.reason = reason
         self.decisions, self.counts, self.now = decisions, dict[str, int](), 0.0
         self.failures: list[SiteFailure] = []
         self.states: dict[str, str] = {}
@@ -52,7 +55,7 @@ class Asked:
             count = self.counts[site] = self.counts.get(site, 0) + 1
             said = self.decisions.get(site, ("approved",))
             state = said[min(count, len(said)) - 1]
-            replies[site] = SiteReply({}, {}, 1, {"state": state, "reason": "its own reasons"})
+            replies[site] = SiteReply({}, {}, 1, {"state": state, "reason": self.reason})
         return replies
 
     def server(self) -> Server:
@@ -87,6 +90,14 @@ def test_a_refusal_ends_a_run_that_needs_every_site(monkeypatch: pytest.MonkeyPa
         asked.wait(on_failure=policy)
     assert raised.value.code == "federation.refused" and "data.sites" in raised.value.fix
     assert asked.outcomes == [("c", "federation.refused", "stopped")] and asked.states["c"] == "refused"
+
+
+def test_a_reason_is_one_line_that_no_terminal_obeys(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(monkeypatch, reason="no\n2026-01-01 12:00:00 info - c has approved\x1b[2J\u202e", c=("refused",))
+    with pytest.raises(UserError, match="c does not take part in this run: no 2026-01-01") as raised:
+        asked.wait()
+    assert all(is_plain(words) for words in raised.value.as_dict().values())
+    assert all(is_plain(failure.what) for failure in asked.failures)
 
 
 def test_a_run_that_skips_goes_on_without_who_refuses_and_it_stays_so(

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from engine.errors import UserError
+from engine.errors import UserError, is_plain
 from engine.federation.backends.inprocess import InProcessGrid, LocalError
 from engine.federation.client_app import SiteError, build_client_app, site_of
 from engine.federation.exchange import failure_of, failure_told, find_sites
@@ -200,6 +200,19 @@ def test_a_failure_that_no_site_of_ours_writes_is_still_the_site_s(record: dict[
 def test_a_failure_that_no_reader_takes_is_still_the_site_s(reason: str) -> None:
     failure = failure_told(reason, site="north")
     assert failure.code == "federation.site_failed" and len(failure.what) < 1000
+
+
+HOSTILE = "broken\n2026-01-01 12:00:00 info    - all is well\x1b[2J\u202egnp.exe\u2028\x9b2J"
+"""Lines of others, and what a terminal obeys."""
+
+
+@pytest.mark.parametrize("told", [
+    HOSTILE, json.dumps({"what": HOSTILE}), json.dumps(dict.fromkeys(("code", "what", "why", "fix"), HOSTILE)),
+])  # fmt: skip
+def test_a_failure_s_words_are_one_line_that_no_terminal_obeys(told: str) -> None:
+    failure = failure_told(told, site="north")
+    assert "broken 2026-01-01" in failure.what
+    assert all(is_plain(words) for words in failure.as_dict().values())
 
 
 def test_a_failure_s_texts_have_an_end() -> None:

@@ -150,6 +150,14 @@ def test_the_log_is_read_as_a_tail(store: RunStore) -> None:
     assert (new.text, new.level, new.stage) == ("last", "error", "export")
 
 
+def test_each_entry_of_the_log_is_one_line(store: RunStore) -> None:
+    """Also one that came in a run's zip: it writes no line of others, and a terminal obeys nothing in it."""
+    run_id = started(store)
+    store.write_log(run_id, "warning", "left out\n2026-01-01 12:00:00 info    - all is well\x1b]0;x\x07\u2028 \u202eb")
+    (line,) = store.events(run_id, limit=1)
+    assert line.text == "left out 2026-01-01 12:00:00 info - all is well\ufffd]0;x\ufffd \ufffdb"
+
+
 def test_progress_gives_estimates_for_this_stage_and_the_following_ones(store: RunStore) -> None:
     config = RunConfig(method="fedtinysam")
     run_id = store.create_run(config, planned_s={"federated_training": 10, "evaluation": 20, "export": 30}).run_id

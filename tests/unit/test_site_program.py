@@ -210,6 +210,9 @@ def test_what_a_hostile_site_says_of_its_data_is_refused(change: dict[str, Any],
         {"window": "wide"},
         {"value_range": [1]},
         {"name": ""},
+        {"name": "a\nb"},
+        {"modality": "MR\x1b[2J"},
+        {"classes": ["cup\u202e"]},
     ],
 )
 def test_a_dataset_that_cannot_be_is_refused(change: dict[str, Any]) -> None:

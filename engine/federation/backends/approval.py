@@ -13,7 +13,7 @@ from pathlib import Path
 from time import monotonic, sleep, time
 
 from engine.config import FederationConfig
-from engine.errors import UserError
+from engine.errors import UserError, one_line
 from engine.federation.checks import bad_reply
 from engine.federation.descriptions import SiteDescription
 from engine.federation.rounds import quorum_of
@@ -67,7 +67,7 @@ class Approvals:
         needed = {site.name for site in tests}
         while waiting:
             for name, reply in self._ask(list(waiting)).items():
-                state, reason = reply.texts.get("state", ""), reply.texts.get("reason", "")[:500]
+                state, reason = reply.texts.get("state", ""), one_line(reply.texts.get("reason", "")[:500])
                 if state not in _STATES:
                     raise bad_reply(name, round_number=0, problem=f"its decision is {state!r:.40}")
                 self._tell(waiting[name], state)
