@@ -35,9 +35,16 @@ def make(folder: Path, *, exist_ok: bool = True) -> None:
 
 
 def mark(folder: Path) -> int:
-    """Mark ``folder`` as one that this process fills; return the descriptor that holds the lock while it is open."""
+    """Mark ``folder`` as one that this process fills; return the descriptor that holds the lock while it is open.
+
+    Raises ``BlockingIOError`` where somebody else holds it.
+    """
     descriptor = os.open(folder / MARK, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

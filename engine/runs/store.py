@@ -13,7 +13,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -176,27 +176,33 @@ class RunStore(QueueStore):
             _copy_results(connection, source, target, stages)
 
     def delete(self, run_id: str) -> None:
-        """Remove a run that is not active, with its folder. Raises ``UserError`` ``run.active`` for one that is."""
+        """Remove a run that is not active, with its folder.
+
+        Raises ``UserError`` ``run.active`` for one that is, ``run.in_use`` where somebody else deletes it just now.
+        """
         if self.get(run_id).active:
-            raise UserError(
-                "run.active",
-                what=f"The run '{run_id}' is queued or running.",
-                why="Its worker still writes to its folder.",
-                fix=f"Cancel it first: `python -m engine cancel {run_id}`.",
-            )
+            raise _active(run_id)
         self.settle()
         work_id = self.work_id(run_id)
         gone = [folder for folder in {self.run_dir(run_id), self.run_dir(work_id)} if folder.is_dir()]
-        marks = [folders.mark(folder) for folder in gone]  # killed below, whoever opens the store next deletes them
-        try:
+        with ExitStack() as held:
+            try:
+                for folder in gone:  # marked: killed below, whoever opens the store next deletes them
+                    held.callback(os.close, folders.mark(folder))
+            except (BlockingIOError, FileNotFoundError) as error:
+                raise _in_use(run_id) from error
             with self._writing() as connection:
                 mine = sa.or_(schema.runs.c.run_id == run_id, schema.runs.c.extends == run_id)
-                connection.execute(sa.delete(schema.runs).where(mine, schema.runs.c.status.not_in(ACTIVE)))
+                began = connection.scalar(sa.select(schema.runs.c.run_id).where(mine, schema.runs.c.status.in_(ACTIVE)))
+                if began is None:
+                    connection.execute(sa.delete(schema.runs).where(mine))
             for folder in gone:
-                folders.discard(folder, runs=self.runs_folder)
-        finally:
-            for descriptor in marks:
-                os.close(descriptor)
+                if began is None:
+                    folders.discard(folder, runs=self.runs_folder)
+                else:
+                    (folder / folders.MARK).unlink(missing_ok=True)
+        if began is not None:  # somebody has put it back in the queue since it was looked at
+            raise _active(run_id)
         self._put_in_order()
 
     def _put_in_order(self) -> None:
@@ -247,6 +253,24 @@ class RunStore(QueueStore):
                 raise folders.not_writable(folder, error) from error
             return chosen
         raise AssertionError("the numbers do not end")
+
+
+def _active(run_id: str) -> UserError:
+    return UserError(
+        "run.active",
+        what=f"The run '{run_id}' is queued or running.",
+        why="Its worker still writes to its folder.",
+        fix=f"Cancel it first: `python -m engine cancel {run_id}`.",
+    )
+
+
+def _in_use(run_id: str) -> UserError:
+    return UserError(
+        "run.in_use",
+        what=f"The run '{run_id}' is being deleted by somebody else just now, or its files are changed.",
+        why="Only one of two may move them.",
+        fix="Wait for a moment and look whether the run is still there.",
+    )
 
 
 def _insert_run(

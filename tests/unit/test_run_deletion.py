@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from app.settings import Settings
 from app.studio import Studio
 from engine.config import parse_config
 from engine.errors import UserError
-from engine.runs import lifecycle
+from engine.runs import folders, lifecycle
 from engine.runs.events import StoreReporter
 from engine.runs.records import LogLine
 from engine.types import SyntheticSample
@@ -50,6 +51,36 @@ def test_a_run_at_work_is_not_deleted_and_nor_is_one_by_somebody_who_may_only_lo
     assert studio.store.get(run.run_id) and not (studio.store.home / lifecycle.DELETED_FILE).exists()
     studio.delete(run.run_id, by=LOCAL)
     assert not studio.runs()
+
+
+def test_of_two_who_delete_a_run_at_once_one_does_and_the_other_is_told(studio: Studio) -> None:
+    run = studio.store.create_run(parse_config({}))
+    studio.store.set_status(run.run_id, "cancelled")
+    held = folders.mark(studio.store.run_dir(run.run_id))  # as far as the first has come
+    with pytest.raises(UserError) as caught:
+        studio.delete(run.run_id, by=LOCAL)
+    assert caught.value.code == "run.in_use" and studio.runs()
+    os.close(held)
+    studio.delete(run.run_id, by=LOCAL)
+    assert not studio.runs()
+
+
+def test_a_run_that_is_resumed_while_it_is_deleted_keeps_its_files(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, run = studio.store, studio.store.create_run(parse_config({}))
+    store.set_status(run.run_id, "cancelled")
+    mark = folders.mark
+
+    def resumed(folder: Path) -> int:
+        store.set_status(run.run_id, "queued")
+        return mark(folder)
+
+    monkeypatch.setattr(folders, "mark", resumed)
+    with pytest.raises(UserError) as caught:
+        studio.delete(run.run_id, by=LOCAL)
+    assert caught.value.code == "run.active" and store.get(run.run_id).status == "queued"
+    assert store.run_dir(run.run_id).is_dir() and not (store.run_dir(run.run_id) / folders.MARK).exists()
 
 
 def sample(site: str, index: int) -> SyntheticSample:
