@@ -56,6 +56,12 @@ files is packed already, and an event must not wait in a packer."""
 HEARD = {b"host", b"x-forwarded-host", b"x-forwarded-proto", b"accept-encoding", b"content-type", b"content-length"}
 """The headers that Gradio gets to see. It believes others, too (``x-gradio-server`` is the address that it gives the
 page), sends all of them back with a part of a file (``range``), and fails at some that are none."""
+OWN = (
+    "frame-ancestors 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; frame-src 'self' blob:; "
+    "font-src 'self' data:; img-src 'self' data: blob:; media-src 'self' data: blob:; connect-src 'self' data: blob:"
+)
+"""What a page may ask for, whatever words stand in it: nothing of another machine, which would learn who looks."""
+OWN_OF_A_SPACE = OWN.replace("'self'", "'self' https://huggingface.co https://*.hf.space")
 MAX_PATH, MAX_NAME = 1024, 255
 """Bytes of a path, and of each name in it; of longer ones the system would say so by a fault."""
 NOTHING_TO_READ = (
@@ -306,8 +312,8 @@ class Gate:
         """Return ``send`` with headers that keep a browser, and who stands between, from doing more with an answer than
         it is for."""
         is_file = path.startswith(FILE)
-        framed_by = "'self' https://huggingface.co https://*.hf.space" if self._settings.space else "'self'"
-        policy = "sandbox; default-src 'none'" if is_file else f"frame-ancestors {framed_by}; object-src 'none'"
+        own = OWN_OF_A_SPACE if self._settings.space else OWN
+        policy = "sandbox; default-src 'none'" if is_file else own
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":

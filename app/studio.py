@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from app import bundle_cache, dataset_uploads, markup, model_offers, model_text, server_paths, text
+from app import bundle_cache, dataset_uploads, markup, model_card, model_offers, model_text, server_paths, text
 from app.access import PROGRAM, Visitor, decide
 from app.answers import Answers
 from app.permissions import Permissions
@@ -151,9 +151,8 @@ class Studio:
     def model_facts(self, key: str) -> tuple[str, str]:
         """Return what the page says of an offered bundle, and its model card as Markdown."""
         self.manifest(key)  # says what is wrong with a broken one
-        card = self.bundle_folder(key) / "MODEL_CARD.md"
         (found,) = (found for found in self.offers() if found.key == key)
-        return model_offers.facts(found), card.read_text(encoding="utf-8") if card.is_file() else model_text.NO_CARD
+        return model_offers.facts(found), model_card.shown(self.bundle_folder(key))
 
     def manifest(self, key: str) -> Manifest:
         """Return the manifest of an offered bundle."""

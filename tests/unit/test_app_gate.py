@@ -206,6 +206,14 @@ def test_a_sign_in_that_is_none_is_wrong_and_no_fault(tmp_path: Path, form: str)
         assert client.post("/sign-in", content=form, headers=kind).status_code == 401
 
 
+@pytest.mark.parametrize("route", ["/", "/config", "/theme.css", "/no-such-thing"])
+def test_a_page_asks_no_other_machine_whatever_words_stand_in_it(local: TestClient, route: str) -> None:
+    policy = local.get(route).headers["content-security-policy"]
+    said = {rule.split()[0]: rule.split()[1:] for rule in policy.split(";")}
+    kinds = ("img-src", "media-src", "font-src", "connect-src", "frame-src", "form-action", "base-uri")
+    assert all("'self'" in said[kind] and set(said[kind]) <= {"'self'", "data:", "blob:"} for kind in kinds)
+
+
 def test_in_a_space_the_cookie_lives_in_a_frame(tmp_path: Path) -> None:
     with visiting(tmp_path, space="me/it", host="0.0.0.0") as client:
         answer = client.get("/", headers={"host": "me-it.hf.space"})
