@@ -14,7 +14,7 @@ from engine.evaluation.tables import images_cell
 from engine.experiments.compared_measures import COMPARED, DICE, HD95, ComparedMeasure, SiteFigure
 from engine.experiments.comparison import ComparedRun, Comparison, SiteDifference
 from engine.experiments.extremes import ImageLine, extremes, shown_places
-from engine.experiments.spreadsheet import plain, rows_csv
+from engine.experiments.spreadsheet import rows_csv
 from engine.experiments.statistics import verdict
 from engine.methods import catalogue
 
@@ -190,7 +190,7 @@ def csv(found: Comparison, *, paths: bool) -> str:
         for run, of_run in zip(found.runs[1:], found.differences(measure), strict=True):
             rows += [_difference_line(run, found.runs[0], one, measure) for one in of_run]
     blank = dict.fromkeys(CSV_COLUMNS)
-    return rows_csv([{**blank, **{k: plain(v) for k, v in row.items()}} for row in rows], columns=CSV_COLUMNS)
+    return rows_csv([{**blank, **row} for row in rows], columns=CSV_COLUMNS)
 
 
 def _line(run: ComparedRun, what: str, name: str, value: Any) -> dict[str, Any]:

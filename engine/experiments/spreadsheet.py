@@ -12,11 +12,11 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def rows_csv(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str]) -> str:
-    """Return ``rows`` as CSV with these columns; ``None`` is an empty cell."""
+    """Return ``rows`` as CSV with these columns; ``None`` is an empty cell, and no cell a formula (:func:`plain`)."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: plain(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 

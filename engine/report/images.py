@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from engine.errors import UserError
-from engine.experiments.spreadsheet import plain, rows_csv
+from engine.experiments.spreadsheet import rows_csv
 from engine.experiments.statistics import IMAGES_FILE
 from engine.runs.store import RunStore
 
@@ -37,4 +37,4 @@ def images_csv(store: RunStore, run_id: str) -> str:
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
     cells = {name: record.get(name) for name in COLUMNS}
-    return {name: plain(cell) if isinstance(cell, str | int | float) else None for name, cell in cells.items()}
+    return {name: cell if isinstance(cell, str | int | float) else None for name, cell in cells.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.experiments.spreadsheet import plain, rows_csv
+from engine.experiments.spreadsheet import rows_csv
 from engine.methods import catalogue
 from engine.report.ledger import Message, contents
 from engine.report.site_records import NO_PROOFS, Proofs
@@ -37,7 +37,7 @@ def ledger_csv(run_id: str, messages: Sequence[Message], proofs: Proofs = NO_PRO
             "left_at": None if proof is None else proof.at,
             "note": _note(one, proofs),
         }
-        rows.append({key: plain(value) for key, value in row.items()})
+        rows.append(row)
     return rows_csv(rows, columns=COLUMNS)
 
 

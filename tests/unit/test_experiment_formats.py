@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from engine.experiments.formats import entries_csv, escaped, leaders, make_grids, to_latex, to_markdown
 from engine.experiments.results import Entry
+from engine.experiments.spreadsheet import rows_csv
 
 OURS = Entry(
     system="ours",
@@ -121,3 +122,13 @@ def test_the_table_says_where_the_reference_does_not_lead() -> None:
     slower = replace(BETTER, measure="sync_min", mean=3.0)
     assert leaders((replace(OURS, measure="sync_min", mean=2.0), slower), reference="ours") == [], "less is better"
     assert leaders(ENTRIES, reference=None) == []
+
+
+def test_no_cell_of_a_file_is_a_formula() -> None:
+    """Names of sites are other people's words; numbers below zero stay numbers, and nothing is marked twice."""
+    rows = [
+        {"site": "=HYPERLINK(1)", "difference": -0.5, "note": None},
+        {"site": "'=kept", "difference": 1, "note": "@x"},
+    ]
+    text = rows_csv(rows, columns=("site", "difference", "note"))
+    assert text.splitlines() == ["site,difference,note", "'=HYPERLINK(1),-0.5,", "'=kept,1,'@x"]
