@@ -199,6 +199,23 @@ async function begin(section) {
   choose();
 }
 
+// Heard in the document, not by an event of the page's library: that may come with the value of before, or, while the
+// server is away, not at all. A click is that of the button which brings back the model's own threshold.
+function move(input) {
+  const to = Math.round(100 * Number(input?.value));
+  if (to > 0 && to < 100) window.dsfedmedVolume?.threshold(to);
+}
+if (!window.dsfedmedVolumeHears) {
+  window.dsfedmedVolumeHears = true;
+  document.addEventListener('input', (event) => {
+    if (event.target.closest('#volume-threshold')) move(event.target);
+  }, true);
+  document.addEventListener('click', (event) => {
+    const slider = event.target.closest?.('#volume-threshold');
+    if (slider) requestAnimationFrame(() => requestAnimationFrame(() => move(slider.querySelector('input[type=number]'))));
+  });
+}
+
 function look() {
   const section = element.querySelector('.viewer');
   if (section && !section.dataset.begun) { section.dataset.begun = '1'; begin(section); }

@@ -27,7 +27,6 @@ if TYPE_CHECKING:  # they bring in what reads, segments and writes volumes, whic
 VIEWER_SCRIPT = Path(__file__).resolve().parents[1] / "viewer.js"
 ROWS_SHOWN = 50
 """Rows of figures that the page shows (ours)."""
-SET_THRESHOLD = f"(value) => {{ window.dsfedmedVolume?.threshold(Math.round({STEPS} * value)); }}"
 FILE_ROUTE = "/gradio_api/file="
 
 
@@ -81,7 +80,6 @@ def build(studio: Studio, model: gr.Dropdown, looks: gr.Radio) -> Parts:
         yield from segment(chosen, how, path, threshold, anyway=True)
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    parts.threshold.input(None, parts.threshold, None, js=SET_THRESHOLD, **quiet)
     given = [model, looks, parts.upload, parts.threshold]
     job = [
         button.click(work, given, outputs, concurrency_limit=1, concurrency_id="volume", **quiet)
