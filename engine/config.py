@@ -173,7 +173,9 @@ class ExportConfig(Section):
         False, description="Also each site's own model: what a site keeps of it goes up once, where its rules let it"
     )
     opset: Annotated[int, Field(ge=17, le=23)] = 18
-    parity_tolerance: PositiveFactor = Field(1e-4, description="Largest accepted |ONNX - torch| of the logits")
+    parity_tolerance: PositiveFactor = Field(
+        1e-4, description="Largest |ONNX - torch| of the logits, as a share of the largest where that is above 1"
+    )
 
 
 class RunConfig(Section):

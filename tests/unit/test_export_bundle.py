@@ -25,7 +25,7 @@ from engine.types import EvaluationRow
 from export.manifest import CARD_FILE, MANIFEST_FILE, MODEL_FILE, NOTICE, read_manifest
 from export.onnx_export import export_model
 from export.package import BundleContent, _clear_leftovers, write_bundle
-from export.parity import check_parity
+from export.parity import check_parity, sample_images
 from export.runtime import BundleSession, load_bundle
 from tests.patience import WAIT_S
 
@@ -162,6 +162,29 @@ def test_a_bundle_is_replaced_whole_and_survives_a_failed_export(own_bundle: Pat
     write_bundle(own_bundle, make_model(1), content=make_content(make_config(), classes=("disc",)))
     assert read_manifest(own_bundle).classes == ("disc",)
     assert [path.name for path in own_bundle.parent.iterdir()] == [own_bundle.name]
+
+
+def test_large_logits_may_differ_by_as_many_digits_as_small_ones(own_bundle: Path, tmp_path: Path) -> None:
+    """A model whose logits are 1,000 times larger has rounding errors 1,000 times larger, and is no worse exported."""
+
+    class Larger(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = make_model()
+
+        def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
+            return 1000 * self.inner(image_B3HW)
+
+    larger = Larger().eval()
+    export_model(larger, tmp_path / "larger.onnx", image_px=IMAGE_PX, opset=18)
+    told = check_parity(larger, tmp_path / "larger.onnx", image_px=IMAGE_PX, tolerance=1e-5, seed=1)
+    with torch.inference_mode():
+        logits = [
+            larger(torch.from_numpy(sample_images(batch, image_px=IMAGE_PX, seed=1))).abs().max() for batch in (1, 3)
+        ]
+    assert told.tolerance == pytest.approx(1e-5 * float(max(logits)), rel=1e-5) and max(logits) > 10
+    with pytest.raises(UserError, match="differ from PyTorch's"):  # the other model's file, by far
+        check_parity(larger, own_bundle / MODEL_FILE, image_px=IMAGE_PX, tolerance=1e-5, seed=1)
 
 
 def torch_probability(image_HW3: np.ndarray) -> np.ndarray:
