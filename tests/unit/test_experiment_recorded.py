@@ -11,10 +11,11 @@ import pytest
 
 from engine.errors import UserError
 from engine.experiments import cells as cells_of
-from engine.experiments import recorded, tables
+from engine.experiments import recorded, spec, tables
 from engine.experiments.cells import Cell
 from engine.experiments.results import CellRun, make_entries, traffic_rows
 from engine.experiments.spec import load_experiment
+from engine.experiments.standing import anywhere
 from engine.experiments.sweep import Outcome, sweep
 from engine.runs.report import write_report
 from engine.runs.store import RunStore
@@ -142,3 +143,22 @@ def test_outcomes_with_records_are_compared_by_what_they_say(
     assert first == again
     key, outcome = next(iter(first.items()))
     assert first | {key: replace(outcome, recorded=None)} != again
+
+
+def test_every_record_of_this_repository_is_of_a_cell_of_a_table() -> None:
+    experiments = [load_experiment(name) for name in spec.tables()]
+    mini = [cell for one in experiments for cell in cells_of.make_cells(one, "mini") if cell.config is not None]
+    known = {anywhere(cell.config) for cell in mini if cell.config is not None}
+    found = recorded.read(recorded.FOLDER)
+    assert found and set(found) <= known
+
+
+def test_the_readme_says_what_is_recorded(tmp_path: Path) -> None:
+    experiment = tables.chosen(load_experiment("gain"), "mini", systems=None, datasets="polypgen")
+    made = cells_of.make_cells(experiment, "mini")
+    found = tables.fill("gain", experiment, "mini", RunStore(tmp_path), made, recorded.outcomes(made, recorded.FOLDER))
+    said = [
+        f"{e.mean:.3f} ± {e.sd:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in found.entries if e.mean is not None and e.sd
+    ]
+    readme = (recorded.FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert len(said) >= 3 and all(figures in readme for figures in said)
