@@ -4,8 +4,9 @@ from __future__ import annotations
 
 TAB_TABLES = "Tables"
 TABLES_LEAD = (
-    "The papers' tables and figures, filled with the runs of this home. A file of the program says which systems, "
-    "images and seeds each of them has. Nothing is started here; the command below runs what is missing."
+    "The papers' tables and figures, filled with the runs of this home and, where there is none, with figures that "
+    "were recorded before and came with the program. A file of the program says which systems, images and seeds each "
+    "of them has. Nothing is started here; the command below runs what is missing."
 )
 TABLE_LABEL, TABLE_INFO = "Table", "What is compared"
 SCALE_LABEL, SCALE_INFO = "Scale", "Sizes of models and images"
@@ -15,6 +16,7 @@ DOWNLOADS = {".csv": "CSV", ".md": "Markdown", ".tex": "LaTeX"}
 CELLS_HEADING = "Runs of this table"
 CELL_COLUMNS = ("System", "Images", "Finished", "Under way", "Failed", "Not run")
 CELLS_DONE = "{finished} of {total} runs are finished."
+CELLS_RECORDED = "Of {count} of them the figures were recorded before; the notes say by which version."
 NOT_IN_VERSION = "not in this version"
 FAILURES_HEADING = "What failed, and what to do"
 NOTES_HEADING = "Notes"

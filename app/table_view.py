@@ -47,7 +47,9 @@ def standing(which: str, scale: str, runs: Sequence[CellRun]) -> str:
     """Return how the runs of the table stand: a line for each system and images, and what has failed."""
     known = [run for run in runs if run.status != NOT_HERE]
     finished = sum(run.status == "finished" for run in known)
+    recorded = sum(run.recorded is not None for run in known)
     said = table_text.CELLS_DONE.format(finished=finished, total=len(known))
+    said += f" {table_text.CELLS_RECORDED.format(count=recorded)}" if recorded else ""
     lines = markup.table(table_text.CELL_COLUMNS, cell_rows(runs), label=table_text.CELLS_HEADING)
     failed = "".join(f"<li>{escape(sentence)}</li>" for sentence in failures(runs))
     mend = f"<h4>{table_text.FAILURES_HEADING}</h4><ul>{failed}</ul>" if failed else ""

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from app import markup, region_text, region_view, regions
-from app.asked_samples import Asked, chosen, read
+from app.asked_samples import Asked, Chosen
 from app.studio import Studio
 
 SCRIPT = (Path(__file__).resolve().parents[1] / "scatter.js").read_text(encoding="utf-8")
@@ -91,9 +91,11 @@ def place() -> Parts:
     return Parts(text, mode, ends, choose, refused, said, clear, forkable, *buttons, done)
 
 
-def answered(studio: Studio, parts: Parts, asked: Asked) -> dict[Any, Any]:
-    """Return the values of :meth:`Parts.answers`: how many are chosen, and what can be done with them."""
-    found, box = studio.attempt(lambda: chosen(read(studio, asked), asked))
+def answered(parts: Parts, asked: Asked, found: Chosen | None, *, box: str) -> dict[Any, Any]:
+    """Return the values of :meth:`Parts.answers`: how many are ``found``, and what can be done with them.
+
+    ``box`` says what is wrong with the region that is asked for; empty where nothing is.
+    """
     count = 0 if found is None else found.count
     labels = {parts.leave: region_text.LEAVE, parts.keep: region_text.KEEP, parts.back: region_text.BACK}
     return {

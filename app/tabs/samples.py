@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import markup, regions, sample_text, scatter, text, viewmodels
+from app import asked_samples, markup, regions, sample_text, scatter, text, viewmodels
 from app.access import visitor_of
 from app.address import Wanted, setter
 from app.asked_samples import Asked, config_of, read
@@ -259,7 +259,8 @@ def _wire_region(studio: Studio, parts: Parts) -> None:
     def chosen(*controls: Any) -> dict[Any, Any]:
         asked = Asked(*controls)
         page = sample_gallery.page_of(studio, parts.gallery, asked, 0)
-        return sample_region.answered(studio, parts.region, asked) | page
+        found, box = studio.attempt(lambda: asked_samples.chosen(read(studio, asked), asked))
+        return sample_region.answered(parts.region, asked, found, box=box) | page
 
     def drawn(picked: str, *controls: Any) -> Any:
         region, box = studio.attempt(lambda: regions.parse(Asked(*controls).region))
@@ -304,16 +305,16 @@ def _answered(studio: Studio, parts: Parts, asked: Asked, picked: str) -> dict[A
 
     def worked_out() -> dict[Any, Any]:
         ranked, run_id = read(studio, asked), asked.run_id or ""
-        region, _ = studio.attempt(lambda: regions.parse(asked.region))
+        within, box = studio.attempt(lambda: asked_samples.chosen(ranked, asked))
         figure = scatter.learnability(
             ranked,
             site=asked.site or "",
             chosen=picked or None,
-            region=region,
+            region=None if within is None else within.region,
             models=studio.model_names(run_id),
         )
         said = what_if.answered(parts.what_if, ranked, config=config_of(studio, run_id) if run_id else None)
-        return said | {parts.scatter: figure} | sample_region.answered(studio, parts.region, asked)
+        return said | {parts.scatter: figure} | sample_region.answered(parts.region, asked, within, box=box)
 
     found, box = studio.attempt(worked_out)
     return found or {parts.what_if.count: box, parts.what_if.by_site: "", parts.scatter: gr.skip()}

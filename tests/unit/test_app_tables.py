@@ -114,6 +114,9 @@ def test_figures_that_were_recorded_fill_a_table_of_a_home_without_runs(studio: 
     found = tables.Tables(RunStore(tmp_path / "other"), recorded=tmp_path / "kept").fill("pfedsam", "mini")
     (line,) = [row for row in table_view.cell_rows(found.runs) if row[0] == cell.system.title]
     assert line[2:] == ["1 of 3", "", "", "2"]
+    assert "1 of 15 runs are finished. Of 1 of them the figures were recorded" in table_view.standing(
+        "pfedsam", "mini", found.runs
+    )
     assert f"1 of {len(cells)} cells are figures that were recorded before" in table_view.filled(found)
 
 
