@@ -18,12 +18,20 @@ FAINT = "() => [...document.querySelectorAll('#scatter .points path')].filter((p
 OUTLINES = "() => document.querySelectorAll('#scatter .selectionlayer path').length"
 
 
+SAME_PLOT = """() => {
+  const plot = document.querySelector('#scatter .nsewdrag'), isSame = plot !== null && plot === window.plotBefore;
+  window.plotBefore = plot;
+  return isSame;
+}"""
+"""A plot that comes anew while the page is being filled takes the place of what is drawn on."""
+
+
 def draw(page: Page, mode: str, part: tuple[float, float, float, float]) -> None:
     """Draw round a part of the plot by the mouse."""
     page.get_by_label(mode).check()
-    plot = page.locator("#scatter .nsewdrag").first
-    plot.scroll_into_view_if_needed()
-    box = plot.bounding_box()
+    page.wait_for_function(SAME_PLOT, polling=500)
+    page.evaluate("() => document.querySelector('#scatter .nsewdrag').scrollIntoView({block: 'center'})")
+    box = page.locator("#scatter .nsewdrag").first.bounding_box()
     assert box is not None
     left, right = (box["x"] + part[at] * box["width"] for at in (0, 2))
     top, bottom = (box["y"] + part[at] * box["height"] for at in (1, 3))
