@@ -5,13 +5,14 @@ A folder is looked at for who may start a run on it; its pictures go to nobody e
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app import data_text, dataset_uploads, demo, server_paths
 from app.access import Visitor
+from app.watched import watched
 from engine.config import RunConfig, parse_config
 from engine.data.budget import at_most
 from engine.data.survey import Kind, Parts, SiteSurvey, Step, Survey, survey
@@ -25,9 +26,6 @@ LOOK_S = 60.0
 """For decoding images; what comes later a run reads (ours)."""
 FILE_BYTES = 2 * 2**30
 """Memory that reading one file may take: half of what a run gives it, for the page serves others meanwhile (ours)."""
-TOLD_EVERY_S = 0.3
-LEFT_S = 60.0
-"""A look that nobody has asked after for so long is ended: its browser is gone (ours)."""
 ASKING = Step(0, 0)
 
 
@@ -54,15 +52,10 @@ def allowed(studio: Studio, values: dict[str, Any], *, by: Visitor) -> RunConfig
 
 
 def steps(config: RunConfig) -> Iterator[Step | Survey]:
-    """Yield how far the look is every ``TOLD_EVERY_S``, then what was found. Left in between, it is over."""
-    look = _Look(config)
-    try:
-        while not look.over.wait(TOLD_EVERY_S):
-            look.asked_at = time.monotonic()
-            yield look.step
-        yield look.result()
-    finally:
-        look.left.set()
+    """Yield how far the look is, then what was found. Left in between, it is over."""
+    with closing(watched(partial(_look, config), first=ASKING, name="look-at-data")) as look:
+        for step, found in look:
+            yield step if found is None else found
 
 
 def described(told: FederationDescription) -> Survey:
@@ -79,46 +72,10 @@ def _told_site(name: str, *parts: int) -> SiteSurvey:
     return SiteSurvey(name, "test" if cut[2] else "source", sum(cut), None, cut)
 
 
-class _LeftAlone(Exception):
-    """Nobody asks after the look any more."""
+def _look(config: RunConfig, on_step: Callable[[Step], None]) -> Survey:
+    if config.backend == "superlink":
+        from engine.planning.dataset import told_by_sites
 
-
-class _Look:
-    """The thread that looks; ``step`` is how far it is."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
-        self._found: Survey | None = None
-        self._failed: BaseException | None = None
-        self.step, self.asked_at = ASKING, time.monotonic()
-        self.left, self.over = threading.Event(), threading.Event()
-        threading.Thread(target=self._work, name="look-at-data", daemon=True).start()
-
-    def result(self) -> Survey:
-        """Return what was found; raises what went wrong."""
-        if self._failed is not None:
-            raise self._failed
-        assert self._found is not None
-        return self._found
-
-    def _work(self) -> None:
-        try:
-            self._found = self._look()
-        except BaseException as failed:  # told where the answer is waited for
-            self._failed = failed
-        finally:
-            self.over.set()
-
-    def _look(self) -> Survey:
-        config = self._config
-        if config.backend == "superlink":
-            from engine.planning.dataset import told_by_sites
-
-            return described(told_by_sites(config))
-        with at_most(FILE_BYTES):
-            return survey(config.data, seed=config.seed, on_step=self._go_on, most_s=LOOK_S)
-
-    def _go_on(self, step: Step) -> None:
-        if self.left.is_set() or time.monotonic() - self.asked_at > LEFT_S:
-            raise _LeftAlone
-        self.step = step
+        return described(told_by_sites(config))
+    with at_most(FILE_BYTES):
+        return survey(config.data, seed=config.seed, on_step=on_step, most_s=LOOK_S)

@@ -11,7 +11,7 @@ WAITING = "Looking at the data …"
 HEADERS = "{done} files found so far …"
 IMAGES = "Image {done} of {total} …"
 ASKING = "Asking the sites what they have; those that are not connected are waited for, a minute at most …"
-STOPPED = "Stopped: nothing of it is kept."
+STOPPED = "Stopped: nothing of it is kept. A dataset that was being made goes on where it was when asked for again."
 CHANGED = "The choice has changed: look again."
 HEADING = {
     True: "{name}: a run can begin with these images",
@@ -79,12 +79,23 @@ FOLDERS_CUT = "The first {count} that were found; write the path of another belo
 FOLDERS_NONE = "No folder below {roots} looks like a dataset; README says how one is laid out. Or write a path below."
 FOLDERS_NO_ROOT = "No folder has been named to look in (--allow-root)."
 FOLDER = "{name} ({images} images, {sites} sites)"
-FOLDER_FOREIGN = "{name} ({images} images, nnU-Net or Decathlon: to be prepared first)"
+FOLDER_FOREIGN = "{name} ({images} images, nnU-Net or Decathlon: to be made a dataset first)"
 UPLOAD_LABEL = "Or upload one as a zip (up to {megabytes} MB)"
 UPLOAD_NOTE = (
     "It is unpacked on this server, readable by the page alone, and deleted after {days} days unless a run names it. "
     "Everybody who may start runs here can use it: names of files must not say whose images they are."
 )
+CONVERT = "Make a dataset of it"
+CONVERT_FIX = (
+    "“Make a dataset of it” copies it on this server into a folder with a site for each dataset.json, and puts that "
+    "folder into the form. To train across sites, choose a folder that holds one such dataset for each site."
+)
+CONVERTING = "Making a dataset of it …"
+CONVERTED_SO_FAR = "Making a dataset of it: image {done} of {total} …"
+CONVERTED = "{images} of {sites} are in the new dataset; its folder stands in the form."
+CONVERTED_IMAGES = ("1 image", "{count} images")
+CONVERTED_LEFT_OUT = "Left out: {name}: {why}."
+CONVERTED_MORE = "And {count} more left out; prepared.json in the new folder names all."
 UNPACKING = "Unpacking …"
 UNPACKED = "Unpacked; its folder stands in the form."
 UPLOAD_WHO_WHAT = "Only operators of this page can upload a dataset."

@@ -1,15 +1,19 @@
-"""Datasets that operators upload as a zip: unpacked below the home, bounded together, deleted when no run names them.
+"""Datasets that operators upload, or have made: below the home, bounded together, deleted when no run names them.
 
 Torch-free. Their folders' names say nothing of what they hold; who may start a run on a folder may start one on these.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import secrets
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app import data_text, server_paths
 from app.settings import Settings
@@ -17,8 +21,13 @@ from engine.data.dataset_archives import unpack_dataset
 from engine.errors import UserError
 from engine.runs.store import RunStore
 
+if TYPE_CHECKING:
+    from engine.data.prepare.preparation import Report
+
 MIB = 2**20
 FOLDER = "datasets"
+COUNT_EVERY_S = 2.0
+"""Between two counts of what a conversion has written (ours)."""
 DAY_S = 86400.0
 
 
@@ -36,13 +45,7 @@ class DatasetUploads:
         Raises ``UserError``: those of ``unpack_dataset``, or ``app.datasets_full``. Nothing of a refused one stays.
         """
         with self._lock:  # one at a time: what is there is counted first
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            there = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
-            room = self._settings.datasets_mb * MIB - there
-            if room <= 0:
-                what = data_text.FULL_WHAT.format(megabytes=self._settings.datasets_mb)
-                why, fix = data_text.FULL_WHY.format(days=self._days), data_text.FULL_FIX
-                raise UserError("app.datasets_full", what=what, why=why, fix=fix)
+            room = self._room()
             day = time.strftime("%Y%m%d", time.localtime())
             folder = self.folder / f"uploaded_{day}_{secrets.token_hex(6)}"
             try:
@@ -50,6 +53,42 @@ class DatasetUploads:
             except UserError as error:
                 what = error.what.replace(str(archive), name)
                 raise UserError(error.code, what=what, why=error.why, fix=error.fix) from error
+
+    def convert(self, source: Path, *, on_step: Callable[[int, int], None]) -> Report:
+        """Make a dataset of a folder in the layout of nnU-Net, a site for each ``dataset.json``.
+
+        ``on_step`` is called with the cases that are written and all; what it raises ends the conversion, and a later
+        call for the same files goes on there. Raises ``UserError``: those of ``prepare``, or ``app.datasets_full``.
+        """
+        from engine.data.prepare.preparation import prepare
+        from engine.data.prepare.registry import find_dataset
+
+        with self._lock:
+            self._room()
+        counted_at = 0.0
+
+        def progress(_step: str, done: int, total: int) -> None:
+            nonlocal counted_at
+            now = time.monotonic()
+            if now - counted_at > COUNT_EVERY_S:
+                self._room()
+                counted_at = now
+            on_step(done, total)
+
+        target = self.folder / f"prepared_{_digest(source)}"
+        report = prepare(find_dataset("nnunet"), downloads=source, folder=target, progress=progress)
+        target.chmod(0o700)
+        return report
+
+    def _room(self) -> int:
+        """Return how many bytes may be added; raises ``app.datasets_full``."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        room = self._settings.datasets_mb * MIB - sum(size for _, size, _ in _files(self.folder))
+        if room <= 0:
+            what = data_text.FULL_WHAT.format(megabytes=self._settings.datasets_mb)
+            why, fix = data_text.FULL_WHY.format(days=self._days), data_text.FULL_FIX
+            raise UserError("app.datasets_full", what=what, why=why, fix=fix)
+        return room
 
     def sweep(self, *, now: float | None = None) -> None:
         """Delete what is older than its days and named by no run."""
@@ -67,6 +106,25 @@ class DatasetUploads:
     @property
     def _days(self) -> str:
         return f"{self._settings.dataset_days:g}"
+
+
+def _files(folder: Path) -> list[tuple[str, int, int]]:
+    """Return name, bytes and time of change of every file below ``folder``; one that goes meanwhile is left out."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        try:
+            about = path.stat()
+        except FileNotFoundError:
+            continue
+        if path.is_file():
+            found.append((path.relative_to(folder).as_posix(), about.st_size, about.st_mtime_ns))
+    return found
+
+
+def _digest(source: Path) -> str:
+    """Return what tells a folder, with what is in it, from others: its dataset's name says nothing of it."""
+    told = repr((os.fspath(source.resolve()), _files(source)))
+    return hashlib.sha256(told.encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def folder_of(settings: Settings) -> Path:

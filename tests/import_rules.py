@@ -25,9 +25,9 @@ VOLUMES = tuple(f"engine.data.{n}" for n in (
 ))  # fmt: skip
 SURVEY = tuple(
     f"engine.data.{name}"
-    for name in ("survey", "impressions", "apart", "problems", "found_folders", "dataset_archives")
+    for name in ("survey", "impressions", "apart", "problems", "found_folders", "dataset_archives", "prepare")
 )
-"""What the form of a new run shows of the images, all of which lie on the server."""
+"""What the form of a new run shows, and makes, of the images, all of which lie on the server."""
 WHOLE_VOLUMES = ("export.volumes", "export.cases", "export.outputs", "export.foreign_volumes")
 RUN_RECORDS = tuple(
     f"engine.runs.{name}"

@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio as gr
 
+from app import data_conversion, dataset_folders, forms, markup, viewmodels
 from app import data_text as words
-from app import dataset_folders, forms, markup, viewmodels
 from app.access import Visitor, visitor_of
 from app.picker import Picker
 from app.studio import Studio
@@ -18,21 +18,28 @@ from app.studio import Studio
 PLACES = ("seed", "method", "backend", "server")
 """Fields outside the data section that say which images a run begins with, and how it cuts them."""
 LOOK_ID = "data-look"
+LOOKED_AT = f"() => document.querySelector('#data-found [role=alert]') || document.getElementById('{LOOK_ID}').click()"
+"""Presses the button as a person would, in the browser, where the path stands in the form by then."""
 CHOSEN = ("data.source", "data.task", "data.root")
 """A change of these makes what was found another dataset's."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The components: ``look`` and ``stop`` stand below the folder, ``found`` below the columns of the form."""
+    """The components: ``found`` stands below the columns of the form, the others below the folder.
+
+    ``convert`` is there where a look has found a folder in another program's layout.
+    """
 
     look: gr.Button
+    convert: gr.Button
     stop: gr.Button
     found: gr.HTML
+    converted: gr.HTML
 
     def listed(self) -> list[Any]:
-        """Return the components in order."""
-        return [self.look, self.stop, self.found]
+        """Return the components that every answer sets, in order."""
+        return [self.look, self.convert, self.stop, self.found]
 
 
 @dataclass(frozen=True)
@@ -54,22 +61,27 @@ def place_folders(studio: Studio) -> Folders:
     return Folders(listed, upload, gr.HTML(note, visible=False))
 
 
-def place_buttons() -> tuple[gr.Button, gr.Button]:
-    """Place what starts and stops a look; call it where the images are chosen."""
+def place_buttons() -> tuple[gr.Button, gr.Button, gr.Button]:
+    """Place what starts and stops a look, or makes a dataset; call it where the images are chosen."""
     with gr.Row(elem_classes="actions"):
         look = gr.Button(words.LOOK, elem_id=LOOK_ID)
+        convert = gr.Button(words.CONVERT, visible=False, variant="primary", elem_id="data-convert")
         stop = gr.Button(words.STOP, visible=False, elem_id="data-stop")
     gr.HTML(markup.quiet(words.NOTE))
-    return look, stop
+    return look, convert, stop
 
 
-def place_answer(buttons: tuple[gr.Button, gr.Button]) -> Parts:
+def place_answer(buttons: tuple[gr.Button, gr.Button, gr.Button]) -> Parts:
     """Place where the answer is shown."""
-    return Parts(*buttons, gr.HTML("", elem_id="data-found"))
+    converted = gr.HTML("", elem_id="data-converted")
+    return Parts(*buttons, gr.HTML("", elem_id="data-found"), converted)
 
 
-def wire(studio: Studio, parts: Parts, fields: Sequence[forms.FieldSpec], controls: Sequence[Any]) -> None:
-    """Let the button answer from the form's values; a change of the images puts the answer away."""
+def wire(studio: Studio, parts: Parts, fields: Sequence[forms.FieldSpec], controls: Sequence[Any]) -> Any:
+    """Let the buttons answer from the form's values; a change of the images puts the answer away.
+
+    Returns the event of a conversion, which what follows it is hung on.
+    """
     read = [(f, c) for f, c in zip(fields, controls, strict=True) if f.section == "data" or f.key in PLACES]
     asked = tuple(field for field, _ in read)
 
@@ -85,21 +97,52 @@ def wire(studio: Studio, parts: Parts, fields: Sequence[forms.FieldSpec], contro
         finally:
             steps.close()  # a browser that has gone ends the look, too
 
+    def convert(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+        by = visitor_of(request)
+        steps = data_conversion.steps(studio, forms.from_values(list(values), asked), by=by)
+        try:
+            while True:
+                step, box = studio.attempt(lambda: next(steps, None))
+                if box:
+                    yield [*_ended(box, offers=True), gr.skip(), gr.skip()]
+                elif isinstance(step, data_conversion.Converted):
+                    yield [*_ended(""), str(step.folder), studio.told(step.said)]
+                elif step is not None:
+                    yield [*_busy(markup.busy(step), converts=True), gr.skip(), ""]
+                if step is None:
+                    return
+        finally:
+            steps.close()
+
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     # First, for what is registered later waits for the answer of what is before it; that may wait for others' looks.
     parts.look.click(None, None, parts.listed(), js=_in_browser(_busy(markup.quiet(words.WAITING))), **quiet)
     job = parts.look.click(
         look, [control for _, control in read], parts.listed(), concurrency_limit=2, concurrency_id="data-look", **quiet
     )
+    root = next(control for field, control in read if field.key == "data.root")
+    parts.convert.click(
+        None, None, parts.listed(), js=_in_browser(_busy(markup.busy(words.CONVERTING), converts=True)), **quiet
+    )
+    conversion = parts.convert.click(
+        convert, [control for _, control in read], [*parts.listed(), root, parts.converted], concurrency_limit=1,
+        concurrency_id="data-conversion", **quiet,
+    )  # fmt: skip
     changed = [control.change if field.key in CHOSEN else control.input for field, control in read]
-    for events, said in (([parts.stop.click], markup.quiet(words.STOPPED)), (changed, "")):
+    # What a conversion puts into the form is a change, too, but no person's.
+    gr.on([control.input for field, control in read if field.key in CHOSEN], None, cancels=[conversion])
+    ends = (([parts.stop.click], [job, conversion], markup.quiet(words.STOPPED)), (changed, [job], ""))
+    for events, cancelled, said in ends:
         # Both in the browser and in this order, as for volumes: a cancellation waits for what is registered before it.
-        gr.on(events, None, cancels=[job])
+        gr.on(events, None, cancels=cancelled)
         gr.on(events, None, None, parts.listed(), js=_in_browser(_ended(said)), **quiet)
+    return conversion
 
 
-def wire_folders(studio: Studio, folders: Folders, parts: Parts, *, source: Any, root: Any, held_out: Any) -> None:
-    """Offer datasets when images of a folder are chosen; who chooses or uploads one has its path in the form."""
+def wire_folders(
+    studio: Studio, folders: Folders, parts: Parts, conversion: Any, *, source: Any, root: Any, held_out: Any
+) -> None:
+    """Offer datasets when images of a folder are chosen; who chooses, uploads or makes one has its path in the form."""
 
     def offer(request: gr.Request, chosen: str) -> list[Any]:
         by = visitor_of(request)
@@ -124,9 +167,10 @@ def wire_folders(studio: Studio, folders: Folders, parts: Parts, *, source: Any,
     chosen.then(keep, [root, held_out], held_out, **quiet)
     folders.upload.upload(None, None, parts.found, js=_in_browser(markup.busy(words.UNPACKING)), **quiet)
     taken = folders.upload.upload(take, folders.upload, [root, parts.found], concurrency_limit=1, **quiet)
-    taken.then(keep, [root, held_out], held_out, **quiet).then(
-        # By the button, as a person would: in the browser, where the path stands in the form by then.
-        js=f"() => document.querySelector('#data-found [role=alert]') || document.getElementById('{LOOK_ID}').click()"
+    for made in (taken, conversion):
+        made.then(keep, [root, held_out], held_out, **quiet).then(js=LOOKED_AT)
+    gr.on(
+        [root.input, folders.listed.input, folders.upload.upload], None, None, parts.converted, js="() => ''", **quiet
     )
 
 
@@ -141,15 +185,17 @@ def _steps(
         if isinstance(found, data_look.Step):
             yield _busy(data_view.progress(found, asks_sites=config.backend == "superlink"))
         else:
-            yield _ended(studio.told(data_view.shown(found), of=config))
+            found, offers = data_conversion.offered(found)
+            yield _ended(studio.told(data_view.shown(found), of=config), offers=offers)
 
 
-def _busy(said: str) -> list[Any]:
-    return [gr.update(interactive=False), gr.update(visible=True), said]
+def _busy(said: str, *, converts: bool = False) -> list[Any]:
+    return [gr.update(interactive=False), gr.update(visible=converts, interactive=False), gr.update(visible=True), said]
 
 
-def _ended(said: str) -> list[Any]:
-    return [gr.update(interactive=True), gr.update(visible=False), said]
+def _ended(said: str, *, offers: bool = False) -> list[Any]:
+    """Return the values of the parts at the end; ``offers`` where the folder can be made a dataset."""
+    return [gr.update(interactive=True), gr.update(visible=offers, interactive=True), gr.update(visible=False), said]
 
 
 def _in_browser(values: Any) -> str:

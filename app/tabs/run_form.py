@@ -136,11 +136,13 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
         fork_note, new_instead, preset_part, data_part, looking.found, settings_heading, start_heading, accordions,
         hidden,
     )  # fmt: skip
-    data_step.wire(studio, looking, fields, form.controls)  # first: what it cancels waits for what is before it
+    conversion = data_step.wire(
+        studio, looking, fields, form.controls
+    )  # first: what it cancels waits for what is before it
     _wire(studio, form)
     if not demonstrates:
         named = {key: placed[f"data.{key}"] for key in ("source", "root", "held_out")}
-        data_step.wire_folders(studio, folders, looking, **named)
+        data_step.wire_folders(studio, folders, looking, conversion, **named)
     return form
 
 

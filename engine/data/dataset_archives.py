@@ -50,15 +50,23 @@ def unpack_dataset(archive: Path, folder: Path, *, most_bytes: int) -> Path:
                     _write(opened, info, part / path)
                 except (FileExistsError, NotADirectoryError) as error:  # one member is the folder of another
                     raise _unsafe(archive, info.filename) from error
-        found, _ = find_datasets([part], most_s=SEARCH_S)
-        if len(found) != 1:
-            raise _no_dataset(archive, len(found))
-        inner = found[0].path.relative_to(part)
+        inner = _dataset_in(part, archive).relative_to(part)
         part.rename(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
     return folder / inner
+
+
+def _dataset_in(folder: Path, archive: Path) -> Path:
+    """Return the one dataset below ``folder``, or the folder of several in nnU-Net's layout: a site each."""
+    found, _ = find_datasets([folder], most_s=SEARCH_S)
+    beside = {one.path.parent for one in found}
+    if len(found) > 1 and len(beside) == 1 and all(one.layout == "nnunet" for one in found):
+        return beside.pop()
+    if len(found) != 1:
+        raise _no_dataset(archive, len(found))
+    return found[0].path
 
 
 def _wanted(archive: Path, opened: zipfile.ZipFile) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:

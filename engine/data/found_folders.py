@@ -48,6 +48,11 @@ def layout_of(folder: Path) -> Layout | None:
     return "sites" if FILE_NAME in names or any("images" in held_here for held_here in held) else None
 
 
+def holds_foreign(folder: Path) -> bool:
+    """Return whether a folder, or one right below it, is a dataset in the layout of nnU-Net or the Decathlon."""
+    return "nnunet" in (layout_of(folder), *(layout_of(Path(e.path)) for e in _entries(folder) if _is_folder(e)))
+
+
 def find_datasets(roots: Sequence[Path], *, most_s: float, depth: int = DEPTH) -> tuple[list[FoundFolder], bool]:
     """Return the datasets at ``roots`` or up to ``depth`` folders below them, and whether all of it was seen.
 

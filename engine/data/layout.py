@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from engine.data.description import FILE_NAME, DatasetDescription, read_description
-from engine.data.found_folders import layout_of
+from engine.data.found_folders import holds_foreign
 from engine.data.grouping import keep_copies_together, with_series
 from engine.data.mask_hints import tell_missing_folders
 from engine.data.mask_names import meant_masks
@@ -350,7 +350,7 @@ def _description(root: Path) -> DatasetDescription:
     description = read_description(root)
     if description is not None:
         return description
-    if layout_of(root) == "nnunet":
+    if holds_foreign(root):
         raise UserError(
             "data.foreign_layout",
             what=f"The folder {root} is in the layout of nnU-Net or the Medical Segmentation Decathlon.",

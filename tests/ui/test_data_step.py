@@ -14,6 +14,7 @@ from test_axe import found
 from test_layout import NAMELESS, NO_ALT, TOO_WIDE
 
 from engine.data.phantoms import write_dataset
+from tests.unit.data_world import write_nnunet
 
 pytestmark = pytest.mark.ui
 
@@ -44,4 +45,30 @@ def test_an_uploaded_dataset_is_looked_at_and_stands_in_the_form(
     assert found(page) == []
     assert page.evaluate(TOO_WIDE) <= 0
     assert page.evaluate(NAMELESS) == [] and page.evaluate(NO_ALT) == []
+    assert seen.faults == [] and seen.foreign == []
+
+
+def test_a_folder_of_nnunet_is_made_a_dataset_and_looked_at(
+    layout_server: Server, open_page: Callable[..., Watched], tmp_path: Path
+) -> None:
+    for name in ("Dataset001_North", "Dataset002_South"):
+        write_nnunet(tmp_path / "raw" / name, count=4)
+    seen = open_page(layout_server.address, width=390, dark=False)
+    page = seen.page
+    page.get_by_role("button", name="Start a new run").click()
+    page.get_by_label("A folder on this server").check()
+    box = page.locator("#field-data-root textarea, #field-data-root input")
+    box.fill(str(tmp_path / "raw"))
+    expect(page.locator("#data-convert")).to_have_count(0)
+    page.locator("#data-look").click()
+    expect(page.locator("#data-found")).to_contain_text("layout of nnU-Net")
+    expect(page.locator("#data-found")).to_contain_text("Make a dataset of it")
+    page.locator("#data-convert").click()
+    expect(page.locator("#data-converted")).to_contain_text("8 images of 2 sites")
+    expect(box).to_have_value(re.compile(rf"{layout_server.home}/datasets/prepared_\w+$"))
+    expect(page.locator("#data-found tbody tr")).to_have_count(2)
+    expect(page.locator("#data-found")).to_contain_text("Dataset002_South")
+    expect(page.locator("#data-convert")).to_have_count(0)
+    assert found(page) == []
+    assert page.evaluate(TOO_WIDE) <= 0
     assert seen.faults == [] and seen.foreign == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -69,4 +70,14 @@ def write_npy_layout(root: Path, *, sites: tuple[str, ...] = ("a", "b"), channel
                 mask = np.zeros((image_px // 4, image_px // 4, channels), np.uint8)
                 mask[1:5, 2:6] = 1
                 np.save(label, mask)
+    return root
+
+
+def write_nnunet(root: Path, *, count: int = 3) -> Path:
+    """Write a dataset in nnU-Net's layout, pictures with one class, and return ``root``; its images are its own."""
+    about = {"channel_names": {"0": "microscopy"}, "labels": {"background": 0, "blob": 1}, "file_ending": ".png"}
+    for number in range(count):
+        write_png(root / "imagesTr" / f"case_{number}_0000.png", picture_at(root.name, number))
+        write_png(root / "labelsTr" / f"case_{number}.png", blob(value=1))
+    (root / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
     return root

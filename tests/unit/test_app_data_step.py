@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from app import data_look, data_text, data_view, demo
+from app import data_look, data_text, data_view, demo, watched
 from app.access import LOCAL, Visitor
 from app.settings import Settings
 from app.studio import Studio
@@ -158,7 +158,7 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading
             raise
 
     monkeypatch.setattr(data_look, "survey", survey)
-    monkeypatch.setattr(data_look, "TOLD_EVERY_S", 0.01)
+    monkeypatch.setattr(watched, "TOLD_EVERY_S", 0.01)
     return going_on, ended
 
 
@@ -173,9 +173,9 @@ def test_a_look_that_is_left_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_look_that_nobody_asks_after_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     going_on, ended = held_up(monkeypatch)
-    monkeypatch.setattr(data_look, "LEFT_S", -1.0)
+    monkeypatch.setattr(watched, "LEFT_S", -1.0)
     steps = data_look.steps(RunConfig())
-    with pytest.raises(data_look._LeftAlone):
+    with pytest.raises(watched.LeftAlone):
         list(steps)
     assert ended.is_set() and not going_on.is_set()
 
@@ -220,8 +220,8 @@ def test_the_button_answers_with_what_was_found_or_why_not(
     flat = {key: given[key.split(".")[0]][key.split(".")[1]] if "." in key else given[key] for key in keys}
     flat |= {"data.source": "folder", "data.root": f" {write_dataset(tmp_path / 'set')} "}
     *_, last = look(None, *flat.values())
-    assert "a run can begin" in last[2] and last[0]["interactive"] and not last[1]["visible"]
+    assert "a run can begin" in last[3] and last[0]["interactive"] and not last[2]["visible"]
     *_, last = look(None, *(flat | {"data.root": " "}).values())
-    assert data_text.ROOT_WHAT in last[2] and "alert" in last[2]
+    assert data_text.ROOT_WHAT in last[3] and "alert" in last[3]
     *_, last = look(None, *(flat | {"data.image_px": None}).values())
-    assert "alert" in last[2] and "Image side" in last[2]
+    assert "alert" in last[3] and "Image side" in last[3]
