@@ -186,12 +186,11 @@ class Studio:
 
     def _bundles(self) -> list[tuple[str, str, Path]]:
         """Return key, origin in words and folder of what is there."""
-        found = []
+        found, bundles = [], self.store.all_artefacts("bundle")
         for run in self.store.list(complete=True):
-            for artefact in self.store.artefacts(run.run_id, kind="bundle"):
+            for path in bundles.get(run.run_id, ()):
                 origin = model_text.FROM_RUN.format(run_id=run.run_id)
-                folder = self.store.run_dir(run.run_id) / artefact.path
-                found.append((f"run/{run.run_id}/{artefact.path}", origin, folder))
+                found.append((f"run/{run.run_id}/{path}", origin, self.store.run_dir(run.run_id) / path))
         if self.settings.models_dir.is_dir():
             there = (path for path in self.settings.models_dir.iterdir() if not path.name.startswith("."))
             for folder in sorted(path for path in there if path.is_dir()):

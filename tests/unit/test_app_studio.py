@@ -8,8 +8,9 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+import sqlalchemy as sa
 from PIL import Image
-from runs_world import ROUNDS, config, work
+from runs_world import ROUNDS, config, finished_run, work
 
 from app import markup, text
 from app.access import LOCAL
@@ -133,3 +134,18 @@ def test_an_extension_that_stopped_is_given_up(studio: Studio) -> None:
     assert view.note in unescape(markup.status(view))
     studio.drop_extension(run_id, by=LOCAL)
     assert (store.get(run_id).status, store.extension(run_id), store.view(run_id).note) == ("finished", None, None)
+
+
+def test_the_models_of_many_runs_are_asked_for_at_once(studio: Studio) -> None:
+    """An open page asks every few seconds, and a home may have hundreds of runs."""
+    asked: list[str] = []
+    sa.event.listen(studio.store._database, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    counts = []
+    for _ in range(2):
+        for _ in range(3):
+            finished_run(studio.store)
+        asked.clear()
+        studio._bundles()
+        counts.append(len([query for query in asked if query.startswith("SELECT")]))
+    assert counts[0] == counts[1] <= 3
+    assert len([key for key, *_ in studio._bundles() if key.startswith("run/")]) == 6
