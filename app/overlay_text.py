@@ -42,4 +42,6 @@ TOO_MUCH = (
     "This picture takes no further correction of that size: all of them are worked out anew each time. Undo some, use "
     "shorter strokes or a smaller reach, or cut the image."
 )
-COLUMNS = ("Class", "Share of the image", "Pieces", "Area")
+COLUMNS = (
+    "Class", "Share of the image", "Pieces", "Area", "Largest piece, long × short axis", "Median long axis",
+)  # fmt: skip

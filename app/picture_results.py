@@ -29,8 +29,8 @@ class Figures:
     """One class of one picture: a row of the CSV.
 
     ``threshold`` is what probability is above in the mask; ``model_threshold`` the model's own. ``corrections_by_hand``
-    counts the clicks and strokes on this class. Diameters are outline to outline of all of it, in ``length_unit``. None
-    where a figure does not exist: no spacing, an empty mask.
+    counts the clicks and strokes on this class. Sizes are of its pieces (``export.outputs.pieces.Sizes``), axes in
+    ``length_unit``. None where a figure does not exist: no spacing, an empty mask.
     """
 
     image: str
@@ -42,8 +42,10 @@ class Figures:
     share: float
     area_mm2: float | None
     components: int
-    longest: float | None
-    perpendicular: float | None
+    largest_px: int | None
+    largest_long_axis: float | None
+    largest_short_axis: float | None
+    median_long_axis: float | None
     length_unit: str
 
 
@@ -155,10 +157,10 @@ def _figures(
     percent: int,
     num_corrections: int,
 ) -> Figures:
-    from export.outputs.measurements import diameters, num_components
+    from export.outputs.pieces import label_pieces, sizes
 
     count = int(np.count_nonzero(mask_HW))
-    longest, perpendicular = diameters(mask_HW, steps=spacing_mm or (1.0, 1.0)) if count else (None, None)
+    pieces_HW = label_pieces(mask_HW)
     return Figures(
         image=name,
         class_name=class_name,
@@ -168,8 +170,7 @@ def _figures(
         foreground_px=count,
         share=count / mask_HW.size,
         area_mm2=count * spacing_mm[0] * spacing_mm[1] if spacing_mm else None,
-        components=num_components(mask_HW),
-        longest=longest,
-        perpendicular=perpendicular,
+        components=int(pieces_HW.max()),
+        **asdict(sizes(pieces_HW[None], steps=spacing_mm or (1.0, 1.0))),
         length_unit="mm" if spacing_mm else "px",
     )

@@ -29,7 +29,10 @@ DOWNLOAD = {
     ".zip": "Save all masks and figures (zip)",
 }
 DOWNLOAD_NIFTI, DOWNLOAD_CSV = "Save as NIfTI", "Save the figures (CSV)"
-COLUMNS = ("Image", "Class", "Pixels", "Largest area", "Volume", "Pieces", "Long axis", "Short axis", "Mean value")
+COLUMNS = (
+    "Image", "Class", "Pixels", "Area in the fullest slice", "Volume", "Pieces", "Largest piece, long × short axis",
+    "Median long axis", "Mean value",
+)  # fmt: skip
 ROWS_SHOWN = "The first {shown} of {total} rows; the CSV has all."
 IDENTIFIERS = (
     "This file tells who the patient is: {tags}. None of it is shown or logged here. A DICOM Segmentation "

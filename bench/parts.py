@@ -27,7 +27,7 @@ from engine.evaluation.bootstrap import mean_interval
 from engine.evaluation.mask_dice import mean_dice
 from engine.seeding import numpy_generator
 from engine.site.data import sites_here
-from export.outputs.measurements import num_components
+from export.outputs.pieces import num_components
 from export.runtime import BundleSession, load_bundle
 
 LOOKS: tuple[Looks, ...] = get_args(Looks)

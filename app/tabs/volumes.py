@@ -13,6 +13,7 @@ import gradio as gr
 
 from app import markup, model_text
 from app import volume_text as words
+from app.figure_cells import axes, figure
 from app.studio import Studio
 from engine.data.readers import file_suffix
 from engine.data.tiling import Looks
@@ -205,19 +206,14 @@ def figures_table(measurements: list[Measurement]) -> str:
 
 
 def _cells(one: Measurement) -> str:
-    figures = (
+    cells = (
         f"{one.foreground_px:,} ({100 * one.share:.1f} %)",
-        _figure(one.area_mm2, "mm²"),
-        _figure(one.volume_ml, "mL"),
+        figure(one.area_mm2, "mm²"),
+        figure(one.volume_ml, "mL"),
         f"{one.components:,}",
-        _figure(one.longest, one.length_unit),
-        _figure(one.perpendicular, one.length_unit),
-        _figure(one.mean_intensity, one.intensity_unit),
+        *axes(one),
+        figure(one.mean_intensity, one.intensity_unit),
     )
     return f"<th scope='row'>{escape(one.image)}</th><td>{escape(one.class_name)}</td>" + "".join(
-        f"<td>{escape(figure)}</td>" for figure in figures
+        f"<td>{escape(cell)}</td>" for cell in cells
     )
-
-
-def _figure(value: float | None, unit: str) -> str:
-    return "–" if value is None else f"{value:,.2f} {unit}"

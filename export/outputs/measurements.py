@@ -14,14 +14,12 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import ConvexHull
 
 from engine.data.volumes import SourceVolume
 from engine.evaluation.mask_dice import counts, dice
+from export.outputs.pieces import label_pieces, sizes
 
 PERCENTILE = 95
-TOUCHING = 3
-"""Side of the neighbourhood in which pixels belong together: corners touch, too."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,8 @@ class Measurement:
     area_mm2 : of the slice with most of it; ``area_slice`` is that slice, from 1.
     volume_ml : in millilitres, of volumes.
     components : pieces that do not touch, not even by a corner.
-    longest, perpendicular : diameters in that slice of all of it, outline to outline, in ``length_unit``.
+    largest_px, largest_long_axis, largest_short_axis, median_long_axis : of its pieces, never across several of them
+        (:class:`export.outputs.pieces.Sizes`); axes are in ``length_unit``.
     mean_intensity : of the source's values inside, in ``intensity_unit``.
     dice, iou : with the reference, in [0, 1], two empty masks are 1; ``hd95`` is the distance of the outlines that 95 %
         stay within, the larger of both ways, in ``length_unit``; None where one is empty.
@@ -52,8 +51,10 @@ class Measurement:
     area_slice: int | None
     volume_ml: float | None
     components: int
-    longest: float | None
-    perpendicular: float | None
+    largest_px: int | None
+    largest_long_axis: float | None
+    largest_short_axis: float | None
+    median_long_axis: float | None
     length_unit: str
     mean_intensity: float | None
     intensity_unit: str
@@ -94,7 +95,7 @@ def measure(
         mask_SHW = masks_KSHW[index] > 0
         count = int(np.count_nonzero(mask_SHW))
         most = int(np.argmax(np.count_nonzero(mask_SHW, axis=(1, 2)))) if count else None
-        longest, perpendicular = (None, None) if most is None else diameters(mask_SHW[most], steps=steps)
+        pieces_SHW = label_pieces(mask_SHW)
         area = None if most is None or spacing is None else np.count_nonzero(mask_SHW[most]) * spacing[0] * spacing[1]
         agreed: dict[str, float | None] = {}
         if reference_KSHW is not None:
@@ -110,9 +111,8 @@ def measure(
                 area_mm2=None if area is None else float(area),
                 area_slice=None if most is None else most + 1,
                 volume_ml=None if voxel_ml is None else count * voxel_ml,
-                components=num_components(mask_SHW),
-                longest=longest,
-                perpendicular=perpendicular,
+                components=int(pieces_SHW.max()),
+                **asdict(sizes(pieces_SHW, steps=steps)),
                 length_unit="px" if spacing is None else "mm",
                 mean_intensity=float(greys.sums[index] / count) if count else None,
                 intensity_unit=volume.geometry.unit or "grey",
@@ -121,34 +121,6 @@ def measure(
             )
         )
     return found
-
-
-def num_components(mask_SHW: np.ndarray) -> int:
-    """Return the number of pieces of a mask (S, H, W) that do not touch."""
-    box = ndimage.find_objects(mask_SHW.astype(np.uint8))
-    if not box:
-        return 0
-    return int(ndimage.label(mask_SHW[box[0]], np.ones((TOUCHING,) * mask_SHW.ndim))[1])
-
-
-def diameters(mask_HW: np.ndarray, *, steps: tuple[float, float]) -> tuple[float | None, float | None]:
-    """Return the longest diameter of a mask and its extent across that; ``steps`` are between rows and columns.
-
-    From outline to outline: a single pixel of 1 mm has 1 mm. None of an empty mask.
-    """
-    inside = np.pad(mask_HW > 0, 1)
-    border = np.argwhere(inside & ~ndimage.binary_erosion(inside)) - 1.0
-    if not len(border):
-        return None, None
-    half = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)])
-    points = (border[:, None] + half).reshape(-1, 2) * steps
-    points = points[ConvexHull(points).vertices]
-    apart = points[:, None] - points[None]
-    lengths = np.linalg.norm(apart, axis=2)
-    first, second = np.unravel_index(int(lengths.argmax()), lengths.shape)
-    along = apart[first, second] / lengths[first, second]
-    across = points @ (-along[1], along[0])
-    return float(lengths[first, second]), float(across.max() - across.min())
 
 
 def agreement(

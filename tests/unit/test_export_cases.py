@@ -25,7 +25,7 @@ from engine.errors import UserError
 from engine.evaluation.measures import hd95_px
 from export import foreign, foreign_volumes
 from export.cases import find_cases, read_reference, segment_case, write_masks
-from export.outputs.measurements import Measurement, agreement, as_csv, diameters, num_components
+from export.outputs.measurements import Measurement, agreement, as_csv
 
 
 class Bright:
@@ -82,7 +82,9 @@ def test_figures_of_a_volume_are_those_worked_out_by_hand(tmp_path: Path) -> Non
     assert organ.volume_ml == pytest.approx(25 * 30 / 1000) and organ.share == pytest.approx(25 / 360)
     assert organ.area_mm2 == pytest.approx(8 * 6)
     # 4 columns of 2 mm and 2 rows of 3 mm: from the middle of an outer edge to that of the opposite corner's pixel
-    assert organ.longest == pytest.approx(np.hypot(8, 3)) and organ.length_unit == "mm"
+    assert organ.largest_long_axis == pytest.approx(np.hypot(8, 3)) and organ.length_unit == "mm"
+    # the other piece is one voxel of 2 x 3 mm: 3 mm long, and of two the median is the mean
+    assert organ.largest_px == 24 and organ.median_long_axis == pytest.approx((np.hypot(8, 3) + 3) / 2)
     assert organ.mean_intensity == pytest.approx((24 * 100 + 60) / 25)
     assert (core.foreground_px, core.components, core.mean_intensity) == (24, 1, 100)
     (path,) = write_masks(found, tmp_path, session=session)  # type: ignore[arg-type]
@@ -122,25 +124,11 @@ def test_distances_are_those_of_the_evaluation() -> None:
     assert agreement(apart[0], apart[1], steps=(2.5, 1, 1))["hd95"] == pytest.approx(5)
 
 
-@pytest.mark.parametrize(("mask", "steps", "longest", "across"), [
-    (np.ones((1, 1)), (1, 1), 1, 1), (np.ones((1, 10)), (1, 0.5), 5, 1), (np.ones((6, 1)), (2, 1), 12, 1),
-    (np.zeros((3, 3)), (1, 1), None, None),
-])  # fmt: skip
-def test_diameters_go_from_outline_to_outline(mask: np.ndarray, steps: tuple, longest: float, across: float) -> None:
-    assert diameters(mask, steps=steps) == (pytest.approx(longest), pytest.approx(across))
-
-
-def test_corners_touch() -> None:
-    mask = np.zeros((2, 4, 4), bool)
-    mask[0, 0, 0] = mask[1, 1, 1] = mask[0, 3, 3] = True
-    assert num_components(mask) == 2 and num_components(mask & False) == 0
-
-
 def test_a_spreadsheet_takes_no_name_for_a_formula() -> None:
-    one = Measurement("=cmd|' /C calc'!A0", "@organ", 1, 3, 0.5, None, 1, None, 1, 2.0, 1.0, "px", 1.5, "grey")
+    one = Measurement("=cmd|' /C calc'!A0", "@organ", 1, 3, 0.5, None, 1, None, 1, 3, 2.0, 1.0, 2.0, "px", 1.5, "grey")
     (row,) = csv.DictReader(io.StringIO(as_csv([one])))
     assert row["image"].startswith("'=") and row["class_name"] == "'@organ"
-    assert (row["share"], row["area_mm2"], row["longest"]) == ("0.5", "", "2")
+    assert (row["share"], row["area_mm2"], row["largest_long_axis"]) == ("0.5", "", "2")
 
 
 def test_files_of_a_series_are_one_case_and_radiographs_are_not(tmp_path: Path) -> None:
@@ -167,7 +155,7 @@ def test_pages_of_a_tiff_become_pages_of_a_mask(tmp_path: Path) -> None:
     (path,) = write_masks(found, tmp_path, session=Bright())  # type: ignore[arg-type]
     np.testing.assert_array_equal(tifffile.imread(path), frames > 0)
     (organ,) = found.measurements
-    assert (organ.area_mm2, organ.volume_ml, organ.length_unit, organ.longest) == (None, None, "px", 5)
+    assert (organ.area_mm2, organ.volume_ml, organ.length_unit, organ.largest_long_axis) == (None, None, "px", 5)
 
 
 def test_a_volume_above_the_budget_is_refused_with_the_number(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from engine.data.modalities import Origin
 from engine.data.phantoms import render
 from export.foreign import reasons
 from export.manifest import MANIFEST_FILE, read_manifest, verify_files
-from export.outputs.measurements import num_components
+from export.outputs.pieces import num_components
 from export.runtime import load_bundle
 
 FOLDERS = sorted(path for path in (REPOSITORY / "assets" / "models").iterdir() if path.is_dir())

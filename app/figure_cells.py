@@ -1,0 +1,33 @@
+"""Cells of the tables of figures, the same for pictures and volumes: a dash where a figure does not exist. Pure."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+NOTHING = "–"
+
+
+class Sized(Protocol):
+    """A row of figures that tells the sizes of pieces; axes are in ``length_unit``."""
+
+    @property
+    def length_unit(self) -> str: ...
+    @property
+    def largest_long_axis(self) -> float | None: ...
+    @property
+    def largest_short_axis(self) -> float | None: ...
+    @property
+    def median_long_axis(self) -> float | None: ...
+
+
+def figure(value: float | None, unit: str) -> str:
+    """Return a figure with its unit."""
+    return NOTHING if value is None else f"{value:,.2f} {unit}"
+
+
+def axes(one: Sized) -> tuple[str, str]:
+    """Return the largest piece's long and short axis in one cell, and the median long axis of all pieces."""
+    largest = NOTHING
+    if one.largest_long_axis is not None and one.largest_short_axis is not None:
+        largest = f"{one.largest_long_axis:,.2f} × {one.largest_short_axis:,.2f} {one.length_unit}"
+    return largest, figure(one.median_long_axis, one.length_unit)
