@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from app import overlay_text as words
 
 NOTHING = "–"
 
@@ -31,3 +34,17 @@ def axes(one: Sized) -> tuple[str, str]:
     if one.largest_long_axis is not None and one.largest_short_axis is not None:
         largest = f"{one.largest_long_axis:,.2f} × {one.largest_short_axis:,.2f} {one.length_unit}"
     return largest, figure(one.median_long_axis, one.length_unit)
+
+
+def ratio(value: float | None) -> str:
+    """Return a figure without a unit."""
+    return NOTHING if value is None else f"{value:.3f}"
+
+
+MORE: Mapping[str, Callable[[Any], str]] = {words.RATIO: lambda one: ratio(one.cup_to_disc)}
+"""Columns by their names that a table has only where a row of it has such a figure."""
+
+
+def more_columns(rows: Sequence[Any]) -> tuple[str, ...]:
+    """Return which of :data:`MORE` a table of these rows has."""
+    return tuple(name for name, cell in MORE.items() if any(cell(one) != NOTHING for one in rows))

@@ -45,3 +45,10 @@ TOO_MUCH = (
 COLUMNS = (
     "Class", "Share of the image", "Pieces", "Area", "Largest piece, long × short axis", "Median long axis",
 )  # fmt: skip
+RATIO = "Vertical cup-to-disc ratio"
+CUP_TO_DISC = (
+    "Vertical cup-to-disc ratio {ratio:.2f}: the cup's largest piece is {cup} high, the disc's {disc}, by the picture "
+    "as it stands."
+)
+NO_DISC = "No vertical cup-to-disc ratio: the mask has no disc."
+NO_CUP = "Vertical cup-to-disc ratio 0: the mask has a disc ({disc} high) and no cup."

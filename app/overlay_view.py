@@ -15,7 +15,7 @@ from PIL import Image
 
 from app import markup, overlays, strokes, text
 from app import overlay_text as words
-from app.figure_cells import axes
+from app.figure_cells import axes, figure
 from app.picture_results import Figures, in_text
 from app.probability import colour_of
 from export.levels import STEPS
@@ -83,8 +83,22 @@ def figures_table(figures: Sequence[Figures], *, remark: str, told: str) -> str:
     )
     head = "".join(f"<th scope='col'>{name}</th>" for name in words.COLUMNS)
     table = f"<table class='legend'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    said = markup.notice(remark) if remark else ""
+    said = "".join(markup.notice(line) for line in (remark, _cup_to_disc(figures)) if line)
     return f"<div class='table-scroll' tabindex='0'>{table}</div>{said}{markup.quiet(told)}"
+
+
+def _cup_to_disc(figures: Sequence[Figures]) -> str:
+    """Return the sentence on cup and disc, "" for a model of something else."""
+    from export.outputs.fundus import CUP, DISC, index_of
+
+    cup, disc = (index_of([one.class_name for one in figures], names) for names in (CUP, DISC))
+    if cup is None or disc is None:
+        return ""
+    ratio, unit = figures[disc].cup_to_disc, figures[disc].length_unit
+    if ratio is None:
+        return words.NO_DISC
+    high = {"cup": figure(figures[cup].vertical_extent, unit), "disc": figure(figures[disc].vertical_extent, unit)}
+    return (words.CUP_TO_DISC if ratio else words.NO_CUP).format(ratio=ratio, **high)
 
 
 def png(image_hw3: np.ndarray) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -29,8 +29,9 @@ class Figures:
     """One class of one picture: a row of the CSV.
 
     ``threshold`` is what probability is above in the mask; ``model_threshold`` the model's own. ``corrections_by_hand``
-    counts the clicks and strokes on this class. Sizes are of its pieces (``export.outputs.pieces.Sizes``), axes in
-    ``length_unit``. None where a figure does not exist: no spacing, an empty mask.
+    counts the clicks and strokes on this class. Sizes are of its pieces (``export.outputs.pieces.Sizes``), axes and
+    ``vertical_extent`` in ``length_unit``; the latter and ``cup_to_disc`` as in ``export.outputs.fundus.Vertical``.
+    None where a figure does not exist: no spacing, an empty mask.
     """
 
     image: str
@@ -47,6 +48,8 @@ class Figures:
     largest_short_axis: float | None
     median_long_axis: float | None
     length_unit: str
+    vertical_extent: float | None = None
+    cup_to_disc: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +84,8 @@ def result(
     corrections: tuple[Correction, ...] = (),
 ) -> Result:
     """Return masks and figures at a threshold of 1 to 99 percent, after corrections; the model's own without both."""
-    from export.outputs.measurements import rows_csv  # scipy: the first paint needs none
+    from export.outputs.fundus import verticals  # scipy: the first paint needs none
+    from export.outputs.measurements import rows_csv
 
     num = len(classes)
     masks_KHW = np.empty((num, *kept.size_hw), np.uint8)
@@ -99,9 +103,10 @@ def result(
         del found
     told = remark(percent, corrections)
     stem = marked(stem, percent=percent, is_corrected=bool(corrections))
+    upright = verticals(masks_KHW, classes, row_step=spacing_mm[0] if spacing_mm else 1.0)
     figures = tuple(
         _figures(mask_HW, name=name, class_name=class_name, spacing_mm=spacing_mm, percent=percent,
-                 num_corrections=sum(one.class_index == index for one in corrections))
+                 num_corrections=sum(one.class_index == index for one in corrections), more=asdict(upright[index]))
         for index, (mask_HW, class_name) in enumerate(zip(masks_KHW, classes, strict=True))
     )  # fmt: skip
     table = rows_csv([asdict(one) for one in figures], columns=[field.name for field in fields(Figures)])
@@ -156,6 +161,7 @@ def _figures(
     spacing_mm: tuple[float, float] | None,
     percent: int,
     num_corrections: int,
+    more: Mapping[str, float | None],
 ) -> Figures:
     from export.outputs.pieces import label_pieces, sizes
 
@@ -173,4 +179,5 @@ def _figures(
         components=int(pieces_HW.max()),
         **asdict(sizes(pieces_HW[None], steps=spacing_mm or (1.0, 1.0))),
         length_unit="mm" if spacing_mm else "px",
+        **more,
     )

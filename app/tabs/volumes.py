@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -13,7 +13,7 @@ import gradio as gr
 
 from app import markup, model_text
 from app import volume_text as words
-from app.figure_cells import axes, figure
+from app.figure_cells import MORE, axes, figure, more_columns
 from app.studio import Studio
 from engine.data.readers import file_suffix
 from engine.data.tiling import Looks
@@ -196,8 +196,9 @@ def figures_table(measurements: list[Measurement]) -> str:
     """Return the figures as a table, with units where there are any and a dash where a figure does not exist."""
     if not measurements:
         return ""
-    rows = "".join(f"<tr>{_cells(one)}</tr>" for one in measurements[:ROWS_SHOWN])
-    head = "".join(f"<th scope='col'>{name}</th>" for name in words.COLUMNS)
+    more = more_columns(measurements)
+    rows = "".join(f"<tr>{_cells(one, more)}</tr>" for one in measurements[:ROWS_SHOWN])
+    head = "".join(f"<th scope='col'>{name}</th>" for name in (*words.COLUMNS, *more))
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     table = f"<div class='table-scroll' tabindex='0'>{table}</div>"
     if len(measurements) > ROWS_SHOWN:
@@ -205,7 +206,7 @@ def figures_table(measurements: list[Measurement]) -> str:
     return table
 
 
-def _cells(one: Measurement) -> str:
+def _cells(one: Measurement, more: Iterable[str]) -> str:
     cells = (
         f"{one.foreground_px:,} ({100 * one.share:.1f} %)",
         figure(one.area_mm2, "mm²"),
@@ -213,6 +214,7 @@ def _cells(one: Measurement) -> str:
         f"{one.components:,}",
         *axes(one),
         figure(one.mean_intensity, one.intensity_unit),
+        *(MORE[name](one) for name in more),
     )
     return f"<th scope='row'>{escape(one.image)}</th><td>{escape(one.class_name)}</td>" + "".join(
         f"<td>{escape(cell)}</td>" for cell in cells

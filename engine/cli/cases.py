@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.cli.output import print_table
 from engine.data.archives import Member, is_archive, is_dicom, unpack
 from engine.data.budget import limit_bytes
 from engine.data.names import LITTER, folded, visible_files
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from export.runtime import BundleSession
 
 CSV_FILE = "measurements.csv"
+FIGURES = (("Vertical cup-to-disc", "cup_to_disc"),)
+"""Columns of the figures that are printed: by name and field, each where any case has it."""
+LENGTHS: frozenset[str] = frozenset()
+"""Fields that are in the case's ``length_unit``."""
 TOLD_ABOVE = 8
 """Slices above which progress is told (ours)."""
 
@@ -75,6 +80,19 @@ class Job:
             }
             | ({"unlike_training": list(found.unlike)} if found.unlike else {})
         )
+
+    def print_rows(self) -> None:
+        """Print what was written, and the figures that are asked for, or are of few tasks only: cup and disc."""
+        lines = [(row["image"], row["mask"], f"{row['wall_ms']:.0f}") for row in self.rows]
+        print_table(("Image", "Mask", "ms"), lines, right=(2,))
+        shown = [
+            (name, key) for name, key in FIGURES if any(getattr(one, key) is not None for one in self.measurements)
+        ]
+        if not shown:
+            return
+        print()
+        cells = [(one.image, one.class_name, *(_told(one, key) for _, key in shown)) for one in self.measurements]
+        print_table(("Image", "Class", *(name for name, _ in shown)), cells, right=range(2, 2 + len(shown)))
 
     def write_csv(self) -> None:
         """Write the figures of all cases."""
@@ -130,6 +148,13 @@ def _images(folder: Path, *, out: Path) -> list[Path]:
     holds_out = _is_below(out, folder)
     found = (file for file in visible_files(folder) if is_supported(file) or is_dicom(file))
     return [file for file in found if not (holds_out and _is_below(file, out)) and file.name.upper() != "DICOMDIR"]
+
+
+def _told(one: Measurement, key: str) -> str:
+    value = getattr(one, key)
+    if value is None:
+        return "-"
+    return f"{value:.2f} {one.length_unit}" if key in LENGTHS else f"{value:.3f}"
 
 
 def _is_below(file: Path, folder: Path) -> bool:

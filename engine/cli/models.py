@@ -190,8 +190,7 @@ def predict(
         told = {"model": session.manifest.name, "provider": session.provider}
         print_json(told | {"predictions": job.rows, "faults": job.faults})
     else:
-        lines = [(r["image"], r["mask"], f"{r['wall_ms']:.0f}") for r in job.rows]
-        print_table(("Image", "Mask", "ms"), lines, right=(2,))
+        job.print_rows()
         for fault in job.faults:
             print_error(fault["error"], as_json=False)
     if job.faults:

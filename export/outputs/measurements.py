@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from engine.data.volumes import SourceVolume
 from engine.evaluation.mask_dice import counts, dice
+from export.outputs.fundus import Vertical, verticals
 from export.outputs.pieces import label_pieces, sizes
 
 PERCENTILE = 95
@@ -37,6 +38,8 @@ class Measurement:
     largest_px, largest_long_axis, largest_short_axis, median_long_axis : of its pieces, never across several of them
         (:class:`export.outputs.pieces.Sizes`); axes are in ``length_unit``.
     mean_intensity : of the source's values inside, in ``intensity_unit``.
+    vertical_extent, cup_to_disc : of a picture with classes of cup and disc (:class:`export.outputs.fundus.Vertical`),
+        the extent in ``length_unit``.
     dice, iou : with the reference, in [0, 1], two empty masks are 1; ``hd95`` is the distance of the outlines that 95 %
         stay within, the larger of both ways, in ``length_unit``; None where one is empty.
     threshold : what probability is above in the mask; 0.5 is every model's own.
@@ -58,6 +61,8 @@ class Measurement:
     length_unit: str
     mean_intensity: float | None
     intensity_unit: str
+    vertical_extent: float | None = None
+    cup_to_disc: float | None = None
     dice: float | None = None
     iou: float | None = None
     hd95: float | None = None
@@ -90,6 +95,9 @@ def measure(
     steps = spacing or (1.0, 1.0)
     matrix = volume.geometry.matrix
     voxel_ml = None if matrix is None or len(volume) == 1 else abs(float(np.linalg.det(matrix[:3, :3]))) / 1000
+    upright = [Vertical()] * len(classes)
+    if len(volume) == 1:
+        upright = verticals(masks_KSHW[:, 0], classes, row_step=steps[0])
     found = []
     for index, class_name in enumerate(classes):
         mask_SHW = masks_KSHW[index] > 0
@@ -117,6 +125,7 @@ def measure(
                 mean_intensity=float(greys.sums[index] / count) if count else None,
                 intensity_unit=volume.geometry.unit or "grey",
                 threshold=threshold,
+                **asdict(upright[index]),
                 **agreed,
             )
         )
