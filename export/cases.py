@@ -28,6 +28,7 @@ from export.levels import MODEL_PERCENT, STEPS, above
 from export.outputs.dicom_seg import write_dicom_seg
 from export.outputs.measurements import GreySums, Measurement, measure
 from export.outputs.nifti import write_nifti
+from export.outputs.references import read_reference
 from export.results import displayable, mask_file, overlay, plain_name
 from export.runtime import BundleSession
 from export.volumes import empty_masks, label_volume, segment_slice
@@ -149,7 +150,7 @@ def segment_steps(
 ) -> Generator[tuple[int, int], None, Segmented]:
     """Yield (done, all) after every slice and return what :func:`segment_case` does: between two it can be left.
 
-    ``keep`` is given the probabilities of each slice, in hundredths.
+    ``keep`` is given the probabilities of each slice, in hundredths. A reference that does not fit is refused first.
     """
     started = time.perf_counter()
     classes = session.manifest.classes
@@ -160,6 +161,7 @@ def segment_steps(
         if unlike and not anyway:
             raise refuse(session, unlike, fix=fix)
         masks_KSHW, greys = empty_masks(volume, num_classes=len(classes)), GreySums(len(classes))
+        compared = None if reference is None else read_reference(reference, volume, num_classes=len(classes))
     for number in range(len(volume)):
         with held_open(held):
             levels_KHW = segment_slice(session, volume, number)
@@ -168,56 +170,9 @@ def segment_steps(
             greys.add(volume.values(number), mask_KHW)
         yield number + 1, len(volume)
     wall_ms = 1000 * (time.perf_counter() - started)
-    compared = None if reference is None else read_reference(reference, volume, num_classes=len(classes))
     about = {"name": case.name, "classes": classes, "threshold": percent / STEPS}
     figures = measure(volume, masks_KSHW, greys=greys, reference_KSHW=compared, **about)  # type: ignore[arg-type]
     return Segmented(case, volume, masks_KSHW, figures, wall_ms, unlike, percent)
-
-
-def read_reference(path: Path, volume: SourceVolume, *, num_classes: int) -> np.ndarray:
-    """Return a reference mask on the volume's own grid, (K, S, H, W) uint8 in {0, 1}.
-
-    One class: everything that is not 0; several: label k (from 1) is class k, or channel k of as many. Raises
-    ``UserError`` ``data.mask_elsewhere`` and ``reference.shape`` where it lies on another grid, ``reference.values``
-    where it has labels of no class.
-    """
-    from engine.data.readers import image_info, read_mask
-
-    masks_KSHW = np.zeros((num_classes, len(volume), volume.geometry.height_px, volume.geometry.width_px), np.uint8)
-    with held_open():
-        for number in range(len(volume)):
-            white = 255 if num_classes == 1 else None
-            axis = volume.slice_axis
-            labels = read_mask(path, slice_index=number, slice_axis=axis, like=volume.geometry, white=white)
-            about = image_info(path, slice_axis=volume.slice_axis)
-            if labels.shape[:2] != masks_KSHW.shape[2:] or not (about.is_sparse or about.num_slices == len(volume)):
-                raise UserError(
-                    "reference.shape",
-                    what=f"The reference mask {path} has {about.num_slices} slices of {about.width_px} x "
-                    f"{about.height_px} pixels, the image {len(volume)} of {masks_KSHW.shape[3]} x "
-                    f"{masks_KSHW.shape[2]}.",
-                    why="Masks are compared pixel by pixel.",
-                    fix="Give the mask of this very image, on its grid.",
-                )
-            masks_KSHW[:, number] = _reference_planes(path, labels, num_classes=num_classes)
-    return masks_KSHW
-
-
-def _reference_planes(path: Path, labels: np.ndarray, *, num_classes: int) -> np.ndarray:
-    """Return (K, H, W) of the labels (H, W), or (H, W, C), of a reference mask."""
-    if labels.ndim == 3 and labels.shape[2] == num_classes:
-        return np.moveaxis(labels != 0, -1, 0)
-    if labels.ndim == 2 and num_classes == 1:
-        return (labels != 0)[None]
-    if labels.ndim == 2 and labels.min() >= 0 and labels.max() <= num_classes:
-        return np.stack([labels == index + 1 for index in range(num_classes)])
-    found = f"{labels.shape[2]} channels" if labels.ndim == 3 else f"labels from {labels.min()} to {labels.max()}"
-    raise UserError(
-        "reference.values",
-        what=f"The reference mask {path} has {found}, and the model {num_classes} class(es).",
-        why="Label 0 is background and each other one a class in the model's order: others would count as missed.",
-        fix=f"Give a mask with the numbers 0 to {num_classes}, or an npy file with a channel for each class.",
-    )
 
 
 def write_masks(found: Segmented, out: Path, *, session: BundleSession) -> list[Path]:

@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from export.runtime import BundleSession
 
 CSV_FILE = "measurements.csv"
-FIGURES = (("Vertical cup-to-disc", "cup_to_disc"),)
+FIGURES = (
+    ("Vertical cup-to-disc", "cup_to_disc"), ("Dice", "dice"), ("IoU", "iou"), ("HD95", "hd95"),
+    ("Surface Dice", "surface_dice"), ("within", "surface_tolerance"),
+)  # fmt: skip
 """Columns of the figures that are printed: by name and field, each where any case has it."""
-LENGTHS: frozenset[str] = frozenset()
+LENGTHS = frozenset({"hd95", "surface_tolerance"})
 """Fields that are in the case's ``length_unit``."""
 TOLD_ABOVE = 8
 """Slices above which progress is told (ours)."""

@@ -153,7 +153,7 @@ def predict(
     ] = 0.5,
     csv: Annotated[bool, typer.Option("--csv", help="Write measurements.csv: areas, volumes, diameters, ...")] = False,
     reference: Annotated[
-        Path | None, typer.Option("--reference", help="Mask of the image to compare with: Dice, IoU, HD95")
+        Path | None, typer.Option("--reference", help="Mask to compare with: Dice, IoU, HD95, surface Dice")
     ] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,

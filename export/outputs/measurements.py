@@ -13,14 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
-from scipy import ndimage
 
 from engine.data.volumes import SourceVolume
-from engine.evaluation.mask_dice import counts, dice
+from export.outputs.agreement import agreement
 from export.outputs.fundus import Vertical, verticals
 from export.outputs.pieces import label_pieces, sizes
-
-PERCENTILE = 95
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,8 @@ class Measurement:
     mean_intensity : of the source's values inside, in ``intensity_unit``.
     vertical_extent, cup_to_disc : of a picture with classes of cup and disc (:class:`export.outputs.fundus.Vertical`),
         the extent in ``length_unit``.
-    dice, iou : with the reference, in [0, 1], two empty masks are 1; ``hd95`` is the distance of the outlines that 95 %
-        stay within, the larger of both ways, in ``length_unit``; None where one is empty.
+    dice, iou, hd95, surface_dice, surface_tolerance : with the reference
+        (:class:`export.outputs.agreement.Agreement`), lengths in ``length_unit``.
     threshold : what probability is above in the mask; 0.5 is every model's own.
     """
 
@@ -66,6 +63,8 @@ class Measurement:
     dice: float | None = None
     iou: float | None = None
     hd95: float | None = None
+    surface_dice: float | None = None
+    surface_tolerance: float | None = None
     threshold: float = 0.5
 
 
@@ -108,7 +107,7 @@ def measure(
         agreed: dict[str, float | None] = {}
         if reference_KSHW is not None:
             depth = 1.0 if voxel is None or len(volume) == 1 else voxel[2]
-            agreed = agreement(mask_SHW, reference_KSHW[index] > 0, steps=(depth, *steps))
+            agreed = asdict(agreement(mask_SHW, reference_KSHW[index] > 0, steps=(depth, *steps)))
         found.append(
             Measurement(
                 image=name,
@@ -130,37 +129,6 @@ def measure(
             )
         )
     return found
-
-
-def agreement(
-    mask_SHW: np.ndarray, reference_SHW: np.ndarray, *, steps: tuple[float, float, float]
-) -> dict[str, float | None]:
-    """Return Dice, IoU and HD95 of two boolean masks; ``steps`` are between slices, rows and columns."""
-    shared, both = counts(mask_SHW, reference_SHW)
-    return {
-        "dice": dice(mask_SHW, reference_SHW),
-        "iou": shared / (both - shared) if both else 1.0,
-        "hd95": _hd95(mask_SHW, reference_SHW, steps=steps),
-    }
-
-
-def _hd95(one_SHW: np.ndarray, other_SHW: np.ndarray, *, steps: tuple[float, float, float]) -> float | None:
-    if not one_SHW.any() or not other_SHW.any():
-        return None
-    box = ndimage.find_objects((one_SHW | other_SHW).astype(np.uint8))[0]
-    axes = tuple(axis for axis in range(3) if one_SHW.shape[axis] > 1 or axis > 0)  # a single slice is flat
-    flat = box if len(axes) == 3 else (0, *box[1:])
-    outlines = [_outline(np.pad(mask[flat], 1)) for mask in (one_SHW, other_SHW)]
-    spacing = [steps[axis] for axis in axes]
-    ways = []
-    for near, far in (outlines, outlines[::-1]):
-        distance = ndimage.distance_transform_edt(~far, sampling=spacing)
-        ways.append(float(np.percentile(distance[near], PERCENTILE)))
-    return max(ways)
-
-
-def _outline(mask: np.ndarray) -> np.ndarray:
-    return mask & ~ndimage.binary_erosion(mask)
 
 
 def as_csv(measurements: Sequence[Measurement]) -> str:

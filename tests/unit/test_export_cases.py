@@ -13,7 +13,6 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
-import torch
 from PIL import Image
 from volume_files import PATIENT, manifest, write_series
 
@@ -22,10 +21,10 @@ from engine.data.archives import Member
 from engine.data.budget import at_most
 from engine.data.volumes import open_volume
 from engine.errors import UserError
-from engine.evaluation.measures import hd95_px
 from export import foreign, foreign_volumes
-from export.cases import find_cases, read_reference, segment_case, write_masks
-from export.outputs.measurements import Measurement, agreement, as_csv
+from export.cases import find_cases, segment_case, write_masks
+from export.outputs.measurements import Measurement, as_csv
+from export.outputs.references import read_reference
 
 
 class Bright:
@@ -104,24 +103,6 @@ def test_a_reference_on_another_order_of_axes_is_compared_by_place(tmp_path: Pat
     with pytest.raises(UserError) as caught:
         segment_case(Bright(), case, reference=tmp_path / "other.nii")  # type: ignore[arg-type]
     assert caught.value.code == "data.mask_elsewhere"
-
-
-def test_distances_are_those_of_the_evaluation() -> None:
-    rng = np.random.default_rng(8)
-    one, other = np.zeros((2, 1, 30, 40), bool)
-    one[0, 5:20, 6:22], other[0, 8:26, 3:30] = True, True
-    other ^= (rng.random(other.shape) > 0.97) & other
-    expected = hd95_px(torch.from_numpy(one[None]), torch.from_numpy(other[None]))[0][0]
-    found = agreement(one, other, steps=(1, 1, 1))
-    assert found["hd95"] == pytest.approx(expected)
-    assert agreement(one, other, steps=(9, 2, 2))["hd95"] == pytest.approx(2 * expected)
-    shared = int((one & other).sum())
-    assert found["dice"] == pytest.approx(2 * shared / (int(one.sum()) + int(other.sum())))
-    assert agreement(one, one & False, steps=(1, 1, 1)) == {"dice": 0.0, "iou": 0.0, "hd95": None}
-    assert agreement(one & False, one & False, steps=(1, 1, 1)) == {"dice": 1.0, "iou": 1.0, "hd95": None}
-    apart = np.zeros((2, 4, 3, 3), bool)
-    apart[0, 0], apart[1, 2] = True, True  # two slices apart
-    assert agreement(apart[0], apart[1], steps=(2.5, 1, 1))["hd95"] == pytest.approx(5)
 
 
 def test_a_spreadsheet_takes_no_name_for_a_formula() -> None:
