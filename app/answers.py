@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +20,10 @@ import numpy as np
 from cachetools import TTLCache
 from PIL import Image
 
-from app import looks_text, model_text, overlays, picture_results, text
+from app import looks_text, model_text, overlays, picture_results, references, text
 from app.corrections import Correction
 from app.probability import Kept
+from app.references import Place, Reference
 from app.settings import Settings
 from engine.data.budget import at_most
 from engine.data.modalities import Origin
@@ -46,6 +47,7 @@ MOST_LOOKED_PX = 2**25
 """Pixels of a model's inputs for one image (ours): 512 parts of 256 x 256, about ten seconds of a mini model."""
 REDUCED_BELOW = 2 / 3
 """An image of which a model saw less than this share of each side is told of (ours)."""
+NOWHERE = Place()
 _ONE_AT_A_TIME = threading.Lock()
 """Reading and segmenting: the budget is for one image."""
 
@@ -73,11 +75,14 @@ class Answer:
     """Between rows and between columns, None where the file does not say."""
     told: str
     """The line below the figures: image, model and time."""
+    place: Place = NOWHERE
+    reference: Reference | None = None
+    """A visitor's mask to compare with."""
 
     @property
     def num_bytes(self) -> int:
         """Return what it takes."""
-        return self.kept.num_bytes
+        return self.kept.num_bytes + (self.reference.num_bytes if self.reference else 0)
 
     @property
     def shown_hw(self) -> tuple[int, int]:
@@ -135,6 +140,17 @@ class Answers:
         with self._lock:
             return self._kept.get(key)
 
+    def compare(self, key: str, reference: Reference | None) -> Answer | None:
+        """Return an answer that is compared with a mask from now on, or no more; None where it is gone."""
+        with self._lock:
+            answer = self._kept.get(key)
+            if answer is None:
+                return None
+            compared = replace(answer, reference=reference)
+            if compared.num_bytes <= self._kept.maxsize:
+                self._kept[key] = compared
+            return compared
+
     def saved(self, key: str, paths: tuple[str, ...]) -> None:
         """Note the files to download of an answer, and delete those of before: a slider makes many."""
         with self._lock:
@@ -189,6 +205,21 @@ def read_upload(studio: Studio, key: str | None, path: Path, slice_index: int) -
         height, width = image.shape[:2]
         check_size(studio.settings, width=width, height=height, classes=classes, is_8_bit=image.dtype == np.uint8)
         return image
+
+
+def place(studio: Studio, key: str | None, path: Path, number: int, count: int) -> Place:
+    """Return where slice ``number``, from 0, of an uploaded file of ``count`` is."""
+    from engine.data.readers import image_info
+
+    axis = studio.manifest(key).slice_axis if key else 2
+    return Place(lambda: image_info(path, slice_axis=axis), number, count, axis)
+
+
+def compared(studio: Studio, answer: Answer, path: Path) -> Reference:
+    """Return an uploaded mask to compare an answer with; raises as :func:`app.references.read`."""
+    with _ONE_AT_A_TIME:
+        size_hw, num_classes = answer.kept.size_hw, len(answer.classes)
+        return references.read(studio, path, answer.place, size_hw=size_hw, num_classes=num_classes)
 
 
 def origin(studio: Studio, key: str | None, path: Path) -> Origin:
@@ -263,9 +294,12 @@ def segment(
     title: str,
     stem: str,
     origin: Callable[[], Origin] = Origin,
+    place: Place = NOWHERE,
     anyway: bool = False,
 ) -> Segmented:
     """Read and segment one image; the full-size arrays are gone when this returns.
+
+    ``place`` is where it is in its file.
 
     Raises ``UserError`` ``image.foreign`` for an image that is unlike those of training, unless ``anyway``; the file's
     name then says so.
@@ -302,7 +336,7 @@ def segment(
         said = [title, model, text.RESULT_TIME.format(wall_ms=wall_ms, provider=provider)]
         if looks > 1:
             said.append(looks_text.TOLD.format(parts=looks, side=session.part_px))
-        answer = Answer(kept, title, stem, classes, about.spacing_mm, " · ".join(said))
+        answer = Answer(kept, title, stem, classes, about.spacing_mm, " · ".join(said), place)
         reduced_to = min(1.0, side / max(size_hw)) if looks == 1 else 1.0
         return Segmented(
             answer, Screen(image_hw3, result.levels_Khw), result, wall_ms, unlike, reduced_to, looks, wanted, part_px
@@ -314,7 +348,7 @@ def settled(answer: Answer, *, percent: int, corrections: tuple[Correction, ...]
     with _ONE_AT_A_TIME:
         return picture_results.result(
             answer.kept, classes=answer.classes, stem=answer.stem, name=answer.name, spacing_mm=answer.spacing_mm,
-            shown_hw=answer.shown_hw, percent=percent, corrections=corrections,
+            shown_hw=answer.shown_hw, percent=percent, corrections=corrections, reference=answer.reference,
         )  # fmt: skip
 
 

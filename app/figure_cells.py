@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from app import overlay_text as words
+from app import reference_text
 
 NOTHING = "–"
 
@@ -41,7 +42,21 @@ def ratio(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.3f}"
 
 
-MORE: Mapping[str, Callable[[Any], str]] = {words.RATIO: lambda one: ratio(one.cup_to_disc)}
+def surface(one: Any) -> str:
+    """Return surface Dice with its tolerance."""
+    if one.surface_dice is None:
+        return NOTHING
+    tolerance = figure(one.surface_tolerance, one.length_unit)
+    return reference_text.SURFACE_TOLD.format(share=ratio(one.surface_dice), tolerance=tolerance)
+
+
+MORE: Mapping[str, Callable[[Any], str]] = {
+    words.RATIO: lambda one: ratio(one.cup_to_disc),
+    reference_text.DICE: lambda one: ratio(one.dice),
+    reference_text.IOU: lambda one: ratio(one.iou),
+    reference_text.HD95: lambda one: figure(one.hd95, one.length_unit),
+    reference_text.SURFACE: surface,
+}
 """Columns by their names that a table has only where a row of it has such a figure."""
 
 

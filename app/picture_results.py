@@ -17,6 +17,7 @@ from app import overlay_text as words
 from app.corrections import Click, Corrected, Correction, corrected
 from app.overlays import resize_nearest
 from app.probability import Kept
+from app.references import Reference
 from export.levels import MODEL_PERCENT, STEPS
 from export.results import mask_file, plain_name
 
@@ -30,7 +31,8 @@ class Figures:
 
     ``threshold`` is what probability is above in the mask; ``model_threshold`` the model's own. ``corrections_by_hand``
     counts the clicks and strokes on this class. Sizes are of its pieces (``export.outputs.pieces.Sizes``), axes and
-    ``vertical_extent`` in ``length_unit``; the latter and ``cup_to_disc`` as in ``export.outputs.fundus.Vertical``.
+    ``vertical_extent`` in ``length_unit``; the latter and ``cup_to_disc`` as in ``export.outputs.fundus.Vertical``;
+    agreement with a reference as in ``export.outputs.agreement.Agreement``, None without one.
     None where a figure does not exist: no spacing, an empty mask.
     """
 
@@ -50,6 +52,11 @@ class Figures:
     length_unit: str
     vertical_extent: float | None = None
     cup_to_disc: float | None = None
+    dice: float | None = None
+    iou: float | None = None
+    hd95: float | None = None
+    surface_dice: float | None = None
+    surface_tolerance: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +89,7 @@ def result(
     shown_hw: tuple[int, int],
     percent: int = MODEL_PERCENT,
     corrections: tuple[Correction, ...] = (),
+    reference: Reference | None = None,
 ) -> Result:
     """Return masks and figures at a threshold of 1 to 99 percent, after corrections; the model's own without both."""
     from export.outputs.fundus import verticals  # scipy: the first paint needs none
@@ -106,13 +114,25 @@ def result(
     upright = verticals(masks_KHW, classes, row_step=spacing_mm[0] if spacing_mm else 1.0)
     figures = tuple(
         _figures(mask_HW, name=name, class_name=class_name, spacing_mm=spacing_mm, percent=percent,
-                 num_corrections=sum(one.class_index == index for one in corrections), more=asdict(upright[index]))
+                 num_corrections=sum(one.class_index == index for one in corrections),
+                 more=asdict(upright[index]) | _agreement(mask_HW, reference, index, spacing_mm=spacing_mm))
         for index, (mask_HW, class_name) in enumerate(zip(masks_KHW, classes, strict=True))
     )  # fmt: skip
     table = rows_csv([asdict(one) for one in figures], columns=[field.name for field in fields(Figures)])
     file = mask_file(masks_KHW, classes=classes, stem=stem, note=told)
     csv = (f"{plain_name(stem)}_figures.csv", table.encode())
     return Result(file, csv, figures, levels_Khw, changes_Khw, mask_ms, told, last_px)
+
+
+def _agreement(
+    mask_HW: np.ndarray, reference: Reference | None, index: int, *, spacing_mm: tuple[float, float] | None
+) -> dict[str, float | None]:
+    plane_HW = None if reference is None else reference.plane(index)
+    if plane_HW is None:
+        return {}
+    from export.outputs.agreement import agreement
+
+    return asdict(agreement(mask_HW[None] > 0, plane_HW[None], steps=(1.0, *(spacing_mm or (1.0, 1.0)))))
 
 
 def _changes(found: Corrected, *, by_model_hw: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from app import examples, looks_text, markup, model_text, overlay_text, text, vi
 from app.address import Wanted, setter
 from app.picker import Picker
 from app.studio import Studio
-from app.tabs import picture_tools, volumes
+from app.tabs import picture_tools, reference, volumes
 from app.tabs.picture_tools import Tools
 from app.tabs.segment_answers import SHOWN, Handlers
 
@@ -60,6 +60,8 @@ def build(studio: Studio, page: gr.Blocks) -> Parts:
             inputs = _place_inputs(studio)
         with gr.Column(scale=3, min_width=300):
             outputs = _place_result()
+            with outputs["tools"].box:  # there is something to compare with where there is an answer
+                compared = reference.place(studio)
     parts = Parts(**inputs, **outputs, result=gr.State(None, time_to_live=STATE_S), seen=gr.State(0))
     volumes.build(
         studio, parts.model, parts.looks
@@ -68,6 +70,9 @@ def build(studio: Studio, page: gr.Blocks) -> Parts:
     _wire_images(studio, parts)
     takes = [parts.legend, parts.download, parts.csv, parts.changes]
     picture_tools.wire(studio, parts.tools, parts.overlay, result=parts.result, takes=takes)
+    others = (parts.upload.upload, parts.upload.clear, parts.examples.select)
+    threshold = parts.tools.threshold
+    reference.wire(studio, compared, threshold=threshold, result=parts.result, takes=takes, others=others)
     return parts
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from app import answers, examples, looks_text, markup, model_text, overlay_view, strokes, text, viewmodels
+from app import answers, examples, looks_text, markup, model_text, overlay_view, references, strokes, text, viewmodels
 from app.picture_results import Result, packed
 from app.studio import Studio
 from engine.data.modalities import Origin
@@ -71,6 +71,7 @@ class Handlers:
             *_named(Path(studio.uploads.name_of(file)), number, count),
             lambda: answers.read_upload(studio, chosen, file, number - 1),
             origin=lambda: answers.origin(studio, chosen, file),
+            place=answers.place(studio, chosen, file, number - 1, count),
         )
         return answer(studio, chosen, image, looks=looks, anyway=anyway)
 
@@ -161,6 +162,7 @@ class Given:
     stem: str
     read: Callable[[], np.ndarray]
     origin: Callable[[], Origin] = Origin
+    place: references.Place = answers.NOWHERE
     example: int | None = None
 
 
@@ -181,7 +183,13 @@ def answer(studio: Studio, chosen: str | None, image: Given, *, looks: Looks, an
         session = studio.session(chosen, looks=looks)
         try:
             return answers.segment(
-                session, image.read, title=image.title, stem=image.stem, origin=image.origin, anyway=anyway
+                session,
+                image.read,
+                title=image.title,
+                stem=image.stem,
+                origin=image.origin,
+                place=image.place,
+                anyway=anyway,
             )
         except UserError as error:
             if error.code != FOREIGN:

@@ -50,6 +50,11 @@ def read_slice(
     return _planes(path, labels, num_classes=num_classes)
 
 
+def unplaced(height_px: int, width_px: int) -> Geometry:
+    """Return the geometry of a picture of which nothing says where it lies."""
+    return Geometry(height_px, width_px)
+
+
 def _planes(path: Path, labels: np.ndarray, *, num_classes: int) -> np.ndarray:
     """Return (K, H, W) of the labels (H, W), or (H, W, C), of a reference mask."""
     if labels.ndim == 3 and labels.shape[2] == num_classes:
