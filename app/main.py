@@ -18,7 +18,7 @@ from app import stubs
 with stubs.unwritten():
     import gradio as gr
 
-from app import address, api, compare_text, markup, run_text, server, table_text, text, viewmodels
+from app import address, api, compare_text, markup, run_text, server, shipped_runs, table_text, text, viewmodels
 from app.access import decide, visitor_of
 from app.ending import ends_on_sigterm
 from app.page import Page
@@ -81,6 +81,9 @@ def build_app(studio: Studio) -> gr.Blocks:
             with gr.Tab(compare_text.TAB_COMPARE, id="compare") as compare_tab:
                 compare.build(studio, compare_tab)
 
+        def has_none_of_its_own() -> bool:
+            return {record.run_id for record in studio.store.list()} <= shipped_runs.ids(studio.store.home)
+
         def arrive(request: gr.Request) -> tuple:
             """Choose the run of the address, else the newest; open the form where there is none."""
             wanted = dict(request.query_params).get("run")
@@ -94,14 +97,14 @@ def build_app(studio: Studio) -> gr.Blocks:
             by = visitor_of(request)
             opened = gr.skip() if runs and by.role != "viewer" else gr.Accordion(open=True, visible=by.role != "viewer")
             signed = markup.signed_in(by.name, by.role) if studio.mode == "sign-in" else gr.skip()
-            return picker, opened, box, signed, gr.Column(visible=not runs)
+            return picker, opened, box, signed, gr.Column(visible=has_none_of_its_own())
 
         keep_what_is_typed(page)
         page.load(None, None, tabs, js=address.CHOOSE_TAB, **quiet)
         page.load(arrive, None, [run, form.accordion, note, who, begin.block], **quiet)
         run.change(None, run, None, js=address.SET_RUN, **quiet)
         begin.wire(form.accordion)
-        run.change(lambda run_id: gr.Column(visible=not run_id), run, begin.block, **quiet)
+        run.change(lambda: gr.Column(visible=has_none_of_its_own()), None, begin.block, **quiet)
         placed = (train_tab, samples_tab, segment_tab, tables_tab, compare_tab)
         for name, tab in zip(address.TABS, placed, strict=True):
             tab.select(js=address.set_tab(name), **quiet)
@@ -164,6 +167,9 @@ def serve(options: dict[str, Any], *, demo: bool) -> None:
         print(warning, file=sys.stderr)
     os.environ["DSFEDMED_HOME"] = str(studio.store.home)  # where fetched weights are looked for
     os.environ["GRADIO_TEMP_DIR"] = str(studio.scratch.path)
+    _, box = studio.attempt(lambda: shipped_runs.take_in(studio.store, settings.runs_dir))
+    if box:
+        print(text.SHIPPED_NOT_TAKEN.format(folder=settings.runs_dir), file=sys.stderr)
     server.run(build_app(studio), studio, listening, demo=demo)
 
 

@@ -105,6 +105,12 @@ def best_first(offers: Sequence[Offer]) -> list[Offer]:
     return sorted(offers, key=place)
 
 
+def comparable(offers: Sequence[Offer], key: str | None) -> list[Offer]:
+    """Return what the offered model ``key`` can be compared with: the others that find the same classes."""
+    classes = next((set(found.classes) for found in offers if found.key == key and not found.is_broken), None)
+    return [found for found in offers if found.key != key and not found.is_broken and set(found.classes) == classes]
+
+
 def label(found: Offer) -> str:
     """Return an option of the list: what it is for first, then how good it was and where it is from."""
     if found.is_broken:

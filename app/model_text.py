@@ -26,5 +26,5 @@ WELCOME_NOTE = (
     "Outline structures in an image of yours with a trained model, or train a model across sites whose images stay "
     "where they are."
 )
-WELCOME_MODELS = "A model of a finished run came with the program:"
+WELCOME_MODELS = "A model came with the program, and a finished run of its settings, which the tabs below show:"
 WAY_SEGMENT, WAY_TRAIN = "Segment an image", "Train across sites"

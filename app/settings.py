@@ -42,6 +42,9 @@ class Settings(BaseSettings):
         description="Port to listen on",
     )
     models_dir: Path = Field(REPOSITORY / "assets" / "models", description="Folder of the shipped model bundles")
+    runs_dir: Path = Field(
+        REPOSITORY / "assets" / "runs", description="Folder of the finished runs that an empty home begins with"
+    )
     refresh_s: float = Field(1.0, gt=0.1, description="Seconds between two reads of the runs' database")
     idle_refresh_s: float = Field(5.0, gt=0.1, description="The same, while the run that is shown is not at work")
     page_size: int = Field(20, ge=4, le=96, description="Samples on one page of the gallery")

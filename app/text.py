@@ -284,6 +284,7 @@ NO_FOLDER_RUN = "Enter the dataset's folder first."
 SERVING = "DSFedMed Studio: http://{host}:{port}  (runs in {home})"
 DEMO_STARTED = "The demo run {run_id} has been started; the page shows it live."
 DEMO_THERE = "The demo run is there already; the page shows it."
+SHIPPED_NOT_TAKEN = "The finished run that comes with the program could not be taken in from {folder}."
 DEMO_NOT_STARTED = "The demo run could not be started. {error}"
 DEMO_NAME = "phantom_cpu_demo"
 

@@ -1,5 +1,5 @@
-// Draws a volume's planes in the browser. The server has sent numbers (uint16) and, of each class, probabilities in
-// hundredths (uint8) on the patient's axes, z to the head, y to the back, x to the left; everything here answers without
+// Draws a volume's planes in the browser. The server has sent numbers (uint16) and, of each class of each model,
+// probabilities in hundredths (uint8) on the patient's axes, z to the head, y to the back, x to the left; everything here answers without
 // asking it again.
 const AXES = {axial: [0, 1, 2], coronal: [1, 0, 2], sagittal: [2, 0, 1]};  // slices, rows, columns
 const MOST_ZOOM = 16, STEP_ZOOM = 1.5;
@@ -15,7 +15,9 @@ async function begin(section) {
   const unpacked = answer.body.pipeThrough(new DecompressionStream('gzip'));
   const buffer = await new Response(unpacked).arrayBuffer();
   const numbers = new Uint16Array(buffer, 0, size);
-  const levels = about.classes.map((_, at) => new Uint8Array(buffer, (2 + at) * size, size));
+  const levels = about.models.map((_, model) => about.classes.map((_, at) =>  // of each model, of each class
+    new Uint8Array(buffer, (2 + model * about.classes.length + at) * size, size)));
+  const [onlyA, onlyB, inBoth] = about.modelColours;
   const stride = [height * width, width, 1];
   const at = [...about.at];
   const find = (name) => section.querySelector(name);
@@ -45,29 +47,64 @@ async function begin(section) {
     }
   }
 
-  function colourOfMask(from) {  // the later class where they overlap
-    for (let at = levels.length - 1; at >= 0; at--) if (levels[at][from] >= percent) return about.colours[at];
+  function colourOfMask(classes, from) {  // the later class where they overlap
+    for (let at = classes.length - 1; at >= 0; at--) if (classes[at][from] >= percent) return about.colours[at];
     return null;
+  }
+  function isEdge(classes, from, line, column, view) {  // of a mask, in this plane; the picture's edge is none
+    const up = stride[view.rows], side = stride[view.columns];
+    const last = view.canvas.height - 1, right = view.canvas.width - 1;
+    for (const level of classes) {
+      if (level[from] >= percent && ((line > 0 && level[from - up] < percent)
+        || (line < last && level[from + up] < percent) || (column > 0 && level[from - side] < percent)
+        || (column < right && level[from + side] < percent))) return true;
+    }
+    return false;
+  }
+  const colourOfPair = (inA, inB) => inA && inB ? inBoth : inA ? onlyA : inB ? onlyB : null;
+  function colourOfOutlines(from, line, column, view) {
+    return colourOfPair(isEdge(levels[0], from, line, column, view), isEdge(levels[1], from, line, column, view));
+  }
+  function colourOfDifference(from) {
+    let justA = false, justB = false;
+    for (let at = 0; at < levels[0].length; at++) {
+      const inA = levels[0][at][from] >= percent, inB = levels[1][at][from] >= percent;
+      justA ||= inA && !inB; justB ||= inB && !inA;
+    }
+    return colourOfPair(justA, justB);
+  }
+  // What each kind of picture has at a voxel, a colour or nothing.
+  const kinds = {
+    mask: (model) => (from) => colourOfMask(levels[model], from),
+    map: (model, at) => (from) => about.shades[levels[model][at][from]],
+    apart: (at) => (from) => about.shades[Math.abs(levels[0][at][from] - levels[1][at][from])],
+    differ: () => colourOfDifference,
+    outlines: () => colourOfOutlines,
+    nothing: () => () => null,
+  };
+  function picture() {
+    const [kind, ...which] = shown.value.split(':');
+    return {kind, colourAt: kinds[kind](...which.map(Number))};
   }
 
   function draw(view) {
     const {canvas, paper, slices, rows, columns, headUp} = view;
-    const picture = paper.createImageData(canvas.width, canvas.height), out = picture.data;
-    const map = levels[Number(shown.value)];  // of one class's probabilities; the mask where there is none
-    const share = shown.value === 'nothing' ? 0 : Number(opacity.value);
+    const drawn = paper.createImageData(canvas.width, canvas.height), out = drawn.data;
+    const {kind, colourAt} = picture();
+    const share = {outlines: 1, differ: Math.sqrt(opacity.value)}[kind] ?? Number(opacity.value);  // small things stand out
     for (let row = 0, to = 0; row < canvas.height; row++) {
       const line = headUp ? canvas.height - 1 - row : row;
       let from = at[slices] * stride[slices] + line * stride[rows];
       for (let column = 0; column < canvas.width; column++, from += stride[columns], to += 4) {
         const grey = shades[numbers[from]];
-        const colour = !share ? null : map ? about.shades[map[from]] : colourOfMask(from);
+        const colour = share ? colourAt(from, line, column, view) : null;
         out[to] = colour ? grey + share * (colour[0] - grey) : grey;
         out[to + 1] = colour ? grey + share * (colour[1] - grey) : grey;
         out[to + 2] = colour ? grey + share * (colour[2] - grey) : grey;
         out[to + 3] = 255;
       }
     }
-    paper.putImageData(picture, 0, 0);
+    paper.putImageData(drawn, 0, 0);
     view.slider.value = at[slices] + 1;
     view.number.textContent = at[slices] + 1;
   }
@@ -166,7 +203,8 @@ async function begin(section) {
       const from = found[0] * stride[0] + found[1] * stride[1] + found[2];
       const value = about.low + numbers[from] * about.scale;
       const mm = about.upright ? '' : ' (slice, row, column)';
-      const likely = about.classes.map((name, at) => `${name} ${share2(levels[at][from])}`).join(', ');
+      const likely = about.classes.map((name, at) =>
+        `${name} ${levels.map((classes) => share2(classes[at][from])).join(' (A) / ')}${levels[1] ? ' (B)' : ''}`).join(', ');
       told.textContent =
         `${Math.round(value * 1000) / 1000} ${about.unit} · ${found.map((n) => n + 1).join(', ')}${mm} · ${likely}`;
     });
@@ -176,15 +214,29 @@ async function begin(section) {
       if (found) { found.forEach((n, axis) => { at[axis] = n; }); redraw(); }
     });
   }
-  for (const button of section.querySelectorAll('.zoom')) {
+  find('.most')?.addEventListener('click', (event) => {  // to the slices with most of what is in one mask only
+    const counts = about.shape.map((length) => new Uint32Array(length));
+    for (let z = 0, from = 0; z < depth; z++) {
+      for (let y = 0; y < height; y++) {
+        for (let x = 0; x < width; x++, from++) {
+          if (colourOfDifference(from)) { counts[0][z]++; counts[1][y]++; counts[2][x]++; }
+        }
+      }
+    }
+    const most = counts.map((count) => count.reduce((best, n, index) => n > count[best] ? index : best, 0));
+    if (counts[0][most[0]]) { most.forEach((n, axis) => { at[axis] = n; }); redraw(); }
+    else told.textContent = event.target.dataset.none;
+  });
+  for (const button of section.querySelectorAll('.zoom[data-factor]')) {
     button.addEventListener('click', () => views.forEach((view) => zoomAtCross(view, Number(button.dataset.factor))));
   }
   preset.addEventListener('change', choose);
   for (const field of [centre, span]) field.addEventListener('input', () => { preset.value = 'own'; shade(); redraw(); });
   opacity.addEventListener('input', redraw);
   shown.addEventListener('change', () => {
-    find('.scale').hidden = !levels[Number(shown.value)];
-    find('.viewer-key').hidden = shown.value !== 'mask';
+    const {kind} = picture();
+    for (const key of section.querySelectorAll('[data-of]')) key.hidden = !key.dataset.of.split(' ').includes(kind);
+    find('.scale-of').textContent = shown.selectedOptions[0].label;
     redraw();
   });
   window.dsfedmedVolume = {threshold(to) {

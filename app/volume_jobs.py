@@ -10,7 +10,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +23,13 @@ from engine.data.identifiers import identifying_tags
 from engine.data.readers import file_stem, is_supported
 from engine.data.volume_cache import held_open
 from engine.errors import UserError
-from export.cases import Case, Segmented, find_cases, segment_steps, told_apart, write_masks
+from export.cases import Segmented, find_cases, write_masks
 from export.levels import MODEL_PERCENT
+from export.outputs.compared import Compared, pairs_csv
 from export.outputs.measurements import Measurement, as_csv
 from export.outputs.nifti import write_nifti
+from export.pairs import Models, together_steps
 from export.results import plain_name
-from export.runtime import BundleSession
 from export.volumes import label_volume
 
 if TYPE_CHECKING:
@@ -40,13 +41,20 @@ CSV_FILE = "measurements.csv"
 
 @dataclass(frozen=True)
 class Step:
-    """How far a job is: which case of how many, which slice of how many."""
+    """How far a job is: which case of how many, which slice of how many, by which model of how many."""
 
     name: str
     case: int
     num_cases: int
     slice: int
     num_slices: int
+    model: int = 1
+    num_models: int = 1
+
+    @property
+    def done(self) -> int:
+        """Return how many slices are segmented, of ``num_slices`` for each model."""
+        return (self.slice - 1) * self.num_models + self.model
 
 
 @dataclass
@@ -54,10 +62,18 @@ class Result:
     """What a job gave: files to save by path, figures, what could not be segmented, and what the viewer draws."""
 
     num_cases: int
+    models: tuple[str, ...] = ("",)
+    """What the job's models are called: one, or two that are compared."""
     masks: str = ""
     nifti: str = ""
+    second_masks: str = ""
+    """Of the second model, where there is one and the masks are no zip: that has those of both."""
+    second_nifti: str = ""
     csv: str = ""
     measurements: list[Measurement] = field(default_factory=list)
+    """Of the first model's masks."""
+    compared: list[Compared] = field(default_factory=list)
+    """Both models' figures side by side; none of one model."""
     faults: list[UserError] = field(default_factory=list)
     identifiers: tuple[str, ...] = ()
     unlike: tuple[str, ...] = ()
@@ -72,9 +88,9 @@ class Result:
 
 
 def run(
-    studio: Studio, session: BundleSession, upload: Path, *, anyway: bool = False, percent: int = MODEL_PERCENT
+    studio: Studio, models: Models, upload: Path, *, anyway: bool = False, percent: int = MODEL_PERCENT
 ) -> Generator[Step, None, Result]:
-    """Yield after every slice and return the result; left in between, nothing of it stays.
+    """Yield after every slice of every model and return the result; left in between, nothing of it stays.
 
     What is unlike the images of training is segmented only with ``anyway``. Masks are what is above ``percent``.
 
@@ -95,43 +111,43 @@ def run(
                     members = unpack(upload, inside, most_bytes=limit)
                 except UserError as error:
                     raise _renamed(error, {upload: name}, name) from error
-            cases = told_apart(find_cases(members, series_name=_stem(name)))
+            cases = models.cases(find_cases(members, series_name=_stem(name)))
         known = {member.path: member.name for member in members}
-        result = Result(len(cases), percent=percent)
+        result = Result(len(cases), models.names, percent=percent)
         for at, case in enumerate(cases):
-            shown = volume_view.Shown()
-            steps = segment_steps(
-                session, case, anyway=anyway, fix=model_text.FOREIGN_FIX, percent=percent, keep=shown.take
-            )
+            shown = [volume_view.Shown(num_models=len(models)) for _ in case]
+            how = {"anyway": anyway, "fix": model_text.FOREIGN_FIX, "percent": percent}
+            steps = together_steps(models, case, keeps=[one.take for one in shown], **how)  # type: ignore[arg-type]
+            place = Step(case[0].name, at + 1, len(cases), 0, 0, num_models=len(models))
             try:
-                found = yield from _segmented(steps, case, at=at, of=len(cases), limit=limit, known=known, archive=name)
+                found = yield from _segmented(steps, place, limit=limit, known=known, archive=name)
             except UserError as error:
                 if len(cases) == 1:
                     raise
                 result.faults.append(error)
                 continue
             with at_most(limit), held_open():
-                _keep(studio, session, found, result, out, shown=shown if len(cases) == 1 else None)
+                _keep(studio, models, found, result, out, shown=shown if len(cases) == 1 else None)
         _save(studio, result, out, stem=plain_name(_stem(name)))
     result.wall_s = time.perf_counter() - started
     return result
 
 
 def _segmented(
-    steps: Generator[tuple[int, int], None, Segmented],
-    case: Case,
+    steps: Generator[tuple[int, int], None, tuple[Segmented, ...]],
+    place: Step,
     *,
-    at: int,
-    of: int,
     limit: int,
     known: dict[Path, str],
     archive: str,
-) -> Generator[Step, None, Segmented]:
+) -> Generator[Step, None, tuple[Segmented, ...]]:
+    """Yield ``place`` with how far its case is, and return what each model gave."""
     try:
         while True:
             with at_most(limit):
                 done, total = next(steps)
-            yield Step(case.name, at + 1, of, done, total)
+            number, by = divmod(done - 1, place.num_models)
+            yield replace(place, slice=number + 1, num_slices=total // place.num_models, model=by + 1)
     except StopIteration as end:
         return end.value
     except UserError as error:
@@ -140,47 +156,63 @@ def _segmented(
 
 def _keep(
     studio: Studio,
-    session: BundleSession,
-    found: Segmented,
+    models: Models,
+    found: tuple[Segmented, ...],
     result: Result,
     out: Path,
     *,
-    shown: volume_view.Shown | None,
+    shown: list[volume_view.Shown] | None,
 ) -> None:
     """Write one case's masks, and, of a case that is alone, what is shown of it."""
-    volume, classes = found.volume, session.manifest.classes
-    written = write_masks(found, out, session=session)
-    result.measurements += found.measurements
-    result.unlike = found.unlike or result.unlike
+    volume = found[0].volume
+    written = [write_masks(one, out, session=session) for one, session in zip(found, models.sessions, strict=True)]
+    result.measurements += found[0].measurements
+    result.compared += models.compared(found)
+    result.unlike = _unlike(models, found) or result.unlike
     result.size = (len(volume), volume.geometry.width_px, volume.geometry.height_px)
     if volume.kind == "dicom":
         told = (*result.identifiers, *identifying_tags(volume.dicom_file().tags))
         result.identifiers = tuple(dict.fromkeys(told))
     if shown is None:
         return
-    result.view = volume_view.view(volume, shown, classes=classes, percent=result.percent)
+    result.view = volume_view.view(
+        volume, shown, classes=models.classes, percent=result.percent, models=models.names, orders=models.orders
+    )
     result.view_path = studio.save(VIEW_FILE, result.view.packed)
-    labels_SHW = label_volume(found.masks_KSHW)
-    if volume.kind == "dicom" and volume.geometry.affine_lps is not None and not written[0].name.endswith(".nii.gz"):
-        path = out / f"{found.stem}_mask.nii.gz"
-        write_nifti(path, volume, labels_SHW)
-        result.nifti = studio.save(path.name, path.read_bytes())
-        path.unlink()
+    is_placed = volume.kind == "dicom" and volume.geometry.affine_lps is not None
+    as_nifti = [
+        _saved_nifti(studio, one, out) if is_placed and not paths[0].name.endswith(".nii.gz") else ""
+        for one, paths in zip(found, written, strict=True)
+    ]
+    as_masks = [studio.save(paths[0].name, paths[0].read_bytes()) for paths in written]
+    result.masks, result.second_masks = (*as_masks, "")[:2]
+    result.nifti, result.second_nifti = (*as_nifti, "")[:2]
+
+
+def _saved_nifti(studio: Studio, found: Segmented, out: Path) -> str:
+    path = out / f"{found.stem}_mask.nii.gz"
+    write_nifti(path, found.volume, label_volume(found.masks_KSHW))
+    return studio.save(path.name, path.read_bytes())
+
+
+def _unlike(models: Models, found: tuple[Segmented, ...]) -> tuple[str, ...]:
+    """Return in which ways a case is unlike the images of training; of two models by name where they differ."""
+    if len({one.unlike for one in found}) == 1:
+        return found[0].unlike
+    return tuple(f"{name}: {' '.join(one.unlike)}" for name, one in zip(models.names, found, strict=True) if one.unlike)
 
 
 def _save(studio: Studio, result: Result, out: Path, *, stem: str) -> None:
-    """Offer the one file of masks, or all of them with their figures as a zip."""
+    """Offer the figures, and of several cases all masks with them as a zip."""
     if not result.measurements:
         return
-    table = as_csv(result.measurements).encode()
+    table = (pairs_csv(result.compared) if result.compared else as_csv(result.measurements)).encode()
     result.csv = studio.save(f"{stem}_{CSV_FILE}", table)
-    files = sorted(out.iterdir())
-    if len(files) == 1 and result.num_cases == 1:
-        result.masks = studio.save(files[0].name, files[0].read_bytes())
+    if result.num_cases == 1:
         return
     path = Path(studio.save(f"{stem}_masks.zip", b""))
     with zipfile.ZipFile(path, "w", compression=zipfile.ZIP_STORED) as archive:
-        for file in files:
+        for file in sorted(out.iterdir()):
             archive.write(file, file.name)
         archive.writestr(CSV_FILE, table)
     result.masks = str(path)
@@ -203,8 +235,8 @@ def _stem(name: str) -> str:
 
 def progress_words(step: Step) -> str:
     """Return what is being done."""
-    if step.num_cases == 1:
-        return words.PROGRESS.format(name=step.name, done=step.slice, total=step.num_slices)
-    return words.PROGRESS_MANY.format(
-        at=step.case, of=step.num_cases, name=step.name, done=step.slice, total=step.num_slices
-    )
+    how_far = {"name": step.name, "done": step.slice, "total": step.num_slices}
+    told = words.PROGRESS.format(**how_far)
+    if step.num_cases > 1:
+        told = words.PROGRESS_MANY.format(at=step.case, of=step.num_cases, **how_far)
+    return told if step.num_models == 1 else words.PROGRESS_BY.format(told=told, model=step.model)

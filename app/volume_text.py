@@ -8,6 +8,17 @@ LEAD = (
     "The model is the one that is chosen above."
 )
 UPLOAD_LABEL = "DICOM, NIfTI, TIFF stack, or a zip (up to {megabytes} MB)"
+SECOND, SECOND_NONE = "Compare with", "No second model"
+SECOND_INFO = (
+    "A second model that finds the same classes, such as the foundation model of the same run: both segment, and are "
+    "shown against each other. Both look at slices in the way that is chosen above."
+)
+SECOND_MISSING = "No other model here finds the same classes as the chosen one, so there is none to compare it with."
+SAME_WHAT, SAME_WHY, SAME_FIX = (
+    "The second model is the first one.",
+    "A model agrees with itself everywhere.",
+    "Choose another second model, or none.",
+)
 START, STOP = "Segment all of it", "Stop"
 EMPTY_TITLE, EMPTY = "No volume yet", "Choose a file, then press the button. Planes, masks and figures appear here."
 NO_FILE_WHAT, NO_FILE_WHY, NO_FILE_FIX = (
@@ -19,6 +30,7 @@ STOPPED = "Stopped. Nothing of it is kept; press the button to begin again."
 READING = "Reading the file"
 PROGRESS = "{name}: slice {done} of {total}"
 PROGRESS_MANY = "Image {at} of {of}, {name}: slice {done} of {total}"
+PROGRESS_BY = "{told}, by model {model} of 2"
 DONE = "{slices} slices of {width} x {height} pixels in {seconds:.1f} s"
 DONE_MANY = "{count} of {of} images and volumes segmented in {seconds:.1f} s"
 DOWNLOAD = {
@@ -29,6 +41,15 @@ DOWNLOAD = {
     ".zip": "Save all masks and figures (zip)",
 }
 DOWNLOAD_NIFTI, DOWNLOAD_CSV = "Save as NIfTI", "Save the figures (CSV)"
+DOWNLOAD_BY = "{label}, by {name}"
+COMPARED_TITLE = "Two models side by side"
+COMPARED_COLUMNS = ("Image", "Class", "A", "B", "Dice of A and B", "Only A", "Only B", "Disagreement")
+COMPARED_NOTE = (
+    "A: {first}. B: {second}. Volumes of masks at threshold {threshold:.2f}, pixels where there is no volume. "
+    "The disagreement is what is in one mask and not in the other; Dice is 1 where masks are the same. "
+    "That two models agree does not mean that they are right."
+)
+EACH_TITLE, MODEL_COLUMN = "Each mask by itself", "Model"
 COLUMNS = (
     "Image", "Class", "Pixels", "Area in the fullest slice", "Volume", "Pieces", "Largest piece, long × short axis",
     "Median long axis", "Mean value",
@@ -49,6 +70,15 @@ PLANES = {"axial": "Axial", "coronal": "Coronal", "sagittal": "Sagittal"}
 PLANES_UNPLACED = {"axial": "Slices", "coronal": "Across rows", "sagittal": "Across columns"}
 SLICE, OPACITY, PRESET, CENTRE, WIDTH = "slice", "Opacity", "Window", "Centre", "Width"
 SHOW, SHOW_MASK, PROBABILITY, SHOW_NOTHING = "Show", "Mask", "Probability of {name}", "Nothing"
+LETTERS = ("A", "B")
+"""What the two models are called where their names are too long."""
+OUTLINES, DIFFER, MASK_OF = "Both outlines", "Where the masks differ", "Mask of {letter}"
+APART = "Disagreement |p(A) - p(B)| of {name}"
+MOST_APART = "Largest difference"
+NO_DIFFERENCE = "At this threshold no voxel is in one mask only."
+PROBABILITY_BY = "Probability of {name} by {letter}"
+MODEL_KEY, ALONE_KEY, BOTH_KEY = "{letter}: {name}", "Only {name}", "Both outlines in one place"
+CROSSED_KEY = "Each has a class there that the other has not"
 THRESHOLD = "Threshold"
 THRESHOLD_INFO = "Probability above which a voxel belongs to the mask; 0.5 is the model's own"
 OTHER_THRESHOLD = (

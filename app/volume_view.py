@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -28,6 +29,10 @@ MAX_BYTES = 24_000_000
 NUMBER_BYTES = 2
 """Of one voxel's number; each class takes one byte more."""
 LEVELS = 65535
+MODEL_COLOURS = (overlays.TEACHER_ONLY, overlays.STUDENT_ONLY)
+"""Of what is the first model's alone, and the second's."""
+OF_BOTH: overlays.Colour = (213, 94, 0)
+"""Where both are, on pictures from black to white."""
 AS_READ = Turn((0, 1, 2), (False, False, False))
 
 
@@ -43,10 +48,11 @@ class Shown:
     """Takes a volume's probabilities slice by slice, and keeps what the browser is sent of them.
 
     ``levels_KSHW`` are hundredths (``export.levels``), uint8, of every n-th slice, row and column as ``every`` says.
+    Where the browser is sent those of ``num_models``, each is one of as many that keep the same share.
     """
 
-    def __init__(self, *, most_bytes: int = MAX_BYTES) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, *, most_bytes: int = MAX_BYTES, num_models: int = 1) -> None:
+        self._most_bytes, self._num_models = most_bytes, num_models
         self.every = [1, 1, 1]
         self.levels_KSHW = np.zeros((0, 0, 0, 0), np.uint8)
 
@@ -54,7 +60,7 @@ class Shown:
         """Keep of slice ``number`` what is shown."""
         if not self.levels_KSHW.size:
             shape = (len(volume), *levels_KHW.shape[1:])
-            most = self._most_bytes // (NUMBER_BYTES + len(levels_KHW))
+            most = self._most_bytes // (NUMBER_BYTES + self._num_models * len(levels_KHW))
             self.every = strides(shape, _steps(volume), most=most)
             kept = [-(-size // step) for size, step in zip(shape, self.every, strict=True)]
             self.levels_KSHW = np.zeros((len(levels_KHW), *kept), np.uint8)
@@ -72,9 +78,21 @@ def strides(shape: tuple[int, ...], steps: tuple[float, float, float], *, most: 
     return every
 
 
-def view(volume: SourceVolume, shown: Shown, *, classes: tuple[str, ...], percent: int) -> View:
-    """Return what the viewer draws of a volume and its probabilities; masks are first those above ``percent``."""
-    steps, every = _steps(volume), shown.every
+def view(
+    volume: SourceVolume,
+    shown: Sequence[Shown],
+    *,
+    classes: tuple[str, ...],
+    percent: int,
+    models: tuple[str, ...] = ("",),
+    orders: Sequence[Sequence[int]] | None = None,
+) -> View:
+    """Return what the viewer draws of a volume and its probabilities; masks are first those above ``percent``.
+
+    ``shown`` has one of each of ``models``; ``orders`` says which of its classes each of ``classes`` is, their own
+    order when None.
+    """
+    steps, every = _steps(volume), shown[0].every
     values = np.stack([volume.values(n)[:: every[1], :: every[2]] for n in range(0, len(volume), every[0])])
     matrix = volume.geometry.matrix
     turn = AS_READ if matrix is None else to_patient(matrix)
@@ -82,7 +100,12 @@ def view(volume: SourceVolume, shown: Shown, *, classes: tuple[str, ...], percen
     is_whole = high - low <= LEVELS and bool((values == np.rint(values)).all())
     scale = 1.0 if is_whole else (high - low) / LEVELS or 1.0
     numbers = np.rint((turn.apply(values) - low) / scale).astype("<u2")
-    levels = [np.ascontiguousarray(turn.apply(level_SHW)) for level_SHW in shown.levels_KSHW]
+    order = range(len(classes))
+    levels = [
+        np.ascontiguousarray(turn.apply(one.levels_KSHW[at]))
+        for one, own in zip(shown, orders or [order] * len(shown), strict=True)
+        for at in own
+    ]
     about = {
         "shape": list(numbers.shape),
         "steps": [steps[axis] * every[axis] for axis in turn.axes],
@@ -93,6 +116,8 @@ def view(volume: SourceVolume, shown: Shown, *, classes: tuple[str, ...], percen
         "letters": {} if matrix is None else {plane: plane_letters(matrix, plane) for plane in PLANES},
         "upright": matrix is not None,
         "classes": list(classes),
+        "models": list(models),
+        "modelColours": [*MODEL_COLOURS, OF_BOTH],
         "colours": [class_colour(index) for index in range(len(classes))],
         "shades": [colour_of(level) for level in range(STEPS)],
         "percent": percent,
@@ -126,19 +151,16 @@ def html(shown: View, *, address: str, classes: tuple[str, ...]) -> str:
     names = words.PLANES if about["upright"] else words.PLANES_UNPLACED
     planes = "".join(_plane(plane, names[plane], about, axis) for axis, plane in enumerate(PLANES))
     options = "".join(f"<option value='{n}'>{escape(name)}</option>" for n, (name, _, _) in enumerate(about["presets"]))
-    key = "".join(
-        f"<span class='swatch'><i style='background:{overlays.hex_colour(class_colour(n))}'></i>{escape(name)}</span>"
-        for n, name in enumerate(classes)
-    )
-    maps = "".join(
-        f"<option value='{n}'>{escape(words.PROBABILITY.format(name=name))}</option>" for n, name in enumerate(classes)
-    )
     ramp = ", ".join(overlays.hex_colour(colour_of(level)) for level in range(0, STEPS, 9))
     zooms = "".join(
         f"<button type='button' class='zoom' data-factor='{factor:.6g}' aria-label='{name}' title='{name}'>{sign}"
         "</button>"
         for sign, name, factor in words.ZOOMS
     )
+    most = ""
+    if len(about["models"]) > 1:
+        told = escape(words.NO_DIFFERENCE, quote=True)
+        most = f"<button type='button' class='zoom most' data-none='{told}'>{words.MOST_APART}</button>"
     notes = [] if about["upright"] else [words.NO_PLACE]
     if max(about["every"]) > 1:
         slices, rows, columns = about["every"]
@@ -150,16 +172,63 @@ def html(shown: View, *, address: str, classes: tuple[str, ...]) -> str:
         f"</select></label><label>{words.CENTRE} <input class='centre' type='number' step='any'></label>"
         f"<label>{words.WIDTH} <input class='width' type='number' step='any' min='0'></label>"
         f"<label>{words.OPACITY} <input class='opacity' type='range' min='0' max='1' step='0.05' value='0.4'></label>"
-        f"<label>{words.SHOW} <select class='shown'><option value='mask'>{words.SHOW_MASK}</option>{maps}"
-        f"<option value='nothing'>{words.SHOW_NOTHING}</option></select></label>{zooms}</div>"
+        f"<label>{words.SHOW} <select class='shown'>{_options(classes, about['models'])}</select></label>"
+        f"{most}{zooms}</div>"
         f"<div class='viewer-planes'>{planes}</div><p class='viewer-value' data-empty='{escape(words.VALUE_EMPTY)}'>"
-        f"{escape(words.VALUE_EMPTY)}</p><p class='viewer-key'>{key}</p>"
-        f"<div class='scale' hidden><div class='ramp' style='background:linear-gradient(to right, {ramp})'></div>"
+        f"{escape(words.VALUE_EMPTY)}</p>{_keys(classes, about['models'])}"
+        f"<div class='scale' data-of='map apart' hidden><p class='scale-of'></p>"
+        f"<div class='ramp' style='background:linear-gradient(to right, {ramp})'></div>"
         "<p class='ends'><span>0 %</span><span>50 %</span><span>100 %</span></p></div>"
         f"<p class='viewer-threshold' role='status' data-words='{escape(words.OTHER_THRESHOLD, quote=True)}'></p>"
         + "".join(f"<p class='quiet'>{escape(note)}</p>" for note in notes)
         + "</section>"
     )
+
+
+def _options(classes: tuple[str, ...], models: Sequence[str]) -> str:
+    """Return what can be drawn over the slices, as kind, model and class: ``mask:0``, ``map:1:0``."""
+    if len(models) == 1:
+        found = [("mask:0", words.SHOW_MASK)]
+        found += [(f"map:0:{n}", words.PROBABILITY.format(name=name)) for n, name in enumerate(classes)]
+    else:
+        found = [("outlines", words.OUTLINES), ("differ", words.DIFFER)]
+        found += [(f"mask:{n}", words.MASK_OF.format(letter=letter)) for n, letter in enumerate(words.LETTERS)]
+        found += [(f"apart:{n}", words.APART.format(name=name)) for n, name in enumerate(classes)]
+        found += [
+            (f"map:{n}:{at}", words.PROBABILITY_BY.format(name=name, letter=letter))
+            for n, letter in enumerate(words.LETTERS)
+            for at, name in enumerate(classes)
+        ]
+    return "".join(
+        f"<option value='{value}'>{escape(told)}</option>" for value, told in [*found, ("nothing", words.SHOW_NOTHING)]
+    )
+
+
+def _keys(classes: tuple[str, ...], models: Sequence[str]) -> str:
+    """Return what colours mean; ``data-of`` names the kinds of picture that a line is for."""
+    of_classes = [(class_colour(n), name) for n, name in enumerate(classes)]
+    if len(models) == 1:
+        return _key("mask", of_classes)
+    named = [
+        (colour, words.MODEL_KEY.format(letter=letter, name=name))
+        for colour, letter, name in zip(MODEL_COLOURS, words.LETTERS, models, strict=True)
+    ]
+    alone = [(colour, words.ALONE_KEY.format(name=name)) for colour, name in named]
+    crossed = [(OF_BOTH, words.CROSSED_KEY)] if len(classes) > 1 else []
+    return (
+        _key("outlines", [*named, (OF_BOTH, words.BOTH_KEY)])
+        + _key("differ", [*alone, *crossed], hidden=True)
+        + _key("mask", of_classes, hidden=True)
+        + f"<p class='quiet' data-of='mask map apart' hidden>{escape(', '.join(told for _, told in named))}</p>"
+    )
+
+
+def _key(kind: str, swatches: Sequence[tuple[overlays.Colour, str]], *, hidden: bool = False) -> str:
+    inside = "".join(
+        f"<span class='swatch'><i style='background:{overlays.hex_colour(colour)}'></i>{escape(name)}</span>"
+        for colour, name in swatches
+    )
+    return f"<p class='viewer-key' data-of='{kind}'{' hidden' if hidden else ''}>{inside}</p>"
 
 
 def _plane(plane: str, name: str, about: dict[str, Any], axis: int) -> str:

@@ -50,6 +50,7 @@ def serving(home: Path, *options: str, **environment: str) -> Iterator[Server]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "app.main", "--port", str(port), "--home", str(home), *options]
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "DSFEDMED_MAX_RUNNING": "0", **environment}
+    variables.setdefault("DSFEDMED_RUNS_DIR", str(home / "shipped_runs"))
     home.mkdir(parents=True, exist_ok=True)
     with (home / "page.log").open("a") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=log, text=True)

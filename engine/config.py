@@ -94,8 +94,8 @@ class DataConfig(Section):
         "none",
         description="none: uint8/255 as in the paper; per_image: its 0.5-99.5 percentiles to [0, 1] (ours)",
     )
-    augment: Literal["none", "flips", "flips_colour", "nnunet"] = Field(
-        "none", description="none as in the paper; nnunet: nnU-Net's; others ours"
+    augment: Literal["none", "flips", "flips_colour", "flips_styles", "nnunet"] = Field(
+        "none", description="none as in the paper; nnunet: nnU-Net's; others ours: styles are strong changes of looks"
     )
     pooled: bool = Field(
         False, description="All sites' images at one place, trained on as one site: the ceiling, no federation"

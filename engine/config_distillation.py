@@ -48,6 +48,9 @@ class DistillationConfig(Section):
         "synthetic",
         description="Statistics of the distilled student: of training, or measured again on the sites' images (ours)",
     )
+    styles: Literal["off", "student", "both"] = Field(
+        "off", description="Who sees every synthetic image in a strong random style: the student alone, or both (ours)"
+    )
     gate: Literal["off", "best"] = Field(
         "off", description="best: sites validate each epoch's student; the best is kept, FedAvg's being epoch 0 (ours)"
     )
@@ -62,6 +65,8 @@ class DistillationConfig(Section):
             raise ValueError("teacher_check 'sites' compares with what gate 'best' asks of the student: gate is 'off'")
         if self.teacher_check == "sites" and self.mode == "reference":
             raise ValueError("teacher_check 'sites' changes what the authors' code does: mode is 'reference'")
+        if self.styles != "off" and self.mode == "reference":
+            raise ValueError(f"styles {self.styles!r} changes what the authors' code does: mode is 'reference'")
         if self.gate == "best" and self.batch_norm_statistics == "sites":
             raise ValueError("gate 'best' judges a student whose statistics batch_norm_statistics 'sites' replaces")
         return self

@@ -147,20 +147,25 @@ def segment_steps(
     fix: str = OTHERWISE,
     percent: int = MODEL_PERCENT,
     keep: Keep = lambda volume, number, levels_KHW: None,
+    num_models: int = 1,
+    held: Held | None = None,
 ) -> Generator[tuple[int, int], None, Segmented]:
     """Yield (done, all) after every slice and return what :func:`segment_case` does: between two it can be left.
 
     ``keep`` is given the probabilities of each slice, in hundredths. A reference that does not fit is refused first.
+    With ``num_models`` that many such generators of this case live at once, and their masks share the limit; in
+    ``held`` each finds open what another has read.
     """
     started = time.perf_counter()
     classes = session.manifest.classes
-    held: Held = OrderedDict()
+    held = OrderedDict() if held is None else held
     with held_open(held):
         volume = case.open(slice_axis=session.manifest.slice_axis)
         unlike = foreign_volumes.reasons(session, volume)
         if unlike and not anyway:
             raise refuse(session, unlike, fix=fix)
-        masks_KSHW, greys = empty_masks(volume, num_classes=len(classes)), GreySums(len(classes))
+        masks_KSHW = empty_masks(volume, num_classes=len(classes), num_models=num_models)
+        greys = GreySums(len(classes))
         compared = None if reference is None else read_reference(reference, volume, num_classes=len(classes))
     for number in range(len(volume)):
         with held_open(held):

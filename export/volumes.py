@@ -23,20 +23,21 @@ def segment_slice(session: BundleSession, volume: SourceVolume, number: int) -> 
     return session.levels(picture)
 
 
-def empty_masks(volume: SourceVolume, *, num_classes: int) -> np.ndarray:
+def empty_masks(volume: SourceVolume, *, num_classes: int, num_models: int = 1) -> np.ndarray:
     """Return room for the masks of a volume, (K, S, H, W) uint8 zeros.
 
-    Raises ``UserError`` ``volume.too_large``, with the number, where they would take more than the limit that holds
-    here (``engine.data.budget.at_most``).
+    Raises ``UserError`` ``volume.too_large``, with the number, where those of all ``num_models`` would take more than
+    the limit that holds here (``engine.data.budget.at_most``).
     """
     geometry = volume.geometry
     check_size(geometry.height_px, geometry.width_px)
-    needed = num_classes * len(volume) * geometry.height_px * geometry.width_px
+    needed = num_models * num_classes * len(volume) * geometry.height_px * geometry.width_px
+    by = "" if num_models == 1 else f" by {num_models} models"
     if needed > limit_bytes():
         raise UserError(
             "volume.too_large",
             what=f"The masks of {len(volume)} slices of {geometry.width_px} x {geometry.height_px} pixels and "
-            f"{num_classes} classes take {needed / 2**20:,.0f} MiB.",
+            f"{num_classes} classes{by} take {needed / 2**20:,.0f} MiB.",
             why=f"At most {limit_bytes() / 2**20:,.0f} MiB are given to one volume here.",
             fix="Cut the volume into parts, or segment it with the command line on a machine with more memory.",
         )

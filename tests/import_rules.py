@@ -28,7 +28,7 @@ SURVEY = tuple(
     for name in ("survey", "impressions", "apart", "problems", "found_folders", "dataset_archives", "prepare")
 )
 """What the form of a new run shows, and makes, of the images, all of which lie on the server."""
-WHOLE_VOLUMES = ("export.volumes", "export.cases", "export.outputs", "export.foreign_volumes")
+WHOLE_VOLUMES = ("export.volumes", "export.cases", "export.pairs", "export.outputs", "export.foreign_volumes")
 RUN_RECORDS = tuple(
     f"engine.runs.{name}"
     for name in (

@@ -63,9 +63,8 @@ def build(studio: Studio, page: gr.Blocks) -> Parts:
             with outputs["tools"].box:  # there is something to compare with where there is an answer
                 compared = reference.place(studio)
     parts = Parts(**inputs, **outputs, result=gr.State(None, time_to_live=STATE_S), seen=gr.State(0))
-    volumes.build(
-        studio, parts.model, parts.looks
-    )  # first: what another model ends must not wait for the answers below
+    # First: what another model ends must not wait for the answers below.
+    volumes.build(studio, parts.model, parts.looks, parts.seen)
     _wire_models(studio, parts, page)
     _wire_images(studio, parts)
     takes = [parts.legend, parts.download, parts.csv, parts.changes]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app import markup, model_text
+from app import markup, model_offers, model_text, volume_figures
 from app import volume_text as words
-from app.figure_cells import MORE, axes, figure, more_columns
+from app.picker import Picker
 from app.studio import Studio
 from engine.data.readers import file_suffix
 from engine.data.tiling import Looks
@@ -23,11 +24,12 @@ from export.levels import MODEL_PERCENT, STEPS, percent_of
 
 if TYPE_CHECKING:  # they bring in what reads, segments and writes volumes, which no first paint needs
     from app import volume_jobs
-    from export.outputs.measurements import Measurement
 
 VIEWER_SCRIPT = Path(__file__).resolve().parents[1] / "viewer.js"
-ROWS_SHOWN = 50
-"""Rows of figures that the page shows (ours)."""
+FAULTS_SHOWN = 50
+"""Files that could not be segmented, of which the page says why (ours)."""
+PROGRESS_S = 0.2
+"""How often the page is told how far a job is (ours): telling costs as much as a small slice."""
 FILE_ROUTE = "/gradio_api/file="
 
 
@@ -36,6 +38,7 @@ class Parts:
     """The section's components that its handlers read or write."""
 
     upload: gr.File
+    second: gr.Dropdown
     threshold: gr.Slider
     start: gr.Button
     stop: gr.Button
@@ -45,25 +48,34 @@ class Parts:
     figures: gr.HTML
     masks: gr.DownloadButton
     nifti: gr.DownloadButton
+    second_masks: gr.DownloadButton
+    second_nifti: gr.DownloadButton
     csv: gr.DownloadButton
 
+    @property
+    def outputs(self) -> list[Any]:
+        """Return what a job's answer fills, in the order of :func:`_shown`."""
+        files = [self.masks, self.nifti, self.second_masks, self.second_nifti, self.csv]
+        return [self.message, self.viewer, self.figures, *files, self.start, self.stop, self.anyway]
 
-def build(studio: Studio, model: gr.Dropdown, looks: gr.Radio) -> Parts:
+
+def build(studio: Studio, model: gr.Dropdown, looks: gr.Radio, offers: gr.State) -> Parts:
     """Place the section below the Segment tab's columns and wire it.
 
-    ``model`` and ``looks`` are what the tab has chosen: a model, and how it looks at a slice.
+    ``model`` and ``looks`` are what the tab has chosen: a model, and how it looks at a slice. ``offers`` changes when
+    other models are offered.
     """
     parts = _place(studio)
-    outputs = [parts.message, parts.viewer, parts.figures, parts.masks, parts.nifti, parts.csv, parts.start, parts.stop]
-    outputs.append(parts.anyway)
+    outputs = parts.outputs
 
     def segment(
-        chosen: str | None, how: Looks, path: str | None, threshold: float, *, anyway: bool = False
+        chosen: str | None, second: str | None, how: Looks, path: str | None, threshold: float, *, anyway: bool = False
     ) -> Iterator[tuple[Any, ...]]:
         from app import volume_jobs, volume_view
 
         yield _busy(volume_view.progress_bar(words.READING, 0, 1))
-        steps = _steps(studio, chosen, how, path, anyway=anyway, percent=percent_of(threshold))
+        steps = _steps(studio, (chosen, second), how, path, anyway=anyway, percent=percent_of(threshold))
+        told = 0.0
         while True:
             done, box = studio.attempt(lambda: _next(steps))
             if done is None:
@@ -75,13 +87,18 @@ def build(studio: Studio, model: gr.Dropdown, looks: gr.Radio) -> Parts:
             if isinstance(done, tuple):
                 yield done
                 return
-            yield _busy(volume_view.progress_bar(volume_jobs.progress_words(done), done.slice, done.num_slices))
+            if time.monotonic() - told < PROGRESS_S:
+                continue
+            told, of_all = time.monotonic(), done.num_slices * done.num_models
+            yield _busy(volume_view.progress_bar(volume_jobs.progress_words(done), done.done, of_all))
 
-    def segment_anyway(chosen: str | None, how: Looks, path: str | None, threshold: float) -> Iterator[tuple[Any, ...]]:
-        yield from segment(chosen, how, path, threshold, anyway=True)
+    def segment_anyway(
+        chosen: str | None, second: str | None, how: Looks, path: str | None, threshold: float
+    ) -> Iterator[tuple[Any, ...]]:
+        yield from segment(chosen, second, how, path, threshold, anyway=True)
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    given = [model, looks, parts.upload, parts.threshold]
+    given = [model, parts.second, looks, parts.upload, parts.threshold]
     job = [
         button.click(work, given, outputs, concurrency_limit=1, concurrency_id="volume", **quiet)
         for button, work in ((parts.start, segment), (parts.anyway, segment_anyway))
@@ -91,19 +108,39 @@ def build(studio: Studio, model: gr.Dropdown, looks: gr.Radio) -> Parts:
         (parts.stop.click, markup.notice(words.STOPPED)),
         (parts.upload.change, empty),
         (model.change, empty),
+        (parts.second.change, empty),
         (looks.change, empty),
     ):
         # Both in the browser and in this order: a cancellation waits for the answer of what is registered before it,
         # and would end the job of who has pressed the button in the meantime.
         ended(None, cancels=job)
         ended(None, None, outputs, js=f"() => {json.dumps(_nothing(message))}", **quiet)
+    for changed in (model.change, offers.change):
+        changed(lambda *chosen: _second(studio, *chosen), [model, parts.second], parts.second, **quiet)
     return parts
+
+
+def _second(studio: Studio, chosen: str | None, second: str | None) -> gr.Dropdown:
+    """Offer what the chosen model can be compared with; what was chosen stays where it still can be."""
+    found = model_offers.comparable(studio.offers(), chosen)
+    choices = [(words.SECOND_NONE, ""), *((model_offers.label(one), one.key) for one in found)]
+    kept = second if second in {key for _, key in choices} else ""
+    info = words.SECOND_INFO if found else words.SECOND_MISSING
+    return gr.Dropdown(choices=choices, value=kept, info=info, interactive=bool(found))
 
 
 def _place(studio: Studio) -> Parts:
     gr.HTML(f"<h2>{words.HEADING}</h2><p class='quiet'>{escape(words.LEAD)}</p>")
     label = words.UPLOAD_LABEL.format(megabytes=studio.settings.max_upload_mb)
     upload = gr.File(label=label, type="filepath", height=120, elem_id="volume-upload")
+    second = Picker(
+        [(words.SECOND_NONE, "")],
+        value="",
+        label=words.SECOND,
+        info=words.SECOND_MISSING,
+        interactive=False,
+        elem_id="volume-second",
+    )
     own, least = MODEL_PERCENT / STEPS, 1 / STEPS
     threshold = gr.Slider(
         least, 1 - least, own, step=least, label=words.THRESHOLD, info=words.THRESHOLD_INFO, elem_id="volume-threshold"
@@ -118,21 +155,34 @@ def _place(studio: Studio) -> Parts:
     with gr.Row(elem_classes="actions"):
         masks = gr.DownloadButton(words.DOWNLOAD[".zip"], variant="primary", visible=False, elem_id="volume-masks")
         nifti = gr.DownloadButton(words.DOWNLOAD_NIFTI, visible=False, elem_id="volume-nifti")
+        second_masks = gr.DownloadButton("", variant="primary", visible=False, elem_id="volume-second-masks")
+        second_nifti = gr.DownloadButton("", visible=False, elem_id="volume-second-nifti")
         csv = gr.DownloadButton(words.DOWNLOAD_CSV, visible=False, elem_id="volume-csv")
-    return Parts(upload, threshold, start, stop, anyway, message, viewer, figures, masks, nifti, csv)
+    files = (masks, nifti, second_masks, second_nifti, csv)
+    return Parts(upload, second, threshold, start, stop, anyway, message, viewer, figures, *files)
 
 
 def _steps(
-    studio: Studio, chosen: str | None, how: Looks, path: str | None, *, anyway: bool, percent: int
+    studio: Studio,
+    keys: tuple[str | None, str | None],
+    how: Looks,
+    path: str | None,
+    *,
+    anyway: bool,
+    percent: int,
 ) -> Iterator[volume_jobs.Step | tuple[Any, ...]]:
     """Yield every step of the job, then the values of all outputs."""
+    chosen, second = keys
     if not chosen or not path:
         raise UserError("app.no_volume", what=words.NO_FILE_WHAT, why=words.NO_FILE_WHY, fix=words.NO_FILE_FIX)
+    if second == chosen:
+        raise UserError("app.same_model", what=words.SAME_WHAT, why=words.SAME_WHY, fix=words.SAME_FIX)
     from app import volume_jobs
+    from export.pairs import Models
 
-    session = studio.session(chosen, looks=how)
-    result = yield from volume_jobs.run(studio, session, Path(path), anyway=anyway, percent=percent)
-    yield _shown(studio, result, session.manifest.classes)
+    models = Models.of(*(studio.session(key, looks=how) for key in keys if key))
+    result = yield from volume_jobs.run(studio, models, Path(path), anyway=anyway, percent=percent)
+    yield _shown(studio, result, models.classes)
 
 
 def _next(steps: Iterator[volume_jobs.Step | tuple[Any, ...]]) -> volume_jobs.Step | tuple[Any, ...] | UserError:
@@ -146,14 +196,17 @@ def _next(steps: Iterator[volume_jobs.Step | tuple[Any, ...]]) -> volume_jobs.St
 
 
 def _busy(bar: str) -> tuple[Any, ...]:
-    hidden = gr.update(visible=False)
-    return bar, "", "", hidden, hidden, hidden, gr.Button(interactive=False), gr.Button(visible=True), hidden
+    return bar, "", "", *_no_files(), gr.Button(interactive=False), gr.Button(visible=True), gr.update(visible=False)
 
 
 def _nothing(message: str, *, offer: bool = False) -> tuple[Any, ...]:
     """Return the values of all outputs without an answer; ``offer`` is for an answer on request."""
-    hidden = gr.update(visible=False)
-    return message, "", "", hidden, hidden, hidden, gr.update(interactive=True), hidden, gr.update(visible=offer)
+    stop, start = gr.update(visible=False), gr.update(interactive=True)
+    return message, "", "", *_no_files(), start, stop, gr.update(visible=offer)
+
+
+def _no_files() -> list[Any]:
+    return [gr.update(visible=False)] * 5
 
 
 def _shown(studio: Studio, result: volume_jobs.Result, classes: tuple[str, ...]) -> tuple[Any, ...]:
@@ -174,17 +227,19 @@ def _shown(studio: Studio, result: volume_jobs.Result, classes: tuple[str, ...])
         message += markup.notice(model_text.FOREIGN_MARK.format(why=" ".join(result.unlike)))
     if result.faults:
         message += markup.quiet(words.FAULTS.format(count=len(result.faults)))
-        message += "".join(studio.told(markup.user_error(fault)) for fault in result.faults[:ROWS_SHOWN])
+        message += "".join(studio.told(markup.user_error(fault)) for fault in result.faults[:FAULTS_SHOWN])
     viewer = ""
     if result.view is not None:
         viewer = volume_view.html(result.view, address=FILE_ROUTE + result.view_path, classes=classes)
-    suffix = file_suffix(Path(result.masks)) if result.masks else ".zip"
+    by = result.models[0] if result.second_masks else ""
     return (
         message,
         viewer,
-        figures_table(result.measurements),
-        gr.DownloadButton(words.DOWNLOAD[suffix], value=result.masks or None, visible=bool(result.masks)),
-        gr.DownloadButton(value=result.nifti or None, visible=bool(result.nifti)),
+        volume_figures.figures(result.measurements, result.compared),
+        _masks(result.masks, by=by),
+        _file(words.DOWNLOAD_NIFTI, result.nifti, by=by),
+        _masks(result.second_masks, by=result.models[-1]),
+        _file(words.DOWNLOAD_NIFTI, result.second_nifti, by=result.models[-1]),
         gr.DownloadButton(value=result.csv or None, visible=bool(result.csv)),
         gr.Button(interactive=True),
         gr.Button(visible=False),
@@ -192,30 +247,11 @@ def _shown(studio: Studio, result: volume_jobs.Result, classes: tuple[str, ...])
     )  # fmt: skip
 
 
-def figures_table(measurements: list[Measurement]) -> str:
-    """Return the figures as a table, with units where there are any and a dash where a figure does not exist."""
-    if not measurements:
-        return ""
-    more = more_columns(measurements)
-    rows = "".join(f"<tr>{_cells(one, more)}</tr>" for one in measurements[:ROWS_SHOWN])
-    head = "".join(f"<th scope='col'>{name}</th>" for name in (*words.COLUMNS, *more))
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    table = f"<div class='table-scroll' tabindex='0'>{table}</div>"
-    if len(measurements) > ROWS_SHOWN:
-        table += markup.quiet(words.ROWS_SHOWN.format(shown=ROWS_SHOWN, total=len(measurements)))
-    return table
+def _masks(path: str, *, by: str) -> gr.DownloadButton:
+    return _file(words.DOWNLOAD[file_suffix(Path(path)) if path else ".zip"], path, by=by)
 
 
-def _cells(one: Measurement, more: Iterable[str]) -> str:
-    cells = (
-        f"{one.foreground_px:,} ({100 * one.share:.1f} %)",
-        figure(one.area_mm2, "mm²"),
-        figure(one.volume_ml, "mL"),
-        f"{one.components:,}",
-        *axes(one),
-        figure(one.mean_intensity, one.intensity_unit),
-        *(MORE[name](one) for name in more),
-    )
-    return f"<th scope='row'>{escape(one.image)}</th><td>{escape(one.class_name)}</td>" + "".join(
-        f"<td>{escape(cell)}</td>" for cell in cells
-    )
+def _file(label: str, path: str, *, by: str) -> gr.DownloadButton:
+    """Return the button of a file, hidden where there is none; of two models it says by which, ``by``."""
+    told = words.DOWNLOAD_BY.format(label=label, name=by) if by else label
+    return gr.DownloadButton(told, value=path or None, visible=bool(path))

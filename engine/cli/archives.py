@@ -16,6 +16,9 @@ from engine.cli.runs import RunArgument, find_run
 def export_run(
     run_id: RunArgument,
     to: Annotated[Path, typer.Option("--to", help="The zip that is written; nothing is overwritten")],
+    without_models: Annotated[
+        bool, typer.Option("--without-models", help="Records, results and pictures alone: nobody can go on from it")
+    ] = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -27,7 +30,7 @@ def export_run(
 
     store = open_store(home)
     chosen = find_run(store, run_id)
-    num_bytes = export(store, chosen, to)
+    num_bytes = export(store, chosen, to, with_models=not without_models)
     if as_json:
         print_json({"run_id": chosen, "archive": str(to), "bytes": num_bytes})
     else:

@@ -8,21 +8,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from engine.cli.output import print_table
+from engine.cli.output import print_error, print_json, print_table
 from engine.data.archives import Member, is_archive, is_dicom, unpack
 from engine.data.budget import limit_bytes
 from engine.data.names import LITTER, folded, visible_files
 from engine.data.readers import is_supported
 from engine.errors import UserError
-from export.cases import Case, find_cases, segment_case, write_masks, write_overlays
+from export.cases import Case, Segmented, find_cases, write_masks, write_overlays
 from export.levels import MODEL_PERCENT, STEPS
+from export.outputs.compared import Compared, pairs_csv
 from export.outputs.measurements import Measurement, as_csv
+from export.pairs import Models, together_steps
 from export.results import plain_name
-
-if TYPE_CHECKING:
-    from export.runtime import BundleSession
 
 CSV_FILE = "measurements.csv"
 FIGURES = (
@@ -40,7 +39,7 @@ TOLD_ABOVE = 8
 class Job:
     """One call: what was written, and what could not be."""
 
-    session: BundleSession
+    models: Models
     out: Path
     overlay: bool
     reference: Path | None
@@ -50,56 +49,128 @@ class Job:
     rows: list[dict[str, Any]] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
+    compared: list[Compared] = field(default_factory=list)
 
-    def segment(self, case: Case) -> None:
-        """Segment one case and write its files."""
+    def segment(self, case: tuple[Case, ...]) -> None:
+        """Segment one case, one of :meth:`export.pairs.Models.cases`, and write its files."""
+        found = self._answered(case)
+        written = []
+        for one, session in zip(found, self.models.sessions, strict=True):
+            written += write_masks(one, self.out, session=session)
+            if self.overlay:
+                write_overlays(one, self.out, session=session)
+        self._note(found, written)
+
+    def _answered(self, case: tuple[Case, ...]) -> tuple[Segmented, ...]:
         from rich.console import Console
         from rich.progress import Progress
 
         with Progress(console=Console(stderr=True), transient=True, disable=self.quiet) as shown:
-            task = shown.add_task(case.name, total=None, visible=False)
-
-            def progress(done: int, total: int) -> None:
+            name = case[0].name
+            task = shown.add_task(name, total=None, visible=False)
+            fix = f"Give {name} to another model, or add --anyway."
+            how = {"reference": self.reference, "anyway": self.anyway, "fix": fix, "percent": self.percent}
+            steps = together_steps(self.models, case, **how)  # type: ignore[arg-type]
+            while True:
+                try:
+                    done, total = next(steps)
+                except StopIteration as end:
+                    return end.value
                 shown.update(task, completed=done, total=total, visible=total > TOLD_ABOVE)
 
-            fix = f"Give {case.name} to another model, or add --anyway."
-            how = {"reference": self.reference, "anyway": self.anyway, "fix": fix, "percent": self.percent}
-            found = segment_case(self.session, case, **how, progress=progress)  # type: ignore[arg-type]
-        (mask,) = write_masks(found, self.out, session=self.session)
-        if self.overlay:
-            write_overlays(found, self.out, session=self.session)
-        self.measurements += found.measurements
-        figures = [asdict(one) for one in found.measurements]
-        self.rows.append(
-            {
-                "image": case.name,
-                "mask": str(mask),
-                "wall_ms": found.wall_ms,
-                "slices": len(found.volume),
-                "threshold": self.percent / STEPS,
-                "parts": self.session.num_looks((found.volume.geometry.height_px, found.volume.geometry.width_px)),
-                "foreground": {one.class_name: one.share for one in found.measurements},
-                "measurements": figures,
-            }
-            | ({"unlike_training": list(found.unlike)} if found.unlike else {})
-        )
+    def _note(self, found: tuple[Segmented, ...], written: list[Path]) -> None:
+        """Keep what is told of one case; ``written`` are its masks, one of each model."""
+        first, session = found[0], self.models.sessions[0]
+        self.measurements += first.measurements
+        row = {
+            "image": first.case.name,
+            "mask": str(written[0]),
+            "wall_ms": first.wall_ms,
+            "slices": len(first.volume),
+            "threshold": self.percent / STEPS,
+            "parts": session.num_looks((first.volume.geometry.height_px, first.volume.geometry.width_px)),
+            "foreground": {one.class_name: one.share for one in first.measurements},
+            "measurements": [asdict(one) for one in first.measurements],
+        }
+        if first.unlike:
+            row["unlike_training"] = list(first.unlike)
+        if len(found) == 2:
+            pairs = self.models.compared(found)
+            self.compared += pairs
+            row["compared"] = {"mask": str(written[1]), "classes": [_common(pair) for pair in pairs]}
+            if found[1].unlike:
+                row["compared"]["unlike_training"] = list(found[1].unlike)
+        self.rows.append(row)
 
-    def print_rows(self) -> None:
-        """Print what was written, and the figures that are asked for, or are of few tasks only: cup and disc."""
-        lines = [(row["image"], row["mask"], f"{row['wall_ms']:.0f}") for row in self.rows]
-        print_table(("Image", "Mask", "ms"), lines, right=(2,))
-        shown = [
-            (name, key) for name, key in FIGURES if any(getattr(one, key) is not None for one in self.measurements)
-        ]
+    def print_figures(self) -> None:
+        """Print the figures that are asked for, or are of few tasks only: cup and disc."""
+        each = [((), one) for one in self.measurements]
+        if self.compared:
+            each = [
+                ((name,), one) for pair in self.compared for name, one in zip(pair.models, pair.figures, strict=True)
+            ]
+        shown = [(name, key) for name, key in FIGURES if any(getattr(one, key) is not None for _, one in each)]
         if not shown:
             return
+        head = ("Image", *(("Model",) if self.compared else ()), "Class")
+        cells = [(one.image, *by, one.class_name, *(_told(one, key) for _, key in shown)) for by, one in each]
         print()
-        cells = [(one.image, one.class_name, *(_told(one, key) for _, key in shown)) for one in self.measurements]
-        print_table(("Image", "Class", *(name for name, _ in shown)), cells, right=range(2, 2 + len(shown)))
+        print_table((*head, *(name for name, _ in shown)), cells, right=range(len(head), len(head) + len(shown)))
 
     def write_csv(self) -> None:
         """Write the figures of all cases."""
-        (self.out / CSV_FILE).write_text(as_csv(self.measurements), encoding="utf-8")
+        table = pairs_csv(self.compared) if self.compared else as_csv(self.measurements)
+        (self.out / CSV_FILE).write_text(table, encoding="utf-8")
+
+
+def print_job(job: Job, *, as_json: bool) -> None:
+    """Print what was written and what could not be."""
+    if as_json:
+        told = {"model": job.models.names[0], "provider": job.models.sessions[0].provider}
+        told |= {"compared_with": job.models.names[1]} if len(job.models) == 2 else {}
+        print_json(told | {"predictions": job.rows, "faults": job.faults})
+        return
+    lines = [(r["image"], r["mask"], f"{r['wall_ms']:.0f}") for r in job.rows]
+    print_table(("Image", "Mask", "ms"), lines, right=(2,))
+    job.print_figures()
+    if job.compared:
+        print_compared(job.compared)
+    for fault in job.faults:
+        print_error(fault["error"], as_json=False)
+
+
+def print_compared(pairs: Sequence[Compared]) -> None:
+    """Print what two models have in common, class by class; without a volume in pixels."""
+
+    def size(pair: Compared, num_px: int) -> str:
+        volume = pair.ml(num_px)
+        return f"{num_px} px" if volume is None else f"{volume:.2f} mL"
+
+    lines = [
+        (
+            one.figures[0].image,
+            one.figures[0].class_name,
+            *(size(one, figures.foreground_px) for figures in one.figures),
+            f"{one.dice:.3f}",
+            size(one, one.differing_px),
+        )
+        for one in pairs
+    ]
+    print_table(("Image", "Class", *pairs[0].models, "Dice of both", "Disagreement"), lines, right=(2, 3, 4, 5))
+
+
+def _common(pair: Compared) -> dict[str, Any]:
+    """Return one class of two models' masks as JSON has it; volumes in mL, None where there are none."""
+    first, second = pair.figures
+    return {
+        "class_name": first.class_name,
+        "volume_ml": [first.volume_ml, second.volume_ml],
+        "foreground_px": [first.foreground_px, second.foreground_px],
+        "dice": pair.dice,
+        "only_px": list(pair.only_px),
+        "differing_px": pair.differing_px,
+        "differing_ml": pair.ml(pair.differing_px),
+    }
 
 
 @contextmanager

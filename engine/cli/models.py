@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.cli.options import open_store
-from engine.cli.output import HomeOption, JsonFlag, print_error, print_json, print_table, size
+from engine.cli.output import HomeOption, JsonFlag, print_json, print_table, size
 from engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -155,6 +155,10 @@ def predict(
     reference: Annotated[
         Path | None, typer.Option("--reference", help="Mask to compare with: Dice, IoU, HD95, surface Dice")
     ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option("--compare", help="A second model of the same classes: its masks, and how far both agree"),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -166,33 +170,29 @@ def predict(
     A file that cannot be read, or is unlike the images that the model was trained on, does not keep the others from
     being segmented: it is named, and the status is 2.
     """
-    from engine.cli.cases import Job, refuse_same_names, waiting_cases
+    from engine.cli.cases import Job, print_job, refuse_same_names, waiting_cases
     from export.levels import percent_of
     from export.looks import looks_of
+    from export.pairs import Models
     from export.runtime import load_bundle
 
-    session = load_bundle(_find_bundle(model, home))
-    session = session.looking(session.manifest.best_looks if looks is None else looks_of(looks))
+    loaded = [load_bundle(_find_bundle(name, home)) for name in (model, compare) if name is not None]
+    how = loaded[0].manifest.best_looks if looks is None else looks_of(looks)
+    models = Models.of(*(session.looking(how) for session in loaded))
     with waiting_cases(images, out=out) as cases:
         refuse_same_names(cases)
         out.mkdir(parents=True, exist_ok=True)
-        job = Job(session, out, overlay, reference, quiet=as_json, anyway=anyway, percent=percent_of(threshold))
-        for case in cases:
+        job = Job(models, out, overlay, reference, quiet=as_json, anyway=anyway, percent=percent_of(threshold))
+        for case in models.cases(cases):
             try:
                 job.segment(case)
             except UserError as error:
                 if len(cases) == 1:
                     raise
-                job.faults.append({"image": case.name, "error": error.as_dict()})
+                job.faults.append({"image": case[0].name, "error": error.as_dict()})
     if csv:
         job.write_csv()
-    if as_json:
-        told = {"model": session.manifest.name, "provider": session.provider}
-        print_json(told | {"predictions": job.rows, "faults": job.faults})
-    else:
-        job.print_rows()
-        for fault in job.faults:
-            print_error(fault["error"], as_json=False)
+    print_job(job, as_json=as_json)
     if job.faults:
         raise typer.Exit(2)
 

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-Augment = Literal["none", "flips", "flips_colour", "nnunet"]
-"""nnU-Net's changes are no :class:`Change`: see ``engine.data.nnunet_augmentation``."""
+Augment = Literal["none", "flips", "flips_colour", "flips_styles", "nnunet"]
+"""No :class:`Change` are nnU-Net's (``engine.data.nnunet_augmentation``) and styles (``engine.data.styles``)."""
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Rec. 601 weights: a hue turn keeps this brightness."""
@@ -38,7 +38,8 @@ def draw_change(rng: np.random.Generator, kind: Augment) -> Change | None:
     """Return a random change of ``kind``, or None for "none" and "nnunet" (nothing is drawn then).
 
     flips: each of the eight symmetries of the square is equally likely. flips_colour adds gamma exp(±0.25), contrast
-    0.8 to 1.25, brightness ±0.1, a hue turn of ±18 degrees, and a square crop of side 0.8 to 1 stretched back.
+    0.8 to 1.25, brightness ±0.1, a hue turn of ±18 degrees, and a square crop of side 0.8 to 1 stretched back;
+    flips_styles begins with the same.
     """
     if kind in ("none", "nnunet"):
         return None

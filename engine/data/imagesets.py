@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from engine.data import nnunet_augmentation
+from engine.data import nnunet_augmentation, styles
 from engine.data.augmentation import Augment, Change, draw_change, place, tone_curve
 from engine.data.sources import Item
 from engine.data.transforms import (
@@ -174,6 +174,9 @@ class ImageSet:
                     image[slot], mask[slot] = nnunet_augmentation.augment(image[slot], mask[slot], rng)
             else:
                 image[slot], mask[slot] = _changed(pixels, change)
+                if rng is not None and self.augment == "flips_styles":
+                    is_padded = self.fit == "letterbox"
+                    image[slot] = styles.apply_style(image[slot], styles.draw_style(rng), rng=rng, is_padded=is_padded)
         return image, mask
 
     def read_mask(self, index: int) -> np.ndarray:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from engine.config import RunConfig
+from engine.data.styles import restyle
 from engine.data.transforms import mask_to_grid
 from engine.distillation.choice import choose
 from engine.distillation.features import KeptFeatures
@@ -94,7 +95,7 @@ class MutualDistillation:
             fix_attention_biases(student)
         if not self.config.mutual:
             teacher.requires_grad_(False)
-        self.teacher_features = keep_features(teacher)
+        self.teacher_features = None if self.config.styles == "both" else keep_features(teacher)
         self.optimisers = {
             "teacher": _adam(teacher, self.config.teacher_learning_rate),
             "student": _adam(student, self.config.student_learning_rate),
@@ -191,7 +192,8 @@ class MutualDistillation:
         def mask_on(side_px: int) -> Tensor:
             return place_masks(mask_to_grid(mask_BKHW, side_px), self.device)
 
-        teacher_levels, student_levels, feature_term = self._forward(indices, place_images(image_B3HW, self.device))
+        seen = self._as_seen(image_B3HW)
+        teacher_levels, student_levels, feature_term = self._forward(indices, *seen)
         supervised = {"pos_weight": self.run_config.pos_weight, "dice_weight": self.run_config.dice_weight}
         student_loss = levels_loss(student_levels, mask_on, **supervised)
         teacher_loss = levels_loss(teacher_levels, mask_on, **supervised)
@@ -219,7 +221,19 @@ class MutualDistillation:
         self.reports.append(LossReport(*losses))
         return self.reports[-1]
 
-    def _forward(self, indices: np.ndarray, image: Tensor) -> tuple[Levels, Levels, Tensor]:
+    def _as_seen(self, image_B3HW: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return what the teacher and what the student is shown of a batch: in other styles where that is set."""
+        plain = place_images(image_B3HW, self.device)
+        if self.config.styles == "off":
+            return plain, plain
+        rng = numpy_generator(self.run_config.seed, "distillation", "styles", self.epoch, self.step)
+        is_padded = self.run_config.data.fit == "letterbox"
+        styled = place_images(restyle(image_B3HW, rng=rng, is_padded=is_padded), self.device)
+        return (styled if self.config.styles == "both" else plain), styled
+
+    def _forward(
+        self, indices: np.ndarray, teacher_image: Tensor, student_image: Tensor
+    ) -> tuple[Levels, Levels, Tensor]:
         """Return both models' logits, the finest first, and the feature term, 0 where it is off."""
         with autocast(self.device, self.run_config.precision):
             with torch.set_grad_enabled(self.config.mutual):
@@ -227,13 +241,13 @@ class MutualDistillation:
                     teacher_features = self.teacher_features.batch(indices)
                     teacher_levels = (self.teacher.decode(teacher_features),)
                 elif self.config.feature_weight:
-                    teacher_features = self.teacher.encode(image)
+                    teacher_features = self.teacher.encode(teacher_image)
                     teacher_levels = (self.teacher.decode(teacher_features),)
                 else:
-                    teacher_levels = forward_levels(self.teacher, image)
+                    teacher_levels = forward_levels(self.teacher, teacher_image)
             if not self.config.feature_weight:  # models need no encoder and decoder then
-                return teacher_levels, forward_levels(self.student, image), image.new_zeros(())
-            student_features = self.student.encode(image)
+                return teacher_levels, forward_levels(self.student, student_image), student_image.new_zeros(())
+            student_features = self.student.encode(student_image)
             learning = student_features if self.student_listens else student_features.detach()
             feature_term = feature_loss(learning, teacher_features)
             return teacher_levels, (self.student.decode(student_features),), feature_term

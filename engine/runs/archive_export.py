@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import sqlalchemy as sa
 
 from engine.errors import UserError
-from engine.runs import archive
+from engine.runs import archive, outputs
 from engine.runs.outputs import REPORT_NAME, files_of
 from engine.runs.schema import SCHEMA_VERSION
 from engine.runs.store import RunStore
@@ -20,13 +20,18 @@ _STORED = (".safetensors", ".png", ".onnx")
 """Small already, or larger than what deflating would save is worth in time."""
 
 
-def files_to_export(store: RunStore, run_id: str) -> list[tuple[Path, str]]:
+def files_to_export(store: RunStore, run_id: str, *, with_models: bool = True) -> list[tuple[Path, str]]:
     """Return what goes into the archive: files, and their paths below the run's folder; links are left out."""
     folder = store.run_dir(run_id)
     stages = [stage.name for stage in store.stages(run_id)]
     there = [*files_of(store, run_id, stages), folder / REPORT_NAME]
     named = {path.relative_to(folder).as_posix(): path for path in there if path.is_file() and not path.is_symlink()}
     found = [(path, name) for name, path in sorted(named.items()) if archive.goes_along(PurePosixPath(name))]
+    if not with_models:
+        left_out = {PurePosixPath(made.path) for made in store.artefacts(run_id) if made.kind in outputs.MODELS}
+        found = [
+            (path, name) for path, name in found if not left_out & {PurePosixPath(name), *PurePosixPath(name).parents}
+        ]
     for _, name in found:
         if archive.plain_path(name) is None:
             raise UserError(
@@ -38,9 +43,12 @@ def files_to_export(store: RunStore, run_id: str) -> list[tuple[Path, str]]:
     return found
 
 
-def export_run(store: RunStore, run_id: str, to: Path, *, most_bytes: int | None = None) -> int:
+def export_run(
+    store: RunStore, run_id: str, to: Path, *, most_bytes: int | None = None, with_models: bool = True
+) -> int:
     """Write the run to the zip ``to``, whole or not at all, and return its bytes.
 
+    Without models it can be read and compared, but nobody can go on from it.
     Raises ``UserError``: ``run_archive.unfinished`` for a run without all its results, ``run_archive.exists``,
     ``run_archive.too_large`` for files of more than ``most_bytes``, ``run_archive.changed`` where the run was changed
     meanwhile.
@@ -60,7 +68,7 @@ def export_run(store: RunStore, run_id: str, to: Path, *, most_bytes: int | None
             why="Nothing is overwritten.",
             fix="Give another name, or move the file away.",
         )
-    found = files_to_export(store, run_id)
+    found = files_to_export(store, run_id, with_models=with_models)
     _check_size(found, run_id, most_bytes)
     partial = to.with_name(f".{to.name}.part")
     file = partial.open("wb")

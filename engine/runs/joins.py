@@ -23,6 +23,7 @@ from engine.runs.lifecycle import (
     reap,
     refuse_active,
     refuse_without_folder,
+    refuse_without_models,
     said_by,
     with_absolute_paths,
 )
@@ -154,6 +155,7 @@ def _finished(store: RunStore, run_id: str) -> RunRecord:
             fix=f"Finish it first: `python -m engine resume {run_id}`.",
         )
     refuse_without_folder(store, run_id)
+    refuse_without_models(store, run_id, [stage.name for stage in store.stages(run_id)])
     return record
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ __all__ = [
     "reap",
     "refuse_active",
     "refuse_without_folder",
+    "refuse_without_models",
     "register_worker",
     "resume",
     "said_by",
@@ -244,6 +245,7 @@ def fork(
     refuse_without_folder(store, run_id)
     check_fork(store, run_id, config, stage=stage)
     earlier = names[: names.index(stage)]
+    refuse_without_models(store, run_id, earlier)
     own_stages = names if config.method == parent.config.method else None  # another method: nothing is taken over
     with store.filling() as child:
         outputs.take_over(store, source=run_id, target=child, stages=earlier)
@@ -346,6 +348,18 @@ def refuse_without_folder(store: RunStore, run_id: str) -> None:
             fix="Restore the folder from a backup, or start a new run."
             if store.run_dir(run_id).name == run_id
             else "Extend the run again, or give its extension up: its results are still there.",
+        )
+
+
+def refuse_without_models(store: RunStore, run_id: str, stages: Sequence[str]) -> None:
+    """Raise ``UserError`` ``run.models_missing`` where ``stages`` made models and the run has none of them."""
+    makes = any(model for stage in catalogue.stages(stages) for model in stage.makes)
+    if makes and not any(store.run_dir(run_id).rglob("*.safetensors")):
+        raise UserError(
+            "run.models_missing",
+            what=f"The run '{run_id}' is here without its models.",
+            why="It was taken in from an archive that left them out (export-run --without-models).",
+            fix="Start a new run with its settings, or take in an archive that was made without that option.",
         )
 
 

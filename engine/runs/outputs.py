@@ -15,6 +15,9 @@ from engine.runs.store import RunStore
 CHECKPOINTS = "checkpoints"
 REPORT_NAME = "run_report.json"
 
+MODELS = ("model", "generator", "bundle")
+"""Kinds of artefacts that are trained models; what is shown of a run needs none of them."""
+
 _LINKED = (".safetensors", ".png", ".npy", ".onnx")
 """Written once, or replaced by renaming: two runs may share the bytes. Everything else is copied."""
 

@@ -252,7 +252,7 @@ class ResultStore:
         table = schema.artefacts
         query = sa.select(table.c.run_id, table.c.path).where(table.c.kind == kind)
         found: dict[str, tuple[str, ...]] = {}
-        for run_id, path in self._rows(query.order_by(table.c.created_at, table.c.path)):
+        for run_id, path in map(tuple, self._rows(query.order_by(table.c.created_at, table.c.path))):
             found[run_id] = (*found.get(run_id, ()), path)
         return found
 

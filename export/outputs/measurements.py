@@ -92,8 +92,7 @@ def measure(
     """Return the figures of each class of one image or volume; masks (at ``threshold``) and reference are {0, 1}."""
     spacing, voxel = volume.geometry.spacing_mm, volume.voxel_mm
     steps = spacing or (1.0, 1.0)
-    matrix = volume.geometry.matrix
-    voxel_ml = None if matrix is None or len(volume) == 1 else abs(float(np.linalg.det(matrix[:3, :3]))) / 1000
+    one_ml = voxel_ml(volume)
     upright = [Vertical()] * len(classes)
     if len(volume) == 1:
         upright = verticals(masks_KSHW[:, 0], classes, row_step=steps[0])
@@ -117,7 +116,7 @@ def measure(
                 share=count / mask_SHW.size,
                 area_mm2=None if area is None else float(area),
                 area_slice=None if most is None else most + 1,
-                volume_ml=None if voxel_ml is None else count * voxel_ml,
+                volume_ml=None if one_ml is None else count * one_ml,
                 components=int(pieces_SHW.max()),
                 **asdict(sizes(pieces_SHW, steps=steps)),
                 length_unit="px" if spacing is None else "mm",
@@ -129,6 +128,12 @@ def measure(
             )
         )
     return found
+
+
+def voxel_ml(volume: SourceVolume) -> float | None:
+    """Return the volume of one voxel in mL, None where nothing says where slices lie, or there is only one."""
+    matrix = volume.geometry.matrix
+    return None if matrix is None or len(volume) == 1 else abs(float(np.linalg.det(matrix[:3, :3]))) / 1000
 
 
 def as_csv(measurements: Sequence[Measurement]) -> str:

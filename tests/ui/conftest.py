@@ -50,6 +50,7 @@ def serving(home: Path, *options: str) -> Iterator[Server]:
     others = set((home / "page").glob("served-*"))
     command = [sys.executable, "-m", "app.main", "--port", str(port), "--home", str(home), *options]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "DSFEDMED_MODELS_DIR": str(home / "shipped")}
+    environment = {"DSFEDMED_RUNS_DIR": str(home / "shipped_runs"), **environment}
     log = (home / "page.log").open("w")
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
     try:

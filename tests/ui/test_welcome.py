@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,3 +67,23 @@ def test_the_best_model_comes_first_and_an_answer_belongs_to_the_model_that_is_n
     expect(page.locator("#segment-message")).not_to_contain_text("Segmenting with")
     page.locator("#model-card button.label-wrap").click()
     expect(page.locator("#card")).to_contain_text("How to run it")
+
+
+@pytest.mark.parametrize("options", [(), ("--read-only",)])
+def test_a_fresh_home_begins_with_a_finished_run(
+    tmp_path: Path, open_page: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """Who only looks sees it, too: curves, results and samples; and both ways on stay in sight."""
+    monkeypatch.setenv("DSFEDMED_RUNS_DIR", str(ROOT / "assets" / "runs"))
+    (tmp_path / "home").mkdir()
+    with serving(tmp_path / "home", *options) as server:
+        seen = open_page(server.address, width=390, dark=False)
+        page = seen.page
+        expect(page.locator("#welcome")).to_be_visible()
+        expect(page.locator("#way-train")).to_be_visible(visible=not options)
+        expect(page.locator("#run input")).to_have_value(re.compile("nuclei_cpu · Finished"))
+        expect(page.get_by_text("TinySAM, mutually distilled").first).to_be_visible()
+        page.get_by_role("tab", name="Samples").click()
+        expect(page.locator("#gallery img, .gallery img, .grid-wrap img").first).to_be_visible()
+        expect(page.get_by_text("114 of 228 samples are selected")).to_be_visible()
+        assert seen.faults == [] and seen.foreign == []

@@ -21,13 +21,14 @@ from app import volume_jobs, volume_view
 from app.main import build_app
 from app.settings import Settings
 from app.studio import Studio
-from app.tabs.volumes import figures_table
 from app.uploads import Upload
+from app.volume_figures import figures_table
 from engine.data.identifiers import identifying_tags
 from engine.data.orientation import to_patient
 from engine.data.volumes import SourceVolume, open_series, open_volume
 from engine.errors import UserError
 from export.outputs.measurements import Measurement
+from export.pairs import Models
 
 MODEL = "shipped/nuclei_cpu"
 
@@ -58,6 +59,10 @@ def uploaded(studio: Studio, content: bytes, name: str) -> Path:
     return path
 
 
+def models(studio: Studio) -> Models:
+    return Models.of(studio.session(MODEL))
+
+
 def finished(steps: Generator) -> tuple[list[volume_jobs.Step], volume_jobs.Result]:
     seen = []
     while True:
@@ -72,7 +77,7 @@ def drawn_of(volume: SourceVolume, levels_SHW: np.ndarray, **how: int) -> volume
     shown = volume_view.Shown(**how)
     for number, levels_HW in enumerate(levels_SHW):
         shown.take(volume, number, levels_HW[None])
-    return volume_view.view(volume, shown, classes=("organ",), percent=50)
+    return volume_view.view(volume, [shown], classes=("organ",), percent=50)
 
 
 def unpacked(view: volume_view.View) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +162,7 @@ def test_every_class_has_its_levels_and_takes_its_share_of_what_a_browser_is_sen
         shown = volume_view.Shown(most_bytes=most_bytes)
         for number in range(4):
             shown.take(volume, number, levels[:, number])
-        made = volume_view.view(volume, shown, classes=("a", "b"), percent=30)
+        made = volume_view.view(volume, [shown], classes=("a", "b"), percent=30)
         count, content = int(np.prod(made.about["shape"])), gzip.decompress(made.packed)
         assert max(made.about["every"]) == every and len(content) == 4 * count <= most_bytes
         kept = levels[(slice(None), *(slice(None, None, step) for step in made.about["every"]))]
@@ -173,28 +178,27 @@ def test_html_of_a_viewer_escapes_what_comes_from_outside(tmp_path: Path) -> Non
     volume = open_volume(tmp_path / "a.nii")
     for number in range(3):
         shown.take(volume, number, np.zeros((1, 3, 3), np.uint8))
-    made = volume_view.view(volume, shown, classes=("<b>",), percent=50)
+    made = volume_view.view(volume, [shown], classes=("<b>",), percent=50)
     drawn = volume_view.html(made, address="/gradio_api/file='><script>", classes=("<b>",))
     assert "<script>" not in drawn and "&lt;b&gt;" in drawn
     about = json.loads(unescape(drawn.split("data-about='")[1].split("'")[0]))
     assert about["shape"] == [3, 3, 3]
-    assert "<x>" not in figures_table(
-        [Measurement("<x>", "<x>", 1, 1, 1, None, 1, None, 1, 1, 1, 1, 1, "px", 1, "<x>")]
-    )
+    measured = Measurement("<x>", "<x>", 1, 1, 1, None, 1, None, 1, 1, 1, 1, 1, "px", 1, "<x>")
+    assert "<x>" not in figures_table([(measured, "<x>")])
 
 
 def test_the_table_of_a_volume_has_the_axes_of_one_piece() -> None:
     one = Measurement("scan", "organ", 2, 9, 0.5, 4.0, 1, 2.5, 3, 6, 12.34, 5.0, 4.56, "mm", 7.0, "HU")
     cells = ("4.00 mm²", "2.50 mL", "3", "12.34 × 5.00 mm", "4.56 mm", "7.00 HU")
-    assert "".join(f"<td>{cell}</td>" for cell in cells) in figures_table([one])
-    assert "Largest piece, long × short axis" in figures_table([one])
+    told = figures_table([(one, None)])
+    assert "".join(f"<td>{cell}</td>" for cell in cells) in told and "Largest piece, long × short axis" in told
 
 
 def test_a_job_has_its_threshold_in_masks_figures_and_view(studio: Studio) -> None:
     found = {}
     for percent in (50, 1):
         upload = uploaded(studio, png(1), "cells.png")
-        _, result = finished(volume_jobs.run(studio, studio.session(MODEL), upload, anyway=True, percent=percent))
+        _, result = finished(volume_jobs.run(studio, models(studio), upload, anyway=True, percent=percent))
         assert result.view is not None and result.view.about["percent"] == percent
         _, levels = unpacked(result.view)
         (cells,) = result.measurements
@@ -207,7 +211,7 @@ def test_a_job_has_its_threshold_in_masks_figures_and_view(studio: Studio) -> No
 def test_a_zip_of_images_gives_a_zip_of_masks_and_one_table(studio: Studio) -> None:
     content = zipped({"a/cells.png": png(1), "b/cells.png": png(2), "broken.png": b"\x89PNG no", "readme.txt": b"-"})
     steps, result = finished(
-        volume_jobs.run(studio, studio.session(MODEL), uploaded(studio, content, "day 1.zip"), anyway=True)
+        volume_jobs.run(studio, models(studio), uploaded(studio, content, "day 1.zip"), anyway=True)
     )
     assert [(step.case, step.num_cases) for step in steps] == [(1, 3), (2, 3)] and result.view is None
     (fault,) = result.faults
@@ -226,9 +230,7 @@ def test_a_zipped_series_tells_which_tags_identify_and_never_what_they_say(studi
     frames = np.random.default_rng(4).integers(0, 90, (4, 24, 20)).astype(np.int16)
     paths = write_series(tmp_path, frames)
     content = zipped({f"s/IM{number}": path.read_bytes() for number, path in enumerate(paths)})
-    steps, result = finished(
-        volume_jobs.run(studio, studio.session(MODEL), uploaded(studio, content, "ct.zip"), anyway=True)
-    )
+    steps, result = finished(volume_jobs.run(studio, models(studio), uploaded(studio, content, "ct.zip"), anyway=True))
     assert [step.slice for step in steps] == [1, 2, 3, 4] and result.size == (4, 20, 24)
     assert set(PATIENT) <= set(result.identifiers)
     assert Path(result.masks).name == "ct_unlike_training_seg.dcm"
@@ -236,20 +238,20 @@ def test_a_zipped_series_tells_which_tags_identify_and_never_what_they_say(studi
     assert result.view is not None and gzip.decompress(Path(result.view_path).read_bytes())
     assert any("CT" in reason for reason in result.unlike)
     with pytest.raises(UserError, match="DICOM Modality CT") as unasked:
-        finished(volume_jobs.run(studio, studio.session(MODEL), uploaded(studio, content, "ct.zip")))
+        finished(volume_jobs.run(studio, models(studio), uploaded(studio, content, "ct.zip")))
     assert unasked.value.code == "image.foreign"
     told = json.dumps([result.view.about, [step.name for step in steps], result.identifiers])
     assert not any(value in told + Path(result.csv).read_text() for value in PATIENT.values())
     missing = zipped({f"s/IM{number}": path.read_bytes() for number, path in enumerate(paths) if number != 1})
     with pytest.raises(UserError) as caught:
-        finished(volume_jobs.run(studio, studio.session(MODEL), uploaded(studio, missing, "gap.zip"), anyway=True))
+        finished(volume_jobs.run(studio, models(studio), uploaded(studio, missing, "gap.zip"), anyway=True))
     assert caught.value.code == "data.series_broken" and "gap.zip" in caught.value.what
 
 
 def test_a_job_that_is_left_leaves_nothing(studio: Studio) -> None:
     steps = volume_jobs.run(
         studio,
-        studio.session(MODEL),
+        models(studio),
         uploaded(studio, zipped({"a.png": png(1), "b.png": png(2)}), "x.zip"),
         anyway=True,
     )
@@ -262,7 +264,7 @@ def test_a_job_that_is_left_leaves_nothing(studio: Studio) -> None:
 def test_a_bomb_is_refused_by_its_own_name(studio: Studio) -> None:
     bomb = uploaded(studio, zipped({"a.png": bytes(17 * 2**20)}), "bomb.zip")
     with pytest.raises(UserError, match=r"The archive bomb\.zip holds 17 MiB") as caught:
-        finished(volume_jobs.run(studio, studio.session(MODEL), bomb))
+        finished(volume_jobs.run(studio, models(studio), bomb))
     assert caught.value.code == "archive.too_large"
 
 

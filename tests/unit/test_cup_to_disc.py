@@ -15,11 +15,12 @@ from volume_files import manifest
 from app import overlay_view
 from app.picture_results import Result, result
 from app.probability import Kept
-from app.tabs.volumes import figures_table
-from engine.cli.cases import Job
+from app.volume_figures import figures_table
+from engine.cli.cases import Job, print_job
 from engine.data.archives import Member
 from export.cases import find_cases, segment_case
 from export.outputs.fundus import Vertical, verticals
+from export.pairs import Models
 
 DISC, CUP = np.zeros((2, 40, 50), np.uint8)
 DISC[5:30, 10:32] = 1  # 25 rows
@@ -107,11 +108,12 @@ def test_pictures_among_volumes_and_the_terminal_have_it_too(tmp_path: Path, cap
     (case,) = find_cases([Member(tmp_path / "eye.png", "eye.png")])
     disc, cup = segment_case(Painted(), case).measurements  # type: ignore[arg-type]
     assert (disc.vertical_extent, cup.vertical_extent, disc.cup_to_disc, cup.cup_to_disc) == (25, 10, 0.4, 0.4)
-    told = figures_table([disc, cup])
+    told = figures_table([(disc, None), (cup, None)])
     assert "Vertical cup-to-disc ratio" in told and told.count("<td>0.400</td>") == 2
-    job = Job(Painted(), tmp_path, overlay=False, reference=None, quiet=True)  # type: ignore[arg-type]
-    job.segment(case)
-    job.print_rows()
+    models = Models.of(Painted())  # type: ignore[arg-type]
+    job = Job(models, tmp_path, overlay=False, reference=None, quiet=True)
+    job.segment(*models.cases([case]))
+    print_job(job, as_json=False)
     lines = capsys.readouterr().out.splitlines()[4:]
     assert lines[0].split() == ["Image", "Class", "Vertical", "cup-to-disc"]
     assert [line.split() for line in lines[2:]] == [["eye.png", "disc", "0.400"], ["eye.png", "cup", "0.400"]]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.config import DistillationConfig, RunConfig
+from engine.data.styles import apply_style, draw_style
 from engine.distillation.mutual import MutualDistillation
 from engine.distillation.supervised import SupervisedTraining
 from engine.seeding import numpy_generator
@@ -231,3 +232,27 @@ def test_two_steps_of_fine_tuning_are_those_of_the_formulas(num_classes, dice_we
         adam.step(by_hand.gradients(loss, expected))
         assert training.train_step(indices) == pytest.approx(float(loss.detach()), rel=2e-4)
     assert by_hand.assert_same_weights(model, expected, adam) > 10_000
+
+
+@pytest.mark.parametrize("styles", ["off", "student", "both"])
+def test_styles_are_seen_by_whom_they_are_set_for(styles: str) -> None:
+    """The student alone in a style, or both in the same; masks and who learns stay as they are."""
+    config = RunConfig(distillation={"styles": styles, "batch_size": 4, "selection_rate": 1.0}, seed=3)
+    loop = make_loop(config)
+    seen: dict[str, Tensor] = {}
+    for name in ("teacher", "student"):
+        getattr(loop, name).register_forward_pre_hook(lambda _, given, name=name: seen.update({name: given[0]}))
+    loop.begin_epoch(on_batch=lambda: None)
+    seen.clear()
+    loop.train_step(np.arange(4))
+    plain = torch.from_numpy(loop.pool.batch(np.arange(4), rng=np.random.default_rng(0))[0])
+    rng = numpy_generator(3, "distillation", "styles", 0, 0)
+    styled = torch.from_numpy(np.stack([apply_style(i, draw_style(rng), rng=rng) for i in plain.numpy()]))
+    expected = {"off": (plain, plain), "student": (plain, styled), "both": (styled, styled)}[styles]
+    assert not torch.equal(plain, styled)
+    assert torch.equal(seen["teacher"], expected[0]) and torch.equal(seen["student"], expected[1])
+
+
+def test_the_authors_mode_has_no_styles() -> None:
+    with pytest.raises(ValueError, match="styles 'student' changes what the authors' code does"):
+        DistillationConfig(mode="reference", selector="in_batch_quantile", styles="student")

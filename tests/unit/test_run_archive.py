@@ -17,7 +17,7 @@ from runs_world import config, finished_run, results
 
 from engine.cli import main
 from engine.errors import UserError
-from engine.runs import archive, folders
+from engine.runs import archive, folders, lifecycle
 from engine.runs.archive_export import export_run
 from engine.runs.archive_import import import_run
 from engine.runs.events import StoreReporter
@@ -96,6 +96,29 @@ def test_images_of_sites_and_what_is_theirs_never_go_along(store: RunStore, tmp_
         "bundle/manifest.json", "bundle/model.onnx", "data/identity.json", "evaluation/rows.json",
         "models/student.safetensors", "run_report.json", "samples/a/0.png", "samples/a/0_mask.png",
     ))}  # fmt: skip
+
+
+def test_an_archive_without_models_is_read_but_not_gone_on_from(
+    store: RunStore, other: RunStore, tmp_path: Path
+) -> None:
+    run_id = run_with_samples(store)
+    for name in ("generators/a/config.json", "generators/a/x.safetensors"):
+        (store.run_dir(run_id) / name).parent.mkdir(parents=True, exist_ok=True)
+        (store.run_dir(run_id) / name).write_bytes(b"weights")
+    store.write_artefact(run_id, "generator_training", "generator", "generators/a")
+    assert main(["export-run", run_id, "--to", str(tmp_path / "run.zip"), "--without-models",
+                 "--home", str(store.home)]) == 0  # fmt: skip
+    with zipfile.ZipFile(tmp_path / "run.zip") as zipped:
+        assert not [n for n in zipped.namelist() if any(word in n for word in ("generators", "models/", "bundle"))]
+        assert {"run/samples/a/0.png", "run/run_report.json"} <= set(zipped.namelist())
+    assert import_run(other, tmp_path / "run.zip") == run_id
+    assert {made.kind for made in other.artefacts(run_id)} == {"sample"}
+    assert results(other, run_id)["evaluation"] == results(store, run_id)["evaluation"]
+    stage = other.stages(run_id)[1].name
+    with pytest.raises(UserError) as caught:
+        lifecycle.fork(other, run_id, stage=stage, config=other.get(run_id).config)
+    assert caught.value.code == "run.models_missing" and len(other.list()) == 1
+    assert lifecycle.fork(store, run_id, stage=stage, config=store.get(run_id).config), "where its models are"
 
 
 def test_nobodys_name_and_machine_go_along(store: RunStore, tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 from pydicom.uid import generate_uid
 
 from export.manifest import Manifest, read_manifest
+from export.pairs import Models
 from tests.unit.data_medical_files import write_dicom
 
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "nuclei_cpu"
@@ -65,3 +67,41 @@ def write_series(
 def manifest(*, classes: tuple[str, ...] = ("organ",)) -> Manifest:
     """Return the shipped model's manifest with other classes, of a kind of image that says nothing of others."""
     return read_manifest(SHIPPED).model_copy(update={"classes": classes, "modality": "drawn", "appearance": None})
+
+
+class Told:
+    """A model whose probabilities, in hundredths, are told for each value of a pixel, for each of its classes."""
+
+    def __init__(
+        self, name: str, *levels: dict[int, int], classes: tuple[str, ...] = ("organ",), axis: int = 2
+    ) -> None:
+        about = {"name": name, "value_range": (0.0, 100.0), "slice_axis": axis}
+        self.manifest = manifest(classes=classes).model_copy(update=about)
+        self.told = np.full((len(levels), 101), 10, np.uint8)
+        for table, values in zip(self.told, levels, strict=True):
+            table[list(values)] = list(values.values())
+
+    def levels(self, image_HW3: np.ndarray) -> np.ndarray:
+        """Return (K, H, W) of an image in [0, 1]."""
+        return self.told[:, np.rint(100 * image_HW3[..., 0]).astype(int)]
+
+
+def told_pair() -> Models:
+    """Return two models that agree on what has 100, and of which only the first finds 60, only the second 30."""
+    first, second = Told("first", {60: 80, 100: 90}), Told("second", {30: 55, 60: 45, 100: 99})
+    return Models.of(first, second)  # type: ignore[arg-type]
+
+
+def scan_voxels() -> np.ndarray:
+    """Return (X, Y, Z) int16: 8 voxels of 100, 6 of 60 and 3 of 30 in 0."""
+    made = np.zeros((6, 5, 4), np.int16)
+    made[:2, :2, :2] = 100
+    made[3:5, :3, 1] = 60
+    made[5, :3, 3] = 30
+    return made
+
+
+def write_scan(path: Path) -> Path:
+    """Write :func:`scan_voxels` as NIfTI, in voxels of 2 x 5 x 10 mm, which are 0.1 mL."""
+    nibabel.save(nibabel.Nifti1Image(scan_voxels(), np.diag([-2.0, -5.0, 10.0, 1.0])), path)
+    return path
