@@ -8,10 +8,12 @@ FIX = (
     "In the field for the reference mask, choose the mask of this very image, on the image's own grid: 0 is the "
     "background, and with several classes each number is a class in the model's order."
 )
-COMPARED = (
-    "Compared with {name}. The figures follow the threshold and corrections. Surface Dice is the share of both "
-    "outlines that lies within two pixels of the other (our tolerance); HD95 is the distance that 95 % stay within."
+MEASURES = (
+    "Surface Dice is the share of both outlines that lies within two pixels of the other (our tolerance); HD95 is the "
+    "distance that 95 % stay within."
 )
+COMPARED = "Compared with {name}. The figures follow the threshold and corrections. " + MEASURES
+COMPARED_VOLUME = "Compared with {name}. " + MEASURES
 DICE, IOU, HD95, SURFACE = "Dice", "IoU", "HD95", "Surface Dice"
 SURFACE_TOLD = "{share} (within {tolerance})"
 SEVERAL_WHAT = "A reference mask was given, and '{name}' holds {count} images and volumes."

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app import model_text, volume_view
+from app import model_text, reference_text, volume_view
 from app import volume_text as words
 from app.answers import MIB
 from engine.data.archives import Member, is_archive, unpack
@@ -82,17 +82,26 @@ class Result:
     """Slices, columns and rows of the last case."""
     percent: int = MODEL_PERCENT
     """The threshold of masks, files and figures."""
+    reference: str = ""
+    """The name of the mask that they are compared with."""
     view: volume_view.View | None = None
     view_path: str = ""
     wall_s: float = 0.0
 
 
 def run(
-    studio: Studio, models: Models, upload: Path, *, anyway: bool = False, percent: int = MODEL_PERCENT
+    studio: Studio,
+    models: Models,
+    upload: Path,
+    *,
+    anyway: bool = False,
+    percent: int = MODEL_PERCENT,
+    reference: Path | None = None,
 ) -> Generator[Step, None, Result]:
     """Yield after every slice of every model and return the result; left in between, nothing of it stays.
 
     What is unlike the images of training is segmented only with ``anyway``. Masks are what is above ``percent``.
+    ``reference`` is a mask to compare with; raises ``UserError`` ``reference.several`` where there are several cases.
 
     A single case that cannot be segmented raises its ``UserError``; of several, each is named in ``faults``. Files are
     called by the names that they came with.
@@ -114,16 +123,19 @@ def run(
             cases = models.cases(find_cases(members, series_name=_stem(name)))
         known = {member.path: member.name for member in members}
         result = Result(len(cases), models.names, percent=percent)
+        if reference is not None:
+            _refuse_several(name, len(cases))
+            known[reference] = result.reference = studio.uploads.name_of(reference)
         for at, case in enumerate(cases):
             shown = [volume_view.Shown(num_models=len(models)) for _ in case]
-            how = {"anyway": anyway, "fix": model_text.FOREIGN_FIX, "percent": percent}
+            how = {"anyway": anyway, "fix": model_text.FOREIGN_FIX, "percent": percent, "reference": reference}
             steps = together_steps(models, case, keeps=[one.take for one in shown], **how)  # type: ignore[arg-type]
             place = Step(case[0].name, at + 1, len(cases), 0, 0, num_models=len(models))
             try:
                 found = yield from _segmented(steps, place, limit=limit, known=known, archive=name)
             except UserError as error:
                 if len(cases) == 1:
-                    raise
+                    raise _fix_here(error, result.reference) from error
                 result.faults.append(error)
                 continue
             with at_most(limit), held_open():
@@ -216,6 +228,20 @@ def _save(studio: Studio, result: Result, out: Path, *, stem: str) -> None:
             archive.write(file, file.name)
         archive.writestr(CSV_FILE, table)
     result.masks = str(path)
+
+
+def _refuse_several(name: str, count: int) -> None:
+    if count > 1:
+        what = reference_text.SEVERAL_WHAT.format(name=name, count=count)
+        fix = reference_text.SEVERAL_FIX
+        raise UserError("reference.several", what=what, why=reference_text.SEVERAL_WHY, fix=fix)
+
+
+def _fix_here(error: UserError, reference: str) -> UserError:
+    """Return the error; of a reference mask that does not fit with what can be done on this page."""
+    if not reference or reference not in error.what or not error.code.startswith(("reference.", "data.")):
+        return error
+    return UserError(error.code, what=error.what, why=error.why, fix=reference_text.FIX)
 
 
 def _renamed(error: UserError, known: dict[Path, str], archive: str) -> UserError:

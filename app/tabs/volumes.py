@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app import markup, model_offers, model_text, volume_figures
+from app import markup, model_offers, model_text, reference_text, volume_figures
 from app import volume_text as words
 from app.picker import Picker
 from app.studio import Studio
@@ -40,6 +40,7 @@ class Parts:
     upload: gr.File
     second: gr.Dropdown
     threshold: gr.Slider
+    reference: gr.File
     start: gr.Button
     stop: gr.Button
     anyway: gr.Button
@@ -69,12 +70,21 @@ def build(studio: Studio, model: gr.Dropdown, looks: gr.Radio, offers: gr.State)
     outputs = parts.outputs
 
     def segment(
-        chosen: str | None, second: str | None, how: Looks, path: str | None, threshold: float, *, anyway: bool = False
+        chosen: str | None,
+        second: str | None,
+        how: Looks,
+        path: str | None,
+        threshold: float,
+        mask: str | None,
+        *,
+        anyway: bool = False,
     ) -> Iterator[tuple[Any, ...]]:
         from app import volume_jobs, volume_view
 
         yield _busy(volume_view.progress_bar(words.READING, 0, 1))
-        steps = _steps(studio, (chosen, second), how, path, anyway=anyway, percent=percent_of(threshold))
+        settings: dict[str, Any] = {"anyway": anyway, "percent": percent_of(threshold)}
+        settings["reference"] = Path(mask) if mask else None
+        steps = _steps(studio, (chosen, second), how, path, **settings)
         told = 0.0
         while True:
             done, box = studio.attempt(lambda: _next(steps))
@@ -92,32 +102,36 @@ def build(studio: Studio, model: gr.Dropdown, looks: gr.Radio, offers: gr.State)
             told, of_all = time.monotonic(), done.num_slices * done.num_models
             yield _busy(volume_view.progress_bar(volume_jobs.progress_words(done), done.done, of_all))
 
-    def segment_anyway(
-        chosen: str | None, second: str | None, how: Looks, path: str | None, threshold: float
-    ) -> Iterator[tuple[Any, ...]]:
-        yield from segment(chosen, second, how, path, threshold, anyway=True)
+    def segment_anyway(*given: Any) -> Iterator[tuple[Any, ...]]:
+        yield from segment(*given, anyway=True)
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    given = [model, parts.second, looks, parts.upload, parts.threshold]
+    given = [model, parts.second, looks, parts.upload, parts.threshold, parts.reference]
     job = [
         button.click(work, given, outputs, concurrency_limit=1, concurrency_id="volume", **quiet)
         for button, work in ((parts.start, segment), (parts.anyway, segment_anyway))
     ]
+    _end(parts, job, others=(model.change, looks.change))
+    for changed in (model.change, offers.change):
+        changed(lambda *chosen: _second(studio, *chosen), [model, parts.second], parts.second, **quiet)
+    return parts
+
+
+def _end(parts: Parts, job: list[Any], *, others: tuple[Any, ...]) -> None:
+    """Let the button, another file and what ``others`` say end a job and take its answer away."""
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     empty = markup.empty(words.EMPTY_TITLE, words.EMPTY)
     for ended, message in (
         (parts.stop.click, markup.notice(words.STOPPED)),
         (parts.upload.change, empty),
-        (model.change, empty),
+        (parts.reference.change, empty),
         (parts.second.change, empty),
-        (looks.change, empty),
+        *((other, empty) for other in others),
     ):
         # Both in the browser and in this order: a cancellation waits for the answer of what is registered before it,
         # and would end the job of who has pressed the button in the meantime.
         ended(None, cancels=job)
-        ended(None, None, outputs, js=f"() => {json.dumps(_nothing(message))}", **quiet)
-    for changed in (model.change, offers.change):
-        changed(lambda *chosen: _second(studio, *chosen), [model, parts.second], parts.second, **quiet)
-    return parts
+        ended(None, None, parts.outputs, js=f"() => {json.dumps(_nothing(message))}", **quiet)
 
 
 def _second(studio: Studio, chosen: str | None, second: str | None) -> gr.Dropdown:
@@ -145,6 +159,9 @@ def _place(studio: Studio) -> Parts:
     threshold = gr.Slider(
         least, 1 - least, own, step=least, label=words.THRESHOLD, info=words.THRESHOLD_INFO, elem_id="volume-threshold"
     )
+    with gr.Accordion(reference_text.HEADING, open=False, elem_id="volume-compare-with"):
+        mask_label = reference_text.LABEL.format(megabytes=studio.settings.max_upload_mb)
+        reference = gr.File(label=mask_label, type="filepath", height=110, elem_id="volume-reference")
     with gr.Row(elem_classes="actions"):
         start = gr.Button(words.START, variant="primary", elem_id="volume-start")
         stop = gr.Button(words.STOP, visible=False, elem_id="volume-stop")
@@ -159,7 +176,7 @@ def _place(studio: Studio) -> Parts:
         second_nifti = gr.DownloadButton("", visible=False, elem_id="volume-second-nifti")
         csv = gr.DownloadButton(words.DOWNLOAD_CSV, visible=False, elem_id="volume-csv")
     files = (masks, nifti, second_masks, second_nifti, csv)
-    return Parts(upload, second, threshold, start, stop, anyway, message, viewer, figures, *files)
+    return Parts(upload, second, threshold, reference, start, stop, anyway, message, viewer, figures, *files)
 
 
 def _steps(
@@ -170,6 +187,7 @@ def _steps(
     *,
     anyway: bool,
     percent: int,
+    reference: Path | None,
 ) -> Iterator[volume_jobs.Step | tuple[Any, ...]]:
     """Yield every step of the job, then the values of all outputs."""
     chosen, second = keys
@@ -181,7 +199,8 @@ def _steps(
     from export.pairs import Models
 
     models = Models.of(*(studio.session(key, looks=how) for key in keys if key))
-    result = yield from volume_jobs.run(studio, models, Path(path), anyway=anyway, percent=percent)
+    settings: dict[str, Any] = {"anyway": anyway, "percent": percent, "reference": reference}
+    result = yield from volume_jobs.run(studio, models, Path(path), **settings)
     yield _shown(studio, result, models.classes)
 
 
@@ -221,6 +240,8 @@ def _shown(studio: Studio, result: volume_jobs.Result, classes: tuple[str, ...])
     message = markup.quiet(told)
     if result.percent != MODEL_PERCENT:
         message += markup.notice(words.SAVED_AT.format(threshold=result.percent / STEPS, own=MODEL_PERCENT / STEPS))
+    if result.reference:
+        message += markup.notice(reference_text.COMPARED_VOLUME.format(name=result.reference))
     if result.identifiers:
         message += markup.notice(words.IDENTIFIERS.format(tags=", ".join(result.identifiers)))
     if result.unlike:

@@ -210,5 +210,5 @@ def test_only_other_models_of_the_same_classes_are_offered_as_the_second() -> No
 def test_a_model_is_not_compared_with_itself(studio: Studio, tmp_path: Path) -> None:
     keys = ("shipped/nuclei_cpu", "shipped/nuclei_cpu")
     with pytest.raises(UserError, match="The second model is the first one") as caught:
-        next(volumes._steps(studio, keys, "whole", str(tmp_path), anyway=False, percent=50))
+        next(volumes._steps(studio, keys, "whole", str(tmp_path), anyway=False, percent=50, reference=None))
     assert caught.value.code == "app.same_model"

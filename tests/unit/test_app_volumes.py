@@ -22,7 +22,7 @@ from app.main import build_app
 from app.settings import Settings
 from app.studio import Studio
 from app.uploads import Upload
-from app.volume_figures import figures_table
+from app.volume_figures import figures, figures_table
 from engine.data.identifiers import identifying_tags
 from engine.data.orientation import to_patient
 from engine.data.volumes import SourceVolume, open_series, open_volume
@@ -274,3 +274,32 @@ def test_private_tags_and_burned_in_names_are_told(tmp_path: Path) -> None:
     tags.private_block(0x0011, "MAKER", create=True).add_new(1, "LO", "Erika")
     found = identifying_tags(tags)
     assert {"PatientName", "BurnedInAnnotation", "private tags"} <= set(found) and "PatientSex" not in found
+
+
+def test_a_volume_is_compared_with_a_mask_by_where_both_lie(studio: Studio, tmp_path: Path) -> None:
+    """The mask of the job itself, mirrored: its voxels lie in the same places, so both agree."""
+    grey = np.random.default_rng(3).integers(0, 255, (40, 36, 3)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(grey, np.diag([2.0, 1.5, 4.0, 1.0]) + np.eye(4, k=3)), tmp_path / "scan.nii.gz")
+    scan = uploaded(studio, (tmp_path / "scan.nii.gz").read_bytes(), "scan.nii.gz")
+    _, own = finished(volume_jobs.run(studio, models(studio), scan, anyway=True, percent=1))
+    mask = nibabel.load(own.masks)
+    turned = mask.as_reoriented(np.array([[0, -1], [1, 1], [2, -1]]))
+    nibabel.save(turned, tmp_path / "mask.nii.gz")
+    truth = uploaded(studio, (tmp_path / "mask.nii.gz").read_bytes(), "reader one.nii.gz")
+    _, result = finished(volume_jobs.run(studio, models(studio), scan, anyway=True, percent=1, reference=truth))
+    (found,) = result.measurements
+    assert found.foreground_px > 0 and result.reference == "reader one.nii.gz"
+    assert (found.dice, found.iou, found.hd95, found.surface_dice, found.surface_tolerance) == (1, 1, 0, 1, 4)
+    assert ",1,1,0,1,4," in Path(result.csv).read_text()
+    shown = figures(result.measurements, result.compared)
+    assert "Surface Dice" in shown and "<td>1.000 (within 4.00 mm)</td>" in shown
+    elsewhere = nibabel.Nifti1Image(np.ones((40, 36, 2), np.uint8), mask.affine)
+    nibabel.save(elsewhere, tmp_path / "short.nii.gz")
+    short = uploaded(studio, (tmp_path / "short.nii.gz").read_bytes(), "short.nii.gz")
+    with pytest.raises(UserError) as caught:
+        next(volume_jobs.run(studio, models(studio), scan, anyway=True, reference=short))
+    assert "short.nii.gz lies elsewhere" in caught.value.what and "field for the reference mask" in caught.value.fix
+    many = uploaded(studio, zipped({"a.png": png(1), "b.png": png(2)}), "many.zip")
+    with pytest.raises(UserError, match="holds 2 images and volumes") as caught:
+        next(volume_jobs.run(studio, models(studio), many, anyway=True, reference=truth))
+    assert caught.value.code == "reference.several"
