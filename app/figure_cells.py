@@ -37,6 +37,13 @@ def axes(one: Sized) -> tuple[str, str]:
     return largest, figure(one.median_long_axis, one.length_unit)
 
 
+def pieces(one: Any) -> str:
+    """Return how many pieces there are; of what is counted apart by watershed, how many there are without that, too."""
+    if one.instances is None:
+        return f"{one.components:,}"
+    return words.COUNTED.format(instances=one.instances, components=one.components)
+
+
 def ratio(value: float | None) -> str:
     """Return a figure without a unit."""
     return NOTHING if value is None else f"{value:.3f}"

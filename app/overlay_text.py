@@ -43,8 +43,9 @@ TOO_MUCH = (
     "shorter strokes or a smaller reach, or cut the image."
 )
 COLUMNS = (
-    "Class", "Share of the image", "Pieces", "Area", "Largest piece, long × short axis", "Median long axis",
+    "Class", "Share of the image", "Pieces", "Area", "Largest piece", "Median length",
 )  # fmt: skip
+COUNTED = "{instances:,} by watershed ({components:,} that do not touch)"
 RATIO = "Vertical cup-to-disc ratio"
 CUP_TO_DISC = (
     "Vertical cup-to-disc ratio {ratio:.2f}: the cup's largest piece is {cup} high, the disc's {disc}, by the picture "

@@ -13,9 +13,9 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from app import markup, overlays, strokes, text
+from app import markup, overlays, reference_text, strokes, text
 from app import overlay_text as words
-from app.figure_cells import MORE, axes, figure, more_columns
+from app.figure_cells import MORE, axes, figure, more_columns, pieces
 from app.picture_results import Figures, in_text
 from app.probability import colour_of
 from export.levels import STEPS
@@ -75,19 +75,30 @@ def changes(key: str, changes_Khw: np.ndarray) -> str:
 
 def figures_table(figures: Sequence[Figures], *, remark: str, told: str) -> str:
     """Return each class with its colour and figures, what is not the model's own, and the time taken."""
-    more = more_columns(figures)
     rows = "".join(
         f"<tr><th scope='row'>{markup.swatch(overlays.hex_colour(class_colour(index)), one.class_name)}</th>"
-        f"<td>{100 * one.share:.1f} %</td><td>{one.components:,}</td>"
-        f"<td>{_area(one)}</td>"
-        + "".join(f"<td>{cell}</td>" for cell in (*axes(one), *(MORE[name](one) for name in more)))
-        + "</tr>"
+        f"<td>{100 * one.share:.1f} %</td><td>{pieces(one)}</td>"
+        f"<td>{_area(one)}</td>" + "".join(f"<td>{cell}</td>" for cell in axes(one)) + "</tr>"
         for index, one in enumerate(figures)
     )
-    head = "".join(f"<th scope='col'>{name}</th>" for name in (*words.COLUMNS, *more))
+    head = "".join(f"<th scope='col'>{name}</th>" for name in words.COLUMNS)
     table = f"<table class='legend'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     said = "".join(markup.notice(line) for line in (remark, _cup_to_disc(figures)) if line)
-    return f"<div class='table-scroll' tabindex='0'>{table}</div>{said}{markup.quiet(told)}"
+    return f"<div class='table-scroll' tabindex='0'>{table}{_agreement(figures)}</div>{said}{markup.quiet(told)}"
+
+
+def _agreement(figures: Sequence[Figures]) -> str:
+    """Return a table of how far each class agrees with a reference, "" without one."""
+    more = [name for name in more_columns(figures) if name in reference_text.MEASURED]
+    if not more:
+        return ""
+    head = "".join(f"<th scope='col'>{name}</th>" for name in (words.COLUMNS[0], *more))
+    rows = "".join(
+        f"<tr><th scope='row'>{escape(one.class_name)}</th>"
+        + "".join(f"<td>{MORE[name](one)}</td>" for name in more) + "</tr>"
+        for one in figures
+    )  # fmt: skip
+    return f"<table class='legend'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _cup_to_disc(figures: Sequence[Figures]) -> str:

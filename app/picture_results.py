@@ -30,7 +30,8 @@ class Figures:
     """One class of one picture: a row of the CSV.
 
     ``threshold`` is what probability is above in the mask; ``model_threshold`` the model's own. ``corrections_by_hand``
-    counts the clicks and strokes on this class. Sizes are of its pieces (``export.outputs.pieces.Sizes``), axes and
+    counts the clicks and strokes on this class. Sizes are of its pieces, or instances where things are counted apart
+    (``export.outputs.instances``), axes and
     ``vertical_extent`` in ``length_unit``; the latter and ``cup_to_disc`` as in ``export.outputs.fundus.Vertical``;
     agreement with a reference as in ``export.outputs.agreement.Agreement``, None without one.
     None where a figure does not exist: no spacing, an empty mask.
@@ -45,6 +46,7 @@ class Figures:
     share: float
     area_mm2: float | None
     components: int
+    instances: int | None
     largest_px: int | None
     largest_long_axis: float | None
     largest_short_axis: float | None
@@ -183,10 +185,9 @@ def _figures(
     num_corrections: int,
     more: Mapping[str, float | None],
 ) -> Figures:
-    from export.outputs.pieces import label_pieces, sizes
+    from export.outputs.instances import count_pieces
 
     count = int(np.count_nonzero(mask_HW))
-    pieces_HW = label_pieces(mask_HW)
     return Figures(
         image=name,
         class_name=class_name,
@@ -196,8 +197,7 @@ def _figures(
         foreground_px=count,
         share=count / mask_HW.size,
         area_mm2=count * spacing_mm[0] * spacing_mm[1] if spacing_mm else None,
-        components=int(pieces_HW.max()),
-        **asdict(sizes(pieces_HW[None], steps=spacing_mm or (1.0, 1.0))),
+        **asdict(count_pieces(mask_HW[None], class_name, steps=spacing_mm or (1.0, 1.0))),
         length_unit="mm" if spacing_mm else "px",
         **more,
     )

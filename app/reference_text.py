@@ -15,6 +15,7 @@ MEASURES = (
 COMPARED = "Compared with {name}. The figures follow the threshold and corrections. " + MEASURES
 COMPARED_VOLUME = "Compared with {name}. " + MEASURES
 DICE, IOU, HD95, SURFACE = "Dice", "IoU", "HD95", "Surface Dice"
+MEASURED = (DICE, IOU, HD95, SURFACE)
 SURFACE_TOLD = "{share} (within {tolerance})"
 SEVERAL_WHAT = "A reference mask was given, and '{name}' holds {count} images and volumes."
 SEVERAL_WHY = "A mask is of one image: compared with all, its figures would be wrong for the others."

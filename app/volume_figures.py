@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from app import markup
 from app import volume_text as words
-from app.figure_cells import MORE, axes, figure, more_columns
+from app.figure_cells import MORE, axes, figure, more_columns, pieces
 
 if TYPE_CHECKING:  # they bring in what reads and segments volumes, which no first paint needs
     from export.outputs.compared import Compared
@@ -81,7 +81,7 @@ def _cells(one: Measurement, model: str | None, more: Sequence[str]) -> str:
         f"{one.foreground_px:,} ({100 * one.share:.1f} %)",
         figure(one.area_mm2, "mm²"),
         figure(one.volume_ml, "mL"),
-        f"{one.components:,}",
+        pieces(one),
         *axes(one),
         figure(one.mean_intensity, one.intensity_unit),
         *(MORE[name](one) for name in more),

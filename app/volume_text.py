@@ -51,8 +51,8 @@ COMPARED_NOTE = (
 )
 EACH_TITLE, MODEL_COLUMN = "Each mask by itself", "Model"
 COLUMNS = (
-    "Image", "Class", "Pixels", "Area in the fullest slice", "Volume", "Pieces", "Largest piece, long × short axis",
-    "Median long axis", "Mean value",
+    "Image", "Class", "Pixels", "Area in the fullest slice", "Volume", "Pieces", "Largest piece",
+    "Median length", "Mean value",
 )  # fmt: skip
 ROWS_SHOWN = "The first {shown} of {total} rows; the CSV has all."
 IDENTIFIERS = (

@@ -17,7 +17,7 @@ import numpy as np
 from engine.data.volumes import SourceVolume
 from export.outputs.agreement import agreement
 from export.outputs.fundus import Vertical, verticals
-from export.outputs.pieces import label_pieces, sizes
+from export.outputs.instances import count_pieces
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Measurement:
     foreground_px : pixels, or voxels, of the mask; ``share`` of all, in [0, 1].
     area_mm2 : of the slice with most of it; ``area_slice`` is that slice, from 1.
     volume_ml : in millilitres, of volumes.
-    components : pieces that do not touch, not even by a corner.
+    components : pieces that do not touch, not even by a corner; ``instances`` are things counted apart by watershed,
+        where the class is of things that people count (:mod:`export.outputs.instances`), and what sizes are of then.
     largest_px, largest_long_axis, largest_short_axis, median_long_axis : of its pieces, never across several of them
         (:class:`export.outputs.pieces.Sizes`); axes are in ``length_unit``.
     mean_intensity : of the source's values inside, in ``intensity_unit``.
@@ -51,6 +52,7 @@ class Measurement:
     area_slice: int | None
     volume_ml: float | None
     components: int
+    instances: int | None
     largest_px: int | None
     largest_long_axis: float | None
     largest_short_axis: float | None
@@ -101,7 +103,7 @@ def measure(
         mask_SHW = masks_KSHW[index] > 0
         count = int(np.count_nonzero(mask_SHW))
         most = int(np.argmax(np.count_nonzero(mask_SHW, axis=(1, 2)))) if count else None
-        pieces_SHW = label_pieces(mask_SHW)
+        things = count_pieces(mask_SHW, class_name, steps=steps, depth=1.0 if voxel is None else voxel[2])
         area = None if most is None or spacing is None else np.count_nonzero(mask_SHW[most]) * spacing[0] * spacing[1]
         agreed: dict[str, float | None] = {}
         if reference_KSHW is not None:
@@ -117,8 +119,7 @@ def measure(
                 area_mm2=None if area is None else float(area),
                 area_slice=None if most is None else most + 1,
                 volume_ml=None if one_ml is None else count * one_ml,
-                components=int(pieces_SHW.max()),
-                **asdict(sizes(pieces_SHW, steps=steps)),
+                **asdict(things),
                 length_unit="px" if spacing is None else "mm",
                 mean_intensity=float(greys.sums[index] / count) if count else None,
                 intensity_unit=volume.geometry.unit or "grey",

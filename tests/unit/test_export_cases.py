@@ -106,7 +106,9 @@ def test_a_reference_on_another_order_of_axes_is_compared_by_place(tmp_path: Pat
 
 
 def test_a_spreadsheet_takes_no_name_for_a_formula() -> None:
-    one = Measurement("=cmd|' /C calc'!A0", "@organ", 1, 3, 0.5, None, 1, None, 1, 3, 2.0, 1.0, 2.0, "px", 1.5, "grey")
+    one = Measurement(
+        "=cmd|' /C calc'!A0", "@organ", 1, 3, 0.5, None, 1, None, 1, None, 3, 2.0, 1.0, 2.0, "px", 1.5, "grey"
+    )
     (row,) = csv.DictReader(io.StringIO(as_csv([one])))
     assert row["image"].startswith("'=") and row["class_name"] == "'@organ"
     assert (row["share"], row["area_mm2"], row["largest_long_axis"]) == ("0.5", "", "2")
