@@ -21,7 +21,7 @@ async function begin(section, about) {
   const mask = new Uint8Array(size), across = new Uint8Array(size), inner = new Uint8Array(size);
   const whole = {top: 0, left: 0, bottom: height, right: width};
   const strokes = strokeLayer(about, redraw);
-  let changes = null, numChanges = 0, unpacking = null;
+  let changes = null, isCorrected = false, numChanges = 0, unpacking = null;
   const at = [height >> 1, width >> 1];
 
   function grown(box) {  // with what lies no further from it than an outline is wide
@@ -39,7 +39,7 @@ async function begin(section, about) {
   function fill(index, box) {  // the mask of a class at the threshold, with what was corrected and what is being drawn
     const from = index * size, percent = settings.percent, drawn = strokes.pixels;
     each(box, (n) => {
-      const changed = drawn[from + n] || (changes ? changes[from + n] : 0);
+      const changed = drawn[from + n] || (changes ? changes[from + n] & 3 : 0);
       mask[n] = changed === 1 || (changed !== 2 && levels[from + n] >= percent) ? 1 : 0;
     });
   }
@@ -62,6 +62,9 @@ async function begin(section, about) {
     run(mask, across, box.bottom - box.top, width, box.right - box.left, 1);
     run(across, inner, box.right - box.left, 1, box.bottom - box.top, width);
   }
+  function part(index, box) {  // outlined, too: where things touch that are counted apart
+    if (changes) each(box, (n) => { if (changes[index * size + n] & 4) inner[n] = 0; });
+  }
   function over(p, [red, green, blue], alpha) {
     const below = out[p + 3] / 255 * (1 - alpha), sum = alpha + below;
     if (!sum) return;
@@ -73,13 +76,13 @@ async function begin(section, about) {
   function drawMasks(box) {
     each(box, (n) => { out[4 * n + 3] = 0; });
     for (let index = 0; index < about.classes.length; index++) {
-      fill(index, grown(box)); erode(grown(box));
+      fill(index, grown(box)); erode(grown(box)); part(index, box);
       const colour = about.colours[index];
       each(box, (n) => { if (mask[n]) over(4 * n, colour, inner[n] ? settings.opacity : 1); });
     }
   }
   function drawHeat(index, box) {
-    fill(index, grown(box)); erode(grown(box));
+    fill(index, grown(box)); erode(grown(box)); part(index, box);
     each(box, (n) => {
       const colour = mask[n] && !inner[n] ? HEAT_LINE : about.shades[levels[index * size + n]];
       out[4 * n] = colour[0]; out[4 * n + 1] = colour[1]; out[4 * n + 2] = colour[2]; out[4 * n + 3] = 255;
@@ -93,7 +96,7 @@ async function begin(section, about) {
     find('.scale').hidden = !heat;
     find('.scale p').textContent = about.scale.replace('{name}', about.classes[index]);
     find('.ramp i').style.left = `${settings.percent}%`;
-    const isChanged = changes || !strokes.isEmpty ? 1 : 0;
+    const isChanged = isCorrected || !strokes.isEmpty ? 1 : 0;
     section.dataset.drawn = [settings.view, settings.percent, settings.opacity, index, isChanged].join();
   }
   let waiting = null;
@@ -175,6 +178,7 @@ async function begin(section, about) {
     const found = await unpacking;
     if (mine !== numChanges) return;  // later ones were unpacked sooner
     changes = found;
+    isCorrected = Boolean(found?.some((one) => one & 3));
     redraw();
   };
   settings.answered = async () => {  // what the server says is all there is, once it has said it of every stroke

@@ -21,8 +21,9 @@ from app.references import Reference
 from export.levels import MODEL_PERCENT, STEPS
 from export.results import mask_file, plain_name
 
-ADDED, REMOVED = 1, 2
-"""What a correction did to a pixel, as the browser is told."""
+ADDED, REMOVED, TOUCHING = 1, 2, 4
+"""What a correction did to a pixel, and whether two things that are counted apart touch there, as the browser is told.
+The last is added to the others."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,14 @@ def result(
 ) -> Result:
     """Return masks and figures at a threshold of 1 to 99 percent, after corrections; the model's own without both."""
     from export.outputs.fundus import verticals  # scipy: the first paint needs none
+    from export.outputs.instances import borders, is_counted, label_instances
     from export.outputs.measurements import rows_csv
 
     num = len(classes)
     masks_KHW = np.empty((num, *kept.size_hw), np.uint8)
     levels_Khw, changes_Khw = (np.empty((num, *shown_hw), np.uint8) for _ in range(2))
     mask_ms, last_px = 0.0, 0
+    things: list[np.ndarray | None] = []
     for index in range(num):
         started = time.perf_counter()
         found = corrected(kept, corrections, percent=percent, class_index=index)
@@ -108,6 +111,9 @@ def result(
         mask_ms += 1000 * (time.perf_counter() - started)
         levels_Khw[index] = resize_nearest(found.levels_HW, *shown_hw)
         changes_Khw[index] = _changes(found, by_model_hw=levels_Khw[index] >= percent)
+        things.append(label_instances(found.mask_HW[None]) if is_counted(classes[index]) else None)
+        if (numbered := things[-1]) is not None:
+            changes_Khw[index] += TOUCHING * borders(resize_nearest(numbered[0], *shown_hw)).astype(np.uint8)
         if corrections and corrections[-1].class_index == index:
             last_px = found.last_px
         del found
@@ -116,7 +122,7 @@ def result(
     upright = verticals(masks_KHW, classes, row_step=spacing_mm[0] if spacing_mm else 1.0)
     figures = tuple(
         _figures(mask_HW, name=name, class_name=class_name, spacing_mm=spacing_mm, percent=percent,
-                 num_corrections=sum(one.class_index == index for one in corrections),
+                 num_corrections=sum(one.class_index == index for one in corrections), things_SHW=things[index],
                  more=asdict(upright[index]) | _agreement(mask_HW, reference, index, spacing_mm=spacing_mm))
         for index, (mask_HW, class_name) in enumerate(zip(masks_KHW, classes, strict=True))
     )  # fmt: skip
@@ -183,9 +189,10 @@ def _figures(
     spacing_mm: tuple[float, float] | None,
     percent: int,
     num_corrections: int,
+    things_SHW: np.ndarray | None,
     more: Mapping[str, float | None],
 ) -> Figures:
-    from export.outputs.instances import count_pieces
+    from export.outputs.instances import count_labels
 
     count = int(np.count_nonzero(mask_HW))
     return Figures(
@@ -197,7 +204,7 @@ def _figures(
         foreground_px=count,
         share=count / mask_HW.size,
         area_mm2=count * spacing_mm[0] * spacing_mm[1] if spacing_mm else None,
-        **asdict(count_pieces(mask_HW[None], class_name, steps=spacing_mm or (1.0, 1.0))),
+        **asdict(count_labels(mask_HW[None], things_SHW, steps=spacing_mm or (1.0, 1.0))),
         length_unit="mm" if spacing_mm else "px",
         **more,
     )

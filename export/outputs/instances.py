@@ -64,6 +64,11 @@ def count_pieces(mask_SHW: np.ndarray, class_name: str, *, steps: tuple[float, f
     ``steps`` are between rows and columns, ``depth`` is between slices.
     """
     found_SHW = label_instances(mask_SHW, depth_px=depth / max(steps)) if is_counted(class_name) else None
+    return count_labels(mask_SHW, found_SHW, steps=steps)
+
+
+def count_labels(mask_SHW: np.ndarray, found_SHW: np.ndarray | None, *, steps: tuple[float, float]) -> Counted:
+    """Return what :func:`count_pieces` does for things that are numbered already, None where nobody counts them."""
     instances = None if found_SHW is None else int(found_SHW.max())
     pieces_SHW = label_pieces(mask_SHW) if found_SHW is None else found_SHW
     components = num_components(mask_SHW) if found_SHW is not None else int(pieces_SHW.max())

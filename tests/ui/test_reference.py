@@ -53,8 +53,6 @@ def test_a_mask_is_compared_and_put_away_with_its_picture(
     field.fill("0.3")
     field.press("Enter")
     expect(page.locator("#legend table").nth(1)).not_to_contain_text("0.00 px")  # HD95 of the same mask
-    page.locator("#compare-with").scroll_into_view_if_needed()
-    page.screenshot(path=f"/tmp/numbers_ref_{width}.png", full_page=True)
     (row,) = csv.DictReader(saved(page, "picture-csv").decode().splitlines())
     assert 0.5 < float(row["dice"]) < 1 and row["threshold"] == "0.3" and float(row["surface_tolerance"]) == 2
     Image.fromarray(mask[:, :100]).save(tmp_path / "narrow.png")

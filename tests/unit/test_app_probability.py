@@ -171,6 +171,20 @@ def test_files_and_figures_follow_the_threshold_and_say_so() -> None:
     assert (row["threshold"], row["foreground_px"], row["components"]) == ("0.25", "6", "2")
 
 
+def test_the_browser_is_told_where_things_touch_that_are_counted_apart() -> None:
+    row, column = np.mgrid[:40, :60]
+    logits = np.where(np.minimum(np.hypot(row - 20, column - 20), np.hypot(row - 20, column - 36)) <= 10, 2.0, -2.0)
+    given = {"stem": "s", "name": "s.png", "spacing_mm": None, "shown_hw": (40, 60)}
+    two = Kept(logits[None].astype(np.float32), (40, 60), lambda plane: plane)
+    found = result(two, classes=("nucleus",), **given)
+    assert (found.figures[0].components, found.figures[0].instances) == (1, 2)
+    (touching,) = found.changes_Khw  # both sides of the cut, in the narrow place between the middles
+    assert set(np.unique(touching)) == {0, 4} and 28 in np.nonzero(touching)[1]
+    assert set(np.nonzero(touching)[1].tolist()) <= {27, 28, 29}
+    other = result(two, classes=("polyp",), **given)
+    assert not other.changes_Khw.any() and other.figures[0].instances is None
+
+
 def test_the_browser_is_told_of_all_that_was_painted_for_it_stays_at_another_threshold() -> None:
     given = {"classes": ("cell",), "stem": "s", "name": "s.png", "spacing_mm": None, "shown_hw": (4, 5)}
     found = result(kept(TWO_PIECES), corrections=(line("brush", (0, 1), (0, 2)), line("erase", (3, 0))), **given)
