@@ -135,7 +135,7 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
             found.append(f"{role}.batch_norm has no effect: only TinySAM has such layers to keep.")
     if config.export.student == "better_on_validation" and not any(site.num_validation for site in work.sources):
         found.append("export.student has no effect: no site has validation images, the distilled model is exported.")
-    if config.distillation.gate == "best" and not any(site.num_validation for site in work.sources):
+    if config.distillation.gate != "off" and not any(site.num_validation for site in work.sources):
         found.append("distillation.gate has no effect: no site has validation images, the last epoch is kept.")
     if "generation" in sections and config.generator.image_px != config.data.image_px:
         found.append(

@@ -211,9 +211,11 @@ def mutual_distillation(work: Workload) -> StageCost:
     sent: SiteBytes = {("down", "distilled"): (2 if measured else 1) * work.student.state_bytes}
     judge: SiteBytes = {**sent, **gate_bytes(work)}
     leaves: tuple[str, ...] = (STATISTICS_LEAVE,) if measured else ()
-    leaves += (GATE_LEAVES,) if config.gate == "best" else ()
+    leaves += (GATE_LEAVES[config.gate],) if config.gate in GATE_LEAVES else ()
     disk = checkpoint_bytes(work.teacher) + checkpoint_bytes(work.student) + gate_disk(work)
-    detail += ", each judged by the sites" if config.gate == "best" else ""
+    detail += {"off": "", "best": ", each judged by the sites", "mix": ", means with the first judged by the sites"}[
+        config.gate
+    ]
     return StageCost(
         steps,
         config.epochs * selected,
