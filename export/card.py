@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.evaluation.tables import LEGEND, format_table, named
 from engine.methods.catalogue import RunModels
 from engine.types import EvaluationRow
-from export.manifest import VARIANT_RULE, Manifest
+from export.manifest import VARIANT_RULE, Manifest, VariantDice
 
 
 def card_text(manifest: Manifest, *, config: RunModels) -> str:
@@ -59,20 +59,33 @@ def _variants(manifest: Manifest) -> str:
     if not manifest.variants:
         return ""
     lines = [
-        f"| {v.name} | {v.file} | {v.image_px} | {v.precision} | {v.parity.max_abs_difference:.1e} "
-        f"| {'-' if v.timing is None else f'{1000 * v.timing.seconds:.1f} ms, {v.timing.threads} threads'} "
-        f"| {'-' if v.measured is None else f'{v.measured.dice:.3f} ({-100 * v.measured.loss:+.1f} points, '}"
-        f"{'' if v.measured is None else f'{v.measured.num_images} images)'} |"
+        " | ".join(
+            [
+                f"| {v.name}",
+                v.file,
+                str(v.image_px),
+                v.precision,
+                f"{manifest.files[v.file].size_bytes / 1e6:.1f}",
+                f"{v.parity.max_abs_difference:.1e}",
+                "-" if v.timing is None else f"{1000 * v.timing.seconds:.1f} ms, threads: {v.timing.threads}",
+                "-" if v.measured is None else _dice(v.measured),
+            ]
+        )
+        + " |"
         for v in manifest.variants
     ]
     rows = "\n".join(lines)
     return f"""## Variants
 
-| Name | File | Side, px | Numbers | Largest difference to PyTorch | One input | Dice, validation |
-| --- | --- | ---: | --- | ---: | ---: | ---: |
+| Name | File | Side, px | Numbers | MB | Largest difference to PyTorch | One input | Dice, validation |
+| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |
 {rows}
 
 {VARIANT_RULE}
 Times are of the machine that exported. `--variant NAME` chooses another.
 
 """
+
+
+def _dice(measured: VariantDice) -> str:
+    return f"{measured.dice:.3f} ({-100 * measured.loss:+.1f} points, {measured.num_images} images)"

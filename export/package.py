@@ -114,14 +114,20 @@ def _fill(folder: Path, model: nn.Module, *, content: BundleContent) -> Manifest
         seed=config.seed,
     )
     manifest = _describe(model, content=content, parity=parity, variants=variants)
+    names = [variant.file for variant in manifest.every_variant]
+    manifest = _listing(manifest, folder, names)  # the card tells sizes
     (folder / CARD_FILE).write_text(card_text(manifest, config=content.config), encoding="utf-8")
-    names = [*(variant.file for variant in manifest.every_variant), CARD_FILE]
-    manifest = manifest.model_copy(update={"files": {name: describe_file(folder / name) for name in names}})
+    names.append(CARD_FILE)
+    manifest = _listing(manifest, folder, names)
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
     for name in (*names, MANIFEST_FILE, "."):
         _synchronise(folder / name)
     return manifest
+
+
+def _listing(manifest: Manifest, folder: Path, names: Sequence[str]) -> Manifest:
+    return manifest.model_copy(update={"files": {name: describe_file(folder / name) for name in names}})
 
 
 def _describe(model: nn.Module, *, content: BundleContent, parity: Parity, variants: tuple[Variant, ...]) -> Manifest:

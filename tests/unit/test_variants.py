@@ -113,7 +113,7 @@ def test_the_manifest_says_size_digest_time_and_cost_of_each(bundle: Path) -> No
     assert full.measured is None and half.measured is not None and half.measured.loss == 0.004
     assert manifest.files[int8.file].size_bytes < 0.7 * manifest.files[full.file].size_bytes
     card = (bundle / "MODEL_CARD.md").read_text()
-    assert "| half | model_half.onnx | 32 | float32 |" in card and "0.796 (-0.4 points, 9 images)" in card
+    assert "| half | model_half.onnx | 32 | float32 | 5.5 | " in card and "0.796 (-0.4 points, 9 images)" in card
 
 
 def test_a_variant_sees_the_image_at_its_own_side_and_answers_at_the_images(bundle: Path) -> None:
