@@ -33,7 +33,7 @@ from engine.models.registry import build_model
 from export.manifest import INPUT_NAME, OUTPUT_NAME
 from export.onnx_export import export_model
 from export.parity import sample_images
-from export.runtime import load_bundle
+from export.runtime import load_bundle, session_options
 from export.variants import quantise
 
 CALIBRATION = 2
@@ -70,9 +70,7 @@ def in_turn(steps: dict[str, Callable[[], Any]], *, repeats: int) -> dict[str, T
 
 def run_file(path: Path, *, side: int, threads: int) -> Callable[[], Any]:
     """Return a step that runs an ONNX file on one image of its side."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
     image = sample_images(1, image_px=side, seed=1)
     return lambda: session.run([OUTPUT_NAME], {INPUT_NAME: image})
 

@@ -30,6 +30,7 @@ from engine.errors import UserError
 from export.manifest import FULL, INPUT_NAME, MODEL_FILE, OUTPUT_NAME, Parity, Timing, Variant, VariantDice
 from export.onnx_export import export_model
 from export.parity import check_parity, sample_images
+from export.runtime import session_options
 
 Name = Literal["half", "int8", "half_int8"]
 LARGEST_INT8_SHARE = 0.25
@@ -183,8 +184,7 @@ def time_files(
 
     The first round is for warming up and counts for nothing.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options = session_options(threads)
     sessions = {
         name: (
             onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]),
