@@ -46,19 +46,12 @@ def facts(manifest: Manifest) -> str | None:
     """Return what is said of the variants, the model itself first; None where there is no other."""
     if not manifest.variants:
         return None
-    said = [
-        variants_text.VARIANT.format(
-            name=v.name,
-            side=v.image_px,
-            numbers=variants_text.NUMBERS[v.precision],
-            megabytes=f"{manifest.files[v.file].size_bytes / 1e6:.1f}" if v.file in manifest.files else "?",
-            parity=f"{v.parity.max_abs_difference:.0e}",
-            time=_time(v),
-            cost=_cost(v),
-        )
+    threads = max(v.timing.threads for v in manifest.variants if v.timing is not None) if _timed(manifest) else 0
+    said = "; ".join(
+        variants_text.VARIANT.format(name=v.name, side=v.image_px, time=_time(v), cost=_cost(v))
         for v in manifest.variants
-    ]
-    return "; ".join(said)
+    )
+    return said + variants_text.THREADS.format(threads=threads) if threads else said
 
 
 def named(manifest: Manifest, variant: Variant) -> str:
@@ -72,14 +65,16 @@ def _words(manifest: Manifest, variant: Variant) -> str:
     own = manifest.every_variant[0].timing
     faster = own.seconds / variant.timing.seconds if own is not None and variant.timing is not None else None
     times = variants_text.NOT_TIMED if faster is None else variants_text.TIMES.format(times=faster)
-    return variants_text.CHOICE.format(name=variant.name, side=variant.image_px, times=times, cost=_cost(variant))
+    return variants_text.CHOICE.format(name=variant.name, times=times, cost=_cost(variant))
+
+
+def _timed(manifest: Manifest) -> bool:
+    return any(variant.timing is not None for variant in manifest.variants)
 
 
 def _time(variant: Variant) -> str:
     timing = variant.timing
-    if timing is None:
-        return variants_text.NOT_TIMED
-    return variants_text.TIME.format(ms=1000 * timing.seconds, threads=timing.threads)
+    return variants_text.NOT_TIMED if timing is None else variants_text.TIME.format(ms=1000 * timing.seconds)
 
 
 def _cost(variant: Variant) -> str:
@@ -87,4 +82,4 @@ def _cost(variant: Variant) -> str:
         return variants_text.REFERENCE
     if variant.measured is None:
         return variants_text.NOT_MEASURED
-    return variants_text.COST.format(points=-100 * variant.measured.loss, images=variant.measured.num_images)
+    return variants_text.COST.format(points=variant.measured.points)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 FACT = "Variants"
-NUMBERS = {"float32": "float32", "int8": "8 bits"}
-VARIANT = "{name} ({side} px, {numbers}, {megabytes} MB, {parity} from PyTorch, {time}, {cost})"
-TIME = "{ms:.1f} ms by {threads} threads"
+VARIANT = "{name} {side} px, {time}, {cost}"
+TIME = "{ms:.1f} ms"
+THREADS = ". Threads: {threads}. Sizes and differences to PyTorch are in the model card."
 TIMES = "{times:.1f} times as fast"
-NOT_TIMED, NOT_MEASURED, REFERENCE = "not timed", "Dice not measured", "what the others are compared with"
-COST = "{points:+.1f} points of Dice on {images} images"
-CHOICE = "variant {name} ({side} px, {times}, {cost})"
+NOT_TIMED, NOT_MEASURED, REFERENCE = "not timed", "Dice not measured", "the model itself"
+COST = "{points:+.1f} points of Dice"
+CHOICE = "by {name}: {times}, {cost}"
 ANSWERED = "{model}, variant {variant} ({side} px)"

@@ -133,9 +133,7 @@ def of_bundle(folder: Path, *, threads: int, repeats: int) -> None:
         cost = (
             ""
             if v.measured is None
-            else (
-                f", Dice {v.measured.dice:.3f} ({-100 * v.measured.loss:+.1f} points, {v.measured.num_images} images)"
-            )
+            else (f", Dice {v.measured.dice:.3f} ({v.measured.points:+.1f} points, {v.measured.num_images} images)")
         )
         print(f"{v.name}: {v.image_px} px, {v.precision}, {size:.1f} MB, {v.parity.max_abs_difference:.1e} from "
               f"PyTorch (logits; masks differ in {100 * v.parity.mask_disagreement:.2f} %){cost}")  # fmt: skip

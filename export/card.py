@@ -88,4 +88,4 @@ Times are of the machine that exported. `--variant NAME` chooses another.
 
 
 def _dice(measured: VariantDice) -> str:
-    return f"{measured.dice:.3f} ({-100 * measured.loss:+.1f} points, {measured.num_images} images)"
+    return f"{measured.dice:.3f} ({measured.points:+.1f} points, {measured.num_images} images)"

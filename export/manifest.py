@@ -118,6 +118,11 @@ class VariantDice(Record):
         """Return by how much it is below the model itself; what both tell has six decimals."""
         return round(self.full - self.dice, 6)
 
+    @property
+    def points(self) -> float:
+        """Return what it gains (below 0: loses) in points of Dice, to a tenth, as tables tell it."""
+        return round(-100 * self.loss, 1) + 0.0  # no -0.0
+
 
 class Variant(Record):
     """One way of running the bundle's model: another side of its input, other numbers in it. Size and SHA-256 of its

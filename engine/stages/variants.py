@@ -65,7 +65,7 @@ def told(manifest: Manifest) -> list[str]:
         times = own.seconds / variant.timing.seconds
         dice = "no site has measured its Dice"
         if variant.measured is not None:
-            points, images = -100 * variant.measured.loss, variant.measured.num_images
+            points, images = variant.measured.points, variant.measured.num_images
             dice = f"{points:+.1f} points of Dice on {images} validation images"
         took = f"{times:.1f} times as fast ({1000 * variant.timing.seconds:.0f} ms)"
         sentences.append(f"Variant {variant.name}: {took}, {dice}.")

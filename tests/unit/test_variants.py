@@ -286,5 +286,6 @@ def test_a_time_or_a_dice_that_cannot_be_is_no_record() -> None:
     for wrong in ({"seconds": 0, "threads": 1, "repeats": 1}, {"seconds": 1, "threads": 0, "repeats": 1}):
         with pytest.raises(ValidationError):
             Timing.model_validate(wrong)
+    assert VariantDice(dice=0.7, full=0.705, num_images=8).points == -0.5
     assert VariantDice(dice=0.7, full=0.705, num_images=8).loss == 0.005, "not 0.00500000000000000444"
     assert replace(VariantPlan(), names=("half",)).names == ("half",) and Variant.model_fields["timing"].default is None
