@@ -180,10 +180,9 @@ def predict(
     from export.levels import percent_of
     from export.pairs import Models
 
-    loaded = [
-        _loaded(_find_bundle(name, home), looks=looks, variant=variant) for name in (model, compare) if name is not None
-    ]
-    models = Models.of(*(session.looking(loaded[0].looks) for session in loaded))
+    first = _loaded(_find_bundle(model, home), looks=looks, variant=variant)
+    others = [] if compare is None else [_loaded(_find_bundle(compare, home), looks=first.looks, variant=variant)]
+    models = Models.of(first, *others)
     with waiting_cases(images, out=out) as cases:
         refuse_same_names(cases)
         out.mkdir(parents=True, exist_ok=True)
