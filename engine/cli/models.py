@@ -172,7 +172,6 @@ def predict(
     A picture becomes PNG, a NIfTI volume one NIfTI on its own grid, a DICOM series one DICOM Segmentation.
     The whole image is reduced to the side of the model's input; in parts it is looked at at full resolution, so that
     small things stay apart; 'fine' parts are smaller and enlarged.
-    A bundle may have faster variants; by itself the fastest answers that cost its sites at most half a point of Dice.
     A file that cannot be read, or is unlike the images that the model was trained on, does not keep the others from
     being segmented: it is named, and the status is 2.
     """
@@ -180,9 +179,8 @@ def predict(
     from export.levels import percent_of
     from export.pairs import Models
 
-    first = _loaded(_find_bundle(model, home), looks=looks, variant=variant)
-    others = [] if compare is None else [_loaded(_find_bundle(compare, home), looks=first.looks, variant=variant)]
-    models = Models.of(first, *others)
+    folders = [_find_bundle(name, home) for name in (model, compare) if name is not None]
+    models = Models.of(*_loaded(folders, looks=looks, variant=variant))
     with waiting_cases(images, out=out) as cases:
         refuse_same_names(cases)
         out.mkdir(parents=True, exist_ok=True)
@@ -201,14 +199,14 @@ def predict(
         raise typer.Exit(2)
 
 
-def _loaded(folder: Path, *, looks: str | None, variant: str) -> BundleSession:
-    """Return a bundle's session that looks as is wanted, or as was measured to be better."""
+def _loaded(folders: list[Path], *, looks: str | None, variant: str) -> list[BundleSession]:
+    """Return sessions of bundles that look as is wanted, or as was measured to be better for the first."""
     from export.looks import looks_of
     from export.manifest import read_manifest
     from export.runtime import load_bundle
 
-    how = read_manifest(folder).best_looks if looks is None else looks_of(looks)
-    return load_bundle(folder, looks=how, variant=variant)
+    how = read_manifest(folders[0]).best_looks if looks is None else looks_of(looks)
+    return [load_bundle(folder, looks=how, variant=variant) for folder in folders]
 
 
 def _find_bundle(model: str, home: Path | None) -> Path:
