@@ -48,6 +48,7 @@ FIELD_LABELS = {
     "distillation.gate": "Gate of the sites",
     "distillation.teacher_check": "Check of the foundation model",
     "export.opset": "ONNX opset",
+    "export.variants": "Faster variants",
     "export.site_models": "Each site's own model, too",
     "federation.shared": "What sites share",
     "federation.shared_parameters": "Only these arrays",

@@ -187,6 +187,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "export.onnx_export",
         "export.parity",
         "export.package",
+        "export.variants",
         "export.appearance",
         "export.manifest",
     ),

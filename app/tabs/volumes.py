@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app import markup, model_offers, model_text, volume_figures
+from app import markup, model_offers, model_text, variant_choice, volume_figures
 from app import volume_text as words
 from app.picker import Picker
 from app.studio import Studio
@@ -180,7 +180,9 @@ def _steps(
     from app import volume_jobs
     from export.pairs import Models
 
-    models = Models.of(*(studio.session(key, looks=how) for key in keys if key))
+    # Of a second model, which may lack the variant that is chosen, its own rule's.
+    asked = [(key, *variant_choice.read(studio.manifest(key), how)) for key in keys if key]
+    models = Models.of(*(studio.session(key, looks=way, variant=variant) for key, way, variant in asked))
     result = yield from volume_jobs.run(studio, models, Path(path), anyway=anyway, percent=percent)
     yield _shown(studio, result, models.classes)
 
