@@ -57,6 +57,9 @@ FIELD_LABELS = {
     "federation.codec": "Steps up",
     "federation.codec_down": "Steps down",
     "federation.topk_share": "Share of topk",
+    "privacy.mechanism": "Who adds the noise",
+    "privacy.clip_norm": "Clipping norm",
+    "privacy.noise_source": "Noise from",
     "experts.top_k": "Experts of a token",
     "experts.distillation_weight": "Weight of the global model's teaching",
 }

@@ -10,6 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from app import text
+from engine.accounting import epsilon_words
 from engine.config_generators import GENERATORS
 from engine.config_keys import unread_sections
 from engine.evaluation.spread import site_spread
@@ -270,6 +271,14 @@ def plan_sites(planned: Plan) -> list[list[str]]:
         traffic = [megabytes(sent[direction]) for direction in ("up", "down")]
         rows.append([site.site, *traffic, text.PLAN_ROLES[site.role], *counts])
     return rows
+
+
+def plan_privacy(planned: Plan) -> list[list[str]]:
+    """Return the lines of the plan's table of privacy, in the order of ``text.PLAN_PRIVACY_COLUMNS``."""
+    return [
+        [one.site, str(one.releases), f"{one.delta:g}", *map(epsilon_words, (one.epsilon, one.epsilon_replaced))]
+        for one in planned.privacy
+    ]
 
 
 def plan_stages(planned: Plan) -> list[list[str]]:

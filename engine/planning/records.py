@@ -40,6 +40,20 @@ class TrafficPlan:
 
 
 @dataclass(frozen=True)
+class PrivacyPlan:
+    """What one site's updates spend at most over all rounds, at ``delta``."""
+
+    site: str
+    releases: int
+    """Noised updates or averages that its images are in."""
+    delta: float
+    epsilon: float
+    """All of the site's images against none."""
+    epsilon_replaced: float
+    """Against any others."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that a person wants to know before a run; times and memory are estimates."""
 
@@ -69,6 +83,8 @@ class Plan:
     warnings: tuple[str, ...]
     estimate: str
     """How the times were arrived at."""
+    privacy: tuple[PrivacyPlan, ...] = ()
+    """Of each site that trains, where the run's rounds are differentially private."""
 
     @property
     def stage_seconds(self) -> dict[str, float]:
