@@ -7,8 +7,8 @@ handed that over.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
@@ -17,6 +17,9 @@ from engine.methods import catalogue
 from engine.runs import schema
 from engine.runs.store import RunStore
 from engine.types import Direction
+
+EPSILON = "epsilon"
+"""Curve of a site: what its updates have spent of its privacy."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Message:
     number: int
     """The round, where it was a round's; else the number of the question. It tells messages of one kind apart."""
     payload_bytes: int
+    epsilon: float | None = field(default=None, compare=False)
+    """Of an update in differentially private rounds: what all of the site's up to it have spent (``[privacy]``)."""
 
     @property
     def is_round(self) -> bool:
@@ -61,8 +66,23 @@ def read_ledger(store: RunStore, run_id: str) -> tuple[Message, ...]:
     table = schema.traffic
     columns = (table.c.stage, table.c.site, table.c.direction, table.c.kind, table.c.round, table.c.payload_bytes)
     rows = store.rows(sa.select(*columns).where(table.c.run_id == run_id))
-    found = [Message(*tuple(row)) for row in rows]
+    spent = _spent(store, run_id)
+    found = [_with_epsilon(Message(*tuple(row)), spent) for row in rows]
     return tuple(sorted(found, key=lambda m: (order.get(m.stage, len(order)), m.number, m.site, m.direction, m.kind)))
+
+
+def _spent(store: RunStore, run_id: str) -> dict[tuple[str, str, int], float]:
+    """Return the curves of epsilon by stage, site and round."""
+    table = schema.metrics
+    columns = (table.c.stage, table.c.site, table.c.step, table.c.value)
+    mine = (table.c.run_id == run_id, table.c.name == EPSILON, table.c.value.is_not(None))
+    return {(stage, site, step): value for stage, site, step, value in store.rows(sa.select(*columns).where(*mine))}
+
+
+def _with_epsilon(message: Message, spent: Mapping[tuple[str, str, int], float]) -> Message:
+    if message.direction == "down" or message.kind == catalogue.METRICS.name or not message.is_round:
+        return message
+    return replace(message, epsilon=spent.get((message.stage, message.site, message.number)))
 
 
 def sums(messages: Sequence[Message]) -> tuple[LedgerSum, ...]:
