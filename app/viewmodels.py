@@ -275,10 +275,12 @@ def plan_sites(planned: Plan) -> list[list[str]]:
 
 def plan_privacy(planned: Plan) -> list[list[str]]:
     """Return the lines of the plan's table of privacy, in the order of ``text.PLAN_PRIVACY_COLUMNS``."""
-    return [
-        [one.site, str(one.releases), f"{one.delta:g}", *map(epsilon_words, (one.epsilon, one.epsilon_replaced))]
-        for one in planned.privacy
-    ]
+    rows = []
+    for one in planned.privacy:
+        other = "–" if one.epsilon_replaced is None else epsilon_words(one.epsilon_replaced)
+        whose, epsilon = text.PLAN_UNITS[one.unit], epsilon_words(one.epsilon)
+        rows.append([one.site, whose, str(one.releases), f"{one.delta:g}", epsilon, other])
+    return rows
 
 
 def plan_stages(planned: Plan) -> list[list[str]]:

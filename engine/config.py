@@ -278,6 +278,7 @@ class RunConfig(Section):
             raise ValueError(f"privacy.mechanism covers rounds of averaging, and '{self.method}' has none")
         experts, pooled = self.experts.use, self.data.pooled
         fault = privacy_fault(self.privacy, self.federation, has_experts=experts, pooled=pooled)
+        fault = fault or self.generator.privacy_fault()
         if fault is not None:
             raise ValueError(fault)
 

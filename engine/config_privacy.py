@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from engine.config_federation import FederationConfig
-from engine.config_fields import PositiveFactor, Section
+from engine.config_fields import Delta, NoiseSource, PositiveFactor, Section, is_of_system
 
-Delta = Annotated[float, Field(gt=0, lt=0.5)]
 _LOSSY = ("topk", "fp16", "int8")
 
 
@@ -26,7 +25,7 @@ class PrivacyConfig(Section):
         1.0, description="Standard deviation of the noise as a multiple of clip_norm (ours)"
     )
     delta: Delta = Field(1e-5, description="Probability that epsilon does not hold; far below 1 / sites (ours)")
-    noise_source: Literal["auto", "seed", "system"] = Field(
+    noise_source: NoiseSource = Field(
         "auto",
         description="Noise from the run's seed, which voids the guarantee against whoever knows it, or from the "
         "operating system; auto: from there where sites are at hospitals (ours)",
@@ -39,7 +38,7 @@ class PrivacyConfig(Section):
 
     def system_noise(self, backend: str) -> bool:
         """Return whether the noise is the operating system's, so that no run repeats another's numbers."""
-        return self.noise_source == "system" or (self.noise_source == "auto" and backend == "superlink")
+        return is_of_system(self.noise_source, backend)
 
 
 def privacy_fault(part: PrivacyConfig, federation: FederationConfig, *, has_experts: bool, pooled: bool) -> str | None:

@@ -14,7 +14,15 @@ CONFIG = (
     "engine.config_keys",
     "engine.config_text",
 )
-BASE = ("engine.version", "engine.types", "engine.errors", *CONFIG, "engine.seeding", "engine.accounting")
+BASE = (
+    "engine.version",
+    "engine.types",
+    "engine.errors",
+    *CONFIG,
+    "engine.seeding",
+    "engine.accounting",
+    "engine.system_randomness",
+)
 CATALOGUE = "engine.methods.catalogue"
 MASK_DICE = "engine.evaluation.mask_dice"
 PREDICTION = tuple(
@@ -78,6 +86,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.types": (),
     "engine.seeding": (),
     "engine.accounting": (),
+    "engine.system_randomness": (),
     "engine.config": (
         "engine.errors",
         "engine.config_fields",

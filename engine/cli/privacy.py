@@ -10,7 +10,7 @@ from engine.cli.output import print_table
 if TYPE_CHECKING:
     from engine.planning import Plan
 
-COLUMNS = ("Site", "Noised updates", "Delta", "Epsilon at most", "Against others")
+COLUMNS = ("Site", "Whose", "Noised", "Delta", "Epsilon at most", "Against others")
 
 
 def print_privacy(made: Plan) -> None:
@@ -18,8 +18,12 @@ def print_privacy(made: Plan) -> None:
     if not made.privacy:
         return
     rows = [
-        (one.site, one.releases, f"{one.delta:g}", epsilon_words(one.epsilon), epsilon_words(one.epsilon_replaced))
+        (one.site, one.unit, one.releases, f"{one.delta:g}", epsilon_words(one.epsilon), _other(one.epsilon_replaced))
         for one in made.privacy
     ]
-    print_table(COLUMNS, rows, right=(1, 2, 3, 4))
+    print_table(COLUMNS, rows, right=(2, 3, 4, 5))
     print()
+
+
+def _other(epsilon: float | None) -> str:
+    return "-" if epsilon is None else epsilon_words(epsilon)

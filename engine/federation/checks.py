@@ -54,6 +54,7 @@ METRIC_RANGES: dict[str, Range] = {
     "loss": _POSITIVE,
     "val_loss": _POSITIVE,
     "wall_s": _POSITIVE,
+    "patient_epsilon": _POSITIVE,
     "val_images": _COUNT,
     "steps": _COUNT,
     "releases": _COUNT,

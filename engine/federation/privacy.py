@@ -6,10 +6,7 @@ say nothing of a site: noise would carry a variance below 0, and their changes w
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from flwr.supercore.differential_privacy import compute_clip_model_update, compute_stdv
@@ -17,52 +14,18 @@ from flwr.supercore.differential_privacy import compute_clip_model_update, compu
 from engine.config import RunConfig
 from engine.federation.tasks import Arrays
 from engine.seeding import numpy_generator
+from engine.system_randomness import Numbers, SystemNumbers
 
 STREAM = "privacy"
-BLOCK = 1 << 20
-"""Numbers that are drawn from the operating system at a time (ours)."""
-_BITS = 53
-"""Of a float64's fraction."""
 
 
-class Noise(Protocol):
-    """Where normal numbers come from."""
-
-    def standard_normal(self, size: int) -> np.ndarray:
-        """Return ``size`` independent numbers of N(0, 1), float64 (size,)."""
-
-
-@dataclass(frozen=True)
-class SystemNoise:
-    """Normal numbers from the operating system's secure randomness: nobody can draw them again.
-
-    Box-Muller on 53 random bits each; nothing lies beyond 8.6 standard deviations, which is a probability of 1e-17.
-    """
-
-    def standard_normal(self, size: int) -> np.ndarray:
-        """Return ``size`` independent numbers of N(0, 1), float64 (size,)."""
-        drawn = np.empty(size)
-        for start in range(0, size, BLOCK):
-            part = drawn[start : start + BLOCK]
-            pairs = -(-part.size // 2)
-            first, second = self._uniform(pairs), self._uniform(pairs)
-            radius, angle = np.sqrt(-2 * np.log1p(-first)), 2 * np.pi * second
-            part[:] = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[: part.size]
-        return drawn
-
-    @staticmethod
-    def _uniform(size: int) -> np.ndarray:
-        bits = np.frombuffer(os.urandom(8 * size), np.uint64) >> np.uint64(64 - _BITS)
-        return bits.astype(np.float64) / 2.0**_BITS
-
-
-def noise_of(config: RunConfig, who: str, round_number: int) -> Noise:
+def noise_of(config: RunConfig, who: str, round_number: int) -> Numbers:
     """Return the noise of a round for ``who``, a site's name or ``server``: from the run's seed, or the system's.
 
     A stream of the seed is the same whenever the round is run again; the system's never is.
     """
     if config.privacy.system_noise(config.backend):
-        return SystemNoise()
+        return SystemNumbers()
     return numpy_generator(config.seed, STREAM, config.privacy.mechanism, who, round_number)
 
 
@@ -86,7 +49,7 @@ def clipped(arrays: Arrays, received: Arrays, *, clip_norm: float, buffers: Coll
     return {name: moved.get(name, np.array(array)) for name, array in received.items()}
 
 
-def noised(arrays: Arrays, *, std: float, noise: Noise, buffers: Collection[str]) -> dict[str, np.ndarray]:
+def noised(arrays: Arrays, *, std: float, noise: Numbers, buffers: Collection[str]) -> dict[str, np.ndarray]:
     """Return ``arrays`` with N(0, std^2) added to every number of the float parameters, drawn in order of the names."""
     result = {name: np.array(array) for name, array in arrays.items()}
     for name in sorted(_parameters(arrays, buffers)):  # a message may have brought them in another order

@@ -18,7 +18,7 @@ from engine.methods import catalogue
 from engine.models.assets import asset_paths, find_asset, find_weights_folder, pinned_checksum
 from engine.planning.codec_bytes import codec_warnings
 from engine.planning.model_keys import student_keys
-from engine.planning.privacy import privacy_warnings
+from engine.planning.privacy import generator_privacy_warnings, privacy_warnings
 from engine.planning.records import StagePlan
 from engine.planning.workload import Workload
 
@@ -197,6 +197,7 @@ def _generator_warnings(config: RunConfig) -> list[str]:
         keys = ("images", "most_membership_auc", "most_copies", "inception")
         changed = [key for key in keys if getattr(config.release, key) != getattr(default.release, key)]
         found += [f"release.{key} has no effect: release.check is off." for key in changed]
+    found += generator_privacy_warnings(config)
     for section in sorted(unread_of_kind(kind)):
         if getattr(config, section) != getattr(default, section):
             found.append(f"[{section}] has no effect: generator.kind is '{kind}'.")

@@ -64,7 +64,7 @@ def plan(
     everything = stage_costs(work, names)
     costs = {name: everything[name] for name in to_run}
     stages = plan_stages(costs)
-    private = privacy_plan(config, to_run, sources=federation.source_names)
+    private = privacy_plan(config, to_run, sources=work.sources)
     peak_gib = max(stage.peak_memory_gib for stage in stages)
     disk_gib = _disk_gib(work, costs)
     free_gib = free_disk_gib(folder)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from engine.accounting import epsilon_words, gaussian_epsilon
+from engine.accounting import epsilon_words, gaussian_epsilon, sampled_epsilon
 from engine.config import RunConfig
+from engine.config_fields import is_of_system
+from engine.config_generators import GENERATORS
 from engine.methods import catalogue
-from engine.planning.records import PrivacyPlan
+from engine.planning.records import PrivacyPlan, SitePlan
 
+_GENERATOR = "generator"
+"""The kind of message that a generator is."""
 _KEYS = ("clip_norm", "noise_multiplier", "delta", "noise_source")
 
 
-def privacy_plan(config: RunConfig, stages: Collection[str], *, sources: Sequence[str]) -> tuple[PrivacyPlan, ...]:
-    """Return epsilon of each site that trains, after all rounds; nothing where no stage to run noises updates.
+def privacy_plan(config: RunConfig, stages: Collection[str], *, sources: Sequence[SitePlan]) -> tuple[PrivacyPlan, ...]:
+    """Return epsilon of each site's updates after all rounds, then of its generator; nothing of what has no noise.
 
-    At most: each site is taken to be asked in every round, and patience to end none early.
+    At most: each site is taken to be asked in every round, and patience to end none early. Of generators it holds
+    where no patient has two training images: how many patients there are, a site tells with its generator.
     """
+    return (*_of_rounds(config, stages, sources), *_of_generators(config, stages, sources))
+
+
+def _of_rounds(config: RunConfig, stages: Collection[str], sources: Sequence[SitePlan]) -> tuple[PrivacyPlan, ...]:
     if not config.privacy.is_on or not _has_rounds(stages):
         return ()
     part, rounds = config.privacy, config.federation.rounds
@@ -26,14 +35,53 @@ def privacy_plan(config: RunConfig, stages: Collection[str], *, sources: Sequenc
         )
         for sensitivity in (1.0, 2.0)
     )
-    return tuple(PrivacyPlan(site, rounds, part.delta, alone, replaced) for site in sources)
+    return tuple(PrivacyPlan(site.site, "site", rounds, part.delta, alone, replaced) for site in sources)
+
+
+def _of_generators(config: RunConfig, stages: Collection[str], sources: Sequence[SitePlan]) -> tuple[PrivacyPlan, ...]:
+    part = config.generator
+    trained = [stage for stage in catalogue.stages(stages) if _GENERATOR in {kind.name for kind in stage.sends}]
+    if part.dp_noise_multiplier is None or not trained:
+        return ()
+    found = []
+    for site in sources:
+        if config.join.sites and site.site not in config.join.sites:
+            continue
+        epsilon = sampled_epsilon(
+            noise_multiplier=part.dp_noise_multiplier,
+            sampling_rate=part.sampling_rate(site.num_train),
+            steps=part.steps,
+            delta=part.dp_delta,
+        )
+        found.append(PrivacyPlan(site.site, "patient", part.steps, part.dp_delta, epsilon, None))
+    return tuple(found)
 
 
 def privacy_sentences(config: RunConfig, planned: Sequence[PrivacyPlan]) -> tuple[str, ...]:
     """Return what a plan says beside what leaves a site."""
-    if not planned:
+    return (*_rounds_said(config, planned), *_generators_said(config, planned))
+
+
+def _generators_said(config: RunConfig, planned: Sequence[PrivacyPlan]) -> tuple[str, ...]:
+    spent, part = [one for one in planned if one.unit == "patient"], config.generator
+    if not spent:
         return ()
-    part, most = config.privacy, planned[0]
+    most = max(spent, key=lambda one: one.epsilon)
+    epsilon = epsilon_words(most.epsilon)
+    return (
+        f"Each site trains its generator by DP-SGD (dp_clip_norm {part.dp_clip_norm:g}, noise of "
+        f"{part.dp_noise_multiplier:g} times that): after {most.releases} steps epsilon is {epsilon} at most "
+        f"({most.site}) at delta {most.delta:g}. The unit is a patient, if none has two training images; with more it "
+        "is larger, and the site tells it. The masks that go up, and the losses that it tells, are not covered.",
+    )
+
+
+def _rounds_said(config: RunConfig, planned: Sequence[PrivacyPlan]) -> tuple[str, ...]:
+    spent = [one for one in planned if one.unit == "site"]
+    if not spent:
+        return ()
+    part, most = config.privacy, spent[0]
+    assert most.epsilon_replaced is not None
     who = {
         "client": "Each site clips its update of a round and adds noise before it leaves: nobody sees it without, the "
         "server neither",
@@ -50,6 +98,22 @@ def privacy_sentences(config: RunConfig, planned: Sequence[PrivacyPlan]) -> tupl
         "Epsilon covers the student's weights in rounds and what is made of them. It does not cover figures that sites "
         f"tell (loss, validation Dice, image counts){_uncovered(config)}.",
     )
+
+
+def generator_privacy_warnings(config: RunConfig) -> list[str]:
+    """Return what has no effect on the privacy of generators, and what weakens it."""
+    part, default = config.generator, RunConfig().generator
+    keys = ("dp_clip_norm", "dp_delta", "dp_noise_source")
+    if not part.is_private:
+        changed = [key for key in keys if getattr(part, key) != getattr(default, key)]
+        unread = GENERATORS[part.kind].unread
+        return [f"generator.{k} has no effect: dp_noise_multiplier is left out." for k in changed if k not in unread]
+    if is_of_system(part.dp_noise_source, config.backend):
+        return []
+    return [
+        "The generators' noise follows from the run's seed, and their epsilon does not hold against whoever knows it: "
+        "generator.dp_noise_source 'system' has no such numbers."
+    ]
 
 
 def privacy_warnings(config: RunConfig, *, num_asked: int, has_statistics: bool) -> list[str]:
@@ -90,6 +154,6 @@ def _uncovered(config: RunConfig) -> str:
         kind.title
         for stage in catalogue.method(config.method).stages
         for kind in stage.sends
-        if kind.name in ("generator", "masks", "appearance")
+        if kind.name in (_GENERATOR, "masks", "appearance")
     ]
     return f", nor what later stages send ({', '.join(dict.fromkeys(kinds))})" if kinds else ""

@@ -41,16 +41,18 @@ class TrafficPlan:
 
 @dataclass(frozen=True)
 class PrivacyPlan:
-    """What one site's updates spend at most over all rounds, at ``delta``."""
+    """What a site spends at most of its privacy, or of that of each of its patients, at ``delta``."""
 
     site: str
+    unit: Literal["site", "patient"]
+    """Whose privacy: of the site by its updates in rounds, or of a patient by the site's generator."""
     releases: int
-    """Noised updates or averages that its images are in."""
+    """Noised updates, averages or steps that its images are in."""
     delta: float
     epsilon: float
-    """All of the site's images against none."""
-    epsilon_replaced: float
-    """Against any others."""
+    """All images of the unit against none."""
+    epsilon_replaced: float | None
+    """Against any others; None where it is not worked out."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Plan:
     estimate: str
     """How the times were arrived at."""
     privacy: tuple[PrivacyPlan, ...] = ()
-    """Of each site that trains, where the run's rounds are differentially private."""
+    """Of each site that trains, where the run's rounds or generators are differentially private."""
 
     @property
     def stage_seconds(self) -> dict[str, float]:

@@ -17,12 +17,13 @@ from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.checks import RoundChecks
 from engine.federation.client_app import build_client_app
 from engine.federation.coded_rounds import CodedRounds
-from engine.federation.privacy import SystemNoise, clipped, noised
+from engine.federation.privacy import clipped, noised
 from engine.federation.rounds import RoundResult, run_rounds
 from engine.federation.tasks import TRAIN_STUDENT, SiteReply, SiteRequest
 from engine.models.arrays import buffer_names, model_arrays
 from engine.seeding import numpy_generator
 from engine.site.privacy import RELEASES
+from engine.system_randomness import SystemNumbers
 from tests.unit.federation_world import CONFIG, NO_PRIVACY, SEED, SITES, build_unet, student_tasks
 
 Arrays = dict[str, np.ndarray]
@@ -129,12 +130,14 @@ def test_the_noise_has_the_deviation_that_epsilon_is_worked_out_with() -> None:
 
 
 def test_the_system_s_numbers_are_normal_and_never_the_same() -> None:
-    first, second = SystemNoise().standard_normal(200_001), SystemNoise().standard_normal(200_001)
+    first, second = SystemNumbers().standard_normal(200_001), SystemNumbers().standard_normal(200_001)
     assert not np.array_equal(first, second) and first.shape == (200_001,)
     for power, moment in ((1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)):
         assert (first**power).mean() == pytest.approx(moment, abs=0.08)
     assert abs(np.corrcoef(first[:100_000], first[100_000:200_000])[0, 1]) < 0.02
-    assert SystemNoise().standard_normal(0).shape == (0,)
+    assert SystemNumbers().standard_normal(0).shape == (0,)
+    uniform = SystemNumbers().random(100_000)
+    assert 0 <= uniform.min() < 1e-3 and 0.999 < uniform.max() < 1 and uniform.mean() == pytest.approx(0.5, abs=0.005)
 
 
 def test_clipping_takes_all_parameters_together_and_leaves_what_is_short() -> None:
@@ -148,7 +151,7 @@ def test_clipping_takes_all_parameters_together_and_leaves_what_is_short() -> No
     assert all(
         np.array_equal(clipped(before, before, clip_norm=1.0, buffers=())[name], before[name]) for name in before
     )
-    assert np.array_equal(noised(before, std=0.0, noise=SystemNoise(), buffers={"v"})["a"], before["a"])
+    assert np.array_equal(noised(before, std=0.0, noise=SystemNumbers(), buffers={"v"})["a"], before["a"])
 
 
 def test_a_site_that_does_not_clip_is_named_and_counts_nothing(tmp_path: Path) -> None:

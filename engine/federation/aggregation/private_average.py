@@ -11,9 +11,10 @@ import numpy as np
 from engine.federation.aggregation.aggregator import Buffers
 from engine.federation.aggregation.fedavg import FedAvg
 from engine.federation.aggregation.norm_clipping import Shortened
-from engine.federation.privacy import Noise, noise_std, noised
+from engine.federation.privacy import noise_std, noised
 from engine.federation.tasks import Arrays, SiteReply
 from engine.federation.update_norms import update_norms
+from engine.system_randomness import Numbers
 
 
 @dataclass
@@ -26,7 +27,7 @@ class PrivateAverage:
 
     clip_norm: float
     noise_multiplier: float
-    noise: Callable[[int], Noise]
+    noise: Callable[[int], Numbers]
     buffers: frozenset[str] = frozenset()
     _rounds: int = field(default=0, init=False)
 
