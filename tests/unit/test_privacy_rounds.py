@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from engine.config import FederationConfig, PrivacyConfig, RunConfig, parse_conf
 from engine.errors import UserError
 from engine.federation.aggregation import Aggregator, make_private_aggregator
 from engine.federation.backends.inprocess import InProcessGrid
+from engine.federation.backends.participants import for_sites
 from engine.federation.checks import RoundChecks
 from engine.federation.client_app import build_client_app
 from engine.federation.coded_rounds import CodedRounds
@@ -283,3 +285,17 @@ def test_runs_of_before_keep_their_identity() -> None:
 )
 def test_hospitals_draw_noise_that_no_seed_repeats(source: Any, backend: str, system: bool) -> None:
     assert PrivacyConfig(noise_source=source).system_noise(backend) is system
+
+
+@pytest.mark.parametrize(("source", "told"), [("auto", "system"), ("seed", "seed"), ("system", "system")])
+def test_a_site_at_a_hospital_is_told_whose_noise_it_is(source: str, told: str, tmp_path: Path) -> None:
+    """What a site gets says that it is in one process: left to that, its noise would be the seed's without a word."""
+    values = {
+        "backend": "superlink", "server": str(tmp_path), "privacy": {"mechanism": "client", "noise_source": source},
+        "generator": {"dp_noise_multiplier": 1.0, "dp_noise_source": source},
+    }  # fmt: skip
+    there = json.loads(for_sites(parse_config(values), names=["north"], held_out="south"))
+    assert there["backend"] == "local"
+    assert (there["privacy"]["noise_source"], there["generator"]["dp_noise_source"]) == (told, told)
+    plain = json.loads(for_sites(parse_config(values | {"privacy": {}, "generator": {}}), names=["north"], held_out=""))
+    assert plain["privacy"] == RunConfig().model_dump(mode="json")["privacy"], "runs of before are told as before"
