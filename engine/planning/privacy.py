@@ -13,6 +13,8 @@ from engine.planning.records import PrivacyPlan, SitePlan
 
 _GENERATOR = "generator"
 """The kind of message that a generator is."""
+NOISED_KINDS = {"site": "student", "patient": _GENERATOR}
+"""What is noised, by whose privacy it is for."""
 _KEYS = ("clip_norm", "noise_multiplier", "delta", "noise_source")
 
 
