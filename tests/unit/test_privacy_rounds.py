@@ -131,6 +131,18 @@ def test_the_noise_has_the_deviation_that_epsilon_is_worked_out_with() -> None:
         assert np.array_equal(mean["buffer"], start["buffer"]) and mean["count"] == 4
 
 
+def test_with_noise_at_the_server_every_site_counts_the_same() -> None:
+    """Updates of 0.2 (of 90 images), 0.4 (of 10) and 2, which is shortened to 1: (0.2 + 0.4 + 1) / 3."""
+    start = {"weight": np.zeros(1, np.float32)}
+    replies = {
+        site: SiteReply({"weight": np.full(1, update, np.float32)}, {}, images)
+        for site, update, images in (("a", 0.2, 90), ("b", 0.4, 10), ("c", 2.0, 50))
+    }
+    config = run_config(PrivacyConfig(mechanism="central", clip_norm=1.0, noise_multiplier=1e-9))
+    mean = make_private_aggregator(config, buffers=frozenset()).aggregate(replies, start)
+    assert mean["weight"][0] == pytest.approx(1.6 / 3, rel=1e-6)
+
+
 def test_the_system_s_numbers_are_normal_and_never_the_same() -> None:
     first, second = SystemNumbers().standard_normal(200_001), SystemNumbers().standard_normal(200_001)
     assert not np.array_equal(first, second) and first.shape == (200_001,)

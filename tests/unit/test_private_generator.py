@@ -137,6 +137,20 @@ def test_without_a_patient_the_sum_moves_by_the_norm_at_most(
     assert float(moved) == pytest.approx(CLIP, rel=1e-3)
 
 
+def test_a_gradient_below_the_norm_is_not_stretched(
+    make: Callable[..., ControlNetTraining], backbone: Backbone
+) -> None:
+    training, plain = make(dp_clip_norm=1e4, dp_noise_multiplier=1e-12, batch_size=8), make(dp_noise_multiplier=None)
+    ann = numpy_generator(SEED, "generator", "north", "image", 0, "ann").integers(2) * 2
+    drawn = [alone(plain, backbone, index) for index in (ann, 1, 3, 4)]
+    private = training._private
+    assert private is not None
+    private.gradient(0, training._errors)
+    for number, parameter in enumerate(training._parameters):
+        wanted = sum(gradients[number] for gradients in drawn) / 4
+        torch.testing.assert_close(parameter.grad, wanted, atol=2e-5, rtol=1e-3)
+
+
 def test_resumed_private_training_equals_uninterrupted(make: Callable[..., ControlNetTraining]) -> None:
     whole = make()
     losses = [whole.step() for _ in range(2)]
