@@ -58,6 +58,13 @@ FIELD_LABELS = {
     "federation.codec": "Steps up",
     "federation.codec_down": "Steps down",
     "federation.topk_share": "Share of topk",
+    "generator.dp_noise_multiplier": "DP-SGD: noise multiplier",
+    "generator.dp_clip_norm": "DP-SGD: clipping norm",
+    "generator.dp_delta": "DP-SGD: delta",
+    "generator.dp_noise_source": "DP-SGD: noise from",
+    "privacy.mechanism": "Who adds the noise",
+    "privacy.clip_norm": "Clipping norm",
+    "privacy.noise_source": "Noise from",
     "experts.top_k": "Experts of a token",
     "experts.distillation_weight": "Weight of the global model's teaching",
 }

@@ -70,6 +70,7 @@ SMALL_BENCHES = {
     "bench.paper_scale": "--stages evaluation",
     "bench.parts": "--data .",
     "bench.parity": "--kills 1",
+    "bench.privacy": "--quick --folder privacy " + " ".join(f"--set {text}" for text in SMALL),
     "bench.readers": "",
     "bench.scoring": "--tasks phantom_nuclei --folder scores --images 4 --epochs 2",
     "bench.serving": "--sides 64 --threads 1 --repeats 1",

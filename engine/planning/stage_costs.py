@@ -37,6 +37,8 @@ EXPORT_S = 2.0
 DECODER_SHARE = 0.12
 """What of SAM's forward pass is its decoder's: measured at mini size, less at the others."""
 CHECKPOINTING_MEMORY, CHECKPOINTING_TIME = 0.35, 1.33
+PRIVATE_TIME = 1.5
+"""Gradients of single images against that of a batch of four: measured at mini size."""
 
 
 def stage_costs(work: Workload, names: Sequence[str]) -> dict[str, StageCost]:
@@ -117,11 +119,13 @@ def generator_training(work: Workload) -> StageCost:
     encoded = min(images, sum(site.num_train for site in work.sources)) * cost.encode_gflop * area
     checkpointing = config.gradient_checkpointing and GENERATORS[config.kind].has_backbone
     gflop = images * area * cost.train_gflop * (CHECKPOINTING_TIME if checkpointing else 1)
+    gflop *= PRIVATE_TIME if config.is_private else 1
     seconds = work.speed.seconds(
         gflop + encoded, cpu_gflops=cost.cpu_gflops, cuda_gflops=cost.cuda_gflops, image_px=config.image_px
     )
     activations = cost.activation_mb * 1e6 * config.batch_size * area * (CHECKPOINTING_MEMORY if checkpointing else 1)
-    at_site = (state_bytes(work.config, cost) + activations) / GIB
+    single = 4 * cost.trained_parameters * config.batch_size if config.is_private else 0  # a gradient of each image
+    at_site = (state_bytes(work.config, cost) + activations + single) / GIB
     memory = work.base_gib() + (work.workers.gib(work.base_gib() + at_site) or at_site)
     detail = f"{config.steps} steps at each of {sites} sites, batches of {config.batch_size}"
     sent: SiteBytes = {("up", "generator"): 2 * cost.sent_parameters}
