@@ -20,7 +20,7 @@ import numpy as np
 from cachetools import TTLCache
 from PIL import Image
 
-from app import looks_text, model_text, overlays, picture_results, references, text
+from app import looks_text, model_text, overlays, picture_results, references, text, variant_choice
 from app.corrections import Correction
 from app.probability import Kept
 from app.references import Place, Reference
@@ -263,7 +263,7 @@ def check_size(settings: Settings, *, width: int, height: int, classes: int, is_
 
 def within_looks(session: BundleSession, size_hw: tuple[int, int]) -> tuple[BundleSession, int]:
     """Return a session that looks at an image no more often than this page waits for, and how often it was to look."""
-    side, count = session.manifest.image_px, session.num_looks(size_hw)
+    side, count = session.image_px, session.num_looks(size_hw)
     return (session.looking("whole") if count > max(1, MOST_LOOKED_PX // side**2) else session), count
 
 
@@ -316,7 +316,7 @@ def segment(
         size_hw = (image_HW3.shape[0], image_HW3.shape[1])
         part_px = session.part_px
         session, wanted = within_looks(session, size_hw)
-        side, looks = session.manifest.image_px, session.num_looks(size_hw)
+        side, looks = session.image_px, session.num_looks(size_hw)
         started = time.perf_counter()
         logits_Khw = session.logits(image_HW3)
         wall_ms = 1000 * (time.perf_counter() - started)
@@ -332,7 +332,7 @@ def segment(
         )
         wall_ms += result.mask_ms
         provider = text.PROVIDERS.get(session.provider, session.provider)
-        model = model_text.ANSWERED_BY.format(model=session.manifest.name)
+        model = model_text.ANSWERED_BY.format(model=variant_choice.named(session.manifest, session.variant))
         said = [title, model, text.RESULT_TIME.format(wall_ms=wall_ms, provider=provider)]
         if looks > 1:
             said.append(looks_text.TOLD.format(parts=looks, side=session.part_px))

@@ -32,10 +32,11 @@ def build(studio: Studio, page: gr.Blocks) -> None:
         return _answered(studio, lambda: {"models": [api_records.model(found) for found in studio.offers()]})
 
     def segment(
-        image: gr.FileData, model: str, slice: int = 1, anyway: bool = False, looks: str = ""
+        image: gr.FileData, model: str, slice: int = 1, anyway: bool = False, looks: str = "", variant: str = ""
     ) -> tuple[gr.FileData, dict]:
         path = Path(image["path"])  # type: ignore[index]  # a mapping: nothing is made of what comes
-        found = _answered(studio, lambda: _segmented(studio, path, model, number=slice, anyway=anyway, looks=looks))
+        how = {"number": slice, "anyway": anyway, "looks": looks, "variant": variant or "auto"}
+        found = _answered(studio, lambda: _segmented(studio, path, model, **how))  # type: ignore[arg-type]
         return found.pop("file"), found
 
     def plan(request: gr.Request, configuration: str, preset: str = "") -> dict:
@@ -99,7 +100,9 @@ def _answered(studio: Studio, action: Callable[[], dict[str, Any]], *, run_id: s
     return plain | ({"file": file} if file else {})
 
 
-def _segmented(studio: Studio, path: Path, model: str, *, number: int, anyway: bool, looks: str) -> dict[str, Any]:
+def _segmented(
+    studio: Studio, path: Path, model: str, *, number: int, anyway: bool, looks: str, variant: str
+) -> dict[str, Any]:
     """Return the figures of one answer, and under ``file`` where its mask lies."""
     from engine.data.readers import file_stem
     from export.looks import looks_of
@@ -109,7 +112,7 @@ def _segmented(studio: Studio, path: Path, model: str, *, number: int, anyway: b
         what = words.SLICE_WHAT.format(count=count, number=number)
         raise UserError("api.slice", what=what, why=words.SLICE_WHY, fix=words.SLICE_FIX)
     stem = file_stem(Path(name)) + (f"_slice{number:03d}" if count > 1 else "")
-    session = studio.session(model, looks=looks_of(looks) if looks else None)
+    session = studio.session(model, looks=looks_of(looks) if looks else None, variant=variant)
     try:
         done = answers.segment(
             session,
@@ -131,6 +134,7 @@ def _segmented(studio: Studio, path: Path, model: str, *, number: int, anyway: b
         "slice": number,
         "num_slices": count,
         "num_parts": done.num_looks,
+        "variant": session.variant.name,
         "area_share": {found.class_name: found.share for found in result.figures},
         "wall_ms": done.wall_ms,
         "provider": text.PROVIDERS.get(session.provider, session.provider),

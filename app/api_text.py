@@ -8,7 +8,8 @@ SEGMENT = (
     "255; of several classes a zip of them) and figures. An image that is unlike those of the model's training is "
     "refused in words unless 'anyway' is true. 'looks' is 'whole' (reduced to the model's side), 'parts' (part by part "
     "at full resolution: small things in a large image stay apart), 'fine' (smaller parts, enlarged), or empty for "
-    "what the model is best at; an image of very many parts is looked at as a whole ('num_parts' is 1)."
+    "what the model is best at; an image of very many parts is looked at as a whole ('num_parts' is 1). "
+    "'variant' names a faster variant of the model or 'full'; empty takes the fastest that costs half a point at most."
 )
 PLAN = (
     "Say what a run takes, sends and leaves out; nothing is started. 'configuration' is TOML or JSON; with 'preset' "

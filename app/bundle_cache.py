@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from engine.data.tiling import Looks
     from export.manifest import Manifest
     from export.runtime import BundleSession
 
@@ -20,8 +21,18 @@ def manifest(folder: Path, written: float) -> Manifest:
 
 
 @lru_cache(maxsize=4)
-def session(folder: Path, written: float) -> BundleSession:
-    """Return a bundle's session; errors are those of ``load_bundle``."""
+def session(folder: Path, written: float, variant: str = "full") -> BundleSession:
+    """Return the session of a bundle's variant; errors are those of ``load_bundle``."""
     from export.runtime import load_bundle
 
-    return load_bundle(folder)
+    return load_bundle(folder, variant=variant)
+
+
+def opened(folder: Path, *, looks: Looks | None, variant: str) -> BundleSession:
+    """Return the session of a variant (``auto``: by the rule) that looks so, or as was measured to be better."""
+    from export.runtime import variant_for
+
+    written = (folder / "manifest.json").stat().st_mtime
+    found = manifest(folder, written)
+    how = looks or found.best_looks
+    return session(folder, written, variant_for(found, variant, looks=how).name).looking(how)

@@ -21,7 +21,7 @@ def marked(figure: go.Figure, series: Sequence[MetricSeries], *, is_over: bool) 
     """
     dice = judged_epochs(series)
     kept = best_epoch(dice)
-    if kept is None:
+    if kept is None or set(dice) == {0}:  # nothing to choose from yet, or means were judged and not epochs
         return figure
     if 0 in dice:
         figure.add_scatter(

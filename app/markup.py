@@ -257,10 +257,12 @@ def plan(planned: Plan) -> str:
     warnings = "".join(f"<p>{escape(warning)}</p>" for warning in planned.warnings)
     note = f"<div class='notice' role='note'><b>{text.PLAN_WARNINGS}</b>{warnings}</div>" if warnings else ""
     sites = table(text.PLAN_SITE_COLUMNS, viewmodels.plan_sites(planned), label=text.PLAN_SITES)
+    spent = table(text.PLAN_PRIVACY_COLUMNS, viewmodels.plan_privacy(planned), label=text.PLAN_PRIVACY)
+    private = f"<h4>{text.PLAN_PRIVACY}</h4>{spent}" if planned.privacy else ""
     stages = table(text.PLAN_STAGE_COLUMNS, viewmodels.plan_stages(planned), label=text.PLAN_STAGES)
     return (
         f"<section class='plan'><h4>{text.PLAN_READY}</h4>{facts(pairs)}{note}"
-        f"<h4>{text.PLAN_LEAVES}</h4><ul>{leaves}</ul><h4>{text.PLAN_SITES}</h4>{sites}"
+        f"<h4>{text.PLAN_LEAVES}</h4><ul>{leaves}</ul>{private}<h4>{text.PLAN_SITES}</h4>{sites}"
         f"<details><summary>{text.PLAN_STAGES}</summary>{stages}</details>{quiet(planned.estimate)}</section>"
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from app import looks_text, model_text
+from app import looks_text, model_text, variant_choice, variants_text
 from engine.types import MEAN_CLASS
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Offer:
     """Trained on drawn images: to try the program with, and for no patient's image."""
     looks: LooksMeasured | None = None
     best_looks: Looks = "whole"
+    variants: str | None = None
+    """What is said of its faster variants; None where it has none."""
     is_broken: bool = False
     """Its manifest cannot be read; whoever chooses it is told why."""
 
@@ -83,6 +85,7 @@ def offer(key: str, manifest: Manifest, *, origin: str) -> Offer:
         is_tryout=manifest.config.get("data", {}).get("source") == "phantom",
         looks=manifest.looks,
         best_looks=manifest.best_looks,
+        variants=variant_choice.facts(manifest),
     )
 
 
@@ -137,6 +140,8 @@ def facts(found: Offer) -> str:
     ]
     if found.looks is not None:
         rows.insert(3, (looks_text.FACT, _looks(found.looks, looks_text.BETTER[found.best_looks])))
+    if found.variants is not None:
+        rows.insert(-1, (variants_text.FACT, found.variants))
     cells = "".join(f"<tr><th scope='row'>{name}</th><td>{escape(value)}</td></tr>" for name, value in rows)
     return f"<table class='facts'><tbody>{cells}</tbody></table>"
 

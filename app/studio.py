@@ -160,15 +160,11 @@ class Studio:
 
         return read_manifest(self.bundle_folder(key))
 
-    def session(self, key: str, *, looks: Looks | None = None) -> BundleSession:
-        """Return the loaded bundle; the last few stay in memory, by folder and time of writing.
-
-        ``looks`` is how it looks at an image, the way that was measured to be better when None.
-        """
+    def session(self, key: str, *, looks: Looks | None = None, variant: str = "auto") -> BundleSession:
+        """Return the loaded bundle; the last few stay in memory. ``looks`` None is the way measured to be better."""
         folder = self.bundle_folder(key)
         with self._lock:
-            loaded = bundle_cache.session(folder, (folder / "manifest.json").stat().st_mtime)
-        return loaded.looking(looks or loaded.manifest.best_looks)
+            return bundle_cache.opened(folder, looks=looks, variant=variant)
 
     def offers(self) -> list[model_offers.Offer]:
         """Return what is offered, best first; of a broken bundle its name."""

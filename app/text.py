@@ -50,6 +50,7 @@ SECTION_LABELS = {
     "student": "Student model (learns at the sites)",
     "teacher": "Teacher model (at the server)",
     "federation": "Federated training",
+    "privacy": "Differential privacy of the rounds",
     "public": "Training on the public set",
     "samfed": "Training without labels",
     "lora": "Low-rank updates that sites share (LoRA)",
@@ -98,6 +99,9 @@ PLAN_WARNINGS, PLAN_LEAVES = "Please note", "What leaves a site"
 PLAN_SITES, PLAN_STAGES = "Bytes per site", "Time and memory of each stage"
 PLAN_ROLES = {"source": "trains", "test": "test only"}
 PLAN_SITE_COLUMNS = ("Site", "Sends", "Receives", "Role", "Training", "Validation", "Test")
+PLAN_PRIVACY = "Privacy that is spent"
+PLAN_PRIVACY_COLUMNS = ("Site", "Whose", "Noised", "Delta", "Epsilon at most", "Against other images")
+PLAN_UNITS = {"site": "the site's", "patient": "a patient's"}
 PLAN_STAGE_COLUMNS = ("Stage", "Time", "Memory (GiB)", "Steps", "What it does")
 
 # Live run

@@ -10,6 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from app import text
+from engine.accounting import epsilon_words
 from engine.config_generators import GENERATORS
 from engine.config_keys import unread_sections
 from engine.evaluation.spread import site_spread
@@ -269,6 +270,16 @@ def plan_sites(planned: Plan) -> list[list[str]]:
         counts = [str(count) for count in (site.num_train, site.num_validation, site.num_test)]
         traffic = [megabytes(sent[direction]) for direction in ("up", "down")]
         rows.append([site.site, *traffic, text.PLAN_ROLES[site.role], *counts])
+    return rows
+
+
+def plan_privacy(planned: Plan) -> list[list[str]]:
+    """Return the lines of the plan's table of privacy, in the order of ``text.PLAN_PRIVACY_COLUMNS``."""
+    rows = []
+    for one in planned.privacy:
+        other = "–" if one.epsilon_replaced is None else epsilon_words(one.epsilon_replaced)
+        whose, epsilon = text.PLAN_UNITS[one.unit], epsilon_words(one.epsilon)
+        rows.append([one.site, whose, str(one.releases), f"{one.delta:g}", epsilon, other])
     return rows
 
 

@@ -40,6 +40,7 @@ from engine.config_generators import (
     Pix2PixConfig,
     ReleaseConfig,
 )
+from engine.config_privacy import PrivacyConfig, privacy_fault
 from engine.config_samfed import PublicConfig, SamFedConfig
 from engine.config_tuning import ExpertsConfig, LoraConfig
 from engine.errors import UserError
@@ -172,6 +173,11 @@ class ExportConfig(Section):
     site_models: bool = Field(
         False, description="Also each site's own model: what a site keeps of it goes up once, where its rules let it"
     )
+    variants: tuple[Literal["half", "int8", "half_int8"], ...] = Field(
+        ("half",),
+        max_length=3,
+        description="Faster ones beside it: at half the side, linear layers in 8 bits (from synthetic images), or both",
+    )
     opset: Annotated[int, Field(ge=17, le=23)] = 18
     parity_tolerance: PositiveFactor = Field(
         1e-4, description="Largest |ONNX - torch| of the logits, as a share of the largest where that is above 1"
@@ -211,6 +217,7 @@ class RunConfig(Section):
     student: ModelConfig = ModelConfig(name="tinysam", weights="tinysam-mini")
     teacher: ModelConfig = ModelConfig(name="sam", weights="sam-mini")
     federation: FederationConfig = FederationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     join: JoinConfig = JoinConfig()
     public: PublicConfig = PublicConfig()
     samfed: SamFedConfig = SamFedConfig()
@@ -244,6 +251,7 @@ class RunConfig(Section):
         for section in ("lora", "experts"):
             if getattr(self, section).use and method is not None and section not in method.sections:
                 raise ValueError(f"{section}.use needs a method that reads [{section}], which '{self.method}' does not")
+        self._check_privacy()
         if self.data.source == "folder" and self.data.root is None and self.backend != "superlink":
             raise ValueError("data.root is needed when data.source is 'folder'")
         if self.data.pooled and self.backend != "local":
@@ -268,6 +276,16 @@ class RunConfig(Section):
         if self.distillation.batch_norm_statistics == "sites" and self.student.batch_norm == "kept":
             raise ValueError("distillation.batch_norm_statistics 'sites' replaces what student.batch_norm 'kept' keeps")
         return self
+
+    def _check_privacy(self) -> None:
+        method = catalogue.methods().get(self.method)
+        if self.privacy.is_on and method is not None and not method.continues and "privacy" not in method.sections:
+            raise ValueError(f"privacy.mechanism covers rounds of averaging, and '{self.method}' has none")
+        experts, pooled = self.experts.use, self.data.pooled
+        fault = privacy_fault(self.privacy, self.federation, has_experts=experts, pooled=pooled)
+        fault = fault or self.generator.privacy_fault()
+        if fault is not None:
+            raise ValueError(fault)
 
     def content_hash(self) -> str:
         """Return 16 hex digits that identify everything but the name and where sites are; a checkpoint carries them.

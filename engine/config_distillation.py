@@ -10,6 +10,8 @@ from engine.config_fields import Batch, Decay, Epochs, Factor, Fraction, Name, P
 
 MAX_EXCLUDED = 10_000
 """Samples that a configuration leaves out at most (ours)."""
+MIXES = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the way from the student of before to the distilled one that gate = "mix" has judged (ours)."""
 SampleIds = Annotated[tuple[Name, ...], Field(max_length=MAX_EXCLUDED)]
 """Of synthetic samples: ``SITE/00042``."""
 
@@ -51,9 +53,12 @@ class DistillationConfig(Section):
     styles: Literal["off", "student", "both"] = Field(
         "off", description="Who sees every synthetic image in a strong random style: the student alone, or both (ours)"
     )
-    gate: Literal["off", "best"] = Field(
-        "off", description="best: sites validate each epoch's student; the best is kept, FedAvg's being epoch 0 (ours)"
+    gate: Literal["off", "best", "mix"] = Field(
+        "off",
+        description="Sites judge: best, each epoch's student, FedAvg's being epoch 0; mix, means of FedAvg's and the "
+        "distilled, of which that nearest to the distilled is kept that they allow (ours)",
     )
+    gate_tolerance: Fraction = Field(0.01, description="mix: how much lower its validation Dice may be (ours)")
     teacher_check: Literal["off", "sites"] = Field(
         "off", description="sites: they validate SAM before; one worse than TinySAM there does not teach it (ours)"
     )
@@ -62,11 +67,13 @@ class DistillationConfig(Section):
     @model_validator(mode="after")
     def _check_gate(self) -> DistillationConfig:
         if self.teacher_check == "sites" and self.gate == "off":
-            raise ValueError("teacher_check 'sites' compares with what gate 'best' asks of the student: gate is 'off'")
+            raise ValueError("teacher_check 'sites' compares with what a gate asks of the student: gate is 'off'")
         if self.teacher_check == "sites" and self.mode == "reference":
             raise ValueError("teacher_check 'sites' changes what the authors' code does: mode is 'reference'")
         if self.styles != "off" and self.mode == "reference":
             raise ValueError(f"styles {self.styles!r} changes what the authors' code does: mode is 'reference'")
-        if self.gate == "best" and self.batch_norm_statistics == "sites":
-            raise ValueError("gate 'best' judges a student whose statistics batch_norm_statistics 'sites' replaces")
+        if self.gate != "off" and self.batch_norm_statistics == "sites":
+            raise ValueError(
+                f"gate {self.gate!r} judges a student whose statistics batch_norm_statistics 'sites' replaces"
+            )
         return self

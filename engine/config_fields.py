@@ -42,6 +42,16 @@ Epochs = Annotated[int, Field(ge=1, le=10_000)]
 StepSize = Annotated[float, Field(gt=0, le=10.0)]
 Factor = Annotated[float, Field(ge=0, le=1e6)]
 PositiveFactor = Annotated[float, Field(gt=0, le=1e6)]
+Delta = Annotated[float, Field(gt=0, lt=0.5)]
+"""Of differential privacy."""
+NoiseSource = Literal["auto", "seed", "system"]
+
+
+def is_of_system(source: NoiseSource, backend: str) -> bool:
+    """Return whether noise is the operating system's: asked for, or ``auto`` where sites are at hospitals."""
+    return source == "system" or (source == "auto" and backend == "superlink")
+
+
 Name = Annotated[str, Field(max_length=255), Plain]
 
 

@@ -11,7 +11,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from engine.config_fields import Batch, Factor, Fraction, Plain, Section, Source, StepSize
+from engine.config_fields import (
+    Batch,
+    Delta,
+    Factor,
+    Fraction,
+    NoiseSource,
+    Plain,
+    PositiveFactor,
+    Section,
+    Source,
+    StepSize,
+)
 
 GeneratorKindName = Literal["controlnet", "controlnet_lora", "pix2pix", "ddpm"]
 
@@ -40,6 +51,41 @@ class GeneratorConfig(Section):
     prompt: Annotated[str, Plain] | None = Field(
         None, max_length=1000, description="Text prompt; the dataset's modality when left out"
     )
+    dp_noise_multiplier: PositiveFactor | None = Field(
+        None, description="DP-SGD: noise on a step's gradient over dp_clip_norm; no privacy when left out (ours)"
+    )
+    dp_clip_norm: PositiveFactor = Field(
+        1.0, description="DP-SGD: L2 norm that each drawn patient's gradient is shortened to (ours)"
+    )
+    dp_delta: Delta = Field(1e-5, description="DP-SGD: delta of epsilon; far below 1 / patients of a site (ours)")
+    dp_noise_source: NoiseSource = Field(
+        "auto", description="DP-SGD: noise and drawn patients of the seed or the system, as privacy.noise_source (ours)"
+    )
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it is trained by DP-SGD."""
+        return self.dp_noise_multiplier is not None
+
+    def sampling_rate(self, patients: int) -> float:
+        """Return the probability that DP-SGD draws each of ``patients`` in a step: a batch is expected, at most all."""
+        return min(1.0, self.batch_size * self.accumulation / patients)
+
+    def privacy_fault(self) -> str | None:
+        """Return why DP-SGD cannot be with the other settings, None where it can."""
+        if not self.is_private:
+            return None
+        if "dp_noise_multiplier" in GENERATORS[self.kind].unread:
+            return (
+                f"generator.dp_noise_multiplier needs a ControlNet, and generator.kind is '{self.kind}': it would be "
+                "trained without noise"
+            )
+        if self.gradient_checkpointing:
+            return (
+                "generator.dp_noise_multiplier needs generator.gradient_checkpointing off: a layer that is worked out "
+                "twice has no gradient of each patient"
+            )
+        return None
 
 
 class GeneratorLoraConfig(Section):
@@ -104,7 +150,7 @@ class GeneratorSpec:
 
 _OF_CONTROLNET = (
     "backbone", "controlnet", "accumulation", "learning_rate", "gradient_checkpointing", "optimiser_8bit",
-    "empty_prompt_fraction", "prompt",
+    "empty_prompt_fraction", "prompt", "dp_noise_multiplier", "dp_clip_norm", "dp_delta", "dp_noise_source",
 )  # fmt: skip
 GENERATORS: Mapping[str, GeneratorSpec] = {
     "controlnet": GeneratorSpec(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.evaluation.tables import LEGEND, format_table, named
 from engine.methods.catalogue import RunModels
 from engine.types import EvaluationRow
-from export.manifest import Manifest
+from export.manifest import VARIANT_RULE, Manifest, VariantDice
 
 
 def card_text(manifest: Manifest, *, config: RunModels) -> str:
@@ -49,7 +49,43 @@ Dice and IoU at probability 0.5, with the bootstrap 95 % interval of the mean. {
 Largest difference between these logits and PyTorch's on {manifest.parity.num_images} seeded images:
 {manifest.parity.max_abs_difference:.1e} (accepted: {manifest.parity.tolerance:.0e}).
 
-## Licence
+{_variants(manifest)}## Licence
 
 {manifest.licence}.
 """
+
+
+def _variants(manifest: Manifest) -> str:
+    if not manifest.variants:
+        return ""
+    lines = [
+        " | ".join(
+            [
+                f"| {v.name}",
+                v.file,
+                str(v.image_px),
+                v.precision,
+                f"{manifest.files[v.file].size_bytes / 1e6:.1f}",
+                f"{v.parity.max_abs_difference:.1e}",
+                "-" if v.timing is None else f"{1000 * v.timing.seconds:.1f} ms, threads: {v.timing.threads}",
+                "-" if v.measured is None else _dice(v.measured),
+            ]
+        )
+        + " |"
+        for v in manifest.variants
+    ]
+    rows = "\n".join(lines)
+    return f"""## Variants
+
+| Name | File | Side, px | Numbers | MB | Largest difference to PyTorch | One input | Dice, validation |
+| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |
+{rows}
+
+{VARIANT_RULE}
+Times are of the machine that exported. `--variant NAME` chooses another.
+
+"""
+
+
+def _dice(measured: VariantDice) -> str:
+    return f"{measured.dice:.3f} ({measured.points:+.1f} points, {measured.num_images} images)"

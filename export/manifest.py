@@ -36,6 +36,15 @@ MAX_CLASSES = 256
 LOOKS_GAIN, LOOKS_IMAGES = 0.005, 8
 """Dice that a slower way of looking has to add before it is what a model does by itself, and on how many validation
 images at least (ours)."""
+FULL = "full"
+"""Name of the model itself among its variants."""
+VARIANT_LOSS, VARIANT_IMAGES = 0.005, 8
+"""Dice that a faster variant may lose to be what answers by itself, and the least validation images that say so (ours).
+"""
+VARIANT_RULE = (
+    f"By itself the fastest answers that lost at most {100 * VARIANT_LOSS:g} points of Dice on at least "
+    f"{VARIANT_IMAGES} validation images of the sites; the full one where none did, in parts of an image, and on a GPU."
+)
 Text = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -87,6 +96,49 @@ class LooksMeasured(Record):
     num_images: Annotated[int, Field(ge=1, lt=2**53)]
 
 
+class Timing(Record):
+    """How long one input takes on the machine that exported, all variants in turn; other work may have run beside."""
+
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """The median."""
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    repeats: Annotated[int, Field(ge=1, le=2**31)]
+
+
+class VariantDice(Record):
+    """Mean Dice at the images' own resolution, seen as a whole, of the same validation images of the sites."""
+
+    dice: Annotated[float, Field(ge=0, le=1)]
+    full: Annotated[float, Field(ge=0, le=1)]
+    """Of the model itself, in float32 at its full side."""
+    num_images: Annotated[int, Field(ge=1, lt=2**53)]
+
+    @property
+    def loss(self) -> float:
+        """Return by how much it is below the model itself; what both tell has six decimals."""
+        return round(self.full - self.dice, 6)
+
+    @property
+    def points(self) -> float:
+        """Return what it gains (below 0: loses) in points of Dice, to a tenth, as tables tell it."""
+        return round(-100 * self.loss, 1) + 0.0  # no -0.0
+
+
+class Variant(Record):
+    """One way of running the bundle's model: another side of its input, other numbers in it. Size and SHA-256 of its
+    file are in ``files``."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
+    file: FileName
+    image_px: Annotated[int, Field(ge=1, le=MAX_SIDE_PX)]
+    precision: Literal["float32", "int8"]
+    parity: Parity
+    """Against PyTorch in float32, at this side."""
+    timing: Timing | None = None
+    measured: VariantDice | None = None
+    """None where no site has measured it."""
+
+
 class Manifest(Record):
     """Everything that a site needs to run the model, and to know where it comes from."""
 
@@ -114,6 +166,9 @@ class Manifest(Record):
     """What its training images look like; None in bundles of before, and where no site has told."""
     looks: LooksMeasured | None = None
     """Which way of looking at images was better; None where nobody has measured it."""
+    variants: Annotated[tuple[Variant, ...], Field(max_length=20)] = ()
+    """The model itself first, then faster ones; none in bundles of before (``every_variant`` then has it all the same).
+    """
     opset: int
     parity: Parity
     metrics: Annotated[tuple[dict[str, Any], ...], Field(max_length=10_000)]
@@ -138,9 +193,47 @@ class Manifest(Record):
         low, high = self.value_range or (0.0, 1.0)
         if not -math.inf < low < high < math.inf:
             raise ValueError("value_range must ascend between finite numbers")
-        if not all(math.isfinite(value) for value in self.parity.model_dump().values()):
+        parities = [self.parity, *(variant.parity for variant in self.variants)]
+        if not all(math.isfinite(value) for parity in parities for value in parity.model_dump().values()):
             raise ValueError("parity must be finite")
+        self._check_variants()
         return self
+
+    def _check_variants(self) -> None:
+        if not self.variants:
+            return
+        own = self.variants[0]
+        if (own.name, own.file, own.image_px, own.precision) != (FULL, MODEL_FILE, self.image_px, "float32"):
+            raise ValueError(f"the first variant must be the model itself: {FULL}, {MODEL_FILE}, float32")
+        for told in ("name", "file"):
+            if len({getattr(variant, told) for variant in self.variants}) < len(self.variants):
+                raise ValueError(f"two variants have one {told}")
+        if any(variant.image_px % self.mask_stride for variant in self.variants):
+            raise ValueError("image_px of a variant must be a multiple of mask_stride")
+
+    @property
+    def every_variant(self) -> tuple[Variant, ...]:
+        """Return the ways of running the model, itself first."""
+        own = Variant(name=FULL, file=MODEL_FILE, image_px=self.image_px, precision="float32", parity=self.parity)
+        return self.variants or (own,)
+
+    def quickest(self, looks: Looks) -> Variant:
+        """Return the variant that answers where nobody chooses one.
+
+        The rule: of those that lost at most ``VARIANT_LOSS`` Dice on at least ``VARIANT_IMAGES`` validation images of
+        the sites, the one that was fastest on the machine that exported, by as many threads; where none was faster,
+        the model itself. Variants are measured on whole images: in parts the model itself answers.
+        """
+        own, *others = self.every_variant
+        best = own
+        for variant in others if looks == "whole" and own.timing is not None else ():
+            measured, timing, so_far = variant.measured, variant.timing, best.timing
+            if measured is None or timing is None or so_far is None or timing.threads != so_far.threads:
+                continue
+            is_good = measured.num_images >= VARIANT_IMAGES and measured.loss <= VARIANT_LOSS
+            if is_good and timing.seconds < so_far.seconds:
+                best = variant
+        return best
 
     @property
     def best_looks(self) -> Looks:
@@ -156,7 +249,11 @@ class Manifest(Record):
     @property
     def eye(self) -> Eye:
         """Return what has to be known to give the model an image."""
-        return Eye(self.image_px, self.mask_stride, self.normalise, self.fit)
+        return self.eye_of(self.image_px)
+
+    def eye_of(self, image_px: int) -> Eye:
+        """Return the same for a variant whose input has ``image_px``."""
+        return Eye(image_px, self.mask_stride, self.normalise, self.fit)
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -209,8 +306,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
     """Raise ``UserError`` ``bundle.corrupted`` unless every file of the bundle has the size and SHA-256 it should."""
-    if MODEL_FILE not in manifest.files:
-        raise _corrupted(f"The manifest in '{folder}' does not list {MODEL_FILE}")
+    for variant in manifest.every_variant:
+        if variant.file not in manifest.files:
+            raise _corrupted(f"The manifest in '{folder}' does not list {variant.file}")
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():

@@ -32,10 +32,12 @@ from export.manifest import (
     LooksMeasured,
     Manifest,
     Parity,
+    Variant,
     describe_file,
 )
 from export.onnx_export import export_model
 from export.parity import check_parity
+from export.variants import NO_VARIANTS, VariantPlan, write_variants
 
 RECORDED_PACKAGES = ("torch", "onnx", "numpy", "timm", "segment-anything")
 
@@ -61,6 +63,8 @@ class BundleContent:
     window: Literal["auto", "dicom", "stored"] = "auto"
     appearance: TrainingAppearance | None = None
     looks: LooksMeasured | None = None
+    variants: VariantPlan = NO_VARIANTS
+    """Which faster variants are written beside it; none unless said otherwise."""
 
 
 def write_bundle(folder: Path, model: nn.Module, *, content: BundleContent) -> Manifest:
@@ -99,19 +103,34 @@ def _fill(folder: Path, model: nn.Module, *, content: BundleContent) -> Manifest
         tolerance=config.export.parity_tolerance,
         seed=config.seed,
     )
-    manifest = _describe(model, content=content, parity=parity)
-    (folder / CARD_FILE).write_text(card_text(manifest, config=content.config), encoding="utf-8")
-    manifest = manifest.model_copy(
-        update={"files": {name: describe_file(folder / name) for name in (MODEL_FILE, CARD_FILE)}}
+    variants = write_variants(
+        folder,
+        model,
+        plan=content.variants,
+        own_parity=parity,
+        image_px=config.data.image_px,
+        opset=config.export.opset,
+        tolerance=config.export.parity_tolerance,
+        seed=config.seed,
     )
+    manifest = _describe(model, content=content, parity=parity, variants=variants)
+    names = [variant.file for variant in manifest.every_variant]
+    manifest = _listing(manifest, folder, names)  # the card tells sizes
+    (folder / CARD_FILE).write_text(card_text(manifest, config=content.config), encoding="utf-8")
+    names.append(CARD_FILE)
+    manifest = _listing(manifest, folder, names)
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
-    for name in (MODEL_FILE, CARD_FILE, MANIFEST_FILE, "."):
+    for name in (*names, MANIFEST_FILE, "."):
         _synchronise(folder / name)
     return manifest
 
 
-def _describe(model: nn.Module, *, content: BundleContent, parity: Parity) -> Manifest:
+def _listing(manifest: Manifest, folder: Path, names: Sequence[str]) -> Manifest:
+    return manifest.model_copy(update={"files": {name: describe_file(folder / name) for name in names}})
+
+
+def _describe(model: nn.Module, *, content: BundleContent, parity: Parity, variants: tuple[Variant, ...]) -> Manifest:
     config = content.config
     return Manifest(
         format="dsfedmed-bundle",
@@ -135,6 +154,7 @@ def _describe(model: nn.Module, *, content: BundleContent, parity: Parity) -> Ma
         ),
         appearance=content.appearance,
         looks=content.looks,
+        variants=variants,
         opset=config.export.opset,
         parity=parity,
         metrics=tuple(asdict(row) for row in content.metrics),

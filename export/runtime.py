@@ -17,10 +17,14 @@ import onnxruntime
 from engine.data.tiling import ENLARGED, Looks, Part, resize_logits
 from engine.errors import UserError
 from export.levels import levels
-from export.manifest import INPUT_NAME, MODEL_FILE, OUTPUT_NAME, Manifest, read_manifest, verify_files
+from export.manifest import FULL, INPUT_NAME, OUTPUT_NAME, Manifest, Variant, read_manifest, verify_files
 
 MAX_IMAGE_PIXELS = 64_000_000
 """Largest accepted H x W: 768 MB of working memory at one class; a whole-slide image must be tiled first."""
+Device = Literal["auto", "cpu", "cuda"]
+CPU = "CPUExecutionProvider"
+AUTO = "auto"
+"""In place of a variant's name: the one that the manifest's rule picks."""
 NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
 
@@ -48,16 +52,32 @@ class Prediction:
 class BundleSession:
     """A loaded bundle; safe to call from several threads (ONNX Runtime's ``run`` is)."""
 
-    def __init__(self, manifest: Manifest, inference: onnxruntime.InferenceSession, *, looks: Looks = "whole") -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        inference: onnxruntime.InferenceSession,
+        *,
+        looks: Looks = "whole",
+        variant: Variant | None = None,
+    ) -> None:
         self.manifest = manifest
         self.inference = inference
         self.looks = looks
         """How it looks at images."""
-        self._eye = manifest.eye
+        self.variant = variant or manifest.every_variant[0]
+        """What of the bundle runs; the model itself where nothing is given."""
+        self._eye = manifest.eye_of(self.variant.image_px)
 
     def looking(self, looks: Looks) -> BundleSession:
         """Return a session of the same model that looks at images so."""
-        return self if looks == self.looks else BundleSession(self.manifest, self.inference, looks=looks)
+        if looks == self.looks:
+            return self
+        return BundleSession(self.manifest, self.inference, looks=looks, variant=self.variant)
+
+    @property
+    def image_px(self) -> int:
+        """Return the side of the input of what runs, in pixels."""
+        return self.variant.image_px
 
     @property
     def provider(self) -> str:
@@ -146,8 +166,11 @@ class BundleSession:
         return logits_1Kgg[0], 1000 * (time.perf_counter() - started)
 
     def preprocess(self, image_HW3: np.ndarray) -> np.ndarray:
-        """Return the model input (1, 3, image_px, image_px), float32 in [0, 1], exactly as training prepares it."""
-        return self._eye.whole_input(image_HW3)
+        """Return the model's input (1, 3, image_px, image_px), float32 in [0, 1], exactly as training prepares it.
+
+        Whichever variant runs: what is compared with training's images has the side of theirs.
+        """
+        return self.manifest.eye.whole_input(image_HW3)
 
     def at_own_size(self, logits_Khw: np.ndarray, *, size_hw: tuple[int, int]) -> np.ndarray:
         """Return the model's logits (K, h, w) of an image of ``size_hw`` as (K, H, W): without the padding's."""
@@ -156,7 +179,7 @@ class BundleSession:
     @property
     def part_px(self) -> int:
         """Return the side of what the model sees at once, in pixels of the image, or of its input for the whole."""
-        return round(self.manifest.image_px / ENLARGED.get(self.looks, 1.0))
+        return round(self.image_px / ENLARGED.get(self.looks, 1.0))
 
     def num_looks(self, size_hw: tuple[int, int]) -> int:
         """Return how many times the model looks for one image of ``size_hw``."""
@@ -168,35 +191,41 @@ class BundleSession:
 
 
 def load_bundle(
-    folder: Path, *, device: Literal["auto", "cpu", "cuda"] = "auto", threads: int | None = None
+    folder: Path,
+    *,
+    device: Device = "auto",
+    threads: int | None = None,
+    looks: Looks = "whole",
+    variant: str = FULL,
 ) -> BundleSession:
     """Return a session for the bundle in ``folder`` after checking its format and the hash of every file.
 
     ``auto`` runs on CUDA when a GPU and a working CUDA provider are there, else on the CPU; ``threads`` limits the
-    CPU threads of one prediction (all cores when None).
+    CPU threads of one prediction (all cores when None). ``variant`` names what of the bundle runs, ``auto`` what
+    :func:`variant_for` says.
 
     Raises
     ------
     UserError
-        ``bundle.missing``, ``bundle.format``, ``bundle.corrupted``, or ``bundle.no_cuda`` when ``cuda`` was asked for
-        and is not there.
+        ``bundle.missing``, ``bundle.format``, ``bundle.corrupted``, ``variant.unknown``, or ``bundle.no_cuda`` when
+        ``cuda`` was asked for and is not there.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     verify_files(folder, manifest)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3
+    chosen = variant_for(manifest, variant, looks=looks, device=device)
     try:
-        session = onnxruntime.InferenceSession(str(folder / MODEL_FILE), options, providers=_providers(device))
+        session = onnxruntime.InferenceSession(
+            str(folder / chosen.file), session_options(threads), providers=_providers(device)
+        )
     except Exception as error:  # onnxruntime's exceptions share no base class but this
         raise UserError(
             "bundle.corrupted",
-            what=f"ONNX Runtime {onnxruntime.__version__} cannot load '{folder / MODEL_FILE}': {error}",
+            what=f"ONNX Runtime {onnxruntime.__version__} cannot load '{folder / chosen.file}': {error}",
             why="The model is run with ONNX Runtime.",
             fix="Update onnxruntime, or export the run again with a lower export.opset.",
         ) from error
-    _check_model(session, manifest)
+    _check_model(session, manifest, chosen)
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise UserError(
             "bundle.no_cuda",
@@ -204,12 +233,42 @@ def load_bundle(
             why="It needs an NVIDIA GPU, its driver, and onnxruntime-gpu with the CUDA libraries.",
             fix="Choose device 'auto' or 'cpu', or mend the CUDA installation.",
         )
-    return BundleSession(manifest, session)
+    return BundleSession(manifest, session, looks=looks, variant=chosen)
 
 
-def _check_model(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
+def session_options(threads: int | None) -> onnxruntime.SessionOptions:
+    """Return how a model is run by so many CPU threads, all cores when None.
+
+    Threads that have nothing to do wait and do not spin: beside a training worker, spinning took 43 % more processor
+    time and made answers of two threads 1.6 times as slow.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads or 0, 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def variant_for(manifest: Manifest, name: str = AUTO, *, looks: Looks = "whole", device: Device = "auto") -> Variant:
+    """Return the variant of that name; ``auto`` is what the manifest's rule picks, on a GPU the model itself.
+
+    Times are a CPU's, and 8 bits are made for one. Raises ``UserError`` ``variant.unknown``.
+    """
+    if name == AUTO:
+        return manifest.quickest(looks) if _providers(device)[0] == CPU else manifest.every_variant[0]
+    found = {variant.name: variant for variant in manifest.every_variant}
+    if name not in found:
+        raise UserError(
+            "variant.unknown",
+            what=f"'{manifest.name}' has no variant '{name[:40]}'.",
+            why="A bundle has the variants that its run was asked for (export.variants).",
+            fix=f"Name one of {', '.join(found)}, or {AUTO}.",
+        )
+    return found[name]
+
+
+def _check_model(session: onnxruntime.InferenceSession, manifest: Manifest, variant: Variant) -> None:
     """Refuse a model that is not the one the manifest describes: its sides, its classes, the names of its ends."""
-    side, grid = manifest.image_px, manifest.image_px // manifest.mask_stride
+    side, grid = variant.image_px, variant.image_px // manifest.mask_stride
     wanted = [(INPUT_NAME, [3, side, side]), (OUTPUT_NAME, [len(manifest.classes), grid, grid])]
     found = [(end.name, list(end.shape)[1:]) for end in (*session.get_inputs(), *session.get_outputs())]
     same = len(found) == len(wanted) and all(
@@ -220,7 +279,7 @@ def _check_model(session: onnxruntime.InferenceSession, manifest: Manifest) -> N
     if not same:
         raise UserError(
             "bundle.corrupted",
-            what=f"The model of '{manifest.name}' maps {found[:2]}; its manifest says {wanted}.",
+            what=f"The model '{variant.file}' of '{manifest.name}' maps {found[:2]}; its manifest says {wanted}.",
             why="Masks would belong to other classes or other places than it says.",
             fix="Copy the bundle again from where it was made, or export the run again.",
         )
@@ -264,11 +323,11 @@ def check_size(height: int, width: int) -> None:
         )
 
 
-def _providers(device: Literal["auto", "cpu", "cuda"]) -> list[str]:
+def _providers(device: Device) -> list[str]:
     """Return the providers to try. Without a GPU device file CUDA is not tried: it would only log its failure."""
     wanted = device == "cuda" or (device == "auto" and any(path.exists() for path in NVIDIA_DEVICES))
     if not wanted or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return ["CPUExecutionProvider"]
+        return [CPU]
     # Finds the CUDA libraries among the installed nvidia-* packages, as torch would if it were imported.
     onnxruntime.preload_dlls()
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return ["CUDAExecutionProvider", CPU]

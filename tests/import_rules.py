@@ -8,12 +8,21 @@ CONFIG = (
     "engine.config_distillation",
     "engine.config_federation",
     "engine.config_generators",
+    "engine.config_privacy",
     "engine.config_samfed",
     "engine.config_tuning",
     "engine.config_keys",
     "engine.config_text",
 )
-BASE = ("engine.version", "engine.types", "engine.errors", *CONFIG, "engine.seeding")
+BASE = (
+    "engine.version",
+    "engine.types",
+    "engine.errors",
+    *CONFIG,
+    "engine.seeding",
+    "engine.accounting",
+    "engine.system_randomness",
+)
 CATALOGUE = "engine.methods.catalogue"
 MASK_DICE = "engine.evaluation.mask_dice"
 PREDICTION = tuple(
@@ -66,6 +75,7 @@ BORDER = (
     "engine.federation.tasks",
     "engine.federation.payload",
     "engine.federation.descriptions",
+    "engine.federation.privacy",
     "engine.federation.release",
 )
 """What both sides of a site's border know."""
@@ -75,12 +85,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.errors": (),
     "engine.types": (),
     "engine.seeding": (),
+    "engine.accounting": (),
+    "engine.system_randomness": (),
     "engine.config": (
         "engine.errors",
         "engine.config_fields",
         "engine.config_distillation",
         "engine.config_federation",
         "engine.config_generators",
+        "engine.config_privacy",
         "engine.config_samfed",
         "engine.config_tuning",
         CATALOGUE,
@@ -89,6 +102,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.config_distillation": ("engine.config_fields",),
     "engine.config_federation": ("engine.config_fields",),
     "engine.config_generators": ("engine.config_fields",),
+    "engine.config_privacy": ("engine.config_fields", "engine.config_federation"),
     "engine.config_samfed": ("engine.config_fields",),
     "engine.config_tuning": ("engine.config_fields",),
     "engine.config_keys": ("engine.config", "engine.config_fields", "engine.config_generators", CATALOGUE),
@@ -187,6 +201,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "export.onnx_export",
         "export.parity",
         "export.package",
+        "export.variants",
         "export.appearance",
         "export.manifest",
     ),
@@ -252,7 +267,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 """The longest name that an importer's dotted name starts with decides. Nothing lists app or tests."""
 
 TORCH_FREE = (
-    "app", "engine.config", "engine.config_fields", "engine.config_keys", "engine.config_text", "engine.methods",
+    "app", "engine.accounting", "engine.config", "engine.config_fields", "engine.config_keys", "engine.config_text",
+    "engine.methods",
     "engine.experiments", "engine.models.sharing", "engine.models.tuned_keys", "engine.planning",
     "engine.evaluation.tables", "engine.evaluation.spread", MASK_DICE, "engine.distillation.choice", "engine.report",
     *PREDICTION,

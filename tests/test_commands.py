@@ -70,8 +70,10 @@ SMALL_BENCHES = {
     "bench.paper_scale": "--stages evaluation",
     "bench.parts": "--data .",
     "bench.parity": "--kills 1",
+    "bench.privacy": "--quick --folder privacy " + " ".join(f"--set {text}" for text in SMALL),
     "bench.readers": "",
     "bench.scoring": "--tasks phantom_nuclei --folder scores --images 4 --epochs 2",
+    "bench.serving": "--sides 64 --threads 1 --repeats 1",
     "bench.tinysam_parity": "",
     "bench.traffic": "--presets phantom_cpu_smoke --arms plain,topk10_int8 --seeds 1,2 --rounds 2 --folder traffic "
     + " ".join(f"--set {text}" for text in SMALL),

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import examples, looks_text, markup, model_text, overlay_text, text, viewmodels
+from app import examples, looks_text, markup, model_text, overlay_text, text, variant_choice, viewmodels
 from app.address import Wanted, setter
 from app.picker import Picker
 from app.studio import Studio
@@ -165,8 +165,12 @@ def _wire_models(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
     def about(chosen: str | None) -> tuple[Any, ...]:
         if not chosen:
             return "", model_text.NO_CARD, "whole"
-        found, box = studio.attempt(lambda: (*studio.model_facts(chosen), studio.manifest(chosen).best_looks))
-        return found if found else (box, model_text.NO_CARD, "whole")
+        found, box = studio.attempt(lambda: (*studio.model_facts(chosen), studio.manifest(chosen)))
+        if not found:
+            return box, model_text.NO_CARD, "whole"
+        told, card, manifest = found
+        ways = variant_choice.choices(manifest)
+        return told, card, gr.Radio(choices=ways, value=variant_choice.by_itself(manifest))
 
     parts.model.input(None, parts.model, None, js=setter("model"), **quiet)
     parts.model.change(about, parts.model, [parts.model_facts, parts.card, parts.looks], **quiet)

@@ -10,7 +10,19 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from app import answers, examples, looks_text, markup, model_text, overlay_view, references, strokes, text, viewmodels
+from app import (
+    answers,
+    examples,
+    looks_text,
+    markup,
+    model_text,
+    overlay_view,
+    references,
+    strokes,
+    text,
+    variant_choice,
+    viewmodels,
+)
 from app.picture_results import Result, packed
 from app.studio import Studio
 from engine.data.modalities import Origin
@@ -44,7 +56,8 @@ LOOK = "look"
 @dataclass(frozen=True)
 class Handlers:
     """The tab's events. ``chosen`` is the key of a model, ``number`` counts slices from 1, ``result`` is what the
-    browser's session remembers of what it shows, ``looks`` how the model looks at an image.
+    browser's session remembers of what it shows, ``looks`` how the model looks at an image
+    (a value of ``app.variant_choice.choices``).
     """
 
     studio: Studio
@@ -180,7 +193,8 @@ def answer(studio: Studio, chosen: str | None, image: Given, *, looks: Looks, an
                 why="An image is segmented by a trained model.",
                 fix="Choose one under step 1, or launch a run on the Train tab first.",
             )
-        session = studio.session(chosen, looks=looks)
+        way, variant = variant_choice.read(studio.manifest(chosen), looks)
+        session = studio.session(chosen, looks=way, variant=variant)
         try:
             return answers.segment(
                 session,

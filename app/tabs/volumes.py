@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app import markup, model_offers, model_text, reference_text, volume_figures
+from app import markup, model_offers, model_text, reference_text, variant_choice, volume_figures
 from app import volume_text as words
 from app.picker import Picker
 from app.studio import Studio
@@ -198,7 +198,9 @@ def _steps(
     from app import volume_jobs
     from export.pairs import Models
 
-    models = Models.of(*(studio.session(key, looks=how) for key in keys if key))
+    # Of a second model, which may lack the variant that is chosen, its own rule's.
+    asked = [(key, *variant_choice.read(studio.manifest(key), how)) for key in keys if key]
+    models = Models.of(*(studio.session(key, looks=way, variant=variant) for key, way, variant in asked))
     settings: dict[str, Any] = {"anyway": anyway, "percent": percent, "reference": reference}
     result = yield from volume_jobs.run(studio, models, Path(path), **settings)
     yield _shown(studio, result, models.classes)

@@ -126,7 +126,8 @@ class Job:
 def print_job(job: Job, *, as_json: bool) -> None:
     """Print what was written and what could not be."""
     if as_json:
-        told = {"model": job.models.names[0], "provider": job.models.sessions[0].provider}
+        first = job.models.sessions[0]
+        told = {"model": job.models.names[0], "variant": first.variant.name, "provider": first.provider}
         told |= {"compared_with": job.models.names[1]} if len(job.models) == 2 else {}
         print_json(told | {"predictions": job.rows, "faults": job.faults})
         return

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def print_gate(store: RunStore, run_id: str) -> None:
     """Print the student's validation Dice before distillation and after each epoch; nothing without a gate."""
     dice, record = judged_epochs(store.metrics(run_id)), read_gate(store.run_dir(run_id))
-    if dice:
+    if set(dice) - {0}:  # epochs were judged
         kept = best_epoch(dice)
         word = "kept" if record is not None else "best so far"
         rows = [(_name(epoch), f"{value:.3f}", word if epoch == kept else "") for epoch, value in sorted(dice.items())]
@@ -22,7 +22,7 @@ def print_gate(store: RunStore, run_id: str) -> None:
         print_table(("Epoch", "Dice", ""), rows, right=(0, 1))
     for sentence in record.sentences() if record is not None else ():
         print(sentence)
-    if dice or record is not None:
+    if set(dice) - {0} or record is not None:
         print()
 
 

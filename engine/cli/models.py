@@ -15,6 +15,7 @@ from engine.errors import UserError
 
 if TYPE_CHECKING:
     from engine.runs.store import RunStore
+    from export.runtime import BundleSession
 
 weights_app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "assets" / "models"
@@ -148,6 +149,10 @@ def predict(
         str | None,
         typer.Option("--looks", help="How to look at an image: whole, parts or fine; by itself what the bundle says"),
     ] = None,
+    variant: Annotated[
+        str,
+        typer.Option("--variant", help="Which variant of the model: auto (the bundle's rule), full, half, int8, ..."),
+    ] = "auto",
     threshold: Annotated[
         float, typer.Option("--threshold", min=0.01, max=0.99, help="Probability above which a pixel is in the mask")
     ] = 0.5,
@@ -172,13 +177,10 @@ def predict(
     """
     from engine.cli.cases import Job, print_job, refuse_same_names, waiting_cases
     from export.levels import percent_of
-    from export.looks import looks_of
     from export.pairs import Models
-    from export.runtime import load_bundle
 
-    loaded = [load_bundle(_find_bundle(name, home)) for name in (model, compare) if name is not None]
-    how = loaded[0].manifest.best_looks if looks is None else looks_of(looks)
-    models = Models.of(*(session.looking(how) for session in loaded))
+    folders = [_find_bundle(name, home) for name in (model, compare) if name is not None]
+    models = Models.of(*_loaded(folders, looks=looks, variant=variant))
     with waiting_cases(images, out=out) as cases:
         refuse_same_names(cases)
         out.mkdir(parents=True, exist_ok=True)
@@ -195,6 +197,16 @@ def predict(
     print_job(job, as_json=as_json)
     if job.faults:
         raise typer.Exit(2)
+
+
+def _loaded(folders: list[Path], *, looks: str | None, variant: str) -> list[BundleSession]:
+    """Return sessions of bundles that look as is wanted, or as was measured to be better for the first."""
+    from export.looks import looks_of
+    from export.manifest import read_manifest
+    from export.runtime import load_bundle
+
+    how = read_manifest(folders[0]).best_looks if looks is None else looks_of(looks)
+    return [load_bundle(folder, looks=how, variant=variant) for folder in folders]
 
 
 def _find_bundle(model: str, home: Path | None) -> Path:

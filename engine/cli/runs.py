@@ -25,6 +25,7 @@ from engine.cli.options import (
     where_sites_are,
 )
 from engine.cli.output import HomeOption, JsonFlag, duration, print_json, print_table, size
+from engine.cli.privacy import print_privacy
 from engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -387,6 +388,7 @@ def print_plan(made: Plan) -> None:
     rows = [(t.site, t.direction, t.kind, size(t.payload_bytes)) for t in made.traffic]
     print_table(("Site", "Way", "What", "Bytes"), rows, right=(3,))
     print()
+    print_privacy(made)
     for sentence in made.leaves_site:
         print(f"- {sentence}")
     for warning in made.warnings:

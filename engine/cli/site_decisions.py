@@ -194,9 +194,13 @@ def _share(folder: Path, run: dict[str, Any]) -> SiteShare | None:
 
 
 def _would_leave(kinds: list[str], share: SiteShare | None) -> str:
-    """Return the kinds, with the bytes of those that take more than a few KB."""
-    known = {} if share is None else share.up_bytes
-    return ", ".join(f"{kind} {size(known[kind])}" if kind in known else kind for kind in kinds) or "nothing"
+    """Return the kinds, with the bytes of those that take more than a few KB, and epsilon of those that are noised."""
+    from engine.accounting import epsilon_words
+
+    known, spent = ({}, {}) if share is None else (share.up_bytes, share.epsilon)
+    said = [f"{kind} {size(known[kind])}" if kind in known else kind for kind in kinds]
+    noised = {kind: f" (epsilon {epsilon_words(value)} at most)" for kind, value in spent.items()}
+    return ", ".join(words + noised.get(kind, "") for words, kind in zip(said, kinds, strict=True)) or "nothing"
 
 
 def _figure(check: dict[str, Any], name: str) -> str:

@@ -19,6 +19,23 @@ def pooled_dice(figures: Iterable[Mapping[str, float]]) -> float | None:
     return sum(site["val_dice"] * site["val_images"] for site in scored) / images if images else None
 
 
+def mixed(first: Mapping[str, Tensor], last: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Return (1 - ``share``) ``first`` + ``share`` ``last``, entry by entry; counters, which are whole, are the last's.
+
+    Means of the weights before and after fine-tuning do better on images that neither has seen than either end
+    (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv 2109.01903).
+    """
+    return {
+        name: torch.lerp(first[name].to(value), value, share) if value.is_floating_point() else value
+        for name, value in last.items()
+    }
+
+
+def farthest(dice: Mapping[float, float], *, first: float, tolerance: float) -> float:
+    """Return the largest share whose Dice is at most ``tolerance`` below ``first``; 0 where there is none."""
+    return max((share for share, value in dice.items() if value >= first - tolerance), default=0.0)
+
+
 class BestStudent:
     """The weights of the best epoch, epoch 0 being the student that distillation begins with.
 
@@ -46,6 +63,11 @@ class BestStudent:
         if not self.dice or dice > self.dice[self.kept_epoch]:
             self.kept_epoch, self._weights = epoch, {name: _copy(value) for name, value in weights.items()}
         self.dice.append(dice)
+
+    @property
+    def weights(self) -> Mapping[str, Tensor] | None:
+        """The weights of the best epoch; None where nobody could judge."""
+        return self._weights
 
     def settle(self, student: nn.Module) -> None:
         """Give ``student`` the kept weights, where there are any."""

@@ -20,6 +20,8 @@ OFFENCES = frozenset({BAD_REPLY, "generator.upload_misfit"})
 """Codes of what a reply itself is wrong in, whoever finds it: the site fails, not the server."""
 """Code of the failure of a site whose reply was refused."""
 VARIANCE_SUFFIX = "running_var"
+ROUNDING = 1e-3
+"""What float32 may add to the norm of a clipped update (ours)."""
 MAX_METRICS = 100
 """Figures in a reply (ours)."""
 MAX_SIDES = 8
@@ -52,8 +54,10 @@ METRIC_RANGES: dict[str, Range] = {
     "loss": _POSITIVE,
     "val_loss": _POSITIVE,
     "wall_s": _POSITIVE,
+    "patient_epsilon": _POSITIVE,
     "val_images": _COUNT,
     "steps": _COUNT,
+    "releases": _COUNT,
     "withheld": _SHARE,
     "check_members": _COUNT,
     "check_held_out": _COUNT,
@@ -138,7 +142,8 @@ class RoundChecks:
 
     ``num_examples`` and ``num_validation`` are what each site has said that it has, ``buffers`` the names of what is no
     parameter, ``needed`` the figures that must be there. An update whose norm is more than ``update_limit`` times the
-    others' median is refused, or only named where ``refuses_large`` is False; None: no norm is measured.
+    others' median is refused, or only named where ``refuses_large`` is False; None: no norm is measured. One of
+    parameters above ``clip_norm`` is refused whatever the others have sent: the site has not clipped.
     """
 
     num_examples: Mapping[str, int] | None = None
@@ -147,6 +152,7 @@ class RoundChecks:
     needed: Sequence[str] = ()
     update_limit: float | None = None
     refuses_large: bool = True
+    clip_norm: float | None = None
 
     def check(self, reply: SiteReply, *, site: str, round_number: int, sent: Arrays | None) -> None:
         """Check one reply by itself; see :func:`check_reply`."""
@@ -159,6 +165,12 @@ class RoundChecks:
             num_validation=self.num_validation,
             needed=self.needed,
         )
+        if self.clip_norm is None or sent is None:
+            return
+        norm = update_norms(reply.arrays, sent, buffers=self.buffers).parameters
+        if norm > self.clip_norm * (1 + ROUNDING):
+            problem = f"its update has the norm {norm:.4g}, and sites clip theirs to {self.clip_norm:g} (privacy)"
+            raise bad_reply(site, round_number=round_number, problem=problem)
 
     def norms(self, reply: SiteReply, *, sent: Arrays) -> UpdateNorms | None:
         """Return what :meth:`outsized` needs to know of a reply, None where it needs nothing."""
@@ -233,7 +245,8 @@ def bad_reply(site: str, *, round_number: int, problem: str) -> UserError:
         BAD_REPLY,
         what=f"The reply of site {site} in round {round_number} cannot be used: {problem}.",
         why="One bad reply would spoil the model of all sites.",
-        fix=f"Look at the data and the log of {site}; a lower learning rate helps when numbers overflow.",
+        fix=f"Look at the data and the log of {site}; a lower learning rate, or less noise under [privacy], "
+        "helps when numbers overflow.",
     )
 
 

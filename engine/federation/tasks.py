@@ -38,6 +38,8 @@ BEST_ROUND, OWN_ROUND, STUDENT_KIND = "best_round", "own_round", "student_kind"
 """Settings of requests: the round whose own parameters a site goes on keeping, and the one whose it is to use."""
 LOOKS = "looks"
 """Setting of a request to measure a model: whether to find out which way of looking at images is best, too."""
+VARIANT_PX = "variant_px"
+"""Setting of the same request where a faster variant's ONNX file is what was sent: the side of its input in pixels."""
 DECISIONS: dict[str, SiteState] = {"federation.refused": "refused", "federation.not_approved": "undecided"}
 """Codes of a site's decision, which is no failure and not asked about again in a round, and what the site is then."""
 ROLE = "role"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -72,6 +72,14 @@ def _outlined_backbone(name: str) -> Outline:
     from engine.generation.backbone import outline_backbone  # as above
 
     return outline_backbone(name)
+
+
+@runtime_checkable
+class SpendsPrivacy(Protocol):
+    """A training that can be DP-SGD."""
+
+    def privacy_spent(self) -> dict[str, float]:
+        """Return ``patient_epsilon`` of all its steps; nothing where it is not private."""
 
 
 class Generator(Protocol):

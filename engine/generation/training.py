@@ -8,7 +8,7 @@ Shape legend: N images of the site, B batch, K classes, H W pixels, C latent cha
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 from torch.nn import functional
 
+from engine.accounting import sampled_epsilon
 from engine.config import GeneratorConfig
 from engine.generation.backbone import Backbone
 from engine.generation.conditioning import mask_condition
@@ -26,6 +27,9 @@ from engine.generation.losses import refuse_divergence
 from engine.generation.optimiser import make_adamw, optimiser_state, restore_optimiser
 from engine.models.execution import Precision, autocast
 from engine.seeding import torch_generator
+
+if TYPE_CHECKING:
+    from engine.generation.private_training import PrivateSteps
 
 MAX_GRADIENT_NORM = 1.0
 PLAIN_ATTENTION_TOKENS = 1024
@@ -50,6 +54,7 @@ class ControlNetTraining:
         site: str,
         seed: int,
         precision: Precision = "auto",
+        system_noise: bool = False,
     ) -> None:
         self.controlnet = controlnet
         self.done = 0
@@ -67,6 +72,13 @@ class ControlNetTraining:
         self._prompt_1TD = backbone.embed_prompts([prompt])
         self._empty_1TD = backbone.embed_prompts([""])
         self._moments, self._masks = self._encode(images)
+        self._private: PrivateSteps | None = None
+        if config.is_private:
+            from engine.generation.private_training import PatientSource, PrivateSteps  # Opacus takes a second
+
+            patients = cast(PatientSource, images)
+            private = {"config": config, "images": patients, "seed": seed, "site": site, "system": system_noise}
+            self._private = PrivateSteps(controlnet, **private)
 
     @property
     def total(self) -> int:
@@ -82,17 +94,28 @@ class ControlNetTraining:
             ``generator.diverged`` when the loss is not a number; names the site and the step.
         """
         self.controlnet.train()
-        total = 0.0
-        for part in range(self._config.accumulation):
-            loss = self._loss(part) / self._config.accumulation
-            loss.backward()
-            total += float(loss.detach())
+        total = self._gradient() if self._private is None else self._private.gradient(self.done, self._errors)
         refuse_divergence(total, site=self._site, step=self.done + 1)
-        torch.nn.utils.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM)
+        if self._private is None:
+            torch.nn.utils.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         self.done += 1
         return total
+
+    def privacy_spent(self) -> dict[str, float]:
+        """Return ``patient_epsilon``, what all steps together spend of a patient's privacy; nothing without DP-SGD."""
+        config = self._config
+        if self._private is None or config.dp_noise_multiplier is None:
+            return {}
+        return {
+            "patient_epsilon": sampled_epsilon(
+                noise_multiplier=config.dp_noise_multiplier,
+                sampling_rate=config.sampling_rate(self._private.num_patients),
+                steps=config.steps,
+                delta=config.dp_delta,
+            )
+        }
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed training needs, as a checkpoint can hold it."""
@@ -107,6 +130,43 @@ class ControlNetTraining:
         self.controlnet.load_state_dict(state["controlnet"])
         restore_optimiser(self._optimiser, state["optimiser"])
         self.done = int(state["done"])
+
+    def _gradient(self) -> float:
+        """Set the gradients of a step of plain training, and return its mean loss."""
+        total = 0.0
+        for part in range(self._config.accumulation):
+            loss = self._loss(part) / self._config.accumulation
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def _errors(self, indices: np.ndarray) -> Tensor:
+        """Return the loss (B,) of each image by itself, in float32; its randomness is named by the image."""
+        assert self._private is not None
+        scheduler, device = self._backbone.scheduler, self._backbone.device
+        drawn = [self._drawn(index, self._private.name_of(index)) for index in indices]
+        latents, noise, steps, prompts = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        predicted = predict(
+            self._backbone,
+            self._private.module,
+            scheduler.add_noise(latents, noise, steps).to(device),
+            steps=steps.to(device),
+            prompt_BTD=prompts,
+            condition_B3HW=mask_condition(self._masks[indices]).to(device),
+        )
+        target = diffusion_target(scheduler, latents, noise, steps).to(device)
+        return (predicted.float() - target).square().mean(dim=(1, 2, 3))
+
+    def _drawn(self, index: int, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return an image's latents, noise, timestep and prompt in the step that comes."""
+        generator = torch_generator(self._seed, "generator", self._site, "noise", self.done, name)
+        posterior = DiagonalGaussianDistribution(self._moments[index : index + 1])
+        latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
+        latents = latents * self._backbone.vae.config.scaling_factor
+        noise = torch.randn(latents.shape, generator=generator)
+        steps = torch.randint(self._backbone.scheduler.config.num_train_timesteps, (1,), generator=generator)
+        empty = float(torch.rand((), generator=generator)) < self._config.empty_prompt_fraction
+        return latents, noise, steps, self._empty_1TD if empty else self._prompt_1TD
 
     def _loss(self, part: int) -> Tensor:
         """Return the loss of one batch: E || target - U-Net(z_t, t, prompt, ControlNet(z_t, t, prompt, mask)) ||^2."""
@@ -155,7 +215,7 @@ def use_plain_attention(backbone: Backbone, controlnet: ControlNetModel) -> None
 
 def predict(
     backbone: Backbone,
-    controlnet: ControlNetModel,
+    controlnet: torch.nn.Module,
     noisy_BChw: Tensor,
     *,
     steps: Tensor,

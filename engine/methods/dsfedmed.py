@@ -26,9 +26,9 @@ STATISTICS = KindSpec(
 CANDIDATE = KindSpec(
     "candidate",
     "students to be judged",
-    "All weights of the student before distillation and after each epoch of it, sent down to each site, which "
-    "validates it: the best is kept.",
-    only_if=("distillation.gate", ("best",)),
+    "All weights of the student before distillation and after each epoch of it, or of means of the first and the last, "
+    "sent down to each site, which validates it: one of them is kept.",
+    only_if=("distillation.gate", ("best", "mix")),
 )
 CHECKED_TEACHER = KindSpec(
     "checked_teacher",

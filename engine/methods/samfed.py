@@ -73,6 +73,7 @@ SEMI_SUPERVISED_TRAINING = StageSpec(
     entry="engine.stages.semi_supervised_training:SemiSupervisedTraining",
     cost="engine.planning.public_costs:semi_supervised_training",
     reads=("federation", "samfed"),
+    options=("privacy",),
     makes=(SAMFED_STUDENT, PERSONAL_STUDENT),
     keeps=("sites",),
     sends=(PUBLIC, TEACHER, STUDENT, NORMALISATION, PREDICTIONS),

@@ -33,6 +33,7 @@ FEDERATED_TRAINING = StageSpec(
     entry="engine.stages.federated_training:FederatedTraining",
     cost="engine.planning.stage_costs:federated_training",
     reads=("data", "student", "federation"),
+    options=("privacy",),
     makes=(FEDAVG_STUDENT, PERSONAL_STUDENT),
     keeps=("sites", "data"),
     sends=(STUDENT, NORMALISATION),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from engine.federation.descriptions import DatasetAgreement, SiteDescription
 from engine.methods import catalogue
 from engine.planning.calibration import calibration
 from engine.planning.machine import choose_device
+from engine.planning.privacy import NOISED_KINDS, privacy_plan
 from engine.planning.records import SitePlan
 from engine.planning.stage_costs import stage_costs
 from engine.planning.workload import Workload
@@ -34,10 +35,13 @@ class SiteShare:
     down_bytes: int
     train_minutes: float
     """Of training at the site, on its own machine, as the plan estimates it."""
+    epsilon: Mapping[str, float] = field(default_factory=dict)
+    """By kind of what leaves noised: what is spent at most of the site's privacy, by a generator of each patient's."""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as nested JSON values."""
-        return {"up_bytes": dict(self.up_bytes), "down_bytes": self.down_bytes, "train_minutes": self.train_minutes}
+        told = {"up_bytes": dict(self.up_bytes), "down_bytes": self.down_bytes, "train_minutes": self.train_minutes}
+        return {**told, "epsilon": dict(self.epsilon)}
 
 
 def share_of(settings: str, *, dataset: str, description: str, home: Path) -> SiteShare | None:
@@ -77,7 +81,9 @@ def _share(config: RunConfig, about: DatasetAgreement, site: SiteDescription, *,
                 down += payload
         if site.role == "source" and stage.trains_at_sites:
             seconds += costs[stage.name].seconds
-    return SiteShare(up, down, round(seconds / 60, 1))
+    private = privacy_plan(config, names, sources=plans[:1]) if site.role == "source" else ()
+    epsilon = {NOISED_KINDS[one.unit]: one.epsilon for one in private}
+    return SiteShare(up, down, round(seconds / 60, 1), epsilon)
 
 
 def _other_than(name: str) -> str:

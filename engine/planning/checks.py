@@ -17,6 +17,8 @@ from engine.federation.side_by_side import available_cores
 from engine.methods import catalogue
 from engine.models.assets import asset_paths, find_asset, find_weights_folder, pinned_checksum
 from engine.planning.codec_bytes import codec_warnings
+from engine.planning.model_keys import student_keys
+from engine.planning.privacy import generator_privacy_warnings, privacy_warnings
 from engine.planning.records import StagePlan
 from engine.planning.workload import Workload
 
@@ -129,13 +131,14 @@ def find_warnings(work: Workload, stages: tuple[str, ...], *, available_gib: flo
         found.append(f"federation.participation has no effect: a round asks all {num_asked} site(s) all the same.")
     found += codec_warnings(config.federation, is_partial=num_asked < len(work.sources))
     found += _aggregation_warnings(config, num_asked=num_asked)
+    found += _privacy_warnings(config, work, num_asked=num_asked) if "privacy" in sections else []
     found += _site_warnings(config, num_sources=len(work.sources), num_asked=num_asked)
     for role in (role for role in ("student", "teacher") if role in sections):
         if getattr(config, role).batch_norm == "kept" and getattr(config, role).name != "tinysam":
             found.append(f"{role}.batch_norm has no effect: only TinySAM has such layers to keep.")
     if config.export.student == "better_on_validation" and not any(site.num_validation for site in work.sources):
         found.append("export.student has no effect: no site has validation images, the distilled model is exported.")
-    if config.distillation.gate == "best" and not any(site.num_validation for site in work.sources):
+    if config.distillation.gate != "off" and not any(site.num_validation for site in work.sources):
         found.append("distillation.gate has no effect: no site has validation images, the last epoch is kept.")
     if "generation" in sections and config.generator.image_px != config.data.image_px:
         found.append(
@@ -171,6 +174,12 @@ def _sharing_warnings(config: RunConfig, work: Workload) -> list[str]:
     return found
 
 
+def _privacy_warnings(config: RunConfig, work: Workload, *, num_asked: int) -> list[str]:
+    keys = student_keys(config, num_classes=work.num_classes)[0] if config.privacy.is_on else ()
+    has_statistics = any(key.name.endswith("running_var") for key in keys)
+    return privacy_warnings(config, num_asked=num_asked, has_statistics=has_statistics)
+
+
 def _generator_warnings(config: RunConfig) -> list[str]:
     default, kind = RunConfig(), config.generator.kind
     found = [
@@ -188,6 +197,7 @@ def _generator_warnings(config: RunConfig) -> list[str]:
         keys = ("images", "most_membership_auc", "most_copies", "inception")
         changed = [key for key in keys if getattr(config.release, key) != getattr(default.release, key)]
         found += [f"release.{key} has no effect: release.check is off." for key in changed]
+    found += generator_privacy_warnings(config)
     for section in sorted(unread_of_kind(kind)):
         if getattr(config, section) != getattr(default, section):
             found.append(f"[{section}] has no effect: generator.kind is '{kind}'.")

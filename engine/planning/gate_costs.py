@@ -1,10 +1,20 @@
-"""What the gate of distillation takes and sends: a student down for every epoch and once before. Torch-free."""
+"""What the gate of distillation takes and sends: every student that is judged goes down. Torch-free."""
 
 from __future__ import annotations
 
+from engine.config_distillation import MIXES, DistillationConfig
 from engine.planning.workload import SiteBytes, Workload
 
-GATE_LEAVES = "The student's Dice on each site's validation images goes up before distillation and after every epoch."
+GATE_LEAVES = {
+    "best": "The student's Dice on each site's validation images goes up before distillation and after every epoch.",
+    "mix": f"The Dice of {len(MIXES) + 1} students on each site's validation images goes up: that of before "
+    "distillation, and means of it and the distilled one.",
+}
+
+
+def num_judged(part: DistillationConfig) -> int:
+    """Return how many students the sites validate."""
+    return {"off": 0, "best": part.epochs + 1, "mix": len(MIXES) + 1}[part.gate]
 
 
 def gate_seconds(work: Workload) -> float:
@@ -12,7 +22,7 @@ def gate_seconds(work: Workload) -> float:
     part, images = work.config.distillation, [site.num_validation for site in work.sources]
     if part.gate == "off":
         return 0.0
-    passes = (part.epochs + 1) * work.pass_s(work.student)
+    passes = num_judged(part) * work.pass_s(work.student)
     passes += work.pass_s(work.teacher) if part.teacher_check == "sites" else 0.0
     return work.by_the_sites(sum(images) * passes, images) if sum(images) else 0.0
 
@@ -22,7 +32,7 @@ def gate_bytes(work: Workload) -> SiteBytes:
     part = work.config.distillation
     if part.gate == "off":
         return {}
-    sent: SiteBytes = {("down", "candidate"): (part.epochs + 1) * work.student.state_bytes}
+    sent: SiteBytes = {("down", "candidate"): num_judged(part) * work.student.state_bytes}
     checked: SiteBytes = {("down", "checked_teacher"): work.teacher.state_bytes}
     return {**sent, **checked} if part.teacher_check == "sites" else sent
 

@@ -19,6 +19,7 @@ from engine.planning.costs import GIB
 from engine.planning.generator_costs import is_mini
 from engine.planning.machine import choose_device, free_disk_gib
 from engine.planning.model_keys import sharing_of
+from engine.planning.privacy import privacy_plan, privacy_sentences
 from engine.planning.records import Plan, SitePlan, StagePlan, TrafficPlan
 from engine.planning.stage_costs import START_S, plan_stages, stage_costs
 from engine.planning.workload import StageCost, Workload
@@ -60,10 +61,10 @@ def plan(
     measured = calibration(folder)
     speed = measured.speed(device, threads=config.threads, precision=config.precision)
     work = Workload(config, sites, speed, num_classes=len(federation.classes), cache_gib=_cache_gib(config, sites))
-    costs = stage_costs(work, names)
-    num_synthetic = sum(cost.synthetic for cost in costs.values())
-    costs = {name: costs[name] for name in to_run}
+    everything = stage_costs(work, names)
+    costs = {name: everything[name] for name in to_run}
     stages = plan_stages(costs)
+    private = privacy_plan(config, to_run, sources=work.sources)
     peak_gib = max(stage.peak_memory_gib for stage in stages)
     disk_gib = _disk_gib(work, costs)
     free_gib = free_disk_gib(folder)
@@ -81,7 +82,7 @@ def plan(
         modality=federation.modality,
         classes=federation.classes,
         sites=sites,
-        num_synthetic=num_synthetic,
+        num_synthetic=sum(cost.synthetic for cost in everything.values()),
         stages=stages,
         traffic=_traffic(work, costs),
         minutes=_minutes(work, stages, factor=speed.factor),
@@ -89,10 +90,15 @@ def plan(
         memory_gib=round(memory_gib, 1),
         disk_gib=round(disk_gib, 2),
         disk_free_gib=round(free_gib, 1),
-        leaves_site=(*(said for cost in costs.values() for said in cost.leaves), _METRICS_LEAVE),
+        leaves_site=_leaves(costs, privacy_sentences(config, private)),
         warnings=checks.find_warnings(work, names, available_gib=_available_gib(device, memory_gib), peak_gib=peak_gib),
         estimate=_estimate(config, device, names, measured=measured),
+        privacy=private,
     )
+
+
+def _leaves(costs: Mapping[str, StageCost], private: tuple[str, ...]) -> tuple[str, ...]:
+    return (*(said for cost in costs.values() for said in cost.leaves), *private, _METRICS_LEAVE)
 
 
 def _available_gib(device: str, memory_gib: float) -> float:

@@ -40,6 +40,22 @@ class TrafficPlan:
 
 
 @dataclass(frozen=True)
+class PrivacyPlan:
+    """What a site spends at most of its privacy, or of that of each of its patients, at ``delta``."""
+
+    site: str
+    unit: Literal["site", "patient"]
+    """Whose privacy: of the site by its updates in rounds, or of a patient by the site's generator."""
+    releases: int
+    """Noised updates, averages or steps that its images are in."""
+    delta: float
+    epsilon: float
+    """All images of the unit against none."""
+    epsilon_replaced: float | None
+    """Against any others; None where it is not worked out."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that a person wants to know before a run; times and memory are estimates."""
 
@@ -69,6 +85,8 @@ class Plan:
     warnings: tuple[str, ...]
     estimate: str
     """How the times were arrived at."""
+    privacy: tuple[PrivacyPlan, ...] = ()
+    """Of each site that trains, where the run's rounds or generators are differentially private."""
 
     @property
     def stage_seconds(self) -> dict[str, float]:

@@ -26,6 +26,10 @@ START_S = 15.0
 STAGE_S = 1.0
 """Loading and saving in each stage."""
 EVALUATION_S_PER_IMAGE = 0.01
+HALF_PASSES = 1.25
+"""A model at its own side and at half of it, to say what the half costs."""
+INT8_S = 5.0
+"""Calibration, quantisation and timing of a variant in 8 bits, beside its passes."""
 LOOKS_OF_AN_IMAGE = 10
 """As a whole, in parts and in smaller ones, of an image half as large again as the model's input (ours)."""
 """Measures, bootstrap and reading, beside the model's own pass."""
@@ -33,6 +37,8 @@ EXPORT_S = 2.0
 DECODER_SHARE = 0.12
 """What of SAM's forward pass is its decoder's: measured at mini size, less at the others."""
 CHECKPOINTING_MEMORY, CHECKPOINTING_TIME = 0.35, 1.33
+PRIVATE_TIME = 1.5
+"""Gradients of single images against that of a batch of four: measured at mini size."""
 
 
 def stage_costs(work: Workload, names: Sequence[str]) -> dict[str, StageCost]:
@@ -113,11 +119,13 @@ def generator_training(work: Workload) -> StageCost:
     encoded = min(images, sum(site.num_train for site in work.sources)) * cost.encode_gflop * area
     checkpointing = config.gradient_checkpointing and GENERATORS[config.kind].has_backbone
     gflop = images * area * cost.train_gflop * (CHECKPOINTING_TIME if checkpointing else 1)
+    gflop *= PRIVATE_TIME if config.is_private else 1
     seconds = work.speed.seconds(
         gflop + encoded, cpu_gflops=cost.cpu_gflops, cuda_gflops=cost.cuda_gflops, image_px=config.image_px
     )
     activations = cost.activation_mb * 1e6 * config.batch_size * area * (CHECKPOINTING_MEMORY if checkpointing else 1)
-    at_site = (state_bytes(work.config, cost) + activations) / GIB
+    single = 4 * cost.trained_parameters * config.batch_size if config.is_private else 0  # a gradient of each image
+    at_site = (state_bytes(work.config, cost) + activations + single) / GIB
     memory = work.base_gib() + (work.workers.gib(work.base_gib() + at_site) or at_site)
     detail = f"{config.steps} steps at each of {sites} sites, batches of {config.batch_size}"
     sent: SiteBytes = {("up", "generator"): 2 * cost.sent_parameters}
@@ -211,9 +219,11 @@ def mutual_distillation(work: Workload) -> StageCost:
     sent: SiteBytes = {("down", "distilled"): (2 if measured else 1) * work.student.state_bytes}
     judge: SiteBytes = {**sent, **gate_bytes(work)}
     leaves: tuple[str, ...] = (STATISTICS_LEAVE,) if measured else ()
-    leaves += (GATE_LEAVES,) if config.gate == "best" else ()
+    leaves += (GATE_LEAVES[config.gate],) if config.gate in GATE_LEAVES else ()
     disk = checkpoint_bytes(work.teacher) + checkpoint_bytes(work.student) + gate_disk(work)
-    detail += ", each judged by the sites" if config.gate == "best" else ""
+    detail += {"off": "", "best": ", each judged by the sites", "mix": ", means with the first judged by the sites"}[
+        config.gate
+    ]
     return StageCost(
         steps,
         config.epochs * selected,
@@ -231,7 +241,8 @@ def evaluation(work: Workload) -> StageCost:
     models = [work.model(architecture) for architecture in work.architectures]
     images = sum(site.num_test + site.num_validation for site in work.sites)
     seconds = images * sum(work.pass_s(model) + EVALUATION_S_PER_IMAGE for model in models)
-    looks = sum(min(MOST_LOOKS, LOOKS_OF_AN_IMAGE * site.num_validation) for site in work.sources)
+    looks: float = sum(min(MOST_LOOKS, LOOKS_OF_AN_IMAGE * site.num_validation) for site in work.sources)
+    looks = looks + HALF_PASSES * sum(min(MOST_LOOKS, site.num_validation) for site in work.sources)
     seconds += work.architectures.count("student") * looks * work.pass_s(work.student)
     largest = max(models, key=lambda model: model.parameters)
     passing = 0.3e6 * largest.activation_mb * scale(work.config.data.image_px, largest.image_px)
@@ -259,11 +270,19 @@ def export(work: Workload) -> StageCost:
     """One ONNX model, compared with PyTorch."""
     models = [work.model(architecture) for architecture in sorted(set(work.architectures))]
     seconds = EXPORT_S + 10 * sum(work.pass_s(model) for model in models)
+    variants = work.config.export.variants
+    eight_bits = sum(name.endswith("int8") for name in variants)
+    validated = sum(site.num_validation for site in work.sources)
+    more_s = len(variants) * EXPORT_S + eight_bits * INT8_S
+    more_s += (20 * len(variants) + eight_bits * validated) * work.pass_s(work.student)
+    # A file in 8 bits is smaller than the weights that went down to be measured: at the most.
+    measured: SiteBytes = {("down", "evaluated"): eight_bits * work.student.state_bytes} if eight_bits else {}
+    to_sites = {site.site: measured for site in work.sources if measured and site.num_validation}
     largest = max(models, key=lambda model: model.parameters)
     memory = work.base_gib() + (16 * largest.parameters) / GIB
     detail = "ONNX with its parity checked"
     if not (work.num_personal and work.config.export.site_models and work.sharing is not None):
-        return StageCost(len(models), 0, seconds, memory, detail, leaves=(LOOK_LEAVES,))
+        return StageCost(len(models), 0, seconds + more_s, memory, detail, to_sites, leaves=(LOOK_LEAVES,))
     own = len(work.sources) * work.num_personal
     sent: SiteBytes = {("up", "own"): work.num_personal * work.key_bytes(work.sharing.own)}
     leaves = (
@@ -273,10 +292,10 @@ def export(work: Workload) -> StageCost:
     return StageCost(
         len(models) + own,
         0,
-        (1 + own) * seconds,
+        (1 + own) * seconds + more_s,
         memory,
         f"{detail}, each site's own, too",
-        work.at_each_site(sent),
+        {site: {**to_sites.get(site, {}), **bytes_} for site, bytes_ in work.at_each_site(sent).items()},
         leaves,
         disk_bytes=own * 4 * work.student.parameters,
     )

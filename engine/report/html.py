@@ -25,6 +25,8 @@ from engine.report import charts
 from engine.report.badges import LEGEND
 from engine.report.document import RunDocument, read_document, series_of
 from engine.report.ledger import Message, contents, sums
+from engine.report.privacy import HEADER as PRIVACY_HEADER
+from engine.report.privacy import privacy_rows, privacy_words
 from engine.report.site_records import NO_PROOFS, Proofs
 from engine.runs.store import RunStore
 from engine.types import MEAN_CLASS, EvaluationRow, ModelDifference
@@ -78,6 +80,9 @@ def to_html(document: RunDocument, proofs: Proofs = NO_PROOFS) -> str:
         curves=curve_charts(document),
         kinds=kind_rows(document),
         sums=sums(document.ledger),
+        privacy_header=PRIVACY_HEADER,
+        privacy=privacy_rows(document.ledger),
+        privacy_words=privacy_words(config),
         messages=document.ledger if len(document.ledger) <= MOST_MESSAGES else (),
         num_messages=len(document.ledger),
         proofs=proofs,

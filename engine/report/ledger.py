@@ -7,8 +7,8 @@ handed that over.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
@@ -17,6 +17,11 @@ from engine.methods import catalogue
 from engine.runs import schema
 from engine.runs.store import RunStore
 from engine.types import Direction
+
+EPSILON, PATIENT_EPSILON = "epsilon", "patient_epsilon"
+"""Curves of a site: what its updates have spent of its privacy, and its generator of each patient's."""
+GENERATOR, GENERATOR_SENT = "generator", -1
+"""The kind of message that a generator is, and what stands for its round."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,10 @@ class Message:
     number: int
     """The round, where it was a round's; else the number of the question. It tells messages of one kind apart."""
     payload_bytes: int
+    epsilon: float | None = field(default=None, compare=False)
+    """Of what was noised: what has been spent up to it, of the site's privacy or of each patient's (``epsilon_of``)."""
+    epsilon_of: str | None = field(default=None, compare=False)
+    """``site``: by its updates in rounds; ``patient``: by its generator."""
 
     @property
     def is_round(self) -> bool:
@@ -61,8 +70,31 @@ def read_ledger(store: RunStore, run_id: str) -> tuple[Message, ...]:
     table = schema.traffic
     columns = (table.c.stage, table.c.site, table.c.direction, table.c.kind, table.c.round, table.c.payload_bytes)
     rows = store.rows(sa.select(*columns).where(table.c.run_id == run_id))
-    found = [Message(*tuple(row)) for row in rows]
+    spent = _spent(store, run_id)
+    found = [_with_epsilon(Message(*tuple(row)), spent) for row in rows]
     return tuple(sorted(found, key=lambda m: (order.get(m.stage, len(order)), m.number, m.site, m.direction, m.kind)))
+
+
+def _spent(store: RunStore, run_id: str) -> dict[tuple[str, str, int], float]:
+    """Return the curves of epsilon by stage, site and round; of generators, which go up once, by the round -1."""
+    table = schema.metrics
+    columns = (table.c.name, table.c.stage, table.c.site, table.c.step, table.c.value)
+    mine = (table.c.run_id == run_id, table.c.name.in_((EPSILON, PATIENT_EPSILON)), table.c.value.is_not(None))
+    rows = store.rows(sa.select(*columns).where(*mine))
+    return {
+        (stage, site, step if name == EPSILON else GENERATOR_SENT): value for name, stage, site, step, value in rows
+    }
+
+
+def _with_epsilon(message: Message, spent: Mapping[tuple[str, str, int], float]) -> Message:
+    if message.direction == "down" or message.kind == catalogue.METRICS.name:
+        return message
+    if not message.is_round and message.kind != GENERATOR:
+        return message
+    number = message.number if message.is_round else GENERATOR_SENT
+    epsilon = spent.get((message.stage, message.site, number))
+    unit = None if epsilon is None else "site" if message.is_round else "patient"
+    return replace(message, epsilon=epsilon, epsilon_of=unit)
 
 
 def sums(messages: Sequence[Message]) -> tuple[LedgerSum, ...]:

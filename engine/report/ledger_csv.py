@@ -9,9 +9,10 @@ from engine.methods import catalogue
 from engine.report.ledger import Message, contents
 from engine.report.site_records import NO_PROOFS, Proofs
 
-COLUMNS = ("run_id", "stage", "site", "direction", "kind", "contents", "number", "bytes", "sha256", "approved_by",
-           "left_at", "note")  # fmt: skip
-"""``sha256``, ``approved_by`` and ``left_at`` are of the site's own record; ``number`` is a round's or a question's."""
+COLUMNS = ("run_id", "stage", "site", "direction", "kind", "contents", "number", "bytes", "epsilon", "epsilon_of",
+           "sha256", "approved_by", "left_at", "note")  # fmt: skip
+"""``sha256``, ``approved_by`` and ``left_at`` are of the site's own record; ``number`` is a round's or a question's;
+``epsilon`` is of all that was noised up to this message, of the site's privacy or each patient's (``epsilon_of``)."""
 NOT_HERE = "digest and approval are not on record at the server; the site has them where it runs a program of its own"
 NOT_MATCHED = "the site's record that was handed over has no such line"
 NUMBERS = "figures and image counts; they go with a message and have no digest"
@@ -32,6 +33,8 @@ def ledger_csv(run_id: str, messages: Sequence[Message], proofs: Proofs = NO_PRO
             "contents": contents(one.kind),
             "number": one.number,
             "bytes": one.payload_bytes,
+            "epsilon": one.epsilon,
+            "epsilon_of": one.epsilon_of,
             "sha256": None if proof is None else proof.sha256,
             "approved_by": None if proof is None else proof.approved_by,
             "left_at": None if proof is None else proof.at,

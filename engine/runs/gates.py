@@ -18,8 +18,9 @@ CANDIDATE = "candidate"
 """Kind of what goes down to be judged: a stage that sends it has a gate."""
 GATE_FILE = Path("distillation") / "gate.json"
 """Below a run's folder; written by the stage that distils, when it ends."""
-VAL_DICE, TEACHER_VAL_DICE = "val_dice", "teacher_val_dice"
-"""Curves of that stage: the student after each epoch (0 is before the first), and the foundation model before it."""
+VAL_DICE, TEACHER_VAL_DICE, MIX_DICE = "val_dice", "teacher_val_dice", "mix_dice"
+"""Curves of that stage: the student after each epoch (0 is before the first), the foundation model before it, and means
+of the first and the last student by the last's share in percent."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class GateRecord:
     """Of the foundation model before distillation; None where it was not asked for."""
     student_listens: bool = True
     """Whether the student has learned from the foundation model, too; else only the other way about."""
+    share: float | None = None
+    """Of the last student in the kept mean of the first and the last; None where an epoch was chosen instead."""
+    mixes: tuple[tuple[float, float], ...] = ()
+    """Shares that were judged, with their Dice; ``dice`` is then that of before alone."""
+    tolerance: float = 0.0
+    """How much lower than before the Dice of a mean might be."""
 
     @property
     def keeps_the_first(self) -> bool:
@@ -50,8 +57,10 @@ class GateRecord:
         if not self.dice:
             return ("No site has validation images: the gate had nothing to judge by, the last epoch is kept.",)
         first = self.dice[0]
-        if self.keeps_the_first:
-            before = "FedAvg's model" if self.began_with == "fedavg_student" else "the model of before"
+        if self.share is not None:
+            said = self._mixed(first, self.share)
+        elif self.keeps_the_first:
+            before = self._before
             later = f"; the best epoch has {max(self.dice[1:]):.3f}" if self.dice[1:] else ""
             said = f"Distillation did not help; {before} is kept (validation Dice {first:.3f}{later})."
         else:
@@ -65,6 +74,24 @@ class GateRecord:
         if self.student_listens:
             return (said, f"{beside}: they have learned as configured.")
         return (said, f"{beside}: the student has learned from masks alone, not from the foundation model.")
+
+    @property
+    def _before(self) -> str:
+        return "FedAvg's model" if self.began_with == "fedavg_student" else "the model of before"
+
+    def _mixed(self, first: float, share: float) -> str:
+        limit = f"{self.tolerance:g} below {first:.3f}"
+        if not share:
+            return (
+                f"{self._before[0].upper()}{self._before[1:]} is kept: on the way to the distilled one every mean "
+                + (f"has a validation Dice more than {limit}.")
+            )
+        told = f"validation Dice {dict(self.mixes)[share]:.3f}, {first:.3f} before distillation"
+        if share == 1:
+            return f"The distilled student is kept: {told}."
+        return f"The mean of {self._before} and the distilled one, {share:.0%} the latter, is kept: {told}. " + (
+            f"Nearer to the distilled one it is more than {limit}."
+        )
 
 
 def best_epoch(dice: Mapping[int, float]) -> int | None:
@@ -95,8 +122,9 @@ def read_gate(run_dir: Path) -> GateRecord | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return GateRecord(**{**values, "dice": tuple(values["dice"])})
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        mixes = tuple((float(share), float(dice)) for share, dice in values.get("mixes", ()))
+        return GateRecord(**{**values, "dice": tuple(values["dice"]), "mixes": mixes})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             "stage.output_damaged",
             what=f"{path} cannot be read: {error}.",

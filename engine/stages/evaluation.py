@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
+from engine.evaluation import variants
 from engine.evaluation.figures import unpack_figures
 from engine.evaluation.looks import fault_of, together
 from engine.evaluation.summary import Split, compare_models, summarise
@@ -27,6 +28,8 @@ ROWS_FILE = Path("evaluation") / "rows.json"
 DIFFERENCES_FILE = Path("evaluation") / "differences.json"
 IMAGES_FILE = Path("evaluation") / "images.json"
 LOOKS_FILE = Path("evaluation") / "looks.json"
+VARIANTS_FILE = Path("evaluation") / "variants.json"
+"""Of each student by site: Dice at its own side and at half of it."""
 FORMAT = 3
 """Of what an interrupted evaluation keeps; what another version has measured is measured again."""
 
@@ -48,6 +51,7 @@ class Evaluation:
         if state is None or state.get("format") != FORMAT:
             state = {"format": FORMAT, "rows": {}, "images": {}}
         state.setdefault("looks", {})  # an attempt of before has asked for none
+        state.setdefault("variants", {})
         total = len(models) * len(sets)
         lacking: set[str] = set()
         for number, model in enumerate(models):
@@ -67,6 +71,7 @@ class Evaluation:
             differences += compare_models(of_set, pairs=pairs, split=split, **settings)
         looks = {model: together(of_sites.values()) for model, of_sites in state["looks"].items()}
         write_json(context.run_dir / LOOKS_FILE, looks)
+        write_json(context.run_dir / VARIANTS_FILE, state["variants"])
         self._record(context, rows, differences, images=[image for key in keys for image in state["images"][key]])
         context.reporter.progress(total, total)
 
@@ -142,15 +147,21 @@ def _keep(
     """Keep what a site has measured of the model ``name``; which site answers first changes no result."""
     place, (split, _, count) = asked[site]
     # Nobody asks an unseen site for its looks: nothing is chosen by its images, whatever it sends.
-    fault = fault_of(reply.metrics, most_images=count if split == "validation" else 0)
+    most = {"most_images": count if split == "validation" else 0}
+    halves = {key: value for key, value in reply.metrics.items() if key in variants.NAMES}
+    looks = {key: value for key, value in reply.metrics.items() if key not in halves}
+    fault = fault_of(looks, **most) or variants.fault_of(
+        halves, wanted=(variants.FULL_DICE, variants.HALF_DICE), **most
+    )
     if fault is not None:
         raise bad_reply(site, round_number=round_number, problem=fault)
     images = unpack_figures(reply.arrays, model=name, site=site, classes=context.description.classes, num_images=count)
     rows = summarise(images, split=split, config=context.config.evaluation, seed=context.config.seed)
     state["rows"][f"{name} {place}"] = [asdict(row) for row in rows]
     state["images"][f"{name} {place}"] = images
-    if reply.metrics:
-        state["looks"].setdefault(name, {})[site] = dict(reply.metrics)
+    for told, what in ((looks, "looks"), (halves, "variants")):
+        if told:
+            state[what].setdefault(name, {})[site] = told
     context.checkpoints.save(Evaluation.name, state)
     return replace(reply, arrays={})  # it is kept; others need not wait beside it
 

@@ -15,10 +15,12 @@ from engine.stages.context import RunContext
 from engine.stages.evaluation import LOOKS_FILE, ROWS_FILE
 from engine.stages.files import read_json
 from engine.stages.site_models import site_model
+from engine.stages.variants import told, variant_plan
 from engine.types import MEAN_CLASS, EvaluationRow
 from export.appearance import TrainingAppearance
 from export.manifest import LooksMeasured
 from export.package import BundleContent, write_bundle
+from export.variants import NO_VARIANTS
 
 SITE_BUNDLES = Path("site_bundles")
 
@@ -82,11 +84,14 @@ class Export:
                 window=context.description.window,
                 appearance=appearance,
                 looks=_looks(context, spec) if model is None else None,
+                variants=variant_plan(context, spec) if model is None else NO_VARIANTS,
             ),
         )
         context.reporter.artefact("bundle" if model is None else "site_bundle", folder)
         difference = manifest.parity.max_abs_difference
         context.reporter.log("info", f"ONNX and PyTorch differ by at most {difference:.1e} in their logits ({folder}).")
+        for sentence in told(manifest):
+            context.reporter.log("info", sentence)
 
     def _write_each_sites(
         self,

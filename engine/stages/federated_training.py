@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import UserError
-from engine.federation.aggregation import make_aggregator
+from engine.federation.aggregation import make_private_aggregator
 from engine.federation.checks import RoundChecks, how_large
 from engine.federation.coded_rounds import CodedRounds
 from engine.federation.participation import draw_participants
@@ -26,6 +26,7 @@ from engine.models.roles import model_name
 from engine.models.sharing import check_averageable
 from engine.models.state_keys import shared_parameters
 from engine.stages.context import RunContext
+from engine.stages.privacy_account import PrivacyAccount
 from engine.stages.reply_files import Asked, ReplyFiles
 from engine.stages.site_models import save_models
 from engine.stages.site_progress import SiteProgress
@@ -91,7 +92,8 @@ class FederatedRounds:
         self.replies = ReplyFiles(context)
         buffers = buffer_names(self.model)
         counts = context.description.num_train
-        self.aggregator = make_aggregator(self.config, buffers=buffers, num_examples=counts)
+        self.aggregator = make_private_aggregator(context.config, buffers=buffers, num_examples=counts)
+        privacy, self.account = context.config.privacy, PrivacyAccount(context)
         self.checks = RoundChecks(
             num_examples=counts,
             num_validation=context.description.num_validation,
@@ -99,6 +101,7 @@ class FederatedRounds:
             needed=("loss", "wall_s"),
             update_limit=self.config.update_norm_limit,
             refuses_large=self.config.large_updates == "refuse",
+            clip_norm=privacy.clip_norm if privacy.mechanism == "central" else None,
         )
         self.coding = CodedRounds.of(self.config, buffers=buffers) if self.arrays else None
         state = context.checkpoints.load(stage)
@@ -142,6 +145,7 @@ class FederatedRounds:
         if not self.judges_mean:
             # The last average has been sent to nobody yet. Asked again after an interruption, it has the same answer.
             self._judge(self._validate(self.arrays), arrays=self.arrays)
+        self.account.tell()
         shared, number = self._best_or_last()
         save_models(
             self.context, self.model, names=self.names, sharing=self.sharing, shared=shared, round_number=number
@@ -266,6 +270,7 @@ class FederatedRounds:
             judged = self.arrays if self.coding is None else self.coding.received(self.arrays)
             self._judge(result.metrics, arrays=judged)
         self.round, self.arrays = result.round, result.arrays
+        self.account.add(result)
         if self.config.on_failure == "skip" or self.config.participation < 1:
             for site in self.asked:
                 took_part = float(site in result.metrics)
@@ -312,6 +317,7 @@ class FederatedRounds:
             "validation": self.validation.state_dict(),
             "mean": self.mean,
             "aggregator": self.aggregator.state(),
+            "privacy": self.account.state(),
             "stopped": self.stopped,
             "patient_since": self.patient_since,
             "asked": self.asked,
@@ -329,6 +335,7 @@ class FederatedRounds:
         self.mean = state["mean"]
         self.asked = state.get("asked", self.sites)
         self.aggregator.restore(state.get("aggregator", {}))
+        self.account.restore(state.get("privacy", {}))
         if self.coding is not None:
             self.coding.restore(state.get("coding", {}))
         self.stopped = state["stopped"] and self.config.patience is not None

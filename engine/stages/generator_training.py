@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from engine.accounting import epsilon_words
 from engine.errors import UserError
 from engine.federation.release import FIGURES, WITHHELD, limits_in, reason_to_withhold
 from engine.federation.sites import Desk
@@ -17,6 +18,8 @@ from engine.stages.context import RunContext
 from engine.stages.files import write_json
 from engine.stages.site_progress import SiteProgress
 
+PATIENT_EPSILON = "patient_epsilon"
+"""Curve of a site: what its generator has spent of the privacy of each of its patients."""
 STUDENT = "fedavg_student"
 """The model that judges how faithful drawn images are to their masks, where a stage has made it."""
 
@@ -124,6 +127,13 @@ def _most_bytes(context: RunContext) -> int:
 
 def _keep(context: RunContext, site: str, reply: SiteReply) -> None:
     """Write a generator that has come; its folder says that it is there."""
+    if PATIENT_EPSILON in reply.metrics:
+        spent, delta = reply.metrics[PATIENT_EPSILON], context.config.generator.dp_delta
+        context.reporter.metric(PATIENT_EPSILON, spent, step=context.config.generator.steps, site=site)
+        said = (
+            f"{site} has trained its generator by DP-SGD: epsilon is {epsilon_words(spent)} at delta {delta:g} for a "
+        )
+        context.reporter.log("info", f"{said}patient; figures that it tells are not covered.")
     context.reporter.artefact("generator", context.generator_dir(site).relative_to(context.run_dir))
     context.reporter.flush()  # with the bytes of its upload
     keep_upload(reply.arrays, context.generator_dir(site), context.generators, site=site)

@@ -1,5 +1,7 @@
 """The gate of distillation: the sites validate the student after every epoch, and the best is kept (ours).
 
+Or they validate means of the student of before and the distilled one, and the nearest to the latter is kept.
+
 Figures alone come back; the unseen site and test images are never asked. Kinds ``candidate`` (a student, down) and
 ``checked_teacher`` (the foundation model, down, where ``distillation.teacher_check`` asks for it).
 """
@@ -11,16 +13,18 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from engine.distillation.gate import BestStudent, pooled_dice
+from engine.config_distillation import MIXES
+from engine.distillation.gate import BestStudent, farthest, mixed, pooled_dice
 from engine.distillation.mutual import MutualDistillation
 from engine.errors import UserError
 from engine.federation.checks import RoundChecks
 from engine.federation.tasks import ROLE, VALIDATE_STUDENT, Scalar
 from engine.methods import catalogue
 from engine.models.arrays import model_arrays
-from engine.runs.gates import GATE_FILE, TEACHER_VAL_DICE, VAL_DICE, GateRecord
+from engine.runs.gates import GATE_FILE, MIX_DICE, TEACHER_VAL_DICE, VAL_DICE, GateRecord
 from engine.stages.context import RunContext
 from engine.stages.files import write_json
 from engine.stages.validation import PooledValidation
@@ -46,7 +50,7 @@ class StudentGate:
             return
         try:
             weights = self.loop.student_weights()
-            figures = self._ask("student", _arrays(weights), number=self.loop.epoch)
+            figures = self._ask("student", _arrays(weights), number=self.loop.epoch, curve=VAL_DICE)
             dice = self.said.pool(figures, asked={*figures, *self.said.sites})
             if dice is not None:
                 self.context.reporter.metric(VAL_DICE, dice, step=self.loop.epoch)
@@ -69,6 +73,9 @@ class StudentGate:
             teacher_dice=self.teacher_dice,
             student_listens=self.loop.student_listens,
         )
+        self._tell(record)
+
+    def _tell(self, record: GateRecord) -> None:
         write_json(self.context.run_dir / GATE_FILE, asdict(record))
         for sentence in record.sentences():
             self.context.reporter.log("info", sentence)
@@ -84,7 +91,7 @@ class StudentGate:
         self.teacher_dice = state["teacher_dice"]
 
     def _check_teacher(self) -> None:
-        figures = self._ask("teacher", model_arrays(self.loop.teacher), number=0)
+        figures = self._ask("teacher", model_arrays(self.loop.teacher), number=0, curve=TEACHER_VAL_DICE)
         self.teacher_dice = pooled_dice(figures.values())
         student_dice = self.said.pool({}, asked=figures)  # at the sites that have validated both
         if self.teacher_dice is None or student_dice is None:
@@ -100,8 +107,12 @@ class StudentGate:
             f"{names['student']} {student_dice:.3f}: {then}.",
         )
 
-    def _ask(self, role: str, arrays: dict[str, np.ndarray], *, number: int) -> dict[str, Mapping[str, float]]:
+    def _ask(
+        self, role: str, arrays: dict[str, np.ndarray], *, number: int, curve: str, step: int | None = None
+    ) -> dict[str, Mapping[str, float]]:
         """Return what the sites with validation images say of a model; each site's Dice goes into a curve.
+
+        ``number`` tells what is judged from all else that is; ``step`` is its place in the curve, where it is another.
 
         Where no site has any, nothing is sent, and nothing comes back. Who is away from the first epoch judges none:
         all epochs are compared by the same sites. Raises ``UserError`` ``distillation.no_judge`` where all are away.
@@ -130,9 +141,9 @@ class StudentGate:
                 why="The gate keeps the epoch that does best on their images (distillation.gate = 'best').",
                 fix="Mend the sites, then resume the run; or fork it with distillation.gate = 'off'.",
             )
-        name = VAL_DICE if is_student else TEACHER_VAL_DICE
         for site, reply in replies.items():
-            self.context.reporter.metric(name, reply.metrics["val_dice"], step=number, site=site)
+            at = number if step is None else step
+            self.context.reporter.metric(curve, reply.metrics["val_dice"], step=at, site=site)
         return {site: reply.metrics for site, reply in replies.items()}
 
     def _on_lack(self, site: str, error: UserError) -> None:
@@ -140,6 +151,49 @@ class StudentGate:
         epoch = self.loop.epoch
         line = f"{site} does not validate epoch {epoch} of distillation, and {then}. {error.what}"
         self.context.reporter.log("warning", line)
+
+
+class StudentMix(StudentGate):
+    """Judges the student of before and, at the end, means of it and the distilled one (``gate = "mix"``)."""
+
+    def judge(self, *, save: Callable[[], None]) -> None:
+        """Have the sites validate the student of before; epochs are not judged."""
+        if self.loop.epoch == 0:
+            super().judge(save=save)
+
+    def settle(self, *, began_with: str, model: str) -> None:
+        """Give the loop's student the kept mean; say so in the log and in the run's folder."""
+        student, config = self.loop.student, self.context.config.distillation
+        first = self.best.weights
+        last = {name: torch.clone(value.detach().cpu()) for name, value in student.state_dict().items()}
+        mixes: dict[float, float] = {}
+        for place, share in enumerate(MIXES if first is not None else (), start=1):
+            self.context.reporter.check_cancelled()
+            assert first is not None
+            weights = _arrays(mixed(first, last, share))
+            percent = round(100 * share)
+            figures = self._ask("student", weights, number=config.epochs + place, curve=MIX_DICE, step=percent)
+            dice = self.said.pool(figures, asked={*figures, *self.said.sites})
+            assert dice is not None, "those who have judged the first have said something"
+            self.context.reporter.metric(MIX_DICE, dice, step=percent)
+            mixes[share] = dice
+        share = None
+        if first is not None:
+            share = farthest(mixes, first=self.best.dice[0], tolerance=config.gate_tolerance)
+            student.load_state_dict(mixed(first, last, share) if share else first)
+        self._tell(
+            GateRecord(
+                began_with=began_with,
+                model=model,
+                kept_epoch=0 if share == 0 else config.epochs,
+                dice=tuple(self.best.dice),
+                teacher_dice=self.teacher_dice,
+                student_listens=self.loop.student_listens,
+                share=share,
+                mixes=tuple(mixes.items()),
+                tolerance=config.gate_tolerance,
+            )
+        )
 
 
 def _arrays(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
+from flwr.supercore.differential_privacy import compute_clip_model_update, compute_stdv
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -30,6 +31,7 @@ def test_only_the_grid_touches_private_paths() -> None:
         "federation/backends/inprocess.py",
         "federation/backends/superlink.py",
         "federation/backends/fleet.py",
+        "federation/privacy.py",
     }
 
 
@@ -48,6 +50,14 @@ def test_only_the_federation_imports_flower() -> None:
 def test_the_trimmed_mean_cuts_a_whole_number_of_sites_at_either_end() -> None:
     values = np.array([[3.0], [100.0], [7.0], [-2.0], [2.0]])
     assert [trim_mean(values, share).tolist() for share in (0.19, 0.2, 0.4)] == [[22.0], [4.0], [3.0]]
+
+
+def test_an_update_is_clipped_as_a_whole_and_noise_is_shared_by_the_sites() -> None:
+    """3, 0 and 4 from the model before are of norm 5: at a norm of 1 they are a fifth as long."""
+    after, before = [np.array([4.0, 1.0]), np.array([4.0])], [np.array([1.0, 1.0]), np.array([0.0])]
+    compute_clip_model_update(after, before, 1.0)
+    assert [part.tolist() for part in after] == [[1.6, 1.0], [0.8]]
+    assert compute_stdv(1.5, 2.0, 4) == 0.75
 
 
 def test_an_empty_run_can_be_made() -> None:

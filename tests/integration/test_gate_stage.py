@@ -182,6 +182,35 @@ def test_where_every_epoch_is_worse_fedavg_s_own_goes_on_and_it_is_said(worse: A
     assert _origin(context, made, "distilled_student") == "fedavg", "the bundle is called what it is"
 
 
+def test_the_mean_that_the_sites_allow_is_kept(gated: Any, worse: Any, tmp_path: Path) -> None:
+    """Nothing is lost by what is right, so the distilled student is kept; of what is wrong as much as they allow."""
+    best, _ = gated
+    context, reporter = distil(tmp_path / "right", **{**GATED, "gate": "mix", "gate_tolerance": 0.5})
+    record = read_gate(context.run_dir)
+    assert record is not None and record.share == 1.0 and len(record.dice) == 1
+    student = context.load_model("student", "distilled_student")
+    assert pooled(context, student) == pytest.approx(dict(record.mixes)[1.0], abs=2e-3)
+    assert record.dice[0] == read_gate(best.run_dir).dice[0], "before, both gates ask the same"
+    assert same(weights(context.run_dir, "distilled_teacher"), weights(best.run_dir, "distilled_teacher"))
+    down = [r for r in reporter.traffics if r.kind == "candidate"]
+    assert len(down) == 5 * len(context.federation.sites), "before, and four means"
+    assert len({(r.site, r.round) for r in down}) == len(down)
+    assert {step: value for step, value in reporter.curves["mix_dice", None].items()} == pytest.approx(
+        {round(100 * share): dice for share, dice in record.mixes}
+    )
+    assert sorted(reporter.curves["val_dice", None]) == [0]
+
+    context, reporter = distil(tmp_path / "wrong", start=best.run_dir, gate="mix", gate_tolerance=0.0)
+    record = read_gate(context.run_dir)
+    allowed = [share for share, dice in record.mixes if dice >= record.dice[0]]
+    assert record.share == max(allowed, default=0.0) < 1.0
+    kept, first = (weights(context.run_dir, name) for name in ("distilled_student", "fedavg_student"))
+    last = weights(worse[0].run_dir, "fedavg_student") if not record.share else None
+    if last is not None:
+        assert same(kept, first)
+    assert any(text.startswith(record.sentences()[0]) for text in reporter.texts)
+
+
 def test_the_gate_disturbs_no_training(gated: Any, worse: Any, tmp_path: Path) -> None:
     """Off, the last student is kept; the teacher, which no gate chooses, has the same bits with it and without."""
     context, reporter = worse

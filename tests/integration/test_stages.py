@@ -20,7 +20,7 @@ from engine.generation.backbone import build_backbone, save_backbone
 from engine.methods import catalogue
 from engine.runs.checkpoint import CheckpointStore
 from engine.stages.context import RunContext
-from engine.stages.evaluation import LOOKS_FILE, ROWS_FILE, Evaluation
+from engine.stages.evaluation import LOOKS_FILE, ROWS_FILE, VARIANTS_FILE, Evaluation
 from engine.stages.export import Export
 from engine.stages.federated_training import FederatedTraining
 from engine.stages.files import read_json, write_json
@@ -126,6 +126,32 @@ def test_the_bundle_is_the_distilled_student(whole):
     assert manifest.appearance.colour_share == 1 and manifest.appearance.num_validation > 0
     assert manifest.looks is not None and manifest.looks.num_images == manifest.appearance.num_validation
     assert read_json(whole[0] / LOOKS_FILE).keys() == {"fedavg_student", "distilled_student"}, "students of all sites"
+
+
+def test_faster_variants_are_measured_at_the_sites_and_their_files_counted(config, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("export.variants.MOST_LOSS", 1.0)  # of a hardly trained model anything may be lost
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole[0], run_dir)
+    values = config.model_dump(mode="json")
+    values["export"]["variants"] = ["half", "int8"]
+    reporter = StoppingReporter()
+    checkpoints = CheckpointStore(run_dir / "checkpoints", config.content_hash(), warn=print)
+    Export().run(RunContext(config=parse_config(values), run_dir=run_dir, reporter=reporter, checkpoints=checkpoints))
+    manifest = read_manifest(run_dir / "bundle")
+    _, half, int8 = manifest.variants
+    told = read_json(run_dir / VARIANTS_FILE)["distilled_student"]
+    images = manifest.appearance.num_validation
+    assert len(told) == 3 and sum(site["variant_images"] for site in told.values()) == images
+    full, halved = (sum(s[k] * s["variant_images"] for s in told.values()) / images for k in ("full", "half"))
+    assert (half.measured.dice, half.measured.full) == pytest.approx((halved, full), abs=1e-6)
+    # The file in 8 bits is another model; what it costs is told by the same images.
+    assert int8.measured.full == half.measured.full and int8.measured.num_images == images
+    assert int8.measured.dice == pytest.approx(full, abs=0.1) and half.image_px == 32
+    down = [record for record in reporter.records if record.kind == "evaluated"]
+    size = manifest.files[int8.file].size_bytes
+    assert len(down) == 3 and all(size <= record.payload_bytes < size + 1000 for record in down), "half sends nothing"
+    up = [record for record in reporter.records if record.kind == "figures"]
+    assert all(record.payload_bytes < 1000 for record in up)
 
 
 @pytest.mark.parametrize("favoured", ["fedavg_student", "distilled_student"])

@@ -12,7 +12,7 @@ import numpy as np
 from monai.networks.nets import UNet
 from torch import nn
 
-from engine.config import FederationConfig, RunConfig
+from engine.config import FederationConfig, PrivacyConfig, RunConfig
 from engine.federation.backends.inprocess import InProcessGrid
 from engine.federation.client_app import build_client_app
 from engine.federation.tasks import (
@@ -36,6 +36,7 @@ SIZES = {"north": 5, "south": 3, "west": 4}
 IMAGE_PX = 32
 SEED = 7
 CONFIG = FederationConfig(rounds=3, local_epochs=2, batch_size=2, learning_rate=1e-2)
+NO_PRIVACY = PrivacyConfig()
 CPU = Placement(channels_last=True)
 """As the sites' programs compute."""
 
@@ -112,12 +113,15 @@ def student_tasks(
     train: Mapping[str, Discs] | None = None,
     validation: Mapping[str, Discs] | None = None,
     config: FederationConfig = CONFIG,
+    privacy: PrivacyConfig = NO_PRIVACY,
     dice_weight: float = 0.0,
     asked: Asked | None = None,
     check_cancelled: Callable[[], None] = lambda: None,
 ) -> dict[str, SiteTask]:
     """Return what the sites' programs answer: the three sites' where no other images are given."""
-    run = RunConfig(federation=config, seed=SEED, device="cpu", precision="fp32", dice_weight=dice_weight)
+    run = RunConfig(
+        federation=config, privacy=privacy, seed=SEED, device="cpu", precision="fp32", dice_weight=dice_weight
+    )
     train = train or {site: Discs(site, size) for site, size in SIZES.items()}
     validation = validation or {site: Discs(f"{site}-validation", 2) for site in SITES}
     models = Models(run, build=lambda role: build())

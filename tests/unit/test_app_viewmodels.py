@@ -96,7 +96,8 @@ def test_a_fork_hides_the_settings_of_what_it_takes_over() -> None:
     assert viewmodels.fixed_sections(viewmodels.stages_before("federated_training", stages)) == frozenset()
     fixed = viewmodels.fixed_sections(viewmodels.stages_before("mutual_distillation", stages))
     of_kinds = {"generator_lora", "pix2pix", "ddpm", "release"}
-    assert fixed == {"data", "student", "federation", "generator", "generation", "teacher", "foundation"} | of_kinds
+    trained = {"data", "student", "federation", "privacy", "generator", "generation", "teacher", "foundation"}
+    assert fixed == trained | of_kinds
 
 
 @pytest.mark.parametrize(

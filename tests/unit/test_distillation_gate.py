@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from engine.config import DistillationConfig, RunConfig, parse_config
-from engine.distillation.gate import BestStudent, pooled_dice
+from engine.distillation.gate import BestStudent, farthest, mixed, pooled_dice
 from engine.errors import UserError
 from engine.planning.gate_costs import gate_bytes, gate_seconds
 from engine.runs.gates import GATE_FILE, GateRecord, best_epoch, read_gate
@@ -93,6 +94,39 @@ def test_the_record_says_what_came_of_it(tmp_path: Path) -> None:
         read_gate(tmp_path)
 
 
+def test_a_mean_of_weights_is_that_of_each_entry_and_counters_are_the_lasts() -> None:
+    """A quarter of the way from (1, -2) to (5, 2) is (2, -1)."""
+    first = {"weight": torch.tensor([1.0, -2.0]), "num_batches": torch.tensor(3)}
+    last = {"weight": torch.tensor([5.0, 2.0]), "num_batches": torch.tensor(9)}
+    assert mixed(first, last, 0.25)["weight"].tolist() == [2.0, -1.0] and mixed(first, last, 0.25)["num_batches"] == 9
+    assert torch.equal(mixed(first, last, 1.0)["weight"], last["weight"])
+
+
+@pytest.mark.parametrize(("tolerance", "share"), [(0.0, 0.25), (0.01, 0.5), (0.02, 0.75), (0.3, 1.0), (0.009, 0.25)])
+def test_the_nearest_to_the_distilled_that_the_sites_allow_is_kept(tolerance: float, share: float) -> None:
+    """0.80 before; a mean that is better than before does not keep out one that goes further."""
+    dice = {0.25: 0.81, 0.5: 0.79, 0.75: 0.7801, 1.0: 0.7}
+    assert farthest(dice, first=0.8, tolerance=tolerance) == share
+    assert farthest({0.25: 0.7, 1.0: 0.6}, first=0.8, tolerance=tolerance) == (0.0 if tolerance < 0.3 else 1.0)
+
+
+def test_the_record_of_a_mean_says_which_and_what_it_costs(tmp_path: Path) -> None:
+    mixes = ((0.25, 0.51), (0.5, 0.495), (0.75, 0.47), (1.0, 0.4))
+    kept = GateRecord("fedavg_student", "distilled_student", 4, (0.5,), share=0.5, mixes=mixes, tolerance=0.01)
+    assert kept.sentences() == (
+        "The mean of FedAvg's model and the distilled one, 50% the latter, is kept: validation Dice 0.495, 0.500 "
+        "before distillation. Nearer to the distilled one it is more than 0.01 below 0.500.",
+    )
+    whole = replace(kept, share=1.0, mixes=((1.0, 0.505),))
+    assert whole.sentences() == ("The distilled student is kept: validation Dice 0.505, 0.500 before distillation.",)
+    none = replace(kept, share=0.0, kept_epoch=0)
+    assert none.keeps_the_first and none.sentences()[0].startswith("FedAvg's model is kept: on the way")
+    path = tmp_path / GATE_FILE
+    path.parent.mkdir()
+    path.write_text(json.dumps(asdict(kept)))
+    assert read_gate(tmp_path) == kept
+
+
 def test_a_student_that_does_not_listen_learns_from_masks_and_the_teacher_from_it() -> None:
     """Student: w L_sup. Teacher: w L_sup + (1 - w) KL(student || teacher), the student's logits held."""
     config = RunConfig(
@@ -163,6 +197,7 @@ def test_the_gate_is_off_unless_asked_for_and_the_plan_counts_it() -> None:
     assert gate_bytes(off) == {} and gate_seconds(off) == 0
     assert gate_bytes(gated) == {("down", "candidate"): 5 * state}  # before, and after each of four epochs
     assert gate_bytes(checked) == {("down", "candidate"): 5 * state, ("down", "checked_teacher"): teacher}
+    assert gate_bytes(workload({"distillation": {"gate": "mix", "epochs": 9}})) == {("down", "candidate"): 5 * state}
     validated = sum(found.num_validation for found in gated.sources)
     assert gate_seconds(gated) == pytest.approx(5 * validated * gated.pass_s(gated.student))
     assert gate_seconds(checked) - gate_seconds(gated) == pytest.approx(validated * gated.pass_s(gated.teacher))

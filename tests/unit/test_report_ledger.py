@@ -11,8 +11,10 @@ import pytest
 from compared_world import compared
 
 from engine.cli import main
+from engine.report.html import html_report
 from engine.report.ledger import LedgerSum, Message, read_ledger, sums
 from engine.report.ledger_csv import FROM_SERVER, NOT_HERE, NOT_MATCHED, NUMBERS, ledger_csv
+from engine.report.privacy import privacy_rows
 from engine.report.site_records import Proof, join_records
 from engine.runs.events import StoreReporter
 from engine.runs.store import RunStore
@@ -65,6 +67,38 @@ def test_the_file_says_what_is_not_on_record_and_has_no_formula(store: RunStore)
     assert {line["sha256"] + line["approved_by"] for line in lines} == {""}
     assert {line["note"] for line in lines if line["direction"] == "up"} == {NOT_HERE}
     assert {line["site"] for line in lines} == {"a", "'=b"} and lines[0]["contents"].endswith(".")
+
+
+def test_an_update_of_private_rounds_has_its_epsilon(store: RunStore) -> None:
+    """The curve's value of the round; the second is the larger, and what the report says."""
+    run_id = measured(store)
+    reporter = StoreReporter(store, run_id, "federated_training", attempt=1)
+    for number, value in ((1, 2.5), (2, 4.001)):
+        reporter.metric("epsilon", value, step=number, site="a")
+    reporter.flush()
+    found = read_ledger(store, run_id)
+    assert [(m.number, m.epsilon) for m in found if m.epsilon is not None] == [(1, 2.5), (2, 4.001)]
+    assert {m.epsilon_of for m in found} == {"site", None}
+    lines = list(csv.DictReader(io.StringIO(ledger_csv(run_id, found))))
+    assert [line["epsilon"] for line in lines] == ["", "2.5", "", "4.001", "", ""]
+    assert privacy_rows(found) == [("a", "the site's", "Federated training", "2", "4.01")]
+    page = html_report(store, run_id)
+    assert "Privacy that was spent" in page and "<td>4.01</td>" in page
+    assert "Privacy that was" not in html_report(store, measured(store))
+
+
+def test_a_private_generator_has_its_patients_epsilon(store: RunStore) -> None:
+    run_id = measured(store)
+    reporter = StoreReporter(store, run_id, "generator_training", attempt=1)
+    reporter.traffic(Traffic("a", "up", "generator", 900, round=1_000_001))
+    reporter.traffic(Traffic("b", "up", "generator", 900, round=1_000_001))
+    reporter.metric("patient_epsilon", 6.0, step=150, site="a")
+    reporter.flush()
+    found = read_ledger(store, run_id)
+    assert [(m.site, m.kind, m.epsilon, m.epsilon_of) for m in found if m.epsilon is not None] == [
+        ("a", "generator", 6.0, "patient")
+    ]
+    assert privacy_rows(found) == [("a", "each patient's", "Generator training", "1", "6")]
 
 
 DIGEST = "ab" * 32

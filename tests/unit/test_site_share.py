@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.accounting import epsilon_words, gaussian_epsilon
 from engine.cli import main
 from engine.config import RunConfig, load_config
 from engine.data.phantoms import write_dataset
@@ -91,18 +92,23 @@ def test_its_people_see_it_before_they_decide(root: Path, tmp_path: Path, capsys
     shutil.copytree(root / site, images / site)
     folder.mkdir()
     (folder / "site.toml").write_text(f'site = "{site}"\nserver = "127.0.0.1:9443"\n')
-    run = {"id": "run-1", "program": program_version(), "config": settings_of(config_of(root))}
+    private = {"privacy.mechanism": "client", "generator.dp_noise_multiplier": 1.0, "privacy.noise_multiplier": 3.0}
+    config = config_of(root, **private)
+    run = {"id": "run-1", "program": program_version(), "config": settings_of(config)}
     answering = program(site, images, folder, lambda _: None)
     answering.answer(SiteRequest(site, DESCRIBE), run=run, listener=Nobody())
     answering.answer(SiteRequest(site, APPROVAL), run=run, listener=Nobody())
     assert main(["site", "runs", str(folder)]) == 0
     told = capsys.readouterr().out
-    assert "student 11.1 MB" in told and "generator 7.57 MB" in told and "Training here" in told
+    spent = gaussian_epsilon(noise_multiplier=3.0, releases=config.federation.rounds, delta=1e-5)
+    assert f"student 11.1 MB (epsilon {epsilon_words(spent)} at most)" in told and "generator 7.57 MB (epsilon" in told
+    assert "Training here" in told
     assert "figures" in told and "statistics" not in told, "what this run does not send"
     assert main(["site", "runs", str(folder), "--json"]) == 0
     (asked,) = json.loads(capsys.readouterr().out)["runs"]
     assert asked["expected"]["up_bytes"].keys() >= {"student", "generator", "masks"}
     assert asked["expected"]["down_bytes"] > 0
+    assert asked["expected"]["epsilon"]["student"] == spent and asked["expected"]["epsilon"].keys() > {"student"}
     (folder / "runs" / "run-1" / "told.json").write_text("{")
     assert main(["site", "runs", str(folder)]) == 0
     assert "generator, masks, student" in capsys.readouterr().out, "without it the kinds are told all the same"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.federation.aggregation.aggregator import Aggregator, Buffers
 from engine.federation.aggregation.fedavg import federated_average, rounded_shares
-from engine.federation.aggregation.registry import AGGREGATORS, make_aggregator
+from engine.federation.aggregation.registry import AGGREGATORS, make_aggregator, make_private_aggregator
 
-__all__ = ["AGGREGATORS", "Aggregator", "Buffers", "federated_average", "make_aggregator", "rounded_shares"]
+__all__ = ["AGGREGATORS", "Aggregator", "Buffers", "federated_average", "make_aggregator",
+           "make_private_aggregator", "rounded_shares"]  # fmt: skip

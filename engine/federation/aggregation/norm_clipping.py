@@ -48,7 +48,7 @@ class NormClipping:
     def _clip(self, reply: SiteReply, previous: Arrays, ratios: UpdateRatios) -> SiteReply:
         if ratios.largest <= self.limit:
             return reply
-        return replace(reply, arrays=_Shortened(reply.arrays, previous, self._factors(previous, ratios)))
+        return replace(reply, arrays=Shortened(reply.arrays, previous, self._factors(previous, ratios)))
 
     def _factors(self, previous: Arrays, ratios: UpdateRatios) -> dict[str, float]:
         """Return by which factor each array's update is shortened; those that stay as they are have none."""
@@ -61,7 +61,7 @@ class NormClipping:
 
 
 @dataclass(frozen=True, eq=False)
-class _Shortened(Mapping[str, np.ndarray]):
+class Shortened(Mapping[str, np.ndarray]):
     """A site's arrays with a shortened update, made when they are read."""
 
     arrays: Arrays

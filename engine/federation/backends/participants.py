@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from engine.config import RunConfig
+from engine.config_fields import is_of_system
 from engine.data.phantoms import TASKS
 from engine.errors import UserError
 
@@ -52,6 +53,11 @@ def for_sites(config: RunConfig, *, names: Sequence[str], held_out: str) -> str:
     # A test set of the server's own is nothing to the sites: for them nobody is held out.
     values["data"] |= {"sites": list(names), "held_out": held_out or None, "root": None, "test_root": None}
     values["data"]["protocol"] = "leave-one-site-out"
+    # There a run is one in a process of its own; what depends on where it is, is said before.
+    if config.privacy.is_on and config.privacy.system_noise(config.backend):
+        values["privacy"]["noise_source"] = "system"
+    if config.generator.is_private and is_of_system(config.generator.dp_noise_source, config.backend):
+        values["generator"]["dp_noise_source"] = "system"
     return json.dumps(values | {"backend": "local", "server": None, "name": "run"}, sort_keys=True)
 
 

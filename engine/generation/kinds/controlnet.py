@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from diffusers import ControlNetModel
 
+from engine.config_fields import is_of_system
 from engine.generation.controlnet import (
     blank_controlnet,
     controlnet_arrays,
@@ -70,6 +71,7 @@ def start(setup: GeneratorSetup, *, images: ImageSource, site: str) -> FullTrain
         site=site,
         seed=config.seed,
         precision=config.precision,
+        system_noise=is_of_system(config.generator.dp_noise_source, config.backend),
     )
 
 

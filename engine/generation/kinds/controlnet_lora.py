@@ -15,6 +15,7 @@ from diffusers import ControlNetModel
 from peft import LoraConfig, inject_adapter_in_model
 
 from engine.config import RunConfig
+from engine.config_fields import is_of_system
 from engine.generation.controlnet import blank_controlnet, new_controlnet
 from engine.generation.generators import GeneratorSetup, Shapes
 from engine.generation.images import ImageSource
@@ -49,6 +50,7 @@ def start(setup: GeneratorSetup, *, images: ImageSource, site: str) -> LoraTrain
         site=site,
         seed=config.seed,
         precision=config.precision,
+        system_noise=is_of_system(config.generator.dp_noise_source, config.backend),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.federation.release import WITHHELD, limits_of
 from engine.federation.tasks import SiteReply, SiteRequest
-from engine.generation.generators import kind_of
+from engine.generation.generators import SpendsPrivacy, kind_of
 from engine.runs.pace import Pace
 from engine.site.context import SiteContext
 from engine.site.release import check_generator
@@ -43,10 +43,15 @@ def train(site: SiteContext, request: SiteRequest) -> SiteReply:
         pace.step(training.done, message=f"step {training.done}")
         if training.done % REPORT_EVERY == 0:
             site.listener.metric("loss", float(np.mean(losses[-REPORT_EVERY:])), step=training.done)
-    arrays, metrics = training.arrays(), {"wall_s": monotonic() - started}
+    arrays, metrics = training.arrays(), {**_spent(training), "wall_s": monotonic() - started}
     limits = limits_of(config.release, request.settings)
     if limits is not None:
         pace.save()  # a stop while it measures does not cost the training
         metrics |= check_generator(site, arrays, student=request.arrays, limits=limits)
     withheld = bool(metrics.get(WITHHELD))
     return SiteReply({} if withheld else arrays, metrics, len(site.data.train))
+
+
+def _spent(training: object) -> dict[str, float]:
+    """Return what a kind that can be trained by DP-SGD tells of privacy."""
+    return training.privacy_spent() if isinstance(training, SpendsPrivacy) else {}

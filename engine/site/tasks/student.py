@@ -17,6 +17,7 @@ from engine.site.kept_state import check_kept
 from engine.site.local_training import OnStep, evaluate_site, train_site
 from engine.site.optimiser_files import newest_state
 from engine.site.own_parameters import keep_own, receive
+from engine.site.privacy import protected
 from engine.site.statistics import measure_statistics
 
 
@@ -51,8 +52,9 @@ def train(site: SiteContext, request: SiteRequest) -> SiteReply:
     best_round = request.settings.get(BEST_ROUND)
     keep_own(site, model, round_number=request.round, best_round=None if best_round is None else int(best_round))
     shared = site.models.sharing("student").of(model_arrays(model))
+    shared, spent = protected(site, shared, received=sent, round_number=request.round)
     arrays = write_model(site, shared, received=sent, round_number=request.round)
-    metrics = {"loss": loss, **own, **received, "wall_s": monotonic() - started}
+    metrics = {"loss": loss, **own, **received, **spent, "wall_s": monotonic() - started}
     return SiteReply(arrays, metrics, len(site.data.train), told)
 
 

@@ -15,6 +15,7 @@ from engine.site.coded import read_model, write_model
 from engine.site.context import SiteContext
 from engine.site.kept_arrays import PUBLIC, TEACHER_LOGITS, kept_arrays
 from engine.site.own_parameters import keep_own, own_files, receive
+from engine.site.privacy import protected
 from engine.site.public_fusion import fuse, predict_public, warm_up
 from engine.site.tasks.public import LOGITS
 from engine.site.tasks.student import check_optimiser, validation_figures
@@ -35,8 +36,9 @@ def train(site: SiteContext, request: SiteRequest) -> SiteReply:
     best_round = request.settings.get(BEST_ROUND)
     keep_own(site, model, round_number=request.round, best_round=None if best_round is None else int(best_round))
     shared = site.models.sharing("student").of(model_arrays(model))
+    shared, spent = protected(site, shared, received=sent, round_number=request.round)
     arrays = write_model(site, shared, received=sent, round_number=request.round)
-    metrics = {"loss": loss, **received, "wall_s": monotonic() - started}
+    metrics = {"loss": loss, **received, **spent, "wall_s": monotonic() - started}
     return SiteReply(arrays, metrics, len(site.data.train), told)
 
 
