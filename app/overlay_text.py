@@ -45,7 +45,8 @@ TOO_MUCH = (
 COLUMNS = (
     "Class", "Share of the image", "Pieces", "Area", "Largest piece", "Median length",
 )  # fmt: skip
-COUNTED = "{instances:,} by watershed ({components:,} that do not touch)"
+COUNTED = "{instances:,} ({components:,} apart)"
+COUNTED_NOTE = "Pieces that touch are counted by watershed; in brackets how many there are without that."
 RATIO = "Vertical cup-to-disc ratio"
 CUP_TO_DISC = (
     "Vertical cup-to-disc ratio {ratio:.2f}: the cup's largest piece is {cup} high, the disc's {disc}, by the picture "

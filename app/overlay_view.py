@@ -84,7 +84,12 @@ def figures_table(figures: Sequence[Figures], *, remark: str, told: str) -> str:
     head = "".join(f"<th scope='col'>{name}</th>" for name in words.COLUMNS)
     table = f"<table class='legend'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     said = "".join(markup.notice(line) for line in (remark, _cup_to_disc(figures)) if line)
-    return f"<div class='table-scroll' tabindex='0'>{table}{_agreement(figures)}</div>{said}{markup.quiet(told)}"
+    return f"<div class='table-scroll' tabindex='0'>{table}{_agreement(figures)}</div>{said}{_counted(figures)}{markup.quiet(told)}"
+
+
+def _counted(figures: Sequence[Figures]) -> str:
+    is_counted = any(one.instances is not None for one in figures)
+    return markup.quiet(words.COUNTED_NOTE) if is_counted else ""
 
 
 def _agreement(figures: Sequence[Figures]) -> str:

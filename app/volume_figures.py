@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from app import markup
+from app import markup, overlay_text
 from app import volume_text as words
 from app.figure_cells import MORE, axes, figure, more_columns, pieces
 
@@ -47,7 +47,8 @@ def figures_table(measured: Sequence[tuple[Measurement, str | None]]) -> str:
     columns = [*words.COLUMNS, *more]
     if measured[0][1] is not None:
         columns.insert(1, words.MODEL_COLUMN)
-    return _table(columns, rows, num_rows=len(measured))
+    told = markup.quiet(overlay_text.COUNTED_NOTE) if any(one.instances is not None for one, _ in measured) else ""
+    return _table(columns, rows, num_rows=len(measured)) + told
 
 
 def _table(columns: Sequence[str], rows: str, *, num_rows: int) -> str:

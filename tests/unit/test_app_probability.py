@@ -158,10 +158,7 @@ def test_files_and_figures_follow_the_threshold_and_say_so() -> None:
     sizes = ("largest_px", "largest_long_axis", "median_long_axis")  # of 3 pixels in a corner, and of 1 of 0.5 x 2 mm
     assert [float(row[key]) for key in sizes] == [3, pytest.approx(np.hypot(4, 0.5), 1e-5), pytest.approx(3.0156, 1e-4)]
     told = overlay_view.figures_table(own.figures, remark="", told="")
-    assert (
-        "<td>2 by watershed (2 that do not touch)</td><td>4.00 mm²</td><td>4.03 × " in told
-        and "<td>3.02 mm</td>" in told
-    )
+    assert "<td>2 (2 apart)</td><td>4.00 mm²</td><td>4.03 × " in told and "<td>3.02 mm</td>" in told
     lower = result(kept(TWO_PIECES), percent=25, **given)
     assert lower.file[0] == "slide_threshold_0.25_mask.png"
     with Image.open(io.BytesIO(lower.file[1])) as saved:
