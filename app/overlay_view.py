@@ -84,7 +84,8 @@ def figures_table(figures: Sequence[Figures], *, remark: str, told: str) -> str:
     head = "".join(f"<th scope='col'>{name}</th>" for name in words.COLUMNS)
     table = f"<table class='legend'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     said = "".join(markup.notice(line) for line in (remark, _cup_to_disc(figures)) if line)
-    return f"<div class='table-scroll' tabindex='0'>{table}{_agreement(figures)}</div>{said}{_counted(figures)}{markup.quiet(told)}"
+    tables = f"<div class='table-scroll' tabindex='0'>{table}{_agreement(figures)}</div>"
+    return f"{tables}{said}{_counted(figures)}{markup.quiet(told)}"
 
 
 def _counted(figures: Sequence[Figures]) -> str:
