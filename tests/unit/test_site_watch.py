@@ -106,6 +106,28 @@ def test_a_site_is_asked_works_and_answers() -> None:
     assert last.seen_at is not None
 
 
+def test_a_question_between_two_rounds_gives_the_ear_back() -> None:
+    """As with patience, which has every round's model validated: all rounds are heard of, and what they are about."""
+    heard = Heard()
+    rounds: list[tuple[int, str]] = []
+
+    class Listener:
+        def progress(self, site: str, round_number: int, step: int, total: int) -> None:
+            rounds.append((round_number, site))
+
+        def metric(self, site: str, name: str, value: float, step: int) -> None:
+            raise AssertionError("no curve is told")
+
+    heard.sites.train_rounds(
+        TRAIN_STUDENT, kind="student", arrays={"w": np.ones(2, np.float32)}, rounds=3, listener=Listener(),
+        on_round=lambda *_: heard.ask() and None,
+    )  # fmt: skip
+    assert rounds == [(number, site) for number in (1, 2, 3) for site in SITES]
+    of_rounds = [a.round for a in heard.activities if a.task == TRAIN_STUDENT and a.state == "working"]
+    assert of_rounds == [1] * len(SITES) + [2] * len(SITES) + [3] * len(SITES)
+    assert {a.round for a in heard.activities if a.task == SHARE_MASKS} == {3}, "as asked"
+
+
 def test_a_site_that_tells_nothing_is_seen_while_it_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.federation.sites.SEEN_EVERY_S", 0.0)
     heard = Heard()
