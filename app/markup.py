@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 Figure = tuple[str, np.ndarray, str]
 """Caption, picture (H, W, 3) uint8 and the words that a screen reader says."""
+
+
+def script(name: str) -> str:
+    """Return what the browser does for a component, from the file of that name beside the page's own."""
+    return (Path(__file__).resolve().parent / name).read_text(encoding="utf-8")
 
 
 def header() -> str:

@@ -76,15 +76,9 @@ BOUNDS_ABOVE_BOTH = "Above {low}, at most {high}"
 OPTIONAL = "May stay empty"
 
 FIELD_EMPTY_WHAT = "'{label}' under '{section}' is empty."
-FIELD_EMPTY_WHY = "A run needs a number there, and the program will not choose one unseen."
-FIELD_EMPTY_FIX = "Enter a number; what the program would take on its own is {default}."
 LIST_MARK = "…"
 LIST_CUT = "… and {count:,} more"
 LIST_CUT_WHAT = "'{label}' was changed, and shows a part of its list only."
-LIST_CUT_WHY = (
-    "A list this long does not come back from a browser, so names cannot be added to it or taken from it here."
-)
-LIST_CUT_FIX = "Choose the samples in the Samples tab and press the fork's button again, or empty the field."
 ROUNDS_WHAT = "'Further rounds' is empty or not a whole number."
 ROUNDS_WHY = "Sites train and are averaged in whole rounds."
 ROUNDS_FIX = "Enter a whole number of at least 1."

@@ -10,6 +10,7 @@ import gradio as gr
 
 from app import demo, forms, markup, text, viewmodels
 from app.access import PROGRAM, visitor_of
+from app.refusals import FRONT_KEYS
 from app.studio import Studio
 from app.tabs import data_step
 from engine.config import DEFAULT_METHOD, RunConfig, preset_names
@@ -18,8 +19,6 @@ from engine.config_keys import unread_sections
 from engine.data.phantoms import TASKS
 from engine.methods import catalogue
 
-FRONT_KEYS = ("data.source", "data.task", "data.root", "data.held_out")
-"""Fields that stand in the open, above the folded sections."""
 FILLED = "filled"
 """CSS class of the parts that a preset or a fork fills in."""
 _SET_INERT = f"document.querySelectorAll('.{FILLED}').forEach((part) => {{{{ part.inert = {{}}; }}}})"
@@ -130,7 +129,7 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     with gr.Row(elem_classes=["actions", FILLED]):
         plan = gr.Button(text.PLAN_BUTTON, elem_id="plan")
         launch = gr.Button(text.LAUNCH_BUTTON, variant="primary", visible=studio.mode != "read-only", elem_id="launch")
-    message = gr.HTML(markup.quiet(text.PLAN_EMPTY), elem_id="plan-result")
+    message = gr.HTML(markup.quiet(text.PLAN_EMPTY), elem_id="plan-result", js_on_load=markup.script("refusals.js"))
     form = RunForm(
         fields, [placed[field.key] for field in fields], accordion, preset, note, plan, launch, message, gr.State(None),
         fork_note, new_instead, preset_part, data_part, looking.found, settings_heading, start_heading, accordions,

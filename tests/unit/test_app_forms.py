@@ -107,7 +107,7 @@ def test_a_cleared_number_is_refused_and_a_cleared_name_takes_the_default() -> N
     rounds = (spec("federation.rounds"),)
     with pytest.raises(UserError, match=r"Rounds.*Federated training") as caught:
         forms.from_values([None], rounds)
-    assert caught.value.code == "app.field_empty"
+    assert caught.value.code == "config.invalid"
     with pytest.raises(UserError, match="Rounds"):
         forms.edited(parse_config({}), [None], rounds)
 
