@@ -24,6 +24,7 @@ from app import looks_text, model_text, overlays, picture_results, text, variant
 from app.corrections import Correction
 from app.probability import Kept
 from app.settings import Settings
+from app.visitor_words import for_visitor
 from engine.data.budget import at_most
 from engine.data.modalities import Origin
 from engine.errors import UserError
@@ -205,8 +206,7 @@ def _named(studio: Studio, path: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        what = error.what.replace(str(path), studio.uploads.name_of(path))
-        raise UserError(error.code, what=what, why=error.why, fix=error.fix) from error
+        raise for_visitor(error, names={str(path): studio.uploads.name_of(path)}) from error
 
 
 def check_size(settings: Settings, *, width: int, height: int, classes: int, is_8_bit: bool = True) -> None:

@@ -50,6 +50,11 @@ def notice(sentence: str) -> str:
     return f"<p class='notice' role='note'>{escape(sentence)}</p>"
 
 
+def warning(sentence: str) -> str:
+    """Return a strip with one sentence that a screen reader says as soon as it is shown."""
+    return f"<p class='notice' role='alert'>{escape(sentence)}</p>"
+
+
 def notices(sentences: Sequence[str]) -> str:
     """Return a strip for each sentence."""
     return "".join(notice(sentence) for sentence in sentences)
@@ -347,8 +352,8 @@ def _step(stage: StageRecord) -> str:
     notes = [state]
     if stage.status == "running":
         notes.append(f"{percent} %")
-        if stage.eta_s is not None:
-            notes.append(text.ETA_LEFT.format(time=viewmodels.duration(stage.eta_s)))
+        if percent and stage.eta_s is not None:  # before, nothing of it has been timed
+            notes.append(text.ETA_STAGE.format(time=viewmodels.duration(stage.eta_s)))
     elif stage.status != "pending":
         notes.append(viewmodels.duration(stage.wall_s))
     current = " aria-current='step'" if stage.status == "running" else ""

@@ -127,7 +127,7 @@ STAGE_STATE = {
     "cancelled": "cancelled",
 }
 STAGES_HEADING = "Stages"
-ETA_LEFT = "about {time} left"
+ETA_LEFT, ETA_STAGE = "about {time} left in all", "about {time} left of this stage"
 TOOK = "took {time}"
 CANCEL_BUTTON, RESUME_BUTTON, DROP_BUTTON = "Cancel", "Resume", "Give the extension up"
 GO_ON = "Go on from this run"
@@ -252,7 +252,11 @@ MODEL_LABEL, MODEL_INFO = "Model", "From finished runs or shipped with the progr
 NO_MODEL_TITLE = "No model yet"
 NO_MODEL_STEP = "Launch a run on the <b>Train</b> tab. When it has finished, its model can be chosen here."
 UPLOAD_LABEL = "PNG, JPEG, TIFF, DICOM, NIfTI (up to {megabytes} MB)"
-SLICE_LABEL, SLICE_INFO, SLICE_OF = "Slice", "Which slice of the volume to segment", "{name}, slice {number} of {count}"
+SLICE_LABEL, SLICE_INFO, SLICE_OF = (
+    "Slice",
+    "Which slice to segment. All of them at once: below, under 'Volumes, series and many images'",
+    "{name}, slice {number} of {count}",
+)
 SAMPLE_IMAGES = "Or try an example of what this model was made for"
 REAL_SAMPLES = "Or try a real image that this model's training never saw (where it is from: SOURCE.md beside the model)"
 SAMPLE_BUTTON = "Example {number}"

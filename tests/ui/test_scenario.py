@@ -103,7 +103,9 @@ def test_an_impossible_setting_is_refused_before_the_launch(
     choose(page, "#preset", "^phantom_cpu_smoke$")
     fill_rounds(page, "0")
     page.locator("#launch").click()
-    expect(page.locator("#plan-result [role=alert]")).to_contain_text("'Rounds' under 'Federated training' must be 1 to 10000; it is 0.")
+    expect(page.locator("#plan-result [role=alert]")).to_contain_text(
+        "'Rounds' under 'Federated training' must be 1 to 10000; it is 0."
+    )
 
 
 @pytest.mark.parametrize("repeat", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])

@@ -81,7 +81,9 @@ def test_several_faults_come_at_once_in_the_order_of_the_form() -> None:
 
 
 def test_keys_that_do_not_fit_each_other_are_told_all_at_once() -> None:
-    error = refused({"data": {"source": "folder", "protocol": "fixed-test"}, "student": {"name": "tinysam", "lora_rank": 4}})
+    error = refused(
+        {"data": {"source": "folder", "protocol": "fixed-test"}, "student": {"name": "tinysam", "lora_rank": 4}}
+    )
     assert [one["field"] for one in told(error)] == [
         "field-data-root",
         "field-data-test_root",

@@ -269,4 +269,6 @@ def test_an_unforeseen_error_shows_no_trace() -> None:
 def test_the_stepper_tells_the_state_of_each_stage() -> None:
     html = markup.stepper([a_stage("generation", "running", step=34, eta_s=120.0), a_stage("export")])
     assert html.count("<li") == 2
-    assert "running · 34 % · about 2 min left" in html and "aria-current='step'" in html and "to do" in html
+    assert (
+        "running · 34 % · about 2 min left of this stage" in html and "aria-current='step'" in html and "to do" in html
+    )
