@@ -8,7 +8,7 @@ const frame = () => new Promise((done) => requestAnimationFrame(done));
 const value = (control) => control.type === 'checkbox' ? control.checked : control.value;
 
 async function opened(fault) {
-  const section = fault.section && document.getElementById(fault.section);
+  const section = fault.section ? document.getElementById(fault.section) : null;
   const button = section?.querySelector('button.label-wrap');
   if (button && !button.classList.contains('open')) button.click();
   // A section that is opened for the first time is drawn now, and its values are written a frame later.

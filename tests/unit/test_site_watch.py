@@ -316,3 +316,12 @@ def test_progress_of_sites_side_by_side_only_rises_and_sums() -> None:
     assert [progress.done(*one) for one in told] == [0.5, 0.75, 1.0, 1.0, 0.5]
     progress.answered("b", 2)
     assert progress.done("a", 2, 0.5) == 1.5
+
+
+@pytest.mark.parametrize(("state", "is_said"), [("answered", False), ("working", False), ("failed", True)])
+def test_of_a_finished_run_no_site_does_anything_any_more(state: str, is_said: bool) -> None:
+    now = activity("north", state=state, round=3, step=2, total=5)
+    view = SiteView(STAGE, now, 0.8, 1, 1)
+    assert "round 3" in site_table.table([view])
+    over = site_table.table([view], is_over=True)
+    assert ("round 3" in over, ">done</span>" in over) == (is_said, not is_said)
