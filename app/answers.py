@@ -100,6 +100,8 @@ class Shown:
     """Whether there is no answer, for the image is unlike those of training."""
     corrections: tuple[Correction, ...] = ()
     """By which its masks were corrected, in their order."""
+    undone: tuple[Correction, ...] = ()
+    """That were taken back and can be done again, the next one last."""
 
 
 class Answers:

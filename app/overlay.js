@@ -147,14 +147,16 @@ async function begin(section, about) {
   });
   stage.addEventListener('blur', () => { cross.hidden = true; brush.hide(); });
   stage.addEventListener('keydown', (event) => {
-    const isUndo = event.key === 'Backspace' || (event.key === 'z' && (event.ctrlKey || event.metaKey));
-    if ((event.ctrlKey || event.metaKey || event.altKey) && !isUndo) return;  // the browser's own: + enlarges the page
+    const isZ = event.key.toLowerCase() === 'z' && (event.ctrlKey || event.metaKey);
+    const isUndo = event.key === 'Backspace' || (isZ && !event.shiftKey), isRedo = isZ && event.shiftKey;
+    if ((event.ctrlKey || event.metaKey || event.altKey) && !isUndo && !isRedo) return;  // the browser's own: + enlarges
     const step = stepOf(event.shiftKey);
     const way = {ArrowUp: [-step, 0], ArrowDown: [step, 0], ArrowLeft: [0, -step], ArrowRight: [0, step]}[event.key];
     const kind = {'+': 'add', '=': 'add', '-': 'remove', Enter: settings.tool, ' ': settings.tool}[event.key];
-    if (!way && !kind && !isUndo) return;
+    if (!way && !kind && !isUndo && !isRedo) return;
     event.preventDefault();
-    if (isUndo) document.querySelector('#undo-click')?.click();
+    if (isRedo) document.querySelector('#redo-click')?.click();
+    else if (isUndo) document.querySelector('#undo-click')?.click();
     else if (way) move(...way);
     else { move(0, 0); correct(kind, at); }
   });
