@@ -161,6 +161,11 @@ def preset_note(name: str) -> str:
     return " ".join(words)
 
 
+def preset_choices(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (label, name) of presets to choose from: each with the first sentence of what it is for."""
+    return [(f"{name} · {preset_note(name).partition('. ')[0].removesuffix('.')}", name) for name in names]
+
+
 def preset_values(name: str, fields: tuple[FieldSpec, ...]) -> list[Any]:
     """Return the form's values of a shipped preset. Keys that need the reader's own data (``root``) stay empty."""
     try:

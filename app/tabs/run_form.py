@@ -110,7 +110,8 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
         with gr.Column(min_width=300) as preset_part:
             gr.HTML(f"{markup.spoken(text.NEW_RUN)}<h3>{text.STEP_PRESET}</h3>")
             info = text.DEMO_PRESET_INFO if demonstrates else text.PRESET_INFO
-            preset = gr.Dropdown(offered, value=start, label=text.PRESET_LABEL, info=info, elem_id="preset")
+            choices = forms.preset_choices(offered)
+            preset = gr.Dropdown(choices, value=start, label=text.PRESET_LABEL, info=info, elem_id="preset")
             note = gr.HTML(_preset_note(start) if start else "", elem_id="preset-note")
         with gr.Column(min_width=300, elem_classes=FILLED) as data_part:
             gr.HTML(f"<h3>{text.STEP_DATA}</h3>")
