@@ -88,7 +88,9 @@ def error_box(what: str, why: str, fix: str) -> str:
 
 
 def user_error(error: UserError) -> str:
-    """Return the box of a ``UserError``."""
+    """Return the box of a ``UserError``; a run that is gone is told in the page's words, not in a terminal's."""
+    if error.code == "run.unknown":
+        return error_box(f"{error.what.partition(' in ')[0]}.", run_text.GONE_WHY, run_text.GONE_FIX)
     return error_box(error.what, error.why, error.fix)
 
 

@@ -196,7 +196,9 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
         after = dict(before)
         values, box = studio.attempt(lambda: live_values(studio, run_id, chosen, after, by=by))
         if values is None:
-            return [box, *[gr.skip()] * (len(outputs) - 2), {}]
+            is_there = studio.attempt(lambda: studio.store.get(run_id))[0] is not None
+            live = gr.skip() if is_there else gr.Column(visible=False)
+            return [box, *[gr.skip()] * (NUM_LIVE - 2), live, gr.skip(), gr.skip(), {}]
         active = after.pop(ACTIVE, False)
         after[AT_REST] = 0 if active else shown
         pace = studio.settings.refresh_s if active else studio.settings.idle_refresh_s

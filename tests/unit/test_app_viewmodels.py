@@ -261,6 +261,12 @@ def test_an_error_box_says_what_why_and_fix() -> None:
     assert all(part in box for part in ("What.", "Why.", "Fix.", text.ERROR_WHY, text.ERROR_FIX))
 
 
+def test_a_run_that_is_gone_is_told_without_a_terminal() -> None:
+    error = UserError("run.unknown", what="There is no run 'a1' in /home/x.", why="w", fix="`python -m engine list`")
+    box = markup.user_error(error)
+    assert "There is no run &#x27;a1&#x27;." in box and "deleted" in box and "/home" not in box and "python" not in box
+
+
 def test_an_unforeseen_error_shows_no_trace() -> None:
     box = markup.unexpected(RuntimeError("/secret/path"))
     assert "RuntimeError" in box and "secret" not in box
