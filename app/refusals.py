@@ -85,8 +85,9 @@ def place(field: forms.FieldSpec) -> str:
 
 
 def planned(plan: Plan) -> Plan:
-    """Return a plan whose notes call settings by their labels."""
-    return replace(plan, warnings=tuple(in_words(warning) for warning in plan.warnings))
+    """Return a plan whose notes and sentences call settings by their labels."""
+    warnings, leaves = (tuple(in_words(said) for said in each) for each in (plan.warnings, plan.leaves_site))
+    return replace(plan, warnings=warnings, leaves_site=leaves)
 
 
 def in_words(sentence: str, *, any_key: bool = False) -> str:

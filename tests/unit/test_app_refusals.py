@@ -146,9 +146,10 @@ def test_notes_of_a_plan_name_no_key(name: str) -> None:
         "data.root": "/nowhere", "threads": 4, "workers": 2, "federation.patience": 9_999, "federation.deadline_s": 9.0,
         "generator.kind": "ddpm", "generation.released_share": 0.0, "export.site_models": True, "federation.quorum": 1,
     })  # fmt: skip
-    notes = refusals.planned(plan(config, only_costs=True)).warnings
-    assert len(notes) >= 5
-    keys = [field.key for field in FIELDS if "." in field.key or "_" in field.key]
+    told = refusals.planned(plan(config, only_costs=True))
+    notes = (*told.warnings, *told.leaves_site)
+    assert len(told.warnings) >= 5 and any("'Mask sharing' under 'Synthetic images'" in said for said in notes)
+    keys = {key for field in FIELDS for key in (field.key, field.key.rpartition(".")[2]) if "." in key or "_" in key}
     assert [(note, key) for note in notes for key in keys if re.search(rf"(?<!\w){re.escape(key)}(?!\w)", note)] == []
 
 
