@@ -8,6 +8,7 @@ from html import escape
 
 from app import markup, site_text, text, viewmodels
 from engine.federation.task_titles import round_told, task_title
+from engine.runs.records import RunStatus
 from engine.runs.sites import SiteView
 from engine.types import SiteActivity
 
@@ -15,14 +16,14 @@ MOST_SITES, MOST_FAILURES = 50, 10
 """Shown at once: the worst sites, and the latest failures of each."""
 
 
-def table(views: Sequence[SiteView], *, is_over: bool = False) -> str:
+def table(views: Sequence[SiteView], *, of: RunStatus = "running") -> str:
     """Return a line for each site, the worst first: what it does, its images, score, bytes and failures.
 
-    ``is_over`` says that the run has finished: nobody does anything any more.
+    ``of`` is the state of their run: of a finished one nobody does anything any more.
     """
     if not views:
         return ""
-    rows = "".join(_site(view, is_over=is_over) for view in views[:MOST_SITES])
+    rows = "".join(_site(view, is_over=of == "finished") for view in views[:MOST_SITES])
     columns = "".join(f"<th scope='col'>{escape(column)}</th>" for column in site_text.SITE_COLUMNS)
     title = site_text.SITES_HEADING
     cut = len(views) > MOST_SITES

@@ -268,7 +268,6 @@ def live_values(
     sites = site_views(store, store.work_id(run_id), active=view.run.active)
     allowed = studio.permissions.may_change(by, run_id)
     may = viewmodels.actions(view.run, allowed=allowed, extended=view.extension is not None)
-    over = view.run.status == "finished"
     watched = alerts(view, series, sites, free_bytes=shutil.disk_usage(store.home).free, now=time.time())
     status = told(markup.status(view, watched, place=waiting(store, run_id)))
     stepper = told(markup.stepper(view.stages))
@@ -293,7 +292,7 @@ def live_values(
         part("dice", (dice, gate), lambda: dice_plot(dice, title=dice_title, gate=gate)),
         part("traffic_note", (traffic, checks), lambda: crossed(traffic, checks)),
         part("traffic", traffic, lambda: plots.traffic(traffic)),
-        part("sites", (sites, over), lambda: told(site_table.table(sites, is_over=over))),
+        part("sites", (sites, view.run.status), lambda: told(site_table.table(sites, of=view.run.status))),
         part(
             "results",
             (rows, differences, beside, gate, view.run.status),

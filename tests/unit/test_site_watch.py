@@ -323,5 +323,5 @@ def test_of_a_finished_run_no_site_does_anything_any_more(state: str, is_said: b
     now = activity("north", state=state, round=3, step=2, total=5)
     view = SiteView(STAGE, now, 0.8, 1, 1)
     assert "round 3" in site_table.table([view])
-    over = site_table.table([view], is_over=True)
+    over = site_table.table([view], of="finished")
     assert ("round 3" in over, ">done</span>" in over) == (is_said, not is_said)
