@@ -161,6 +161,20 @@ async function begin(section, about) {
     else { move(0, 0); correct(kind, at); }
   });
   settings.set = (changed) => { Object.assign(settings, changed); brush.follow(); redraw(); };
+  settings.save = () => {  // what is on the screen, without the cross: the image and what is drawn over it
+    const sheet = document.createElement('canvas'), drawing = sheet.getContext('2d');
+    sheet.width = width; sheet.height = height;
+    drawing.drawImage(stage.querySelector('img'), 0, 0, width, height);
+    drawing.drawImage(canvas, 0, 0);
+    const stem = document.querySelector('#changes [data-stem]')?.dataset.stem || 'image';
+    sheet.toBlob((file) => {
+      const link = document.createElement('a');
+      link.href = URL.createObjectURL(file);
+      link.download = `${stem}_${settings.view === 'probability' ? 'probability' : 'overlay'}.png`;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    }, 'image/png');
+  };
   settings.resize = (event) => {
     const isHere = stage === document.activeElement || stage.matches(':hover');
     if (!brush.isOn() || !isHere || event.target.closest?.('input:not([type=radio]), textarea')) return;

@@ -21,6 +21,7 @@ SIZE = "Width of brush and eraser (pixels of the image)"
 SIZE_INFO = "Paints what is drawn into the shown class, or clears it; keys [ and ] on the picture change the width"
 SIZE_TOLD = "Brush and eraser are {size} pixels wide."
 UNDO, REDO, RESET = "Undo the last correction", "Redo it", "Back to the model's mask"
+PICTURE_FILE = "Save the picture as it is drawn (PNG)"
 CSV = "Save the figures (CSV)"
 HELP = (
     "Point at the picture for the probability there. On the keyboard: choose the picture, then arrow keys move the "

@@ -17,6 +17,7 @@ from export.levels import MODEL_PERCENT, STEPS, percent_of
 
 SET = "(value) => {{ window.dsfedmedOverlay?.set?.({{{name}: {value}}}); }}"
 SIZE_NOW = "() => window.dsfedmedOverlay.size"
+SAVE = "() => { window.dsfedmedOverlay?.save?.(); }"
 ANSWERED = "() => { window.dsfedmedOverlay?.answered?.(); }"
 OPACITY, REACH_PERCENT = 0.35, 15
 Values = tuple[Any, ...]
@@ -39,6 +40,7 @@ class Tools:
     undo: gr.Button
     redo: gr.Button
     reset: gr.Button
+    picture: gr.Button
 
 
 def place() -> Tools:
@@ -66,7 +68,8 @@ def place() -> Tools:
             undo = gr.Button(words.UNDO, interactive=False, elem_id="undo-click")
             redo = gr.Button(words.REDO, interactive=False, elem_id="redo-click")
             reset = gr.Button(words.RESET, interactive=False, elem_id="reset-clicks")
-    return Tools(box, view, shown_class, opacity, threshold, tool, reach, size, note, undo, redo, reset)
+            picture = gr.Button(words.PICTURE_FILE, elem_id="save-picture")
+    return Tools(box, view, shown_class, opacity, threshold, tool, reach, size, note, undo, redo, reset, picture)
 
 
 def wire(studio: Studio, tools: Tools, overlay: gr.HTML, *, result: gr.State, takes: list[Any]) -> None:
@@ -85,6 +88,7 @@ def wire(studio: Studio, tools: Tools, overlay: gr.HTML, *, result: gr.State, ta
     ):
         control.input(None, control, None, js=SET.format(name=name, value=value), **quiet)
     overlay.input(None, None, tools.size, js=SIZE_NOW, **quiet)  # keys changed it
+    tools.picture.click(None, None, None, js=SAVE, **quiet)
     outputs = [*takes, result, tools.note, tools.undo, tools.redo, tools.reset]
     handlers = Correcting(studio)
     # One at a time: each reads what the one before it has left of the corrections.
