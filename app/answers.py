@@ -25,6 +25,7 @@ from app.corrections import Correction
 from app.probability import Kept
 from app.references import Place, Reference
 from app.settings import Settings
+from app.visitor_words import for_visitor
 from engine.data.budget import at_most
 from engine.data.modalities import Origin
 from engine.errors import UserError
@@ -104,6 +105,8 @@ class Shown:
     """Whether there is no answer, for the image is unlike those of training."""
     corrections: tuple[Correction, ...] = ()
     """By which its masks were corrected, in their order."""
+    undone: tuple[Correction, ...] = ()
+    """That were taken back and can be done again, the next one last."""
 
 
 class Answers:
@@ -236,8 +239,7 @@ def _named(studio: Studio, path: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        what = error.what.replace(str(path), studio.uploads.name_of(path))
-        raise UserError(error.code, what=what, why=error.why, fix=error.fix) from error
+        raise for_visitor(error, names={str(path): studio.uploads.name_of(path)}) from error
 
 
 def check_size(settings: Settings, *, width: int, height: int, classes: int, is_8_bit: bool = True) -> None:

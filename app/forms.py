@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from app import text
 from app.field_labels import FIELD_LABELS
-from engine.config import DEFAULT_METHOD, PRESETS_DIR, RunConfig, load_config
+from engine.config import DEFAULT_METHOD, PRESETS_DIR, RunConfig, load_config, parse_config
+from engine.config_faults import ConfigFault, InvalidConfig
 from engine.config_keys import unread_sections
 from engine.errors import UserError
 
@@ -21,6 +22,8 @@ Kind = Literal["integer", "number", "choice", "switch", "text", "names"]
 DEFAULT_GENERATOR = RunConfig().generator.kind
 SOURCE_TAGS = {"P": text.SOURCE_PAPER, "C": text.SOURCE_CODE, "D": text.SOURCE_DIFFUSERS}
 MAIN_SECTION = "run"
+EMPTY, CUT = "empty", "cut"
+"""Kinds of faults that the form finds itself: a number that is not there, a list that came back in part."""
 MAX_LETTERS, NUM_FIRST = 3_000, 20
 """Of a list that is shown whole, and names of one that is not (ours); a browser may send 4,000 letters of a text."""
 
@@ -39,6 +42,8 @@ class FieldSpec:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    is_above: bool = False
+    """Whether ``minimum`` itself is not possible."""
 
     @property
     def written(self) -> bool:
@@ -77,49 +82,69 @@ def to_values(config: RunConfig, fields: tuple[FieldSpec, ...]) -> list[Any]:
 def from_values(values: list[Any], fields: tuple[FieldSpec, ...]) -> dict[str, Any]:
     """Return nested values for ``parse_config``; an empty optional control is None, an empty required text left out.
 
-    Sections that the chosen method does not read are left out: the form does not show them. Raises ``UserError``
-    ``app.field_empty`` for a number that has to be there.
+    Sections that the chosen method does not read are left out: the form does not show them. Raises ``InvalidConfig``
+    for each number that has to be there and each list that came back cut, with all else that is wrong.
     """
     nested: dict[str, Any] = {}
+    refused: list[ConfigFault] = []
     unread = _unread(values, fields)
     for field, value in zip(fields, values, strict=True):
-        if field.section in unread:
-            continue
-        parsed = _parsed(value, field)
-        if parsed is None and not field.optional:
-            _refuse_empty_number(field)
-            continue
-        *parents, leaf = field.key.split(".")
-        section = nested
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[leaf] = parsed
-    return nested
+        if field.section not in unread:
+            _take(value, field, into=nested, refused=refused)
+    return _unless(refused, nested)
 
 
 def edited(config: RunConfig, values: list[Any], fields: tuple[FieldSpec, ...]) -> dict[str, Any]:
     """Return the nested values of ``config`` with what somebody has changed in the form that it had filled.
 
     A control that shows what it was filled with (of a long list its beginning) leaves the configuration's own value, to
-    the last digit; so does one that is not shown, since the chosen method does not read its section.
+    the last digit; so does one that is not shown, since the chosen method does not read its section. Raises
+    ``InvalidConfig`` as :func:`from_values` does.
     """
     nested = config.model_dump(mode="json")
+    refused: list[ConfigFault] = []
     unread = _unread(values, fields)
     for field, value, before in zip(fields, values, to_values(config, fields), strict=True):
         if field.section in unread or value == before:
             continue
-        parsed = _parsed(value, field)
-        if text.LIST_MARK not in str(before) and parsed == _parsed(before, field):
-            continue
-        if parsed is None and not field.optional:
-            _refuse_empty_number(field)
-            continue
-        *parents, leaf = field.key.split(".")
-        section = nested
-        for parent in parents:
-            section = section[parent]
-        section[leaf] = parsed
-    return nested
+        is_cut = any(text.LIST_MARK in str(one) for one in (value, before))
+        if is_cut or _parsed(value, field) != _parsed(before, field):
+            _take(value, field, into=nested, refused=refused)
+    return _unless(refused, nested)
+
+
+def _take(value: Any, field: FieldSpec, *, into: dict[str, Any], refused: list[ConfigFault]) -> None:
+    """Put what a control holds ``into`` nested values; note what the form itself refuses."""
+    if field.kind == "names" and text.LIST_MARK in str(value):
+        refused.append(_fault(field, CUT, text.LIST_CUT_WHAT))
+        return
+    parsed = _parsed(value, field)
+    if parsed is None and not field.optional:
+        if field.kind in ("integer", "number"):
+            # A number that was cleared must not become the schema's own, which is not what the form had shown.
+            refused.append(_fault(field, EMPTY, text.FIELD_EMPTY_WHAT))
+        return
+    *parents, leaf = field.key.split(".")
+    section = into
+    for parent in parents:
+        section = section.setdefault(parent, {})
+    section[leaf] = parsed
+
+
+def _unless(refused: list[ConfigFault], nested: dict[str, Any]) -> dict[str, Any]:
+    """Return the values; where the form refuses some, raise that and what the schema refuses of the others."""
+    if not refused:
+        return nested
+    try:
+        parse_config(nested)
+    except InvalidConfig as error:
+        refused += error.faults
+    raise InvalidConfig(refused)
+
+
+def _fault(field: FieldSpec, kind: str, sentence: str) -> ConfigFault:
+    section = text.SECTION_LABELS.get(field.section, field.section)
+    return ConfigFault(field.key, kind, sentence.format(label=field.label, section=section).removesuffix("."))
 
 
 def preset_note(name: str) -> str:
@@ -134,6 +159,11 @@ def preset_note(name: str) -> str:
             continue
         words.append(stripped.lstrip("# ").strip())
     return " ".join(words)
+
+
+def preset_choices(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (label, name) of presets to choose from: each with the first sentence of what it is for."""
+    return [(f"{name} · {preset_note(name).partition('. ')[0].removesuffix('.')}", name) for name in names]
 
 
 def preset_values(name: str, fields: tuple[FieldSpec, ...]) -> list[Any]:
@@ -161,6 +191,7 @@ def _field(key: str, section: str, schema: dict[str, Any], *, default: Any) -> F
         minimum=minimum,
         maximum=typed.get("maximum"),
         choices=tuple(typed.get("enum", ())),
+        is_above="exclusiveMinimum" in typed,
     )
 
 
@@ -219,18 +250,6 @@ def rebounded(field: FieldSpec, bounds: str) -> str:
     return f"{field.info.removesuffix(f'{schemas}.')}{bounds}"
 
 
-def _refuse_empty_number(field: FieldSpec) -> None:
-    """A number that was cleared must not become the schema's own, which is not what the form had shown."""
-    if field.kind in ("integer", "number"):
-        section = text.SECTION_LABELS.get(field.section, field.section)
-        raise UserError(
-            "app.field_empty",
-            what=text.FIELD_EMPTY_WHAT.format(label=field.label, section=section),
-            why=text.FIELD_EMPTY_WHY,
-            fix=text.FIELD_EMPTY_FIX.format(default=_plain(field.default)),
-        )
-
-
 def _plain(value: float) -> str:
     return f"{value:g}"
 
@@ -265,9 +284,6 @@ def _parsed(value: Any, field: FieldSpec) -> Any:
     if value in ("", None):
         return [] if field.kind == "names" and not field.optional else None  # emptied, which a list may be
     if field.kind == "names":
-        if text.LIST_MARK in str(value):
-            what, why = text.LIST_CUT_WHAT.format(label=field.label), text.LIST_CUT_WHY
-            raise UserError("app.list_cut", what=what, why=why, fix=text.LIST_CUT_FIX)
         return [name.strip() for name in str(value).split(",") if name.strip()]
     if field.kind in ("integer", "number"):
         return _number(value)

@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,11 @@ Figure = tuple[str, np.ndarray, str]
 """Caption, picture (H, W, 3) uint8 and the words that a screen reader says."""
 
 
+def script(name: str) -> str:
+    """Return what the browser does for a component, from the file of that name beside the page's own."""
+    return (Path(__file__).resolve().parent / name).read_text(encoding="utf-8")
+
+
 def header() -> str:
     """Return the page's heading."""
     return f"<h1>{text.TITLE}</h1><p class='lead'>{text.LEAD}</p>"
@@ -42,6 +48,11 @@ def spoken(name: str) -> str:
 def notice(sentence: str) -> str:
     """Return a quiet strip with one sentence."""
     return f"<p class='notice' role='note'>{escape(sentence)}</p>"
+
+
+def warning(sentence: str) -> str:
+    """Return a strip with one sentence that a screen reader says as soon as it is shown."""
+    return f"<p class='notice' role='alert'>{escape(sentence)}</p>"
 
 
 def notices(sentences: Sequence[str]) -> str:
@@ -77,7 +88,9 @@ def error_box(what: str, why: str, fix: str) -> str:
 
 
 def user_error(error: UserError) -> str:
-    """Return the box of a ``UserError``."""
+    """Return the box of a ``UserError``; a run that is gone is told in the page's words, not in a terminal's."""
+    if error.code == "run.unknown":
+        return error_box(f"{error.what.partition(' in ')[0]}.", run_text.GONE_WHY, run_text.GONE_FIX)
     return error_box(error.what, error.why, error.fix)
 
 
@@ -341,8 +354,8 @@ def _step(stage: StageRecord) -> str:
     notes = [state]
     if stage.status == "running":
         notes.append(f"{percent} %")
-        if stage.eta_s is not None:
-            notes.append(text.ETA_LEFT.format(time=viewmodels.duration(stage.eta_s)))
+        if percent and stage.eta_s is not None:  # before, nothing of it has been timed
+            notes.append(text.ETA_STAGE.format(time=viewmodels.duration(stage.eta_s)))
     elif stage.status != "pending":
         notes.append(viewmodels.duration(stage.wall_s))
     current = " aria-current='step'" if stage.status == "running" else ""

@@ -158,3 +158,29 @@ def _in_full(score: Score | None) -> str:
     interval = "" if score.low is None or score.high is None else f" [{score.low:.3f}, {score.high:.3f}]"
     where = model_text.WHERE_UNSEEN if score.is_unseen else model_text.WHERE_VALIDATION
     return f"{score.dice:.3f}{interval}, {where.format(site=score.where, images=score.num_images)}"
+
+
+def kept(
+    keys: Sequence[str], *, chosen: str | None, wanted: str | None, is_first: bool
+) -> tuple[str | None, str | None]:
+    """Return the key that the list shows from now on, and the one that is gone; None for none.
+
+    ``wanted`` is what the address asks for, ``is_first`` whether nothing was offered before. The best is shown where
+    nobody has asked for one; what somebody had chosen is never followed by another that he has not.
+    """
+    for asked in (wanted, chosen):
+        if asked in keys:
+            return asked, None
+        if asked is not None:
+            return None, asked
+    return (keys[0] if keys and is_first else None), None
+
+
+def gone(key: str, *, is_address: bool) -> str:
+    """Return what is said of a model that is not there any more."""
+    where, _, name = key.partition("/")
+    of_run = where == "run"
+    model = (model_text.OF_RUN if of_run else model_text.OF_PROGRAM).format(name=name.partition("/")[0] or key)
+    if is_address:
+        return model_text.NOT_HERE.format(model=model[0].lower() + model[1:])
+    return model_text.GONE.format(model=model)

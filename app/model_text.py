@@ -9,6 +9,16 @@ FOREIGN_MARK = "Answered although the image is unlike those of training: {why}"
 BUSY = "Segmenting with {model} …"
 ANSWERED_BY = "by {model}"
 
+GONE = (
+    "{model} is not there any more: it has been deleted. No other one has taken its place; what is shown below is "
+    "still its answer. Choose a model from the list."
+)
+NOT_HERE = (
+    "The address names {model}, which is not here: it may have been deleted, or be another store's. Choose a "
+    "model from the list."
+)
+OF_RUN, OF_PROGRAM = "The model of run {name}", "The model {name}"
+
 SITES = "{count} sites"
 BROKEN = "{name} · cannot be read · {origin}"
 TRYOUT = "Try-out: {name}"

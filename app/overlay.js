@@ -150,18 +150,34 @@ async function begin(section, about) {
   });
   stage.addEventListener('blur', () => { cross.hidden = true; brush.hide(); });
   stage.addEventListener('keydown', (event) => {
-    const isUndo = event.key === 'Backspace' || (event.key === 'z' && (event.ctrlKey || event.metaKey));
-    if ((event.ctrlKey || event.metaKey || event.altKey) && !isUndo) return;  // the browser's own: + enlarges the page
+    const isZ = event.key.toLowerCase() === 'z' && (event.ctrlKey || event.metaKey);
+    const isUndo = event.key === 'Backspace' || (isZ && !event.shiftKey), isRedo = isZ && event.shiftKey;
+    if ((event.ctrlKey || event.metaKey || event.altKey) && !isUndo && !isRedo) return;  // the browser's own: + enlarges
     const step = stepOf(event.shiftKey);
     const way = {ArrowUp: [-step, 0], ArrowDown: [step, 0], ArrowLeft: [0, -step], ArrowRight: [0, step]}[event.key];
     const kind = {'+': 'add', '=': 'add', '-': 'remove', Enter: settings.tool, ' ': settings.tool}[event.key];
-    if (!way && !kind && !isUndo) return;
+    if (!way && !kind && !isUndo && !isRedo) return;
     event.preventDefault();
-    if (isUndo) document.querySelector('#undo-click')?.click();
+    if (isRedo) document.querySelector('#redo-click')?.click();
+    else if (isUndo) document.querySelector('#undo-click')?.click();
     else if (way) move(...way);
     else { move(0, 0); correct(kind, at); }
   });
   settings.set = (changed) => { Object.assign(settings, changed); brush.follow(); redraw(); };
+  settings.save = () => {  // what is on the screen, without the cross: the image and what is drawn over it
+    const sheet = document.createElement('canvas'), drawing = sheet.getContext('2d');
+    sheet.width = width; sheet.height = height;
+    drawing.drawImage(stage.querySelector('img'), 0, 0, width, height);
+    drawing.drawImage(canvas, 0, 0);
+    const stem = document.querySelector('#changes [data-stem]')?.dataset.stem || 'image';
+    sheet.toBlob((file) => {
+      const link = document.createElement('a');
+      link.href = URL.createObjectURL(file);
+      link.download = `${stem}_${settings.view === 'probability' ? 'probability' : 'overlay'}.png`;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    }, 'image/png');
+  };
   settings.resize = (event) => {
     const isHere = stage === document.activeElement || stage.matches(':hover');
     if (!brush.isOn() || !isHere || event.target.closest?.('input:not([type=radio]), textarea')) return;

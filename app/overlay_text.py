@@ -20,12 +20,13 @@ REACH_INFO = "Changes the connected region at that place, by the model's probabi
 SIZE = "Width of brush and eraser (pixels of the image)"
 SIZE_INFO = "Paints what is drawn into the shown class, or clears it; keys [ and ] on the picture change the width"
 SIZE_TOLD = "Brush and eraser are {size} pixels wide."
-UNDO, RESET = "Undo the last correction", "Back to the model's mask"
+UNDO, REDO, RESET = "Undo the last correction", "Redo it", "Back to the model's mask"
+PICTURE_FILE = "Save the picture as it is drawn (PNG)"
 CSV = "Save the figures (CSV)"
 HELP = (
     "Point at the picture for the probability there. On the keyboard: choose the picture, then arrow keys move the "
     "cross (Shift: further), + adds a region, - removes one, Enter or Space uses the tool, [ and ] change the width of "
-    "brush and eraser, Backspace or Ctrl+Z undoes the last correction."
+    "brush and eraser, Backspace or Ctrl+Z undoes the last correction, Ctrl+Shift+Z does it again."
 )
 PICTURE = "Picture with the outlined structures"
 OTHER_THRESHOLD = "Threshold {threshold:.2f}, not the model's own {own:.2f}."

@@ -68,9 +68,13 @@ def html(
     )
 
 
-def changes(key: str, changes_Khw: np.ndarray) -> str:
-    """Return an unseen element that tells the browser what corrections have changed in the picture of ``key``."""
-    return f"<i hidden data-key='{escape(key, quote=True)}' data-changes='{in_text(changes_Khw)}'></i>"
+def changes(key: str, changes_Khw: np.ndarray, *, stem: str = "") -> str:
+    """Return an unseen element that tells the browser what corrections have changed in the picture of ``key``.
+
+    ``stem`` is what a file of the picture as it is drawn is called before its ending.
+    """
+    about = f"data-key='{escape(key, quote=True)}' data-stem='{escape(stem, quote=True)}'"
+    return f"<i hidden {about} data-changes='{in_text(changes_Khw)}'></i>"
 
 
 def figures_table(figures: Sequence[Figures], *, remark: str, told: str) -> str:

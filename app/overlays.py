@@ -8,10 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 Colour = tuple[int, int, int]
-BOTH: Colour = (255, 255, 255)
+BOTH: Colour = (140, 107, 177)
 TEACHER_ONLY: Colour = (240, 228, 66)
 STUDENT_ONLY: Colour = (0, 114, 178)
 """Colours that none of the first three classes has: more do not fit into a mask picture."""
+OPACITY = 0.9
+"""Of all three, so that what is drawn has the colour of its key."""
 
 
 def heat(probability_HW: np.ndarray) -> np.ndarray:
@@ -23,18 +25,18 @@ def heat(probability_HW: np.ndarray) -> np.ndarray:
 def disagreement(
     image_HW3: np.ndarray, teacher_HW: np.ndarray, student_HW: np.ndarray, *, threshold: float = 0.5
 ) -> np.ndarray:
-    """Return the darkened image with white where both models see foreground, yellow SAM alone, blue TinySAM alone.
+    """Return the darkened image with violet where both models see foreground, yellow SAM alone, blue TinySAM alone.
 
     ``teacher_HW`` and ``student_HW`` are probabilities in [0, 1] on the image's grid.
     """
     teacher, student = teacher_HW >= threshold, student_HW >= threshold
     canvas = image_HW3.astype(np.float32) * 0.45
-    for region, colour, opacity in (
-        (teacher & student, BOTH, 0.45),
-        (teacher & ~student, TEACHER_ONLY, 0.9),
-        (student & ~teacher, STUDENT_ONLY, 0.9),
+    for region, colour in (
+        (teacher & student, BOTH),
+        (teacher & ~student, TEACHER_ONLY),
+        (student & ~teacher, STUDENT_ONLY),
     ):
-        canvas[region] = (1.0 - opacity) * canvas[region] + opacity * np.asarray(colour, np.float32)
+        canvas[region] = (1.0 - OPACITY) * canvas[region] + OPACITY * np.asarray(colour, np.float32)
     return canvas.round().astype(np.uint8)
 
 

@@ -80,6 +80,8 @@ class Result:
     mask_ms: float
     remark: str
     last_px: int
+    stem: str
+    """Of the files' names: it says what makes the masks other than the model's."""
 
 
 def result(
@@ -129,7 +131,7 @@ def result(
     table = rows_csv([asdict(one) for one in figures], columns=[field.name for field in fields(Figures)])
     file = mask_file(masks_KHW, classes=classes, stem=stem, note=told)
     csv = (f"{plain_name(stem)}_figures.csv", table.encode())
-    return Result(file, csv, figures, levels_Khw, changes_Khw, mask_ms, told, last_px)
+    return Result(file, csv, figures, levels_Khw, changes_Khw, mask_ms, told, last_px, plain_name(stem))
 
 
 def _agreement(

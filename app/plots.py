@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -24,12 +24,17 @@ PATTERNS = ("", "/", "x", ".", "+")
 """Of what has no colour of its own left: the kinds of messages are more than colours that can be told apart."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 INK = "#64748b"
+HATCHING = "#0f172a"
+LEAST_SHOWN = 0.005
+"""Of the longest bar, a part that can be seen at all (ours): what is less only a pointer finds, and no legend names."""
 GRID = "rgba(100, 116, 139, 0.25)"
 MEGABYTE = 1e6
 DASHES, MEAN_DASHES = ("solid", "dash", "dashdot", "longdash"), ("dot", "longdashdot", "dashdot", "longdash")
 """Of the measures of one chart, for a site and for the mean over sites."""
 TITLE_PX, CURVES_PX, AXIS_PX = 44, 190, 58
 """How high a chart's title is, the curves themselves, and the axis below them."""
+MOST_TICKS = 10
+"""So many steps at most have a tick each; of more, the ticks that are chosen are whole by themselves."""
 LINE_PX, MOST_LINES = 19, 12
 """Of a legend on a narrow page: the height of a line, and how many of them there may be before it scrolls."""
 LEGEND_PX, LETTER_PX, SAMPLE_PX = 340, 6.6, 45
@@ -59,9 +64,15 @@ def curves(series: Sequence[MetricSeries], *, title: str, empty: str, unit_range
     if not series:
         return say(figure, empty)
     axis = _step_axis(series[0].stage)
-    figure.update_xaxes(title_text=axis, rangemode="tozero")
+    figure.update_xaxes(title_text=axis, rangemode="tozero", **_whole_ticks(curve.steps for curve in series))
     figure.update_yaxes(range=[0, 1]) if unit_range else figure.update_yaxes(rangemode="tozero")
     return with_room(figure)
+
+
+def _whole_ticks(steps: Iterable[Sequence[int]]) -> dict[str, int]:
+    """Return the distance of ticks where few rounds or epochs would get some between them; none is a half."""
+    last = max((max(some) for some in steps if some), default=0)
+    return {"dtick": 1} if last <= MOST_TICKS else {}
 
 
 def with_room(figure: go.Figure) -> go.Figure:
@@ -93,7 +104,9 @@ def overlaid(runs: Sequence[tuple[str, Sequence[MetricSeries]]], *, title: str, 
     if not figure.data:
         return say(figure, empty)
     axes = dict.fromkeys(_step_axis(curve.stage) for _, series in runs for curve in series)
-    figure.update_xaxes(title_text=" / ".join(axis for axis in axes if axis), rangemode="tozero")
+    steps = (curve.steps for _, series in runs for curve in series)
+    title_of_axis = " / ".join(axis for axis in axes if axis)
+    figure.update_xaxes(title_text=title_of_axis, rangemode="tozero", **_whole_ticks(steps))
     figure.update_yaxes(range=[0, 1])
     return with_room(figure)
 
@@ -115,6 +128,10 @@ def traffic(totals: Sequence[TrafficTotal]) -> go.Figure:
     sites = sorted({total.site for total in totals})
     bars = [(site, direction) for site in reversed(sites) for direction in reversed(text.MOVES)]
     there, kinds = {total.kind for total in totals}, catalogue.kinds()
+    lengths = Counter[tuple[str, str]]()
+    for total in totals:
+        lengths[total.site, total.direction] += total.payload_bytes
+    longest = max(lengths.values())
     # All known kinds, so that a colour stays with its kind when the first message of another one arrives.
     for index, kind in enumerate([*kinds, *sorted(there - kinds.keys())]):
         if kind not in there:
@@ -128,7 +145,12 @@ def traffic(totals: Sequence[TrafficTotal]) -> go.Figure:
             x=[sums[bar] / MEGABYTE for bar in bars],
             orientation="h",
             name=escape(kinds[kind].title if kind in kinds else kind),
-            marker={"color": PALETTE[index % len(PALETTE)], "pattern": {"shape": PATTERNS[index // len(PALETTE)]}},
+            marker={
+                "color": PALETTE[index % len(PALETTE)],
+                # Over the colour, not in place of it: a hatching alone is hardly seen in a legend.
+                "pattern": {"shape": PATTERNS[index // len(PALETTE)], "fillmode": "overlay", "fgcolor": HATCHING},
+            },
+            showlegend=max(sums.values()) >= LEAST_SHOWN * longest,
             hovertemplate="%{x:.2f} MB<extra>%{fullData.name}</extra>",
         )
     figure.update_layout(barmode="stack", hovermode="closest", height=170 + 24 * len(bars))

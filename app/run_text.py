@@ -6,6 +6,8 @@ DELETE_HEADING, DELETE_BUTTON = "Delete", "Delete this run"
 DELETE_NOTE = "Its models, images, results and log go for good. Runs that were forked from it stay."
 ASK_DELETE = "Delete this run with all its files? This cannot be undone."
 ASK_DELETE_YES, ASK_DELETE_NO = "Delete it", "Keep it"
+GONE_WHY = "It has been deleted, or belongs to another home folder; what was shown of it is put away."
+GONE_FIX = "Choose another run from the list above."
 DELETED = "The run {run_id} has been deleted."
 
 RUNS_CUT = "The newest {shown} runs are listed. An older one is shown by its address (/?run=ID)."

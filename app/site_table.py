@@ -8,6 +8,7 @@ from html import escape
 
 from app import markup, site_text, text, viewmodels
 from engine.federation.task_titles import round_told, task_title
+from engine.runs.records import RunStatus
 from engine.runs.sites import SiteView
 from engine.types import SiteActivity
 
@@ -15,11 +16,14 @@ MOST_SITES, MOST_FAILURES = 50, 10
 """Shown at once: the worst sites, and the latest failures of each."""
 
 
-def table(views: Sequence[SiteView]) -> str:
-    """Return a line for each site, the worst first: what it does, its images, score, bytes and failures."""
+def table(views: Sequence[SiteView], *, of: RunStatus = "running") -> str:
+    """Return a line for each site, the worst first: what it does, its images, score, bytes and failures.
+
+    ``of`` is the state of their run: of a finished one nobody does anything any more.
+    """
     if not views:
         return ""
-    rows = "".join(_site(view) for view in views[:MOST_SITES])
+    rows = "".join(_site(view, is_over=of == "finished") for view in views[:MOST_SITES])
     columns = "".join(f"<th scope='col'>{escape(column)}</th>" for column in site_text.SITE_COLUMNS)
     title = site_text.SITES_HEADING
     cut = len(views) > MOST_SITES
@@ -31,12 +35,13 @@ def table(views: Sequence[SiteView]) -> str:
     )
 
 
-def _site(view: SiteView) -> str:
+def _site(view: SiteView, *, is_over: bool) -> str:
     now, beside = view.now, view.beside
     at = max((one.seen_at for one in (now, beside) if one is not None and one.seen_at is not None), default=None)
     seen = "" if at is None else time.strftime("%H:%M:%S", time.localtime(at))
-    doing = _at_work(now)
-    if beside is not None and beside.state in ("asked", "working"):
+    ended = is_over and now.state in ("idle", "asked", "working", "answered")
+    doing = f"<span class='state answered'>{site_text.SITE_DONE}</span>" if ended else _at_work(now)
+    if beside is not None and not ended and beside.state in ("asked", "working"):
         doing += f"<div class='beside'>{site_text.SITE_BESIDE} {_at_work(beside)}</div>"
     sizes = [viewmodels.megabytes(count) for count in (view.bytes_up, view.bytes_down)]
     cells = [viewmodels.number(view.score), _images(view), *sizes, seen or text.NOT_MEASURED]

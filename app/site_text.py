@@ -16,6 +16,7 @@ SITE_STATE = {
     "refused": "refused",
     "stopped": "stopped",
 }
+SITE_DONE = "done"
 SITE_ROUND, SITE_STEP = "round {round}", "step {step} of {total}"
 SITE_BESIDE = "Beside it:"
 SITE_IMAGES = ("{count} training", "{count} validation", "{count} test")

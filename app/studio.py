@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from export.runtime import BundleSession
 
 Result = TypeVar("Result")
+Box = Callable[[UserError], str]
 LOG = logging.getLogger(__name__)
 THUMBNAIL_PX = 192
 NEWEST_RUNS = 200
@@ -83,12 +84,12 @@ class Studio:
 
     # Words
 
-    def attempt(self, action: Callable[[], Result]) -> tuple[Result | None, str]:
+    def attempt(self, action: Callable[[], Result], *, box: Box = markup.user_error) -> tuple[Result | None, str]:
         """Return (result, "") or (None, the error's box); a ``UserError`` is expected, others are logged."""
         try:
             return action(), ""
         except UserError as error:
-            return None, self.told(markup.user_error(error))
+            return None, self.told(box(error))
         except Exception as error:
             # Without the error's own words: they may have the name of a file, and that a patient's.
             where = "".join(traceback.format_tb(error.__traceback__))

@@ -76,15 +76,9 @@ BOUNDS_ABOVE_BOTH = "Above {low}, at most {high}"
 OPTIONAL = "May stay empty"
 
 FIELD_EMPTY_WHAT = "'{label}' under '{section}' is empty."
-FIELD_EMPTY_WHY = "A run needs a number there, and the program will not choose one unseen."
-FIELD_EMPTY_FIX = "Enter a number; what the program would take on its own is {default}."
 LIST_MARK = "…"
 LIST_CUT = "… and {count:,} more"
 LIST_CUT_WHAT = "'{label}' was changed, and shows a part of its list only."
-LIST_CUT_WHY = (
-    "A list this long does not come back from a browser, so names cannot be added to it or taken from it here."
-)
-LIST_CUT_FIX = "Choose the samples in the Samples tab and press the fork's button again, or empty the field."
 ROUNDS_WHAT = "'Further rounds' is empty or not a whole number."
 ROUNDS_WHY = "Sites train and are averaged in whole rounds."
 ROUNDS_FIX = "Enter a whole number of at least 1."
@@ -133,7 +127,7 @@ STAGE_STATE = {
     "cancelled": "cancelled",
 }
 STAGES_HEADING = "Stages"
-ETA_LEFT = "about {time} left"
+ETA_LEFT, ETA_STAGE = "about {time} left in all", "about {time} left of this stage"
 TOOK = "took {time}"
 CANCEL_BUTTON, RESUME_BUTTON, DROP_BUTTON = "Cancel", "Resume", "Give the extension up"
 GO_ON = "Go on from this run"
@@ -258,7 +252,11 @@ MODEL_LABEL, MODEL_INFO = "Model", "From finished runs or shipped with the progr
 NO_MODEL_TITLE = "No model yet"
 NO_MODEL_STEP = "Launch a run on the <b>Train</b> tab. When it has finished, its model can be chosen here."
 UPLOAD_LABEL = "PNG, JPEG, TIFF, DICOM, NIfTI (up to {megabytes} MB)"
-SLICE_LABEL, SLICE_INFO, SLICE_OF = "Slice", "Which slice of the volume to segment", "{name}, slice {number} of {count}"
+SLICE_LABEL, SLICE_INFO, SLICE_OF = (
+    "Slice",
+    "Which slice to segment. All of them at once: below, under 'Volumes, series and many images'",
+    "{name}, slice {number} of {count}",
+)
 SAMPLE_IMAGES = "Or try an example of what this model was made for"
 REAL_SAMPLES = "Or try a real image that this model's training never saw (where it is from: SOURCE.md beside the model)"
 SAMPLE_BUTTON = "Example {number}"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from app import model_text, reference_text, volume_view
 from app import volume_text as words
 from app.answers import MIB
+from app.visitor_words import for_visitor
 from engine.data.archives import Member, is_archive, unpack
 from engine.data.budget import at_most
 from engine.data.identifiers import identifying_tags
@@ -120,8 +121,11 @@ def run(
                     members = unpack(upload, inside, most_bytes=limit)
                 except UserError as error:
                     raise _renamed(error, {upload: name}, name) from error
-            cases = models.cases(find_cases(members, series_name=_stem(name)))
-        known = {member.path: member.name for member in members}
+            known = {member.path: member.name for member in members}
+            try:
+                cases = models.cases(find_cases(members, series_name=_stem(name)))
+            except UserError as error:
+                raise _renamed(error, known, name) from error
         result = Result(len(cases), models.names, percent=percent)
         if reference is not None:
             _refuse_several(name, len(cases))
@@ -246,12 +250,8 @@ def _fix_here(error: UserError, reference: str) -> UserError:
 
 def _renamed(error: UserError, known: dict[Path, str], archive: str) -> UserError:
     """Return the error with names as they were sent in place of where files lie here."""
-    what = error.what
-    for path, name in known.items():
-        what = what.replace(str(path), name)
-    for folder in {path.parent for path in known}:
-        what = what.replace(str(folder), archive)
-    return UserError(error.code, what=what, why=error.why, fix=error.fix)
+    folders = {str(path.parent): archive for path in known}
+    return for_visitor(error, names={str(path): name for path, name in known.items()} | folders)
 
 
 def _stem(name: str) -> str:

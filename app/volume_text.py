@@ -26,6 +26,7 @@ NO_FILE_WHAT, NO_FILE_WHY, NO_FILE_FIX = (
     "A volume or a zip of images is segmented as a whole.",
     "Choose one in the field above the button.",
 )
+HANDED_OVER = f"A zip is segmented as a whole. It stands under '{HEADING}' below: press '{START}' there."
 STOPPED = "Stopped. Nothing of it is kept; press the button to begin again."
 READING = "Reading the file"
 PROGRESS = "{name}: slice {done} of {total}"

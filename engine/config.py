@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from engine.config_distillation import DistillationConfig
+from engine.config_faults import InvalidConfig, SeveralFaults, faults_of
 from engine.config_federation import FederationConfig, JoinConfig
 from engine.config_fields import (
     MAX_NAME_LETTERS,
@@ -46,7 +47,6 @@ from engine.config_tuning import ExpertsConfig, LoraConfig
 from engine.errors import UserError
 from engine.methods import catalogue
 
-MAX_FAULTS_SAID = 12
 MAX_FILE_BYTES = 1_000_000
 _LIMIT_FAULTS = ("less_than_equal", "string_too_long")
 DEFAULT_METHOD = "dsfedmed"
@@ -245,47 +245,10 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
-        if self.backend == "superlink" and self.server is None:
-            raise ValueError("server is needed when backend is 'superlink'")
-        method = catalogue.methods().get(self.method)
-        for section in ("lora", "experts"):
-            if getattr(self, section).use and method is not None and section not in method.sections:
-                raise ValueError(f"{section}.use needs a method that reads [{section}], which '{self.method}' does not")
-        self._check_privacy()
-        if self.data.source == "folder" and self.data.root is None and self.backend != "superlink":
-            raise ValueError("data.root is needed when data.source is 'folder'")
-        if self.data.pooled and self.backend != "local":
-            raise ValueError("data.pooled needs backend 'local': images of sites elsewhere cannot be brought together")
-        if self.student.lora_rank is not None:
-            raise ValueError("student.lora_rank: of the models of a section, a LoRA is laid beside the teacher alone")
-        if self.data.site_labels == "ignored" and method is not None and method.reads_labels:
-            raise ValueError(f"data.site_labels is 'ignored', and the sites of '{self.method}' train on their masks")
-        if self.data.protocol == "fixed-test" and self.data.test_root is None:
-            raise ValueError("data.test_root is needed when data.protocol is 'fixed-test'")
-        if self.distillation.mode == "reference" and self.distillation.selector != "in_batch_quantile":
-            raise ValueError("distillation.selector must be 'in_batch_quantile' when distillation.mode is 'reference'")
-        if self.generation.released_share > 0:
-            if not GENERATORS[self.generator.kind].has_backbone:
-                raise ValueError("generation.released_share is drawn by a released ControlNet: generator.kind has none")
-            if self.generator.controlnet is None:
-                raise ValueError("generation.released_share needs generator.controlnet, which draws that share")
-        for role in ("student", "teacher"):
-            model: ModelConfig = getattr(self, role)
-            if model.batch_norm == "kept" and model.weights is None:
-                raise ValueError(f"{role}.batch_norm 'kept' needs {role}.weights, whose statistics are kept")
-        if self.distillation.batch_norm_statistics == "sites" and self.student.batch_norm == "kept":
-            raise ValueError("distillation.batch_norm_statistics 'sites' replaces what student.batch_norm 'kept' keeps")
+        misfits = tuple(_misfits(self))
+        if misfits:
+            raise SeveralFaults(misfits)
         return self
-
-    def _check_privacy(self) -> None:
-        method = catalogue.methods().get(self.method)
-        if self.privacy.is_on and method is not None and not method.continues and "privacy" not in method.sections:
-            raise ValueError(f"privacy.mechanism covers rounds of averaging, and '{self.method}' has none")
-        experts, pooled = self.experts.use, self.data.pooled
-        fault = privacy_fault(self.privacy, self.federation, has_experts=experts, pooled=pooled)
-        fault = fault or self.generator.privacy_fault()
-        if fault is not None:
-            raise ValueError(fault)
 
     def content_hash(self) -> str:
         """Return 16 hex digits that identify everything but the name and where sites are; a checkpoint carries them.
@@ -298,19 +261,55 @@ class RunConfig(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _misfits(config: RunConfig) -> Iterator[str]:
+    """Yield a sentence for each key that does not fit the others; it begins with the key that it is about."""
+    if config.backend == "superlink" and config.server is None:
+        yield "server is needed when backend is 'superlink'"
+    method = catalogue.methods().get(config.method)
+    for section in ("lora", "experts"):
+        if getattr(config, section).use and method is not None and section not in method.sections:
+            yield f"{section}.use needs a method that reads [{section}], which '{config.method}' does not"
+    yield from _privacy_misfits(config)
+    if config.data.source == "folder" and config.data.root is None and config.backend != "superlink":
+        yield "data.root is needed when data.source is 'folder'"
+    if config.data.pooled and config.backend != "local":
+        yield "data.pooled needs backend 'local': images of sites elsewhere cannot be brought together"
+    if config.student.lora_rank is not None:
+        yield "student.lora_rank: of the models of a section, a LoRA is laid beside the teacher alone"
+    if config.data.site_labels == "ignored" and method is not None and method.reads_labels:
+        yield f"data.site_labels is 'ignored', and the sites of '{config.method}' train on their masks"
+    if config.data.protocol == "fixed-test" and config.data.test_root is None:
+        yield "data.test_root is needed when data.protocol is 'fixed-test'"
+    if config.distillation.mode == "reference" and config.distillation.selector != "in_batch_quantile":
+        yield "distillation.selector must be 'in_batch_quantile' when distillation.mode is 'reference'"
+    if config.generation.released_share > 0:
+        if not GENERATORS[config.generator.kind].has_backbone:
+            yield "generation.released_share is drawn by a released ControlNet: generator.kind has none"
+        elif config.generator.controlnet is None:
+            yield "generation.released_share needs generator.controlnet, which draws that share"
+    for role in ("student", "teacher"):
+        model: ModelConfig = getattr(config, role)
+        if model.batch_norm == "kept" and model.weights is None:
+            yield f"{role}.batch_norm 'kept' needs {role}.weights, whose statistics are kept"
+    if config.distillation.batch_norm_statistics == "sites" and config.student.batch_norm == "kept":
+        yield "distillation.batch_norm_statistics 'sites' replaces what student.batch_norm 'kept' keeps"
+
+
+def _privacy_misfits(config: RunConfig) -> Iterator[str]:
+    method = catalogue.methods().get(config.method)
+    if config.privacy.is_on and method is not None and not method.continues and "privacy" not in method.sections:
+        yield f"privacy.mechanism covers rounds of averaging, and '{config.method}' has none"
+    experts, pooled = config.experts.use, config.data.pooled
+    found = privacy_fault(config.privacy, config.federation, has_experts=experts, pooled=pooled)
+    yield from (fault for fault in (found, config.generator.privacy_fault()) if fault is not None)
+
+
 def parse_config(values: Any) -> RunConfig:
-    """Return the configuration in ``values``, or raise ``UserError`` that names the keys at fault."""
+    """Return the configuration in ``values``; raise ``InvalidConfig``, a ``UserError`` that names the keys at fault."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        named = [f"{'.'.join(map(str, e['loc']))[:200] or 'configuration'}: {e['msg']}" for e in error.errors()]
-        faults = "; ".join([*named[:MAX_FAULTS_SAID], *(["..."] if len(named) > MAX_FAULTS_SAID else [])])
-        raise UserError(
-            "config.invalid",
-            what=f"The configuration has {error.error_count()} fault(s): {faults}.",
-            why="A run is started only from a configuration in which every key is known and possible.",
-            fix="Correct the named keys; `python -m engine plan --preset NAME --json` prints a complete valid example.",
-        ) from error
+        raise InvalidConfig(faults_of(error.errors())) from error
 
 
 def parse_stored_config(values: Any) -> RunConfig:

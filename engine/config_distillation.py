@@ -67,13 +67,23 @@ class DistillationConfig(Section):
     @model_validator(mode="after")
     def _check_gate(self) -> DistillationConfig:
         if self.teacher_check == "sites" and self.gate == "off":
-            raise ValueError("teacher_check 'sites' compares with what a gate asks of the student: gate is 'off'")
+            raise ValueError(
+                "distillation.teacher_check 'sites' compares with what a gate asks of the student: distillation.gate "
+                "is 'off'"
+            )
         if self.teacher_check == "sites" and self.mode == "reference":
-            raise ValueError("teacher_check 'sites' changes what the authors' code does: mode is 'reference'")
+            raise ValueError(
+                "distillation.teacher_check 'sites' changes what the authors' code does: distillation.mode is "
+                "'reference'"
+            )
         if self.styles != "off" and self.mode == "reference":
-            raise ValueError(f"styles {self.styles!r} changes what the authors' code does: mode is 'reference'")
+            raise ValueError(
+                f"distillation.styles '{self.styles}' changes what the authors' code does: distillation.mode is "
+                "'reference'"
+            )
         if self.gate != "off" and self.batch_norm_statistics == "sites":
             raise ValueError(
-                f"gate {self.gate!r} judges a student whose statistics batch_norm_statistics 'sites' replaces"
+                f"distillation.gate '{self.gate}' judges a student whose statistics "
+                "distillation.batch_norm_statistics 'sites' replaces"
             )
         return self

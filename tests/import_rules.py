@@ -4,6 +4,7 @@ from __future__ import annotations
 
 CONFIG = (
     "engine.config",
+    "engine.config_faults",
     "engine.config_fields",
     "engine.config_distillation",
     "engine.config_federation",
@@ -89,6 +90,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.system_randomness": (),
     "engine.config": (
         "engine.errors",
+        "engine.config_faults",
         "engine.config_fields",
         "engine.config_distillation",
         "engine.config_federation",
@@ -98,6 +100,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.config_tuning",
         CATALOGUE,
     ),
+    "engine.config_faults": ("engine.errors",),
     "engine.config_fields": (),
     "engine.config_distillation": ("engine.config_fields",),
     "engine.config_federation": ("engine.config_fields",),

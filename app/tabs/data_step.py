@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import data_conversion, dataset_folders, forms, markup, viewmodels
+from app import data_conversion, dataset_folders, forms, markup, refusals, viewmodels
 from app import data_text as words
 from app.access import Visitor, visitor_of
 from app.picker import Picker
@@ -89,7 +89,7 @@ def wire(studio: Studio, parts: Parts, fields: Sequence[forms.FieldSpec], contro
         steps = _steps(studio, values, asked, by=visitor_of(request))
         try:
             while True:
-                shown, box = studio.attempt(lambda: next(steps, None))
+                shown, box = studio.attempt(lambda: next(steps, None), box=refusals.box)
                 if shown is not None or box:
                     yield shown or _ended(box)
                 if shown is None:
@@ -102,7 +102,7 @@ def wire(studio: Studio, parts: Parts, fields: Sequence[forms.FieldSpec], contro
         steps = data_conversion.steps(studio, forms.from_values(list(values), asked), by=by)
         try:
             while True:
-                step, box = studio.attempt(lambda: next(steps, None))
+                step, box = studio.attempt(lambda: next(steps, None), box=refusals.box)
                 if box:
                     yield [*_ended(box, offers=True), gr.skip(), gr.skip()]
                 elif isinstance(step, data_conversion.Converted):

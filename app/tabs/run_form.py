@@ -10,6 +10,7 @@ import gradio as gr
 
 from app import demo, forms, markup, text, viewmodels
 from app.access import PROGRAM, visitor_of
+from app.refusals import FRONT_KEYS
 from app.studio import Studio
 from app.tabs import data_step
 from engine.config import DEFAULT_METHOD, RunConfig, preset_names
@@ -18,8 +19,6 @@ from engine.config_keys import unread_sections
 from engine.data.phantoms import TASKS
 from engine.methods import catalogue
 
-FRONT_KEYS = ("data.source", "data.task", "data.root", "data.held_out")
-"""Fields that stand in the open, above the folded sections."""
 FILLED = "filled"
 """CSS class of the parts that a preset or a fork fills in."""
 _SET_INERT = f"document.querySelectorAll('.{FILLED}').forEach((part) => {{{{ part.inert = {{}}; }}}})"
@@ -111,7 +110,8 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
         with gr.Column(min_width=300) as preset_part:
             gr.HTML(f"{markup.spoken(text.NEW_RUN)}<h3>{text.STEP_PRESET}</h3>")
             info = text.DEMO_PRESET_INFO if demonstrates else text.PRESET_INFO
-            preset = gr.Dropdown(offered, value=start, label=text.PRESET_LABEL, info=info, elem_id="preset")
+            choices = forms.preset_choices(offered)
+            preset = gr.Dropdown(choices, value=start, label=text.PRESET_LABEL, info=info, elem_id="preset")
             note = gr.HTML(_preset_note(start) if start else "", elem_id="preset-note")
         with gr.Column(min_width=300, elem_classes=FILLED) as data_part:
             gr.HTML(f"<h3>{text.STEP_DATA}</h3>")
@@ -130,7 +130,7 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
     with gr.Row(elem_classes=["actions", FILLED]):
         plan = gr.Button(text.PLAN_BUTTON, elem_id="plan")
         launch = gr.Button(text.LAUNCH_BUTTON, variant="primary", visible=studio.mode != "read-only", elem_id="launch")
-    message = gr.HTML(markup.quiet(text.PLAN_EMPTY), elem_id="plan-result")
+    message = gr.HTML(markup.quiet(text.PLAN_EMPTY), elem_id="plan-result", js_on_load=markup.script("refusals.js"))
     form = RunForm(
         fields, [placed[field.key] for field in fields], accordion, preset, note, plan, launch, message, gr.State(None),
         fork_note, new_instead, preset_part, data_part, looking.found, settings_heading, start_heading, accordions,

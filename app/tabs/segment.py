@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from app import examples, looks_text, markup, model_text, overlay_text, text, variant_choice, viewmodels
+from app import (
+    examples,
+    looks_text,
+    markup,
+    model_offers,
+    model_text,
+    overlay_text,
+    text,
+    variant_choice,
+    viewmodels,
+    volume_text,
+)
 from app.address import Wanted, setter
 from app.picker import Picker
 from app.studio import Studio
@@ -16,7 +28,11 @@ from app.tabs import picture_tools, reference, volumes
 from app.tabs.picture_tools import Tools
 from app.tabs.segment_answers import SHOWN, Handlers
 
-SCROLL_TO_RESULT = "() => document.getElementById('overlay')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
+SCROLL_TO_RESULT = """() => {
+  const handed = window.dsfedmedHandedOver;
+  window.dsfedmedHandedOver = false;
+  document.getElementById(handed ? 'volume-upload' : 'overlay')?.scrollIntoView({behavior: 'smooth', block: 'nearest'});
+}"""
 SCRIPTS = tuple(Path(__file__).resolve().parents[1] / name for name in ("brush.js", "overlay.js"))
 TELL_CHANGES = """
 watch('value', () => {
@@ -24,6 +40,15 @@ watch('value', () => {
   if (told) window.dsfedmedOverlay?.changed?.(told);
 });
 """
+NO_MODELS = viewmodels.signature([])
+HAND_OVER = f"""(file, other) => {{
+  const same = {{__type__: 'update'}};
+  window.dsfedmedHandedOver = Boolean(file && /\\.zip$/i.test(file.orig_name ?? file.path ?? ''));
+  if (!window.dsfedmedHandedOver) return [file, same, same, {{__type__: 'update', selected_index: null}}];
+  return [null, file, {json.dumps(markup.notice(volume_text.HANDED_OVER))}, same];
+}}"""
+"""A zip is segmented as a whole: it goes on to the field below, in the browser, whose file it is. An example that was
+framed is no longer what is shown."""
 STATE_S = 3600
 """How long a browser tab's state is kept."""
 
@@ -33,6 +58,8 @@ class Parts:
     """The tab's components that its handlers read or write."""
 
     model: gr.Dropdown
+    gone: gr.HTML
+    """Says that the model which was shown, or which the address names, is not there."""
     model_facts: gr.HTML
     card: gr.Markdown
     looks: gr.Radio
@@ -64,9 +91,9 @@ def build(studio: Studio, page: gr.Blocks) -> Parts:
                 compared = reference.place(studio)
     parts = Parts(**inputs, **outputs, result=gr.State(None, time_to_live=STATE_S), seen=gr.State(0))
     # First: what another model ends must not wait for the answers below.
-    volumes.build(studio, parts.model, parts.looks, parts.seen)
+    below = volumes.build(studio, parts.model, parts.looks, parts.seen)
     _wire_models(studio, parts, page)
-    _wire_images(studio, parts)
+    _wire_images(studio, parts, whole=below.upload)
     takes = [parts.legend, parts.download, parts.csv, parts.changes]
     picture_tools.wire(studio, parts.tools, parts.overlay, result=parts.result, takes=takes)
     others = (parts.upload.upload, parts.upload.clear, parts.examples.select)
@@ -78,6 +105,7 @@ def build(studio: Studio, page: gr.Blocks) -> Parts:
 def _place_inputs(studio: Studio) -> dict[str, Any]:
     gr.HTML(f"<h2>{text.STEP_MODEL}</h2>")
     model = Picker(label=text.MODEL_LABEL, info=text.MODEL_INFO, choices=[], elem_id="model")
+    gone = gr.HTML(elem_id="model-gone")
     model_facts = gr.HTML(elem_id="model-facts")
     with gr.Accordion(model_text.CARD, open=False, elem_id="model-card"):
         card = gr.Markdown(elem_id="card")
@@ -105,6 +133,7 @@ def _place_inputs(studio: Studio) -> dict[str, Any]:
     )
     return {
         "model": model,
+        "gone": gone,
         "model_facts": model_facts,
         "card": card,
         "looks": looks,
@@ -147,14 +176,17 @@ def _wire_models(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
         choices = [(choice.label, choice.key) for choice in studio.models()]
         now = viewmodels.signature(choices)
         if now == seen:
-            return gr.skip(), gr.skip(), seen
-        if not choices:
-            return gr.Dropdown(choices=[], value=None), markup.empty(text.NO_MODEL_TITLE, text.NO_MODEL_STEP), now
-        known = {key for _, key in choices}
+            return gr.skip(), gr.skip(), seen, gr.skip()
         wanted = None if seen else Wanted.of(request.query_params).model
-        kept = next((key for key in (wanted, chosen) if key in known), choices[0][1])
+        kept, gone = model_offers.kept(
+            [key for _, key in choices], chosen=chosen, wanted=wanted, is_first=seen in (0, NO_MODELS)
+        )
+        told = gr.skip() if gone is None else markup.warning(model_offers.gone(gone, is_address=gone == wanted))
+        picker = gr.Dropdown(choices=choices, value=kept)
+        if not choices:
+            return picker, markup.empty(text.NO_MODEL_TITLE, text.NO_MODEL_STEP), now, told
         note = gr.skip() if seen else markup.empty(text.SEGMENT_EMPTY_TITLE, text.SEGMENT_EMPTY)
-        return gr.Dropdown(choices=choices, value=kept), note, now
+        return picker, note, now, told
 
     def offered(chosen: str | None) -> Any:
         pictures = studio.attempt(lambda: examples.captioned(studio, chosen))[0] if chosen else None
@@ -164,7 +196,7 @@ def _wire_models(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
 
     def about(chosen: str | None) -> tuple[Any, ...]:
         if not chosen:
-            return "", model_text.NO_CARD, "whole"
+            return "", model_text.NO_CARD, gr.skip()  # how it looks belongs to the answer that is still shown
         found, box = studio.attempt(lambda: (*studio.model_facts(chosen), studio.manifest(chosen)))
         if not found:
             return box, model_text.NO_CARD, "whole"
@@ -173,14 +205,15 @@ def _wire_models(studio: Studio, parts: Parts, page: gr.Blocks) -> None:
         return told, card, gr.Radio(choices=ways, value=variant_choice.by_itself(manifest))
 
     parts.model.input(None, parts.model, None, js=setter("model"), **quiet)
+    parts.model.select(None, None, parts.gone, js="() => ''", **quiet)
     parts.model.change(about, parts.model, [parts.model_facts, parts.card, parts.looks], **quiet)
     parts.model.change(offered, parts.model, [parts.examples_heading, parts.examples], **quiet)
     for event in (page.load, gr.Timer(5.0).tick):
-        event(refresh, [parts.model, parts.seen], [parts.model, parts.message, parts.seen], **quiet)
+        event(refresh, [parts.model, parts.seen], [parts.model, parts.message, parts.seen, parts.gone], **quiet)
 
 
-def _wire_images(studio: Studio, parts: Parts) -> None:
-    """Answer files and examples."""
+def _wire_images(studio: Studio, parts: Parts, *, whole: gr.File) -> None:
+    """Answer files and examples; a zip goes on to the field of what is segmented as a ``whole``."""
     tools = parts.tools
     shown = [
         parts.overlay, tools.box, tools.threshold, tools.shown_class, tools.tool, tools.size, parts.legend,
@@ -194,9 +227,10 @@ def _wire_images(studio: Studio, parts: Parts) -> None:
     again = [*file_inputs, parts.result]
     one_file: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "image"}  # they wait for each other anyhow
     visible: dict[str, Any] = {"api_visibility": "private", "show_progress_on": parts.message, **one_file}
-    parts.upload.upload(handlers.look, [parts.model, parts.upload], parts.slice_index, **quiet, **one_file).then(
-        handlers.segment_file, file_inputs, shown, **visible
-    ).then(js=SCROLL_TO_RESULT)
+    given = [parts.upload, whole, parts.message, parts.examples]
+    parts.upload.upload(None, given[:2], given, js=HAND_OVER, **quiet).then(
+        handlers.look, [parts.model, parts.upload], parts.slice_index, **quiet, **one_file
+    ).then(handlers.segment_file, file_inputs, shown, **visible).then(js=SCROLL_TO_RESULT)
     for chosen in (parts.model.select, parts.looks.change):
         # The last choice counts, also while the one before it is being answered.
         chosen(

@@ -264,5 +264,5 @@ def taken_away(studio: Studio, key: str, answer: answers.Answer, result: Result)
         overlay_view.figures_table(result.figures, remark=result.remark, told=answer.told),
         gr.DownloadButton(label, value=path, visible=True),
         gr.DownloadButton(value=csv, visible=True),
-        overlay_view.changes(key, result.changes_Khw),
+        overlay_view.changes(key, result.changes_Khw, stem=result.stem),
     )

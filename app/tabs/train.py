@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -20,6 +19,7 @@ from app import (
     kept_epoch,
     markup,
     plots,
+    refusals,
     site_table,
     text,
     viewmodels,
@@ -43,6 +43,7 @@ from engine.types import EvaluationRow, ModelDifference
 LOG_LINES = 200
 SCROLL_TO_ANSWER = """() => {
   const refusal = document.querySelector('#plan-result [role=alert]');
+  if (refusal?.querySelector('[data-field]')) return;  // its field is scrolled to
   const shown = refusal ?? document.getElementById('live');
   shown?.scrollIntoView({behavior: 'smooth', block: refusal ? 'center' : 'start'});
 }"""
@@ -103,16 +104,16 @@ def build(studio: Studio, run: gr.Dropdown) -> run_form.RunForm:
     return form
 
 
-def script(name: str) -> str:
-    """Return what the browser does for a component, from the file of that name beside the page's own."""
-    return (Path(__file__).resolve().parents[1] / name).read_text(encoding="utf-8")
+def asked_anew(box: str) -> str:
+    """Return a refusal that differs from the same one of before: a browser draws only what has changed."""
+    return f"{box}<!-- {time.time_ns()} -->"
 
 
 def _place_live() -> Parts:
     message = gr.HTML(elem_id="train-message")
     warnings = gr.HTML(elem_id="store-warnings")
     with gr.Column(visible=False, elem_id="live") as live:
-        status = gr.HTML(elem_id="status", js_on_load=script("ending.js"))
+        status = gr.HTML(elem_id="status", js_on_load=markup.script("ending.js"))
         with gr.Row(elem_classes="actions"):
             cancel = gr.Button(text.CANCEL_BUTTON, variant="stop", visible=False, elem_id="cancel")
             resume = gr.Button(text.RESUME_BUTTON, variant="primary", visible=False, elem_id="resume")
@@ -138,7 +139,7 @@ def _place_live() -> Parts:
         results_plot = gr.Plot(label=text.RESULTS_PLOT, show_label=False, visible=False, elem_id="results-plot")
         gr.HTML(f"<h3>{text.LOG_HEADING}</h3>")
         gr.HTML(markup.log_search(), elem_id="log-search")
-        log = gr.HTML(elem_id="log", max_height=280, js_on_load=script("log_search.js"))
+        log = gr.HTML(elem_id="log", max_height=280, js_on_load=markup.script("log_search.js"))
         command = gr.HTML(elem_id="command")
     return Parts(
         message, warnings, status, cancel, resume, drop, further, stepper, curves, loss, dice, traffic_note, traffic,
@@ -155,8 +156,10 @@ def _wire_form(studio: Studio, form: run_form.RunForm, run: gr.Dropdown) -> None
 
     def plan(request: gr.Request, origin: run_form.Origin | None, *values: Any) -> str:
         fork = None if origin is None else (origin.run_id, origin.stage)
-        found, box = studio.attempt(lambda: studio.plan(written(origin, values), by=visitor_of(request), fork=fork))
-        return box or markup.plan(found)
+        found, box = studio.attempt(
+            lambda: studio.plan(written(origin, values), by=visitor_of(request), fork=fork), box=refusals.box
+        )
+        return asked_anew(box) if found is None else markup.plan(refusals.planned(found))
 
     def start(by: Visitor, origin: run_form.Origin | None, values: tuple[Any, ...]) -> str:
         if origin is None:
@@ -164,9 +167,9 @@ def _wire_form(studio: Studio, form: run_form.RunForm, run: gr.Dropdown) -> None
         return studio.fork(origin.run_id, stage=origin.stage, values=written(origin, values), by=by)
 
     def launch(request: gr.Request, origin: run_form.Origin | None, *values: Any) -> list[Any]:
-        run_id, box = studio.attempt(lambda: start(visitor_of(request), origin, values))
+        run_id, box = studio.attempt(lambda: start(visitor_of(request), origin, values), box=refusals.box)
         if run_id is None:
-            return [gr.skip(), *[gr.skip()] * (len(form.purpose) - 1), box]
+            return [gr.skip(), *[gr.skip()] * (len(form.purpose) - 1), asked_anew(box)]
         choices = viewmodels.run_choices(studio.runs())
         method, generator = (of(list(values), form.fields) for of in (forms.method_of, forms.generator_of))
         new_run = run_form.purpose_values(form, None, method=method, generator=generator, is_open=False)[:-1]
@@ -193,7 +196,9 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
         after = dict(before)
         values, box = studio.attempt(lambda: live_values(studio, run_id, chosen, after, by=by))
         if values is None:
-            return [box, *[gr.skip()] * (len(outputs) - 2), {}]
+            is_there = studio.attempt(lambda: studio.store.get(run_id))[0] is not None
+            live = gr.skip() if is_there else gr.Column(visible=False)
+            return [box, *[gr.skip()] * (NUM_LIVE - 2), live, gr.skip(), gr.skip(), {}]
         active = after.pop(ACTIVE, False)
         after[AT_REST] = 0 if active else shown
         pace = studio.settings.refresh_s if active else studio.settings.idle_refresh_s
@@ -287,7 +292,7 @@ def live_values(
         part("dice", (dice, gate), lambda: dice_plot(dice, title=dice_title, gate=gate)),
         part("traffic_note", (traffic, checks), lambda: crossed(traffic, checks)),
         part("traffic", traffic, lambda: plots.traffic(traffic)),
-        part("sites", sites, lambda: told(site_table.table(sites))),
+        part("sites", (sites, view.run.status), lambda: told(site_table.table(sites, of=view.run.status))),
         part(
             "results",
             (rows, differences, beside, gate, view.run.status),

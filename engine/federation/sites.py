@@ -6,7 +6,8 @@ A stage asks here for whatever it needs of a site; it sees arrays, figures and n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -126,6 +127,8 @@ class Sites:
         self._watch = SiteWatch(back_end.description, told=lambda: server().watched)
         self._beside = Beside()
         self._look_at = 0.0
+        self._asked: list[tuple[str, _Watched]] = []
+        """What is being asked, and who hears of it: rounds, and a question between two of them."""
 
     @property
     def description(self) -> FederationDescription:
@@ -149,20 +152,19 @@ class Sites:
         self, task: str, *, kind: str, arrays: Arrays, listener: SiteListener | None = None, **how: Any
     ) -> dict[str, np.ndarray]:
         """Run federated rounds at all sources; ``how`` as in :func:`engine.federation.rounds.run_rounds`."""
-        self._watch.asks(task)
-        self._back_end.listen(_Watched(self._watch, listener or Quiet()))
         server, on_failure = self._server(), how.pop("on_failure", None)
-        return run_rounds(
-            self._back_end.grid,
-            arrays=arrays,
-            sites=self.names,
-            task=task,
-            kind=kind,
-            on_traffic=partial(_heard, self._watch, server.traffic),
-            on_failure=partial(self._failed, on_failure=on_failure),
-            check_cancelled=self._meanwhile(server),
-            **how,
-        )
+        with self._asking(task, listener):
+            return run_rounds(
+                self._back_end.grid,
+                arrays=arrays,
+                sites=self.names,
+                task=task,
+                kind=kind,
+                on_traffic=partial(_heard, self._watch, server.traffic),
+                on_failure=partial(self._failed, on_failure=on_failure),
+                check_cancelled=self._meanwhile(server),
+                **how,
+            )
 
     def ask(
         self,
@@ -189,28 +191,44 @@ class Sites:
         than ``max_bytes`` is refused before it is decoded. ``on_lack`` says that a site's reply may be missing, where
         the run goes on without sites that fail (``federation.on_failure``), and is told of each.
         """
-        self._watch.asks(task)
-        self._back_end.listen(_Watched(self._watch, listener or Quiet()))
         server = self._server()
-        return call_once(
-            self._back_end.grid,
-            task=task,
-            kind=kind,
-            reply_kind=reply_kind,
-            sites=self.names if to is None else tuple(to),
-            arrays=arrays,
-            settings=settings,
-            round_number=round_number,
-            max_bytes=max_bytes,
-            on_reply=on_reply,
-            completed=completed,
-            checks=checks,
-            retries=self._retries,
-            may_lack=on_lack is not None and self._skips,
-            on_traffic=partial(self._count, server.traffic, apart=apart),
-            on_failure=partial(self._failed, on_failure=_lacking(on_lack)),
-            check_cancelled=self._meanwhile(server),
-        )
+        with self._asking(task, listener):
+            return call_once(
+                self._back_end.grid,
+                task=task,
+                kind=kind,
+                reply_kind=reply_kind,
+                sites=self.names if to is None else tuple(to),
+                arrays=arrays,
+                settings=settings,
+                round_number=round_number,
+                max_bytes=max_bytes,
+                on_reply=on_reply,
+                completed=completed,
+                checks=checks,
+                retries=self._retries,
+                may_lack=on_lack is not None and self._skips,
+                on_traffic=partial(self._count, server.traffic, apart=apart),
+                on_failure=partial(self._failed, on_failure=_lacking(on_lack)),
+                check_cancelled=self._meanwhile(server),
+            )
+
+    @contextmanager
+    def _asking(self, task: str, listener: SiteListener | None) -> Iterator[None]:
+        """Hear what sites tell of ``task``; a question between two rounds gives the ear back to the rounds."""
+        self._asked.append((task, _Watched(self._watch, listener or Quiet())))
+        self._hear()
+        try:
+            yield
+        finally:
+            self._asked.pop()
+            if self._asked:
+                self._hear()
+
+    def _hear(self) -> None:
+        task, listener = self._asked[-1]
+        self._watch.asks(task)
+        self._back_end.listen(listener)
 
     def begin(
         self,

@@ -45,7 +45,12 @@ def weight_faults(config: RunConfig, stages: tuple[str, ...]) -> Iterator[UserEr
             if name is not None:
                 check(key, name)
         except UserError as fault:
-            yield fault
+            yield fault if key in fault.what else _naming(key, fault)
+
+
+def _naming(key: str, fault: UserError) -> UserError:
+    """Return what the registry says of a name, with the key that gives it."""
+    return UserError(fault.code, what=f"{fault.what.removesuffix('.')} ({key}).", why=fault.why, fix=fault.fix)
 
 
 def check_generator(config: RunConfig, stages: tuple[str, ...], *, device: str) -> None:
@@ -85,7 +90,7 @@ def check_memory(stages: tuple[StagePlan, ...], *, memory_gib: float, device: st
             what=f"The stage '{worst.name}' needs about {worst.peak_memory_gib:.1f} GiB; "
             f"{'the GPU' if device == 'cuda' else 'this machine'} has {memory_gib:.1f} GiB.",
             why="The run would be stopped by the operating system in that stage.",
-            fix="Lower that stage's batch_size or image_px, turn on generator.gradient_checkpointing, or use a "
+            fix="Lower that stage's batch size or data.image_px, turn on generator.gradient_checkpointing, or use a "
             "machine with more memory.",
         )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 MASKS_LEAVE = {
-    "real": "The sites' real masks go up (mask_sharing = real, as in the paper): outlines of patients' anatomy leave "
-    "the site, without images, names or identifiers.",
-    "deformed": "Randomly deformed masks go up (mask_sharing = deformed): no patient's own outline leaves the site.",
+    "real": "The sites' real masks go up (generation.mask_sharing 'real', as in the paper): outlines of patients' "
+    "anatomy leave the site, without images, names or identifiers.",
+    "deformed": "Randomly deformed masks go up (generation.mask_sharing 'deformed'): no patient's own outline leaves "
+    "the site.",
 }
 CHECKED = (
     "Each site measures its generator first and withholds one that has learnt its images by heart; the figures go up, "

@@ -226,3 +226,18 @@ def test_lines_of_the_log_are_found(layout_server: Server, open_page: Callable[.
     expect(page.locator("#log-search output")).to_have_text("0 of 7 lines")
     page.get_by_label("Only warnings and errors").uncheck()
     expect(lines).to_have_count(7)
+
+
+def test_a_run_that_is_deleted_while_it_is_shown_is_put_away_with_a_word(
+    layout_server: Server, open_page: Callable[..., Watched]
+) -> None:
+    run_id = seed_store.fill(layout_server.home, status="failed", until="generator_training")
+    page = open_page(f"{layout_server.address}/?run={run_id}").page
+    expect(page.locator("#status code")).to_have_text(run_id)
+    store = RunStore(layout_server.home)
+    lifecycle.delete(store, run_id)
+    store.close()
+    expect(page.locator("#train-message [role=alert]")).to_contain_text(f"There is no run '{run_id}'.")
+    expect(page.locator("#train-message")).not_to_contain_text("python")
+    expect(page.locator("#live")).to_be_hidden()
+    expect(page.locator("#results")).to_be_hidden()

@@ -70,6 +70,17 @@ def shipped_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
         yield server
 
 
+SIZE = "(({width, height}) => [width, height])(document.querySelector('#overlay canvas'))"
+IMAGE_PIXEL = """(n) => {
+  const image = document.querySelector('#overlay img'), canvas = document.querySelector('#overlay canvas');
+  const sheet = document.createElement('canvas'), drawing = sheet.getContext('2d');
+  sheet.width = canvas.width; sheet.height = canvas.height;
+  drawing.drawImage(image, 0, 0, sheet.width, sheet.height);
+  return [...drawing.getImageData(n % sheet.width, Math.floor(n / sheet.width), 1, 1).data];
+}"""
+"""The pixel of the image below what is drawn, by its number row by row."""
+
+
 def drawn(page: Page, state: str) -> None:
     expect(page.locator("#overlay .overlay")).to_have_attribute("data-drawn", state)
 
@@ -140,6 +151,15 @@ def test_clicks_and_keys_correct_the_mask_and_can_be_taken_back(
     drawn(page, "mask,50,0.35,0,1")
     assert page.evaluate(ALPHA, found["n"]) == 0 and page.inner_text("#legend table") != own
     assert saved(page, "download")[0] == "example_1_corrected_by_hand_mask.png"
+    name, content = saved(page, "save-picture")
+    assert name == "example_1_corrected_by_hand_overlay.png"
+    with Image.open(io.BytesIO(content)) as picture:
+        assert list(picture.size) == page.evaluate(SIZE)
+        drawn_HW4 = np.asarray(picture.convert("RGBA")).reshape(-1, 4)
+    alone = page.evaluate(IMAGE_PIXEL, found["n"])
+    assert drawn_HW4[found["n"]].tolist() == alone  # the region was removed there: the image alone is seen
+    outlines = (drawn_HW4[:, :3] == (0, 158, 115)).all(axis=1)
+    assert 100 < outlines.sum() < len(drawn_HW4) / 4
     canvas.click(position={"x": found["x"], "y": found["y"]})
     expect(page.locator("#click-note")).to_contain_text("Nothing was removed")
     page.keyboard.press("+")  # the place of the click is where the keys go on
@@ -147,6 +167,12 @@ def test_clicks_and_keys_correct_the_mask_and_can_be_taken_back(
     expect(page.locator("#click-note")).not_to_contain_text("Nothing")
     page.wait_for_function(f"({ALPHA})({found['n']}) > 0")
     page.keyboard.press("Backspace")
+    expect(page.locator("#legend")).to_contain_text("Corrected by hand: 1 click.")
+    page.keyboard.press("Control+Shift+Z")
+    expect(page.locator("#legend")).to_contain_text("Corrected by hand: 2 clicks.")
+    expect(page.locator("#redo-click")).to_be_disabled()
+    page.locator("#undo-click").click()
+    expect(page.locator("#redo-click")).to_be_enabled()
     expect(page.locator("#legend")).to_contain_text("Corrected by hand: 1 click.")
     set_slider(page, "threshold", "0.4")
     expect(page.locator("#legend")).to_contain_text("Threshold 0.40, not the model's own 0.50. Corrected by hand: 1")

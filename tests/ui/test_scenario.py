@@ -100,10 +100,12 @@ def test_an_impossible_setting_is_refused_before_the_launch(
     fresh_server: Server, open_page: Callable[..., Watched]
 ) -> None:
     page = open_page(fresh_server.address).page
-    choose(page, "#preset", "^phantom_cpu_smoke$")
+    choose(page, "#preset", "^phantom_cpu_smoke · Every stage of DSFedMed")
     fill_rounds(page, "0")
     page.locator("#launch").click()
-    expect(page.locator("#plan-result [role=alert]")).to_contain_text("federation.rounds")
+    expect(page.locator("#plan-result [role=alert]")).to_contain_text(
+        "'Rounds' under 'Federated training' must be 1 to 10000; it is 0."
+    )
 
 
 @pytest.mark.parametrize("repeat", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
@@ -112,7 +114,7 @@ def test_what_is_typed_into_a_section_just_opened_is_what_counts(
 ) -> None:
     """Without ``keep_what_is_typed`` every third repeat fails or so."""
     page = open_page(fresh_server.address, frame_ms=700).page
-    choose(page, "#preset", "^phantom_cpu_smoke$")
+    choose(page, "#preset", "^phantom_cpu_smoke · Every stage of DSFedMed")
     fill_rounds(page, str(LONG_ROUNDS))
     page.wait_for_timeout(1500)  # two frames: whatever the page still wanted to write has been written
     page.locator("#plan").click()
@@ -136,7 +138,7 @@ def test_launch_reload_second_page_cancel_resume_samples_segment(
     beside = open_page(fresh_server.address).page
     expect(beside.locator("#train-message")).to_contain_text("Launch")
     page = open_page(fresh_server.address).page
-    choose(page, "#preset", "^phantom_cpu_smoke$")
+    choose(page, "#preset", "^phantom_cpu_smoke · Every stage of DSFedMed")
     expect(page.locator("#field-data-task input")).to_have_value(re.compile("^polyp"))
     fill_rounds(page, str(LONG_ROUNDS))
     page.locator("#plan").click()

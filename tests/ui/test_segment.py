@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +57,30 @@ def test_an_uploaded_image_gives_its_mask_to_save(page: Page, tmp_path: Path) ->
     page.get_by_label("Remove this file").or_(page.locator("#upload button[aria-label=Clear]")).first.click()
     expect(page.locator("#overlay")).to_be_hidden()
     expect(page.locator("#segment-message")).to_contain_text("No image yet")
+
+
+def test_an_example_is_framed_as_long_as_it_is_what_is_shown(page: Page, tmp_path: Path) -> None:
+    framed = page.locator("#examples .thumbnail-item.selected")
+    page.locator("#examples button.thumbnail-item").first.click()
+    expect(page.locator("#legend")).to_contain_text("Example 1")
+    expect(framed).to_have_count(1)
+    Image.fromarray(np.random.default_rng(2).integers(0, 255, (64, 64, 3)).astype(np.uint8)).save(tmp_path / "own.png")
+    upload(page, tmp_path / "own.png")
+    expect(page.locator("#legend").or_(page.locator("#segment-message [role=alert]"))).not_to_contain_text("Example 1")
+    expect(framed).to_have_count(0)
+
+
+def test_a_zip_goes_on_to_the_field_of_what_is_segmented_as_a_whole(page: Page, tmp_path: Path) -> None:
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "one.png")
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        archive.write(tmp_path / "one.png", "one.png")
+    upload(page, tmp_path / "many.zip")
+    expect(page.locator("#segment-message")).to_contain_text("'Volumes, series and many images' below")
+    expect(page.locator("#volume-upload")).to_contain_text("many")
+    expect(page.locator("#upload")).not_to_contain_text("many")
+    expect(page.locator("#volume-upload")).to_be_in_viewport()
+    page.locator("#volume-start").click()  # the file is this visitor's here, too
+    expect(page.locator("#volume-message")).to_contain_text(re.compile("64 x 64 pixels|not made for this image"))
 
 
 @pytest.mark.slow

@@ -87,3 +87,29 @@ def test_a_fresh_home_begins_with_a_finished_run(
         expect(page.locator("#gallery img, .gallery img, .grid-wrap img").first).to_be_visible()
         expect(page.get_by_text("114 of 228 samples are selected")).to_be_visible()
         assert seen.faults == [] and seen.foreign == []
+
+
+def test_a_model_that_is_gone_is_named_and_no_other_takes_its_place(
+    shipped_server: Server, open_page: Callable[..., Watched]
+) -> None:
+    page = open_page(f"{shipped_server.address}/?tab=segment&model=shipped/worse").page
+    expect(page.locator("#model-facts")).to_contain_text("0.099")
+    page.locator("#examples button.thumbnail-item").first.click()
+    expect(page.locator("#legend")).to_contain_text("by worse")
+    worse = shipped_server.home / "shipped" / "worse"
+    worse.rename(shipped_server.home / "worse")
+    try:
+        expect(page.locator("#model-gone")).to_contain_text("The model worse is not there any more")
+        expect(page.locator("#model input")).to_have_value("")
+        expect(page.locator("#legend")).to_contain_text("by worse")
+        expect(page.locator("#overlay img")).to_be_visible()
+
+        page.reload()
+        expect(page.locator("#model-gone")).to_contain_text("The address names the model worse, which is not here")
+        expect(page.locator("#model input")).to_have_value("")
+        page.locator("#model input").click()
+        page.get_by_role("option").first.click()
+        expect(page.locator("#model-gone")).to_be_hidden()
+        expect(page.locator("#model-facts")).to_contain_text("0.849")
+    finally:
+        (shipped_server.home / "worse").rename(worse)

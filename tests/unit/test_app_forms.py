@@ -70,6 +70,14 @@ def test_every_preset_fills_the_form_and_has_a_note(name: str) -> None:
     assert len(forms.preset_note(name)) > 20
 
 
+def test_a_preset_is_offered_with_what_it_is_for() -> None:
+    (choice,) = forms.preset_choices(["phantom_cpu_smoke"])
+    said = "Every stage of DSFedMed on phantoms, as small as it can be: at most 60 s on 2 CPU cores"
+    assert choice == (f"phantom_cpu_smoke · {said}", "phantom_cpu_smoke")
+    labels = [label for label, _ in forms.preset_choices(preset_names())]
+    assert len(set(labels)) == len(labels) and all(len(label) < 200 for label in labels)
+
+
 @pytest.mark.parametrize(
     ("key", "typed", "stored"),
     [
@@ -107,7 +115,7 @@ def test_a_cleared_number_is_refused_and_a_cleared_name_takes_the_default() -> N
     rounds = (spec("federation.rounds"),)
     with pytest.raises(UserError, match=r"Rounds.*Federated training") as caught:
         forms.from_values([None], rounds)
-    assert caught.value.code == "app.field_empty"
+    assert caught.value.code == "config.invalid"
     with pytest.raises(UserError, match="Rounds"):
         forms.edited(parse_config({}), [None], rounds)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import shutil
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -20,7 +21,7 @@ from app.tabs.picture_tools import Correcting
 from app.tabs.segment_answers import SHOWN, Handlers
 
 MODEL = "shipped/nuclei_cpu"
-LEGEND, DOWNLOAD, CSV, CHANGES, RESULT, NOTE, UNDO, RESET = range(8)
+LEGEND, DOWNLOAD, CSV, CHANGES, RESULT, NOTE, UNDO, REDO, RESET = range(9)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,29 @@ def test_a_click_corrects_and_undo_gives_the_models_own_files_back(studio: Studi
     assert back[RESULT].corrections == () and back[LEGEND] == own[LEGEND] and not back[UNDO].interactive
     full = answers.Shown(shown.key, None, corrections=found[RESULT].corrections * MAX_CORRECTIONS)
     assert str(MAX_CORRECTIONS) in handlers.correct(full, 0.5, 0, 15, event(place, "add"))[NOTE]
+
+
+def test_what_was_taken_back_is_done_again_until_a_new_correction(studio: Studio, shown: answers.Shown) -> None:
+    handlers, place = Correcting(studio), inside(studio, shown)
+    row, column = place[0] // 3, place[1] // 3
+    erased = handlers.correct(shown, 0.5, 0, 15, drawn("erase", 3, row, column))
+    brushed = handlers.correct(erased[RESULT], 0.5, 0, 15, drawn("brush", 9, 0, 0, 255, 255))
+    assert not brushed[REDO].interactive
+    own = handlers.anew(shown, 0.5)
+    back = handlers.undo(handlers.undo(brushed[RESULT], 0.5)[RESULT], 0.5)
+    assert back[LEGEND] == own[LEGEND] and back[REDO].interactive and not back[UNDO].interactive
+    again = handlers.redo(back[RESULT], 0.5)
+    assert again[RESULT].corrections == erased[RESULT].corrections and again[CHANGES] == erased[CHANGES]
+    both = handlers.redo(again[RESULT], 0.5)
+    assert both[RESULT] == brushed[RESULT] and both[LEGEND] == brushed[LEGEND] and not both[REDO].interactive
+    assert Path(both[DOWNLOAD].value["path"]).read_bytes() == Path(brushed[DOWNLOAD].value["path"]).read_bytes()
+    assert handlers.redo(both[RESULT], 0.5)[LEGEND] == both[LEGEND]  # there is nothing more
+
+    reset = handlers.reset(both[RESULT], 0.5)
+    assert reset[LEGEND] == own[LEGEND] and handlers.redo(reset[RESULT], 0.5)[CHANGES] == erased[CHANGES]
+    other = handlers.correct(reset[RESULT], 0.5, 0, 15, event(place, "remove"))
+    assert other[RESULT].undone == () and not other[REDO].interactive
+    assert [button.interactive for button in handlers.buttons(reset[RESULT])[1:]] == [False, True, False]
 
 
 @pytest.mark.parametrize(

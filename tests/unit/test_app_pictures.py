@@ -117,7 +117,7 @@ def test_disagreement_colours_who_saw_what() -> None:
     teacher, student = np.array([[1.0, 1.0], [0.0, 0.0]]), np.array([[1.0, 0.0], [1.0, 0.0]])
     shown = overlays.disagreement(image, teacher, student)
     both, teacher_only, student_only, nobody = shown[0, 0], shown[0, 1], shown[1, 0], shown[1, 1]
-    assert both[0] == both[1] == both[2] > 0
+    assert (both == (126, 96, 159)).all()  # nine tenths of the key's (140, 107, 177) over black
     assert teacher_only[0] > teacher_only[2] and student_only[2] > student_only[0]
     assert not nobody.any()
 
@@ -198,3 +198,28 @@ def test_a_missing_picture_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         sample_pictures(tmp_path, gone)
     assert caught.value.code == "app.sample_unreadable"
+
+
+def test_a_legend_names_what_can_be_seen_only() -> None:
+    """Of a bar of 1000 bytes, 5 are a two hundredth, which is drawn as a line; 4 nobody sees."""
+    totals = [
+        TrafficTotal("a", "up", "student", "federated_training", 991, 1),
+        TrafficTotal("a", "up", "masks", "generation", 5, 1),
+        TrafficTotal("a", "up", "metrics", "federated_training", 4, 1),
+    ]
+    named = {bar.name: bar.showlegend for bar in plots.traffic(totals).data}
+    kinds = catalogue.kinds()
+    assert named == {kinds["student"].title: True, kinds["masks"].title: True, kinds["metrics"].title: False}
+
+
+def test_hatchings_lie_over_their_colour() -> None:
+    totals = [TrafficTotal("a", "up", kind, "federated_training", 1, 1) for kind in catalogue.kinds()]
+    assert {bar.marker.pattern.fillmode for bar in plots.traffic(totals).data} == {"overlay"}
+
+
+@pytest.mark.parametrize(("last", "between"), [(2, 1), (10, 1), (11, None)])
+def test_few_rounds_have_whole_ticks(last: int, between: int | None) -> None:
+    steps = tuple(range(last + 1))
+    curve = MetricSeries("federated_training", "", "val_dice", steps, tuple(0.5 for _ in steps))
+    assert plots.curves([curve], title="t", empty="e").layout.xaxis.dtick == between
+    assert plots.overlaid([("run", [curve])], title="t", empty="e").layout.xaxis.dtick == between

@@ -261,6 +261,12 @@ def test_an_error_box_says_what_why_and_fix() -> None:
     assert all(part in box for part in ("What.", "Why.", "Fix.", text.ERROR_WHY, text.ERROR_FIX))
 
 
+def test_a_run_that_is_gone_is_told_without_a_terminal() -> None:
+    error = UserError("run.unknown", what="There is no run 'a1' in /home/x.", why="w", fix="`python -m engine list`")
+    box = markup.user_error(error)
+    assert "There is no run &#x27;a1&#x27;." in box and "deleted" in box and "/home" not in box and "python" not in box
+
+
 def test_an_unforeseen_error_shows_no_trace() -> None:
     box = markup.unexpected(RuntimeError("/secret/path"))
     assert "RuntimeError" in box and "secret" not in box
@@ -269,4 +275,6 @@ def test_an_unforeseen_error_shows_no_trace() -> None:
 def test_the_stepper_tells_the_state_of_each_stage() -> None:
     html = markup.stepper([a_stage("generation", "running", step=34, eta_s=120.0), a_stage("export")])
     assert html.count("<li") == 2
-    assert "running · 34 % · about 2 min left" in html and "aria-current='step'" in html and "to do" in html
+    assert (
+        "running · 34 % · about 2 min left of this stage" in html and "aria-current='step'" in html and "to do" in html
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.model_offers import Offer, Score, best_first, broken, facts, label, score_of
+from app.model_offers import Offer, Score, best_first, broken, facts, gone, kept, label, score_of
 
 
 def row(split: str, site: str, name: str, dice: float, images: int) -> dict[str, Any]:
@@ -54,3 +54,28 @@ def test_words_say_where_a_figure_comes_from() -> None:
     assert label(offered("nuclei", None, tryout=True)) == "Try-out: nuclei · liver · not measured · run r"
     assert "0.849 [0.837, 0.862], 90 images of fluo, which its training never saw" in facts(offered("nuclei", score))
     assert "<b>" not in facts(Offer("k", "n", "o", "<b>", ("c",), "d", None, False))
+
+
+@pytest.mark.parametrize(
+    ("keys", "chosen", "wanted", "is_first", "shown", "missing"),
+    [
+        (["best", "other"], None, None, True, "best", None),
+        (["best", "other"], None, "other", True, "other", None),
+        (["best", "other"], "other", None, False, "other", None),
+        (["best"], "other", None, False, None, "other"),  # deleted while it was shown: no other one takes its place
+        (["best"], None, "other", True, None, "other"),  # an address of another store
+        (["best", "new"], None, None, False, None, None),  # nobody has chosen since
+        ([], None, None, True, None, None),
+        ([], "other", None, False, None, "other"),
+    ],
+)
+def test_no_model_is_followed_by_one_that_nobody_has_chosen(
+    keys: list[str], chosen: str | None, wanted: str | None, is_first: bool, shown: str | None, missing: str | None
+) -> None:
+    assert kept(keys, chosen=chosen, wanted=wanted, is_first=is_first) == (shown, missing)
+
+
+def test_a_model_that_is_gone_is_named() -> None:
+    assert gone("run/abc123/bundle", is_address=False).startswith("The model of run abc123 is not there any more")
+    assert gone("shipped/nuclei_cpu", is_address=True).startswith("The address names the model nuclei_cpu, which is")
+    assert "names the model x, which" in gone("x", is_address=True)

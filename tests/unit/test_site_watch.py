@@ -106,6 +106,28 @@ def test_a_site_is_asked_works_and_answers() -> None:
     assert last.seen_at is not None
 
 
+def test_a_question_between_two_rounds_gives_the_ear_back() -> None:
+    """As with patience, which has every round's model validated: all rounds are heard of, and what they are about."""
+    heard = Heard()
+    rounds: list[tuple[int, str]] = []
+
+    class Listener:
+        def progress(self, site: str, round_number: int, step: int, total: int) -> None:
+            rounds.append((round_number, site))
+
+        def metric(self, site: str, name: str, value: float, step: int) -> None:
+            raise AssertionError("no curve is told")
+
+    heard.sites.train_rounds(
+        TRAIN_STUDENT, kind="student", arrays={"w": np.ones(2, np.float32)}, rounds=3, listener=Listener(),
+        on_round=lambda *_: heard.ask() and None,
+    )  # fmt: skip
+    assert rounds == [(number, site) for number in (1, 2, 3) for site in SITES]
+    of_rounds = [a.round for a in heard.activities if a.task == TRAIN_STUDENT and a.state == "working"]
+    assert of_rounds == [1] * len(SITES) + [2] * len(SITES) + [3] * len(SITES)
+    assert {a.round for a in heard.activities if a.task == SHARE_MASKS} == {3}, "as asked"
+
+
 def test_a_site_that_tells_nothing_is_seen_while_it_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.federation.sites.SEEN_EVERY_S", 0.0)
     heard = Heard()
@@ -294,3 +316,12 @@ def test_progress_of_sites_side_by_side_only_rises_and_sums() -> None:
     assert [progress.done(*one) for one in told] == [0.5, 0.75, 1.0, 1.0, 0.5]
     progress.answered("b", 2)
     assert progress.done("a", 2, 0.5) == 1.5
+
+
+@pytest.mark.parametrize(("state", "is_said"), [("answered", False), ("working", False), ("failed", True)])
+def test_of_a_finished_run_no_site_does_anything_any_more(state: str, is_said: bool) -> None:
+    now = activity("north", state=state, round=3, step=2, total=5)
+    view = SiteView(STAGE, now, 0.8, 1, 1)
+    assert "round 3" in site_table.table([view])
+    over = site_table.table([view], of="finished")
+    assert ("round 3" in over, ">done</span>" in over) == (is_said, not is_said)
