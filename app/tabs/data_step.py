@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from app import data_conversion, dataset_folders, forms, markup, refusals, viewmodels
 from app import data_text as words
+from app import dataset_folders, forms, markup, refusals, viewmodels
 from app.access import Visitor, visitor_of
 from app.picker import Picker
 from app.studio import Studio
@@ -98,21 +98,7 @@ def wire(studio: Studio, parts: Parts, fields: Sequence[forms.FieldSpec], contro
             steps.close()  # a browser that has gone ends the look, too
 
     def convert(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        by = visitor_of(request)
-        steps = data_conversion.steps(studio, forms.from_values(list(values), asked), by=by)
-        try:
-            while True:
-                step, box = studio.attempt(lambda: next(steps, None), box=refusals.box)
-                if box:
-                    yield [*_ended(box, offers=True), gr.skip(), gr.skip()]
-                elif isinstance(step, data_conversion.Converted):
-                    yield [*_ended(""), str(step.folder), studio.told(step.said)]
-                elif step is not None:
-                    yield [*_busy(markup.busy(step), converts=True), gr.skip(), ""]
-                if step is None:
-                    return
-        finally:
-            steps.close()
+        return _conversion(studio, values, asked, by=visitor_of(request))
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     # First, for what is registered later waits for the answer of what is before it; that may wait for others' looks.
@@ -178,7 +164,7 @@ def _steps(
     studio: Studio, values: tuple[Any, ...], fields: tuple[forms.FieldSpec, ...], *, by: Visitor
 ) -> Iterator[list[Any]]:
     """Yield the values of the parts while images are looked at, and at the end."""
-    from app import data_look, data_view
+    from app import data_conversion, data_look, data_view
 
     config = data_look.allowed(studio, forms.from_values(list(values), fields), by=by)
     for found in data_look.steps(config):
@@ -187,6 +173,28 @@ def _steps(
         else:
             found, offers = data_conversion.offered(found)
             yield _ended(studio.told(data_view.shown(found), of=config), offers=offers)
+
+
+def _conversion(
+    studio: Studio, values: tuple[Any, ...], fields: tuple[forms.FieldSpec, ...], *, by: Visitor
+) -> Iterator[list[Any]]:
+    """Yield the values of the parts, the folder and what is said of it, while a dataset is made and at the end."""
+    from app import data_conversion  # late, as above: the first paint needs no reader
+
+    steps = data_conversion.steps(studio, forms.from_values(list(values), fields), by=by)
+    try:
+        while True:
+            step, box = studio.attempt(lambda: next(steps, None), box=refusals.box)
+            if box:
+                yield [*_ended(box, offers=True), gr.skip(), gr.skip()]
+            elif isinstance(step, data_conversion.Converted):
+                yield [*_ended(""), str(step.folder), studio.told(step.said)]
+            elif step is not None:
+                yield [*_busy(markup.busy(step), converts=True), gr.skip(), ""]
+            if step is None:
+                return
+    finally:
+        steps.close()
 
 
 def _busy(said: str, *, converts: bool = False) -> list[Any]:
