@@ -27,7 +27,7 @@ def attack_endpoints(
         tally.faults.append(f"endpoints: the page has {sorted(named)}")
         return
     own = visitor.upload("eye.png", bombs.honest_png()).json()[0]
-    honest = ENDPOINTS | {"segment": [_file(own), MODEL, 1, True, ""]}
+    honest = ENDPOINTS | {"segment": [_file(own), MODEL, 1, True, "", ""]}
     for name, values in honest.items():
         for kind, payload in attacks.items():
             for place in range(len(values)):
@@ -36,7 +36,7 @@ def attack_endpoints(
                 tally.must("payloads to endpoints", refused=refused, told=f"{name} {kind} {answer.text[:200]}")
     if mode not in ("loopback", "sign-in"):  # in the one all tabs are one visitor's, in the other nobody else is there
         foreign = other.upload("eye.png", bombs.honest_png()).json()[0]
-        answer = visitor.join(named["segment"], [_file(foreign), MODEL, 1, True, ""])
+        answer = visitor.join(named["segment"], [_file(foreign), MODEL, 1, True, "", ""])
         tally.must("somebody else's upload", refused=answer.status_code == 400, told=answer.text[:200])
     _attack_names(visitor, named, canary, tally)
     if mode != "loopback":
@@ -48,7 +48,7 @@ def _attack_names(visitor: Visitor, named: dict[str, int], canary: Path, tally: 
     for name in (str(canary), f"../{canary.name}", "..", "a\0b", "/etc/passwd", "x" * 3000, "run/../../x"):
         own = visitor.upload("eye.png", bombs.honest_png()).json()[0]
         calls = {"status": [name], "report": [name], "plan": ["", name], "submit": ["", name]}
-        for endpoint, values in {**calls, "segment": [_file(own), name, 1, True, ""]}.items():
+        for endpoint, values in {**calls, "segment": [_file(own), name, 1, True, "", ""]}.items():
             told = json.dumps(visitor.call(named[endpoint], values))
             refused = '"error": "' in told and "did not foresee" not in told
             tally.must("names of files to endpoints", refused=refused, told=f"{endpoint} {name[:60]} {told[:200]}")

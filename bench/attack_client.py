@@ -137,14 +137,20 @@ class Visitor:
 
     def segment(self, model: str, path: str) -> tuple[str, float]:
         """Segment an uploaded file; return all that the page says, and the seconds that it took."""
-        look, file = self.event("upload", "upload"), {"path": path, "meta": {"_type": "gradio.FileData"}}
+        look, file = self.looking(), {"path": path, "meta": {"_type": "gradio.FileData"}}
         event, data = self.segmenting(model, path)
         began = time.perf_counter()
         self.call(look["id"], self.values(look, upload=file, model=model))
         return json.dumps(self.call(event, data)), time.perf_counter() - began
 
+    def looking(self) -> dict[str, Any]:
+        """Return the event that looks at an uploaded file: the browser has handed a zip on to another field before."""
+        target = [self.component("upload"), "upload"]
+        handed = [one["id"] for one in self.config["dependencies"] if target in one["targets"]]
+        return next(one for one in self.events if one.get("trigger_after") in handed)
+
     def segmenting(self, model: str, path: str) -> tuple[int, list[Any]]:
         """Return the event that segments an uploaded file, and what is sent to it."""
-        event = self.follower(self.event("upload", "upload"))
+        event = self.follower(self.looking())
         file = {"path": path, "meta": {"_type": "gradio.FileData"}}
         return event["id"], self.values(event, upload=file, model=model)

@@ -186,7 +186,11 @@ def test_a_command_on_data_or_on_a_finished_run(
     assert said.strip() and "Traceback" not in said
     if "--out" in words:
         out = finished.folder / words[words.index("--out") + 1]
-        assert sorted(path.suffix for path in out.iterdir()) in ([".png"], [".csv", ".tif"], [".json", ".md", ".onnx"])
+        assert sorted(path.suffix for path in out.iterdir()) in (
+            [".png"],
+            [".csv", ".tif"],
+            [".json", ".md", ".onnx", ".onnx"],
+        )
 
 
 def test_a_finished_run_goes_to_another_home_without_the_images_of_its_sites(finished: World) -> None:

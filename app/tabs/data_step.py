@@ -98,7 +98,7 @@ def wire(studio: Studio, parts: Parts, fields: Sequence[forms.FieldSpec], contro
             steps.close()  # a browser that has gone ends the look, too
 
     def convert(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        return _conversion(studio, values, asked, by=visitor_of(request))
+        yield from _conversion(studio, values, asked, by=visitor_of(request))
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     # First, for what is registered later waits for the answer of what is before it; that may wait for others' looks.

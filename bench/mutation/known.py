@@ -162,8 +162,9 @@ KNOWN: tuple[KnownError, ...] = (
     KnownError(
         "latents are not scaled",
         "engine/generation/training.py",
-        "latents = latents * self._backbone.vae.config.scaling_factor",
-        "latents = latents * 1.0",
+        "latents = latents * self._backbone.vae.config.scaling_factor\n"
+        "        noise = torch.randn(latents.shape, generator=generator)\n        steps",
+        "latents = latents * 1.0\n        noise = torch.randn(latents.shape, generator=generator)\n        steps",
     ),
     KnownError(
         "all sites' samples get the same noise",

@@ -32,10 +32,12 @@ Figures = dict[str, float]
 def half_px(image_px: int, *, stride: int) -> int | None:
     """Return half the side, in whole cells of a model's features of ``stride`` pixels; None where there is none less.
 
+    A U-Net normalises over its cells: of a single one there is nothing to normalise.
+
     Position terms need no more than that: TinySAM works its own out for the grid that it has.
     """
     side = image_px // 2 // stride * stride
-    return side if 0 < side < image_px else None
+    return side if 2 * stride <= side < image_px else None
 
 
 def chosen(items: Sequence[Item]) -> list[Item]:

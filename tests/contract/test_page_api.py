@@ -31,7 +31,7 @@ ENDPOINTS: dict[str, tuple[dict[str, tuple[str, Any]], list[str]]] = {
     "/models": ({}, ["object"]),
     "/segment": (
         {"image": ("object", REQUIRED), "model": ("string", REQUIRED), "slice": ("integer", 1),
-         "anyway": ("boolean", False), "looks": ("string", "")},
+         "anyway": ("boolean", False), "looks": ("string", ""), "variant": ("string", "")},
         ["object", "object"],
     ),
     "/plan": ({"configuration": ("string", REQUIRED), "preset": ("string", "")}, ["object"]),
@@ -162,7 +162,7 @@ def test_what_cannot_be_is_refused_with_a_code(client: Client, endpoint: str, va
 
 @pytest.mark.parametrize(("endpoint", "values"), [
     ("/list", ["20"]), ("/list", [True]), ("/status", [7]), ("/status", [None]), ("/plan", ["x" * 32_001, ""]),
-    ("/segment", ["/etc/passwd", "shipped/nuclei_cpu", 1, False, ""]),
+    ("/segment", ["/etc/passwd", "shipped/nuclei_cpu", 1, False, "", ""]),
 ])  # fmt: skip
 def test_values_of_a_wrong_type_are_refused_before_they_are_looked_at(
     client: Client, endpoint: str, values: list[Any]

@@ -23,8 +23,10 @@ def test_a_file_is_answered_where_somebody_gives_one_and_not_where_an_example_ta
     asked = [fn for fn in page.fns.values() if (upload._id, "upload") in fn.targets]
     changed = [fn for fn in page.fns.values() if (upload._id, "change") in fn.targets]
     names = [getattr(fn.fn, "__name__", "") for fn in changed]
-    (handed,) = asked  # a zip goes on to another field, in the browser; what is left here is looked at
-    (after,) = [fn for fn in page.fns.values() if fn.trigger_after == handed._id]
+    follows = {fn.trigger_after: fn for fn in page.fns.values() if fn.trigger_after is not None}
+    (handed,) = [fn for fn in asked if fn._id in follows]  # a zip goes on to another field, in the browser; the rest
+    after = follows[handed._id]  # is looked at
+    assert all(fn.fn is None for fn in asked), "what puts a reference away asks nothing"
     assert handed.fn is None and handed.js and getattr(after.fn, "__name__", "") == "look" and "look" not in names, (
         names
     )

@@ -20,7 +20,16 @@ from engine.evaluation.variants import fault_of, half_px, measure_file, measure_
 
 @pytest.mark.parametrize(
     ("image_px", "stride", "half"),
-    [(128, 8, 64), (1024, 16, 512), (200, 8, 96), (32, 32, None), (64, 32, 32), (96, 32, 32), (8, 8, None)],
+    [
+        (128, 8, 64),
+        (1024, 16, 512),
+        (200, 8, 96),
+        (32, 32, None),
+        (64, 32, None),
+        (96, 32, None),
+        (128, 32, 64),
+        (8, 8, None),
+    ],
 )
 def test_half_a_side_is_whole_cells(image_px: int, stride: int, half: int | None) -> None:
     assert half_px(image_px, stride=stride) == half
