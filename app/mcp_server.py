@@ -99,10 +99,12 @@ def build(page: Page, folders: list[Path]) -> MCPServer:
     def models() -> dict[str, Any]:
         return dict(page.ask("/models"))
 
-    def segment(image: str, model: str = "", slice: int = 1, anyway: bool = False, looks: str = "") -> dict[str, Any]:
+    def segment(
+        image: str, model: str = "", slice: int = 1, anyway: bool = False, looks: str = "", variant: str = ""
+    ) -> dict[str, Any]:
         path = allowed(image, folders)
         key = model or best(page.ask("/models")["models"])
-        mask, figures = page.ask("/segment", handle_file(path), key, slice, anyway, looks)
+        mask, figures = page.ask("/segment", handle_file(path), key, slice, anyway, looks, variant)
         return {"mask": mask, "model": key, **figures}
 
     def plan(configuration: str = "", preset: str = "") -> dict[str, Any]:
