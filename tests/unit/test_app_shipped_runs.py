@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from runs_world import config, finished_run
 from app import shipped_runs
 from app.settings import Settings
 from engine.errors import UserError
+from engine.models.assets import list_assets
 from engine.runs import lifecycle
 from engine.runs.archive_export import export_run
 from engine.runs.store import RunStore
@@ -57,6 +59,10 @@ def test_those_in_the_repository_are_small_and_can_be_read(tmp_path: Path) -> No
     folder = Settings(home=tmp_path).runs_dir
     archives = list(folder.glob("*.zip"))
     assert archives and sum(path.stat().st_size for path in archives) <= MOST_BYTES
+    listed = {Path(asset.file).name: asset for asset in list_assets()}
+    for path in archives:
+        assert listed[path.name].bytes == path.stat().st_size
+        assert listed[path.name].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     store = RunStore(tmp_path / "home")
     taken = shipped_runs.take_in(store, folder)
     assert len(taken) == len(archives)
