@@ -113,7 +113,7 @@ STATUS = {
 STATUS_NEXT = {
     "queued": "It starts by itself when the run before it ends.",
     "running": "You may close this page: the run goes on. Its address brings you back.",
-    "finished": "See the results below, its synthetic images on the Samples tab, and use its model on the Segment tab.",
+    "finished": "See the results below, its images on the Samples tab, and its model, if any, on the Segment tab.",
     "failed": "Mend what is named below, then press Resume: it goes on from its last checkpoint.",
     "cancelled": "What it had done is kept. Press Resume to go on from there.",
     "interrupted": "Its worker is gone. Press Resume to go on from its last checkpoint.",

@@ -146,7 +146,7 @@ def _second(studio: Studio, chosen: str | None, second: str | None) -> gr.Dropdo
 def _place(studio: Studio) -> Parts:
     gr.HTML(f"<h2>{words.HEADING}</h2><p class='quiet'>{escape(words.LEAD)}</p>")
     label = words.UPLOAD_LABEL.format(megabytes=studio.settings.max_upload_mb)
-    upload = gr.File(label=label, type="filepath", height=120, elem_id="volume-upload")
+    upload = gr.File(label=label, type="filepath", height=170, elem_id="volume-upload")
     second = Picker(
         [(words.SECOND_NONE, "")],
         value="",
@@ -161,7 +161,7 @@ def _place(studio: Studio) -> Parts:
     )
     with gr.Accordion(reference_text.HEADING, open=False, elem_id="volume-compare-with"):
         mask_label = reference_text.LABEL.format(megabytes=studio.settings.max_upload_mb)
-        reference = gr.File(label=mask_label, type="filepath", height=110, elem_id="volume-reference")
+        reference = gr.File(label=mask_label, type="filepath", height=170, elem_id="volume-reference")
     with gr.Row(elem_classes="actions"):
         start = gr.Button(words.START, variant="primary", elem_id="volume-start")
         stop = gr.Button(words.STOP, visible=False, elem_id="volume-stop")
