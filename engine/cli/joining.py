@@ -16,7 +16,8 @@ from engine.cli.options import (
     where_sites_are,
 )
 from engine.cli.output import HomeOption, JsonFlag, print_json
-from engine.cli.runs import DetachFlag, RunArgument, find_run, follow_run, print_plan
+from engine.cli.plans import print_plan
+from engine.cli.runs import DetachFlag, RunArgument, find_run, follow_run
 
 
 def join(

@@ -15,6 +15,7 @@ from engine.errors import UserError
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
+    from engine.planning.sizes import Size
     from engine.runs.store import RunStore
 
 PresetOption = Annotated[str | None, typer.Option("--preset", help="Name of a shipped configuration")]
@@ -38,6 +39,12 @@ RayAddressOption = Annotated[
 ]
 ServerOption = Annotated[
     Path | None, typer.Option("--server", help="The federation's folder at its server (with --backend superlink)")
+]
+FitOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--fit/--as-written", help="Fit side, length and prompt to the images; real_cpu is fitted unless told otherwise"
+    ),
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="A name for people")]
 
@@ -79,6 +86,17 @@ def read_config(
             fix=f"Presets: {', '.join(preset_names())}.",
         )
     return load_config(source, overrides=overrides | parse_settings(settings))
+
+
+def fitted_config(
+    chosen: RunConfig, *, fit: bool | None, preset: str | None, settings: Sequence[str] | None
+) -> tuple[RunConfig, tuple[Size, ...]]:
+    """Return the configuration with the sizes that its images ask for, and those; what ``--set`` gives stays."""
+    from engine.planning.sizes import FITTED_PRESETS, fit_to_data
+
+    if not (preset in FITTED_PRESETS if fit is None else fit):
+        return chosen, ()
+    return fit_to_data(chosen, given=parse_settings(settings))
 
 
 def where_sites_are(

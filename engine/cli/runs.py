@@ -12,6 +12,7 @@ from engine.cli.options import (
     BackendOption,
     ConfigOption,
     DataOption,
+    FitOption,
     HeldOutOption,
     NameOption,
     PresetOption,
@@ -20,16 +21,16 @@ from engine.cli.options import (
     SetOption,
     WorkersOption,
     edit_config,
+    fitted_config,
     open_store,
     read_config,
     where_sites_are,
 )
-from engine.cli.output import HomeOption, JsonFlag, duration, print_json, print_table, size
-from engine.cli.privacy import print_privacy
+from engine.cli.output import HomeOption, JsonFlag, duration, print_json, print_table
+from engine.cli.plans import print_plan, print_sizes
 from engine.errors import UserError
 
 if TYPE_CHECKING:
-    from engine.planning import Plan
     from engine.runs.store import RunStore
 
 RunArgument = Annotated[str, typer.Argument(help="A run's id, or 'last' for the newest run")]
@@ -46,6 +47,7 @@ def plan(
     workers: WorkersOption = None,
     ray_address: RayAddressOption = None,
     server: ServerOption = None,
+    fit: FitOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -56,13 +58,14 @@ def plan(
 
     where = where_sites_are(backend=backend, workers=workers, ray_address=ray_address, server=server)
     chosen = read_config(preset=preset, config=config, data=data, held_out=held_out, settings=settings, where=where)
-    chosen = with_sites(chosen)
+    chosen, sizes = fitted_config(with_sites(chosen), fit=fit, preset=preset, settings=settings)
     _set_home(home)
     made = make_plan(chosen, home=home)
     if as_json:
         read = chosen.model_dump(mode="json", exclude={*unread_sections(chosen.method, chosen.generator.kind)})
-        print_json({"plan": made.as_dict(), "config": read})
+        print_json({"plan": made.as_dict(), "config": read, "sizes": [asdict(size) for size in sizes]})
     else:
+        print_sizes(sizes)
         print_plan(made)
 
 
@@ -76,6 +79,7 @@ def run(
     workers: WorkersOption = None,
     ray_address: RayAddressOption = None,
     server: ServerOption = None,
+    fit: FitOption = None,
     name: NameOption = None,
     home: HomeOption = None,
     detach: DetachFlag = False,
@@ -89,9 +93,11 @@ def run(
     where = where_sites_are(backend=backend, workers=workers, ray_address=ray_address, server=server)
     about = {"name": name, "where": where}
     chosen = read_config(preset=preset, config=config, data=data, held_out=held_out, settings=settings, **about)
-    chosen = with_sites(chosen)
+    chosen, sizes = fitted_config(with_sites(chosen), fit=fit, preset=preset, settings=settings)
     store = open_store(home)
     made = make_plan(chosen, home=home)
+    if not as_json:
+        print_sizes(sizes)
     run_id = lifecycle.submit(store, chosen, planned_s=made.stage_seconds)
     follow_run(store, run_id, detach=detach, as_json=as_json, warnings=made.warnings)
 
@@ -368,29 +374,3 @@ def _set_home(home: Path | None) -> None:
     from engine.runs.store import home_folder
 
     os.environ["DSFEDMED_HOME"] = str(home_folder(home))
-
-
-def print_plan(made: Plan) -> None:
-    """Print what a run will take and send."""
-    print(f"{made.name}: {made.method} on {made.dataset} ({made.modality}; {', '.join(made.classes)}), {made.machine}")
-    print(f"Sites: {made.sites_work}.")
-    sites = [(s.site, s.role, s.num_train, s.num_validation, s.num_test) for s in made.sites]
-    print()
-    print_table(("Site", "Role", "Train", "Validation", "Test"), sites, right=(2, 3, 4))
-    print()
-    stages = [
-        (s.name, s.steps, s.images, f"{s.minutes:.1f}", f"{s.peak_memory_gib:.1f}", s.detail) for s in made.stages
-    ]
-    print_table(("Stage", "Steps", "Images", "Minutes", "GiB", ""), stages, right=(1, 2, 3, 4))
-    print(f"\nIn all about {made.minutes:.1f} minutes, {made.peak_memory_gib:.1f} GiB of memory at the peak (of "
-          f"{made.memory_gib:.0f}), {made.disk_gib:.2f} GiB on the disk.")  # fmt: skip
-    print()
-    rows = [(t.site, t.direction, t.kind, size(t.payload_bytes)) for t in made.traffic]
-    print_table(("Site", "Way", "What", "Bytes"), rows, right=(3,))
-    print()
-    print_privacy(made)
-    for sentence in made.leaves_site:
-        print(f"- {sentence}")
-    for warning in made.warnings:
-        print(f"Note: {warning}")
-    print(made.estimate)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.config import RunConfig
 from engine.data.datasets import Federation, load_federation
+from engine.data.facts import DataFacts, data_facts
 from engine.data.public import load_public, refuse_shared
 from engine.federation.backends.participants import participants, with_named
 from engine.federation.descriptions import IDENTITY_FILE, FederationDescription, noted_sites
@@ -42,6 +43,20 @@ def describe(config: RunConfig) -> FederationDescription:
             items = [*site.train.items, *site.validation.items, *site.test.items]
             refuse_shared(items, site=site.name, public=digests)
     return describe_all(config, federation, sites_here(config, federation=federation))
+
+
+def measured(config: RunConfig) -> tuple[FederationDescription, DataFacts] | None:
+    """Return what the sites say of their data with figures of some training images, None where they lie elsewhere.
+
+    Raises ``UserError`` for faults of the data.
+    """
+    if config.backend == "superlink":
+        return None
+    from engine.site.data import describe_all, sites_here
+
+    federation = load_federation(config.data, seed=config.seed)
+    told = describe_all(config, federation, sites_here(config, federation=federation))
+    return told, data_facts([site.train for site in federation.sites.values()])
 
 
 def with_sites(config: RunConfig, *, run_dir: Path | None = None) -> RunConfig:

@@ -15,7 +15,7 @@ from engine.federation.side_by_side import available_cores
 from engine.methods import catalogue
 from engine.planning import checks, compatibility
 from engine.planning.calibration import FILE, Calibration, calibration
-from engine.planning.costs import GIB
+from engine.planning.costs import GIB, Speed
 from engine.planning.generator_costs import is_mini
 from engine.planning.machine import choose_device, free_disk_gib
 from engine.planning.model_keys import sharing_of
@@ -57,10 +57,10 @@ def plan(
     _check_models(config, names, device=device, only_costs=only_costs)
     federation = describe(config) if federation is None else federation
     _check_sites(config, names, federation)
-    sites = _sites(federation)
+    sites = site_plans(federation)
     measured = calibration(folder)
     speed = measured.speed(device, threads=config.threads, precision=config.precision)
-    work = Workload(config, sites, speed, num_classes=len(federation.classes), cache_gib=_cache_gib(config, sites))
+    work = work_of(config, sites, speed, num_classes=len(federation.classes))
     everything = stage_costs(work, names)
     costs = {name: everything[name] for name in to_run}
     stages = plan_stages(costs)
@@ -127,7 +127,13 @@ def _check_sites(config: RunConfig, names: tuple[str, ...], federation: Federati
         sharing_of(config, num_classes=len(federation.classes))  # refuses patterns that divide nothing
 
 
-def _sites(federation: FederationDescription) -> tuple[SitePlan, ...]:
+def work_of(config: RunConfig, sites: tuple[SitePlan, ...], speed: Speed, *, num_classes: int) -> Workload:
+    """Return what a run on ``sites`` has to do on a machine of ``speed``."""
+    return Workload(config, sites, speed, num_classes=num_classes, cache_gib=_cache_gib(config, sites))
+
+
+def site_plans(federation: FederationDescription) -> tuple[SitePlan, ...]:
+    """Return each site's part: the sources, then the test set."""
     sources = [SitePlan(site.name, "source", site.num_train, site.num_validation, 0) for site in federation.sources]
     tested = sum(site.num_test for site in federation.tests)
     return (*sources, SitePlan(federation.test_name, "test", 0, 0, tested))
