@@ -77,10 +77,10 @@ def place_answer(buttons: tuple[gr.Button, gr.Button, gr.Button]) -> Parts:
     return Parts(*buttons, gr.HTML("", elem_id="data-found"), converted)
 
 
-def wire(studio: Studio, parts: Parts, fields: Sequence[forms.FieldSpec], controls: Sequence[Any]) -> Any:
+def wire(studio: Studio, parts: Parts, fields: Sequence[forms.FieldSpec], controls: Sequence[Any]) -> tuple[Any, Any]:
     """Let the buttons answer from the form's values; a change of the images puts the answer away.
 
-    Returns the event of a conversion, which what follows it is hung on.
+    Returns the events of a look and of a conversion, which what follows them is hung on.
     """
     read = [(f, c) for f, c in zip(fields, controls, strict=True) if f.section == "data" or f.key in PLACES]
     asked = tuple(field for field, _ in read)
@@ -122,7 +122,7 @@ def wire(studio: Studio, parts: Parts, fields: Sequence[forms.FieldSpec], contro
         # Both in the browser and in this order, as for volumes: a cancellation waits for what is registered before it.
         gr.on(events, None, cancels=cancelled)
         gr.on(events, None, None, parts.listed(), js=_in_browser(_ended(said)), **quiet)
-    return conversion
+    return job, conversion
 
 
 def wire_folders(

@@ -12,7 +12,7 @@ from app import demo, forms, markup, text, viewmodels
 from app.access import PROGRAM, visitor_of
 from app.refusals import FRONT_KEYS
 from app.studio import Studio
-from app.tabs import data_step
+from app.tabs import data_step, fit_step
 from engine.config import DEFAULT_METHOD, RunConfig, preset_names
 from engine.config_generators import GENERATORS
 from engine.config_keys import unread_sections
@@ -117,8 +117,8 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
             gr.HTML(f"<h3>{text.STEP_DATA}</h3>")
             folders = _front(studio, fields, place)
             buttons = data_step.place_buttons()
-    looking = data_step.place_answer(buttons)
-    settings_heading = gr.HTML(_heading(text.STEP_SETTINGS))
+            fitting = None if demonstrates else fit_step.place()
+    looking, settings_heading = data_step.place_answer(buttons), gr.HTML(_heading(text.STEP_SETTINGS))
     if demonstrates:
         gr.HTML(markup.quiet(text.DEMO_SETTINGS))
     hidden = _without_choice(fields) if demonstrates else frozenset()
@@ -136,10 +136,11 @@ def build(studio: Studio, accordion: gr.Accordion) -> RunForm:
         fork_note, new_instead, preset_part, data_part, looking.found, settings_heading, start_heading, accordions,
         hidden,
     )  # fmt: skip
-    conversion = data_step.wire(
-        studio, looking, fields, form.controls
-    )  # first: what it cancels waits for what is before it
+    # First: what it cancels waits for what is before it.
+    look, conversion = data_step.wire(studio, looking, fields, form.controls)
     _wire(studio, form)
+    if fitting is not None:
+        fit_step.wire(studio, fitting, fields, form.controls, preset=preset, look=look)
     if not demonstrates:
         named = {key: placed[f"data.{key}"] for key in ("source", "root", "held_out")}
         data_step.wire_folders(studio, folders, looking, conversion, **named)

@@ -34,10 +34,11 @@ LATENT_PX, OBJECT_LATENTS = 8, 3
 MINUTES = 20.0
 """For all of a run, on the reference machine's two cores."""
 ROUNDS = (100, 80, 60, 50, 40, 30, 25, 20, 15, 10)
-ENOUGH_ROUNDS = 30
-"""Finer synthetic images may not cost rounds below these."""
+ENOUGH_ROUNDS, ENOUGH_MASKS = 20, 30
+"""Finer synthetic images may not cost rounds and shared masks below these."""
 PATIENCE = 8
-MASKS = (60, 40, 30, 20, 10)
+MASKS = (60, 50, 40, 30, 20, 10)
+MASKS_KEY = "generation.max_masks_per_site"
 PROMPTS = {
     "fundus": "fundus", "skin": "skin", "endoscopy": "polyp", "microscopy": "nuclei", "ct": "liver", "mr": "liver",
 }  # fmt: skip
@@ -90,28 +91,36 @@ class _Sizes:
 
     def _generated_px(self) -> tuple[int, str]:
         side, because = generated_px(self._facts, self.config.data.image_px)
-        for finer in sorted((px for px in SIDES_PX if SIDES_PX[0] < px <= side), reverse=True):
-            changed = {"generator.image_px": finer, "federation.rounds": ENOUGH_ROUNDS}
-            if _minutes(_changed(self.config, changed), self._told) <= MINUTES:
-                return finer, because if finer == side else f"a finer one leaves less than {ENOUGH_ROUNDS} rounds"
-        return SIDES_PX[0], because if side == SIDES_PX[0] else f"a finer one leaves less than {ENOUGH_ROUNDS} rounds"
+        least = {"federation.rounds": ENOUGH_ROUNDS, MASKS_KEY: min(ENOUGH_MASKS, self._usual_masks)}
+        for px in sorted((px for px in SIDES_PX if px <= max(side, SIDES_PX[0])), reverse=True):
+            if px == SIDES_PX[0] or self._minutes({"generator.image_px": px, **least}) <= MINUTES:
+                break
+        return px, because if px >= side else f"a finer one leaves fewer than {ENOUGH_ROUNDS} rounds"
+
+    @property
+    def _usual_masks(self) -> int:
+        return self.config.generation.max_masks_per_site or MASKS[0]
+
+    def _minutes(self, changes: Mapping[str, Any]) -> float:
+        return _minutes(_changed(self.config, changes), self._told)
 
     def _length(self) -> None:
-        """Take as many rounds as fit into ``MINUTES``, and fewer shared masks where even the fewest do not."""
-        key, masks_key = "federation.rounds", "generation.max_masks_per_site"
+        """Take as many rounds as fit into ``MINUTES``; fewer masks are shared where that leaves too few."""
+        key, usual = "federation.rounds", self._usual_masks
         if key not in self._given:
             self._take("federation.patience", PATIENCE, "so many rounds without a better validation Dice are enough")
-        usual = self.config.generation.max_masks_per_site or MASKS[0]
-        fewer = [] if masks_key in self._given else [count for count in MASKS if count < usual]
+        fewer = () if MASKS_KEY in self._given else tuple(count for count in MASKS if count < usual)
         ladder = (self.config.federation.rounds,) if key in self._given else ROUNDS
-        for masks, rounds in itertools.product((usual, *fewer), ladder):
-            minutes = _minutes(_changed(self.config, {key: rounds, masks_key: masks}), self._told)
+        enough = tuple(rounds for rounds in ladder if rounds >= ENOUGH_ROUNDS) or ladder
+        tries = (*itertools.product((usual, *fewer), enough), ((usual, *fewer)[-1], ladder[-1]))
+        for masks, rounds in tries:
+            minutes = self._minutes({key: rounds, MASKS_KEY: masks})
             if minutes <= MINUTES:
                 break
         limit = f"with these the whole run takes {minutes:.0f} minutes on the reference machine, of {MINUTES:.0f}"
         within = limit if minutes <= MINUTES else f"the fewest; with these it takes {minutes:.0f} minutes"
         if masks != usual:
-            self._take(masks_key, masks, within)
+            self._take(MASKS_KEY, masks, within)
         self._take(key, rounds, f"{within}; training ends earlier where validation stops rising")
 
 

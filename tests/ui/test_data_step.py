@@ -72,3 +72,30 @@ def test_a_folder_of_nnunet_is_made_a_dataset_and_looked_at(
     assert found(page) == []
     assert page.evaluate(TOO_WIDE) <= 0
     assert seen.faults == [] and seen.foreign == []
+
+
+def test_real_cpu_is_fitted_after_a_look_and_what_was_changed_by_hand_stays_until_one_presses(
+    layout_server: Server, open_page: Callable[..., Watched], tmp_path: Path
+) -> None:
+    root = write_dataset("polyp", tmp_path / "polyps", images_per_site=4, image_px=64)
+    seen = open_page(layout_server.address, width=1280, dark=False)
+    page = seen.page
+    page.get_by_role("button", name="Start a new run").click()
+    page.locator("#preset input").click()
+    page.get_by_role("option", name=re.compile("^real_cpu")).click()
+    rounds, side = page.locator("#field-federation-rounds input"), page.locator("#field-data-image_px input")
+    for section in ("federation", "data"):
+        page.locator(f"#section-{section} button.label-wrap").click()
+    expect(rounds).to_have_value("25")
+    rounds.fill("7")
+    page.locator("#field-data-root textarea, #field-data-root input").fill(str(root))
+    page.locator("#data-look").click()
+    expect(page.locator("#data-fitted li").first).to_contain_text("128")
+    expect(page.locator("#data-fitted")).to_contain_text("the images' shorter side is 64 pixels")
+    expect(side).to_have_value("128")
+    expect(rounds).to_have_value("7")
+    page.locator("#data-fit").click()
+    expect(rounds).to_have_value("100")
+    expect(page.locator("#field-federation-patience").locator("input, textarea")).to_have_value("8")
+    assert found(page) == []
+    assert seen.faults == [] and seen.foreign == []
