@@ -47,6 +47,7 @@ def make(studio: Studio, run_id: str, kind: str, *, by: Visitor) -> Path:
 def _text(studio: Studio, run_id: str, kind: str) -> tuple[str, str]:
     """Return the end of the file's name and what it says."""
     from engine.report.document import without_folders  # late: the first paint needs no report
+    from engine.report.egress_html import egress_html
     from engine.report.html import html_report
     from engine.report.images import images_csv
     from engine.report.ledger import read_ledger
@@ -55,6 +56,8 @@ def _text(studio: Studio, run_id: str, kind: str) -> tuple[str, str]:
     store = studio.store
     if kind == "html":
         return "report.html", html_report(store, run_id)
+    if kind == "egress":
+        return "egress.html", egress_html(store, run_id)
     if kind == "ledger":
         return "ledger.csv", ledger_csv(run_id, read_ledger(store, run_id))
     if kind == "images":

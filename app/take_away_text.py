@@ -11,6 +11,7 @@ KINDS = {
     "json": "Report as JSON",
     "images": "Figures of images (CSV)",
     "ledger": "Privacy ledger (CSV)",
+    "egress": "What left each site, for a release (HTML)",
     "settings": "Settings (TOML)",
     "bundle": "Exported model (zip)",
     "log": "Log (text)",
@@ -19,6 +20,7 @@ KINDS = {
 HOW = {
     "html": "One file without scripts. For a PDF, open it and print it to a file.",
     "zip": "Records, results, models and synthetic samples, which import-run takes in at another home.",
+    "egress": "Digests and approvals are open there until a site hands over its own record (report --egress).",
     "ledger": "What the server knows of each message. Digests and approvals are in the sites' own records.",
 }
 READY = "{name}, {size}. {how}"

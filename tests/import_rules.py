@@ -227,6 +227,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.experiments",
         "engine.evaluation.spread",
         "engine.evaluation.tables",
+        "engine.federation.release",
         "engine.federation.task_titles",
         "export.manifest",
     ),

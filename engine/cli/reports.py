@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,10 @@ from engine.cli.options import open_store
 from engine.cli.output import HomeOption, JsonFlag, print_json, size
 from engine.cli.runs import RunArgument, find_run
 from engine.errors import UserError
+
+if TYPE_CHECKING:
+    from engine.report.site_records import Proofs
+    from engine.runs.store import RunStore
 
 MOST_RECORD_BYTES = 256 * 2**20
 """Of a record that a site has handed over: a million messages (ours)."""
@@ -22,6 +27,10 @@ def report(
     ledger: Annotated[
         Path | None, typer.Option("--ledger", help="Every message that crossed a site's border, as CSV")
     ] = None,
+    egress: Annotated[
+        Path | None,
+        typer.Option("--egress", help="What left each site, and what is asked before a release: .html or .json"),
+    ] = None,
     site_records: Annotated[
         list[str] | None,
         typer.Option(
@@ -32,17 +41,20 @@ def report(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a run's report as one file that needs nothing else, and its privacy ledger. Nothing is overwritten."""
+    """Write a run's report, its privacy ledger or what left each site, as files that need nothing else.
+
+    Nothing is overwritten.
+    """
     from engine.report.html import html_report
     from engine.report.ledger import read_ledger
     from engine.report.ledger_csv import ledger_csv
     from engine.report.site_records import join_records
 
-    wanted = [path for path in (html, ledger) if path is not None]
+    wanted = [path for path in (html, ledger, egress) if path is not None]
     if not wanted:
         raise UserError(
             "cli.report",
-            what="Neither --html nor --ledger is given.",
+            what="None of --html, --ledger and --egress is given.",
             why="A report is written to the file that you name.",
             fix=f"For instance: python -m engine report {run_id} --html report.html",
         )
@@ -56,6 +68,8 @@ def report(
         _write(html, html_report(store, chosen, proofs))
     if ledger is not None:
         _write(ledger, ledger_csv(chosen, messages, proofs))
+    if egress is not None:
+        _write(egress, _egress(store, chosen, proofs, as_data=egress.suffix == ".json"))
     if as_json:
         files = [{"path": str(path), "bytes": path.stat().st_size} for path in wanted]
         print_json({"run_id": chosen, "files": files, "site_records": proofs.said})
@@ -64,6 +78,16 @@ def report(
             print(sentence)
         for path in wanted:
             print(f"{chosen}: {size(path.stat().st_size)} in {path}")
+
+
+def _egress(store: RunStore, run_id: str, proofs: Proofs, *, as_data: bool) -> str:
+    from engine.report.egress_html import egress_html, read_egress
+
+    if not as_data:
+        return egress_html(store, run_id, proofs)
+    document, sites = read_egress(store, run_id, proofs)
+    about = {"run_id": run_id, "method": document.record.method, "config_hash": document.record.config_hash}
+    return json.dumps({**about, "sites": [site.as_dict() for site in sites]}, indent=1) + "\n"
 
 
 def _records(given: list[str], sites: set[str]) -> dict[str, list[dict[str, Any]]]:

@@ -53,17 +53,22 @@ def html_report(store: RunStore, run_id: str, proofs: Proofs = NO_PROOFS) -> str
     return to_html(read_document(store, run_id), proofs)
 
 
-def to_html(document: RunDocument, proofs: Proofs = NO_PROOFS) -> str:
-    """Return a document as one HTML page."""
+def page(template: str, **values: Any) -> str:
+    """Return one of our templates as a page in our style; what it shows is escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"size": size, "moment": moment, "span": span, "cells": image_cells, "unbroken": unbroken}
     style = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))  # our own file, nobody else's words
+    return environment.get_template(template).render(style=style, **values)
+
+
+def to_html(document: RunDocument, proofs: Proofs = NO_PROOFS) -> str:
+    """Return a document as one HTML page."""
     record, config = document.record, document.config
-    return environment.get_template("report.html").render(
-        style=style,
+    return page(
+        "report.html",
         run=record,
         method=catalogue.methods().get(record.method),
         method_title=catalogue.method_title(record.method),

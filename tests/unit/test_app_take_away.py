@@ -20,7 +20,7 @@ from engine.config import load_config
 from engine.errors import UserError
 
 OPERATOR = Visitor("user:a", "a", "operator")
-LOCAL_KINDS = ("html", "json", "images", "ledger", "settings", "log")
+LOCAL_KINDS = ("html", "json", "images", "ledger", "egress", "settings", "log")
 
 
 def test_only_who_may_change_a_run_takes_it_from_the_page(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_each_file_holds_what_it_is_called(tmp_path: Path) -> None:
     made = {kind: run_files.make(studio, run_id, kind, by=OPERATOR) for kind in LOCAL_KINDS}
     text = {kind: path.read_text(encoding="utf-8") for kind, path in made.items()}
     assert [path.name.removeprefix(f"{run_id}_") for path in made.values()] == [
-        "report.html", "report.json", "images.csv", "ledger.csv", "settings.toml", "log.txt",
+        "report.html", "report.json", "images.csv", "ledger.csv", "egress.html", "settings.toml", "log.txt",
     ]  # fmt: skip
     assert text["html"].startswith("<!doctype html>") and json.loads(text["json"]) == {"seed": 1337}
     lines = list(csv.DictReader(io.StringIO(text["images"])))

@@ -221,7 +221,7 @@ def test_the_command_writes_what_is_named_and_overwrites_nothing(
 ) -> None:
     run_id = compared(store, "run", DICE)
     where = ["--home", str(store.home)]
-    assert main(["report", run_id, *where]) == 2 and "Neither --html nor --ledger" in capsys.readouterr().err
+    assert main(["report", run_id, *where]) == 2 and "None of --html, --ledger and --egress" in capsys.readouterr().err
     page, ledger = tmp_path / "r.html", tmp_path / "l.csv"
     assert main(["report", "last", "--html", str(page), "--ledger", str(ledger), *where]) == 0
     assert page.read_text(encoding="utf-8") == html_report(store, run_id)
