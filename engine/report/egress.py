@@ -193,9 +193,7 @@ def _approved(site: str, messages: Sequence[Message], proofs: Proofs) -> Answer:
     question = "Has somebody at the site approved what left?"
     sent = [message for message in messages if message.kind != catalogue.METRICS.name]
     if site not in proofs.sites:
-        said = (
-            "Not on record at the server: the site's own record says it (python -m engine site log), where it has one."
-        )
+        said = "Not on record at the server. A site with its own program has it (python -m engine site log FOLDER)."
         return Answer(question, "open", said)
     approved = [message for message in sent if message in proofs.of]
     names = ", ".join(dict.fromkeys(proofs.of[message].approved_by for message in approved)) or "nobody"
