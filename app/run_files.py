@@ -15,6 +15,7 @@ from app.uploads import MIB
 from engine.config_text import to_toml
 from engine.errors import UserError
 from engine.runs.archive_export import export_run
+from engine.runs.archive_places import without_folders
 from engine.runs.outputs import REPORT_NAME
 
 SHARE = 0.5
@@ -36,7 +37,7 @@ def make(studio: Studio, run_id: str, kind: str, *, by: Visitor) -> Path:
         path = folder / (f"{run_id}.zip" if kind == "zip" else f"{run_id}_model.zip")
         most_bytes = int(SHARE * studio.settings.all_mb * MIB)
         if kind == "zip":
-            export_run(studio.store, run_id, path, most_bytes=most_bytes)
+            export_run(studio.store, run_id, path, most_bytes=most_bytes, with_places=studio.mode == "local")
         else:
             _zip_bundle(studio, run_id, path, most_bytes=most_bytes)
         return path
@@ -46,8 +47,7 @@ def make(studio: Studio, run_id: str, kind: str, *, by: Visitor) -> Path:
 
 def _text(studio: Studio, run_id: str, kind: str) -> tuple[str, str]:
     """Return the end of the file's name and what it says."""
-    from engine.report.document import without_folders  # late: the first paint needs no report
-    from engine.report.egress_html import egress_html
+    from engine.report.egress_html import egress_html  # late: the first paint needs no report
     from engine.report.html import html_report
     from engine.report.images import images_csv
     from engine.report.ledger import read_ledger

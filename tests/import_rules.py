@@ -48,6 +48,7 @@ RUN_RECORDS = tuple(
         "waiting",
         "archive_export",
         "archive_import",
+        "archive_places",
         "store",
         "events",
         "gates",

@@ -19,6 +19,10 @@ def export_run(
     without_models: Annotated[
         bool, typer.Option("--without-models", help="Records, results and pictures alone: nobody can go on from it")
     ] = False,
+    without_places: Annotated[
+        bool,
+        typer.Option("--without-places", help="For others: folders by their last name, no address, nobody's name"),
+    ] = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -30,7 +34,7 @@ def export_run(
 
     store = open_store(home)
     chosen = find_run(store, run_id)
-    num_bytes = export(store, chosen, to, with_models=not without_models)
+    num_bytes = export(store, chosen, to, with_models=not without_models, with_places=not without_places)
     if as_json:
         print_json({"run_id": chosen, "archive": str(to), "bytes": num_bytes})
     else:

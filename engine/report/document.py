@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from engine.config import RunConfig
-from engine.config_keys import place_keys
 from engine.errors import UserError
 from engine.evaluation.spread import site_spread
 from engine.evaluation.tables import named
 from engine.experiments.comparison import ComparedRun, read_run
 from engine.report.badges import Badges, badges, exported_model
 from engine.report.ledger import Message, read_ledger
+from engine.runs.archive_places import without_folders
 from engine.runs.gates import read_gate
 from engine.runs.outputs import REPORT_NAME
 from engine.runs.records import LogLine, MetricSeries, RunRecord, StageRecord
@@ -96,22 +95,6 @@ def read_document(store: RunStore, run_id: str) -> RunDocument:
         machine=_words(told.get("machine")),
         warnings=tuple(line for line in lines if line.level != "info"),
     )
-
-
-def without_folders(config: RunConfig) -> RunConfig:
-    """Return the configuration without addresses, and with the last part alone of what may name a place on it."""
-    changed: dict[str, Any] = {}
-    for key, place in place_keys().items():
-        section, _, leaf = key.rpartition(".")
-        value = getattr(getattr(config, section) if section else config, leaf)
-        if value is None:
-            continue
-        last = PurePosixPath(str(value).replace("\\", "/")).name
-        is_address = place.kind == "address" or key == "server"
-        changed.setdefault(section, {})[leaf] = None if is_address else type(value)(last)
-    top = changed.pop("", {})
-    sections = {name: getattr(config, name).model_copy(update=update) for name, update in changed.items()}
-    return config.model_copy(update={**top, **sections})
 
 
 def series_of(curves: Sequence[MetricSeries], *, stage: str, name: str) -> list[MetricSeries]:

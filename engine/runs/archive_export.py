@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 
 from engine.errors import UserError
 from engine.runs import archive, outputs
+from engine.runs.archive_places import Places, report_for_others
 from engine.runs.outputs import REPORT_NAME, files_of
 from engine.runs.schema import SCHEMA_VERSION
 from engine.runs.store import RunStore
@@ -44,11 +46,18 @@ def files_to_export(store: RunStore, run_id: str, *, with_models: bool = True) -
 
 
 def export_run(
-    store: RunStore, run_id: str, to: Path, *, most_bytes: int | None = None, with_models: bool = True
+    store: RunStore,
+    run_id: str,
+    to: Path,
+    *,
+    most_bytes: int | None = None,
+    with_models: bool = True,
+    with_places: bool = True,
 ) -> int:
     """Write the run to the zip ``to``, whole or not at all, and return its bytes.
 
-    Without models it can be read and compared, but nobody can go on from it.
+    Without models it can be read and compared, but nobody can go on from it. Without places it names folders by their
+    last name alone, no address and nobody who started it: its configuration has another hash then.
     Raises ``UserError``: ``run_archive.unfinished`` for a run without all its results, ``run_archive.exists``,
     ``run_archive.too_large`` for files of more than ``most_bytes``, ``run_archive.changed`` where the run was changed
     meanwhile.
@@ -74,7 +83,7 @@ def export_run(
     file = partial.open("wb")
     try:
         with file:
-            _write(file, store, run_id, found)
+            _write(file, store, run_id, found, None if with_places else _places(store, run_id))
         if store.get(run_id).config_hash != record.config_hash or store.get(run_id).status != "finished":
             raise _changed(run_id)
         partial.replace(to)
@@ -95,12 +104,16 @@ def records_of(store: RunStore, run_id: str) -> dict[str, list[dict[str, Any]]]:
     return records
 
 
-def _write(file: BinaryIO, store: RunStore, run_id: str, found: list[tuple[Path, str]]) -> None:
+def _places(store: RunStore, run_id: str) -> Places:
+    return Places(store.get(run_id).config, folders=(str(store.run_dir(run_id)), str(store.home)))
+
+
+def _write(file: BinaryIO, store: RunStore, run_id: str, found: list[tuple[Path, str]], places: Places | None) -> None:
     rows = records_of(store, run_id)
     there = frozenset(name for _, name in found)
     there |= archive.folders_above(there)
     rows["artefacts"] = [row for row in rows["artefacts"] if row["path"] in there]  # those that go along
-    records = archive.as_json(rows)
+    records = archive.as_json(rows if places is None else places.records(rows))
     named: list[dict[str, Any]] = []
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as zipped:
         zipped.writestr(archive.RECORDS, records)
@@ -108,7 +121,9 @@ def _write(file: BinaryIO, store: RunStore, run_id: str, found: list[tuple[Path,
             how = zipfile.ZIP_STORED if path.suffix in _STORED else zipfile.ZIP_DEFLATED
             about = zipfile.ZipInfo(archive.FILES + name)
             about.compress_type, about.external_attr = how, 0o100600 << 16
-            named.append({"path": name, **_copied(zipped, about, path)})
+            is_report = name == REPORT_NAME
+            source = io.BytesIO(report_for_others(path, places)) if is_report else path.open("rb")
+            named.append({"path": name, **_copied(zipped, about, source)})
         manifest = {
             "format": archive.FORMAT,
             "schema": SCHEMA_VERSION,
@@ -119,9 +134,9 @@ def _write(file: BinaryIO, store: RunStore, run_id: str, found: list[tuple[Path,
         zipped.writestr(archive.MANIFEST, archive.as_json(manifest))
 
 
-def _copied(zipped: zipfile.ZipFile, about: zipfile.ZipInfo, path: Path) -> dict[str, Any]:
+def _copied(zipped: zipfile.ZipFile, about: zipfile.ZipInfo, source: BinaryIO) -> dict[str, Any]:
     digest, count = hashlib.sha256(), 0
-    with path.open("rb") as source, zipped.open(about, "w", force_zip64=True) as target:
+    with source, zipped.open(about, "w", force_zip64=True) as target:
         while chunk := source.read(CHUNK_BYTES):
             digest.update(chunk)
             count += len(chunk)

@@ -12,8 +12,9 @@ from compared_world import MODEL, compared, write
 
 from engine.cli import main
 from engine.errors import UserError
-from engine.report.document import read_document, without_folders
+from engine.report.document import read_document
 from engine.report.html import curve_charts, facts, html_report, in_short, site_rows, span, to_html
+from engine.runs.archive_places import without_folders
 from engine.runs.events import StoreReporter
 from engine.runs.store import RunStore
 from engine.types import EvaluationRow, ModelDifference, SiteActivity, SiteFailure, Traffic

@@ -16,6 +16,7 @@ import pytest
 from runs_world import config, finished_run, results
 
 from engine.cli import main
+from engine.config import load_config
 from engine.errors import UserError
 from engine.runs import archive, folders, lifecycle
 from engine.runs.archive_export import export_run
@@ -124,9 +125,40 @@ def test_an_archive_without_models_is_read_but_not_gone_on_from(
 def test_nobodys_name_and_machine_go_along(store: RunStore, tmp_path: Path) -> None:
     run_id = finished_run(store)
     store.update_run(run_id, started_by="visitor:secret", host="machine-of-ours")
+    (store.run_dir(run_id) / "run_report.json").write_text('{"started_by": "visitor:secret", "seed": 5}')
     export_run(store, run_id, tmp_path / "run.zip")
-    records = parts_of(tmp_path / "run.zip")["records.json"]
-    assert b"visitor:secret" not in records and b"machine-of-ours" not in records
+    parts = parts_of(tmp_path / "run.zip")
+    for part in parts.values():
+        assert b"visitor:secret" not in part and b"machine-of-ours" not in part
+    assert json.loads(parts["run/run_report.json"]) == {"started_by": None, "seed": 5}
+
+
+def test_an_archive_for_others_names_no_place_of_this_machine(store: RunStore, other: RunStore, tmp_path: Path) -> None:
+    run_id = finished_run(store)
+    root = str(tmp_path / "Dr Secret" / "scans")
+    config = load_config("real_cpu", overrides={"data.root": root, "name": store.get(run_id).name})
+    about = {"config_json": config.model_dump_json(), "config_hash": config.content_hash(), "method": config.method}
+    store.update_run(run_id, **about)
+    reporter = StoreReporter(store, run_id, "export", attempt=1)
+    reporter.log("warning", f"{root}/a/0.png is grey; kept in {store.run_dir(run_id)}.")
+    reporter.flush()
+    report = {"config": config.model_dump(mode="json"), "config_hash": config.content_hash(), "started_by": "me",
+              "stage_hashes": {"federated_training": "x"}, "artefacts": [f"{root}/b"]}  # fmt: skip
+    (store.run_dir(run_id) / "run_report.json").write_text(json.dumps(report), encoding="utf-8")
+    to = str(tmp_path / "run.zip")
+    assert main(["export-run", run_id, "--to", to, "--without-places", "--home", str(store.home)]) == 0
+    parts = parts_of(tmp_path / "run.zip")
+    for name, part in parts.items():
+        assert b"Secret" not in part and str(tmp_path).encode() not in part, name
+    assert import_run(other, tmp_path / "run.zip") == run_id
+    taken = other.get(run_id)
+    assert str(taken.config.data.root) == "scans" and taken.config_hash == taken.config.content_hash()
+    assert taken.config_hash != config.content_hash()
+    assert f"scans/a/0.png is grey; kept in {run_id}." in [line.text for line in other.events(run_id)]
+    told = json.loads(parts["run/run_report.json"])
+    assert (told["config_hash"], told["started_by"], told["artefacts"]) == (taken.config_hash, None, ["scans/b"])
+    assert told["stage_hashes"]["federated_training"] not in ("x", ""), "a fork of it is known by its own hash"
+    assert str(store.get(run_id).config.data.root) == root, "the run itself stays as it was"
 
 
 def test_only_a_finished_run_goes_and_nothing_is_overwritten(store: RunStore, tmp_path: Path) -> None:
