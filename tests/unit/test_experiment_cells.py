@@ -94,7 +94,7 @@ def test_what_ablations_begin_with_is_one_and_the_same() -> None:
 def test_the_gain_is_of_runs_of_tables_2_and_4() -> None:
     of = {which: cells_of.make_cells(load_experiment(which), "mini") for which in ("2", "4", "gain")}
     keys = {which: {cell.key for cell in cells} for which, cells in of.items()}
-    ours = ("mutual", "gated", "fedavg_styled", "mixed")
+    ours = ("mutual", "gated", "fedavg_styled", "mixed", "styled")
     mine = {name: {cell.key for cell in of["gain"] if cell.system.name == name} for name in ours}
     assert keys["gain"].difference(*mine.values()) < keys["2"]
     assert mine["mutual"] < keys["4"] and not mine["gated"] & (keys["2"] | keys["4"])
