@@ -21,7 +21,7 @@ from cachetools import TTLCache
 from PIL import Image
 
 from app import looks_text, model_text, overlays, picture_results, references, text, variant_choice
-from app.corrections import Correction
+from app.corrections import Correction, corrected
 from app.probability import Kept
 from app.references import Place, Reference
 from app.settings import Settings
@@ -79,6 +79,8 @@ class Answer:
     place: Place = NOWHERE
     reference: Reference | None = None
     """A visitor's mask to compare with."""
+    read: Callable[[], np.ndarray] | None = None
+    """Reads the image once more; raises where its file has been deleted since."""
 
     @property
     def num_bytes(self) -> int:
@@ -338,7 +340,7 @@ def segment(
         said = [title, model, text.RESULT_TIME.format(wall_ms=wall_ms, provider=provider)]
         if looks > 1:
             said.append(looks_text.TOLD.format(parts=looks, side=session.part_px))
-        answer = Answer(kept, title, stem, classes, about.spacing_mm, " · ".join(said), place)
+        answer = Answer(kept, title, stem, classes, about.spacing_mm, " · ".join(said), place, read=read)
         reduced_to = min(1.0, side / max(size_hw)) if looks == 1 else 1.0
         return Segmented(
             answer, Screen(image_hw3, result.levels_Khw), result, wall_ms, unlike, reduced_to, looks, wanted, part_px
@@ -352,6 +354,19 @@ def settled(answer: Answer, *, percent: int, corrections: tuple[Correction, ...]
             answer.kept, classes=answer.classes, stem=answer.stem, name=answer.name, spacing_mm=answer.spacing_mm,
             shown_hw=answer.shown_hw, percent=percent, corrections=corrections, reference=answer.reference,
         )  # fmt: skip
+
+
+def taught(
+    answer: Answer, *, percent: int, corrections: tuple[Correction, ...]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return an answer's image and, by class, its corrected masks, (H, W) uint8 {0, 1}; reads the image once more."""
+    with _ONE_AT_A_TIME:
+        assert answer.read is not None
+        planes = {
+            name: corrected(answer.kept, corrections, percent=percent, class_index=index).mask_HW
+            for index, name in enumerate(answer.classes)
+        }
+        return answer.read(), planes
 
 
 def shown_size(size_hw: tuple[int, int]) -> tuple[int, int]:
