@@ -94,7 +94,7 @@ def test_corrected_images_make_a_dataset_that_a_run_reads(
     image, mask = first.read()
     assert np.array_equal(image, examples.image(studio, MODEL, 0))
     by_model = studio.answers.get(shown[0].key).kept.plane(0) >= 0  # type: ignore[union-attr]
-    rows, columns = np.mgrid[:256, :256]
+    rows, columns = np.indices(by_model.shape)
     disc = (rows - 30) ** 2 + (columns - 40) ** 2 <= 10.5**2
     assert np.array_equal(mask[0] > 0, by_model | disc) and disc.sum() > (by_model & disc).sum()
     assert {one.group for one in scan.items["ward"]} == {"p1"}, "both on one side of every split"
@@ -109,7 +109,7 @@ def test_an_image_joins_a_dataset_below_an_allowed_folder(studio: Studio, shown:
     root = write_dataset(studio.settings.allowed_roots[0] / "set", description=NUCLEI)
     assert str(root) in {path for _, path in teaching.choices(studio, by=ANNA)}
     asked = teaching.ask(studio, shown[0], wish(root, site="beta"), percent=50, by=ANNA)
-    assert "“toy” (set)" in asked and str(root) not in asked and "The site has 4 images." in asked
+    assert "“toy” (folder set)" in asked and str(root) not in asked and "The site has 4 images." in asked
     kept = teaching.keep(studio, shown[0], wish(root, site="beta"), percent=50, by=ANNA)
     assert kept.root == root and len(scan_dataset(root).items["beta"]) == 5
     assert main(["data", "check", str(root)]) == 0
