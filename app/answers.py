@@ -21,8 +21,8 @@ from cachetools import TTLCache
 from PIL import Image
 
 from app import looks_text, model_text, overlays, picture_results, references, text, variant_choice
-from app.corrections import Correction
-from app.probability import Kept
+from app.corrections import Correction, corrected
+from app.probability import Greys, Kept
 from app.references import Place, Reference
 from app.settings import Settings
 from app.visitor_words import for_visitor
@@ -79,11 +79,15 @@ class Answer:
     place: Place = NOWHERE
     reference: Reference | None = None
     """A visitor's mask to compare with."""
+    read: Callable[[], np.ndarray] | None = None
+    """Reads the image once more; raises where its file has been deleted since."""
+    greys: Greys | None = None
 
     @property
     def num_bytes(self) -> int:
         """Return what it takes."""
-        return self.kept.num_bytes + (self.reference.num_bytes if self.reference else 0)
+        greys = self.greys.values_HW.nbytes if self.greys else 0
+        return self.kept.num_bytes + greys + (self.reference.num_bytes if self.reference else 0)
 
     @property
     def shown_hw(self) -> tuple[int, int]:
@@ -322,15 +326,21 @@ def segment(
         started = time.perf_counter()
         logits_Khw = session.logits(image_HW3)
         wall_ms = 1000 * (time.perf_counter() - started)
+        greys = Greys.of(image_HW3)
         image_hw3 = reduced(as_seen(image_HW3, session.manifest.normalise))
         del image_HW3
         part = session.part_of(size_hw)
         kept = Kept(logits_Khw, size_hw, partial(resize_logits, size_hw=size_hw, part=part))
-        stem = foreign.marked(stem) if unlike else stem
-        stem = f"{stem}_parts" if looks > 1 else stem
+        stem = f"{foreign.marked(stem) if unlike else stem}{'_parts' if looks > 1 else ''}"
         classes = session.manifest.classes
         result = picture_results.result(
-            kept, classes=classes, stem=stem, name=title, spacing_mm=about.spacing_mm, shown_hw=shown_size(size_hw)
+            kept,
+            classes=classes,
+            stem=stem,
+            name=title,
+            spacing_mm=about.spacing_mm,
+            shown_hw=shown_size(size_hw),
+            greys=greys,
         )
         wall_ms += result.mask_ms
         provider = text.PROVIDERS.get(session.provider, session.provider)
@@ -338,7 +348,7 @@ def segment(
         said = [title, model, text.RESULT_TIME.format(wall_ms=wall_ms, provider=provider)]
         if looks > 1:
             said.append(looks_text.TOLD.format(parts=looks, side=session.part_px))
-        answer = Answer(kept, title, stem, classes, about.spacing_mm, " · ".join(said), place)
+        answer = Answer(kept, title, stem, classes, about.spacing_mm, " · ".join(said), place, read=read, greys=greys)
         reduced_to = min(1.0, side / max(size_hw)) if looks == 1 else 1.0
         return Segmented(
             answer, Screen(image_hw3, result.levels_Khw), result, wall_ms, unlike, reduced_to, looks, wanted, part_px
@@ -351,7 +361,21 @@ def settled(answer: Answer, *, percent: int, corrections: tuple[Correction, ...]
         return picture_results.result(
             answer.kept, classes=answer.classes, stem=answer.stem, name=answer.name, spacing_mm=answer.spacing_mm,
             shown_hw=answer.shown_hw, percent=percent, corrections=corrections, reference=answer.reference,
+            greys=answer.greys,
         )  # fmt: skip
+
+
+def taught(
+    answer: Answer, *, percent: int, corrections: tuple[Correction, ...]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return an answer's image and, by class, its corrected masks, (H, W) uint8 {0, 1}; reads the image once more."""
+    with _ONE_AT_A_TIME:
+        assert answer.read is not None
+        planes = {
+            name: corrected(answer.kept, corrections, percent=percent, class_index=index).mask_HW
+            for index, name in enumerate(answer.classes)
+        }
+        return answer.read(), planes
 
 
 def shown_size(size_hw: tuple[int, int]) -> tuple[int, int]:

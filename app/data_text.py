@@ -102,5 +102,8 @@ UPLOAD_WHO_WHAT = "Only operators of this page can upload a dataset."
 UPLOAD_WHO_WHY = "It stays on the server for days, and runs may be started on it."
 UPLOAD_WHO_FIX = "Ask an operator."
 FULL_WHAT = "Uploaded datasets take the {megabytes:,} MB that they may take together."
-FULL_WHY = "Each is kept for {days} days, and as long as a run names it."
+FULL_WHY = (
+    "Each is kept for {days} days, and as long as a run names it; those made of corrected masks until somebody takes "
+    "them away."
+)
 FULL_FIX = "Delete runs whose datasets nobody needs any more, or have the folder copied to the server."

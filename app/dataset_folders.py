@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from app import data_text
 from app.access import Visitor
+from app.dataset_uploads import TAUGHT
 from engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def choices(found: Sequence[FoundFolder], below: Sequence[Path]) -> Choices:
 
 
 def _label(one: FoundFolder, below: Sequence[Path]) -> str:
-    name = next(
+    name = _taught(one) or next(
         (
             f"{_last(root)}/{one.path.relative_to(root.expanduser().absolute()).as_posix()}".removesuffix("/.")
             for root in below
@@ -73,6 +74,19 @@ def _label(one: FoundFolder, below: Sequence[Path]) -> str:
     )
     words = data_text.FOLDER_FOREIGN if one.layout == "nnunet" else data_text.FOLDER
     return words.format(name=name, images=f"{one.num_images:,}", sites=one.num_sites)
+
+
+def _taught(one: FoundFolder) -> str:
+    """Return what a person has called a dataset that was made here of corrected masks; "" for others."""
+    from engine.data.description import read_description
+
+    if not one.path.name.startswith(TAUGHT):
+        return ""
+    try:
+        about = read_description(one.path)
+    except UserError:  # changed by hand since; the list says where it lies
+        return ""
+    return about.name if about else ""
 
 
 def _last(root: Path) -> str:

@@ -11,7 +11,8 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 FOLDER = "datasets"
+TAUGHT = "taught_"
+"""How the names of datasets begin that people have made of masks which they have corrected."""
 COUNT_EVERY_S = 2.0
 """Between two counts of what a conversion has written (ours)."""
 DAY_S = 86400.0
@@ -85,17 +88,33 @@ class DatasetUploads:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         room = self._settings.datasets_mb * MIB - sum(size for _, size, _ in _files(self.folder))
         if room <= 0:
-            what = data_text.FULL_WHAT.format(megabytes=self._settings.datasets_mb)
-            why, fix = data_text.FULL_WHY.format(days=self._days), data_text.FULL_FIX
-            raise UserError("app.datasets_full", what=what, why=why, fix=fix)
+            raise self._full()
         return room
 
+    def _full(self) -> UserError:
+        what = data_text.FULL_WHAT.format(megabytes=self._settings.datasets_mb)
+        why, fix = data_text.FULL_WHY.format(days=self._days), data_text.FULL_FIX
+        return UserError("app.datasets_full", what=what, why=why, fix=fix)
+
+    @contextmanager
+    def adding(self, num_bytes: int, *, root: Path | None) -> Iterator[None]:
+        """Hold all others off while files of so many bytes are written below ``root``, or in a new dataset here (None).
+
+        Raises ``UserError`` ``app.datasets_full`` where they are more than may be added here.
+        """
+        with self._lock:
+            inside = root is None or root.resolve().is_relative_to(self.folder.resolve())
+            if inside and num_bytes > self._room():
+                raise self._full()
+            yield
+
     def sweep(self, *, now: float | None = None) -> None:
-        """Delete what is older than its days and named by no run."""
+        """Delete what is older than its days and named by no run, but nothing that people have taught here."""
         if not self.folder.is_dir():
             return
         oldest = (time.time() if now is None else now) - self._settings.dataset_days * DAY_S
         old = [folder.resolve() for folder in self.folder.iterdir() if folder.stat().st_mtime < oldest]
+        old = [folder for folder in old if not folder.name.startswith(TAUGHT)]
         if not old:
             return
         named = [place.resolve() for run in self._store.list() for place in server_paths.places(run.config)]

@@ -45,6 +45,7 @@ TOO_MUCH = (
 )
 COLUMNS = (
     "Class", "Share of the image", "Pieces", "Area", "Largest piece", "Median length",
+    "Mean grey (0 to 1)",
 )  # fmt: skip
 COUNTED = "{instances:,} ({components:,} apart)"
 COUNTED_NOTE = "Pieces that touch are counted by watershed; in brackets how many there are without that."

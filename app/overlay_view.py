@@ -15,7 +15,7 @@ from PIL import Image
 
 from app import markup, overlays, reference_text, strokes, text
 from app import overlay_text as words
-from app.figure_cells import MORE, axes, figure, more_columns, pieces
+from app.figure_cells import MORE, axes, figure, more_columns, pieces, ratio
 from app.picture_results import Figures, in_text
 from app.probability import colour_of
 from export.levels import STEPS
@@ -82,7 +82,7 @@ def figures_table(figures: Sequence[Figures], *, remark: str, told: str) -> str:
     rows = "".join(
         f"<tr><th scope='row'>{markup.swatch(overlays.hex_colour(class_colour(index)), one.class_name)}</th>"
         f"<td>{100 * one.share:.1f} %</td><td>{pieces(one)}</td>"
-        f"<td>{_area(one)}</td>" + "".join(f"<td>{cell}</td>" for cell in axes(one)) + "</tr>"
+        f"<td>{_area(one)}</td>" + "".join(f"<td>{cell}</td>" for cell in (*axes(one), ratio(one.mean_grey))) + "</tr>"
         for index, one in enumerate(figures)
     )
     head = "".join(f"<th scope='col'>{name}</th>" for name in words.COLUMNS)

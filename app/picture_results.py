@@ -16,7 +16,7 @@ import numpy as np
 from app import overlay_text as words
 from app.corrections import Click, Corrected, Correction, corrected
 from app.overlays import resize_nearest
-from app.probability import Kept
+from app.probability import Greys, Kept
 from app.references import Reference
 from export.levels import MODEL_PERCENT, STEPS
 from export.results import mask_file, plain_name
@@ -34,6 +34,7 @@ class Figures:
     counts the clicks and strokes on this class. Sizes are of its pieces, or instances where things are counted apart
     (``export.outputs.instances``), axes and
     ``vertical_extent`` in ``length_unit``; the latter and ``cup_to_disc`` as in ``export.outputs.fundus.Vertical``;
+    ``mean_grey`` is of the picture as the model is given it, 0 black and 1 white;
     agreement with a reference as in ``export.outputs.agreement.Agreement``, None without one.
     None where a figure does not exist: no spacing, an empty mask.
     """
@@ -53,6 +54,7 @@ class Figures:
     largest_short_axis: float | None
     median_long_axis: float | None
     length_unit: str
+    mean_grey: float | None = None
     vertical_extent: float | None = None
     cup_to_disc: float | None = None
     dice: float | None = None
@@ -95,6 +97,7 @@ def result(
     percent: int = MODEL_PERCENT,
     corrections: tuple[Correction, ...] = (),
     reference: Reference | None = None,
+    greys: Greys | None = None,
 ) -> Result:
     """Return masks and figures at a threshold of 1 to 99 percent, after corrections; the model's own without both."""
     from export.outputs.fundus import verticals  # scipy: the first paint needs none
@@ -125,7 +128,8 @@ def result(
     figures = tuple(
         _figures(mask_HW, name=name, class_name=class_name, spacing_mm=spacing_mm, percent=percent,
                  num_corrections=sum(one.class_index == index for one in corrections), things_SHW=things[index],
-                 more=asdict(upright[index]) | _agreement(mask_HW, reference, index, spacing_mm=spacing_mm))
+                 more={"mean_grey": greys.mean(mask_HW) if greys else None}
+                 | asdict(upright[index]) | _agreement(mask_HW, reference, index, spacing_mm=spacing_mm))
         for index, (mask_HW, class_name) in enumerate(zip(masks_KHW, classes, strict=True))
     )  # fmt: skip
     table = rows_csv([asdict(one) for one in figures], columns=[field.name for field in fields(Figures)])

@@ -39,6 +39,28 @@ class Kept:
         return self.enlarge(self.logits_Khw[index : index + 1])[0]
 
 
+@dataclass(frozen=True, eq=False)
+class Greys:
+    """What stays of an image for the mean inside its mask: (H, W) uint16, of which ``full`` is white."""
+
+    values_HW: np.ndarray
+    full: int
+
+    @classmethod
+    def of(cls, image_HW3: np.ndarray) -> Greys:
+        """Return the mean of the channels of uint8 (exact), uint16 or float32 in [0, 1]."""
+        if image_HW3.dtype == np.uint8:
+            return cls(np.add(image_HW3[..., 0], image_HW3[..., 1], dtype=np.uint16) + image_HW3[..., 2], 3 * 255)
+        full = 65535
+        scale = 1.0 if image_HW3.dtype == np.uint16 else full
+        return cls(np.rint(image_HW3.mean(axis=2, dtype=np.float32) * np.float32(scale)).astype(np.uint16), full)
+
+    def mean(self, mask_HW: np.ndarray) -> float | None:
+        """Return the mean inside a mask, in [0, 1]; None of an empty one."""
+        inside = self.values_HW[mask_HW > 0]
+        return float(inside.sum(dtype=np.float64) / inside.size / self.full) if inside.size else None
+
+
 def colour_of(level: int) -> Colour:
     """Return the colour of a level of 0 to 99: viridis, between its eleven colours in straight lines."""
     at = level / (STEPS - 1) * (len(VIRIDIS) - 1)

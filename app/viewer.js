@@ -24,6 +24,7 @@ async function begin(section) {
   const centre = find('.centre'), span = find('.width'), opacity = find('.opacity');
   const shown = find('.shown'), note = find('.viewer-threshold');
   let percent = about.percent;
+  const cross = find('.cross-lines');
   const preset = find('.preset'), told = find('.viewer-value');
   const shades = new Uint8ClampedArray(65536);
   const views = [...section.querySelectorAll('figure')].map((figure) => {
@@ -35,7 +36,7 @@ async function begin(section) {
     canvas.style[wide >= tall ? 'width' : 'height'] = '100%';
     const headUp = about.upright && rows === 0;
     return {figure, canvas, slices, rows, columns, headUp, paper: canvas.getContext('2d'),
-      slider: figure.querySelector('input'), number: figure.querySelector('output'),
+      slider: figure.querySelector('input'), number: figure.querySelector('output'), cross: null,
       zoom: 1, across: 0, down: 0, fingers: new Map(), moved: 0};
   });
 
@@ -49,6 +50,10 @@ async function begin(section) {
 
   function colourOfMask(classes, from) {  // the later class where they overlap
     for (let at = classes.length - 1; at >= 0; at--) if (classes[at][from] >= percent) return about.colours[at];
+    return null;
+  }
+  function colourOfEdge(classes, ...where) {
+    for (let at = classes.length - 1; at >= 0; at--) if (isEdge([classes[at]], ...where)) return about.colours[at];
     return null;
   }
   function isEdge(classes, from, line, column, view) {  // of a mask, in this plane; the picture's edge is none
@@ -75,7 +80,8 @@ async function begin(section) {
   }
   // What each kind of picture has at a voxel, a colour or nothing.
   const kinds = {
-    mask: (model) => (from) => colourOfMask(levels[model], from),
+    mask: (model) => (from) => colourOfMask(masks()[model], from),
+    edge: (model) => (from, line, column, view) => colourOfEdge(masks()[model], from, line, column, view),
     map: (model, at) => (from) => about.shades[levels[model][at][from]],
     apart: (at) => (from) => about.shades[Math.abs(levels[0][at][from] - levels[1][at][from])],
     differ: () => colourOfDifference,
@@ -91,7 +97,7 @@ async function begin(section) {
     const {canvas, paper, slices, rows, columns, headUp} = view;
     const drawn = paper.createImageData(canvas.width, canvas.height), out = drawn.data;
     const {kind, colourAt} = picture();
-    const share = {outlines: 1, differ: Math.sqrt(opacity.value)}[kind] ?? Number(opacity.value);  // small things stand out
+    const share = {outlines: 1, differ: Math.sqrt(opacity.value), edge: Math.sqrt(opacity.value)}[kind] ?? Number(opacity.value);  // small things stand out
     for (let row = 0, to = 0; row < canvas.height; row++) {
       const line = headUp ? canvas.height - 1 - row : row;
       let from = at[slices] * stride[slices] + line * stride[rows];
@@ -107,6 +113,11 @@ async function begin(section) {
     paper.putImageData(drawn, 0, 0);
     view.slider.value = at[slices] + 1;
     view.number.textContent = at[slices] + 1;
+    line(view);
+  }
+  function line(view) {
+    const {canvas, rows, columns} = view;
+    view.cross(cross.checked, view.headUp ? canvas.height - 1 - at[rows] : at[rows], at[columns]);
   }
 
   let waiting = false;
@@ -141,6 +152,7 @@ async function begin(section) {
     view.across = held(view.across, canvas.offsetWidth); view.down = held(view.down, canvas.offsetHeight);
     canvas.style.transform = `translate(${view.across}px, ${view.down}px) scale(${view.zoom})`;
     canvas.style.touchAction = view.zoom > 1 ? 'none' : '';
+    line(view);
     section.dataset.zoom = views.map((one) => Math.round(100 * one.zoom) / 100).join();
   }
   function zoom(view, factor, x, y) {  // what lies at (x, y) of the window stays there
@@ -173,9 +185,14 @@ async function begin(section) {
     lay(view);
   }
 
+  const painting = paintOn(section, about, levels, stride, {at, views, place, redraw});
+  const masks = () => about.models.length > 1 ? levels : painting.masks;
   for (const view of views) {
+    view.cross = crossOn(view);
+    new ResizeObserver(() => line(view)).observe(view.figure);
     view.slider.addEventListener('input', () => move(view.slices, Number(view.slider.value) - 1));
     view.canvas.addEventListener('pointerdown', (event) => {
+      if (painting.isOn()) return;
       if (!view.fingers.size) view.moved = 0;
       view.fingers.set(event.pointerId, [event.clientX, event.clientY]);
     });
@@ -188,6 +205,7 @@ async function begin(section) {
       move(view.slices, at[view.slices] + Math.sign(event.deltaY));
     }, {passive: false});
     view.canvas.addEventListener('keydown', (event) => {
+      if (painting.key(view, event)) return;
       const step = {ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 10, PageDown: -10}[event.key];
       const end = {Home: 0, End: about.shape[view.slices] - 1}[event.key];
       const factor = {'+': STEP_ZOOM, '=': STEP_ZOOM, '-': 1 / STEP_ZOOM, 0: 1 / MOST_ZOOM}[event.key];
@@ -210,7 +228,7 @@ async function begin(section) {
     });
     view.canvas.addEventListener('pointerleave', () => { told.textContent = told.dataset.empty; });
     view.canvas.addEventListener('click', (event) => {
-      const found = view.moved > SLACK_PX ? null : place(view, event);  // the end of a drag is no click
+      const found = view.moved > SLACK_PX || painting.isOn() ? null : place(view, event);  // the end of a drag is no click
       if (found) { found.forEach((n, axis) => { at[axis] = n; }); redraw(); }
     });
   }
@@ -233,13 +251,14 @@ async function begin(section) {
   preset.addEventListener('change', choose);
   for (const field of [centre, span]) field.addEventListener('input', () => { preset.value = 'own'; shade(); redraw(); });
   opacity.addEventListener('input', redraw);
+  cross.addEventListener('change', redraw);
   shown.addEventListener('change', () => {
     const {kind} = picture();
     for (const key of section.querySelectorAll('[data-of]')) key.hidden = !key.dataset.of.split(' ').includes(kind);
     find('.scale-of').textContent = shown.selectedOptions[0].label;
     redraw();
   });
-  window.dsfedmedVolume = {threshold(to) {
+  window.dsfedmedVolume = {heard: painting.heard, threshold(to) {
     percent = to;
     const said = note.dataset.words.replaceAll('{drawn}', share2(to)).replace('{saved}', share2(about.percent));
     note.textContent = to === about.percent ? '' : said;

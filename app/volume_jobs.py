@@ -18,15 +18,18 @@ from app import model_text, reference_text, volume_view
 from app import volume_text as words
 from app.answers import MIB
 from app.visitor_words import for_visitor
+from app.volume_corrections import packed
+from app.volume_strokes import Grid
 from engine.data.archives import Member, is_archive, unpack
 from engine.data.budget import at_most
 from engine.data.identifiers import identifying_tags
 from engine.data.readers import file_stem, is_supported
 from engine.data.volume_cache import held_open
 from engine.errors import UserError
-from export.cases import Segmented, find_cases, write_masks
+from export.cases import Case, Segmented, find_cases, write_masks
 from export.levels import MODEL_PERCENT
 from export.outputs.compared import Compared, pairs_csv
+from export.outputs.instance_files import write_instances
 from export.outputs.measurements import Measurement, as_csv
 from export.outputs.nifti import write_nifti
 from export.pairs import Models, together_steps
@@ -35,9 +38,11 @@ from export.volumes import label_volume
 
 if TYPE_CHECKING:
     from app.studio import Studio
+    from export.runtime import BundleSession
 
 VIEW_FILE = "volume.bin.gz"
 CSV_FILE = "measurements.csv"
+MASKS_FILE = "masks.bits"
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class Result:
     second_masks: str = ""
     """Of the second model, where there is one and the masks are no zip: that has those of both."""
     second_nifti: str = ""
+    instances: str = ""
+    """Of the first model's masks: things that are counted apart, numbered."""
     csv: str = ""
     measurements: list[Measurement] = field(default_factory=list)
     """Of the first model's masks."""
@@ -87,6 +94,8 @@ class Result:
     """The name of the mask that they are compared with."""
     view: volume_view.View | None = None
     view_path: str = ""
+    kept: tuple[str, tuple[int, ...], Grid, tuple[str, ...]] | None = None
+    """Of a volume by one model: the file of its masks, their shape, what is shown of them, and ``unlike``."""
     wall_s: float = 0.0
 
 
@@ -112,20 +121,9 @@ def run(
     name = studio.uploads.name_of(upload)
     with tempfile.TemporaryDirectory(dir=studio.scratch.path, prefix="job-") as made:
         inside, out = Path(made) / "in", Path(made) / "out"
-        inside.mkdir()
         out.mkdir()
-        members = [Member(upload, name)]
-        with at_most(limit):
-            if is_archive(upload):
-                try:
-                    members = unpack(upload, inside, most_bytes=limit)
-                except UserError as error:
-                    raise _renamed(error, {upload: name}, name) from error
-            known = {member.path: member.name for member in members}
-            try:
-                cases = models.cases(find_cases(members, series_name=_stem(name)))
-            except UserError as error:
-                raise _renamed(error, known, name) from error
+        found, known = cases_of(studio, upload, inside, limit=limit)
+        cases = models.cases(found)
         result = Result(len(cases), models.names, percent=percent)
         if reference is not None:
             _refuse_several(name, len(cases))
@@ -144,9 +142,27 @@ def run(
                 continue
             with at_most(limit), held_open():
                 _keep(studio, models, found, result, out, shown=shown if len(cases) == 1 else None)
-        _save(studio, result, out, stem=plain_name(_stem(name)))
+        keep_figures(studio, result, out, stem=plain_name(_stem(name)))
     result.wall_s = time.perf_counter() - started
     return result
+
+
+def cases_of(studio: Studio, upload: Path, inside: Path, *, limit: int) -> tuple[list[Case], dict[Path, str]]:
+    """Return the cases of an upload, unpacked into ``inside`` if it is a zip, and by path what each file is called."""
+    name = studio.uploads.name_of(upload)
+    inside.mkdir()
+    members = [Member(upload, name)]
+    with at_most(limit):
+        if is_archive(upload):
+            try:
+                members = unpack(upload, inside, most_bytes=limit)
+            except UserError as error:
+                raise _renamed(error, {upload: name}, name) from error
+        known = {member.path: member.name for member in members}
+        try:
+            return find_cases(members, series_name=_stem(name)), known
+        except UserError as error:
+            raise _renamed(error, known, name) from error
 
 
 def _segmented(
@@ -195,19 +211,47 @@ def _keep(
         volume, shown, classes=models.classes, percent=result.percent, models=models.names, orders=models.orders
     )
     result.view_path = studio.save(VIEW_FILE, result.view.packed)
+    for one, paths in zip(found, written, strict=True):
+        _keep_written(studio, one, result, out, paths=paths, is_second=one is not found[0])
+    _keep_instances(studio, found[0], result, out, classes=models.classes)
+    if len(models) == 1 and volume.kind != "picture":
+        masks_file = studio.save(MASKS_FILE, packed(found[0].masks_KSHW))
+        about, turn = result.view.about, volume_view.turn_of(volume)
+        grid = Grid(tuple(about["shape"]), tuple(about["every"]), turn)
+        result.kept = (masks_file, found[0].masks_KSHW.shape, grid, found[0].unlike)
+
+
+def keep_files(studio: Studio, found: Segmented, result: Result, out: Path, *, session: BundleSession) -> None:
+    """Write the masks of one case, its instances too, and keep its figures and files in ``result``."""
+    volume = found.volume
+    result.measurements = found.measurements
+    result.size = (len(volume), volume.geometry.width_px, volume.geometry.height_px)
+    _keep_written(studio, found, result, out, paths=write_masks(found, out, session=session))
+    _keep_instances(studio, found, result, out, classes=session.manifest.classes)
+
+
+def _keep_written(
+    studio: Studio, found: Segmented, result: Result, out: Path, *, paths: list[Path], is_second: bool = False
+) -> None:
+    volume = found.volume
     is_placed = volume.kind == "dicom" and volume.geometry.affine_lps is not None
-    as_nifti = [
-        _saved_nifti(studio, one, out) if is_placed and not paths[0].name.endswith(".nii.gz") else ""
-        for one, paths in zip(found, written, strict=True)
-    ]
-    as_masks = [studio.save(paths[0].name, paths[0].read_bytes()) for paths in written]
-    result.masks, result.second_masks = (*as_masks, "")[:2]
-    result.nifti, result.second_nifti = (*as_nifti, "")[:2]
+    as_nifti = is_placed and not paths[0].name.endswith(".nii.gz")
+    nifti = _saved_nifti(studio, found, out) if as_nifti else ""
+    masks = studio.save(paths[0].name, paths[0].read_bytes())
+    if is_second:
+        result.second_masks, result.second_nifti = masks, nifti
+    else:
+        result.masks, result.nifti = masks, nifti
+
+
+def _keep_instances(studio: Studio, found: Segmented, result: Result, out: Path, *, classes: tuple[str, ...]) -> None:
+    path = write_instances(out, found.stem, found.volume, found.masks_KSHW, classes, note=found.note)
+    result.instances = studio.save(path.name, path.read_bytes()) if path else ""
 
 
 def _saved_nifti(studio: Studio, found: Segmented, out: Path) -> str:
     path = out / f"{found.stem}_mask.nii.gz"
-    write_nifti(path, found.volume, label_volume(found.masks_KSHW))
+    write_nifti(path, found.volume, label_volume(found.masks_KSHW), note=found.note)
     return studio.save(path.name, path.read_bytes())
 
 
@@ -218,7 +262,7 @@ def _unlike(models: Models, found: tuple[Segmented, ...]) -> tuple[str, ...]:
     return tuple(f"{name}: {' '.join(one.unlike)}" for name, one in zip(models.names, found, strict=True) if one.unlike)
 
 
-def _save(studio: Studio, result: Result, out: Path, *, stem: str) -> None:
+def keep_figures(studio: Studio, result: Result, out: Path, *, stem: str) -> None:
     """Offer the figures, and of several cases all masks with them as a zip."""
     if not result.measurements:
         return

@@ -95,3 +95,26 @@ ZOOMS = (("+", "Zoom in", 1.5), ("−", "Zoom out", 1 / 1.5), ("1:1", "Whole pic
 PRESETS = (("Soft tissue", 40.0, 400.0), ("Lung", -600.0, 1500.0), ("Bone", 400.0, 1800.0))
 """Windows of Hounsfield units (centre, width) as radiologists use them."""
 PRESET_FILE, PRESET_PERCENTILES, PRESET_OWN = "As the file says", "0.5-99.5 %", "Own"
+
+SHOW_EDGE = "Mask as outline"
+CROSS_LINES = "Cross lines"
+TOOL, TOOLS_NAME = "Tool", "Correct the mask by hand"
+TOOLS = (("Look", "look"), ("Brush", "brush"), ("Eraser", "erase"))
+PAINTED, BRUSH_SIZE, UNDO, REDO = "Class", "Width (voxels)", "Undo", "Redo"
+BRUSH_KEYS = (
+    "Draw on a plane, slice by slice. On the keyboard: arrow keys move the cross lines in the plane (Shift: further), "
+    "Space or Enter uses the tool there, [ and ] change its width, Ctrl+Z undoes, Ctrl+Shift+Z does it again, Page Up "
+    "and Page Down change the slice."
+)
+CORRECTED = ("1 stroke by hand.", "{count} strokes by hand.")
+NOT_YET = "Figures and files are still those of before: press the button below for those of the corrected mask."
+SETTLE = "Figures and files of the corrected mask"
+BY_HAND = "Corrected by hand: {counts}. Figures and files are of the corrected mask."
+CHANGED_VOXELS = "{count:,} voxels of {name} changed"
+TOO_MANY = "One volume takes {most} strokes. Undo one, or save the mask and go on in another program."
+TOO_MUCH = "This volume takes no further stroke of that size. Undo some, or use a narrower brush."
+GONE_WHAT = "The volume is not kept any more."
+GONE_WHY = "Figures and files of a corrected mask are worked out from the file that was sent, which goes after a while."
+GONE_FIX = "Send it again, and press the button for all of it."
+NOTE_BY_HAND = "corrected by hand, {count} voxels"
+DOWNLOAD_INSTANCES = "Save what was counted, numbered (16 bits)"

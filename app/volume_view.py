@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from app import overlays
+from app import overlays, strokes
 from app import volume_text as words
 from app.probability import colour_of
 from engine.data.orientation import PLANES, Turn, plane_letters, to_patient
@@ -95,7 +95,7 @@ def view(
     steps, every = _steps(volume), shown[0].every
     values = np.stack([volume.values(n)[:: every[1], :: every[2]] for n in range(0, len(volume), every[0])])
     matrix = volume.geometry.matrix
-    turn = AS_READ if matrix is None else to_patient(matrix)
+    turn = turn_of(volume)
     low, high = float(values.min()), float(values.max())
     is_whole = high - low <= LEVELS and bool((values == np.rint(values)).all())
     scale = 1.0 if is_whole else (high - low) / LEVELS or 1.0
@@ -122,10 +122,22 @@ def view(
         "shades": [colour_of(level) for level in range(STEPS)],
         "percent": percent,
         "presets": presets(volume, values),
+        "brush": {"widest": _widest(numbers.shape), "places": strokes.MAX_PLACES},
         "at": _fullest(np.max(levels, axis=0) >= percent),
     }
     packed = gzip.compress(b"".join([numbers.tobytes(), *(level.tobytes() for level in levels)]), compresslevel=1)
     return View({**about, "every": every}, packed)
+
+
+def turn_of(volume: SourceVolume) -> Turn:
+    """Return how slices, rows and columns become the axes that the viewer shows."""
+    matrix = volume.geometry.matrix
+    return AS_READ if matrix is None else to_patient(matrix)
+
+
+def _widest(shape: tuple[int, ...]) -> int:
+    """Return the width of the widest brush, in voxels that are shown: odd, a quarter of the longest side (ours)."""
+    return min(max(1, max(shape) // 4) | 1, strokes.MAX_SIZE_PX)
 
 
 def _steps(volume: SourceVolume) -> tuple[float, float, float]:
@@ -173,7 +185,8 @@ def html(shown: View, *, address: str, classes: tuple[str, ...]) -> str:
         f"<label>{words.WIDTH} <input class='width' type='number' step='any' min='0'></label>"
         f"<label>{words.OPACITY} <input class='opacity' type='range' min='0' max='1' step='0.05' value='0.4'></label>"
         f"<label>{words.SHOW} <select class='shown'>{_options(classes, about['models'])}</select></label>"
-        f"{most}{zooms}</div>"
+        f"<label><input class='cross-lines' type='checkbox' checked> {words.CROSS_LINES}</label>"
+        f"{most}{zooms}</div>{_tools(classes) if len(about['models']) == 1 else ''}"
         f"<div class='viewer-planes'>{planes}</div><p class='viewer-value' data-empty='{escape(words.VALUE_EMPTY)}'>"
         f"{escape(words.VALUE_EMPTY)}</p>{_keys(classes, about['models'])}"
         f"<div class='scale' data-of='map apart' hidden><p class='scale-of'></p>"
@@ -185,10 +198,25 @@ def html(shown: View, *, address: str, classes: tuple[str, ...]) -> str:
     )
 
 
+def _tools(classes: tuple[str, ...]) -> str:
+    """Return what corrects the mask of one model."""
+    tools = "".join(f"<option value='{value}'>{name}</option>" for name, value in words.TOOLS)
+    named = "".join(f"<option value='{n}'>{escape(name)}</option>" for n, name in enumerate(classes))
+    whose = f"<label>{words.PAINTED} <select class='painted-class'>{named}</select></label>"
+    return (
+        f"<div class='viewer-bar' role='group' aria-label='{words.TOOLS_NAME}'>"
+        f"<label>{words.TOOL} <select class='tool'>{tools}</select></label>{whose if len(classes) > 1 else ''}"
+        f"<label>{words.BRUSH_SIZE} <input class='brush-size' type='number' min='1' step='2' value='5'></label>"
+        f"<button type='button' class='zoom undo' disabled>{words.UNDO}</button>"
+        f"<button type='button' class='zoom redo' disabled>{words.REDO}</button></div>"
+        f"<p class='quiet brush-note' role='status' data-keys='{escape(words.BRUSH_KEYS, quote=True)}'></p>"
+    )
+
+
 def _options(classes: tuple[str, ...], models: Sequence[str]) -> str:
     """Return what can be drawn over the slices, as kind, model and class: ``mask:0``, ``map:1:0``."""
     if len(models) == 1:
-        found = [("mask:0", words.SHOW_MASK)]
+        found = [("mask:0", words.SHOW_MASK), ("edge:0", words.SHOW_EDGE)]
         found += [(f"map:0:{n}", words.PROBABILITY.format(name=name)) for n, name in enumerate(classes)]
     else:
         found = [("outlines", words.OUTLINES), ("differ", words.DIFFER)]
@@ -208,7 +236,7 @@ def _keys(classes: tuple[str, ...], models: Sequence[str]) -> str:
     """Return what colours mean; ``data-of`` names the kinds of picture that a line is for."""
     of_classes = [(class_colour(n), name) for n, name in enumerate(classes)]
     if len(models) == 1:
-        return _key("mask", of_classes)
+        return _key("mask edge", of_classes)
     named = [
         (colour, words.MODEL_KEY.format(letter=letter, name=name))
         for colour, letter, name in zip(MODEL_COLOURS, words.LETTERS, models, strict=True)

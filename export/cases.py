@@ -66,12 +66,24 @@ class Segmented:
     """In which ways the case is unlike the images of training: it was answered on request."""
     percent: int = MODEL_PERCENT
     """The threshold of its masks."""
+    corrected_px: tuple[int, ...] = ()
+    """How many voxels of each class a person has changed; () where nobody has."""
 
     @property
     def stem(self) -> str:
         """Return the stem of what is made of it: it says what is unlike training's, or at another threshold."""
         stem = marked(self.case.stem) if self.unlike else self.case.stem
-        return plain_name(stem if self.percent == MODEL_PERCENT else f"{stem}_threshold_{self.percent / STEPS:.2f}")
+        stem = stem if self.percent == MODEL_PERCENT else f"{stem}_threshold_{self.percent / STEPS:.2f}"
+        return plain_name(f"{stem}_corrected_by_hand" if any(self.corrected_px) else stem)
+
+    @property
+    def note(self) -> str:
+        """Return what its files say of a mask that is not the model's own; "" for the model's."""
+        return BY_HAND.format(count=sum(self.corrected_px)) if any(self.corrected_px) else ""
+
+
+BY_HAND = "corrected by hand, {count} voxels"
+"""What files say of a mask that a person has corrected."""
 
 
 def find_cases(files: Sequence[Member], *, series_name: str | None = None) -> list[Case]:
@@ -180,6 +192,33 @@ def segment_steps(
     return Segmented(case, volume, masks_KSHW, figures, wall_ms, unlike, percent)
 
 
+def corrected_case(
+    session: BundleSession,
+    case: Case,
+    masks_KSHW: np.ndarray,
+    corrected_KSHW: np.ndarray,
+    *,
+    reference: Path | None = None,
+    percent: int = MODEL_PERCENT,
+    unlike: tuple[str, ...] = (),
+) -> Segmented:
+    """Return a case whose masks (K, S, H, W) {0, 1} a person has corrected, with the figures of these: no inference."""
+    started = time.perf_counter()
+    classes = session.manifest.classes
+    volume = case.open(slice_axis=session.manifest.slice_axis)
+    compared = None if reference is None else read_reference(reference, volume, num_classes=len(classes))
+    greys = GreySums(len(classes))
+    for number in range(len(volume)):
+        greys.add(volume.values(number), corrected_KSHW[:, number])
+    pairs = zip(masks_KSHW, corrected_KSHW, strict=True)
+    changed = tuple(int(np.count_nonzero(before != after)) for before, after in pairs)
+    about = {"name": case.name, "classes": classes, "threshold": percent / STEPS}
+    figures = measure(volume, corrected_KSHW, greys=greys, reference_KSHW=compared, **about)  # type: ignore[arg-type]
+    told = [replace(one, corrected_px=count) for one, count in zip(figures, changed, strict=True)]
+    wall_ms = 1000 * (time.perf_counter() - started)
+    return Segmented(case, volume, corrected_KSHW, told, wall_ms, unlike, percent, changed)
+
+
 def write_masks(found: Segmented, out: Path, *, session: BundleSession) -> list[Path]:
     """Write a case's masks below ``out`` and return the files: one, but for the reasons of this module's head.
 
@@ -187,21 +226,22 @@ def write_masks(found: Segmented, out: Path, *, session: BundleSession) -> list[
     """
     stem, volume, manifest = found.stem, found.volume, session.manifest
     if volume.kind == "picture" or (volume.kind == "dicom" and len(volume) == 1):
-        name, content = mask_file(found.masks_KSHW[:, 0], classes=manifest.classes, stem=stem)
+        name, content = mask_file(found.masks_KSHW[:, 0], classes=manifest.classes, stem=stem, note=found.note)
         (out / name).write_bytes(content)
         return [out / name]
     if volume.kind == "dicom":
         try:
-            write_dicom_seg(out / f"{stem}{SEG_SUFFIX}", volume, found.masks_KSHW, manifest=manifest)
+            write_dicom_seg(out / f"{stem}{SEG_SUFFIX}", volume, found.masks_KSHW, manifest=manifest, note=found.note)
             return [out / f"{stem}{SEG_SUFFIX}"]
         except UserError as error:
             if error.code != "output.no_segmentation":
                 raise
     labels_SHW = label_volume(found.masks_KSHW)
     if volume.geometry.affine_lps is not None:
-        write_nifti(out / f"{stem}{NIFTI_SUFFIX}", volume, labels_SHW)
+        write_nifti(out / f"{stem}{NIFTI_SUFFIX}", volume, labels_SHW, note=found.note)
         return [out / f"{stem}{NIFTI_SUFFIX}"]
-    tifffile.imwrite(out / f"{stem}{TIFF_SUFFIX}", labels_SHW, photometric="minisblack", compression="zlib")
+    tifffile.imwrite(out / f"{stem}{TIFF_SUFFIX}", labels_SHW, photometric="minisblack", compression="zlib",
+                     description=found.note or None)  # fmt: skip
     return [out / f"{stem}{TIFF_SUFFIX}"]
 
 

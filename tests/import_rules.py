@@ -35,7 +35,17 @@ VOLUMES = tuple(f"engine.data.{n}" for n in (
 ))  # fmt: skip
 SURVEY = tuple(
     f"engine.data.{name}"
-    for name in ("survey", "impressions", "apart", "problems", "found_folders", "dataset_archives", "prepare")
+    for name in (
+        "survey",
+        "impressions",
+        "apart",
+        "problems",
+        "found_folders",
+        "dataset_archives",
+        "prepare",
+        "teaching",
+        "description",
+    )
 )
 """What the form of a new run shows, and makes, of the images, all of which lie on the server."""
 WHOLE_VOLUMES = ("export.volumes", "export.cases", "export.pairs", "export.outputs", "export.foreign_volumes")

@@ -24,7 +24,7 @@ from app import (
 from app.address import Wanted, setter
 from app.picker import Picker
 from app.studio import Studio
-from app.tabs import picture_tools, reference, volumes
+from app.tabs import picture_tools, reference, teach, volumes
 from app.tabs.picture_tools import Tools
 from app.tabs.segment_answers import SHOWN, Handlers
 
@@ -89,6 +89,7 @@ def build(studio: Studio, page: gr.Blocks) -> Parts:
             outputs = _place_result()
             with outputs["tools"].box:  # there is something to compare with where there is an answer
                 compared = reference.place(studio)
+                taught = teach.place()
     parts = Parts(**inputs, **outputs, result=gr.State(None, time_to_live=STATE_S), seen=gr.State(0))
     # First: what another model ends must not wait for the answers below.
     below = volumes.build(studio, parts.model, parts.looks, parts.seen)
@@ -99,6 +100,7 @@ def build(studio: Studio, page: gr.Blocks) -> Parts:
     others = (parts.upload.upload, parts.upload.clear, parts.examples.select)
     threshold = parts.tools.threshold
     reference.wire(studio, compared, threshold=threshold, result=parts.result, takes=takes, others=others)
+    teach.wire(studio, taught, threshold=threshold, result=parts.result)
     return parts
 
 

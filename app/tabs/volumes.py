@@ -16,6 +16,7 @@ from app import markup, model_offers, model_text, reference_text, variant_choice
 from app import volume_text as words
 from app.picker import Picker
 from app.studio import Studio
+from app.tabs import volume_tools
 from engine.data.readers import file_suffix
 from engine.data.tiling import Looks
 from engine.errors import UserError
@@ -25,12 +26,16 @@ from export.levels import MODEL_PERCENT, STEPS, percent_of
 if TYPE_CHECKING:  # they bring in what reads, segments and writes volumes, which no first paint needs
     from app import volume_jobs
 
-VIEWER_SCRIPT = Path(__file__).resolve().parents[1] / "viewer.js"
+VIEWER_SCRIPTS = tuple(
+    Path(__file__).resolve().parents[1] / name for name in ("brush.js", "volume_brush.js", "viewer.js")
+)
 FAULTS_SHOWN = 50
 """Files that could not be segmented, of which the page says why (ours)."""
 PROGRESS_S = 0.2
 """How often the page is told how far a job is (ours): telling costs as much as a small slice."""
 FILE_ROUTE = "/gradio_api/file="
+STATE_S = 3600
+"""How long a browser tab's state is kept."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,23 @@ class Parts:
     nifti: gr.DownloadButton
     second_masks: gr.DownloadButton
     second_nifti: gr.DownloadButton
+    instances: gr.DownloadButton
     csv: gr.DownloadButton
+    corrections: gr.HTML
+    settle: gr.Button
+    kept: gr.State
+    """What is remembered of a volume whose mask can be corrected (``app.volume_corrections.Kept``)."""
 
     @property
     def outputs(self) -> list[Any]:
         """Return what a job's answer fills, in the order of :func:`_shown`."""
-        files = [self.masks, self.nifti, self.second_masks, self.second_nifti, self.csv]
-        return [self.message, self.viewer, self.figures, *files, self.start, self.stop, self.anyway]
+        shown = [self.message, self.viewer, self.figures, self.corrections, self.settle]
+        return [*shown, *self.files, self.start, self.stop, self.anyway]
+
+    @property
+    def files(self) -> list[Any]:
+        """Return the files to save, in the order of :func:`_files`."""
+        return [self.masks, self.nifti, self.second_masks, self.second_nifti, self.instances, self.csv]
 
 
 def build(studio: Studio, model: gr.Dropdown, looks: gr.Radio, offers: gr.State) -> Parts:
@@ -81,7 +96,7 @@ def build(studio: Studio, model: gr.Dropdown, looks: gr.Radio, offers: gr.State)
     ) -> Iterator[tuple[Any, ...]]:
         from app import volume_jobs, volume_view
 
-        yield _busy(volume_view.progress_bar(words.READING, 0, 1))
+        yield *_busy(volume_view.progress_bar(words.READING, 0, 1)), None
         settings: dict[str, Any] = {"anyway": anyway, "percent": percent_of(threshold)}
         settings["reference"] = Path(mask) if mask else None
         steps = _steps(studio, (chosen, second), how, path, **settings)
@@ -89,10 +104,10 @@ def build(studio: Studio, model: gr.Dropdown, looks: gr.Radio, offers: gr.State)
         while True:
             done, box = studio.attempt(lambda: _next(steps))
             if done is None:
-                yield _nothing(box)
+                yield *_nothing(box), None
                 return
             if isinstance(done, UserError):
-                yield _nothing(studio.told(markup.foreign(done)), offer=True)
+                yield *_nothing(studio.told(markup.foreign(done)), offer=True), None
                 return
             if isinstance(done, tuple):
                 yield done
@@ -100,7 +115,7 @@ def build(studio: Studio, model: gr.Dropdown, looks: gr.Radio, offers: gr.State)
             if time.monotonic() - told < PROGRESS_S:
                 continue
             told, of_all = time.monotonic(), done.num_slices * done.num_models
-            yield _busy(volume_view.progress_bar(volume_jobs.progress_words(done), done.done, of_all))
+            yield *_busy(volume_view.progress_bar(volume_jobs.progress_words(done), done.done, of_all)), gr.skip()
 
     def segment_anyway(*given: Any) -> Iterator[tuple[Any, ...]]:
         yield from segment(*given, anyway=True)
@@ -108,10 +123,11 @@ def build(studio: Studio, model: gr.Dropdown, looks: gr.Radio, offers: gr.State)
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     given = [model, parts.second, looks, parts.upload, parts.threshold, parts.reference]
     job = [
-        button.click(work, given, outputs, concurrency_limit=1, concurrency_id="volume", **quiet)
+        button.click(work, given, [*outputs, parts.kept], concurrency_limit=1, concurrency_id="volume", **quiet)
         for button, work in ((parts.start, segment), (parts.anyway, segment_anyway))
     ]
     _end(parts, job, others=(model.change, looks.change))
+    volume_tools.wire(studio, parts)
     for changed in (model.change, offers.change):
         changed(lambda *chosen: _second(studio, *chosen), [model, parts.second], parts.second, **quiet)
     return parts
@@ -167,16 +183,22 @@ def _place(studio: Studio) -> Parts:
         stop = gr.Button(words.STOP, visible=False, elem_id="volume-stop")
     message = gr.HTML(markup.empty(words.EMPTY_TITLE, words.EMPTY), elem_id="volume-message")
     anyway = gr.Button(model_text.ANYWAY_BUTTON, visible=False, elem_id="volume-anyway")
-    viewer = gr.HTML("", elem_id="volume-viewer", js_on_load=VIEWER_SCRIPT.read_text(encoding="utf-8"))
+    viewer = gr.HTML(
+        "", elem_id="volume-viewer", js_on_load="".join(path.read_text(encoding="utf-8") for path in VIEWER_SCRIPTS)
+    )
+    corrections, settle = volume_tools.place()
     figures = gr.HTML("", elem_id="volume-figures")
     with gr.Row(elem_classes="actions"):
         masks = gr.DownloadButton(words.DOWNLOAD[".zip"], variant="primary", visible=False, elem_id="volume-masks")
         nifti = gr.DownloadButton(words.DOWNLOAD_NIFTI, visible=False, elem_id="volume-nifti")
         second_masks = gr.DownloadButton("", variant="primary", visible=False, elem_id="volume-second-masks")
         second_nifti = gr.DownloadButton("", visible=False, elem_id="volume-second-nifti")
+        instances = gr.DownloadButton(words.DOWNLOAD_INSTANCES, visible=False, elem_id="volume-instances")
         csv = gr.DownloadButton(words.DOWNLOAD_CSV, visible=False, elem_id="volume-csv")
-    files = (masks, nifti, second_masks, second_nifti, csv)
-    return Parts(upload, second, threshold, reference, start, stop, anyway, message, viewer, figures, *files)
+    files = (masks, nifti, second_masks, second_nifti, instances, csv)
+    kept = gr.State(None, time_to_live=STATE_S)
+    shown = (message, viewer, figures, *files, corrections, settle, kept)
+    return Parts(upload, second, threshold, reference, start, stop, anyway, *shown)
 
 
 def _steps(
@@ -196,6 +218,7 @@ def _steps(
     if second == chosen:
         raise UserError("app.same_model", what=words.SAME_WHAT, why=words.SAME_WHY, fix=words.SAME_FIX)
     from app import volume_jobs
+    from app.volume_corrections import Kept
     from export.pairs import Models
 
     # Of a second model, which may lack the variant that is chosen, its own rule's.
@@ -203,7 +226,11 @@ def _steps(
     models = Models.of(*(studio.session(key, looks=way, variant=variant) for key, way, variant in asked))
     settings: dict[str, Any] = {"anyway": anyway, "percent": percent, "reference": reference}
     result = yield from volume_jobs.run(studio, models, Path(path), **settings)
-    yield _shown(studio, result, models.classes)
+    kept = None
+    if result.kept is not None:
+        masks_file, shape, grid, unlike = result.kept
+        kept = Kept(Path(path), reference, asked[0], percent, masks_file, shape, grid, unlike)
+    yield *_shown(studio, result, models.classes), kept
 
 
 def _next(steps: Iterator[volume_jobs.Step | tuple[Any, ...]]) -> volume_jobs.Step | tuple[Any, ...] | UserError:
@@ -217,17 +244,27 @@ def _next(steps: Iterator[volume_jobs.Step | tuple[Any, ...]]) -> volume_jobs.St
 
 
 def _busy(bar: str) -> tuple[Any, ...]:
-    return bar, "", "", *_no_files(), gr.Button(interactive=False), gr.Button(visible=True), gr.update(visible=False)
+    return (
+        bar,
+        "",
+        "",
+        "",
+        gr.update(visible=False),
+        *_no_files(),
+        gr.Button(interactive=False),
+        gr.Button(visible=True),
+        gr.update(visible=False),
+    )
 
 
 def _nothing(message: str, *, offer: bool = False) -> tuple[Any, ...]:
     """Return the values of all outputs without an answer; ``offer`` is for an answer on request."""
     stop, start = gr.update(visible=False), gr.update(interactive=True)
-    return message, "", "", *_no_files(), start, stop, gr.update(visible=offer)
+    return message, "", "", "", gr.update(visible=False), *_no_files(), start, stop, gr.update(visible=offer)
 
 
 def _no_files() -> list[Any]:
-    return [gr.update(visible=False)] * 5
+    return [gr.update(visible=False)] * 6
 
 
 def _shown(studio: Studio, result: volume_jobs.Result, classes: tuple[str, ...]) -> tuple[Any, ...]:
@@ -254,20 +291,30 @@ def _shown(studio: Studio, result: volume_jobs.Result, classes: tuple[str, ...])
     viewer = ""
     if result.view is not None:
         viewer = volume_view.html(result.view, address=FILE_ROUTE + result.view_path, classes=classes)
-    by = result.models[0] if result.second_masks else ""
     return (
         message,
         viewer,
         volume_figures.figures(result.measurements, result.compared),
-        _masks(result.masks, by=by),
-        _file(words.DOWNLOAD_NIFTI, result.nifti, by=by),
-        _masks(result.second_masks, by=result.models[-1]),
-        _file(words.DOWNLOAD_NIFTI, result.second_nifti, by=result.models[-1]),
-        gr.DownloadButton(value=result.csv or None, visible=bool(result.csv)),
+        "",
+        gr.update(visible=False),
+        *files_of(result),
         gr.Button(interactive=True),
         gr.Button(visible=False),
         gr.Button(visible=any(fault.code == FOREIGN for fault in result.faults)),
     )  # fmt: skip
+
+
+def files_of(result: volume_jobs.Result) -> list[gr.DownloadButton]:
+    """Return the buttons of a job's files, in the order of :attr:`Parts.files`."""
+    by = result.models[0] if result.second_masks else ""
+    return [
+        _masks(result.masks, by=by),
+        _file(words.DOWNLOAD_NIFTI, result.nifti, by=by),
+        _masks(result.second_masks, by=result.models[-1]),
+        _file(words.DOWNLOAD_NIFTI, result.second_nifti, by=result.models[-1]),
+        _file(words.DOWNLOAD_INSTANCES, result.instances, by=by),
+        gr.DownloadButton(value=result.csv or None, visible=bool(result.csv)),
+    ]
 
 
 def _masks(path: str, *, by: str) -> gr.DownloadButton:

@@ -43,12 +43,14 @@ SERIES_NUMBER = 900
 MAX_LABEL = 64
 
 
-def write_dicom_seg(path: Path, volume: SourceVolume, masks_KSHW: np.ndarray, *, manifest: Manifest) -> None:
+def write_dicom_seg(
+    path: Path, volume: SourceVolume, masks_KSHW: np.ndarray, *, manifest: Manifest, note: str = ""
+) -> None:
     """Write masks (K, S, H, W) in {0, 1} as one binary DICOM Segmentation, one segment a class; classes may overlap.
 
     Frames have the rows, columns, places and orientation of their source frames, and refer to them; frames without
-    foreground are left out, as readers expect. Raises ``UserError`` ``output.no_segmentation`` where the source lacks
-    what an object must refer to, or where its slices lie.
+    foreground are left out, as readers expect. ``note`` ends the description of the series. Raises ``UserError``
+    ``output.no_segmentation`` where the source lacks what an object must refer to, or where its slices lie.
     """
     import highdicom.seg
 
@@ -72,7 +74,7 @@ def write_dicom_seg(path: Path, volume: SourceVolume, masks_KSHW: np.ndarray, *,
         )
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # what it makes of tags that it does not expect
         raise _refused(f"its tags do not fit together ({type(error).__name__})") from error
-    made.SeriesDescription = "Segmentation, for research use only"
+    made.SeriesDescription = f"Segmentation, for research use only{f'; {note}' if note else ''}"[:MAX_LABEL]
     made.save_as(path, enforce_file_format=True)
 
 

@@ -41,6 +41,7 @@ class Measurement:
     dice, iou, hd95, surface_dice, surface_tolerance : with the reference
         (:class:`export.outputs.agreement.Agreement`), lengths in ``length_unit``.
     threshold : what probability is above in the mask; 0.5 is every model's own.
+    corrected_px : pixels, or voxels, that a person has changed by hand.
     """
 
     image: str
@@ -68,6 +69,7 @@ class Measurement:
     surface_dice: float | None = None
     surface_tolerance: float | None = None
     threshold: float = 0.5
+    corrected_px: int = 0
 
 
 class GreySums:

@@ -20,11 +20,12 @@ PLACES = (
 """Fields of a header that say where voxels lie; no other is copied, for descriptions may name a patient."""
 
 
-def write_nifti(path: Path, volume: SourceVolume, labels_SHW: np.ndarray) -> None:
-    """Write labels (S, H, W) uint8 as ``.nii.gz`` (or ``.nii``), voxel for voxel where the source's lie.
+def write_nifti(path: Path, volume: SourceVolume, labels_SHW: np.ndarray, *, note: str = "") -> None:
+    """Write labels (S, H, W) as ``.nii.gz`` (or ``.nii``), voxel for voxel where the source's lie.
 
     Of a NIfTI file the array has its order of axes and the header its affines, bit for bit; of DICOM axes are columns,
-    rows and slices. Raises ``UserError`` ``output.no_place`` where nothing says where the slices lie.
+    rows and slices. ``note`` goes into the header's description. Raises ``UserError`` ``output.no_place`` where nothing
+    says where the slices lie.
     """
     labels_XYZ = labels_SHW.transpose(2, 1, 0)
     matrix = volume.geometry.matrix
@@ -42,6 +43,7 @@ def write_nifti(path: Path, volume: SourceVolume, labels_SHW: np.ndarray) -> Non
         image.header.set_xyzt_units("mm")
         image.set_qform(image.affine, code="scanner", strip_shears=True)
         image.set_sform(image.affine, code="scanner")
+    image.header["descrip"] = note.encode()[:79]
     nibabel.save(image, path)
 
 

@@ -75,8 +75,14 @@ def open_sample(page: Page) -> None:
 
 
 def open_example(page: Page) -> None:
+    """Answer an example, and ask to keep it for training."""
     page.locator("#examples button").first.click()
     expect(page.locator("#overlay img")).to_be_visible()
+    page.locator("#teach button.label-wrap").click()
+    for name, words in (("name", "Ours"), ("site", "ward"), ("patient", "p1")):
+        page.locator(f"#teach-{name}").locator("input, textarea").fill(words)
+    page.locator("#teach-ask").click()
+    expect(page.locator("#teach-no")).to_be_focused()
 
 
 def compare_two(page: Page) -> None:

@@ -89,6 +89,61 @@ def test_a_volume_is_read_by_wheel_keys_and_window_without_the_server(watched: W
     np.testing.assert_array_equal(mask.affine, affine)
 
 
+def test_a_mask_is_corrected_on_a_plane_by_mouse_and_keys(watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    nibabel.save(nibabel.Nifti1Image(np.full((16, 20, 6), 100, np.int16), np.eye(4)), tmp_path / "scan.nii.gz")
+    page.locator("#volume-threshold input[type=number]").fill("0.99")
+    page.locator("#volume-threshold input[type=number]").press("Enter")  # nothing is as likely: the mask is empty
+    send(page, tmp_path / "scan.nii.gz")
+    page.locator("#volume-anyway").click()
+    page.wait_for_selector(".viewer[data-drawn]")
+    viewer, axial = page.locator(".viewer"), page.locator("figure[data-plane=axial]")
+    expect(axial.locator(".cross.row")).to_be_visible()
+    page.locator(".viewer .cross-lines").uncheck()
+    expect(axial.locator(".cross.row")).to_be_hidden()
+    page.locator(".viewer .opacity").fill("1")
+    own = page.evaluate(GREYS, "axial")
+    page.locator(".viewer .tool").select_option("brush")
+    page.locator(".viewer .brush-size").fill("3")
+    canvas = axial.locator("canvas")
+    box = canvas.bounding_box()
+    assert box is not None
+    canvas.scroll_into_view_if_needed()
+    canvas.click(position={"x": (4 + 0.5) / 16 * box["width"], "y": (9 + 0.5) / 20 * box["height"]})
+    expect(viewer).to_have_attribute("data-strokes", "1")
+    page.wait_for_function(f"(before) => ({GREYS})('axial').join() !== before.join()", arg=own)
+    drawn = np.array(page.evaluate(GREYS, "axial")).reshape(20, 16, 4)
+    painted = {tuple(at) for at in np.argwhere((drawn != np.array(own).reshape(20, 16, 4)).any(2)).tolist()}
+    assert painted == {(row, column) for row in (8, 9, 10) for column in (3, 4, 5)}
+    page.locator(".viewer .shown").select_option("edge:0")
+    page.wait_for_function(f"(before) => ({GREYS})('axial').join() !== before.join()", arg=drawn.ravel().tolist())
+    edge = np.array(page.evaluate(GREYS, "axial")).reshape(20, 16, 4)
+    assert (edge[9, 4] != drawn[9, 4]).any(), "an outline leaves what is inside as it is"
+    page.locator(".viewer .shown").select_option("mask:0")
+
+    canvas.focus()  # the same by keys: once to the right and a dab, then both are taken back and one is done again
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("Space")
+    expect(viewer).to_have_attribute("data-strokes", "2")
+    page.keyboard.press("Control+z")
+    page.keyboard.press("Control+z")
+    expect(viewer).to_have_attribute("data-strokes", "0")
+    page.wait_for_function(f"(before) => ({GREYS})('axial').join() === before.join()", arg=own)
+    page.keyboard.press("Control+Shift+z")
+    expect(viewer).to_have_attribute("data-strokes", "1")
+    expect(page.locator("#volume-corrections")).to_contain_text("1 stroke by hand")
+    page.locator("#volume-settle").click()
+    expect(page.locator("#volume-corrections")).to_contain_text("voxels of disc changed")
+    with page.expect_download() as download:
+        page.locator("#volume-masks").click()
+    assert download.value.suggested_filename == "scan_unlike_training_threshold_0.99_corrected_by_hand_mask.nii.gz"
+    stored = np.asarray(nibabel.load(download.value.path().rename(tmp_path / "mask.nii.gz")).dataobj)
+    number = int(axial.locator("input").input_value()) - 1
+    flipped = {(15 - column, 19 - row, number) for row in (8, 9, 10) for column in (3, 4, 5)}
+    assert {tuple(at) for at in np.argwhere(stored == 1).tolist()} >= flipped, "where it was drawn, in the file's axes"
+    assert watched.faults == [] and page.evaluate(TOO_WIDE) <= 0
+
+
 def thresholds(page: Page) -> None:
     """Another threshold is drawn at once, and said; a map has the colours of its probabilities in place of the mask."""
     note, threshold = page.locator(".viewer-threshold"), page.locator("#volume-threshold input[type=number]")

@@ -17,7 +17,7 @@ from PIL import Image
 from app import overlay_view
 from app.corrections import Click, Correction, change, corrected, place, reach_of
 from app.picture_results import in_text, packed, result
-from app.probability import VIRIDIS, Kept, colour_of
+from app.probability import VIRIDIS, Greys, Kept, colour_of
 from app.strokes import Stroke
 from export.levels import STEPS, above, levels, percent_of
 
@@ -215,3 +215,13 @@ def test_a_correction_is_told_in_every_file_and_shown_where_it_is() -> None:
     both = result(two, corrections=(*clicks, line("brush", (0, 2), (0, 3))), **given)
     assert both.remark == "Corrected by hand: 2 clicks, 1 stroke." and both.figures[0].corrections_by_hand == 3
     assert in_text(np.zeros((1, 2, 2))) == "" and gzip.decompress(packed(changed)) == changed.astype(np.uint8).tobytes()
+
+
+def test_the_mean_inside_a_mask_is_that_of_the_pictures_grey() -> None:
+    image = np.zeros((2, 2, 3), np.uint8)
+    image[0, 0], image[0, 1], image[1, 1] = (255, 0, 0), (10, 20, 31), (255, 255, 255)
+    mask = np.array([[1, 1], [0, 0]], np.uint8)
+    assert Greys.of(image).mean(mask) == pytest.approx((255 + 61) / 3 / 2 / 255, abs=1e-12)
+    assert Greys.of(image.astype(np.uint16) * 257).mean(mask) == pytest.approx((255 + 61) / 6 / 255, abs=1e-5)
+    assert Greys.of((image / 255).astype(np.float32)).mean(mask) == pytest.approx((255 + 61) / 6 / 255, abs=1e-5)
+    assert Greys.of(image).mean(mask * 0) is None and Greys.of(image).mean(1 - mask) == 0.5

@@ -58,7 +58,7 @@ def test_another_threshold_makes_other_masks_and_every_file_says_so(tmp_path: Pa
     for percent in (20, 21, 50, 70, 71):
         found = segment_case(Bright(), case, percent=percent)  # type: ignore[arg-type]
         (organ,) = found.measurements
-        assert organ.threshold == percent / 100 and f",{percent / 100:.6g}\n" in as_csv(found.measurements)
+        assert organ.threshold == percent / 100 and f",{percent / 100:.6g},0\n" in as_csv(found.measurements)
         sizes[percent] = organ.foreground_px
         (path,) = write_masks(found, tmp_path, session=Bright())  # type: ignore[arg-type]
         kept.append(path.name)
