@@ -22,6 +22,8 @@ Kind = Literal["integer", "number", "choice", "switch", "text", "names"]
 DEFAULT_GENERATOR = RunConfig().generator.kind
 SOURCE_TAGS = {"P": text.SOURCE_PAPER, "C": text.SOURCE_CODE, "D": text.SOURCE_DIFFUSERS}
 MAIN_SECTION = "run"
+GUARD = 1e6
+"""A maximum from here on keeps mistakes out and bounds no choice: hints do not name it (ours)."""
 EMPTY, CUT = "empty", "cut"
 """Kinds of faults that the form finds itself: a number that is not there, a list that came back in part."""
 MAX_LETTERS, NUM_FIRST = 3_000, 20
@@ -235,6 +237,7 @@ def _info(description: str, schema: dict[str, Any]) -> str:
         description = description.replace(f"[{tag}]", f"({words})")
     low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
     bounds = ""
+    high = None if high is None or high >= GUARD else high
     if low is not None and high is not None:
         both = text.BOUNDS_ABOVE_BOTH if "exclusiveMinimum" in schema else text.BOUNDS_BOTH
         bounds = both.format(low=_plain(low), high=_plain(high))

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-def marked(figure: go.Figure, series: Sequence[MetricSeries], *, is_over: bool) -> go.Figure:
+def marked(figure: go.Figure, series: Sequence[MetricSeries], *, is_over: bool, is_watched: bool = False) -> go.Figure:
     """Add to the figure of ``series`` a line at the Dice of before distillation and a ring around the best epoch.
 
-    Nothing where these are not the curves of a gated distillation. ``is_over`` says whether all epochs are judged.
+    Nothing where these are not the curves of a judged distillation. ``is_over`` says whether all epochs are judged,
+    ``is_watched`` that the last one is kept whatever is said of it.
     """
     dice = judged_epochs(series)
     kept = best_epoch(dice)
@@ -32,7 +33,7 @@ def marked(figure: go.Figure, series: Sequence[MetricSeries], *, is_over: bool) 
             line={"color": INK, "width": 1, "dash": "dash"},
             hoverinfo="skip",
         )
-    words = kept_text.KEPT if is_over else kept_text.SO_FAR
+    words = kept_text.SO_FAR if not is_over else kept_text.BEST if is_watched else kept_text.KEPT
     figure.add_scatter(
         x=[kept],
         y=[dice[kept]],

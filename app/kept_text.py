@@ -4,4 +4,5 @@ from __future__ import annotations
 
 BEFORE = "before distillation: {dice:.3f}"
 KEPT, SO_FAR = "kept: epoch {epoch}, {dice:.3f}", "best so far: epoch {epoch}, {dice:.3f}"
+BEST = "best: epoch {epoch}, {dice:.3f}"
 HEADING = "Distillation, judged by the sites"

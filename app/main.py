@@ -63,9 +63,9 @@ def build_app(studio: Studio) -> gr.Blocks:
     with Page(title=text.TITLE, analytics_enabled=False, delete_cache=(600, 7200)) as page:
         api.build(studio, page)  # first: Gradio gives a name that is taken already a number
         with gr.Row(elem_id="top"):
-            header = gr.HTML(markup.header())
+            header = gr.HTML(markup.header(), js_on_load=markup.script("keyboard.js"))
             who = gr.HTML(visible=studio.mode == "sign-in", elem_id="who")
-            run = Picker([], label=text.RUN_LABEL, info=text.RUN_INFO, filterable=False, elem_id="run")
+            run = Picker([], label=text.RUN_LABEL, info=text.RUN_INFO, elem_id="run")
         standing_note = _standing_note(studio)
         note = gr.HTML(standing_note, elem_id="page-note")
         begin = welcome.place(studio)

@@ -141,10 +141,10 @@ def status(view: RunView, watched: Sequence[Alert] = (), *, place: Waiting | Non
     coming = text.CANCELLING if cancelling else text.STATUS_NEXT[run.status]
     following = f"<p class='next'>{coming}</p>" if view.note is None or cancelling or run.error else ""
     note = notice(view.note) if view.note else ""
-    about = f"data-run='{escape(run.run_id)}' data-name='{escape(run.name)}' data-state='{run.status}'"
+    about = f"data-run='{escape(run.run_id)}' data-name='{escape(run.shown_name)}' data-state='{run.status}'"
     about += f" data-said='{escape(text.STATUS[run.status])}' data-percent='{percent}'"
     return (
-        f"<section class='status' {about} aria-label='{escape(run.name)}'><h2>{escape(run.name)}"
+        f"<section class='status' {about} aria-label='{escape(run.shown_name)}'><h2>{escape(run.shown_name)}"
         f" <code>{escape(run.run_id)}</code></h2><p class='facts'>{''.join(facts)}</p>"
         f"<div class='bar' role='progressbar' aria-label='{text.RUN_LABEL}' aria-valuemin='0' aria-valuemax='100'"
         f" aria-valuenow='{percent}'><span style='width:{percent}%'></span></div>"

@@ -22,6 +22,22 @@ def heat(probability_HW: np.ndarray) -> np.ndarray:
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
+FULL_KL = 4.0
+"""Symmetric KL that is drawn white (ours): one model at 0.98, the other at 0.11."""
+_LEAST = 0.5 / 255
+"""Stored probabilities are levels of 255: what lies below half a level is none."""
+
+
+def symmetric_kl(teacher_HW: np.ndarray, student_HW: np.ndarray) -> np.ndarray:
+    """Return KL(p||q) + KL(q||p) of two Bernoulli variables at each pixel, in nats, float64, at least 0.
+
+    That is (p - q) (logit p - logit q), as in Eq. 6 at temperature 1. ``teacher_HW`` and ``student_HW`` are
+    probabilities in [0, 1]; those at the ends count as half a stored level away from them.
+    """
+    p, q = (np.clip(one.astype(np.float64), _LEAST, 1 - _LEAST) for one in (teacher_HW, student_HW))
+    return (p - q) * (np.log(p / (1 - p)) - np.log(q / (1 - q)))
+
+
 def disagreement(
     image_HW3: np.ndarray, teacher_HW: np.ndarray, student_HW: np.ndarray, *, threshold: float = 0.5
 ) -> np.ndarray:

@@ -24,6 +24,8 @@ class ClassPictures:
     teacher: np.ndarray | None = None
     student: np.ndarray | None = None
     dispute: np.ndarray | None = None
+    kl: np.ndarray | None = None
+    """Symmetric KL of the predictions at each pixel: black 0, white ``overlays.FULL_KL`` and more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,4 +119,5 @@ def _class_pictures(
     if not teacher or not student:
         return ClassPictures(name, mask)
     dispute = overlays.disagreement(image_HW3, teacher[0], student[0])
-    return ClassPictures(name, mask, overlays.heat(teacher[0]), overlays.heat(student[0]), dispute)
+    kl = overlays.heat(overlays.symmetric_kl(teacher[0], student[0]) / overlays.FULL_KL)
+    return ClassPictures(name, mask, overlays.heat(teacher[0]), overlays.heat(student[0]), dispute, kl)

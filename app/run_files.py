@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+import os
 import secrets
 import time
 import zipfile
@@ -21,14 +23,19 @@ from engine.runs.outputs import REPORT_NAME
 SHARE = 0.5
 """Of all that the page keeps for download, at most so much for one file (ours): a larger one is taken in a terminal."""
 LOG_LINES = 100_000
+_SECRET = secrets.token_bytes(32)
+"""Of this process: without it, nobody can say where a file lies whose content they know."""
 
 
 def make(studio: Studio, run_id: str, kind: str, *, by: Visitor) -> Path:
     """Write one of ``take_away_text.KINDS`` where nobody can guess it, and return its path; it goes when uploads do.
 
-    ``UserError`` for whoever may not have it, for a kind that is none, and for what is not there.
+    Kinds of ``READ`` are for whoever sees the run, the others for who may change it. ``UserError`` for whoever may not
+    have it, for a kind that is none, and for what is not there.
     """
-    studio.permissions.check_run(by, run_id)
+    if kind not in words.READ:
+        studio.permissions.check_run(by, run_id)
+    studio.store.get(run_id)
     if kind not in words.KINDS:
         raise UserError("app.no_such_file", what=words.NO_SUCH_WHAT, why=words.NO_SUCH_WHY, fix=words.NO_SUCH_FIX)
     if kind in ("zip", "bundle"):
@@ -42,7 +49,26 @@ def make(studio: Studio, run_id: str, kind: str, *, by: Visitor) -> Path:
             _zip_bundle(studio, run_id, path, most_bytes=most_bytes)
         return path
     name, text = _text(studio, run_id, kind)
-    return Path(studio.save(f"{run_id}_{name}", studio.told(text, of=studio.store.get(run_id).config).encode()))
+    content = studio.told(text, of=studio.store.get(run_id).config).encode()
+    return _kept_once(studio, f"{run_id}_{name}", content)
+
+
+def offered(studio: Studio, run_id: str | None, *, by: Visitor) -> list[tuple[str, str]]:
+    """Return label and kind of what this visitor may take away from the run."""
+    may_all = bool(run_id) and studio.permissions.may_change(by, run_id or "")
+    return [(label, kind) for kind, label in words.KINDS.items() if may_all or kind in words.READ]
+
+
+def _kept_once(studio: Studio, name: str, content: bytes) -> Path:
+    """Write a file where nobody can guess it; the same content lies there once, however often it is asked for."""
+    digest = hmac.new(_SECRET, name.encode() + b"\0" + content, "sha256").hexdigest()
+    folder = studio.scratch.path / digest
+    folder.mkdir(mode=0o700, exist_ok=True)
+    half = folder / f".{secrets.token_hex(8)}.part"
+    half.write_bytes(content)
+    half.replace(folder / name)
+    os.utime(folder)  # as if it was made now: what is old is deleted
+    return folder / name
 
 
 def _text(studio: Studio, run_id: str, kind: str) -> tuple[str, str]:

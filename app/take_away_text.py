@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 HEADING, BUTTON, DOWNLOAD = "Take away", "Make the file", "Download"
-NOTE = "Everything of this run that is on the disk, but for what sites keep for themselves."
+NOTE = "What is on the disk of this run, but for what sites keep for themselves."
 WHAT_LABEL = "What to take away"
 WHAT_INFO = "The file is made when you ask for it"
 KINDS = {
@@ -17,6 +17,8 @@ KINDS = {
     "log": "Log (text)",
     "zip": "The whole run (zip)",
 }
+READ = ("html", "json", "images", "settings")
+"""What everybody may take away who may look at the run: the page shows all of it."""
 HOW = {
     "html": "One file without scripts. For a PDF, open it and print it to a file.",
     "zip": "Records, results, models and synthetic samples, which import-run takes in at another home.",

@@ -41,10 +41,18 @@ class Actions:
 
 
 def run_choices(runs: Sequence[RunRecord]) -> Choices:
-    """Return (label, run id) of every run, in the given order; one entry without an id where there is none."""
+    """Return (label, run id) of every run, in the given order; one entry without an id where there is none.
+
+    A run's tags are a part of its label: what is typed into a list is looked for there.
+    """
     if not runs:
         return [(text.NO_RUN_TITLE, NO_RUN)]
-    return [(f"{run.name} · {text.STATUS[run.status]} · {moment(run.created_at)}", run.run_id) for run in runs]
+    return [(_run_label(run), run.run_id) for run in runs]
+
+
+def _run_label(run: RunRecord) -> str:
+    tags = "".join(f" #{tag}" for tag in run.labels.tags)
+    return f"{run.shown_name} · {text.STATUS[run.status]} · {moment(run.created_at)}{tags}"
 
 
 def first_run(runs: Sequence[RunRecord]) -> str:

@@ -53,10 +53,11 @@ class DistillationConfig(Section):
     styles: Literal["off", "student", "both"] = Field(
         "off", description="Who sees every synthetic image in a strong random style: the student alone, or both (ours)"
     )
-    gate: Literal["off", "best", "mix"] = Field(
+    gate: Literal["off", "best", "mix", "watch"] = Field(
         "off",
         description="Sites judge: best, each epoch's student, FedAvg's being epoch 0; mix, means of FedAvg's and the "
-        "distilled, of which that nearest to the distilled is kept that they allow (ours)",
+        "distilled, of which that nearest to the distilled is kept that they allow; watch, each epoch's, of which the "
+        "last is kept all the same (ours)",
     )
     gate_tolerance: Fraction = Field(0.01, description="mix: how much lower its validation Dice may be (ours)")
     teacher_check: Literal["off", "sites"] = Field(

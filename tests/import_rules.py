@@ -53,6 +53,8 @@ RUN_RECORDS = tuple(
     f"engine.runs.{name}"
     for name in (
         "alerts",
+        "labels",
+        "score_spread",
         "archive",
         "command",
         "waiting",

@@ -13,7 +13,7 @@ from app.access import Visitor, visitor_of
 from app.permissions import Permissions
 from app.picker import Picker
 from app.studio import Studio
-from app.tabs import asking, delete_run, joining, run_form, take_away
+from app.tabs import asking, delete_run, joining, run_form
 from engine.config_fields import MAX_NAME_LETTERS
 from engine.runs.identity import growing_stage
 from engine.runs.records import RunView
@@ -37,7 +37,6 @@ class Parts:
     fork: gr.Button
     joining: joining.Parts
     deleting: delete_run.Parts
-    taking: take_away.Parts
 
     def listed(self) -> list[Any]:
         """Return the components that follow the run, in the order of :func:`live_values`."""
@@ -79,9 +78,8 @@ def place() -> Parts:
                 fork = gr.Button(text.FORK_BUTTON, elem_id="fork")
         join = joining.place()
         with gr.Column(min_width=280):
-            taking = take_away.place()
             deleting = delete_run.place()
-    return Parts(panel, extend_part, rounds, stage, extend, asked, fork, join, deleting, taking)
+    return Parts(panel, extend_part, rounds, stage, extend, asked, fork, join, deleting)
 
 
 def live_values(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from app import markup, overlays, sample_view, score_history, text
+from app import markup, overlays, sample_text, sample_view, score_history, text
 from app.pictures import ClassPictures, SamplePictures
 from app.studio import Studio
 from export.results import class_colour
@@ -47,12 +47,12 @@ def _several_classes(pictures: SamplePictures, name: str, models: Models) -> str
                 (text.DETAIL_IMAGE, pictures.image, name),
                 (text.DETAIL_OUTLINED, pictures.outlined, f"{text.DETAIL_OUTLINED}: {name}"),
             ],
-            columns=4,
+            columns=5,
         )
     ]
     for index, one in enumerate(pictures.classes):
         title = markup.swatch(overlays.hex_colour(class_colour(index)), one.name)
-        rows.append(f"<h4>{title}</h4>{markup.figures(_figures(one, f'{one.name}, {name}', models), columns=4)}")
+        rows.append(f"<h4>{title}</h4>{markup.figures(_figures(one, f'{one.name}, {name}', models), columns=5)}")
     return "".join(rows)
 
 
@@ -62,6 +62,7 @@ def _figures(one: ClassPictures, name: str, models: Models) -> list[markup.Figur
         (text.DETAIL_TEACHER.format(**models), one.teacher),
         (text.DETAIL_STUDENT.format(**models), one.student),
         (text.DETAIL_DISPUTE, one.dispute),
+        (sample_text.DETAIL_KL.format(full=overlays.FULL_KL), one.kl),
     ]
     return [(caption, picture, f"{caption}: {name}") for caption, picture in shown if picture is not None]
 

@@ -17,6 +17,9 @@ from app import (
     generator_checks,
     join_table,
     kept_epoch,
+    labels_view,
+    learnability_text,
+    learnability_view,
     markup,
     plots,
     refusals,
@@ -27,7 +30,7 @@ from app import (
 from app.access import Visitor, visitor_of
 from app.picker import Picker
 from app.studio import Studio
-from app.tabs import asking, go_on, run_form
+from app.tabs import asking, go_on, run_form, run_labels, take_away, take_in
 from engine.evaluation.tables import named
 from engine.report.badges import Badges, badges, exported_model
 from engine.runs.alerts import alerts
@@ -35,7 +38,8 @@ from engine.runs.command import run_command
 from engine.runs.gates import GateRecord, read_gate
 from engine.runs.generator_checks import read_checks
 from engine.runs.join_results import join_results
-from engine.runs.records import MetricSeries, RunView, TrafficTotal
+from engine.runs.records import MetricSeries, RunRecord, RunView, TrafficTotal
+from engine.runs.score_spread import read_spread, stamp
 from engine.runs.sites import site_views
 from engine.runs.waiting import waiting
 from engine.types import EvaluationRow, ModelDifference
@@ -64,6 +68,7 @@ class Parts:
     curves: gr.Dropdown
     loss: gr.Plot
     dice: gr.Plot
+    learnability: gr.Plot
     traffic_note: gr.HTML
     traffic: gr.Plot
     sites: gr.HTML
@@ -74,10 +79,12 @@ class Parts:
     live: gr.Column
     cancel_asked: asking.Question
     drop_asked: asking.Question
+    labels: run_labels.Parts
+    taking: take_away.Parts
 
     def listed(self) -> list[Any]:
-        """Return the components in order, the questions left out."""
-        own = list(self.__dict__.values())[:-2]
+        """Return the components in order; the questions and what follows by itself left out."""
+        own = list(self.__dict__.values())[:-4]
         at = own.index(self.go_on)
         return [*own[:at], *self.go_on.listed(), *own[at + 1 :]]
 
@@ -85,7 +92,7 @@ class Parts:
 AT_REST, ACTIVE = "at rest", "active"
 """Of what a browser has seen: what was shown of a run that is not at work, which only a write changes; and whether the
 run is at work."""
-NUM_LIVE = len(fields(Parts)) - 2 + go_on.NUM_LIVE - 1
+NUM_LIVE = len(fields(Parts)) - 4 + go_on.NUM_LIVE - 1
 """How many components :meth:`Parts.listed` names."""
 
 
@@ -95,12 +102,14 @@ def build(studio: Studio, run: gr.Dropdown) -> run_form.RunForm:
     with accordion:
         form = run_form.build(studio, accordion)
         federation_sites.add(studio, backend=form.control("backend"), server=form.control("server"))
+    take_in.build(studio, run)
     parts = _place_live()
     _wire_form(studio, form, run)
     _wire_live(studio, run, parts, gr.State({}))
     parts.go_on.wire_fork(studio, run, form, parts.message)
     parts.go_on.joining.wire(studio, run)
-    parts.go_on.taking.wire(studio, run)
+    parts.taking.wire(studio, run)
+    parts.labels.wire(studio, run)
     return form
 
 
@@ -119,8 +128,10 @@ def _place_live() -> Parts:
             resume = gr.Button(text.RESUME_BUTTON, variant="primary", visible=False, elem_id="resume")
             drop = gr.Button(text.DROP_BUTTON, visible=False, elem_id="drop")
         cancel_asked = asking.place("cancel", question=text.ASK_CANCEL, yes=text.ASK_CANCEL_YES, no=text.ASK_CANCEL_NO)
+        labels = run_labels.place()
         drop_asked = asking.place("drop", question=text.ASK_DROP, yes=text.ASK_DROP_YES, no=text.ASK_DROP_NO)
         further = go_on.place()
+        taking = take_away.place()
         with gr.Row(elem_classes="columns"):
             with gr.Column(scale=2, min_width=280):
                 stepper = gr.HTML(elem_id="stepper")
@@ -132,6 +143,9 @@ def _place_live() -> Parts:
                 with gr.Row(elem_classes="columns"):
                     loss = gr.Plot(label=text.LOSS_PLOT, show_label=False, min_width=280, elem_id="loss")
                     dice = gr.Plot(label=text.DICE_PLOT, show_label=False, min_width=280, elem_id="dice")
+                learnability = gr.Plot(
+                    label=learnability_text.PLOT, show_label=False, visible=False, elem_id="learnability"
+                )
                 traffic = gr.Plot(label=text.TRAFFIC_PLOT, show_label=False, elem_id="traffic")
                 traffic_note = gr.HTML(elem_id="traffic-note")
         sites = gr.HTML(elem_id="sites")
@@ -142,8 +156,9 @@ def _place_live() -> Parts:
         log = gr.HTML(elem_id="log", max_height=280, js_on_load=markup.script("log_search.js"))
         command = gr.HTML(elem_id="command")
     return Parts(
-        message, warnings, status, cancel, resume, drop, further, stepper, curves, loss, dice, traffic_note, traffic,
-        sites, results, results_plot, log, command, live, cancel_asked, drop_asked,
+        message, warnings, status, cancel, resume, drop, further, stepper, curves, loss, dice, learnability,
+        traffic_note, traffic, sites, results, results_plot, log, command, live, cancel_asked, drop_asked, labels,
+        taking,
     )  # fmt: skip
 
 
@@ -198,7 +213,8 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
         if values is None:
             is_there = studio.attempt(lambda: studio.store.get(run_id))[0] is not None
             live = gr.skip() if is_there else gr.Column(visible=False)
-            return [box, *[gr.skip()] * (NUM_LIVE - 2), live, gr.skip(), gr.skip(), {}]
+            picker = gr.skip() if is_there else without_it(studio, run_id)
+            return [box, *[gr.skip()] * (NUM_LIVE - 2), live, gr.skip(), picker, {}]
         active = after.pop(ACTIVE, False)
         after[AT_REST] = 0 if active else shown
         pace = studio.settings.refresh_s if active else studio.settings.idle_refresh_s
@@ -232,6 +248,14 @@ def _wire_live(studio: Studio, run: gr.Dropdown, parts: Parts, seen: gr.State) -
     parts.drop_asked.yes.click(act(studio.drop_extension), inputs, outputs, **quiet)
     parts.resume.click(act(studio.resume), inputs, outputs, **quiet)
     parts.go_on.extend_asked.yes.click(act(studio.extend), [*inputs, parts.go_on.rounds], outputs, **quiet)
+
+
+def without_it(studio: Studio, run_id: str) -> Any:
+    """Return the list of runs with none chosen where ``run_id`` has been deleted, by whomever; else no change."""
+    runs, _ = studio.attempt(studio.runs)
+    if runs is None or run_id in {run.run_id for run in runs}:
+        return gr.skip()
+    return gr.Dropdown(choices=viewmodels.run_choices(runs), value=None if runs else viewmodels.NO_RUN)
 
 
 def changed(seen: dict[str, int], part: str, value: Any) -> bool:
@@ -269,15 +293,13 @@ def live_values(
     allowed = studio.permissions.may_change(by, run_id)
     may = viewmodels.actions(view.run, allowed=allowed, extended=view.extension is not None)
     watched = alerts(view, series, sites, free_bytes=shutil.disk_usage(store.home).free, now=time.time())
-    status = told(markup.status(view, watched, place=waiting(store, run_id)))
+    status = told(markup.status(view, watched, place=waiting(store, run_id)) + labels_view.shown(view.run.labels))
     stepper = told(markup.stepper(view.stages))
     choices = viewmodels.curve_choices(series, view.stages)
     # A stage that was chosen for the run before may have no curve here.
     followed = {} if chosen in {stage for _, stage in choices} else {"value": viewmodels.FOLLOW}
     chosen = followed.get("value", chosen)
     loss, dice = (pick(series, chosen, view) for pick in (viewmodels.loss_curves, viewmodels.dice_curves))
-    loss_title = viewmodels.curves_title(text.LOSS_PLOT, loss)
-    dice_title = viewmodels.curves_title(text.DICE_PLOT, dice)
     return [
         part("message", "", lambda: ""),
         warned,
@@ -288,8 +310,9 @@ def live_values(
         *go_on.live_values(view, part, is_shown=may.go_on, by=by, permissions=studio.permissions),
         part("stepper", stepper, lambda: stepper),
         part("curves", choices, lambda: gr.Dropdown(choices=choices, **followed)),
-        part("loss", loss, lambda: plots.curves(loss, title=loss_title, empty=text.CURVES_EMPTY)),
-        part("dice", (dice, gate), lambda: dice_plot(dice, title=dice_title, gate=gate)),
+        part("loss", loss, lambda: loss_plot(loss)),
+        part("dice", (dice, gate), lambda: dice_plot(dice, gate=gate, of=view.run)),
+        part("learnability", stamp(store, run_id), lambda: learnability_plot(studio, run_id)),
         part("traffic_note", (traffic, checks), lambda: crossed(traffic, checks)),
         part("traffic", traffic, lambda: plots.traffic(traffic)),
         part("sites", (sites, view.run.status), lambda: told(site_table.table(sites, of=view.run.status))),
@@ -305,10 +328,24 @@ def live_values(
     ]
 
 
-def dice_plot(dice: Sequence[MetricSeries], *, title: str, gate: GateRecord | None) -> Any:
-    """Return the Dice curves; of a gated distillation with the epoch that is kept."""
+def loss_plot(loss: Sequence[MetricSeries]) -> Any:
+    """Return the curves of what training lowers."""
+    title = viewmodels.curves_title(text.LOSS_PLOT, loss)
+    return plots.curves(loss, title=title, empty=text.CURVES_EMPTY)
+
+
+def dice_plot(dice: Sequence[MetricSeries], *, gate: GateRecord | None, of: RunRecord) -> Any:
+    """Return the Dice curves; of a judged distillation with the line of before and the best epoch."""
+    title = viewmodels.curves_title(text.DICE_PLOT, dice)
     figure = plots.curves(dice, title=title, empty=text.DICE_EMPTY, unit_range=True)
-    return kept_epoch.marked(figure, dice, is_over=gate is not None)
+    is_watched = of.config.distillation.gate == "watch"
+    return kept_epoch.marked(figure, dice, is_over=gate is not None, is_watched=is_watched)
+
+
+def learnability_plot(studio: Studio, run_id: str) -> Any:
+    """Return how the samples' scores lie in each epoch; hidden where none is scored."""
+    spread = read_spread(studio.store, run_id)
+    return gr.Plot(value=learnability_view.figure(spread), visible=spread is not None)
 
 
 def results(studio: Studio, view: RunView) -> tuple[list[EvaluationRow], list[ModelDifference], Badges]:

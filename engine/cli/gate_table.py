@@ -16,7 +16,7 @@ def print_gate(store: RunStore, run_id: str) -> None:
     dice, record = judged_epochs(store.metrics(run_id)), read_gate(store.run_dir(run_id))
     if set(dice) - {0}:  # epochs were judged
         kept = best_epoch(dice)
-        word = "kept" if record is not None else "best so far"
+        word = "best so far" if record is None else "best" if record.is_watched else "kept"
         rows = [(_name(epoch), f"{value:.3f}", word if epoch == kept else "") for epoch, value in sorted(dice.items())]
         print("Distillation, judged by the sites on their validation images:\n")
         print_table(("Epoch", "Dice", ""), rows, right=(0, 1))

@@ -39,10 +39,11 @@ def farthest(dice: Mapping[float, float], *, first: float, tolerance: float) -> 
 class BestStudent:
     """The weights of the best epoch, epoch 0 being the student that distillation begins with.
 
-    A later epoch has to be better: of equal ones the earlier is kept.
+    A later epoch has to be better: of equal ones the earlier is kept. Without ``keeps_weights`` the figures alone are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_weights: bool = True) -> None:
+        self._keeps_weights = keeps_weights
         self.dice: list[float] = []
         """By epoch, from 0."""
         self.judged = -1
@@ -61,7 +62,9 @@ class BestStudent:
             self.kept_epoch = epoch
             return
         if not self.dice or dice > self.dice[self.kept_epoch]:
-            self.kept_epoch, self._weights = epoch, {name: _copy(value) for name, value in weights.items()}
+            self.kept_epoch = epoch
+            if self._keeps_weights:
+                self._weights = {name: _copy(value) for name, value in weights.items()}
         self.dice.append(dice)
 
     @property

@@ -27,8 +27,8 @@ CANDIDATE = KindSpec(
     "candidate",
     "students to be judged",
     "All weights of the student before distillation and after each epoch of it, or of means of the first and the last, "
-    "sent down to each site, which validates it: one of them is kept.",
-    only_if=("distillation.gate", ("best", "mix")),
+    "sent down to each site, which validates it: one of them is kept, or the last all the same.",
+    only_if=("distillation.gate", ("best", "mix", "watch")),
 )
 CHECKED_TEACHER = KindSpec(
     "checked_teacher",

@@ -7,6 +7,7 @@ from engine.planning.workload import SiteBytes, Workload
 
 GATE_LEAVES = {
     "best": "The student's Dice on each site's validation images goes up before distillation and after every epoch.",
+    "watch": "The student's Dice on each site's validation images goes up before distillation and after every epoch.",
     "mix": f"The Dice of {len(MIXES) + 1} students on each site's validation images goes up: that of before "
     "distillation, and means of it and the distilled one.",
 }
@@ -14,7 +15,7 @@ GATE_LEAVES = {
 
 def num_judged(part: DistillationConfig) -> int:
     """Return how many students the sites validate."""
-    return {"off": 0, "best": part.epochs + 1, "mix": len(MIXES) + 1}[part.gate]
+    return {"off": 0, "best": part.epochs + 1, "watch": part.epochs + 1, "mix": len(MIXES) + 1}[part.gate]
 
 
 def gate_seconds(work: Workload) -> float:
@@ -39,4 +40,4 @@ def gate_bytes(work: Workload) -> SiteBytes:
 
 def gate_disk(work: Workload) -> int:
     """Return the bytes of the best student in two checkpoints."""
-    return 0 if work.config.distillation.gate == "off" else 2 * work.student.state_bytes
+    return 0 if work.config.distillation.gate in ("off", "watch") else 2 * work.student.state_bytes

@@ -221,9 +221,8 @@ def mutual_distillation(work: Workload) -> StageCost:
     leaves: tuple[str, ...] = (STATISTICS_LEAVE,) if measured else ()
     leaves += (GATE_LEAVES[config.gate],) if config.gate in GATE_LEAVES else ()
     disk = checkpoint_bytes(work.teacher) + checkpoint_bytes(work.student) + gate_disk(work)
-    detail += {"off": "", "best": ", each judged by the sites", "mix": ", means with the first judged by the sites"}[
-        config.gate
-    ]
+    each = ", each judged by the sites"
+    detail += {"off": "", "mix": ", means with the first judged by the sites"}.get(config.gate, each)
     return StageCost(
         steps,
         config.epochs * selected,

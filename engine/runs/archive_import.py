@@ -13,7 +13,7 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, get_args
 from engine.config import RunConfig, parse_stored_config
 from engine.data.zip_lists import CHUNK_BYTES, lists_more_than
 from engine.errors import UserError
-from engine.runs import archive, folders
+from engine.runs import archive, folders, labels
 from engine.runs.archive import refused
 from engine.runs.database import PRIVATE_FILE
 from engine.runs.records import StageStatus
@@ -54,8 +54,20 @@ class Manifest:
     """Of every file below the run's folder."""
 
 
-def import_run(store: RunStore, path: Path) -> str:
+def import_run(
+    store: RunStore,
+    path: Path,
+    *,
+    on_step: Callable[[tuple[int, int]], None] = lambda _: None,
+    most_bytes: int | None = None,
+    check: Callable[[RunConfig], None] = lambda _: None,
+    said: str | None = None,
+) -> str:
     """Store the run in the archive ``path`` and return its id.
+
+    ``on_step`` is called with the bytes that are unpacked and all; what it raises ends the import, and nothing stays.
+    Files of more than ``most_bytes`` together are refused before anything is inflated; ``check`` is given the run's
+    configuration before anything is stored, and may raise. ``said`` is the line of its log.
 
     Raises ``UserError``: ``run_archive.damaged``, ``run_archive.newer``, ``run_archive.too_large``,
     ``run_archive.known`` where the store has a run of that id.
@@ -63,11 +75,12 @@ def import_run(store: RunStore, path: Path) -> str:
     with _opened(path) as zipped:
         manifest = _manifest(zipped)
         _check_contents(zipped, manifest)
-        _check_space(store, manifest)
+        _check_space(store, manifest, most_bytes=most_bytes)
         records = _records(zipped, manifest)
+        check(parse_stored_config(json.loads(records["runs"][0]["config_json"])))
         with store.filling(known_as=manifest.run_id) as run_id:
-            _extract(zipped, manifest, store.run_dir(run_id))
-            store.create_imported(run_id, records, said=f"Imported from {path.name}.")
+            _extract(zipped, manifest, store.run_dir(run_id), on_step=on_step)
+            store.create_imported(run_id, records, said=said or f"Imported from {path.name}.")
     return run_id
 
 
@@ -138,14 +151,15 @@ def _check_contents(zipped: zipfile.ZipFile, manifest: Manifest) -> None:
             raise refused(f"{info.filename!r:.80} has {info.file_size:,} bytes, not those of the manifest.")
 
 
-def _check_space(store: RunStore, manifest: Manifest) -> None:
+def _check_space(store: RunStore, manifest: Manifest, *, most_bytes: int | None) -> None:
     """Refuse what does not fit on the disk, before anything is inflated; zipfile inflates nothing beyond its size."""
     needed, free = sum(count for count, _ in manifest.files.values()), shutil.disk_usage(store.home).free
-    if len(manifest.files) > archive.MAX_FILES or needed + SPARE_BYTES > free:
+    room = free - SPARE_BYTES if most_bytes is None else min(free - SPARE_BYTES, most_bytes)
+    if len(manifest.files) > archive.MAX_FILES or needed > room:
         raise UserError(
             "run_archive.too_large",
             what=f"The archive holds {len(manifest.files):,} files of {needed / 1e6:,.0f} MB.",
-            why=f"At most {archive.MAX_FILES:,} files are taken in, and {free / 1e6:,.0f} MB are free.",
+            why=f"At most {archive.MAX_FILES:,} files are taken in, and there is room for {room / 1e6:,.0f} MB.",
             fix="Free some space, or choose another home with --home. If it should be small, the archive is damaged.",
         )
 
@@ -209,6 +223,10 @@ def _check_run(records: Mapping[str, Rows]) -> None:
     if run["parent"] is not None and not folders.RUN_ID.fullmatch(run["parent"]):
         raise refused(f"The run names a parent that is none: {run['parent']!r:.60}.")
     try:
+        labels.of_row(run)
+    except (UserError, ValueError, RecursionError) as error:
+        raise refused(f"The run's name, tags or notes cannot be: {error!s:.200}") from error
+    try:
         config: RunConfig = parse_stored_config(json.loads(run["config_json"]))
     except (UserError, ValueError, RecursionError) as error:
         raise refused(f"The run's configuration cannot be read: {error!s:.300}") from error
@@ -216,7 +234,10 @@ def _check_run(records: Mapping[str, Rows]) -> None:
         raise refused("The run's name, method or hash is not that of its configuration.")
 
 
-def _extract(zipped: zipfile.ZipFile, manifest: Manifest, folder: Path) -> None:
+def _extract(
+    zipped: zipfile.ZipFile, manifest: Manifest, folder: Path, *, on_step: Callable[[tuple[int, int]], None]
+) -> None:
+    done, total = 0, sum(count for count, _ in manifest.files.values())
     for name, (_, sha256) in manifest.files.items():
         path, digest = folder / name, hashlib.sha256()
         folders.make(path.parent)
@@ -224,6 +245,8 @@ def _extract(zipped: zipfile.ZipFile, manifest: Manifest, folder: Path) -> None:
             while chunk := source.read(CHUNK_BYTES):
                 digest.update(chunk)
                 target.write(chunk)
+                done += len(chunk)
+                on_step((done, total))
         path.chmod(PRIVATE_FILE)
         if digest.hexdigest() != sha256:
             raise refused(f"{name!r:.80} is not what the manifest says: its digest differs.")

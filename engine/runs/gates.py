@@ -46,6 +46,8 @@ class GateRecord:
     """Shares that were judged, with their Dice; ``dice`` is then that of before alone."""
     tolerance: float = 0.0
     """How much lower than before the Dice of a mean might be."""
+    is_watched: bool = False
+    """Whether the sites were asked for their figures alone, and the last epoch is kept whatever these say."""
 
     @property
     def keeps_the_first(self) -> bool:
@@ -57,6 +59,8 @@ class GateRecord:
         if not self.dice:
             return ("No site has validation images: the gate had nothing to judge by, the last epoch is kept.",)
         first = self.dice[0]
+        if self.is_watched:
+            return self._watched(first)
         if self.share is not None:
             said = self._mixed(first, self.share)
         elif self.keeps_the_first:
@@ -74,6 +78,14 @@ class GateRecord:
         if self.student_listens:
             return (said, f"{beside}: they have learned as configured.")
         return (said, f"{beside}: the student has learned from masks alone, not from the foundation model.")
+
+    def _watched(self, first: float) -> tuple[str, ...]:
+        best = best_epoch(dict(enumerate(self.dice))) or 0
+        said = f"Distillation ends with a validation Dice of {self.dice[-1]:.3f}; {self._before} has {first:.3f}."
+        if best == len(self.dice) - 1:
+            return (said,)
+        which = self._before if best == 0 else f"epoch {best} ({self.dice[best]:.3f})"
+        return (said, f"The best there was {which}; distillation.gate = 'best' would keep it.")
 
     @property
     def _before(self) -> str:
@@ -102,7 +114,7 @@ def best_epoch(dice: Mapping[int, float]) -> int | None:
 def judged_epochs(series: Iterable[MetricSeries]) -> dict[int, float]:
     """Return the pooled validation Dice of each epoch of distillation that the sites have judged, 0 being before it.
 
-    Nothing where no gate is on; the curve of federated rounds is another.
+    Nothing where none was asked; the curve of federated rounds is another.
     """
     for curve in series:
         stage = catalogue.stage(curve.stage)

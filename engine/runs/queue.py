@@ -12,7 +12,7 @@ import psutil
 import sqlalchemy as sa
 
 from engine.errors import UserError
-from engine.runs import schema
+from engine.runs import labels, schema
 from engine.runs.extensions import ExtensionStore
 from engine.runs.records import RunRecord, RunStatus, StageStatus
 from engine.runs.results import add_log_line
@@ -230,7 +230,8 @@ class QueueStore(ExtensionStore):
 def _run_record(row: sa.Row[Any]) -> RunRecord:
     values = dict(row._mapping)
     values["error"] = _error(values["error"]) if values["error"] else None
-    return RunRecord(**values)
+    written = {name: values.pop(name) for name in ("title", "tags", "notes")}
+    return RunRecord(**values, labels=labels.readable(written))
 
 
 def _error(text: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Generic, Literal, TypeVar
 
 from engine.config import RunConfig, parse_stored_config
 from engine.errors import UserError
+from engine.runs.labels import NO_LABELS, Labels
 from engine.types import SampleScore, SyntheticSample
 
 RunStatus = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
@@ -49,6 +50,13 @@ class RunRecord:
     cancel_requested: bool
     started_by: str | None = None
     """Who submitted or forked it, as the page or the command line named that person; ``None`` where nobody said."""
+    labels: Labels = NO_LABELS
+    """What people call it; its configuration keeps its own ``name``."""
+
+    @property
+    def shown_name(self) -> str:
+        """What lists and headings call the run."""
+        return self.labels.title or self.name
 
     @property
     def config(self) -> RunConfig:

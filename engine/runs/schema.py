@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 DATABASE_NAME = "studio.sqlite"
 
 metadata = MetaData()
@@ -42,6 +42,10 @@ runs = Table(
     Column("started_by", String),
     # Set in rows that are no runs of their own but the work on a longer one: see engine.runs.extensions.
     Column("extends", String),
+    # What people call it: see engine.runs.labels.
+    Column("title", String),
+    Column("tags", Text),
+    Column("notes", Text),
 )
 
 stages = Table(
@@ -240,6 +244,11 @@ UPGRADES: dict[int, tuple[str, ...]] = {
     4: (),
     5: ("ALTER TABLE stages ADD COLUMN beside_s FLOAT NOT NULL DEFAULT 0",),
     6: ("ALTER TABLE stages ADD COLUMN cpu_s FLOAT NOT NULL DEFAULT 0",),
+    7: (
+        "ALTER TABLE runs ADD COLUMN title VARCHAR",
+        "ALTER TABLE runs ADD COLUMN tags TEXT",
+        "ALTER TABLE runs ADD COLUMN notes TEXT",
+    ),
 }
 """The statements that make schema n + 1 of schema n; tables that are missing then are made as they are today."""
 

@@ -22,7 +22,7 @@ from engine.models.execution import autocast, place_images
 from engine.runs.pace import Pace
 from engine.stages.context import RunContext
 from engine.stages.delivery import deliver_student
-from engine.stages.student_gate import StudentGate, StudentMix
+from engine.stages.student_gate import StudentGate, StudentMix, StudentWatch
 from engine.stages.synthetic_set import keep_features, load_pool, read_samples, write_samples
 from engine.types import MAX_MASK_CLASSES
 
@@ -56,7 +56,7 @@ class MutualDistillationStage:
                 keep_features, context, pool=pool, batch_size=context.config.distillation.batch_size * 2
             ),
         )
-        gates = {"best": StudentGate, "mix": StudentMix}
+        gates = {"best": StudentGate, "mix": StudentMix, "watch": StudentWatch}
         made = gates.get(context.config.distillation.gate)
         gate = made(context, loop) if made is not None else None
         state = context.checkpoints.load(self.name)

@@ -1,6 +1,7 @@
 """The gate of distillation: the sites validate the student after every epoch, and the best is kept (ours).
 
-Or they validate means of the student of before and the distilled one, and the nearest to the latter is kept.
+Or they validate means of the student of before and the distilled one, and the nearest to the latter is kept. Or they
+are asked for their figures alone, and the last epoch is kept whatever these say.
 
 Figures alone come back; the unseen site and test images are never asked. Kinds ``candidate`` (a student, down) and
 ``checked_teacher`` (the foundation model, down, where ``distillation.teacher_check`` asks for it).
@@ -36,7 +37,7 @@ class StudentGate:
 
     def __init__(self, context: RunContext, loop: MutualDistillation) -> None:
         self.context, self.loop = context, loop
-        self.best = BestStudent()
+        self.best = BestStudent(keeps_weights=context.config.distillation.gate != "watch")
         self.said = PooledValidation()
         self.teacher_dice: float | None = None
 
@@ -151,6 +152,24 @@ class StudentGate:
         epoch = self.loop.epoch
         line = f"{site} does not validate epoch {epoch} of distillation, and {then}. {error.what}"
         self.context.reporter.log("warning", line)
+
+
+class StudentWatch(StudentGate):
+    """Has every epoch's student judged and keeps the last, to the bit as without a gate (``gate = "watch"``)."""
+
+    def settle(self, *, began_with: str, model: str) -> None:
+        """Leave the loop's student as it is; say in the log and in the run's folder how the epochs did."""
+        self._tell(
+            GateRecord(
+                began_with=began_with,
+                model=model,
+                kept_epoch=self.loop.epoch,
+                dice=tuple(self.best.dice),
+                teacher_dice=self.teacher_dice,
+                student_listens=self.loop.student_listens,
+                is_watched=True,
+            )
+        )
 
 
 class StudentMix(StudentGate):

@@ -211,6 +211,12 @@ def test_the_mean_that_the_sites_allow_is_kept(gated: Any, worse: Any, tmp_path:
     assert any(text.startswith(record.sentences()[0]) for text in reporter.texts)
 
 
+def context_dice(context: WatchedContext) -> tuple[float, ...]:
+    record = read_gate(context.run_dir)
+    assert record is not None
+    return record.dice
+
+
 def test_the_gate_disturbs_no_training(gated: Any, worse: Any, tmp_path: Path) -> None:
     """Off, the last student is kept; the teacher, which no gate chooses, has the same bits with it and without."""
     context, reporter = worse
@@ -219,6 +225,13 @@ def test_the_gate_disturbs_no_training(gated: Any, worse: Any, tmp_path: Path) -
     assert not same(weights(tmp_path, "distilled_student"), weights(context.run_dir, "distilled_student"))
     assert plain.curves["student_loss", None] == reporter.curves["student_loss", None]
     assert read_gate(tmp_path) is None and {r.kind for r in plain.traffics} == {"distilled", "metrics"}
+    watched, told = distil(tmp_path / "watched", start=gated[0].run_dir, gate="watch")
+    for name in ("distilled_student", "distilled_teacher"):
+        assert same(weights(watched.run_dir, name), weights(tmp_path, name)), "figures were asked for, and nothing else"
+    record = read_gate(watched.run_dir)
+    assert record is not None and record.is_watched and record.kept_epoch == EPOCHS
+    assert record.dice == tuple(told.curves["val_dice", None].values()) == context_dice(context)
+    assert told.traffics[: len(reporter.traffics)] == reporter.traffics, "as much goes down as with the gate"
 
 
 @pytest.mark.parametrize("how", [RunCancelled, KeyboardInterrupt], ids=["stopped", "killed"])

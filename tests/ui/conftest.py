@@ -26,10 +26,16 @@ SLOW_FRAMES = "window.requestAnimationFrame = (draw) => setTimeout(() => draw(pe
 
 @dataclass(frozen=True)
 class Server:
-    """A page that is being served, and the home folder behind it."""
+    """A page that is being served, the home folder behind it, and its process."""
 
     address: str
     home: Path
+    process: subprocess.Popen[str]
+
+    def kill(self) -> None:
+        """End the process as a machine that runs out of memory would."""
+        self.process.kill()
+        self.process.wait(timeout=WAIT_S)
 
 
 @dataclass
@@ -41,30 +47,42 @@ class Watched:
     faults: list[str] = field(default_factory=list)
 
 
-@contextmanager
-def serving(home: Path, *options: str) -> Iterator[Server]:
-    """Start the page on a free port, wait until it says that it serves, and stop it at the end."""
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(home: Path, *options: str, port: int | None = None, stand_ins: str | None = None) -> Iterator[Server]:
+    """Start the page on a free port, wait until it says that it serves, and stop it at the end.
+
+    A page that was killed meanwhile has left its files, which the next one on its home removes. ``stand_ins`` are
+    stages that runs have in place of their own (``module:NAME``).
+    """
+    port = port or free_port()
     others = set((home / "page").glob("served-*"))
     command = [sys.executable, "-m", "app.main", "--port", str(port), "--home", str(home), *options]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "DSFEDMED_MODELS_DIR": str(home / "shipped")}
     environment = {"DSFEDMED_RUNS_DIR": str(home / "shipped_runs"), **environment}
+    if stand_ins:
+        environment["DSFEDMED_STAND_INS"] = stand_ins
     log = (home / "page.log").open("w")
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("DSFedMed Studio: http"), (home / "page.log").read_text()
-        yield Server(f"http://127.0.0.1:{port}", home)
+        yield Server(f"http://127.0.0.1:{port}", home, process)
     finally:
+        is_killed = process.poll() is not None
         process.terminate()
         process.wait(timeout=WAIT_S)
         log.close()
         told = (home / "page.log").read_text()
         assert "Traceback" not in told, told
-        assert set((home / "page").glob("served-*")) <= others, "uploaded files outlive the page"
+        assert is_killed or set((home / "page").glob("served-*")) <= others, "uploaded files outlive the page"
 
 
 @pytest.fixture(scope="session")

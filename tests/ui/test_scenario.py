@@ -25,6 +25,8 @@ pytestmark = pytest.mark.ui
 RUN_MS = 1000 * RUN_S
 LONG_ROUNDS = 6
 """So many that a run is still at work after a reload and a second page, however long these take."""
+FEWER_IMAGES = 6
+"""At each site, for the preset's 12: all stages take about half as long."""
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,9 @@ def test_launch_reload_second_page_cancel_resume_samples_segment(
     choose(page, "#preset", "^phantom_cpu_smoke · Every stage of DSFedMed")
     expect(page.locator("#field-data-task input")).to_have_value(re.compile("^polyp"))
     fill_rounds(page, str(LONG_ROUNDS))
+    page.locator("#section-data button.label-wrap").click()
+    expect(page.locator("#field-data-images_per_site input")).to_have_value("12")
+    page.locator("#field-data-images_per_site input").fill(str(FEWER_IMAGES))
     page.locator("#plan").click()
     expect(page.locator("#plan-result")).to_contain_text("Expected time")
     page.locator("#launch").click()
@@ -150,7 +155,8 @@ def test_launch_reload_second_page_cancel_resume_samples_segment(
     beside.close()
     store = RunStore(fresh_server.home)
     preset, stored = load_config("phantom_cpu_smoke"), store.get(run_id).config
-    assert changed_keys(preset, stored) == ("federation.rounds",) and stored.federation.rounds == LONG_ROUNDS
+    assert set(changed_keys(preset, stored)) == {"data.images_per_site", "federation.rounds"}
+    assert (stored.data.images_per_site, stored.federation.rounds) == (FEWER_IMAGES, LONG_ROUNDS)
     store.close()
 
     expect(page.locator("#loss .js-plotly-plot .lines path").first).to_be_attached(timeout=RUN_MS)
@@ -183,7 +189,7 @@ def test_launch_reload_second_page_cancel_resume_samples_segment(
     page.get_by_role("tab", name="Samples").click()
     page.wait_for_selector("#gallery img")
     page.locator("#gallery button.thumbnail-item").first.click()
-    expect(page.locator("#detail figure img")).to_have_count(5)
+    expect(page.locator("#detail figure img")).to_have_count(6)
 
     page.get_by_role("tab", name="Segment").click()
     page.wait_for_selector("#examples img")

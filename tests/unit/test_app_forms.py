@@ -56,6 +56,9 @@ def test_information_names_its_source_and_bounds() -> None:
     assert spec("federation.rounds").info == "Communication rounds (paper: 100). 1 to 10000."
     assert "32 to 2048" in spec("data.image_px").info
     assert "Above 0, at most 10" in spec("federation.learning_rate").info
+    assert spec("seed").info.endswith("At least 0."), "2**53 is no choice of anybody's"
+    assert spec("federation.proximal_mu").info.endswith("At least 0.")
+    assert not any("e+" in field.info for field in FIELDS)
 
 
 @pytest.mark.parametrize("name", [name for name in preset_names() if name.startswith("phantom")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,22 @@ from engine.errors import UserError
 from engine.methods import catalogue
 from engine.runs.records import MetricSeries, TrafficTotal
 from engine.types import EvaluationRow, SyntheticSample
+
+
+def test_the_kl_of_two_predictions_is_that_of_both_directions() -> None:
+    """KL(p||q) + KL(q||p), summed up from its definition."""
+    teacher, student = np.array([[0.5, 0.8, 1.0]]), np.array([[0.5, 0.3, 0.0]])
+
+    def one_way(p: float, q: float) -> float:
+        return p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+
+    found = overlays.symmetric_kl(teacher, student)
+    least = 0.5 / 255
+    assert found[0].tolist() == pytest.approx(
+        [0.0, one_way(0.8, 0.3) + one_way(0.3, 0.8), one_way(1 - least, least) + one_way(least, 1 - least)]
+    )
+    assert np.array_equal(found, overlays.symmetric_kl(student, teacher))
+    assert overlays.heat(np.array([[0.0, 2.0, 9.0]]) / overlays.FULL_KL)[0, :, 0].tolist() == [0, 128, 255]
 
 
 def test_one_line_a_curve_with_holes_where_a_value_is_not_a_number() -> None:

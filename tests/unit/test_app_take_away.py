@@ -23,7 +23,7 @@ OPERATOR = Visitor("user:a", "a", "operator")
 LOCAL_KINDS = ("html", "json", "images", "ledger", "egress", "settings", "log")
 
 
-def test_only_who_may_change_a_run_takes_it_from_the_page(tmp_path: Path) -> None:
+def test_only_who_may_change_a_run_takes_all_of_it_from_the_page(tmp_path: Path) -> None:
     studio = Studio(Settings(home=tmp_path / "home"))
     run_id = finished_run(studio.store)
     viewer = Visitor("user:b", "b", "viewer")
@@ -34,10 +34,26 @@ def test_only_who_may_change_a_run_takes_it_from_the_page(tmp_path: Path) -> Non
     studio.store.update_run(run_id, started_by=owner.key)
     assert run_files.make(studio, run_id, "zip", by=owner) != path
     for visitor in (viewer, stranger):
-        for kind in take_away_text.KINDS:
+        for kind in set(take_away_text.KINDS) - set(take_away_text.READ):
             with pytest.raises(UserError):
                 run_files.make(studio, run_id, kind, by=visitor)
+        assert [kind for _, kind in run_files.offered(studio, run_id, by=visitor)] == list(take_away_text.READ)
+    assert [kind for _, kind in run_files.offered(studio, run_id, by=owner)] == list(take_away_text.KINDS)
     assert len(list(studio.scratch.path.rglob(f"{run_id}*"))) == 2
+
+
+def test_a_viewer_takes_what_the_page_shows_and_the_same_file_lies_there_once(tmp_path: Path) -> None:
+    studio = Studio(Settings(home=tmp_path / "home", access="read-only"))
+    run_id, viewer = finished_run(studio.store), Visitor("user:b", "b", "viewer")
+    write(studio.store, run_id, "run_report.json", {"seed": 1337})
+    there = [kind for kind in take_away_text.READ if kind != "images"]  # of which this run keeps none
+    for kind in there:
+        made = [run_files.make(studio, run_id, kind, by=viewer) for _ in range(3)]
+        assert len(set(made)) == 1 and made[0].stat().st_size > 0
+        assert len(made[0].parent.name) == 64 and made[0].parent.parent == studio.scratch.path
+    assert len([path for path in studio.scratch.path.rglob(f"*{run_id}*")]) == len(there)
+    with pytest.raises(UserError, match="no run"):
+        run_files.make(studio, "000000-000000-0000", "html", by=viewer)
 
 
 def test_each_file_holds_what_it_is_called(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from engine.config import DistillationConfig, RunConfig, parse_config
 from engine.distillation.gate import BestStudent, farthest, mixed, pooled_dice
 from engine.errors import UserError
-from engine.planning.gate_costs import gate_bytes, gate_seconds
+from engine.planning.gate_costs import gate_bytes, gate_disk, gate_seconds
 from engine.runs.gates import GATE_FILE, GateRecord, best_epoch, read_gate
 from engine.seeding import numpy_generator
 from tests.unit import independent_arithmetic as by_hand
@@ -198,6 +198,8 @@ def test_the_gate_is_off_unless_asked_for_and_the_plan_counts_it() -> None:
     assert gate_bytes(gated) == {("down", "candidate"): 5 * state}  # before, and after each of four epochs
     assert gate_bytes(checked) == {("down", "candidate"): 5 * state, ("down", "checked_teacher"): teacher}
     assert gate_bytes(workload({"distillation": {"gate": "mix", "epochs": 9}})) == {("down", "candidate"): 5 * state}
+    watched = workload({"distillation": {"gate": "watch", "epochs": 4}})
+    assert gate_bytes(watched) == gate_bytes(gated) and gate_disk(watched) == 0
     validated = sum(found.num_validation for found in gated.sources)
     assert gate_seconds(gated) == pytest.approx(5 * validated * gated.pass_s(gated.student))
     assert gate_seconds(checked) - gate_seconds(gated) == pytest.approx(validated * gated.pass_s(gated.teacher))

@@ -44,6 +44,20 @@ def test_the_plot_has_the_line_of_before_and_a_ring_at_the_kept_epoch(is_over: b
     assert len(kept_epoch.marked(plain, CURVES[:1], is_over=True).data) == 1, "nothing is marked without a gate"
 
 
+def test_of_watched_epochs_the_best_is_not_called_kept() -> None:
+    figure = plots.curves(CURVES[1:], title="t", empty="e")
+    assert kept_epoch.marked(figure, CURVES[1:], is_over=True, is_watched=True).data[-1].name == "best: epoch 2, 0.620"
+    watched = GateRecord("fedavg_student", "distilled_student", 3, (0.5, 0.4, 0.7, 0.6), is_watched=True)
+    assert watched.sentences() == (
+        "Distillation ends with a validation Dice of 0.600; FedAvg's model has 0.500.",
+        "The best there was epoch 2 (0.700); distillation.gate = 'best' would keep it.",
+    )
+    worse = GateRecord("fedavg_student", "distilled_student", 1, (0.5, 0.4), is_watched=True)
+    assert worse.sentences()[1].startswith("The best there was FedAvg's model;")
+    better = GateRecord("fedavg_student", "distilled_student", 1, (0.5, 0.6), is_watched=True)
+    assert len(better.sentences()) == 1
+
+
 def test_the_page_says_what_came_of_it() -> None:
     assert kept_epoch.said(None) == ""
     said = kept_epoch.said(GateRecord("fedavg_student", "distilled_student", 0, (0.5, 0.4)))

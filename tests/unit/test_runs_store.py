@@ -276,6 +276,7 @@ def test_an_older_schema_is_upgraded_and_keeps_its_samples(tmp_path: Path) -> No
             connection.execute(f"ALTER TABLE evaluation DROP COLUMN {column}")
         connection.execute("DROP TABLE differences")
         dropped = ("samples.generator", "runs.started_by", "runs.extends", "stages.beside_s", "stages.cpu_s")
+        dropped += ("runs.title", "runs.tags", "runs.notes")
         for table, column in (name.split(".") for name in dropped):
             connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         connection.execute("UPDATE schema_info SET version = 1")
