@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import Server, Watched
 from playwright.sync_api import Page, expect
+from test_axe import found
 
 from tests.unit.volume_files import PATIENT, write_series
 
@@ -141,6 +142,7 @@ def test_a_mask_is_corrected_on_a_plane_by_mouse_and_keys(watched: Watched, tmp_
     number = int(axial.locator("input").input_value()) - 1
     flipped = {(15 - column, 19 - row, number) for row in (8, 9, 10) for column in (3, 4, 5)}
     assert {tuple(at) for at in np.argwhere(stored == 1).tolist()} >= flipped, "where it was drawn, in the file's axes"
+    assert found(page) == []
     assert watched.faults == [] and page.evaluate(TOO_WIDE) <= 0
 
 
