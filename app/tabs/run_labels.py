@@ -13,6 +13,13 @@ from app.access import visitor_of
 from app.studio import Studio
 from engine.runs.labels import MAX_NOTES_LETTERS, MAX_TAG_LETTERS, MAX_TAGS, MAX_TITLE_LETTERS, Labels
 
+HIDE_OF_ANOTHER = """(run) => {
+  const same = window.dsfedmedLabelled === run;
+  window.dsfedmedLabelled = run;
+  return same ? {__type__: 'update'} : {__type__: 'update', visible: false};
+}"""
+"""At once, in the browser: what is typed into another run's fields would be lost when these are filled."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -32,15 +39,16 @@ class Parts:
         fields = [self.title, self.tags, self.notes]
 
         def fill(run_id: str | None, filled: str | None, request: gr.Request) -> list[Any]:
-            if run_id == filled:
-                return [gr.skip()] * 6
             by = visitor_of(request)
             record = studio.attempt(lambda: studio.store.get(run_id))[0] if run_id else None
-            if record is None or not studio.permissions.may_change(by, record.run_id):
+            is_shown = record is not None and studio.permissions.may_change(by, record.run_id)
+            if run_id == filled:
+                return [gr.Accordion(visible=is_shown), *[gr.skip()] * 5]
+            if record is None or not is_shown:
                 return [gr.Accordion(visible=False), "", "", "", "", run_id]
             info = words.NAME_INFO.format(name=record.name)
             title, *others = _values(record.labels)
-            return [gr.Accordion(visible=True, open=False), gr.Textbox(value=title, info=info), *others, "", run_id]
+            return [gr.Accordion(visible=True), gr.Textbox(value=title, info=info), *others, "", run_id]
 
         def save(run_id: str | None, title: str, tags: str, notes: str, request: gr.Request) -> list[Any]:
             by = visitor_of(request)
@@ -52,6 +60,7 @@ class Parts:
             return [*_values(kept), markup.quiet(words.SAVED)]
 
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        run.change(None, run, self.panel, js=HIDE_OF_ANOTHER, queue=False, **quiet)
         run.change(fill, [run, self.filled], [self.panel, *fields, self.said, self.filled], **quiet)
         self.save.click(save, [run, *fields], [*fields, self.said], concurrency_limit=1, **quiet)
         for field in fields:
