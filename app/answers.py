@@ -23,6 +23,7 @@ from PIL import Image
 from app import looks_text, model_text, overlays, picture_results, references, text, variant_choice
 from app.corrections import Correction
 from app.probability import Kept
+from app.prompting import Opened, Prompting
 from app.references import Place, Reference
 from app.settings import Settings
 from app.visitor_words import for_visitor
@@ -79,6 +80,8 @@ class Answer:
     place: Place = NOWHERE
     reference: Reference | None = None
     """A visitor's mask to compare with."""
+    prompting: Prompting | None = None
+    """None where the model was not taught prompts."""
 
     @property
     def num_bytes(self) -> int:
@@ -298,10 +301,11 @@ def segment(
     origin: Callable[[], Origin] = Origin,
     place: Place = NOWHERE,
     anyway: bool = False,
+    opened: Opened = lambda: None,
 ) -> Segmented:
     """Read and segment one image; the full-size arrays are gone when this returns.
 
-    ``place`` is where it is in its file.
+    ``place`` is where it is in its file, ``opened`` gives what answers clicks and boxes on it.
 
     Raises ``UserError`` ``image.foreign`` for an image that is unlike those of training, unless ``anyway``; the file's
     name then says so.
@@ -320,7 +324,7 @@ def segment(
         session, wanted = within_looks(session, size_hw)
         side, looks = session.image_px, session.num_looks(size_hw)
         started = time.perf_counter()
-        logits_Khw = session.logits(image_HW3)
+        prompting, logits_Khw = _looked(session, image_HW3, read=read, opened=opened)
         wall_ms = 1000 * (time.perf_counter() - started)
         image_hw3 = reduced(as_seen(image_HW3, session.manifest.normalise))
         del image_HW3
@@ -338,19 +342,35 @@ def segment(
         said = [title, model, text.RESULT_TIME.format(wall_ms=wall_ms, provider=provider)]
         if looks > 1:
             said.append(looks_text.TOLD.format(parts=looks, side=session.part_px))
-        answer = Answer(kept, title, stem, classes, about.spacing_mm, " · ".join(said), place)
+        answer = Answer(kept, title, stem, classes, about.spacing_mm, " · ".join(said), place, prompting=prompting)
         reduced_to = min(1.0, side / max(size_hw)) if looks == 1 else 1.0
         return Segmented(
             answer, Screen(image_hw3, result.levels_Khw), result, wall_ms, unlike, reduced_to, looks, wanted, part_px
         )
 
 
+def _looked(
+    session: BundleSession, image_HW3: np.ndarray, *, read: Callable[[], np.ndarray], opened: Opened
+) -> tuple[Prompting | None, np.ndarray]:
+    """Return how the image is asked again, None where it cannot be, and the model's logits without prompts."""
+    prompter = opened()
+    if prompter is None:
+        return None, session.logits(image_HW3)
+    from export.prompting import key_of
+
+    image_key = key_of(image_HW3)
+    prompting = Prompting(opened, image_key, (image_HW3.shape[0], image_HW3.shape[1]), session.looks, read)
+    is_itself = session.variant == prompter.session.variant and session.looks == "whole"
+    return prompting, prompter.first(image_HW3, image_key) if is_itself else session.logits(image_HW3)
+
+
 def settled(answer: Answer, *, percent: int, corrections: tuple[Correction, ...]) -> picture_results.Result:
-    """Return masks and figures of a kept answer at another threshold, corrected by hand: no inference."""
+    """Return masks and figures of a kept answer at another threshold, corrected by hand: the encoder does not run."""
     with _ONE_AT_A_TIME:
         return picture_results.result(
             answer.kept, classes=answer.classes, stem=answer.stem, name=answer.name, spacing_mm=answer.spacing_mm,
             shown_hw=answer.shown_hw, percent=percent, corrections=corrections, reference=answer.reference,
+            prompting=answer.prompting,
         )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """A segmentation model as ONNX: image encoder and prompt-free decoder in one graph, fixed side, any batch size.
 
-Of a model that was trained with prompts the graph gives the encoder's features, too: ONNX Runtime works out what is asked
-for, so it is the encoder where nobody asks for logits, and its weights lie in a bundle once. The decoder that takes
-prompts is a graph of its own.
+Of a model that was trained with prompts the graph gives the encoder's features, too: ONNX Runtime works out what is
+asked for, so it is the encoder where nobody asks for logits, and its weights lie in a bundle once. The decoder that
+takes prompts is a graph of its own.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ def export_model(model: nn.Module, path: Path, *, image_px: int, opset: int, emb
 def export_prompt_decoder(model: Segmenter, path: Path, *, image_px: int, opset: int) -> None:
     """Write the decoder that takes prompts as ONNX, for one image at a time.
 
-    Inputs are ``embedding`` (1, C, h, w), the features of an image of ``image_px``; ``points`` (1, N, 2) float32, (x, y) in
-    pixels of the model's input from the middle of its first one; ``labels`` (1, N) int64: 1 for a thing, 0 for none, 2
-    and 3 for upper left and lower right corner of a box, -1 for no point; ``mask`` (1, 1, 4h, 4w) float32, of
+    Inputs are ``embedding`` (1, C, h, w), the features of an image of ``image_px``; ``points`` (1, N, 2) float32, (x,
+    y) in pixels of the model's input from the middle of its first one; ``labels`` (1, N) int64: 1 for a thing, 0 for
+    none, 2 and 3 for upper left and lower right corner of a box, -1 for no point; ``mask`` (1, 1, 4h, 4w) float32, of
     ``engine.data.prompt_maps``. The output is ``logits`` (1, K, 4h, 4w).
     Raises as :func:`export_model` does.
     """

@@ -1,7 +1,8 @@
-"""Answers clicks and boxes with a bundle's second decoder: the encoder runs once for an image, and a click costs the decoder.
+"""Answers clicks with a bundle's second decoder: the encoder runs once for an image, the decoder for a click.
 
-What the encoder gave is kept by the hash of the image, within a budget of bytes that all visitors of a page share. Torch-free.
-Shape legend: H and W the image's side in pixels, K classes, C features, h and w the features' grid, g the decoder's, N points.
+What the encoder gave is kept by the hash of the image, within a budget of bytes that all visitors of a page share.
+Torch-free. Shape legend: H and W the image's side in pixels, K classes, C features, h and w the features' grid, g the
+decoder's, N points.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnxruntime
@@ -20,35 +20,16 @@ from cachetools import LRUCache
 from engine.data.prompt_maps import prompt_map
 from engine.data.tiling import Looks, View, resize_logits
 from engine.errors import UserError
+from export.clicks import Click
 from export.manifest import EMBEDDING_NAME, LABELS_NAME, MASK_NAME, OUTPUT_NAME, POINTS_NAME
-from export.runtime import BundleSession, load_graph
+from export.runtime import BundleSession, check_image, load_graph
 
 KEPT_BYTES = 64 * 2**20
-"""Features, and what the decoder answered, of all visitors together (ours): 80 images of a mini model, 12 of TinySAM's at
-1024 px. What was asked for longest ago goes first."""
-MOST_PROMPTS = 16
+"""Features, and what the decoder answered, of all visitors together (ours): 80 images of a mini model, 12 of TinySAM's
+at 1024 px. What was asked for longest ago goes first."""
+MOST_CLICKS = 16
 """Of one class that the decoder is given, the latest (ours)."""
 LABELS = {"remove": 0, "add": 1}
-BOX_CORNERS = (2, 3)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A click, or a box from ``row`` and ``column`` to ``last_row`` and ``last_column``: pixels of the image, all of them in
-    it."""
-
-    kind: Literal["add", "remove", "box"]
-    row: int
-    column: int
-    last_row: int = -1
-    last_column: int = -1
-
-    @property
-    def middle(self) -> tuple[float, float]:
-        """Return row and column of its middle."""
-        if self.kind != "box":
-            return float(self.row), float(self.column)
-        return (self.row + self.last_row) / 2, (self.column + self.last_column) / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +72,9 @@ class KeptArrays:
 class Prompter:
     """A model's encoder and the decoder that answers prompts, with what they gave lately.
 
-    Nothing of one visitor reaches another: keys hold the hash of all pixels, so who asks has the image, and what is kept
-    is a function of model, image and prompts alone. An answer without prompts never looks here, so its time says nothing
-    about what others have sent.
+    Nothing of one visitor reaches another: keys hold the hash of all pixels, so who asks has the image, and what is
+    kept is a function of model, image and prompts alone. An answer without prompts never looks here, so its time says
+    nothing about what others have sent.
     """
 
     def __init__(self, session: BundleSession, decoder: onnxruntime.InferenceSession, kept: KeptArrays) -> None:
@@ -102,13 +83,20 @@ class Prompter:
         files = session.manifest.files
         self._model = (files[session.variant.file].sha256, files[session.manifest.prompts.file].sha256)
 
-    def remember(self, image_key: str, features: np.ndarray, logits: np.ndarray) -> None:
-        """Keep what the model gave for the whole of an image when it was answered."""
-        self.kept.put((self._model, image_key, "whole", (0, 0)), Seen(features, logits))
+    def first(self, image_HW3: np.ndarray, image_key: str) -> np.ndarray:
+        """Return the logits (K, g, g) of the whole of an image without prompts, and keep its features for those to
+        come.
+
+        Raises as ``BundleSession.predict``.
+        """
+        check_image(image_HW3)
+        seen = Seen(*self.session.encode(self.session.preprocess(image_HW3)))
+        self.kept.put((self._model, image_key, "whole", (0, 0)), seen)
+        return seen.logits
 
     def logits(
         self,
-        prompts: Sequence[Prompt],
+        clicks: Sequence[Click],
         class_index: int,
         *,
         rows: slice,
@@ -120,8 +108,8 @@ class Prompter:
     ) -> tuple[np.ndarray, slice, slice]:
         """Return the logits of a class in a window of the image, (rows, columns) float32, and the window that was seen.
 
-        The model looks at the square around the last of the ``prompts``; those of them that lie in it count, the latest
-        ``MOST_PROMPTS``. ``read`` gives the image (H, W, 3), and is called where its features are not kept any more.
+        The model looks at the square around the last of the ``clicks``; those of them that lie in it count, the latest
+        ``MOST_CLICKS``. ``read`` gives the image (H, W, 3), and is called where its features are not kept any more.
 
         Raises
         ------
@@ -129,19 +117,17 @@ class Prompter:
             ``prompt.other_image`` where ``read`` gives another image than the one of ``image_key``; what it raises.
         """
         eye = self.session.manifest.eye
-        view = eye.view_at(size_hw, looks, prompts[-1].middle)
+        view = eye.view_at(size_hw, looks, _place(clicks[-1]))
         key = (self._model, image_key, looks, view.place)
         seen = self._seen(key, looks, view, image_key=image_key, read=read)
-        points, labels = _as_points([one for one in prompts if view.has(one.middle)][-MOST_PROMPTS:], view)
+        points, labels = _as_points([one for one in clicks if view.has(_place(one))][-MOST_CLICKS:], view)
         answered_gg = self._answered(key, class_index, seen, points, labels)
         rows, columns = view.within(rows, columns)
         part = view.part_of(rows, columns)
         window_hw = (rows.stop - rows.start, columns.stop - columns.start)
         return resize_logits(answered_gg[None], size_hw=window_hw, part=part)[0], rows, columns
 
-    def _seen(
-        self, key: Hashable, looks: Looks, view: View, *, image_key: str, read: Callable[[], np.ndarray]
-    ) -> Seen:
+    def _seen(self, key: Hashable, looks: Looks, view: View, *, image_key: str, read: Callable[[], np.ndarray]) -> Seen:
         seen = self.kept.get(key)
         if isinstance(seen, Seen):
             return seen
@@ -178,8 +164,8 @@ class Prompter:
 def load_prompter(
     folder: Path, session: BundleSession, *, threads: int | None = None, kept: KeptArrays | None = None
 ) -> Prompter | None:
-    """Return what answers prompts for the bundle in ``folder``, whose ``session`` runs the model itself; None where it was
-    not taught any. Raises ``UserError`` ``bundle.corrupted``.
+    """Return what answers prompts for the bundle in ``folder``, whose ``session`` runs the model itself; None where it
+    was not taught any. Raises ``UserError`` ``bundle.corrupted``.
     """
     prompts = session.manifest.prompts
     if prompts is None:
@@ -195,14 +181,12 @@ def key_of(image_HW3: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _as_points(prompts: Sequence[Prompt], view: View) -> tuple[np.ndarray, np.ndarray]:
+def _place(click: Click) -> tuple[float, float]:
+    return float(click.row), float(click.column)
+
+
+def _as_points(clicks: Sequence[Click], view: View) -> tuple[np.ndarray, np.ndarray]:
     """Return points (N, 2), (x, y) in pixels of the model's input from the middle of its first one, and labels (N,)."""
-    places, labels = [], []
-    for one in prompts:
-        if one.kind == "box":
-            places += [view.input_place(one.row, one.column), view.input_place(one.last_row + 1, one.last_column + 1)]
-            labels += BOX_CORNERS
-        else:
-            places.append(view.input_place(one.row + 0.5, one.column + 0.5))
-            labels.append(LABELS[one.kind])
+    places = [view.input_place(one.row + 0.5, one.column + 0.5) for one in clicks]
+    labels = [LABELS[one.kind] for one in clicks]
     return np.array(places, np.float32).reshape(-1, 2) - np.float32(0.5), np.array(labels, np.int64)

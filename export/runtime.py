@@ -17,7 +17,16 @@ import onnxruntime
 from engine.data.tiling import ENLARGED, Looks, Part, resize_logits
 from engine.errors import UserError
 from export.levels import levels
-from export.manifest import EMBEDDING_NAME, FULL, INPUT_NAME, OUTPUT_NAME, Manifest, Variant, read_manifest, verify_files
+from export.manifest import (
+    EMBEDDING_NAME,
+    FULL,
+    INPUT_NAME,
+    OUTPUT_NAME,
+    Manifest,
+    Variant,
+    read_manifest,
+    verify_files,
+)
 
 MAX_IMAGE_PIXELS = 64_000_000
 """Largest accepted H x W: 768 MB of working memory at one class; a whole-slide image must be tiled first."""
@@ -149,7 +158,7 @@ class BundleSession:
         return self.look(image_HW3)[0]
 
     def encode(self, image_13HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return features (C, h, w) and logits (K, grid_px, grid_px) of one model input, of a model that has both ends."""
+        """Return features (C, h, w) and logits (K, grid_px, grid_px) of a model input; needs both ends."""
         logits_1Kgg, features_1Chw = self.inference.run([OUTPUT_NAME, EMBEDDING_NAME], {INPUT_NAME: image_13HW})
         return features_1Chw[0], logits_1Kgg[0]
 

@@ -16,8 +16,8 @@ CLICK_CELLS = 2.5
 def prompt_map(logits_hw: np.ndarray, points_N2: np.ndarray, labels_N: np.ndarray, *, stride: int) -> np.ndarray:
     """Return the model's own logits (h, w) of a class with its clicks drawn on them, float32.
 
-    ``points_N2`` are (x, y) in pixels of the model's input, from the middle of its first one; ``labels_N`` 1 for a thing
-    and 0 for none; other labels (corners of boxes, no point) leave no trace.
+    ``points_N2`` are (x, y) in pixels of the model's input, from the middle of its first one; ``labels_N`` 1 for a
+    thing and 0 for none; other labels (corners of boxes, no point) leave no trace.
     """
     drawn_hw = np.clip(logits_hw, -MOST_LOGIT, MOST_LOGIT).astype(np.float32)
     rows, columns = np.ogrid[: drawn_hw.shape[0], : drawn_hw.shape[1]]

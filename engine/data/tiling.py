@@ -44,8 +44,8 @@ Run = Callable[[np.ndarray], np.ndarray]
 class View:
     """One model input and what it shows of an image: ``place`` is its (top, left) among the parts, in their pixels.
 
-    Row r of the image is at ``scale_hw[0] * r + offset_hw[0]`` of the input, both counted from the upper border; ``side``
-    is the input's.
+    Row r of the image is at ``scale_hw[0] * r + offset_hw[0]`` of the input, both counted from the upper border;
+    ``side`` is the input's.
     """
 
     place: tuple[int, int]

@@ -1,8 +1,9 @@
 """A second decoder for a finished student, which answers clicks and boxes. The student itself stays as it is.
 
-The paper's student is trained without prompts: a click says nothing to it. Here a copy of its decoder and prompt encoder
-learns, on features of the student's frozen encoder, from clicks on what the student gets wrong on synthetic pairs, boxes
-and clicks on what is to go (ours; after SAM, arXiv 2304.02643, and RITM, arXiv 2102.06583). No site is asked.
+The paper's student is trained without prompts: a click says nothing to it. Here a copy of its decoder and prompt
+encoder learns, on features of the student's frozen encoder, from clicks on what the student gets wrong on synthetic
+pairs, boxes and clicks on what is to go (ours; after SAM, arXiv 2304.02643, and RITM, arXiv 2102.06583). No site is
+asked.
 
 Shape legend: B images, K classes, C features, h = w the decoder's grid.
 """
@@ -30,6 +31,8 @@ from engine.seeding import numpy_generator
 BATCH, LEARNING_RATE = 8, 1e-3
 MOST_IMAGES = 400
 """Synthetic pairs that are learnt from, evenly from all of them (ours): their features are in memory."""
+NEAR_WEIGHT = 3.0
+"""Of what is around the prompts, in the loss (ours)."""
 FALLING_SHARE = 0.4
 """Of the steps, at the end, over which the step size falls to a twentieth (ours)."""
 
@@ -77,7 +80,7 @@ def teach_prompts(student: Segmenter, pairs: Images, teaching: Teaching) -> Segm
         answered_B1hw = answered_BKhw[torch.arange(len(rows)), simulated.class_B.to(teaching.device)][:, None]
         loss = supervised_loss(
             answered_B1hw, target_B1hw, pos_weight=teaching.pos_weight, dice_weight=teaching.dice_weight
-        ) + _near(answered_B1hw, target_B1hw, simulated.near_B1hw.to(teaching.device))
+        ) + NEAR_WEIGHT * _near(answered_B1hw, target_B1hw, simulated.near_B1hw.to(teaching.device))
         if not bool(torch.isfinite(loss.detach())):
             raise UserError(
                 "training.nan",

@@ -12,14 +12,17 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from engine.data.prompt_maps import prompt_map
+from engine.data.prompt_maps import MOST_LOGIT, prompt_map
 from engine.models.prompts import BOX_CORNER_LABELS, PADDING_LABEL, Prompts
 
 MOST_CLICKS = 3
-BOX_SHARE, REMOVED_SHARE = 0.25, 0.25
-"""Of the images of a prompted batch (ours): those with a box around a structure, and those with a click on a structure
-that then is to go. The others have clicks where the model is wrong. Without the second a model learns from its own
-errors alone, and these are borders: it would not let go of a whole false piece."""
+BOX_SHARE, REMOVED_SHARE, MISSED_SHARE = 0.2, 0.25, 0.25
+"""Of the images of a batch (ours): those with a box around a structure; those with a click on a structure that then is
+to go; those with a click on one that is kept from the decoder as if the model had missed it. The others have clicks
+where the model is wrong: these are mostly borders, and from them alone a decoder would learn nothing of whole
+structures."""
+LEAST_CELLS = 8
+"""Of a region that is wrong, below which nobody clicks there (ours)."""
 GROWN_SHARE, GROWN_CELLS = 0.25, 3
 """By how much the surroundings of a prompt reach beyond what it is about (ours)."""
 JITTER = 0.08
@@ -41,20 +44,20 @@ class Simulated:
     near_B1hw: Tensor
 
 
-def simulate(
-    logits_BKhw: np.ndarray, mask_BKhw: np.ndarray, *, stride: int, rng: np.random.Generator
-) -> Simulated:
+def simulate(logits_BKhw: np.ndarray, mask_BKhw: np.ndarray, *, stride: int, rng: np.random.Generator) -> Simulated:
     """Return prompts on what a model answers without any, and masks {0, 1}, both on its grid of ``stride`` pixels."""
     points = np.zeros((len(mask_BKhw), MOST_CLICKS, 2), np.float32)
     labels = np.full(points.shape[:2], PADDING_LABEL, np.int64)
     classes = rng.integers(mask_BKhw.shape[1], size=len(mask_BKhw))
     targets, near, maps = [], [], []
     for row, index in enumerate(classes):
-        true_hw = mask_BKhw[row, index] > 0
-        one = _draw(logits_BKhw[row, index] > 0, true_hw, rng=rng)
+        own_hw = logits_BKhw[row, index].copy()
+        one = _draw(own_hw > 0, mask_BKhw[row, index] > 0, rng=rng)
+        if one.hidden_hw is not None:
+            own_hw[one.hidden_hw] = -MOST_LOGIT
         for number, (at, label) in enumerate(one.points):
             points[row, number], labels[row, number] = (at + 0.5) * stride - 0.5, label
-        maps.append(prompt_map(logits_BKhw[row, index], points[row], labels[row], stride=stride))
+        maps.append(prompt_map(own_hw, points[row], labels[row], stride=stride))
         targets.append(one.target_hw)
         near.append(one.near_hw)
     return Simulated(
@@ -75,18 +78,23 @@ class _One:
     """((x, y) in cells of the grid, label) each."""
     target_hw: np.ndarray
     near_hw: np.ndarray
+    hidden_hw: np.ndarray | None = None
+    """What the decoder is not told of what the model found."""
 
 
 def _draw(found_hw: np.ndarray, true_hw: np.ndarray, *, rng: np.random.Generator) -> _One:
     kind = rng.random()
     pieces_hw, count = ndimage.label(true_hw, TOUCHING)
     near_hw = np.zeros(true_hw.shape, bool)
-    if count and kind < BOX_SHARE + REMOVED_SHARE:
+    if count and kind < BOX_SHARE + REMOVED_SHARE + MISSED_SHARE:
         piece_hw = pieces_hw == 1 + rng.integers(count)
         near_hw[_around(piece_hw)] = True
         if kind < BOX_SHARE:
             return _One(_box(piece_hw, rng=rng), true_hw, near_hw)
-        return _One([(innermost(piece_hw), 0)], true_hw & ~piece_hw, near_hw)
+        at = innermost(piece_hw)
+        if kind < BOX_SHARE + REMOVED_SHARE:
+            return _One([(at, 0)], true_hw & ~piece_hw, near_hw)
+        return _One([(at, 1)], true_hw, near_hw, ndimage.binary_dilation(piece_hw, TOUCHING, iterations=2))
     points = []
     for region_hw in _wrong(found_hw, true_hw, most=1 + int(rng.integers(MOST_CLICKS)), rng=rng):
         near_hw[_around(region_hw)] = True
@@ -109,7 +117,11 @@ def _wrong(found_hw: np.ndarray, true_hw: np.ndarray, *, most: int, rng: np.rand
     if not count:
         return []
     areas = np.bincount(regions_hw.ravel(), minlength=count + 1)[1:]
-    chosen = rng.choice(count, size=min(most, count), replace=False, p=areas / areas.sum())
+    areas[areas < LEAST_CELLS] = 0
+    if not areas.any():
+        return []
+    most = min(most, int(np.count_nonzero(areas)))
+    chosen = rng.choice(count, size=most, replace=False, p=areas / areas.sum())
     return [regions_hw == 1 + number for number in chosen]
 
 
