@@ -126,9 +126,7 @@ def test_a_click_costs_the_decoder_alone(prompter: Prompter, runs: list[str]) ->
     first = ask(prompter, Click("add", 1, 30, 40, 9), read=unread)
     ask(prompter, Click("add", 1, 30, 40, 9), Click("remove", 1, 3, 4, 9), read=unread)
     assert runs == ["decoder", "decoder"]
-    assert np.array_equal(
-        ask(prompter, Click("add", 1, 30, 40, 9), read=unread), first
-    )  # what was answered is kept, too
+    assert np.array_equal(ask(prompter, Click("add", 1, 30, 40, 9), read=unread), first)
     assert runs == ["decoder", "decoder"]
 
 
