@@ -20,6 +20,7 @@ import numpy as np
 from engine.config import parse_config
 from engine.models.registry import build_model
 from engine.models.segmenter import Segmenter
+from engine.seeding import numpy_generator
 from export.clicks import Click, change
 from export.package import BundleContent, write_bundle
 from export.prompting import key_of, load_prompter
@@ -37,7 +38,7 @@ def measure(size: str, image_px: int, *, repeats: int, threads: int | None) -> t
         session = load_bundle(Path(folder) / "bundle", threads=threads)
         prompter = load_prompter(Path(folder) / "bundle", session, threads=threads)
     assert prompter is not None
-    rng = np.random.default_rng(0)
+    rng = numpy_generator(0, "bench", "clicks", image_px)
     image = rng.integers(0, 256, (image_px, image_px, 3), dtype=np.uint8)
     size_hw, key, firsts, clicks = (image_px, image_px), key_of(image), [], []
     logits = prompter.first(image, key)
