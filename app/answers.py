@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from cachetools import TTLCache
-from PIL import Image
 
 from app import looks_text, model_text, overlays, picture_results, references, text, variant_choice
 from app.corrections import Correction, corrected
 from app.probability import Greys, Kept
+from app.prompting import Opened, Prompting
 from app.references import Place, Reference
 from app.settings import Settings
 from app.visitor_words import for_visitor
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from export.runtime import BundleSession
 
 MIB = 2**20
-SHOWN_PX = (768, 1400)
-"""Least and greatest longest side of the picture that is shown: small images are enlarged, large ones reduced."""
 KEPT_BYTES = 96 * MIB
 """All answers together; the one that was looked at longest ago goes first (ours)."""
 BYTES_PER_PIXEL = {"8 bits": 16, "more": 38}
@@ -82,6 +80,8 @@ class Answer:
     read: Callable[[], np.ndarray] | None = None
     """Reads the image once more; raises where its file has been deleted since."""
     greys: Greys | None = None
+    prompting: Prompting | None = None
+    """None where the model was not taught prompts."""
 
     @property
     def num_bytes(self) -> int:
@@ -92,7 +92,7 @@ class Answer:
     @property
     def shown_hw(self) -> tuple[int, int]:
         """Return the height and width of the picture that is shown of it."""
-        return shown_size(self.kept.size_hw)
+        return overlays.shown_size(self.kept.size_hw)
 
 
 @dataclass(frozen=True)
@@ -302,10 +302,11 @@ def segment(
     origin: Callable[[], Origin] = Origin,
     place: Place = NOWHERE,
     anyway: bool = False,
+    opened: Opened = lambda: None,
 ) -> Segmented:
     """Read and segment one image; the full-size arrays are gone when this returns.
 
-    ``place`` is where it is in its file.
+    ``place`` is where it is in its file, ``opened`` gives what answers clicks and boxes on it.
 
     Raises ``UserError`` ``image.foreign`` for an image that is unlike those of training, unless ``anyway``; the file's
     name then says so.
@@ -324,44 +325,61 @@ def segment(
         session, wanted = within_looks(session, size_hw)
         side, looks = session.image_px, session.num_looks(size_hw)
         started = time.perf_counter()
-        logits_Khw = session.logits(image_HW3)
+        prompting, logits_Khw = _looked(session, image_HW3, read=read, opened=opened)
         wall_ms = 1000 * (time.perf_counter() - started)
         greys = Greys.of(image_HW3)
-        image_hw3 = reduced(as_seen(image_HW3, session.manifest.normalise))
+        image_hw3 = overlays.reduced(as_seen(image_HW3, session.manifest.normalise))
         del image_HW3
         part = session.part_of(size_hw)
         kept = Kept(logits_Khw, size_hw, partial(resize_logits, size_hw=size_hw, part=part))
         stem = f"{foreign.marked(stem) if unlike else stem}{'_parts' if looks > 1 else ''}"
         classes = session.manifest.classes
         result = picture_results.result(
-            kept,
-            classes=classes,
-            stem=stem,
-            name=title,
-            spacing_mm=about.spacing_mm,
-            shown_hw=shown_size(size_hw),
-            greys=greys,
-        )
+            kept, classes=classes, stem=stem, name=title, spacing_mm=about.spacing_mm,
+            shown_hw=overlays.shown_size(size_hw), greys=greys,
+        )  # fmt: skip
         wall_ms += result.mask_ms
-        provider = text.PROVIDERS.get(session.provider, session.provider)
-        model = model_text.ANSWERED_BY.format(model=variant_choice.named(session.manifest, session.variant))
-        said = [title, model, text.RESULT_TIME.format(wall_ms=wall_ms, provider=provider)]
-        if looks > 1:
-            said.append(looks_text.TOLD.format(parts=looks, side=session.part_px))
-        answer = Answer(kept, title, stem, classes, about.spacing_mm, " · ".join(said), place, read=read, greys=greys)
+        told = " · ".join([title, *_told(session, wall_ms=wall_ms, looks=looks)])
+        answer = Answer(
+            kept, title, stem, classes, about.spacing_mm, told, place, read=read, greys=greys, prompting=prompting
+        )
         reduced_to = min(1.0, side / max(size_hw)) if looks == 1 else 1.0
         return Segmented(
             answer, Screen(image_hw3, result.levels_Khw), result, wall_ms, unlike, reduced_to, looks, wanted, part_px
         )
 
 
+def _told(session: BundleSession, *, wall_ms: float, looks: int) -> Iterator[str]:
+    """Give what is said of an answer below its title."""
+    provider = text.PROVIDERS.get(session.provider, session.provider)
+    yield model_text.ANSWERED_BY.format(model=variant_choice.named(session.manifest, session.variant))
+    yield text.RESULT_TIME.format(wall_ms=wall_ms, provider=provider)
+    if looks > 1:
+        yield looks_text.TOLD.format(parts=looks, side=session.part_px)
+
+
+def _looked(
+    session: BundleSession, image_HW3: np.ndarray, *, read: Callable[[], np.ndarray], opened: Opened
+) -> tuple[Prompting | None, np.ndarray]:
+    """Return how the image is asked again, None where it cannot be, and the model's logits without prompts."""
+    prompter = opened()
+    if prompter is None:
+        return None, session.logits(image_HW3)
+    from export.prompting import key_of
+
+    image_key = key_of(image_HW3)
+    prompting = Prompting(opened, image_key, (image_HW3.shape[0], image_HW3.shape[1]), session.looks, read)
+    is_itself = session.variant == prompter.session.variant and session.looks == "whole"
+    return prompting, prompter.first(image_HW3, image_key) if is_itself else session.logits(image_HW3)
+
+
 def settled(answer: Answer, *, percent: int, corrections: tuple[Correction, ...]) -> picture_results.Result:
-    """Return masks and figures of a kept answer at another threshold, corrected by hand: no inference."""
+    """Return masks and figures of a kept answer at another threshold, corrected by hand: the encoder does not run."""
     with _ONE_AT_A_TIME:
         return picture_results.result(
             answer.kept, classes=answer.classes, stem=answer.stem, name=answer.name, spacing_mm=answer.spacing_mm,
             shown_hw=answer.shown_hw, percent=percent, corrections=corrections, reference=answer.reference,
-            greys=answer.greys,
+            greys=answer.greys, prompting=answer.prompting,
         )  # fmt: skip
 
 
@@ -371,19 +389,9 @@ def taught(
     """Return an answer's image and, by class, its corrected masks, (H, W) uint8 {0, 1}; reads the image once more."""
     with _ONE_AT_A_TIME:
         assert answer.read is not None
-        planes = {
-            name: corrected(answer.kept, corrections, percent=percent, class_index=index).mask_HW
-            for index, name in enumerate(answer.classes)
-        }
+        planes = {}
+        for index, name in enumerate(answer.classes):
+            ask = None if answer.prompting is None else answer.prompting.ask(index)  # as it was shown
+            found = corrected(answer.kept, corrections, percent=percent, class_index=index, ask=ask)
+            planes[name] = found.mask_HW
         return answer.read(), planes
-
-
-def shown_size(size_hw: tuple[int, int]) -> tuple[int, int]:
-    """Return the height and width of the picture that is shown of an image."""
-    return overlays.fit(*size_hw, longest_px=int(np.clip(max(size_hw), *SHOWN_PX)))
-
-
-def reduced(image_HW3: np.ndarray) -> np.ndarray:
-    """Return an image (uint8) at a size for screens."""
-    height, width = shown_size((image_HW3.shape[0], image_HW3.shape[1]))
-    return np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BICUBIC))

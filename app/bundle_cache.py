@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from engine.data.tiling import Looks
     from export.manifest import Manifest
+    from export.prompting import KeptArrays, Prompter
     from export.runtime import BundleSession
 
 
@@ -26,6 +27,22 @@ def session(folder: Path, written: float, variant: str = "full") -> BundleSessio
     from export.runtime import load_bundle
 
     return load_bundle(folder, variant=variant)
+
+
+@lru_cache(maxsize=1)
+def kept_arrays() -> KeptArrays:
+    """Return where the features of all models and visitors are kept."""
+    from export.prompting import KeptArrays
+
+    return KeptArrays()
+
+
+@lru_cache(maxsize=4)
+def prompter(folder: Path, written: float) -> Prompter | None:
+    """Return what answers a bundle's prompts, None where nothing does; errors are those of ``load_bundle``."""
+    from export.prompting import load_prompter
+
+    return load_prompter(folder, session(folder, written), kept=kept_arrays())
 
 
 def opened(folder: Path, *, looks: Looks | None, variant: str) -> BundleSession:

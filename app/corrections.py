@@ -1,9 +1,6 @@
-"""Corrections that change a mask in the picture: no model is asked again. Pure numpy and scipy.
+"""Corrections of an answered picture: clicks and boxes (``export.clicks``), and strokes, in one order. Pure numpy.
 
-A stroke sets or clears pixels (``app.strokes``). A click changes the connected region at its place and goes no further
-than its reach. To add, the region grows on the probabilities that the model gave: pixels whose odds are at least half
-of those at the click. Pixels belong together where they touch, by a corner too. Shape legend: H and W the image's side
-in pixels, K classes.
+Shape legend: H and W the image's side in pixels, K classes.
 """
 
 from __future__ import annotations
@@ -11,38 +8,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from app.probability import Kept
 from app.strokes import Stroke, covered, is_kind, stroke_of
-from export.levels import above, levels
+from export.clicks import Ask, Box, Click, Prompt, change, fill_box
+from export.levels import STEPS, above, levels
 
 MAX_CORRECTIONS = 100
+"""Of one image (ours): each is worked out anew when the threshold changes."""
 MAX_WORK_PX = 1_000_000_000
 """Of all corrections of an image, as :func:`work_px` counts them (ours): some 6 s, each time that one is added. A usual
 one on 1024 x 1024 pixels takes a hundredth of its share."""
 CLICK_PASSES, LINE_PX = 7, 100
 """What a click's pixel, and a row of a piece of a stroke, take in place of a stroke's pixel (measured, ours)."""
-"""Of one image (ours): each is worked out anew when the threshold changes."""
-ODDS_SHARE = 0.5
-"""Share of the odds at the click that a region grows down to (ours)."""
-TOUCHING = np.ones((3, 3))
-
-
-@dataclass(frozen=True)
-class Click:
-    """One click. ``row`` and ``column`` are pixels of the image from its upper left, ``reach_px`` a radius."""
-
-    kind: Literal["add", "remove"]
-    class_index: int
-    row: int
-    column: int
-    reach_px: int
-
-
-Correction = Click | Stroke
+Correction = Prompt | Stroke
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,17 +40,25 @@ class Corrected:
     last_px: int
 
 
-def corrected(kept: Kept, corrections: Sequence[Correction], *, percent: int, class_index: int) -> Corrected:
-    """Return one class's mask after the corrections of it, in their order."""
+def corrected(
+    kept: Kept, corrections: Sequence[Correction], *, percent: int, class_index: int, ask: Ask | None = None
+) -> Corrected:
+    """Return one class's mask after the corrections of it, in their order; ``ask`` where a decoder answers prompts."""
     logits_HW = kept.plane(class_index)
     levels_HW = levels(logits_HW)
     mask_HW = above(levels_HW, percent)
     painted_HW, last_px = None, 0
+    least = math.log(percent / (STEPS - percent))
+    clicks: list[Click] = []
     for one in corrections:
         if one.class_index != class_index:
             continue
-        if isinstance(one, Click):
-            last_px = change(mask_HW, logits_HW, one)
+        if not isinstance(one, Stroke):
+            if isinstance(one, Box):
+                last_px = fill_box(mask_HW, logits_HW, one)
+            else:
+                clicks.append(one)
+                last_px = change(mask_HW, logits_HW, one, least=least, ask=ask, clicks=clicks)
             continue
         area = covered(one, size_hw=kept.size_hw)
         last_px = area.fill(mask_HW, one.kind == "brush")
@@ -83,6 +72,8 @@ def work_px(one: Correction, *, size_hw: tuple[int, int]) -> int:
     if isinstance(one, Click):
         across = [min(2 * one.reach_px + 1, size) for size in size_hw]
         return CLICK_PASSES * across[0] * across[1]
+    if isinstance(one, Box):
+        return CLICK_PASSES * (one.last_row - one.row + 1) * (one.last_column - one.column + 1)
     places_N2, width_px = one.places_N2, one.size_px
     height, width = np.minimum(np.ptp(places_N2, axis=0) + width_px, size_hw)
     rows = np.abs(np.diff(places_N2[:, 0])).sum() + width_px * max(1, len(places_N2) - 1)
@@ -100,43 +91,31 @@ def correction_of(
     size_hw: tuple[int, int],
     num_classes: int,
 ) -> Correction | None:
-    """Return the click or the stroke that a browser asks for; None for what is neither.
+    """Return the click, box or stroke that a browser asks for; None for what is none of them.
 
-    A click's ``index`` is a place (row, column) of the picture of ``shown_hw`` that a browser shows of the image.
+    A click's ``index`` is a place (row, column) of the picture of ``shown_hw`` that a browser shows of the image. A
+    box has two opposite corners in place of a ``stroke``: row, column, row, column of the image.
     """
     if type(class_index) is not int or not 0 <= class_index < num_classes:
         return None
     if is_kind(kind):
         return stroke_of(kind, class_index, stroke, size_hw=size_hw)
+    if kind == "box":
+        return _box_of(class_index, stroke, size_hw=size_hw)
     found = place(index, shown_hw=shown_hw, size_hw=size_hw)
     if found is None or (kind != "add" and kind != "remove"):
         return None
     return Click("add" if kind == "add" else "remove", class_index, *found, reach_of(reach, size_hw=size_hw))
 
 
-def change(mask_HW: np.ndarray, logits_HW: np.ndarray, click: Click) -> int:
-    """Change a mask {0, 1} in place by one click and return how many pixels that were.
-
-    0 where it cannot do anything: there is nothing to remove at its place, or what it would add is there.
-    """
-    from scipy import ndimage  # not before the first click: the first paint needs none
-
-    top, left = max(0, click.row - click.reach_px), max(0, click.column - click.reach_px)
-    rows = slice(top, click.row + click.reach_px + 1)
-    columns = slice(left, click.column + click.reach_px + 1)
-    mask, logits = mask_HW[rows, columns], logits_HW[rows, columns]
-    row, column = click.row - top, click.column - left
-    if bool(mask[row, column]) == (click.kind == "add"):
-        return 0
-    least = logits[row, column] + math.log(ODDS_SHARE)
-    candidates = logits >= least if click.kind == "add" else mask > 0
-    down, across = np.ogrid[: mask.shape[0], : mask.shape[1]]
-    candidates = candidates & ((down - row) ** 2 + (across - column) ** 2 <= click.reach_px**2)
-    regions, _ = ndimage.label(candidates, TOUCHING)
-    region = regions == regions[row, column]
-    before = int(np.count_nonzero(mask))
-    mask[region] = click.kind == "add"
-    return abs(int(np.count_nonzero(mask)) - before)
+def _box_of(class_index: int, told: object, *, size_hw: tuple[int, int]) -> Box | None:
+    if not (isinstance(told, list) and len(told) == 4 and all(type(number) is int for number in told)):
+        return None
+    if not all(0 <= number < size_hw[at % 2] for at, number in enumerate(told)):
+        return None
+    top, bottom = sorted(told[::2])
+    left, right = sorted(told[1::2])
+    return Box(class_index, top, left, bottom, right)
 
 
 def place(index: object, *, shown_hw: tuple[int, int], size_hw: tuple[int, int]) -> tuple[int, int] | None:

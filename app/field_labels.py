@@ -49,6 +49,7 @@ FIELD_LABELS = {
     "distillation.teacher_check": "Check of the foundation model",
     "export.opset": "ONNX opset",
     "export.variants": "Faster variants",
+    "export.prompt_steps": "Steps to teach it clicks",
     "export.site_models": "Each site's own model, too",
     "federation.shared": "What sites share",
     "federation.shared_parameters": "Only these arrays",

@@ -21,7 +21,8 @@ async function begin(section, about) {
   const mask = new Uint8Array(size), across = new Uint8Array(size), inner = new Uint8Array(size);
   const whole = {top: 0, left: 0, bottom: height, right: width};
   const strokes = strokeLayer(about, redraw);
-  let changes = null, isCorrected = false, numChanges = 0, unpacking = null;
+  const marks = find('.marks');
+  let prompts = [], changes = null, isCorrected = false, numChanges = 0, unpacking = null;
   const at = [height >> 1, width >> 1];
 
   function grown(box) {  // with what lies no further from it than an outline is wide
@@ -121,10 +122,32 @@ async function begin(section, about) {
   }
   function send(correction) { settings.asked += 1; trigger('select', correction); }
   const brush = brushOn(stage, about, strokes, {shownClass, send, say(words) { told.textContent = words; }});
+  const box = boxOn(stage, about, {
+    place,
+    give(first, last) {
+      told.textContent = '…';
+      send({index: 0, value: 'box', stroke: [...inImage(first), ...inImage(last)], selected: true});
+    },
+    say(words) { told.textContent = words; },
+  });
+  function mark() {  // where the shown class was clicked and boxed
+    const [rows, columns] = about.image, index = shownClass();
+    marks.replaceChildren(...prompts.filter((one) => one.class_index === index).map((one) => {
+      const sign = document.createElement('i'), isBox = one.kind === 'box', middle = isBox ? 0 : 0.5;
+      sign.className = `mark ${one.kind}`;
+      Object.assign(sign.style, {top: `${100 * (one.row + middle) / rows}%`, left: `${100 * (one.column + middle) / columns}%`});
+      if (isBox) Object.assign(sign.style, {
+        height: `${100 * (one.last_row - one.row + 1) / rows}%`,
+        width: `${100 * (one.last_column - one.column + 1) / columns}%`,
+      });
+      return sign;
+    }));
+  }
   const inImage = ([row, column]) => brush.pixel(
     [(row + 0.5) * about.image[0] / height, (column + 0.5) * about.image[1] / width]);
   function correct(kind, [row, column]) {
     if (kind === 'look') return;
+    if (kind === 'box') { box.corner([row, column]); return; }
     if (kind === 'brush' || kind === 'erase') { brush.dab(inImage([row, column])); return; }
     told.textContent = '…';
     send({index: [row, column], value: kind, selected: true});
@@ -136,6 +159,7 @@ async function begin(section, about) {
     cross.style.top = `${100 * (at[0] + 0.5) / height}%`; cross.style.left = `${100 * (at[1] + 0.5) / width}%`;
     brush.show(inImage(at));
     tell(at);
+    box.moved(at);
   }
   function stepOf(isFar) {  // of the arrow keys: a hundredth or a twentieth of the picture, or half the brush's width
     if (!brush.isOn()) return Math.max(1, Math.round(Math.max(height, width) / (isFar ? 20 : 100)));
@@ -146,13 +170,14 @@ async function begin(section, about) {
     const found = place(event);
     if (!found) return;
     tell(found); [at[0], at[1]] = found;
-    if (!brush.isOn()) correct(settings.tool, found);
+    if (!brush.isOn() && !box.isOn()) correct(settings.tool, found);
   });
   stage.addEventListener('blur', () => { cross.hidden = true; brush.hide(); });
   stage.addEventListener('keydown', (event) => {
     const isZ = event.key.toLowerCase() === 'z' && (event.ctrlKey || event.metaKey);
     const isUndo = event.key === 'Backspace' || (isZ && !event.shiftKey), isRedo = isZ && event.shiftKey;
     if ((event.ctrlKey || event.metaKey || event.altKey) && !isUndo && !isRedo) return;  // the browser's own: + enlarges
+    if (event.key === 'Escape' && box.isBegun) { event.preventDefault(); box.giveUp(); return; }
     const step = stepOf(event.shiftKey);
     const way = {ArrowUp: [-step, 0], ArrowDown: [step, 0], ArrowLeft: [0, -step], ArrowRight: [0, step]}[event.key];
     const kind = {'+': 'add', '=': 'add', '-': 'remove', Enter: settings.tool, ' ': settings.tool}[event.key];
@@ -163,7 +188,7 @@ async function begin(section, about) {
     else if (way) move(...way);
     else { move(0, 0); correct(kind, at); }
   });
-  settings.set = (changed) => { Object.assign(settings, changed); brush.follow(); redraw(); };
+  settings.set = (changed) => { Object.assign(settings, changed); brush.follow(); box.follow(); mark(); redraw(); };
   settings.save = () => {  // what is on the screen, without the cross: the image and what is drawn over it
     const sheet = document.createElement('canvas'), drawing = sheet.getContext('2d');
     sheet.width = width; sheet.height = height;
@@ -188,6 +213,8 @@ async function begin(section, about) {
   settings.changed = async (element) => {
     if (element.dataset.key !== section.dataset.key) return;
     if (told.textContent === '…') tell(at);
+    prompts = JSON.parse(element.dataset.prompts || '[]');
+    mark();
     const letters = element.dataset.changes, mine = ++numChanges;
     const bytes = Uint8Array.from(atob(letters), (letter) => letter.charCodeAt(0));
     unpacking = letters ? unpacked(new Blob([bytes]).stream(), about.classes.length * size) : Promise.resolve(null);
@@ -204,7 +231,7 @@ async function begin(section, about) {
     if (told.textContent === '…') tell(at);
     if (!settings.asked) strokes.settle();
   };
-  brush.follow();
+  brush.follow(); box.follow();
   draw(whole);
   const before = document.querySelector('#changes [data-key]');
   if (before) settings.changed(before);

@@ -12,11 +12,22 @@ TOOLS = (
     ("Look", "look"),
     ("Add region", "add"),
     ("Remove region", "remove"),
+    ("Box", "box"),
     ("Brush", "brush"),
     ("Eraser", "erase"),
 )
 REACH = "Reach of a click (% of the longer side)"
-REACH_INFO = "Changes the connected region at that place, by the model's probabilities, and nothing further away"
+REACH_INFO = "A click changes the connected region at that place, and nothing further away than this"
+BY_DECODER = (
+    "A click that adds asks this model again: a decoder of it was taught to answer clicks, on synthetic images. A "
+    "click that removes, a box, and a click that the decoder does not follow go by the probabilities that are there."
+)
+BY_PROBABILITIES = (
+    "This model was not taught what clicks and boxes mean. A click changes the connected region at its place, a box "
+    "adds what stands out in it, both by the probabilities that are there; the model is not asked again."
+)
+BOX_BEGUN = "First corner set. Move to the opposite corner and choose again; Escape gives the box up."
+BOX_GIVEN_UP = "The box is given up."
 SIZE = "Width of brush and eraser (pixels of the image)"
 SIZE_INFO = "Paints what is drawn into the shown class, or clears it; keys [ and ] on the picture change the width"
 SIZE_TOLD = "Brush and eraser are {size} pixels wide."
@@ -25,16 +36,18 @@ PICTURE_FILE = "Save the picture as it is drawn (PNG)"
 CSV = "Save the figures (CSV)"
 HELP = (
     "Point at the picture for the probability there. On the keyboard: choose the picture, then arrow keys move the "
-    "cross (Shift: further), + adds a region, - removes one, Enter or Space uses the tool, [ and ] change the width of "
+    "cross (Shift: further), + adds a region, - removes one, Enter or Space uses the tool (a box takes two corners), "
+    "[ and ] change the width of "
     "brush and eraser, Backspace or Ctrl+Z undoes the last correction, Ctrl+Shift+Z does it again."
 )
 PICTURE = "Picture with the outlined structures"
 OTHER_THRESHOLD = "Threshold {threshold:.2f}, not the model's own {own:.2f}."
 BY_HAND = "Corrected by hand: {counts}."
-CLICKS, STROKES = ("click", "clicks"), ("stroke", "strokes")
+CLICKS, BOXES, STROKES = ("click", "clicks"), ("box", "boxes"), ("stroke", "strokes")
 NOTHING_DONE = {
     "add": "Nothing was added: that place is {name} already.",
     "remove": "Nothing was removed: there is no {name} in the mask at that place.",
+    "box": "Nothing was added: what stands out in the box is {name} already.",
     "brush": "Nothing was painted: all of that is {name} already.",
     "erase": "Nothing was cleared: there is no {name} in the mask there.",
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from html import escape
 
 import numpy as np
@@ -18,6 +19,7 @@ from app import overlay_text as words
 from app.figure_cells import MORE, axes, figure, more_columns, pieces, ratio
 from app.picture_results import Figures, in_text
 from app.probability import colour_of
+from export.clicks import Prompt
 from export.levels import STEPS
 from export.results import class_colour
 
@@ -30,10 +32,12 @@ def html(
     classes: Sequence[str],
     image: str,
     levels: str,
+    is_asked: bool = False,
 ) -> str:
     """Return the picture's elements; ``app/overlay.js`` fetches the levels and draws. ``key`` is the answer's.
 
     ``image`` and ``levels`` are addresses; ``shown_hw`` is the picture's size on the screen, ``size_hw`` the image's.
+    ``is_asked`` says whether the model answers clicks and boxes itself.
     """
     height, width = shown_hw
     about = {
@@ -50,8 +54,10 @@ def html(
         "shades": [colour_of(level) for level in range(STEPS)],
         "scale": words.SCALE,
         "gone": text.SEGMENT_EXPIRED,
+        "box": {"begun": words.BOX_BEGUN, "ended": words.BOX_GIVEN_UP},
         "outline": max(1, round(max(shown_hw) / 300)),
     }
+    asked = words.BY_DECODER if is_asked else words.BY_PROBABILITIES
     ramp = ", ".join(overlays.hex_colour(colour_of(level)) for level in range(0, STEPS, 9))
     return (
         f"<section class='overlay' data-key='{escape(key, quote=True)}' data-levels='{escape(levels, quote=True)}' "
@@ -61,20 +67,23 @@ def html(
         f"aria-describedby='overlay-help'><img src='{escape(image, quote=True)}' width='{width}' height='{height}' "
         f"alt='{words.PICTURE}' draggable='false'>"
         f"<canvas width='{width}' height='{height}' aria-hidden='true'></canvas>"
+        "<span class='marks' aria-hidden='true'></span><i class='frame' hidden></i>"
         "<i class='cross' hidden></i><i class='ring' hidden></i></div>"
         f"<div class='scale' hidden><p></p><div class='ramp' style='background:linear-gradient(to right, {ramp})'>"
         "<i></i></div><p class='ends'><span>0 %</span><span>50 %</span><span>100 %</span></p></div>"
-        f"<p class='overlay-value' aria-live='polite'></p><p class='quiet' id='overlay-help'>{words.HELP}</p></section>"
+        f"<p class='overlay-value' aria-live='polite'></p>"
+        f"<p class='quiet prompts'>{asked}</p><p class='quiet' id='overlay-help'>{words.HELP}</p></section>"
     )
 
 
-def changes(key: str, changes_Khw: np.ndarray, *, stem: str = "") -> str:
+def changes(key: str, changes_Khw: np.ndarray, *, stem: str = "", prompts: Sequence[Prompt] = ()) -> str:
     """Return an unseen element that tells the browser what corrections have changed in the picture of ``key``.
 
-    ``stem`` is what a file of the picture as it is drawn is called before its ending.
+    ``stem`` is what a file of the picture as it is drawn is called before its ending; ``prompts`` are marked in it.
     """
+    marks = json.dumps([asdict(one) for one in prompts])
     about = f"data-key='{escape(key, quote=True)}' data-stem='{escape(stem, quote=True)}'"
-    return f"<i hidden {about} data-changes='{in_text(changes_Khw)}'></i>"
+    return f"<i hidden {about} data-prompts='{escape(marks, quote=True)}' data-changes='{in_text(changes_Khw)}'></i>"
 
 
 def figures_table(figures: Sequence[Figures], *, remark: str, told: str) -> str:

@@ -6,7 +6,10 @@ Masks over images are drawn by ``export.results``, which the command line uses t
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
+SHOWN_PX = (768, 1400)
+"""Least and greatest longest side of the picture that is shown: small images are enlarged, large ones reduced."""
 Colour = tuple[int, int, int]
 BOTH: Colour = (140, 107, 177)
 TEACHER_ONLY: Colour = (240, 228, 66)
@@ -72,3 +75,14 @@ def fit(height: int, width: int, *, longest_px: int) -> tuple[int, int]:
 def hex_colour(colour: Colour) -> str:
     """Return ``#rrggbb``."""
     return "#" + "".join(f"{channel:02x}" for channel in colour)
+
+
+def shown_size(size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return the height and width of the picture that is shown of an image."""
+    return fit(*size_hw, longest_px=int(np.clip(max(size_hw), *SHOWN_PX)))
+
+
+def reduced(image_HW3: np.ndarray) -> np.ndarray:
+    """Return an image (uint8) at a size for screens."""
+    height, width = shown_size((image_HW3.shape[0], image_HW3.shape[1]))
+    return np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BICUBIC))

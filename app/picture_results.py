@@ -14,10 +14,13 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 
 from app import overlay_text as words
-from app.corrections import Click, Corrected, Correction, corrected
+from app.corrections import Corrected, Correction, corrected
 from app.overlays import resize_nearest
 from app.probability import Greys, Kept
+from app.prompting import Prompting
 from app.references import Reference
+from app.strokes import Stroke
+from export.clicks import Box, Click, Prompt
 from export.levels import MODEL_PERCENT, STEPS
 from export.results import mask_file, plain_name
 
@@ -84,6 +87,8 @@ class Result:
     last_px: int
     stem: str
     """Of the files' names: it says what makes the masks other than the model's."""
+    prompts: tuple[Prompt, ...] = ()
+    """Clicks and boxes among the corrections."""
 
 
 def result(
@@ -98,6 +103,7 @@ def result(
     corrections: tuple[Correction, ...] = (),
     reference: Reference | None = None,
     greys: Greys | None = None,
+    prompting: Prompting | None = None,
 ) -> Result:
     """Return masks and figures at a threshold of 1 to 99 percent, after corrections; the model's own without both."""
     from export.outputs.fundus import verticals  # scipy: the first paint needs none
@@ -111,7 +117,8 @@ def result(
     things: list[np.ndarray | None] = []
     for index in range(num):
         started = time.perf_counter()
-        found = corrected(kept, corrections, percent=percent, class_index=index)
+        ask = None if prompting is None else prompting.ask(index)
+        found = corrected(kept, corrections, percent=percent, class_index=index, ask=ask)
         masks_KHW[index] = found.mask_HW
         mask_ms += 1000 * (time.perf_counter() - started)
         levels_Khw[index] = resize_nearest(found.levels_HW, *shown_hw)
@@ -134,8 +141,9 @@ def result(
     )  # fmt: skip
     table = rows_csv([asdict(one) for one in figures], columns=[field.name for field in fields(Figures)])
     file = mask_file(masks_KHW, classes=classes, stem=stem, note=told)
+    prompts = tuple(one for one in corrections if not isinstance(one, Stroke))
     csv = (f"{plain_name(stem)}_figures.csv", table.encode())
-    return Result(file, csv, figures, levels_Khw, changes_Khw, mask_ms, told, last_px, plain_name(stem))
+    return Result(file, csv, figures, levels_Khw, changes_Khw, mask_ms, told, last_px, plain_name(stem), prompts)
 
 
 def _agreement(
@@ -164,8 +172,8 @@ def remark(percent: int, corrections: Sequence[Correction]) -> str:
     if percent != MODEL_PERCENT:
         said.append(words.OTHER_THRESHOLD.format(threshold=percent / STEPS, own=MODEL_PERCENT / STEPS))
     if corrections:
-        num_clicks = sum(isinstance(one, Click) for one in corrections)
-        counts = ((num_clicks, words.CLICKS), (len(corrections) - num_clicks, words.STROKES))
+        kinds = ((Click, words.CLICKS), (Box, words.BOXES), (Stroke, words.STROKES))
+        counts = [(sum(isinstance(one, kind) for one in corrections), name) for kind, name in kinds]
         told = ", ".join(f"{count} {name[count > 1]}" for count, name in counts if count)
         said.append(words.BY_HAND.format(counts=told))
     return " ".join(said)

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import app_world, bombs
+from bench import app_world, bombs, click_times
 from bench.attack_client import ROOT, START_S, Server, Visitor, serving
 from engine.errors import UserError
 from engine.runs import lifecycle
@@ -129,6 +129,20 @@ def _ask(visitor: Visitor, model: str) -> tuple[float, float]:
     return wall_ms, float(told["data"][1]["wall_ms"])
 
 
+def click_rows(*, tinysam: bool, repeats: int) -> list[Row]:
+    """Return p50 and p95 of clicks that ask a decoder, where the image's features are kept, on the server's side."""
+    rows = []
+    for size, image_px in click_times.SIZES[: 1 + tinysam]:
+        firsts, clicks = click_times.measure(size, image_px, repeats=repeats, threads=None)
+        how = f"{repeats} clicks, random weights; the first answer {np.percentile(firsts, 50):.0f} ms"
+        name = f"a further click, tinysam/{size} at {image_px} px"
+        rows += [
+            Row(f"{name}, p50", float(np.percentile(clicks, 50)), "ms", None, how),
+            Row(f"{name}, p95", float(np.percentile(clicks, 95)), "ms", click_times.LIMITS_MS[size], how),
+        ]
+    return rows
+
+
 def crowd_rows(server: Server, *, visitors: int, repeats: int) -> list[Row]:
     """Return errors and p95 of so many visitors who segment at once while a run trains."""
     store = RunStore(server.home)
@@ -207,6 +221,7 @@ def measure(folder: Path, *, quick: bool, visitors: int, tinysam: Path | None) -
             rows += answer_rows(server, MODEL, limit_ms=100.0, repeats=repeats)
             if tinysam is not None:
                 rows += answer_rows(server, TINYSAM, limit_ms=300.0, repeats=repeats)
+            rows += click_rows(tinysam=tinysam is not None, repeats=repeats)
             rows += samples_rows(browser, server, many, num_samples=num_samples)
             rows += crowd_rows(server, visitors=2 if quick else visitors, repeats=2 if quick else 5)
     return rows

@@ -82,13 +82,13 @@ def run_ours(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     )
     dense = no_mask_embedding(model.prompt_encoder)
     outputs = {"features": features}
-    for name, sparse_BTC, dense_1C11 in (("prompt_free", None, None), ("points", sparse, dense)):
+    for name, sparse_BTC, dense_BChw in (("prompt_free", None, None), ("points", sparse, dense)):
         outputs[name], _ = decode_masks(
             model.mask_decoder,
             features,
             positions_1Chw=positions,
             sparse_BTC=sparse_BTC,
-            dense_1C11=dense_1C11,
+            dense_BChw=dense_BChw,
             num_masks=NUM_MASK_TOKENS,
         )
     return outputs

@@ -178,6 +178,9 @@ class ExportConfig(Section):
         max_length=3,
         description="Faster ones beside it: at half the side, linear layers in 8 bits (from synthetic images), or both",
     )
+    prompt_steps: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        0, description="Steps in which a second decoder learns to answer clicks, on synthetic pairs (ours)"
+    )
     opset: Annotated[int, Field(ge=17, le=23)] = 18
     parity_tolerance: PositiveFactor = Field(
         1e-4, description="Largest |ONNX - torch| of the logits, as a share of the largest where that is above 1"

@@ -24,6 +24,8 @@ MODEL_FILE = "model.onnx"
 CARD_FILE = "MODEL_CARD.md"
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
+EMBEDDING_NAME, POINTS_NAME, LABELS_NAME, MASK_NAME = "embedding", "points", "labels", "mask"
+PROMPT_DECODER_FILE = "prompt_decoder.onnx"
 LICENCE = "Apache-2.0"
 NOTICE = (
     "For research use only. This model is not a medical device, has not been validated for clinical use, and must not "
@@ -139,6 +141,25 @@ class Variant(Record):
     """None where no site has measured it."""
 
 
+class PromptDecoder(Record):
+    """A graph that answers clicks on features that the model itself gives as a second output.
+
+    Size and SHA-256 of its file are in ``files``.
+    """
+
+    file: FileName
+    embedding: tuple[
+        Annotated[int, Field(ge=1, le=4096)],
+        Annotated[int, Field(ge=1, le=MAX_SIDE_PX)],
+        Annotated[int, Field(ge=1, le=MAX_SIDE_PX)],
+    ]
+    """Channels, rows and columns of the features of one model input."""
+    steps: Annotated[int, Field(ge=1, lt=2**31)]
+    """In which it learnt to answer prompts, on synthetic images."""
+    parity: Parity
+    """Against PyTorch, both graphs one after the other."""
+
+
 class Manifest(Record):
     """Everything that a site needs to run the model, and to know where it comes from."""
 
@@ -169,6 +190,8 @@ class Manifest(Record):
     variants: Annotated[tuple[Variant, ...], Field(max_length=20)] = ()
     """The model itself first, then faster ones; none in bundles of before (``every_variant`` then has it all the same).
     """
+    prompts: PromptDecoder | None = None
+    """None where nobody has taught the model what clicks mean, and in bundles of before."""
     opset: int
     parity: Parity
     metrics: Annotated[tuple[dict[str, Any], ...], Field(max_length=10_000)]
@@ -194,6 +217,7 @@ class Manifest(Record):
         if not -math.inf < low < high < math.inf:
             raise ValueError("value_range must ascend between finite numbers")
         parities = [self.parity, *(variant.parity for variant in self.variants)]
+        parities += [self.prompts.parity] if self.prompts else []
         if not all(math.isfinite(value) for parity in parities for value in parity.model_dump().values()):
             raise ValueError("parity must be finite")
         self._check_variants()
@@ -306,9 +330,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
     """Raise ``UserError`` ``bundle.corrupted`` unless every file of the bundle has the size and SHA-256 it should."""
-    for variant in manifest.every_variant:
-        if variant.file not in manifest.files:
-            raise _corrupted(f"The manifest in '{folder}' does not list {variant.file}")
+    named = [variant.file for variant in manifest.every_variant]
+    for name in [*named, *([manifest.prompts.file] if manifest.prompts else [])]:
+        if name not in manifest.files:
+            raise _corrupted(f"The manifest in '{folder}' does not list {name}")
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():

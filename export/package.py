@@ -18,6 +18,7 @@ import psutil
 from torch import nn
 
 from engine.config import ModelConfig, RunConfig
+from engine.models.segmenter import Segmenter
 from engine.types import EvaluationRow
 from export.appearance import TrainingAppearance
 from export.card import card_text
@@ -28,15 +29,17 @@ from export.manifest import (
     MANIFEST_FILE,
     MODEL_FILE,
     NOTICE,
+    PROMPT_DECODER_FILE,
     BundledModel,
     LooksMeasured,
     Manifest,
     Parity,
+    PromptDecoder,
     Variant,
     describe_file,
 )
-from export.onnx_export import export_model
-from export.parity import check_parity
+from export.onnx_export import export_model, export_prompt_decoder
+from export.parity import check_parity, check_prompt_parity
 from export.variants import NO_VARIANTS, VariantPlan, write_variants
 
 RECORDED_PACKAGES = ("torch", "onnx", "numpy", "timm", "segment-anything")
@@ -63,6 +66,9 @@ class BundleContent:
     window: Literal["auto", "dicom", "stored"] = "auto"
     appearance: TrainingAppearance | None = None
     looks: LooksMeasured | None = None
+    prompted: Segmenter | None = None
+    """The model with a decoder that was taught prompts in ``prompt_steps`` steps; the rest of it is the model's."""
+    prompt_steps: int = 0
     variants: VariantPlan = NO_VARIANTS
     """Which faster variants are written beside it; none unless said otherwise."""
 
@@ -95,7 +101,8 @@ def write_bundle(folder: Path, model: nn.Module, *, content: BundleContent) -> M
 def _fill(folder: Path, model: nn.Module, *, content: BundleContent) -> Manifest:
     config = content.config
     model_path = folder / MODEL_FILE
-    export_model(model, model_path, image_px=config.data.image_px, opset=config.export.opset)
+    with_prompts = content.prompted is not None
+    export_model(model, model_path, image_px=config.data.image_px, opset=config.export.opset, embedding=with_prompts)
     parity = check_parity(
         model,
         model_path,
@@ -113,8 +120,10 @@ def _fill(folder: Path, model: nn.Module, *, content: BundleContent) -> Manifest
         tolerance=config.export.parity_tolerance,
         seed=config.seed,
     )
-    manifest = _describe(model, content=content, parity=parity, variants=variants)
+    prompts = _write_prompts(folder, content)
+    manifest = _describe(model, content=content, parity=parity, variants=variants, prompts=prompts)
     names = [variant.file for variant in manifest.every_variant]
+    names += [prompts.file] if prompts else []
     manifest = _listing(manifest, folder, names)  # the card tells sizes
     (folder / CARD_FILE).write_text(card_text(manifest, config=content.config), encoding="utf-8")
     names.append(CARD_FILE)
@@ -130,7 +139,34 @@ def _listing(manifest: Manifest, folder: Path, names: Sequence[str]) -> Manifest
     return manifest.model_copy(update={"files": {name: describe_file(folder / name) for name in names}})
 
 
-def _describe(model: nn.Module, *, content: BundleContent, parity: Parity, variants: tuple[Variant, ...]) -> Manifest:
+def _write_prompts(folder: Path, content: BundleContent) -> PromptDecoder | None:
+    """Write the decoder that takes prompts; None where nobody has taught one."""
+    model, config = content.prompted, content.config
+    if model is None:
+        return None
+    path, image_px = folder / PROMPT_DECODER_FILE, config.data.image_px
+    export_prompt_decoder(model, path, image_px=image_px, opset=config.export.opset)
+    parity = check_prompt_parity(
+        model,
+        folder / MODEL_FILE,
+        path,
+        image_px=image_px,
+        tolerance=config.export.parity_tolerance,
+        seed=config.seed,
+    )
+    side = image_px // model.feature_stride
+    embedding = (model.mask_decoder.transformer_dim, side, side)
+    return PromptDecoder(file=path.name, embedding=embedding, steps=content.prompt_steps, parity=parity)
+
+
+def _describe(
+    model: nn.Module,
+    *,
+    content: BundleContent,
+    parity: Parity,
+    variants: tuple[Variant, ...],
+    prompts: PromptDecoder | None,
+) -> Manifest:
     config = content.config
     return Manifest(
         format="dsfedmed-bundle",
@@ -155,6 +191,7 @@ def _describe(model: nn.Module, *, content: BundleContent, parity: Parity, varia
         appearance=content.appearance,
         looks=content.looks,
         variants=variants,
+        prompts=prompts,
         opset=config.export.opset,
         parity=parity,
         metrics=tuple(asdict(row) for row in content.metrics),

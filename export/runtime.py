@@ -17,7 +17,16 @@ import onnxruntime
 from engine.data.tiling import ENLARGED, Looks, Part, resize_logits
 from engine.errors import UserError
 from export.levels import levels
-from export.manifest import FULL, INPUT_NAME, OUTPUT_NAME, Manifest, Variant, read_manifest, verify_files
+from export.manifest import (
+    EMBEDDING_NAME,
+    FULL,
+    INPUT_NAME,
+    OUTPUT_NAME,
+    Manifest,
+    Variant,
+    read_manifest,
+    verify_files,
+)
 
 MAX_IMAGE_PIXELS = 64_000_000
 """Largest accepted H x W: 768 MB of working memory at one class; a whole-slide image must be tiled first."""
@@ -148,6 +157,11 @@ class BundleSession:
         check_image(image_HW3)
         return self.look(image_HW3)[0]
 
+    def encode(self, image_13HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return features (C, h, w) and logits (K, grid_px, grid_px) of a model input; needs both ends."""
+        logits_1Kgg, features_1Chw = self.inference.run([OUTPUT_NAME, EMBEDDING_NAME], {INPUT_NAME: image_13HW})
+        return features_1Chw[0], logits_1Kgg[0]
+
     def look(self, image_HW3: np.ndarray) -> tuple[np.ndarray, float]:
         """Return the logits (K, h, w) of a checked image and how many milliseconds the model itself took."""
         took_ms: list[float] = []
@@ -214,17 +228,7 @@ def load_bundle(
     manifest = read_manifest(folder)
     verify_files(folder, manifest)
     chosen = variant_for(manifest, variant, looks=looks, device=device)
-    try:
-        session = onnxruntime.InferenceSession(
-            str(folder / chosen.file), session_options(threads), providers=_providers(device)
-        )
-    except Exception as error:  # onnxruntime's exceptions share no base class but this
-        raise UserError(
-            "bundle.corrupted",
-            what=f"ONNX Runtime {onnxruntime.__version__} cannot load '{folder / chosen.file}': {error}",
-            why="The model is run with ONNX Runtime.",
-            fix="Update onnxruntime, or export the run again with a lower export.opset.",
-        ) from error
+    session = load_graph(folder / chosen.file, device=device, threads=threads)
     _check_model(session, manifest, chosen)
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise UserError(
@@ -234,6 +238,19 @@ def load_bundle(
             fix="Choose device 'auto' or 'cpu', or mend the CUDA installation.",
         )
     return BundleSession(manifest, session, looks=looks, variant=chosen)
+
+
+def load_graph(path: Path, *, device: Device, threads: int | None) -> onnxruntime.InferenceSession:
+    """Return a session of an ONNX file; ``UserError`` ``bundle.corrupted`` for what ONNX Runtime does not take."""
+    try:
+        return onnxruntime.InferenceSession(str(path), session_options(threads), providers=_providers(device))
+    except Exception as error:  # onnxruntime's exceptions share no base class but this
+        raise UserError(
+            "bundle.corrupted",
+            what=f"ONNX Runtime {onnxruntime.__version__} cannot load '{path}': {error}",
+            why="The model is run with ONNX Runtime.",
+            fix="Update onnxruntime, or export the run again with a lower export.opset.",
+        ) from error
 
 
 def session_options(threads: int | None) -> onnxruntime.SessionOptions:
@@ -270,7 +287,10 @@ def _check_model(session: onnxruntime.InferenceSession, manifest: Manifest, vari
     """Refuse a model that is not the one the manifest describes: its sides, its classes, the names of its ends."""
     side, grid = variant.image_px, variant.image_px // manifest.mask_stride
     wanted = [(INPUT_NAME, [3, side, side]), (OUTPUT_NAME, [len(manifest.classes), grid, grid])]
-    found = [(end.name, list(end.shape)[1:]) for end in (*session.get_inputs(), *session.get_outputs())]
+    if manifest.prompts is not None and variant.name == FULL:
+        wanted.append((EMBEDDING_NAME, list(manifest.prompts.embedding)))
+    ends = (*session.get_inputs(), *session.get_outputs())
+    found = [(end.name, list(end.shape)[1:]) for end in ends if end.name != EMBEDDING_NAME or len(wanted) > 2]
     same = len(found) == len(wanted) and all(
         name == known and len(shape) == len(sizes)
         and all(not isinstance(size, int) or size == at for size, at in zip(shape, sizes, strict=True))

@@ -27,9 +27,23 @@ BASE = (
 CATALOGUE = "engine.methods.catalogue"
 MASK_DICE = "engine.evaluation.mask_dice"
 PREDICTION = tuple(
-    f"export.{part}" for part in ("runtime", "results", "manifest", "card", "appearance", "foreign", "levels", "looks")
+    f"export.{part}"
+    for part in (
+        "runtime",
+        "results",
+        "manifest",
+        "card",
+        "appearance",
+        "foreign",
+        "levels",
+        "looks",
+        "clicks",
+        "prompting",
+    )
 )
-LOOKS = tuple(f"engine.data.{part}" for part in ("readers", "transforms", "tiling", "appearance", "modalities"))
+LOOKS = tuple(
+    f"engine.data.{part}" for part in ("readers", "transforms", "tiling", "appearance", "modalities", "prompt_maps")
+)
 VOLUMES = tuple(f"engine.data.{n}" for n in (
     "readers", "volumes", "archives", "orientation", "identifiers", "volume_cache", "budget",
 ))  # fmt: skip
@@ -251,7 +265,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.runs.worker": (*BASE, "engine.runs", CATALOGUE, "engine.stages"),
     "engine.cli": ("engine", "export"),
     "engine.__main__": ("engine.cli",),
-    "export": (*BASE, "engine.models", "export"),
+    "export": (*BASE, "engine.models", "engine.data.prompt_maps", "export"),
     **{name: (*BASE, *LOOKS, *PREDICTION) for name in PREDICTION},
     "export.card": ("engine.types", CATALOGUE, "engine.evaluation.tables", "export.manifest"),
     **{name: (*BASE, "engine.data", MASK_DICE, *PREDICTION, *WHOLE_VOLUMES) for name in WHOLE_VOLUMES},

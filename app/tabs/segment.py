@@ -33,7 +33,7 @@ SCROLL_TO_RESULT = """() => {
   window.dsfedmedHandedOver = false;
   document.getElementById(handed ? 'volume-upload' : 'overlay')?.scrollIntoView({behavior: 'smooth', block: 'nearest'});
 }"""
-SCRIPTS = tuple(Path(__file__).resolve().parents[1] / name for name in ("brush.js", "overlay.js"))
+SCRIPTS = tuple(Path(__file__).resolve().parents[1] / name for name in ("brush.js", "box.js", "overlay.js"))
 TELL_CHANGES = """
 watch('value', () => {
   const told = element.querySelector('[data-key]');

@@ -17,6 +17,7 @@ from app import (
     markup,
     model_text,
     overlay_view,
+    prompting,
     references,
     strokes,
     text,
@@ -204,6 +205,7 @@ def answer(studio: Studio, chosen: str | None, image: Given, *, looks: Looks, an
                 origin=image.origin,
                 place=image.place,
                 anyway=anyway,
+                opened=prompting.opener(studio, chosen),
             )
         except UserError as error:
             if error.code != FOREIGN:
@@ -240,6 +242,7 @@ def _shown(studio: Studio, found: answers.Segmented, about: answers.Shown) -> Va
         classes=classes,
         image=FILE_ROUTE + studio.save("picture.png", overlay_view.png(found.screen.image_hw3)),
         levels=FILE_ROUTE + studio.save("levels.gz", packed(found.screen.levels_Khw)),
+        is_asked=found.answer.prompting is not None,
     )
     choices = [(name, index) for index, name in enumerate(classes)]
     return (
@@ -264,5 +267,5 @@ def taken_away(studio: Studio, key: str, answer: answers.Answer, result: Result)
         overlay_view.figures_table(result.figures, remark=result.remark, told=answer.told),
         gr.DownloadButton(label, value=path, visible=True),
         gr.DownloadButton(value=csv, visible=True),
-        overlay_view.changes(key, result.changes_Khw, stem=result.stem),
+        overlay_view.changes(key, result.changes_Khw, stem=result.stem, prompts=result.prompts),
     )

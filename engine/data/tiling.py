@@ -6,6 +6,7 @@ the side of the grid of one input.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -37,6 +38,53 @@ Part = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 Run = Callable[[np.ndarray], np.ndarray]
 """A model: its input (1, 3, image_px, image_px) float32 in [0, 1], its logits (K, g, g) float32."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One model input and what it shows of an image: ``place`` is its (top, left) among the parts, in their pixels.
+
+    Row r of the image is at ``scale_hw[0] * r + offset_hw[0]`` of the input, both counted from the upper border;
+    ``side`` is the input's.
+    """
+
+    place: tuple[int, int]
+    scale_hw: tuple[float, float]
+    offset_hw: tuple[float, float]
+    size_hw: tuple[int, int]
+    side: int
+    stride: int
+
+    def input_place(self, row: float, column: float) -> tuple[float, float]:
+        """Return (x, y) of the input for a place of the image, both from the upper left border."""
+        return (
+            self.scale_hw[1] * column + self.offset_hw[1],
+            self.scale_hw[0] * row + self.offset_hw[0],
+        )
+
+    def has(self, place: tuple[float, float]) -> bool:
+        """Return whether the middle of a pixel (row, column) of the image is seen."""
+        return all(0 <= at < self.side for at in self.input_place(place[0] + 0.5, place[1] + 0.5))
+
+    def within(self, rows: slice, columns: slice) -> tuple[slice, slice]:
+        """Return what is seen of a window of the image."""
+        found = []
+        for part, scale, offset, most in zip((rows, columns), self.scale_hw, self.offset_hw, self.size_hw, strict=True):
+            first, last = math.ceil(-offset / scale - 1e-9), math.floor((self.side - offset) / scale + 1e-9)
+            found.append(slice(max(part.start, first, 0), min(part.stop, last, most)))
+        return found[0], found[1]
+
+    def part_of(self, rows: slice, columns: slice) -> Part:
+        """Return where a window of the image lies on the input's grid of logits, in its cells."""
+        left, top = self.input_place(rows.start, columns.start)
+        right, bottom = self.input_place(rows.stop, columns.stop)
+        most = float(self.side // self.stride)
+        return (
+            max(left / self.stride, 0.0),
+            max(top / self.stride, 0.0),
+            min(right / self.stride, most),
+            min(bottom / self.stride, most),
+        )
 
 
 @dataclass(frozen=True)
@@ -75,6 +123,44 @@ class Eye:
         height, width = enlarged_hw(size_hw, ENLARGED[looks])
         return 0.0, 0.0, width / stride, height / stride
 
+    def view_at(self, size_hw: tuple[int, int], looks: Looks, place: tuple[float, float]) -> View:
+        """Return the input that shows a place (row, column) of an image best: the one whose middle is nearest."""
+        if looks == "whole":
+            box = content_box(size_hw, self.image_px, self.fit)
+            scale_hw = (box.height / size_hw[0], box.width / size_hw[1])
+            return View((0, 0), scale_hw, (box.top, box.left), size_hw, self.image_px, self.mask_stride)
+        larger_hw = enlarged_hw(size_hw, ENLARGED[looks])
+        scale_hw = (larger_hw[0] / size_hw[0], larger_hw[1] / size_hw[1])
+        row, column = (scale * (at + 0.5) for scale, at in zip(scale_hw, place, strict=True))
+        half = self.image_px / 2
+        top, left = min(
+            places(larger_hw, side=self.image_px, stride=self.mask_stride),
+            key=lambda at: (at[0] + half - row) ** 2 + (at[1] + half - column) ** 2,
+        )
+        return View((top, left), scale_hw, (-top, -left), size_hw, self.image_px, self.mask_stride)
+
+    def input_of(self, image_HW3: np.ndarray, looks: Looks, view: View) -> np.ndarray:
+        """Return one model input (1, 3, image_px, image_px), as :meth:`look` gives it to the model."""
+        if looks == "whole":
+            return self.whole_input(image_HW3)
+        padded_HW3, window, _ = self._enlarged(image_HW3, ENLARGED[looks])
+        return self._part(padded_HW3, window, view.place)
+
+    def _enlarged(
+        self, image_HW3: np.ndarray, enlarged: float
+    ) -> tuple[np.ndarray, tuple[float, float], tuple[int, int]]:
+        """Return an image enlarged and padded, its window, and its enlarged size without padding."""
+        levels_HW3 = to_levels(image_HW3, self.normalise)
+        window = intensity_window(levels_HW3, self.normalise)
+        size_hw = enlarged_hw((image_HW3.shape[0], image_HW3.shape[1]), enlarged)
+        padded_HW3 = _mirrored(resize_image(levels_HW3, *size_hw), side=self.image_px, stride=self.mask_stride)
+        return padded_HW3, window, size_hw
+
+    def _part(self, padded_HW3: np.ndarray, window: tuple[float, float], place: tuple[int, int]) -> np.ndarray:
+        top, left = place
+        part_HW3 = apply_window(padded_HW3[top : top + self.image_px, left : left + self.image_px], window)
+        return np.ascontiguousarray(part_HW3.transpose(2, 0, 1)[None])
+
     def _in_parts(self, run: Run, image_HW3: np.ndarray, *, enlarged: float) -> np.ndarray:
         """Return the logits of all parts, a cell for ``mask_stride`` of their pixels.
 
@@ -84,18 +170,14 @@ class Eye:
         image.
         """
         side, stride = self.image_px, self.mask_stride
-        levels_HW3 = to_levels(image_HW3, self.normalise)
-        window = intensity_window(levels_HW3, self.normalise)
-        size_hw = enlarged_hw((image_HW3.shape[0], image_HW3.shape[1]), enlarged)
-        padded_HW3 = _mirrored(resize_image(levels_HW3, *size_hw), side=side, stride=stride)
+        padded_HW3, window, size_hw = self._enlarged(image_HW3, enlarged)
         grid_hw = tuple(length // stride for length in padded_HW3.shape[:2])
         weighted_Khw: np.ndarray | None = None
         weights_hw = np.zeros(grid_hw, np.float32)
         ramp = np.minimum(np.arange(1, side // stride + 1), np.arange(side // stride, 0, -1)).astype(np.float32)
         weight_gg = np.minimum.outer(ramp, ramp)
         for top, left in places(size_hw, side=side, stride=stride):
-            part_HW3 = apply_window(padded_HW3[top : top + side, left : left + side], window)
-            logits_Kgg = run(np.ascontiguousarray(part_HW3.transpose(2, 0, 1)[None]))
+            logits_Kgg = run(self._part(padded_HW3, window, (top, left)))
             if weighted_Khw is None:
                 weighted_Khw = np.zeros((len(logits_Kgg), *grid_hw), np.float32)
             rows, columns = (slice(at // stride, (at + side) // stride) for at in (top, left))

@@ -57,7 +57,7 @@ def decode_masks(
     *,
     positions_1Chw: Tensor,
     sparse_BTC: Tensor | None,
-    dense_1C11: Tensor | None,
+    dense_BChw: Tensor | None,
     num_masks: int,
 ) -> tuple[Tensor, Tensor]:
     """Run ``MaskDecoder.predict_masks`` on a batch of images, one set of prompts an image.
@@ -78,7 +78,7 @@ def decode_masks(
     tokens_BTC = own_5C.unsqueeze(0).expand(batch, -1, -1)
     if sparse_BTC is not None:
         tokens_BTC = torch.cat([tokens_BTC, sparse_BTC], dim=1)
-    source_BChw = features_BChw if dense_1C11 is None else features_BChw + dense_1C11
+    source_BChw = features_BChw if dense_BChw is None else features_BChw + dense_BChw
     out_BTC, source_BLC = decoder.transformer(source_BChw, positions_1Chw, tokens_BTC)
     upscaled_BcHW = decoder.output_upscaling(source_BLC.transpose(1, 2).reshape(batch, channels, height, width))
     weights_BMc = torch.stack(

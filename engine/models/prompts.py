@@ -27,9 +27,12 @@ class Prompts:
     points_BN2 : Tensor or None
         Float, (x, y) in pixels of the input image, one row of N points an image.
     labels_BN : Tensor or None
-        Integer: 1 foreground, 0 background, -1 padding (the point is ignored). Given exactly when points are.
+        Integer: 1 foreground, 0 background, -1 padding (the point is ignored), 2 and 3 the upper left and the lower
+        right corner of a box among the points. Given exactly when points are.
     boxes_B4 : Tensor or None
         Float, (x0, y0, x1, y1) in pixels of the input image.
+    mask_B1HW : Tensor or None
+        Float, logits of a mask that is there already, on the decoder's grid of four times the features'.
 
     Raises
     ------
@@ -40,6 +43,7 @@ class Prompts:
     points_BN2: Tensor | None = None
     labels_BN: Tensor | None = None
     boxes_B4: Tensor | None = None
+    mask_B1HW: Tensor | None = None
 
     def __post_init__(self) -> None:
         points, labels, boxes = self.points_BN2, self.labels_BN, self.boxes_B4
@@ -69,6 +73,11 @@ class Prompts:
         assert rows is not None
         return len(rows)
 
+    def to(self, device: torch.device) -> Prompts:
+        """Return the same on a device."""
+        parts = (self.points_BN2, self.labels_BN, self.boxes_B4, self.mask_B1HW)
+        return Prompts(*(None if part is None else part.to(device) for part in parts))
+
 
 def embed_prompts(encoder: PromptEncoder, prompts: Prompts, *, image_hw: tuple[int, int]) -> Tensor:
     """Return the sparse embedding (B, N', C) of ``prompts`` on an image of ``image_hw`` pixels.
@@ -83,6 +92,13 @@ def embed_prompts(encoder: PromptEncoder, prompts: Prompts, *, image_hw: tuple[i
         position_BNC = encoder.pe_layer.forward_with_coords(points.float() + 0.5, image_hw)
     is_point = (labels != PADDING_LABEL).unsqueeze(-1)
     return table_5C[labels + 1] + position_BNC * is_point
+
+
+def embed_mask(encoder: PromptEncoder, prompts: Prompts) -> Tensor:
+    """Return the dense embedding of the mask prompt, (B, C, h, w), or (1, C, 1, 1) that stands for none."""
+    if prompts.mask_B1HW is None:
+        return no_mask_embedding(encoder)
+    return encoder.mask_downscaling(prompts.mask_B1HW)
 
 
 def no_mask_embedding(encoder: PromptEncoder) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engine.errors import UserError
 from engine.models.decoder import NUM_MASK_TOKENS, decode_masks, predict_quality
-from engine.models.prompts import DensePositions, Prompts, embed_prompts, no_mask_embedding
+from engine.models.prompts import DensePositions, Prompts, embed_mask, embed_prompts
 
 
 class Segmenter(nn.Module):
@@ -117,18 +117,18 @@ class Segmenter(nn.Module):
 
     def _decode(self, features_BChw: Tensor, *, prompts: Prompts | None) -> tuple[Tensor, Tensor]:
         grid_h, grid_w = features_BChw.shape[-2:]
-        sparse_BTC = dense_1C11 = None
+        sparse_BTC = dense_BChw = None
         if prompts is not None:
             features_BChw = _pair(features_BChw, prompts=prompts)
             image_hw = (grid_h * self.feature_stride, grid_w * self.feature_stride)
             sparse_BTC = embed_prompts(self.prompt_encoder, prompts, image_hw=image_hw)
-            dense_1C11 = no_mask_embedding(self.prompt_encoder)
+            dense_BChw = embed_mask(self.prompt_encoder, prompts)
         logits_BMHW, tokens_BTC = decode_masks(
             self.mask_decoder,
             features_BChw,
             positions_1Chw=self._positions(self.prompt_encoder, grid_hw=(grid_h, grid_w)),
             sparse_BTC=sparse_BTC,
-            dense_1C11=dense_1C11,
+            dense_BChw=dense_BChw,
             num_masks=1 if self.seg1 is None else NUM_MASK_TOKENS,
         )
         return (logits_BMHW if self.seg1 is None else self.seg1(logits_BMHW)), tokens_BTC

@@ -34,6 +34,8 @@ LOOKS_OF_AN_IMAGE = 10
 """As a whole, in parts and in smaller ones, of an image half as large again as the model's input (ours)."""
 """Measures, bootstrap and reading, beside the model's own pass."""
 EXPORT_S = 2.0
+PROMPT_BATCH = 8
+"""As in ``engine.distillation.prompt_decoder``."""
 DECODER_SHARE = 0.12
 """What of SAM's forward pass is its decoder's: measured at mini size, less at the others."""
 CHECKPOINTING_MEMORY, CHECKPOINTING_TIME = 0.35, 1.33
@@ -274,6 +276,8 @@ def export(work: Workload) -> StageCost:
     validated = sum(site.num_validation for site in work.sources)
     more_s = len(variants) * EXPORT_S + eight_bits * INT8_S
     more_s += (20 * len(variants) + eight_bits * validated) * work.pass_s(work.student)
+    # A step of the decoder alone, forwards and back, took about as long as the whole model without a gradient.
+    more_s += PROMPT_BATCH * work.config.export.prompt_steps * work.pass_s(work.student)
     # A file in 8 bits is smaller than the weights that went down to be measured: at the most.
     measured: SiteBytes = {("down", "evaluated"): eight_bits * work.student.state_bytes} if eight_bits else {}
     to_sites = {site.site: measured for site in work.sources if measured and site.num_validation}

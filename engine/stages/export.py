@@ -14,6 +14,7 @@ from engine.stages.appearance import ask_appearance
 from engine.stages.context import RunContext
 from engine.stages.evaluation import LOOKS_FILE, ROWS_FILE
 from engine.stages.files import read_json
+from engine.stages.prompts import prompted
 from engine.stages.site_models import site_model
 from engine.stages.variants import told, variant_plan
 from engine.types import MEAN_CLASS, EvaluationRow
@@ -66,9 +67,10 @@ class Export:
         model: nn.Module | None = None,
     ) -> None:
         """Write a bundle; ``model`` is what the run has saved under the name of ``spec``, unless it is given."""
+        exported = merge_lora(context.load_model(spec.architecture, spec.name) if model is None else model)
         manifest = write_bundle(
             context.run_dir / folder,
-            merge_lora(context.load_model(spec.architecture, spec.name) if model is None else model),
+            exported,
             content=BundleContent(
                 name=context.config.name,
                 role=spec.name,
@@ -84,6 +86,8 @@ class Export:
                 window=context.description.window,
                 appearance=appearance,
                 looks=_looks(context, spec) if model is None else None,
+                prompted=prompted(context, exported) if model is None else None,
+                prompt_steps=context.config.export.prompt_steps,
                 variants=variant_plan(context, spec) if model is None else NO_VARIANTS,
             ),
         )

@@ -133,12 +133,14 @@ def test_faster_variants_are_measured_at_the_sites_and_their_files_counted(confi
     run_dir = tmp_path / "run"
     shutil.copytree(whole[0], run_dir)
     values = config.model_dump(mode="json")
-    values["export"]["variants"] = ["half", "int8"]
+    values["export"] |= {"variants": ["half", "int8"], "prompt_steps": 2}
     reporter = StoppingReporter()
     checkpoints = CheckpointStore(run_dir / "checkpoints", config.content_hash(), warn=print)
     Export().run(RunContext(config=parse_config(values), run_dir=run_dir, reporter=reporter, checkpoints=checkpoints))
     manifest = read_manifest(run_dir / "bundle")
     _, half, int8 = manifest.variants
+    assert manifest.prompts is not None and manifest.prompts.steps == 2 and manifest.prompts.file in manifest.files
+    assert (run_dir / "bundle" / manifest.prompts.file).is_file(), "a decoder was taught prompts on the run's own pairs"
     told = read_json(run_dir / VARIANTS_FILE)["distilled_student"]
     images = manifest.appearance.num_validation
     assert len(told) == 3 and sum(site["variant_images"] for site in told.values()) == images

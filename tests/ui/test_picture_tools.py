@@ -322,3 +322,49 @@ def test_a_finger_draws_and_the_page_stays(shipped_server: Server, browser: Brow
     found = mask_of(page)
     assert found.sum() > own.sum() + 200 and np.array_equal(saved_mask(page), found)
     context.close()
+
+
+def test_boxes_by_pointer_and_keys_change_nothing_outside(
+    shipped_server: Server, open_page: Callable[..., Watched]
+) -> None:
+    seen = open_page(shipped_server.address)
+    page = seen.page
+    answered(page)
+    expect(page.locator("#overlay .prompts")).to_contain_text("This model was not taught what clicks and boxes mean.")
+    own = mask_of(page)
+    page.locator("#tool").get_by_text("Box").click()
+    page.wait_for_selector("#overlay .stage.boxes")
+    draw(page, (0.2, 0.25), (0.6, 0.7))
+    expect(page.locator("#legend")).to_contain_text("Corrected by hand: 1 box.")
+    expect(page.locator("#overlay .mark.box")).to_have_count(1)
+    boxed = mask_of(page)
+    outside = boxed != own
+    outside[int(0.2 * 256) - 1 : int(0.6 * 256) + 2, int(0.25 * 256) - 1 : int(0.7 * 256) + 2] = False
+    assert np.array_equal(saved_mask(page), boxed) and not outside.any() and (boxed != own).any()
+    stage = page.locator("#overlay .stage")
+    stage.focus()
+    page.keyboard.press("Enter")  # where the pointer was last
+    expect(page.locator("#overlay .overlay-value")).to_contain_text("First corner set.")
+    page.keyboard.press("Escape")
+    expect(page.locator("#overlay .overlay-value")).to_contain_text("given up")
+    expect(page.locator("#overlay .frame")).to_be_hidden()
+    page.keyboard.press("Backspace")
+    expect(page.locator("#legend")).not_to_contain_text("by hand")
+    expect(page.locator("#overlay .mark")).to_have_count(0)
+    page.keyboard.press("Enter")
+    for _ in range(8):  # about the same box, from its other end
+        page.keyboard.press("Shift+ArrowUp")
+        page.keyboard.press("Shift+ArrowLeft")
+    expect(page.locator("#overlay .frame")).to_be_visible()
+    page.keyboard.press("Enter")
+    expect(page.locator("#legend")).to_contain_text("Corrected by hand: 1 box.")
+    page.get_by_role("button", name="Back to the model's mask").click()
+    expect(page.locator("#legend")).not_to_contain_text("by hand")
+    expect(page.locator("#overlay .mark")).to_have_count(0)
+    page.locator("#redo-click").click()
+    expect(page.locator("#legend")).to_contain_text("Corrected by hand: 1 box.")
+    page.locator("#overlay .stage").focus()
+    page.keyboard.press("Backspace")
+    expect(page.locator("#legend")).not_to_contain_text("by hand")
+    drawn(page, "mask,50,0.35,0,0")
+    assert np.array_equal(mask_of(page), own) and seen.faults == []

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from app import answers, examples
-from app.answers import Answer, Answers, check_size, num_slices, read_upload, reduced, segment, settled
+from app.answers import Answer, Answers, check_size, num_slices, read_upload, segment, settled
+from app.overlays import reduced
 from app.probability import Kept
 from app.settings import Settings
 from app.studio import Studio

@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 from app import overlay_view
-from app.corrections import Click, Correction, change, corrected, place, reach_of
+from app.corrections import Correction, corrected, correction_of, place, reach_of
 from app.picture_results import in_text, packed, result
 from app.probability import VIRIDIS, Greys, Kept, colour_of
 from app.strokes import Stroke
+from export.clicks import Box, Click, change
 from export.levels import STEPS, above, levels, percent_of
 
 
@@ -130,7 +131,9 @@ BRUSHED, ERASED, REMOVED = line("brush", (0, 2), (0, 3)), line("erase", (1, 4)),
     (85, (BRUSHED, ERASED), [[1, 1, 1, 1, 0], [1, 0, 0, 0, 0]]),
     (5, (BRUSHED, ERASED), [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]),
     (50, (BRUSHED, line("erase", (0, 3), (0, 4))), [[1, 1, 1, 0, 0], [1, 0, 0, 0, 1]]),
-    (50, (BRUSHED, REMOVED), [[0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]),  # what was painted joins both pieces
+    # What was painted joins both pieces. The next border is 1.41 from the click, at the corner; 2.5 times that, 3.54,
+    # is not as far as the single pixel.
+    (50, (BRUSHED, REMOVED), [[0, 0, 0, 0, 0], [0, 0, 0, 0, 1]]),
     (50, (REMOVED, BRUSHED), [[0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]),
 ])  # fmt: skip
 def test_strokes_come_after_the_threshold_and_in_order_with_clicks(
@@ -225,3 +228,57 @@ def test_the_mean_inside_a_mask_is_that_of_the_pictures_grey() -> None:
     assert Greys.of(image.astype(np.uint16) * 257).mean(mask) == pytest.approx((255 + 61) / 6 / 255, abs=1e-5)
     assert Greys.of((image / 255).astype(np.float32)).mean(mask) == pytest.approx((255 + 61) / 6 / 255, abs=1e-5)
     assert Greys.of(image).mean(mask * 0) is None and Greys.of(image).mean(1 - mask) == 0.5
+
+
+def test_a_click_goes_no_further_than_the_next_border_makes_likely() -> None:
+    # A bar of ten pixels, and a wrong rim of it below. The click on the rim has the background 1 pixel away: it
+    # reaches 2.5 pixels, of which those count whose odds are at most twice the click's own.
+    shares = [[0.1] * 10, [0.95] * 10, [0.6] * 10, [0.1] * 10]
+    mask, changed = mask_after(Click("remove", 0, 2, 4, reach_px=9), shares)
+    assert changed == 5 and mask == [[0] * 10, [1] * 10, [1, 1, 0, 0, 0, 0, 0, 1, 1, 1], [0] * 10]
+    # The sign turned round adds nothing: that place is there already.
+    assert mask_after(Click("add", 0, 2, 4, reach_px=9), shares)[1] == 0
+
+
+def test_a_box_adds_what_stands_out_in_it_and_nothing_else() -> None:
+    # In rows 2 and 3 of columns 1 to 4 there are logits of 0.4, 0.3 and 0.1: the first two stand out.
+    box = Box(0, 2, 1, 3, 4)
+    found = corrected(kept(TWO_PIECES), (box,), percent=50, class_index=0)
+    assert found.last_px == 2 and found.mask_HW.tolist() == [
+        [1, 1, 0, 0, 0],
+        [1, 0, 0, 0, 1],
+        [0, 0, 1, 1, 0],
+        [0, 0, 0, 0, 0],
+    ]
+    assert corrected(kept(TWO_PIECES), (box, box), percent=50, class_index=0).last_px == 0
+    assert corrected(kept([[0.2] * 3] * 3), (Box(0, 0, 0, 2, 2),), percent=50, class_index=0).last_px == 0  # all alike
+
+
+@pytest.mark.parametrize(
+    "told", [None, 7, [1, 2, 3], [0, 0, 4, 0], [0, 0, 0, 5], [-1, 0, 1, 1], [0, 0, 1, True], "0000"]
+)
+def test_a_box_that_is_not_in_the_image_is_none(told: object) -> None:
+    more: dict[str, Any] = {"reach": 15, "shown_hw": (40, 50), "size_hw": (4, 5), "num_classes": 1}
+    assert correction_of("box", 0, index=0, stroke=told, **more) is None
+    assert correction_of("box", 0, index=0, stroke=[3, 4, 1, 0], **more) == Box(0, 1, 0, 3, 4)
+    assert correction_of("box", 1, index=0, stroke=[3, 4, 1, 0], **more) is None
+
+
+def test_a_click_that_adds_asks_the_decoder_and_goes_by_probabilities_where_it_does_not_follow() -> None:
+    asked: list[tuple[int, slice, slice]] = []
+
+    def ask(clicks: Any, rows: slice, columns: slice) -> tuple[np.ndarray, slice, slice]:
+        asked.append((len(clicks), rows, columns))
+        answered = np.full((4, 5), -3.0, np.float32)
+        answered[3, 1:4] = 3.0  # a region of its own, which the probabilities do not have
+        answered[0, 4] = 3.0  # another one, far from the click
+        return answered[rows, columns], rows, columns
+
+    click = Click("add", 0, 3, 2, reach_px=9)
+    found = corrected(kept(TWO_PIECES), (click,), percent=50, class_index=0, ask=ask)
+    assert asked == [(1, slice(0, 4), slice(0, 5))] and found.last_px == 3
+    assert found.mask_HW.tolist()[2:] == [[0, 0, 0, 0, 0], [0, 1, 1, 1, 0]] and found.mask_HW[0, 4] == 0
+    other = corrected(kept(TWO_PIECES), (Click("add", 0, 2, 2, 9),), percent=50, class_index=0, ask=ask)
+    assert other.mask_HW.tolist()[2] == [0, 0, 1, 1, 0]  # as without a decoder
+    gone = corrected(kept(TWO_PIECES), (Click("remove", 0, 0, 0, 9),), percent=50, class_index=0, ask=ask)
+    assert gone.last_px == 3 and len(asked) == 2
