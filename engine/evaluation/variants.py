@@ -95,7 +95,7 @@ def measure_file(
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        (given,), (answer,) = session.get_inputs(), session.get_outputs()
+        (given,), (answer, *_) = session.get_inputs(), session.get_outputs()  # features may come second
     except Exception as error:  # onnxruntime's exceptions share no base class but this
         raise _unreadable(f"ONNX Runtime {onnxruntime.__version__} cannot load it: {error}"[:300]) from error
     sides, grid = [3, image_px, image_px], answer.shape[-1]
