@@ -33,7 +33,7 @@ def test_filters_and_pages(page: Page) -> None:
 
 def test_a_picture_opens_its_detail(page: Page) -> None:
     page.locator("#gallery button.thumbnail-item").nth(1).click()
-    expect(page.locator("#detail figure img")).to_have_count(2 + 2 * 4)
+    expect(page.locator("#detail figure img")).to_have_count(2 + 2 * 5)
     expect(page.locator("#detail h4")).to_have_text(["disc", "cup", "Over the epochs"])
     expect(page.locator("#detail")).to_contain_text("Where they disagree")
     expect(page.locator("#detail dl")).to_contain_text("Rank")
@@ -47,7 +47,7 @@ def test_a_point_of_the_plot_opens_its_detail(page: Page) -> None:
     box = point.bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    expect(page.locator("#detail figure img")).to_have_count(2 + 2 * 4)
+    expect(page.locator("#detail figure img")).to_have_count(2 + 2 * 5)
 
 
 @pytest.mark.slow
