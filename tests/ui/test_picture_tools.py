@@ -16,6 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
 from app.strokes import Stroke, paint
+from tests.patience import wait
 
 pytestmark = pytest.mark.ui
 FIND_PIXEL = """(green) => {  // an outlined pixel with its like beside it: its place on the screen, and in the picture
@@ -261,6 +262,7 @@ def test_a_brush_and_an_eraser_paint_what_is_kept(shipped_server: Server, open_p
     draw(page, (0.1, 0.1), (0.5, 0.62), (0.31, 1.2))  # also out of the picture
     drawn(page, "mask,50,0.35,0,1")
     page.wait_for_function("document.querySelector('#overlay .ring').hidden")
+    wait(lambda: page.evaluate("1") and strokes_in(held))  # what the page asks for is heard while it is spoken to
     (told,) = strokes_in(held)  # one event, when the button is let go
     wanted = own.copy()
     assert paint(wanted, told) > 500
