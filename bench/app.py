@@ -122,7 +122,7 @@ def _ask(visitor: Visitor, model: str) -> tuple[float, float]:
     event = next(one["id"] for one in visitor.events if one["api_name"] == "segment")
     path = visitor.upload("eye.png", bombs.honest_png()).json()[0]
     began = time.perf_counter()
-    told = visitor.call(event, [{"path": path, "meta": {"_type": "gradio.FileData"}}, model, 1, True, ""])
+    told = visitor.call(event, [{"path": path, "meta": {"_type": "gradio.FileData"}}, model, 1, True, "", ""])
     wall_ms = 1000 * (time.perf_counter() - began)
     if not isinstance(told, dict) or "data" not in told:
         raise RuntimeError(f"the page did not answer: {told}")
