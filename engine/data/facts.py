@@ -32,28 +32,24 @@ class DataFacts:
     objects : connected pieces of all classes in their masks.
     small_object : the ``SMALL_PERCENTILE``-th percentile of the pieces' equivalent diameters (of the disc of equal
         area) as a share of the side of the square of the image's area; None where there is no object.
-    is_colour : whether any image has channels that differ.
     """
 
     images: int
     side_px: int
     objects: int
     small_object: float | None
-    is_colour: bool
 
 
 def data_facts(training_sets: Sequence[ImageSet]) -> DataFacts:
     """Return the figures of the sites' training images; ``UserError`` names one that cannot be read."""
     sides: list[int] = []
     diameters: list[float] = []
-    is_colour = False
     for training_set in training_sets:
         for picture, planes in _some(training_set):
             sides.append(min(picture.shape[:2]))
-            is_colour = is_colour or not bool((picture == picture[..., :1]).all())
             diameters += _diameters(planes)
     small = float(np.percentile(diameters, SMALL_PERCENTILE)) if diameters else None
-    return DataFacts(len(sides), int(np.median(sides)), len(diameters), small, is_colour)
+    return DataFacts(len(sides), int(np.median(sides)), len(diameters), small)
 
 
 def _some(images: ImageSet) -> list[tuple[np.ndarray, np.ndarray]]:

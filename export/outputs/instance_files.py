@@ -1,18 +1,15 @@
-"""Things counted apart as a file: numbers from 1 on the source's grid, as NIfTI, TIFF stack or 16-bit PNG. Torch-free.
+"""Things counted apart as a file: numbers from 1 on the source's grid, as NIfTI or TIFF stack. Torch-free.
 
 Shape legend: K classes; S, H and W slices, rows and columns of the volume as it was read.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tifffile
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from engine.data.volumes import SourceVolume
 from export.outputs.instances import is_counted, label_instances
@@ -62,12 +59,3 @@ def write_instances(
     path = out / f"{stem}_instances.tif"
     tifffile.imwrite(path, found[0], photometric="minisblack", compression="zlib", description=note or None)
     return path
-
-
-def instances_png(labels_HW: np.ndarray, *, note: str = "") -> bytes:
-    """Return things of a picture, (H, W) uint16, as a 16-bit PNG with ``note`` as its comment."""
-    about, out = PngInfo(), io.BytesIO()
-    if note:
-        about.add_text("Comment", note)
-    Image.fromarray(labels_HW).save(out, "PNG", pnginfo=about)
-    return out.getvalue()
